@@ -1,0 +1,1 @@
+"""Recede: diffusion policies for robot control. Train from demonstrations, evaluate in simulation, deploy."""

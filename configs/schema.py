@@ -1,0 +1,431 @@
+"""Run configurations as plain dataclasses, and the one table of what may be chosen in each of their slots.
+
+The dataclasses hold plain values; `build` makes the real objects. Dimensions come from the data and the task, never from
+here. Only Hydra's ConfigStore (`register`) and the checkpoints (`policy_config`) read the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..specification import Horizons, Specification, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from ..envs.task import Task
+    from ..policy.interface import NoiseSchedule, Policy, Sampler
+    from ..policy.normalizer import Normalizer
+
+
+@dataclass(kw_only=True)
+class UNet1dConfig:
+    """The temporal U-Net; one entry of `channels` for each level, the finest first."""
+
+    channels: list[int] = field(default_factory=lambda: [64, 128, 256])
+    kernel_size: int = 5
+    groups: int = 8
+    time_size: int = 128
+
+    def build(self, *, action_size: int, conditioning_size: int) -> nn.Module:
+        """A network for chunks of `action_size` numbers a step."""
+        from ..policy.networks.unet1d import UNet1d
+
+        return UNet1d(
+            action_size=action_size,
+            conditioning_size=conditioning_size,
+            channels=self.channels,
+            kernel_size=self.kernel_size,
+            groups=self.groups,
+            time_size=self.time_size,
+        )
+
+
+@dataclass(kw_only=True)
+class CosineConfig:
+    """The squared-cosine noise schedule."""
+
+    num_times: int = 100
+
+    def build(self) -> NoiseSchedule:
+        """The schedule."""
+        from ..policy.schedule import cosine
+
+        return cosine(self.num_times)
+
+
+@dataclass(kw_only=True)
+class DiffusersScheduleConfig:
+    """A beta schedule of diffusers, by its name there."""
+
+    beta_schedule: str = "linear"
+    num_times: int = 100
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+
+    def build(self) -> NoiseSchedule:
+        """The schedule."""
+        from ..policy.schedule import from_diffusers
+
+        return from_diffusers(self.beta_schedule, self.num_times, self.beta_start, self.beta_end)
+
+
+@dataclass(kw_only=True)
+class DDIMConfig:
+    """DDIM in `num_steps` denoising steps; `eta` = 0 is deterministic, 1 draws all the noise of DDPM."""
+
+    num_steps: int = 10
+    eta: float = 0.0
+
+    def build(self) -> Sampler:
+        """The sampler."""
+        from ..policy.sampling import ddim
+
+        return partial(ddim, eta=self.eta)
+
+    @property
+    def num_draws(self) -> int:
+        """Fresh noises on the way."""
+        return self.num_steps if self.eta else 0
+
+
+@dataclass(kw_only=True)
+class DDPMConfig:
+    """Ancestral sampling in `num_steps` denoising steps."""
+
+    num_steps: int = 100
+
+    def build(self) -> Sampler:
+        """The sampler."""
+        from ..policy.sampling import ddpm
+
+        return ddpm
+
+    @property
+    def num_draws(self) -> int:
+        """Fresh noises on the way."""
+        return self.num_steps
+
+
+@dataclass(kw_only=True)
+class DiffusersSamplerConfig:
+    """Any scheduler of diffusers, by its class name there, with its own options."""
+
+    name: str = "DPMSolverMultistepScheduler"
+    num_steps: int = 10
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def build(self) -> Sampler:
+        """The sampler."""
+        from ..policy.sampling import from_diffusers
+
+        return from_diffusers(self.name, **self.options)
+
+    @property
+    def num_draws(self) -> int:
+        """It draws for itself."""
+        return 0
+
+
+class PredictionType(Enum):
+    """What the network predicts; the values name the constants of `policy.prediction`."""
+
+    epsilon = "EPSILON"
+    sample = "SAMPLE"
+    v = "V"
+
+
+@dataclass(kw_only=True)
+class HorizonsConfig:
+    """Steps seen, generated and executed."""
+
+    observation: int = 2
+    prediction: int = 16
+    action: int = 8
+
+    def build(self) -> Horizons:
+        """The checked horizons."""
+        return Horizons(self.observation, self.prediction, self.action)
+
+
+@dataclass(kw_only=True)
+class RegressionConfig:
+    """Plain behaviour cloning with the same network."""
+
+    network: Any = field(default_factory=UNet1dConfig)
+
+    def build(self, specification: Specification, horizons: Horizons, normalizer: Normalizer) -> Policy:
+        """An untrained policy."""
+        from ..policy.encoders.lowdim import LowdimEncoder
+        from ..policy.regression import RegressionPolicy
+
+        encoder = LowdimEncoder(specification, horizons)
+        network = self.network.build(
+            action_size=specification.action.size, conditioning_size=encoder.conditioning_size
+        )
+        return RegressionPolicy(specification, horizons, normalizer=normalizer, encoder=encoder, network=network)
+
+
+@dataclass(kw_only=True)
+class DiffusionConfig:
+    """The diffusion policy. clip: bound of the estimate of x_0 at every denoising step, in normalised units."""
+
+    network: Any = field(default_factory=UNet1dConfig)
+    schedule: Any = field(default_factory=CosineConfig)
+    sampler: Any = field(default_factory=DDIMConfig)
+    prediction: PredictionType = PredictionType.epsilon
+    clip: float = 1.0
+
+    def build(self, specification: Specification, horizons: Horizons, normalizer: Normalizer) -> Policy:
+        """An untrained policy."""
+        from ..policy import prediction
+        from ..policy.diffusion import DiffusionPolicy
+        from ..policy.encoders.lowdim import LowdimEncoder
+
+        encoder = LowdimEncoder(specification, horizons)
+        return DiffusionPolicy(
+            specification,
+            horizons,
+            normalizer=normalizer,
+            encoder=encoder,
+            network=self.network.build(
+                action_size=specification.action.size, conditioning_size=encoder.conditioning_size
+            ),
+            schedule=self.schedule.build(),
+            prediction=getattr(prediction, self.prediction.value),
+            sampler=self.sampler.build(),
+            num_steps=self.sampler.num_steps,
+            num_draws=self.sampler.num_draws,
+            clip=self.clip,
+        )
+
+
+TASKS = {"pick_place": "..envs.pick_place:PICK_PLACE", "pusht": "..envs.pusht:PUSHT"}
+"""Where each task is found; a task is imported only when it is used."""
+
+
+@dataclass(kw_only=True)
+class TaskConfig:
+    """A task by its name."""
+
+    name: str
+
+    def build(self) -> Task:
+        """The task. Raises ValueError for an unknown name."""
+        from importlib import import_module
+
+        if self.name not in TASKS:
+            raise ValueError(f"task must be one that recede knows, got {self.name!r}: {nearest(self.name, TASKS)}")
+        module, constant = TASKS[self.name].split(":")
+        return getattr(import_module(module, __package__), constant)
+
+
+def positive(config: object, *names: str) -> None:
+    """Raises ValueError unless every one of these fields is above 0."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be above 0, got {getattr(config, name)}")
+
+
+def device(name: str) -> torch.device:
+    """The device of that name; "auto" is a GPU where there is one."""
+    import torch
+
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device must be auto or one that torch can use here, got {name!r}: {reason}") from None
+
+
+@dataclass(kw_only=True)
+class EvaluateConfig:
+    """Measure a policy in closed loop.
+
+    policy: a run folder or a checkpoint folder; checkpoint: which of a run's, "last" or "best". episodes: how many, on
+    the seeds from `first_seed` on. seed: of the policy's noise. workers: processes that step environments.
+    parallel: episodes under way at once. videos: episodes to film. out: the folder of the results; beside the policy
+    where it is not given.
+    """
+
+    policy: str
+    checkpoint: str = "last"
+    episodes: int = 50
+    first_seed: int = 100_000
+    seed: int = 0
+    device: str = "auto"
+    workers: int = 0
+    parallel: int = 64
+    videos: int = 4
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        positive(self, "episodes", "parallel")
+        if self.checkpoint not in ("last", "best"):
+            raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """Learn a policy from demonstrations.
+
+    dataset: a store of demonstrations. out: the run folder. steps: updates of the weights, of `batch_size` windows
+    with `draws` noises each. learning_rate: the highest, after `warmup` steps; it falls to 0 along a cosine.
+    gradient_clip: the largest norm of a gradient. held_out: share of the episodes that is not trained on. mask_padding:
+    leave steps beyond an episode's ends out of the loss. init_from: a run or checkpoint folder to start from.
+
+    Every `save_every` steps the state is saved, every `validate_every` the held-out action error is measured, and every
+    `evaluate_every` (0: never) the policy is rolled out in `evaluate_episodes` episodes.
+    """
+
+    task: TaskConfig
+    dataset: str
+    out: str
+    policy: Any
+    horizons: HorizonsConfig = field(default_factory=HorizonsConfig)
+    seed: int = 0
+    device: str = "auto"
+    steps: int = 4000
+    batch_size: int = 256
+    draws: int = 1
+    learning_rate: float = 3e-4
+    betas: list[float] = field(default_factory=lambda: [0.95, 0.999])
+    weight_decay: float = 1e-6
+    warmup: int = 200
+    gradient_clip: float = 1.0
+    ema_power: float = 0.75
+    ema_maximum: float = 0.9999
+    held_out: float = 0.02
+    mask_padding: bool = False
+    init_from: str | None = None
+    log_every: int = 50
+    validate_every: int = 500
+    save_every: int = 500
+    evaluate_every: int = 0
+    evaluate_episodes: int = 20
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        positive(self, "steps", "batch_size", "draws", "learning_rate", "gradient_clip")
+        positive(self, "log_every", "validate_every", "save_every", "evaluate_episodes")
+        self.horizons.build()
+
+
+@dataclass(kw_only=True)
+class CollectConfig:
+    """Record a task's scripted expert into a store: `episodes` successes, on the seeds from `first_seed` on.
+
+    action_noise: standard deviation of what is added to the executed actions but not to the recorded ones, as a share
+    of each action's limits, so that the demonstrations show how to come back. Failures go to a store beside `out`.
+    """
+
+    task: TaskConfig
+    out: str
+    episodes: int = 100
+    first_seed: int = 0
+    action_noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        positive(self, "episodes")
+        if self.action_noise < 0:
+            raise ValueError(f"action_noise must be at least 0, got {self.action_noise}")
+
+
+@dataclass(kw_only=True)
+class ReplayConfig:
+    """Apply recorded actions open loop and compare; `episodes` 0 stands for all of them."""
+
+    task: TaskConfig
+    dataset: str
+    episodes: int = 0
+
+
+@dataclass(kw_only=True)
+class InspectConfig:
+    """Describe a store; `task` is needed for a replay buffer of others. out: the picture."""
+
+    dataset: str
+    task: TaskConfig | None = None
+    out: str | None = None
+
+
+@dataclass(kw_only=True)
+class DownloadConfig:
+    """Fetch published demonstrations; `name` says which."""
+
+    name: str
+    out: str | None = None
+
+
+@dataclass(kw_only=True)
+class DemoConfig:
+    """The whole path on the embedded task: record, train two policies, evaluate both, report."""
+
+    out: str = "runs/demo"
+    episodes: int = 150
+    steps: int = 2000
+    regression_steps: int = 600
+    evaluate_episodes: int = 50
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        positive(self, "episodes", "steps", "regression_steps", "evaluate_episodes")
+
+
+CHOICES: dict[str, dict[str, Any]] = {
+    "task": {name: TaskConfig(name=name) for name in TASKS},
+    "policy": {"diffusion": DiffusionConfig, "regression": RegressionConfig},
+    "policy/network": {"unet1d": UNet1dConfig},
+    "policy/schedule": {"cosine": CosineConfig, "diffusers": DiffusersScheduleConfig},
+    "policy/sampler": {"ddim": DDIMConfig, "ddpm": DDPMConfig, "diffusers": DiffusersSamplerConfig},
+}
+"""Slot -> name -> what fills it. A slot is a Hydra config group, and its path in the run configuration."""
+
+RUNS = {
+    "collect": CollectConfig,
+    "demo": DemoConfig,
+    "download": DownloadConfig,
+    "evaluate": EvaluateConfig,
+    "inspect": InspectConfig,
+    "replay": ReplayConfig,
+    "train": TrainConfig,
+}
+"""Command -> its configuration."""
+
+
+def describe(config: Any) -> Any:
+    """A configuration as JSON; what fills a slot says which choice it is. `policy_config` is the inverse."""
+    if isinstance(config, Enum):
+        return config.name
+    if not is_dataclass(config):
+        return config
+    chosen = [name for options in CHOICES.values() for name, option in options.items() if type(config) is option]
+    plain = {each.name: describe(getattr(config, each.name)) for each in fields(config)}
+    return ({"choice": chosen[0]} if chosen else {}) | plain
+
+
+def policy_config(data: Mapping[str, Any], slot: str = "policy") -> Any:
+    """The configuration that `describe` gave. Raises ValueError for what this version does not know."""
+    data = dict(data)
+    name = data.pop("choice", None)
+    if name not in CHOICES[slot]:
+        raise ValueError(f"{slot} must be one of {sorted(CHOICES[slot])}, got {name!r}")
+    option = CHOICES[slot][name]
+    for key, value in data.items():
+        if f"{slot}/{key}" in CHOICES:
+            data[key] = policy_config(value, f"{slot}/{key}")
+    if "prediction" in data:
+        data["prediction"] = PredictionType[data["prediction"]]
+    try:
+        return option(**data)
+    except TypeError as error:
+        raise ValueError(f"{slot}={name}: {error}") from None

@@ -1,0 +1,1 @@
+"""Deploy: how action chunks follow one another on a robot."""

@@ -1,0 +1,1 @@
+"""Readers of demonstration formats that others write."""

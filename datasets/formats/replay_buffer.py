@@ -1,0 +1,123 @@
+"""Replay buffers in the layout of Diffusion Policy (Chi et al. 2023), read as they were published.
+
+Such a folder is a zarr group, v2 or v3, with `data/<key>` (N, ...) for N steps of all episodes in turn, and
+`meta/episode_ends` (n,), the first step after each of n episodes. It says nothing of units, limits or the control rate,
+so it is read through a specification and, for each of its streams, a source: a key and a function of that key's rows.
+
+Its Blosc chunks carry no checksum: a chunk that is cut off or cannot be decompressed is found, a flipped bit mostly is
+not. A missing chunk is one of zeros by zarr's own rule, because some writers leave such chunks out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...specification import Specification, nearest
+from ..arrays import ZarrArray, open_array, open_group, read_rows
+from ..store import Demonstrations, DemonstrationStore, Episodic, check_episode_ends, check_finite, check_length
+
+Source: TypeAlias = tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]
+"""A foreign key, and how its rows (T, ...) become the rows of one of our streams."""
+
+
+class ReplayBuffer(Episodic):
+    """A replay buffer as demonstrations; it is only read. No episode's seed is known.
+
+    sources: for each stream of the specification, where its rows come from.
+
+    Raises FileNotFoundError where nothing is at `path`, and ValueError where it is not of this layout, lacks a key, is
+    inconsistent, or where the sources do not cover the specification.
+    """
+
+    def __init__(self, path: str | Path, specification: Specification, sources: Mapping[str, Source]) -> None:
+        self.path = Path(path)
+        self.specification = specification
+        self._group = open_group(self.path)
+        ends = open_array(self._group, "meta/episode_ends", self.path)
+        if ends.ndim != 1 or ends.dtype.kind not in "iu":
+            raise ValueError(
+                f"{self.path}: meta/episode_ends must be a vector of integers, got {ends.dtype} of shape {ends.shape}"
+            )
+        self.episode_ends = read_rows(ends, 0, ends.shape[0]).astype(np.int64)
+        self.episode_seeds = np.full(len(self.episode_ends), -1, dtype=np.int64)
+        check_episode_ends(self.episode_ends, self.path)
+        self._sources = self._covering(sources)
+        self._arrays = {key: self._open(key) for key in sorted({key for key, _ in self._sources.values()})}
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys that lie under `data`."""
+        descriptions = [*self.path.glob("data/*/.zarray"), *self.path.glob("data/*/zarr.json")]
+        return sorted({description.parent.name for description in descriptions})
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Steps start .. stop of a stream, over all episodes in turn: (stop - start, *shape), in the stream's dtype.
+
+        Raises ValueError for a stream or a step that does not exist, for rows that its source does not turn into steps
+        of the stream, for NaN and infinity (images are not searched for them), and for a damaged chunk.
+        """
+        stream = self.stream(name)
+        start, stop = self.steps(start, stop)
+        key, convert = self._sources[name]
+        rows = np.asarray(convert(self.foreign_rows(key, start, stop)))
+        place = f"{self.path}: data/{key}"
+        shape = (stop - start, *stream.shape)
+        if rows.shape != shape or not np.can_cast(rows.dtype, stream.dtype, "same_kind"):
+            raise ValueError(
+                f"{place}: its rows must become steps of stream {name!r}, {shape} in {stream.dtype}, "
+                f"got {rows.shape} in {rows.dtype}: check the source of that stream"
+            )
+        if len(stream.shape) < 3:
+            check_finite(rows, stream, place, first=start)
+        return rows.astype(stream.dtype, copy=False)
+
+    def foreign_rows(self, key: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Steps start .. stop of `data/<key>` as they are stored, whether a stream comes from it or not.
+
+        Raises ValueError for a key or a step that does not exist, and for a damaged chunk.
+        """
+        start, stop = self.steps(start, stop)
+        array = self._arrays[key] if key in self._arrays else self._open(key)
+        return read_rows(array, start, stop)
+
+    def _covering(self, sources: Mapping[str, Source]) -> dict[str, Source]:
+        names = [stream.name for stream in self.specification.streams]
+        for name in sources:
+            if name not in names:
+                raise ValueError(
+                    f"{self.path}: sources must be of the specification's streams, got {name!r}: {nearest(name, names)}"
+                )
+        if missing := [name for name in names if name not in sources]:
+            raise ValueError(f"{self.path}: every stream must have a source, {missing} have none")
+        return dict(sources)
+
+    def _open(self, key: str) -> ZarrArray:
+        if key not in self.keys:
+            raise ValueError(f"{self.path}: there is no data/{key}: {nearest(key, self.keys)}")
+        array = open_array(self._group, f"data/{key}", self.path)
+        check_length(array, self.num_steps, self.path)
+        return array
+
+
+def open_demonstrations(
+    path: str | Path, *, specification: Specification | None = None, sources: Mapping[str, Source] | None = None
+) -> Demonstrations:
+    """The demonstrations at `path`: a store of ours, or a replay buffer that `sources` turn into the specification.
+
+    Raises what `DemonstrationStore.open` and `ReplayBuffer` raise, and ValueError where a store of ours has another
+    specification than the one that is given.
+    """
+    if specification is not None and sources and "recede" not in open_group(path).attrs:
+        return ReplayBuffer(path, specification, sources)
+    store = DemonstrationStore.open(path)
+    if specification is not None and (differences := store.specification.differences(specification)):
+        raise ValueError(
+            f"{path}: the store must have the specification that is asked for (its own is named first): "
+            + "; ".join(differences)
+        )
+    return store

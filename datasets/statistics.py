@@ -1,0 +1,54 @@
+"""What the streams of demonstrations look like in numbers, read in pieces so that nothing need fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .store import Demonstrations
+
+ROWS_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Per dimension of one stream, each of the stream's shape: extremes, mean and standard deviation."""
+
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    std: NDArray[np.float64]
+
+
+def statistics(demonstrations: Demonstrations, name: str, episodes: Sequence[int]) -> Statistics:
+    """Statistics of one stream over all steps of `episodes`."""
+    low = high = total = squares = None
+    count = 0
+    for rows in _pieces(demonstrations, name, episodes):
+        rows = rows.astype(np.float64)
+        if low is None:
+            shift = rows[0]  # sums about a value of the data lose no digits to a large mean
+            low = high = shift
+            total = squares = np.zeros_like(shift)
+        low, high = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
+        total, squares = total + (rows - shift).sum(axis=0), squares + ((rows - shift) ** 2).sum(axis=0)
+        count += len(rows)
+    if low is None:
+        raise ValueError(f"statistics of stream {name!r} need at least one episode, got none")
+    mean = total / count
+    return Statistics(low, high, mean + shift, np.sqrt(np.maximum(squares / count - mean**2, 0)))
+
+
+def _pieces(demonstrations: Demonstrations, name: str, episodes: Sequence[int]) -> Iterator[NDArray[np.generic]]:
+    """Rows of the episodes; neighbouring episodes are read together, at most ROWS_AT_ONCE at a time."""
+    ends = demonstrations.episode_ends
+    chosen = np.zeros(ends[-1] if len(ends) else 0, dtype=bool)
+    for episode in episodes:
+        chosen[ends[episode - 1] if episode else 0 : ends[episode]] = True
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], chosen, [False]]).astype(np.int8)))
+    for start, stop in edges.reshape(-1, 2):
+        for begin in range(start, stop, ROWS_AT_ONCE):
+            yield demonstrations.read(name, begin, min(begin + ROWS_AT_ONCE, stop))

@@ -1,0 +1,371 @@
+"""Demonstrations on disk: a zarr v3 folder to which whole episodes are appended, each of them wholly or not at all.
+
+The layout, with N steps in all and n episodes:
+
+    attributes["recede"]   {"format": 1, "specification": {...}, "num_episodes": n}
+    data/<stream>          (N, *shape of a step), in the stream's dtype, the action among them
+    meta/episode_ends      (n,) int64: the first step after each episode
+    meta/episode_seeds     (n,) int64: the seed that each episode was recorded with, -1 where unknown
+
+An append writes the rows of every stream, then `meta`, and commits by replacing the one file that holds
+`num_episodes`. Arrays may therefore hold more rows than were committed: readers ignore them, and the next append
+overwrites them. A killed writer leaves at most such rows and files called `*.partial`. Nothing is forced out of the
+operating system's cache: an append survives the death of its process, not the loss of power.
+
+Every chunk file that is written here carries a checksum, and chunks of nothing but zeros are written too, so that
+damage and loss are found when the rows are read. Stores of the same layout in zarr v2 are read as well; their format
+has no checksum, so only a file that is missing, cut off or impossible to decompress is found there.
+
+What it costs: an append rewrites the last chunk of each stream (at most about 1 MB), three small files a stream, and
+reads 16 bytes for every episode already there, so its time hardly grows with the store. Opening reads the description
+of each stream and those same 16 bytes an episode. A read decompresses the chunks that its steps touch, and no others.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import zarr
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import LocalStore
+
+from ..specification import Specification, Stream, nearest
+from .arrays import DAMAGE, ZarrArray, extend, open_array, open_group, read_rows, require_chunks
+
+FORMAT = 1
+"""Version of the layout above."""
+
+CHUNK_BYTES = 2**20
+"""Upper bound of a chunk before compression, where a single step is not larger."""
+
+CHUNK_ROWS = 2048
+"""Upper bound of the steps in a chunk: an append compresses that many again."""
+
+DTYPES = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
+DTYPES += ("float16", "float32", "float64")
+"""The dtypes that a stream of a store may have."""
+
+LOCK_TIMEOUT = 60.0
+"""Seconds that an append waits for another writer."""
+
+_ENDS, _SEEDS = "meta/episode_ends", "meta/episode_seeds"
+
+
+class Demonstrations(Protocol):
+    """Recorded episodes, whatever format they lie in: all that the rest of the package knows of them.
+
+    specification: the streams, as they are read. episode_ends: (N,) int64, the first step after each episode,
+    ascending. episode_seeds: (N,) int64, the seed of each episode, -1 where it is unknown.
+    """
+
+    specification: Specification
+    episode_ends: NDArray[np.int64]
+    episode_seeds: NDArray[np.int64]
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Steps start .. stop of a stream, over all episodes in turn: (stop - start, *shape), in the stream's dtype."""
+        ...
+
+
+class Episodic:
+    """Reading by episode, the same for every kind of `Demonstrations`."""
+
+    path: Path
+    specification: Specification
+    episode_ends: NDArray[np.int64]
+    episode_seeds: NDArray[np.int64]
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Steps start .. stop of a stream: (stop - start, *shape), in the stream's dtype."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.episode_ends)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all episodes together."""
+        return int(self.episode_ends[-1]) if len(self.episode_ends) else 0
+
+    def episode(self, index: int) -> dict[str, NDArray[Any]]:
+        """Every stream of one episode of L steps, the action among them: name -> (L, *shape).
+
+        Raises ValueError where there is no such episode.
+        """
+        if not 0 <= index < len(self):
+            raise ValueError(f"{self.path}: the episode must be one of 0 .. {len(self) - 1}, got {index}")
+        start, stop = int(self.episode_ends[index - 1]) if index else 0, int(self.episode_ends[index])
+        return {stream.name: self.read(stream.name, start, stop) for stream in self.specification.streams}
+
+    def stream(self, name: str) -> Stream:
+        """The stream of that name; ValueError with the nearest one where there is none."""
+        streams = {stream.name: stream for stream in self.specification.streams}
+        if name not in streams:
+            raise ValueError(f"{self.path}: there is no stream {name!r}: {nearest(name, streams)}")
+        return streams[name]
+
+    def steps(self, start: int, stop: int | None) -> tuple[int, int]:
+        """A range of steps, checked; None stands for the last step's end."""
+        stop = self.num_steps if stop is None else stop
+        if not 0 <= start <= stop <= self.num_steps:
+            raise ValueError(f"{self.path}: steps must lie in 0 .. {self.num_steps}, got {start} .. {stop}")
+        return start, stop
+
+
+class DemonstrationStore(Episodic):
+    """The demonstrations of one folder. Start with `create` or `open`; record with `append`.
+
+    An open store shows the episodes that were committed when it was opened or last appended to. Several processes may
+    read while one writes, and writers take turns episode by episode.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._load("r")
+
+    @classmethod
+    def open(cls, path: str | Path) -> DemonstrationStore:
+        """The store at `path`, checked.
+
+        Raises FileNotFoundError where nothing is there, and ValueError where it is no store of ours, is of another
+        format version, is damaged, or is inconsistent.
+        """
+        return cls(path)
+
+    @classmethod
+    def create(cls, path: str | Path, specification: Specification) -> DemonstrationStore:
+        """A new store without episodes. It is built beside `path` and renamed, so that it is there as a whole.
+
+        Raises FileExistsError where anything is at `path`, and ValueError for a dtype that cannot be stored.
+        """
+        path = Path(path)
+        if path.exists() or path.is_symlink():
+            raise FileExistsError(f"{path}: exists already: open it to append to it, or choose another path")
+        for stream in specification.streams:
+            if stream.dtype not in DTYPES:
+                raise ValueError(
+                    f"{path}: stream {stream.name!r}: dtype must be one of {', '.join(DTYPES)}, got {stream.dtype}"
+                )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
+        try:
+            _build(unfinished, specification)
+            unfinished.rename(path)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        return cls(path)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Steps start .. stop of a stream, over all episodes in turn: (stop - start, *shape), in the stream's dtype.
+
+        Raises ValueError for a stream or a step that does not exist, and for a chunk file that is missing or damaged.
+        """
+        stream = self.stream(name)
+        start, stop = self.steps(start, stop)
+        array = self._arrays[name]
+        require_chunks(array, start, stop)
+        return read_rows(array, start, stop).astype(stream.dtype, copy=False)
+
+    def append(self, streams: Mapping[str, NDArray[Any]], *, seed: int = -1) -> int:
+        """Record one whole episode of L >= 1 steps, (L, *shape) for every stream; its index is returned.
+
+        The episode is checked before anything is written. It is there, for every process, once this returns; where it
+        does not return, however it ended, the episodes before it are there and this one is not.
+
+        seed: of the environment, -1 where unknown.
+
+        Raises ValueError for an episode that does not fit the specification and for a store that is damaged, OSError
+        where it cannot be written (a full disk), and TimeoutError where another writer does not finish.
+        """
+        rows = self._checked(streams)
+        lock = FileLock(self.path / _ENDS / ".lock", timeout=LOCK_TIMEOUT, poll_interval=0.01)
+        try:
+            # zarr leaves out chunks of nothing but zeros, unless this is set while an array is opened.
+            with lock, zarr.config.set({"array.write_empty_chunks": True}):
+                self._load("r+")
+                self._write(rows, seed)
+        except Timeout:
+            raise TimeoutError(
+                f"{self.path}: another writer has not finished for {LOCK_TIMEOUT:.0f} s: end it and try again"
+            ) from None
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{self.path}: the episode was not recorded, those before it are kept "
+                f"({error.strerror or error}): see that the disk has room and can be written to, and append it again",
+            ) from error
+        return len(self) - 1
+
+    def _checked(self, streams: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """The episode in the dtypes of the streams, once it fits the specification."""
+        known = [stream.name for stream in self.specification.streams]
+        for name in streams:
+            if name not in known:
+                raise ValueError(
+                    f"{self.path}: an episode must hold the streams of the store, got {name!r}: {nearest(name, known)}"
+                )
+        if missing := [name for name in known if name not in streams]:
+            raise ValueError(f"{self.path}: an episode must hold every stream of the store, {missing} are missing")
+        rows = {stream.name: _fitting(streams[stream.name], stream, self.path) for stream in self.specification.streams}
+        lengths = {name: len(values) for name, values in rows.items()}
+        if len({*lengths.values()}) > 1 or min(lengths.values()) < 1:
+            raise ValueError(
+                f"{self.path}: the streams of an episode must have the same length, at least 1, got {lengths}"
+            )
+        return rows
+
+    def _write(self, rows: Mapping[str, NDArray[Any]], seed: int) -> None:
+        """Write an episode behind the committed ones, then commit it. Under the lock, freshly loaded for writing."""
+        if self._group.metadata.zarr_format != 3:
+            raise ValueError(f"{self.path}: a zarr v2 store can only be read: record into a new store")
+        index, start = len(self), self.num_steps
+        stop = start + len(rows["action"])
+        for name, values in rows.items():
+            extend(self._arrays[name], start, values)
+        extend(self._array(_ENDS), index, np.array([stop]))
+        extend(self._array(_SEEDS), index, np.array([seed]))
+        self._group.attrs["recede"] = _attributes(self.specification, index + 1)
+        self.episode_ends = np.append(self.episode_ends, stop)
+        self.episode_seeds = np.append(self.episode_seeds, seed)
+
+    def _load(self, mode: str) -> None:
+        """Read the commit, and open every array for reading ("r") or also for writing ("r+")."""
+        self._group = open_group(self.path, mode)
+        self.specification, num_episodes = _commit(self._group, self.path)
+        self.episode_ends = self._meta(_ENDS, num_episodes)
+        self.episode_seeds = self._meta(_SEEDS, num_episodes)
+        check_episode_ends(self.episode_ends, self.path)
+        self._arrays = {stream.name: self._array(f"data/{stream.name}") for stream in self.specification.streams}
+        for stream in self.specification.streams:
+            array = self._arrays[stream.name]
+            found = (array.shape[1:], array.dtype.newbyteorder("="))
+            if found != (stream.shape, np.dtype(stream.dtype)):
+                raise ValueError(
+                    f"{self.path}: data/{stream.name} must hold steps of shape {stream.shape} in {stream.dtype} as the "
+                    f"specification says, got {found[0]} in {found[1]}: restore the store from a copy"
+                )
+            check_length(array, self.num_steps, self.path)
+
+    def _array(self, key: str) -> ZarrArray:
+        return open_array(self._group, key, self.path)
+
+    def _meta(self, key: str, count: int) -> NDArray[np.int64]:
+        array = self._array(key)
+        if array.ndim != 1 or array.shape[0] < count:
+            raise ValueError(
+                f"{self.path}: {key} must hold an entry for each of {count} episodes, got shape {array.shape}: "
+                "restore the store from a copy"
+            )
+        require_chunks(array, 0, count)
+        return read_rows(array, 0, count).astype(np.int64, copy=False)
+
+
+def check_episode_ends(ends: NDArray[np.int64], path: Path) -> None:
+    """Raise ValueError unless episodes end one after the other, each with a step at least."""
+    lengths = np.diff(ends, prepend=0)
+    if len(wrong := np.flatnonzero(lengths < 1)):
+        index = int(wrong[0])
+        before = f"{ends[index - 1]} for episode {index - 1}" if index else "a start at 0"
+        raise ValueError(
+            f"{path}: meta/episode_ends must ascend, got {ends[index]} for episode {index} after {before}: "
+            "restore it from a copy"
+        )
+
+
+def check_length(array: ZarrArray, num_steps: int, path: Path) -> None:
+    """Raise ValueError where an array over time ends before the last episode does."""
+    if array.shape[0] < num_steps:
+        raise ValueError(
+            f"{path}: {array.path} must reach the last episode's end at step {num_steps}, got {array.shape[0]} steps: "
+            "restore it from a copy"
+        )
+
+
+def check_finite(rows: NDArray[Any], stream: Stream, place: str, first: int = 0) -> None:
+    """Raise ValueError naming the first NaN or infinity in rows (L, *shape) of a stream; the first is step `first`."""
+    if rows.dtype.kind != "f" or np.isfinite(rows).all():
+        return
+    row, *dimension = (int(index) for index in np.argwhere(~np.isfinite(rows))[0])
+    name = stream.label(dimension[0]) if len(dimension) == 1 else f"{stream.name}{dimension}"
+    raise ValueError(
+        f"{place}: stream {stream.name!r}, step {first + row}, dimension {name}: values must be finite, "
+        f"got {rows[(row, *dimension)]}: repair or leave out the episode"
+    )
+
+
+def _fitting(values: NDArray[Any], stream: Stream, path: Path) -> NDArray[Any]:
+    rows = np.asarray(values)
+    place = f"{path}: stream {stream.name!r}"
+    if rows.shape[1:] != stream.shape or rows.ndim == 0:
+        raise ValueError(f"{place}: an episode of L steps must have shape {('L', *stream.shape)}, got {rows.shape}")
+    if not np.can_cast(rows.dtype, stream.dtype, "safe"):
+        raise ValueError(f"{place}: values must fit {stream.dtype} without loss, got {rows.dtype}: convert them first")
+    check_finite(rows, stream, str(path))
+    return rows.astype(stream.dtype, copy=False)
+
+
+def _build(path: Path, specification: Specification) -> None:
+    group = zarr.create_group(LocalStore(path), zarr_format=3)
+    group.create_group("data")
+    group.create_group("meta")
+    for stream in specification.streams:
+        _create_array(group, f"data/{stream.name}", stream.shape, stream.dtype)
+    for key in (_ENDS, _SEEDS):
+        _create_array(group, key, (), "int64")
+    group.attrs["recede"] = _attributes(specification, 0)
+
+
+def _create_array(group: zarr.Group, key: str, shape: tuple[int, ...], dtype: str) -> None:
+    step_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    group.create_array(
+        key,
+        shape=(0, *shape),
+        chunks=(min(CHUNK_ROWS, max(1, CHUNK_BYTES // step_bytes)), *shape),
+        dtype=dtype,
+        # zstd's own checksum covers the rows but not the unused bits of its header; crc32c covers the whole file.
+        compressors=[ZstdCodec(level=3, checksum=True), Crc32cCodec()],
+        fill_value=0,
+    )
+
+
+def _attributes(specification: Specification, num_episodes: int) -> dict[str, Any]:
+    return {"format": FORMAT, "specification": specification.to_json(), "num_episodes": num_episodes}
+
+
+def _commit(group: zarr.Group, path: Path) -> tuple[Specification, int]:
+    """What the root attributes say: the specification and the number of committed episodes."""
+    ours: Any = group.attrs.asdict().get("recede")
+    if ours is None:
+        raise ValueError(
+            f"{path}: a zarr group, but no demonstration store (no attribute 'recede'): if it is a replay buffer in "
+            "the layout of Diffusion Policy (data/, meta/episode_ends), say which task it shows with task="
+        )
+    attributes: dict[str, Any] = ours if isinstance(ours, dict) else {}
+    if attributes.get("format") != FORMAT:
+        raise ValueError(
+            f"{path}: attribute 'recede.format' must be {FORMAT}, got {attributes.get('format')}: "
+            "read the store with the version of recede that wrote it"
+        )
+    num_episodes = attributes.get("num_episodes")
+    if not isinstance(num_episodes, int) or num_episodes < 0:
+        raise ValueError(
+            f"{path}: attribute 'recede.num_episodes' must be a count, got {num_episodes!r}: "
+            "restore zarr.json from a copy"
+        )
+    try:
+        return Specification.from_json(attributes["specification"]), num_episodes
+    except DAMAGE as error:
+        raise ValueError(
+            f"{path}: attribute 'recede.specification' is damaged ({error}): restore zarr.json from a copy"
+        ) from error

@@ -1,0 +1,153 @@
+"""Any gymnasium environment as the environment of a task: the way in for your own simulation or robot.
+
+Say with a `Specification` what a policy sees and does, and with two functions how that is found in what the environment
+returns:
+
+>>> from recede.specification import Specification, Stream
+>>> pendulum = Specification(
+...     observations=(Stream("pendulum", (3,), units=("1", "1", "rad/s"), low=(-1, -1, -8), high=(1, 1, 8)),),
+...     action=Stream("action", (1,), units="N m", low=-2, high=2),
+...     control_dt=0.05,
+... )
+>>> env = GymnasiumAdapter(
+...     gymnasium.make("Pendulum-v1"),
+...     pendulum,
+...     observe=lambda raw, info: {"pendulum": raw},
+...     judge=lambda raw, reward, terminated, info: (bool(raw[0] > 0.99), float(raw[0] + 1) / 2),
+...     max_steps=200,
+... )
+>>> observation, info = env.reset(seed=100_000)
+>>> observation["pendulum"].shape, info["success"]
+((3,), False)
+
+Functions at the top of a module instead of lambdas make it picklable, as worker processes need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import gymnasium
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..specification import Specification, Stream, nearest
+
+Observe: TypeAlias = Callable[[Any, dict[str, Any]], Mapping[str, ArrayLike]]
+"""(raw observation, info) -> a stream's name -> one step of that stream."""
+
+Judge: TypeAlias = Callable[[Any, float, bool, dict[str, Any]], tuple[bool, float]]
+"""(raw observation, reward, terminated, info) -> whether the task is done, and the score of this step in [0, 1].
+
+It is also asked after a reset, with a reward of 0."""
+
+
+def box(stream: Stream) -> gymnasium.spaces.Box:
+    """The space of one step; where the stream has no limits, those of its dtype, or none for floating-point numbers."""
+    dtype: Any = np.dtype(stream.dtype)
+    if stream.low:
+        return gymnasium.spaces.Box(np.array(stream.low, dtype), np.array(stream.high, dtype), dtype=dtype)
+    low, high = (-np.inf, np.inf) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return gymnasium.spaces.Box(low, high, stream.shape, dtype)
+
+
+class GymnasiumAdapter(gymnasium.Env[Any, Any]):
+    """An environment that keeps the promises of `recede.envs.task`, around one that does not.
+
+    Observations are checked at each reset (names, shapes, kinds of number), and always copied and cast to the dtypes of
+    the streams. Actions are clipped to their limits. An episode is terminated by success or by the inner environment,
+    else truncated after `max_steps` steps or by the inner environment. The inner `info` is passed on. The inner
+    environment is always reset with a seed: where none is given, it is drawn from `np_random`.
+
+    env: the inner environment, made with the render mode that is wanted, and with no shorter limit of its own.
+    pixels: where in its image the actions (T, Da) point, as (T, 2) columns and rows, to draw them there.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env[Any, Any],
+        specification: Specification,
+        *,
+        observe: Observe,
+        judge: Judge,
+        max_steps: int,
+        pixels: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
+    ) -> None:
+        self.env, self.specification, self.max_steps = env, specification, max_steps
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / specification.control_dt)}
+        self.render_mode = env.render_mode
+        self.observation_space = gymnasium.spaces.Dict({s.name: box(s) for s in specification.observations})
+        self.action_space = self._action_box = box(specification.action)
+        self._observe, self._judge, self._pixels = observe, judge, pixels
+        self._steps = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        """Start an episode; `options` go to the inner environment.
+
+        Raises ValueError where `observe` gives other streams or shapes than the specification says.
+        """
+        super().reset(seed=seed)
+        seed = int(self.np_random.integers(2**31)) if seed is None else seed
+        raw, info = self.env.reset(seed=seed, options=options)
+        self._steps = 0
+        observation = self._observe(raw, info)
+        self._check(observation)
+        return self._cast(observation), self._info(raw, 0.0, False, info)
+
+    def step(self, action: ArrayLike) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
+        """Apply `action` (Da,), clipped to the limits of its stream, for one control step.
+
+        Raises ValueError for an action of another shape or with NaN or infinity.
+        """
+        limits = self._action_box
+        action = np.asarray(action, dtype=limits.dtype)
+        if action.shape != limits.shape or not np.isfinite(action).all():
+            raise ValueError(f"an action must be {limits.shape} finite numbers, got {action}")
+        action = np.clip(action, limits.low, limits.high)
+        raw, reward, terminated, truncated, info = self.env.step(action)
+        self._steps += 1
+        info = self._info(raw, float(reward), bool(terminated), info)
+        terminated = bool(terminated) or info["success"]
+        truncated = (bool(truncated) or self._steps >= self.max_steps) and not terminated
+        return self._cast(self._observe(raw, info)), float(reward), terminated, truncated, info
+
+    def render(self) -> Any:
+        """What the inner environment renders."""
+        return self.env.render()
+
+    def pixels(self, actions: NDArray[Any]) -> NDArray[Any]:
+        """Where in the image the actions (T, Da) point: (T, 2) columns and rows; ValueError where nobody said it."""
+        if self._pixels is None:
+            raise ValueError("actions cannot be drawn without knowing where they point: give the adapter pixels=...")
+        return self._pixels(actions)
+
+    def close(self) -> None:
+        """Close the inner environment."""
+        self.env.close()
+
+    def _check(self, found: Mapping[str, ArrayLike]) -> None:
+        streams = {stream.name: stream for stream in self.specification.observations}
+        for name in found:
+            if name not in streams:
+                raise ValueError(f"observe returned a stream {name!r} that is not specified: {nearest(name, streams)}")
+        for name, stream in streams.items():
+            if name not in found:
+                raise ValueError(f"observe must return every stream of the specification, {name!r} is missing")
+            value = np.asarray(found[name])
+            if value.shape != stream.shape or not np.can_cast(value.dtype, stream.dtype, "same_kind"):
+                raise ValueError(
+                    f"observe must return {name!r} as {stream.shape} in {stream.dtype}, "
+                    f"got {value.shape} in {value.dtype}"
+                )
+
+    def _cast(self, found: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
+        return {s.name: np.array(found[s.name], dtype=s.dtype) for s in self.specification.observations}
+
+    def _info(self, raw: Any, reward: float, terminated: bool, info: dict[str, Any]) -> dict[str, Any]:
+        success, score = self._judge(raw, reward, terminated, info)
+        if not 0 <= score <= 1:
+            raise ValueError(f"a score must lie in [0, 1], judge gave {score}")
+        return {**info, "success": bool(success), "score": float(score)}

@@ -1,0 +1,53 @@
+"""What a task is: a gymnasium environment with a specification, and what is known beside it.
+
+Every environment of a task keeps the same promises, which `tests/test_envs.py` checks:
+
+- observations are a dictionary with one array for each observation stream, of its shape, dtype and limits;
+- actions are absolute, in the units of the action stream, and clipped to its limits by the environment;
+- `info` holds `"success"` (bool) and `"score"` (float in [0, 1], of this step) after reset and after every step;
+- an episode is terminated by success and truncated after `max_steps` steps, by the environment itself;
+- with `render_mode="rgb_array"`, `render()` returns an (H, W, 3) uint8 image, and `pixels(actions)` says where in that
+  image the actions (T, Da) point, as (T, 2) columns and rows;
+- on one machine an episode is bitwise determined by the seed given to `reset` and the actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from ..specification import Specification
+
+Observation: TypeAlias = Mapping[str, NDArray[Any]]
+"""One step: a stream's name -> array of the stream's shape."""
+
+Expert: TypeAlias = Callable[[Observation], NDArray[np.float32]]
+"""One episode's scripted demonstrator: it sees each observation in turn and answers with an action (Da,)."""
+
+Source: TypeAlias = tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]
+"""A foreign key, and how its rows (T, ...) become the rows of one of our streams."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task to learn: its environment, and how demonstrations of it are made or read.
+
+    name: as in `task=name`. max_steps: control steps until an episode is truncated.
+    make: builds an environment; `make(render_mode="rgb_array")` one that renders.
+    expert: `expert(seed)` is a scripted demonstrator of one episode, or None where there is none.
+    sources: for each stream, where it is found in the replay buffers that others publish for this task.
+    restore: from an episode's first foreign rows, the `options` with which `reset` restores its initial state.
+    """
+
+    name: str
+    specification: Specification
+    max_steps: int
+    make: Callable[..., gymnasium.Env[Any, Any]]
+    expert: Callable[[int], Expert] | None = None
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    restore: Callable[[Observation], dict[str, Any]] | None = None

@@ -1,0 +1,1 @@
+"""Measure: roll a policy out, count, draw and report."""

@@ -1,0 +1,126 @@
+"""Measure a policy in closed loop: rates with their intervals, never without."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+from ..control.execution import Execution, RecedingHorizon
+from ..envs.task import Task
+from ..policy.interface import Policy
+from .episode import Outcome
+from .rollout import latency, rollout
+
+Interval = tuple[float, float]
+
+
+def wilson(successes: int, episodes: int) -> Interval:
+    """The 95 % confidence interval of a success rate (Wilson 1927).
+
+    >>> [round(bound, 3) for bound in wilson(45, 50)]
+    [0.786, 0.957]
+    """
+    found = stats.binomtest(successes, episodes).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def bootstrap(scores: Sequence[float]) -> Interval:
+    """The 95 % bootstrap interval of a mean score: percentiles of 10,000 resampled means."""
+    if len(set(scores)) == 1:  # nothing to resample; scipy warns of it
+        return scores[0], scores[0]
+    found = stats.bootstrap((scores,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(0))
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured. latency: of one prediction for one robot, in milliseconds; see `rollout.latency`."""
+
+    task: str
+    seed: int
+    outcomes: list[Outcome]
+    wall_s: float
+    latency: dict[str, float]
+
+    @property
+    def success_rate(self) -> float:
+        """The share of episodes that succeeded."""
+        return float(np.mean([outcome.success for outcome in self.outcomes]))
+
+    @property
+    def mean_score(self) -> float:
+        """The mean over episodes of the best score of any step."""
+        return float(np.mean([outcome.score for outcome in self.outcomes]))
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `evaluation.json`."""
+        successes = [outcome.success for outcome in self.outcomes]
+        scores = [outcome.score for outcome in self.outcomes]
+        return {
+            "task": self.task,
+            "episodes": len(self.outcomes),
+            "success_rate": self.success_rate,
+            "success_rate_95": wilson(sum(successes), len(successes)),
+            "mean_score": self.mean_score,
+            "mean_score_95": bootstrap(scores),
+            "mean_steps": float(np.mean([outcome.num_steps for outcome in self.outcomes])),
+            "wall_s": self.wall_s,
+            "latency": self.latency,
+            "seed": self.seed,
+            "seeds": [outcome.seed for outcome in self.outcomes],
+            "success": successes,
+            "score": scores,
+            "steps": [outcome.num_steps for outcome in self.outcomes],
+        }
+
+    def __str__(self) -> str:
+        found = self.to_json()
+        success, score = found["success_rate_95"], found["mean_score_95"]
+        return (
+            f"{self.task}: success {100 * self.success_rate:.0f} % [{100 * success[0]:.0f}, {100 * success[1]:.0f}], "
+            f"score {self.mean_score:.3f} [{score[0]:.3f}, {score[1]:.3f}] over {len(self.outcomes)} episodes"
+        )
+
+
+def evaluate(
+    policy: Policy,
+    task: Task,
+    *,
+    episodes: int = 50,
+    first_seed: int = 100_000,
+    seed: int = 0,
+    execution: Callable[[], Execution] | None = None,
+    device: str | torch.device = "cpu",
+    workers: int = 0,
+    num_parallel: int = 64,
+    videos: int = 0,
+    progress: bool = True,
+) -> Evaluation:
+    """Roll `policy` out on the seeds from `first_seed` on; the first `videos` episodes are filmed.
+
+    execution: makes the `Execution` of an episode, `RecedingHorizon` where it is not given. The other arguments, and
+    what is raised, are those of `rollout`.
+    """
+    seeds = range(first_seed, first_seed + episodes)
+    start = time.perf_counter()
+    outcomes = rollout(
+        policy,
+        task,
+        seeds,
+        execution=execution or partial(RecedingHorizon, policy.horizons),
+        seed=seed,
+        device=device,
+        workers=workers,
+        num_parallel=num_parallel,
+        filmed=seeds[:videos],
+        progress=progress,
+    )
+    wall_s = time.perf_counter() - start
+    return Evaluation(task.name, seed, outcomes, wall_s, latency(policy, device=device))

@@ -1,0 +1,1 @@
+"""What is learned, and how an action chunk is sampled from it."""

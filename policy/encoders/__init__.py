@@ -1,0 +1,1 @@
+"""Encoders that turn an observation into conditioning."""

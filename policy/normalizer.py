@@ -1,0 +1,91 @@
+"""Between the units of the data set and the interval [-1, 1] in which a policy works."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..specification import Specification, Stream, nearest
+
+Range = tuple[NDArray[np.floating], NDArray[np.floating]]
+
+
+class Affine(nn.Module):
+    """One stream's range, mapped to [-1, 1] in each dimension.
+
+    A dimension that hardly moves (less than `tolerance` of its limits, or of its size where it has none) carries
+    no information, and dividing by its range would blow up every deviation: it is mapped to 0, and back to its centre.
+    """
+
+    centre: Tensor
+    half_range: Tensor
+
+    def __init__(self, stream: Stream, low: NDArray[np.floating], high: NDArray[np.floating], *, tolerance: float) -> None:
+        super().__init__()
+        low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
+        if low.shape != stream.shape or high.shape != stream.shape or not np.all(low <= high):
+            raise ValueError(f"stream {stream.name!r}: the range must be low <= high of shape {stream.shape}, got {low}, {high}")
+        size = np.subtract(stream.high, stream.low) if stream.low else np.maximum(np.abs(low), np.abs(high))
+        still = high - low <= tolerance * size
+        self.still = [stream.label(index) for index in np.flatnonzero(still)]
+        self.register_buffer("centre", torch.tensor((low + high) / 2, dtype=torch.float32))
+        self.register_buffer("half_range", torch.tensor(np.where(still, 0, (high - low) / 2), dtype=torch.float32))
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """(..., D) in units -> (..., D), [-1, 1] over the range that was seen."""
+        return torch.where(self.half_range > 0, (x - self.centre) / self.half_range, 0.0)
+
+    def unnormalise(self, x: Tensor) -> Tensor:
+        """The inverse of `normalise`."""
+        return x * self.half_range + self.centre
+
+
+class Normalizer(nn.Module):
+    """The ranges of every stream, seen in the training episodes; part of the policy and of its weights.
+
+    ranges: a stream's name -> (low, high), each of the stream's shape. A normalised observation is clipped to
+    [-clip, clip]: to `clip` times the range that was seen, beyond which the network could only guess.
+    """
+
+    def __init__(
+        self, specification: Specification, ranges: Mapping[str, Range], *, clip: float = 1.5, tolerance: float = 1e-4
+    ) -> None:
+        super().__init__()
+        self.clip = clip
+        missing = [stream.name for stream in specification.streams if stream.name not in ranges]
+        if missing:
+            raise ValueError(f"the normalizer needs the range of every stream, got none for {missing}")
+        self.streams = nn.ModuleDict(
+            {stream.name: Affine(stream, *ranges[stream.name], tolerance=tolerance) for stream in specification.streams}
+        )
+
+    @classmethod
+    def empty(cls, specification: Specification) -> Normalizer:
+        """One whose ranges are to be loaded with the weights of a policy."""
+        return cls(specification, {stream.name: (np.zeros(stream.shape),) * 2 for stream in specification.streams})
+
+    @property
+    def still(self) -> list[str]:
+        """The dimensions that hardly move, by name: they are mapped to 0."""
+        return [label for affine in self.streams.values() for label in affine.still]  # type: ignore[union-attr]
+
+    def observation(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Normalise and clip every stream. Raises ValueError for a stream without statistics."""
+        return {name: self._of(name).normalise(x).clamp(-self.clip, self.clip) for name, x in observation.items()}
+
+    def action(self, action: Tensor) -> Tensor:
+        """(..., Da) in units -> normalised."""
+        return self._of("action").normalise(action)
+
+    def unnormalised_action(self, action: Tensor) -> Tensor:
+        """(..., Da) normalised -> in units."""
+        return self._of("action").unnormalise(action)
+
+    def _of(self, name: str) -> Affine:
+        if name not in self.streams:
+            raise ValueError(f"the normalizer has no statistics of stream {name!r}: {nearest(name, self.streams)}")
+        return self.streams[name]  # type: ignore[return-value]

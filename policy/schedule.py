@@ -1,0 +1,75 @@
+"""Noise schedules: how signal turns into noise as time goes from data to noise.
+
+Every schedule answers t -> (alpha, sigma) with x_t = alpha x_0 + sigma epsilon.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class DiscreteSchedule(nn.Module):
+    """The variance-preserving chain of DDPM: times are the integers 0 to T - 1, and -1 is clean data.
+
+    alpha_t^2 = prod_{s <= t} (1 - beta_s) and sigma_t^2 = 1 - alpha_t^2 (Ho et al. 2020, eq. 4), computed in float64 and
+    held in torch's default dtype.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+
+    def __init__(self, betas: Tensor) -> None:
+        super().__init__()
+        if betas.ndim != 1 or not bool(((betas > 0) & (betas < 1)).all()):
+            raise ValueError(f"betas must be one list of numbers between 0 and 1, got {betas.tolist()}")
+        signal = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas.double(), dim=0)])
+        self.register_buffer("alpha", signal.sqrt(), persistent=False)
+        self.register_buffer("sigma", (1 - signal).sqrt(), persistent=False)
+        self.to(torch.get_default_dtype())
+
+    @property
+    def num_times(self) -> int:
+        """T, the number of noisy times."""
+        return len(self.alpha) - 1
+
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma at integer times t."""
+        return self.alpha[t + 1], self.sigma[t + 1]
+
+    def time(self, level: Tensor) -> Tensor:
+        """Every time equally often."""
+        return (level * self.num_times).long().clamp_(max=self.num_times - 1)
+
+    def spacing(self, num_steps: int) -> Tensor:
+        """Evenly spaced and starting from pure noise: T - 1 first, then the last time of each of the N intervals.
+
+        Known as "trailing" (Lin et al. 2023, table 2); the "leading" spacing starts short of pure noise.
+        """
+        if not 1 <= num_steps <= self.num_times:
+            raise ValueError(
+                f"the number of denoising steps must be between 1 and the {self.num_times} noise levels "
+                f"of the schedule, got {num_steps}"
+            )
+        steps = torch.arange(num_steps, -1, -1, device=self.alpha.device, dtype=torch.float64)
+        return (steps * self.num_times / num_steps).round().long() - 1
+
+
+def cosine(num_times: int) -> DiscreteSchedule:
+    """The squared-cosine schedule (Nichol & Dhariwal 2021, eq. 17), with betas capped at 0.999 as they advise."""
+    grid = torch.linspace(0, 1, num_times + 1, dtype=torch.float64)
+    signal = torch.cos((grid + 0.008) / 1.008 * math.pi / 2) ** 2
+    return DiscreteSchedule((1 - signal[1:] / signal[:-1]).clamp(max=0.999))
+
+
+def from_diffusers(beta_schedule: str, num_times: int, beta_start: float, beta_end: float) -> DiscreteSchedule:
+    """Any beta schedule that `diffusers.DDPMScheduler` knows by name, such as "linear" or "scaled_linear"."""
+    from diffusers import DDPMScheduler
+
+    try:
+        scheduler = DDPMScheduler(num_times, beta_start, beta_end, beta_schedule)
+    except NotImplementedError as error:
+        raise ValueError(f"beta_schedule must be one that diffusers knows, got {beta_schedule!r}: {error}") from None
+    return DiscreteSchedule(scheduler.betas)

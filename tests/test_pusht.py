@@ -1,0 +1,253 @@
+import copy
+import dataclasses
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from recede.datasets.formats.replay_buffer import ReplayBuffer
+from recede.envs.pusht import (
+    KEYPOINTS,
+    MAX_STEPS,
+    PUSHT,
+    PUSHT_POSE,
+    block_angle,
+    block_keypoints,
+    pose_from_keypoints,
+    pose_from_position,
+)
+from recede.evaluation.replay import replay
+
+STORE = "RECEDE_PUSHT_STORE"
+TASKS = pytest.mark.parametrize("task", [PUSHT, PUSHT_POSE], ids=lambda task: task.name)
+
+
+@pytest.fixture
+def gym_pusht():
+    return pytest.importorskip("gym_pusht.envs", reason="needs the extra: pip install 'recede[pusht]'")
+
+
+@pytest.fixture(scope="module")
+def recordings():
+    if STORE not in os.environ:
+        pytest.skip(f"needs the published demonstrations: set {STORE} to the folder pusht_cchi_v7_replay.zarr")
+    return {
+        task.name: ReplayBuffer(Path(os.environ[STORE]), task.specification, task.sources)
+        for task in (PUSHT, PUSHT_POSE)
+    }
+
+
+def follow_block(env, observation, rng):
+    """An action near the block, so that there is contact; `observation` of `PUSHT`."""
+    middle = observation["block_keypoints"].reshape(9, 2).mean(0)
+    return (middle + rng.normal(0, 60, 2)).astype(np.float32)
+
+
+def episode(env, seed, steps=80):
+    rng = np.random.default_rng(seed)
+    observation, info = env.reset(seed=seed)
+    trace = [*observation.values(), info["score"]]
+    for _ in range(steps):
+        observation, reward, _, _, info = env.step(follow_block(env, observation, rng))
+        trace += [*observation.values(), reward, info["score"]]
+    return np.concatenate([np.ravel(part) for part in trace])
+
+
+def states(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.column_stack([rng.uniform(50, 450, (count, 4)), rng.uniform(-np.pi, np.pi, count)])
+
+
+def test_it_is_described_without_gym_pusht_and_says_what_to_install():
+    code = (
+        "import sys; sys.modules['gym_pusht'] = None\n"
+        "from recede.envs.pusht import PUSHT\n"
+        "assert PUSHT.specification.action.high == (512, 512) and 'torch' not in sys.modules\n"
+        "try: PUSHT.make()\n"
+        "except ImportError as error: assert \"pip install 'recede[pusht]'\" in str(error), error\n"
+        "else: raise AssertionError('made without gym-pusht')\n"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+
+
+def test_keypoints_turn_and_move_with_the_block():
+    quarter = np.array([[0, 0, 100.0, 200.0, np.pi / 2]])
+    expected = np.column_stack([100 - KEYPOINTS[:, 1], 200 + KEYPOINTS[:, 0]])
+    np.testing.assert_allclose(block_keypoints(quarter), expected.reshape(1, 18), atol=1e-12)
+
+
+def test_the_angle_does_not_jump_where_it_wraps():
+    around = np.zeros((3, 5))
+    around[:, 4] = [2 * np.pi - 1e-6, 0.0, 2 * np.pi]
+    for rows in (block_angle(around), block_keypoints(around)):
+        assert np.abs(np.diff(rows, axis=0)).max() < 2e-4
+
+
+def test_the_pose_is_found_from_either_observation():
+    for state in states(50):
+        seen = {name: rows(state[None])[0] for name, (_, rows) in (PUSHT.sources | PUSHT_POSE.sources).items()}
+        for pose in (pose_from_keypoints, pose_from_position):
+            position, angle = pose(seen)
+            np.testing.assert_allclose([*position, angle], state[2:], atol=1e-10)
+
+
+@TASKS
+def test_what_is_observed_is_what_the_sources_read(gym_pusht, task):
+    env = task.make()
+    observation, _ = env.reset(seed=4)
+    state = env.env.unwrapped.get_obs()[None]
+    for name, value in observation.items():
+        np.testing.assert_allclose(value, task.sources[name][1](state)[0], rtol=1e-6)
+
+
+@TASKS
+def test_an_observed_state_is_restored(gym_pusht, task):
+    env = task.make()
+    observation, _ = env.reset(seed=4)
+    restored, _ = env.reset(options=task.restore(observation))
+    for name, value in observation.items():
+        np.testing.assert_allclose(restored[name], value, atol=1e-4)
+
+
+def test_the_limits_hold_against_the_edge_of_the_board(gym_pusht):
+    env = PUSHT.make()
+    for seed in range(3):
+        observation, _ = env.reset(seed=seed)
+        for step in range(MAX_STEPS):
+            outward = observation["block_keypoints"].reshape(9, 2).mean(0) - 256
+            action = 256 + 1000 * outward / np.abs(outward).max() * (step % 3 != 0)
+            observation, *_ = env.step(action)
+            assert observation in env.observation_space
+
+
+def test_an_episode_depends_on_its_seed_alone(gym_pusht):
+    used = PUSHT.make()
+    episode(used, 1)
+    traces = [episode(used, 2), episode(PUSHT.make(), 2)]
+    np.testing.assert_array_equal(*traces)
+    assert np.ptp(traces[0][-40:]) > 0
+    assert not np.array_equal(traces[0], episode(used, 3))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_a_copy_in_mid_episode_goes_on_alike(gym_pusht, copied):
+    env, rng = PUSHT.make(), np.random.default_rng(0)
+    observation, _ = env.reset()  # without a seed
+    for _ in range(60):
+        observation, *_ = env.step(follow_block(env, observation, rng))
+    twin = copied(env)
+    for _ in range(60):
+        action = follow_block(env, observation, rng)
+        (observation, reward, *_), (again, reward_again, *_) = env.step(action), twin.step(action)
+        np.testing.assert_array_equal(observation["block_keypoints"], again["block_keypoints"])
+        assert reward == reward_again
+
+
+def test_the_tasks_can_be_sent_to_another_process():
+    assert pickle.loads(pickle.dumps(PUSHT)).specification == PUSHT.specification
+
+
+def test_success_is_more_than_95_percent_of_the_outline(gym_pusht):
+    env = PUSHT.make()
+    assert env.reset(options=restore(256, 256))[1]["score"] == 1.0
+    _, reward, terminated, truncated, info = env.step([60, 60])
+    assert (reward, terminated, truncated, info["success"], info["score"]) == (1.0, True, False, True, 1.0)
+
+    # Moved along its bar by d, the T keeps of its area 120 * 30 + 30 * 90 all but d * (30 + 90).
+    along = np.array([np.cos(np.pi / 4), np.sin(np.pi / 4)])
+    for distance, success in ((2.6, True), (2.65, False)):
+        _, info = env.reset(options=restore(*(256 + distance * along)))
+        assert info["score"] == pytest.approx(min((1 - distance * 120 / 6300) / 0.95, 1), abs=1e-9)
+        assert info["success"] == success
+
+
+def restore(x, y):
+    return PUSHT.restore({"agent_position": np.full(2, 60.0), "block_keypoints": goal_keypoints(x, y)})
+
+
+def goal_keypoints(x, y):
+    return block_keypoints(np.array([[0, 0, x, y, np.pi / 4]]))[0]
+
+
+def test_an_image_is_gym_pushts_without_its_mark(gym_pusht):
+    for size in (96, 480, 512):
+        env = PUSHT.make(render_mode="rgb_array", render_size=size)
+        env.reset(seed=5)
+        env.step([100, 200])
+        inner = env.env.unwrapped
+        image = env.render()
+        assert (image.shape, image.dtype) == ((size, size, 3), np.uint8)
+        np.testing.assert_array_equal(image, inner._get_img(inner._draw(), size, size, render_action=False))
+    assert PUSHT.make().render() is None
+    with pytest.raises(ValueError, match="render_mode must be None or 'rgb_array', got 'human'"):
+        PUSHT.make(render_mode="human")
+
+
+def test_actions_point_to_where_the_agent_goes(gym_pusht):
+    env = PUSHT.make(render_mode="rgb_array", render_size=256)
+    env.reset(options=restore(256, 256))
+    action = np.array([450.0, 80.0])
+    for _ in range(20):
+        env.step(action)
+    image = env.render().astype(int)
+    rows, columns = np.nonzero((image[..., 2] > 200) & (image[..., 0] < 120))  # royal blue, as the agent alone
+    np.testing.assert_allclose([columns.mean(), rows.mean()], env.pixels(action[None])[0], atol=1.0)
+
+
+def test_the_published_demonstrations_are_206_episodes(recordings):
+    for demonstrations in recordings.values():
+        assert (len(demonstrations), demonstrations.num_steps) == (206, 25_650)
+
+
+@TASKS
+def test_the_published_demonstrations_lie_within_the_limits(recordings, task):
+    for stream in task.specification.streams:
+        rows = recordings[task.name].read(stream.name)
+        assert (rows >= stream.low).all()
+        assert (rows <= stream.high).all()
+
+
+def test_keypoints_are_those_of_the_published_demonstrations(recordings):
+    demonstrations = recordings["pusht"]
+    theirs = demonstrations.foreign_rows("keypoint").reshape(-1, 18).astype(np.float64)
+    state = demonstrations.foreign_rows("state")
+    # Theirs are always our nine points on a rigid block,
+    poses = [pose_from_keypoints({"block_keypoints": row}) for row in theirs[::10]]
+    seen = block_keypoints(np.array([[0, 0, *position, angle] for position, angle in poses]))
+    assert np.abs(seen - theirs[::10]).max() < 1e-4
+    # and without contact the block is where the state says; with contact they are one physics step late.
+    difference = np.abs(block_keypoints(state) - theirs).max(axis=1)
+    touching = demonstrations.foreign_rows("n_contacts")[:, 0] > 0
+    assert np.mean(difference[~touching] < 1e-4) > 0.998
+    assert np.median(difference) < 3e-5
+    assert difference.max() < 2.1
+
+
+def block_deviation(replayed):
+    return max(value for name, value in replayed.deviations.items() if name in ("block_position", "block_keypoints"))
+
+
+@pytest.mark.slow
+@TASKS
+def test_recorded_actions_reproduce_the_recorded_block_trajectory(gym_pusht, recordings, task):
+    episodes = list(replay(task, recordings[task.name]))
+    deviations = np.array([block_deviation(replayed) for replayed in episodes])
+    assert np.median(deviations) < 1e-4
+    assert (deviations < 1e-3).sum() >= 200
+    assert deviations.max() < 0.5
+    assert max(replayed.deviations["agent_position"] for replayed in episodes) < 1e-4
+    assert all(replayed.num_steps == replayed.recorded_steps for replayed in episodes)
+    assert sum(replayed.success for replayed in episodes) == 7
+
+
+def test_a_block_that_starts_elsewhere_is_noticed(gym_pusht, recordings):
+    def naive(observation):  # the reset of gym-pusht taken at its word
+        position, angle = pose_from_position(observation)
+        return {"reset_to_state": np.array([*observation["agent_position"], *position, angle])}
+
+    task = dataclasses.replace(PUSHT_POSE, restore=naive)
+    deviations = [block_deviation(replayed) for replayed in replay(task, recordings["pusht_pose"], range(3))]
+    assert min(deviations) > 1

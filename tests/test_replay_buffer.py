@@ -1,0 +1,241 @@
+"""Replay buffers of Diffusion Policy's layout: small ones made here, and the published Push-T demonstrations."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+import numcodecs
+import numpy as np
+import pytest
+import zarr
+from recede.datasets.formats.replay_buffer import ReplayBuffer, open_demonstrations
+from recede.datasets.store import DemonstrationStore
+from recede.specification import Specification, Stream
+from zarr.codecs import BloscCodec
+
+SPECIFICATION = Specification(
+    (Stream("agent", (2,), units="px"), Stream("heading", (2,)), Stream("image", (6, 5, 3), "uint8")),
+    Stream("action", (2,), units="px"),
+    control_dt=0.1,
+)
+
+
+def heading(state):
+    return np.stack([np.sin(state[:, 4]), np.cos(state[:, 4])], axis=-1)
+
+
+SOURCES = {
+    "agent": ("state", lambda rows: rows[:, :2]),
+    "heading": ("state", heading),
+    "image": ("img", lambda rows: rows.astype(np.uint8)),
+    "action": ("action", lambda rows: rows),
+}
+ENDS = [4, 9, 20]
+
+
+def make_arrays(length=20):
+    rng = np.random.default_rng(0)
+    return {
+        "state": rng.normal(size=(length, 5)).astype("float32"),
+        "img": rng.integers(0, 256, (length, 6, 5, 3)).astype("float32"),
+        "action": rng.normal(size=(length, 2)).astype("float32"),
+        "n_contacts": rng.integers(0, 3, (length, 1)).astype("float32"),
+    }
+
+
+def publish(path, zarr_format=2, ends=ENDS, **changes):
+    """Write a replay buffer as they are published: Blosc with bitshuffle, chunks along time."""
+    group = zarr.create_group(path, zarr_format=zarr_format)
+    if zarr_format == 2:
+        codec = numcodecs.Blosc(cname="zstd", clevel=5, shuffle=numcodecs.Blosc.BITSHUFFLE)
+    else:
+        codec = BloscCodec(cname="zstd", clevel=5, shuffle="bitshuffle")
+    for key, values in (make_arrays() | changes).items():
+        chunks = (7, *values.shape[1:])
+        group.create_array(f"data/{key}", shape=values.shape, dtype=values.dtype, chunks=chunks, compressors=codec)
+        group[f"data/{key}"][:] = values
+    group.create_array("meta/episode_ends", data=np.asarray(ends), chunks=(5,), compressors=codec)
+    return path
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_streams_are_the_converted_rows_of_their_sources(tmp_path, zarr_format):
+    buffer = ReplayBuffer(publish(tmp_path / "buffer", zarr_format), SPECIFICATION, SOURCES)
+    arrays = make_arrays()
+    expected = {
+        "agent": arrays["state"][:, :2],
+        "heading": heading(arrays["state"]),
+        "image": arrays["img"].astype(np.uint8),
+        "action": arrays["action"],
+    }
+    assert (len(buffer), buffer.num_steps) == (3, 20)
+    assert buffer.episode_ends.tolist() == ENDS
+    assert buffer.episode_seeds.tolist() == [-1, -1, -1]
+    assert buffer.episode_ends.dtype == buffer.episode_seeds.dtype == np.int64
+    for stream in SPECIFICATION.streams:
+        assert buffer.read(stream.name).dtype == np.dtype(stream.dtype)
+        np.testing.assert_array_equal(buffer.read(stream.name), expected[stream.name])
+        np.testing.assert_array_equal(buffer.read(stream.name, 6, 15), expected[stream.name][6:15])
+        np.testing.assert_array_equal(buffer.episode(1)[stream.name], expected[stream.name][4:9])
+        assert buffer.read(stream.name, 20).shape == (0, *stream.shape)
+    assert buffer.keys == ["action", "img", "n_contacts", "state"]
+    for key in buffer.keys:
+        np.testing.assert_array_equal(buffer.foreign_rows(key, 3, 9), arrays[key][3:9])
+
+
+def test_doubles_become_the_dtype_of_the_stream_and_rows_behind_the_last_end_are_ignored(tmp_path):
+    action = np.random.default_rng(0).normal(size=(25, 2))
+    buffer = ReplayBuffer(publish(tmp_path / "buffer", action=action), SPECIFICATION, SOURCES)
+    np.testing.assert_array_equal(buffer.read("action"), action[:20].astype("float32"))
+    with pytest.raises(ValueError, match=r"steps must lie in 0 .. 20, got 0 .. 25"):
+        buffer.foreign_rows("action", 0, 25)
+
+
+@pytest.mark.parametrize(
+    ("buffer", "sources", "message"),
+    [
+        ({"ends": [4, 4, 20]}, {}, "meta/episode_ends must ascend, got 4 for episode 1 after 4 for episode 0"),
+        ({"ends": [4.0, 9.0]}, {}, "meta/episode_ends must be a vector of integers, got float64"),
+        ({"action": np.zeros((19, 2))}, {}, "data/action must reach the last episode's end at step 20, got 19 steps"),
+        ({}, {"agent": ("states", heading)}, r"there is no data/states: did you mean 'state'\?"),
+        ({}, {"agnet": ("state", heading)}, r"got 'agnet': did you mean 'agent'\?"),
+    ],
+)
+def test_a_buffer_that_does_not_fit_is_refused(tmp_path, buffer, sources, message):
+    path = publish(tmp_path / "buffer", **buffer)
+    with pytest.raises(ValueError, match=message) as error:
+        ReplayBuffer(path, SPECIFICATION, SOURCES | sources)
+    assert str(error.value).startswith(str(path))
+
+
+def test_every_stream_needs_a_source(tmp_path):
+    sources = {name: source for name, source in SOURCES.items() if name != "action"}
+    with pytest.raises(ValueError, match=r"every stream must have a source, \['action'\] have none"):
+        ReplayBuffer(publish(tmp_path / "buffer"), SPECIFICATION, sources)
+
+
+def test_a_path_without_a_buffer_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is nothing here"):
+        ReplayBuffer(tmp_path / "nowhere", SPECIFICATION, SOURCES)
+    with pytest.raises(ValueError, match="not a zarr group"):
+        ReplayBuffer(tmp_path, SPECIFICATION, SOURCES)
+    zarr.create_group(tmp_path / "empty", zarr_format=2)
+    with pytest.raises(ValueError, match="there is no array meta/episode_ends"):
+        ReplayBuffer(tmp_path / "empty", SPECIFICATION, SOURCES)
+
+
+def test_a_source_that_gives_other_rows_than_the_stream_is_refused(tmp_path):
+    path = publish(tmp_path / "buffer")
+    wrong = {
+        "agent": ("state", lambda rows: rows),
+        "heading": ("state", lambda rows: heading(rows)[1:]),
+        "image": ("img", lambda rows: rows),
+    }
+    buffer = ReplayBuffer(path, SPECIFICATION, SOURCES | wrong)
+    for name, got in [("agent", "(20, 5)"), ("heading", "(19, 2)"), ("image", "(20, 6, 5, 3) in float32")]:
+        with pytest.raises(ValueError, match=rf"data/\w+: .* stream '{name}', .* got {re.escape(got)}.*: check"):
+            buffer.read(name)
+
+
+def test_nan_is_found_when_the_rows_are_read(tmp_path):
+    action = make_arrays()["action"]
+    action[13, 1] = np.nan
+    buffer = ReplayBuffer(publish(tmp_path / "buffer", action=action), SPECIFICATION, SOURCES)
+    np.testing.assert_array_equal(buffer.read("action", 0, 13), action[:13])
+    with pytest.raises(
+        ValueError, match=r"buffer: data/action: stream 'action', step 13, dimension action\[1\]: .*nan"
+    ):
+        buffer.read("action", 9, 20)
+    np.testing.assert_array_equal(buffer.foreign_rows("action"), action)
+
+
+@pytest.mark.parametrize(("zarr_format", "chunk"), [(2, "1.0.0.0"), (3, "c/1/0/0/0")])
+def test_a_chunk_that_was_cut_off_is_found(tmp_path, zarr_format, chunk):
+    path = publish(tmp_path / "buffer", zarr_format)
+    file = path / "data/img" / chunk
+    intact = file.read_bytes()
+    buffer = ReplayBuffer(path, SPECIFICATION, SOURCES)
+    for length in (0, 3, len(intact) // 2, len(intact) - 1):
+        file.write_bytes(intact[:length])
+        buffer.read("image", 0, 7)
+        with pytest.raises(ValueError, match=f"data/img: chunk file {file} is damaged"):
+            buffer.read("image")
+
+
+def test_the_right_reader_is_opened(tmp_path):
+    buffer = publish(tmp_path / "buffer")
+    ours = DemonstrationStore.create(tmp_path / "ours", SPECIFICATION).path
+    assert isinstance(open_demonstrations(buffer, specification=SPECIFICATION, sources=SOURCES), ReplayBuffer)
+    assert isinstance(open_demonstrations(ours), DemonstrationStore)
+    assert isinstance(open_demonstrations(ours, specification=SPECIFICATION, sources=SOURCES), DemonstrationStore)
+    for sources in (None, {}):
+        with pytest.raises(ValueError, match=r"no demonstration store .* say which task it shows with task="):
+            open_demonstrations(buffer, specification=SPECIFICATION, sources=sources)
+    with pytest.raises(FileNotFoundError, match="nowhere: there is nothing here"):
+        open_demonstrations(tmp_path / "nowhere", specification=SPECIFICATION, sources=SOURCES)
+
+
+def test_a_store_with_another_specification_is_refused(tmp_path):
+    path = DemonstrationStore.create(tmp_path / "ours", SPECIFICATION).path
+    other = Specification(SPECIFICATION.observations, Stream("action", (3,)), control_dt=0.05)
+    with pytest.raises(ValueError, match=r"ours: .*action: shape is \(2,\) on one side .*; control_dt is 0.1 s"):
+        open_demonstrations(path, specification=other)
+
+
+# --- the published Push-T demonstrations
+
+
+@pytest.fixture(scope="module")
+def pusht():
+    if "RECEDE_PUSHT_STORE" not in os.environ:
+        pytest.skip("RECEDE_PUSHT_STORE does not name the published store pusht_cchi_v7_replay.zarr")
+    specification = Specification((Stream("state", (5,)),), Stream("action", (2,), units="px"), control_dt=0.1)
+    sources = {"state": ("state", lambda rows: rows), "action": ("action", lambda rows: rows)}
+    return ReplayBuffer(Path(os.environ["RECEDE_PUSHT_STORE"]), specification, sources)
+
+
+def digest(rows):
+    return hashlib.sha256(np.ascontiguousarray(rows)).hexdigest()
+
+
+def test_pusht_has_the_published_episodes(pusht):
+    assert (len(pusht), pusht.num_steps) == (206, 25_650)
+    assert pusht.keys == ["action", "img", "keypoint", "n_contacts", "state"]
+    assert digest(pusht.episode_ends) == "82db02e667c59a83fedb211ab9b84182591b75009df1385210d5235197f93d72"
+    assert digest(pusht.read("state")) == "dcdc539bfdba9fc01cba8d2fe91cc580539ec046a88b0ffbe91be5511948d4dc"
+    assert digest(pusht.read("action")) == "6691b085749144b8db1aede97a80fb380afd08953fcd03660b441d0ffe9d6a8f"
+
+
+@pytest.mark.slow
+def test_pusht_has_the_published_images(pusht):
+    hashed = hashlib.sha256()
+    for start in range(0, pusht.num_steps, 1610):  # 10 chunks, 180 MB
+        rows = pusht.foreign_rows("img", start, min(start + 1610, pusht.num_steps))
+        hashed.update(rows.astype(np.uint8))
+    assert hashed.hexdigest() == "65dd40b1f0e3ccceb65db847224c4d85e922174c7a3e98c1cd5f3d84cb272700"
+
+
+def agent_path(start, actions):
+    """Where Push-T's agent goes, (T + 1, 2): a point that nothing pushes back, under its controller of 100 Hz.
+
+    Ten times per action, the velocity grows by 0.01 s times 100 (action - position) - 20 velocity.
+    """
+    positions, velocity = [start], np.zeros(2)
+    for action in actions:
+        position = positions[-1]
+        for _ in range(10):
+            velocity = velocity + 0.01 * (100 * (action - position) - 20 * velocity)
+            position = position + 0.01 * velocity
+        positions.append(position)
+    return np.array(positions)
+
+
+def test_pusht_states_precede_their_actions(pusht):
+    """state[t + 1] is where action[t] leads from state[t], to a thousandth of a pixel, in every episode."""
+    for index in range(len(pusht)):
+        episode = pusht.episode(index)
+        agent, action = episode["state"][:, :2].astype(float), episode["action"].astype(float)
+        np.testing.assert_allclose(agent_path(agent[0], action[:-1]), agent, atol=1e-3)
+        if index % 20 == 0:  # a shift by one step is seen at once
+            assert np.abs(agent_path(agent[0], action[1:]) - agent).max() > 1

@@ -1,0 +1,1 @@
+"""Learn: one training loop, in one place."""

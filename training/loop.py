@@ -1,0 +1,182 @@
+"""The training loop: in order, in one place, for every policy.
+
+Exact resume: everything random is a function of (seed, step), so that the weights, their average and the optimiser's
+moments are all there is to save. On a CPU with the same number of threads a resumed run is bitwise the uninterrupted one.
+
+Cost: a step costs `batch_size` x `draws` forward and backward passes; data are gathered on the device that holds them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..configs.schema import TrainConfig, describe
+from ..configs.schema import device as choose_device
+from ..datasets.formats.replay_buffer import open_demonstrations
+from ..datasets.statistics import statistics
+from ..datasets.windows import Windows, split
+from ..envs.task import Task
+from ..evaluation.evaluate import evaluate
+from ..policy.ema import EMA
+from ..policy.normalizer import Normalizer
+from .measures import Meter, action_error, metrics_writer
+from .run import Run, stop_requests
+from .state import restore, start_from, training_state
+
+VALIDATION_SEED = 50_000
+"""Episodes that choose the best policy start here: neither those of demonstrations nor those of an evaluation."""
+
+
+class Interrupted(Exception):
+    """Training was asked to stop, and has saved its state."""
+
+
+class Prepared(NamedTuple):
+    """What a training starts from; nothing is written yet."""
+
+    task: Task
+    windows: Windows
+    validation: Windows
+    policy: Any
+    device: torch.device
+    manifest: dict[str, Any]
+
+
+def train(config: TrainConfig) -> Path:
+    """Train, or go on with, the run of `config`; returns the folder of its last checkpoint.
+
+    Raises ValueError or OSError for what cannot be trained, before anything is written; FloatingPointError once the loss
+    or a gradient is not finite, keeping the last good checkpoint; Interrupted after SIGINT or SIGTERM.
+    """
+    task, windows, validation, policy, device, manifest = prepare(config)
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), betas=(config.betas[0], config.betas[1]), weight_decay=config.weight_decay, fused=True
+    )
+    ema = EMA(policy, power=config.ema_power, maximum=config.ema_maximum)
+    order = Order(len(windows), config.batch_size, config.seed)
+    generator = torch.Generator(device)
+    run = Run(Path(config.out))
+    with run.exclusive(), stop_requests() as is_stopping, metrics_writer(run, config.tensorboard) as write:
+        start = run.begin(describe(config))
+        if start:
+            restore(run.checkpoint(start), policy, ema, optimizer)
+        meter = Meter(device)
+        bar = tqdm(range(start, config.steps), initial=start, total=config.steps, desc="train", unit="step")
+        for step in bar:
+            began = time.perf_counter()
+            batch = windows.batch(order.indices(step))
+            generator.manual_seed(mix(config.seed, 1, step))
+            size = (config.draws, len(batch.action))
+            noise = torch.randn(*size, *batch.action.shape[1:], generator=generator, device=device)
+            level = torch.rand(size, generator=generator, device=device)
+            gathered = time.perf_counter()
+
+            rate = learning_rate(step, config)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            error = policy.loss(batch.observation, batch.action, noise, level)  # (K, B, Tp)
+            loss = error[:, ~batch.is_padding].mean() if config.mask_padding else error.mean()
+            optimizer.zero_grad()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.gradient_clip)
+            optimizer.step()
+            ema.update(policy, step + 1)
+            meter.add(loss.detach(), norm, data_s=gathered - began, update_s=time.perf_counter() - gathered)
+
+            done = step + 1
+            is_last = done == config.steps
+            is_evaluated = config.evaluate_every > 0 and (is_last or done % config.evaluate_every == 0)
+            is_saved = is_last or is_evaluated or is_stopping() or done % config.save_every == 0
+            if (is_saved or done % config.log_every == 0) and not meter.is_finite():
+                raise FloatingPointError(
+                    f"the loss or a gradient was not finite before step {done}: {run.folder} keeps its last checkpoint, "
+                    f"of step {max(run.steps, default=0)}; look at the data with `recede inspect`, or lower learning_rate"
+                )
+            if is_last or done % config.log_every == 0:
+                write(step=done, learning_rate=rate, **meter.drain())
+                bar.set_postfix(loss=f"{run.last_loss:.4f}")
+            if len(validation) and (is_last or done % config.validate_every == 0):
+                write(step=done, action_error=action_error(ema.module, validation, seed=config.seed))
+            if is_evaluated:
+                found = evaluate(
+                    ema.module, task, episodes=config.evaluate_episodes, first_seed=VALIDATION_SEED, device=device
+                )
+                write(step=done, mean_score=found.mean_score, success_rate=found.success_rate)
+            if is_saved:
+                state = training_state(policy, optimizer)
+                run.save(done, weights=ema.module.state_dict(), training=state, manifest=manifest)
+            if is_stopping() and not is_last:
+                raise Interrupted(f"stopped and saved after step {done} of {config.steps}: the same command goes on")
+    return run.checkpoint(config.steps)
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Open and check everything that `config` names, and build the untrained policy."""
+    task, horizons, device = config.task.build(), config.horizons.build(), choose_device(config.device)
+    demonstrations = open_demonstrations(Path(config.dataset), specification=task.specification, sources=task.sources)
+    specification = demonstrations.specification
+    differences = specification.differences(task.specification)
+    if differences:
+        raise ValueError(
+            f"the specification of {config.dataset} must be that of task {task.name!r}: {'; '.join(differences)}"
+        )
+    episodes, held_out = split(len(demonstrations.episode_ends), held_out=config.held_out, seed=config.seed)
+    windows = Windows(demonstrations, horizons, device=device)
+    if not len(windows.of(episodes)):
+        raise ValueError(f"{config.dataset}: no episode has the {horizons.action} steps of the action horizon")
+    ranges = {stream.name: statistics(demonstrations, stream.name, episodes) for stream in specification.streams}
+    normalizer = Normalizer(specification, {name: (found.low, found.high) for name, found in ranges.items()})
+    torch.manual_seed(config.seed)  # of the initial weights
+    policy: Any = config.policy.build(specification, horizons, normalizer)
+    if config.init_from is not None:
+        start_from(policy, Path(config.init_from))
+    manifest = {
+        "specification": specification,
+        "horizons": horizons,
+        "policy": describe(config.policy),
+        "task": task.name,
+        "dataset": config.dataset,
+        "held_out_episodes": held_out,
+        "seed": config.seed,
+    }
+    return Prepared(task, windows.of(episodes), windows.of(held_out), policy.to(device), device, manifest)
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """A linear rise over `warmup` steps, then half a cosine down to 0 at the last step."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(config.steps - config.warmup, 1)
+    return config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+def mix(*numbers: int) -> int:
+    """A well-spread 63-bit seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class Order:
+    """Which windows each step trains on: a fresh permutation an epoch, a function of (seed, step) alone.
+
+    The windows that do not fill the last batch of an epoch are left to later epochs.
+    """
+
+    def __init__(self, num_windows: int, batch_size: int, seed: int) -> None:
+        self.batch_size, self.seed = min(batch_size, num_windows), seed
+        self.num_windows, self.num_batches = num_windows, num_windows // self.batch_size
+        self._epoch, self._permutation = -1, torch.empty(0)
+
+    def indices(self, step: int) -> torch.Tensor:
+        """The windows of one batch."""
+        epoch, batch = divmod(step, self.num_batches)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(mix(self.seed, 0, epoch))
+            self._epoch, self._permutation = epoch, torch.randperm(self.num_windows, generator=generator)
+        return self._permutation[batch * self.batch_size : (batch + 1) * self.batch_size]

@@ -1,0 +1,81 @@
+"""What is measured while training: the loss, where the time goes, and the error of held-out actions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..datasets.windows import Windows
+from ..policy.interface import Policy
+from .run import Run
+
+
+class Meter:
+    """Means of the loss and the gradient's norm since they were last drained, kept on the device to avoid waiting for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._sums = torch.zeros(2, device=device)
+        self._count = 0
+        self._seconds: dict[str, float] = {}
+
+    def add(self, loss: Tensor, gradient_norm: Tensor, **seconds: float) -> None:
+        """Take one step."""
+        self._sums += torch.stack([loss, gradient_norm])
+        self._count += 1
+        for name, taken in seconds.items():
+            self._seconds[name] = self._seconds.get(name, 0.0) + taken
+
+    def is_finite(self) -> bool:
+        """Whether every loss and gradient was; waits for the device."""
+        return bool(self._sums.isfinite().all())
+
+    def drain(self) -> dict[str, float]:
+        """Mean loss and gradient norm, and seconds in all; then start anew."""
+        loss, norm = (self._sums / self._count).tolist()
+        measured = {"loss": loss, "gradient_norm": norm, **self._seconds}
+        self._sums.zero_()
+        self._count, self._seconds = 0, {}
+        return measured
+
+
+@torch.no_grad()
+def action_error(policy: Policy, windows: Windows, *, seed: int, most: int = 512) -> float:
+    """How far predicted actions are from the demonstrated ones, on at most `most` windows spread evenly.
+
+    The mean absolute difference over the executed steps, as a share of each dimension's range in the training data. It
+    does not fall to zero: a demonstrator who might do either of two things does one of them.
+    """
+    batch = windows.batch(torch.linspace(0, len(windows) - 1, min(most, len(windows))).long())
+    draws, *shape = policy.noise_shape
+    noise = torch.randn(draws, len(batch.action), *shape, generator=torch.Generator().manual_seed(seed))
+    predicted = policy.predict(batch.observation, noise.to(batch.action.device))
+    normalise = policy.normalizer.action
+    error = (normalise(predicted) - normalise(batch.action)).abs()[:, policy.horizons.executed]
+    return error.mean().item() / 2  # the range is [-1, 1]
+
+
+@contextmanager
+def metrics_writer(run: Run, tensorboard: bool) -> Iterator[Callable[..., None]]:
+    """A function that writes measurements, `write(step=..., loss=..., ...)`, to the run's JSON lines, and to TensorBoard on request.
+
+    Raises ValueError where TensorBoard is asked for and not installed.
+    """
+    if not tensorboard:
+        yield run.log
+        return
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise ValueError("tensorboard=true needs TensorBoard: pip install 'recede[tensorboard]'") from None
+    with SummaryWriter(str(run.folder / "tensorboard")) as board:
+
+        def write(*, step: int, **values: Any) -> None:
+            run.log(step=step, **values)
+            for name, value in values.items():
+                board.add_scalar(name, value, step)
+
+        yield write

@@ -1,0 +1,146 @@
+"""A run folder: its configuration, its metrics, and checkpoints that a killed training goes on from.
+
+    run/
+      config.json               what was asked for; a resumed training must ask for the same
+      metrics.jsonl             one line for each time something was measured
+      checkpoints/00002000/     policy.json, policy.safetensors (the averaged weights: what is evaluated and deployed),
+                                training.json, training.safetensors (what else is needed to go on)
+
+Only the last and the best checkpoint are kept. A checkpoint appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from ..policy import checkpoint
+
+
+class Run:
+    """One run folder. Steps are counted in updates that are done."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.metrics = folder / "metrics.jsonl"
+        self.last_loss = float("nan")
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints, ascending."""
+        return checkpoint.steps(self.folder)
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of the checkpoint after `step` updates."""
+        return checkpoint.of_step(self.folder, step)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the folder against a second training. Raises ValueError where one is under way."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"{self.folder} is being trained by another process: wait for it, or use another out=") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def begin(self, config: dict[str, Any]) -> int:
+        """Start or resume; returns the step to go on from.
+
+        Raises ValueError, naming what differs, where the folder holds a run of another configuration.
+        """
+        for leftover in self.folder.rglob(".*.partial"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        path = self.folder / "config.json"
+        before = checkpoint.read_json(path) if path.exists() else config
+        differing = [
+            f"{key} was {before.get(key)!r} and is {config.get(key)!r}"
+            for key in sorted(before.keys() | config.keys())
+            if before.get(key) != config.get(key)
+        ]
+        if differing:
+            raise ValueError(
+                f"{self.folder} holds a run of another configuration ({'; '.join(differing)}): "
+                f"repeat its command to resume it, or choose another out="
+            )
+        checkpoint.write_json(path, config)
+        start = max(self.steps, default=0)
+        self._forget_after(start)
+        return start
+
+    def save(
+        self, step: int, *, weights: Mapping[str, Tensor], training: Mapping[str, Tensor], manifest: Mapping[str, Any]
+    ) -> Path:
+        """Write the checkpoint after `step` updates and drop what is neither last nor best.
+
+        weights: of the averaged policy. training: what else a resumed training needs. manifest: see `checkpoint.save`.
+        """
+        path = self.checkpoint(step)
+        with checkpoint.whole_folder(path) as folder:
+            checkpoint.save(folder, weights, step=step, **manifest)
+            digest = checkpoint.write_tensors(folder / "training.safetensors", training)
+            state = {"step": step, "threads": torch.get_num_threads(), "training_sha256": digest}
+            checkpoint.write_json(folder / "training.json", state)
+        self.prune()
+        return path
+
+    def prune(self) -> None:
+        """Remove every checkpoint but the last and the best."""
+        kept = {self.steps[-1], checkpoint.best(self.folder)}
+        for step in set(self.steps) - kept:
+            shutil.rmtree(self.checkpoint(step))
+
+    def log(self, **entry: Any) -> None:
+        """Append one line to the metrics."""
+        self.last_loss = entry.get("loss", self.last_loss)
+        with self.metrics.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Every line of the metrics so far; a last line that was cut short is left out."""
+        lines = self.metrics.read_text().splitlines(keepends=True) if self.metrics.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def _forget_after(self, step: int) -> None:
+        """Drop what was measured after `step`, because a resumed training measures it again."""
+        kept = [entry for entry in self.read_metrics() if entry["step"] <= step]
+        self.metrics.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """A function that says whether SIGINT or SIGTERM has come, so that the state is saved between two steps.
+
+    A second signal ends the process at once, as usual.
+    """
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield asked.is_set
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: object) -> None:
+        asked.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

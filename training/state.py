@@ -1,0 +1,65 @@
+"""The state of a training beside the averaged policy: weights and the optimiser's moments, as safetensors."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..policy import checkpoint
+from ..policy.ema import EMA
+
+
+def training_state(policy: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Everything that `restore` needs, by name."""
+    state = {f"policy.{name}": tensor for name, tensor in policy.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        state |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+    return state
+
+
+def restore(folder: Path, policy: nn.Module, ema: EMA[Any], optimizer: torch.optim.Optimizer) -> None:
+    """Set everything to what it was when the checkpoint was saved.
+
+    Warns where the number of CPU threads differs from then: sums are then rounded differently.
+    """
+    note = checkpoint.read_json(folder / "training.json")
+    if note["threads"] != torch.get_num_threads() and next(policy.parameters()).device.type == "cpu":
+        warnings.warn(
+            f"resuming with {torch.get_num_threads()} threads what was begun with {note['threads']}: the result is as "
+            f"good, but not bitwise that of an uninterrupted run (set OMP_NUM_THREADS={note['threads']} for that)",
+            stacklevel=2,
+        )
+    state = checkpoint.read_tensors(folder / "training.safetensors", note["training_sha256"])
+    policy.load_state_dict(_under("policy", state))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _under("optimizer", state).items():
+        index, key = name.split(".")
+        moments.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+    ema.module.load_state_dict(checkpoint.load(folder)[1])
+
+
+def start_from(policy: nn.Module, folder: Path) -> None:
+    """Begin with the averaged weights of another run, but with our own normalizer.
+
+    Raises ValueError unless its network has the same weights, by name and shape.
+    """
+    manifest, weights = checkpoint.load(checkpoint.find(folder))
+    wanted = {name: tensor for name, tensor in policy.state_dict().items() if not name.startswith("normalizer.")}
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith("normalizer.")}
+    differing = sorted(wanted.keys() ^ weights.keys())
+    differing += [name for name in wanted.keys() & weights.keys() if wanted[name].shape != weights[name].shape]
+    if differing:
+        raise ValueError(
+            f"init_from={folder} must hold the weights of the same policy, but {len(differing)} differ, such as "
+            f"{differing[:3]}: use the configuration it was trained with, {manifest['policy']}"
+        )
+    policy.load_state_dict(weights, strict=False)
+
+
+def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix + "."): tensor for name, tensor in state.items() if name.startswith(prefix + ".")}
