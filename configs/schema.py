@@ -250,13 +250,13 @@ def device(name: str) -> torch.device:
 class EvaluateConfig:
     """Measure a policy in closed loop.
 
-    policy: a run folder or a checkpoint folder; checkpoint: which of a run's, "last" or "best". episodes: how many, on
+    run: a run folder or a checkpoint folder; checkpoint: which of a run's, "last" or "best". episodes: how many, on
     the seeds from `first_seed` on. seed: of the policy's noise. workers: processes that step environments.
     parallel: episodes under way at once. videos: episodes to film. out: the folder of the results; beside the policy
     where it is not given.
     """
 
-    policy: str
+    run: str
     checkpoint: str = "last"
     episodes: int = 50
     first_seed: int = 100_000
@@ -321,22 +321,18 @@ class TrainConfig:
 
 @dataclass(kw_only=True)
 class CollectConfig:
-    """Record a task's scripted expert into a store: `episodes` successes, on the seeds from `first_seed` on.
+    """Record a task's scripted expert into the store `out`: `episodes` successes, on the seeds from `first_seed` on.
 
-    action_noise: standard deviation of what is added to the executed actions but not to the recorded ones, as a share
-    of each action's limits, so that the demonstrations show how to come back. Failures go to a store beside `out`.
+    Failures of the expert go to a store beside it. The same command goes on after an interruption.
     """
 
     task: TaskConfig
     out: str
     episodes: int = 100
     first_seed: int = 0
-    action_noise: float = 0.0
 
     def __post_init__(self) -> None:
         positive(self, "episodes")
-        if self.action_noise < 0:
-            raise ValueError(f"action_noise must be at least 0, got {self.action_noise}")
 
 
 @dataclass(kw_only=True)
@@ -359,10 +355,11 @@ class InspectConfig:
 
 @dataclass(kw_only=True)
 class DownloadConfig:
-    """Fetch published demonstrations; `name` says which."""
+    """Fetch published demonstrations; `name` says which. out: the store's folder. url: of a mirror."""
 
     name: str
     out: str | None = None
+    url: str | None = None
 
 
 @dataclass(kw_only=True)
@@ -400,6 +397,22 @@ RUNS = {
     "train": TrainConfig,
 }
 """Command -> its configuration."""
+
+
+def register() -> None:
+    """Store the table in Hydra's ConfigStore; `configs/*.yaml` choose from it."""
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import MISSING
+
+    store = ConfigStore.instance()
+    for command, config in RUNS.items():
+        store.store(group="schema", name=command, node=config)
+    for slot, options in CHOICES.items():
+        inner = {path.removeprefix(f"{slot}/") for path in CHOICES if path.startswith(f"{slot}/")}
+        for name, option in options.items():
+            slots = {each: MISSING for each in inner if each in getattr(option, "__dataclass_fields__", {})}
+            # What has slots of its own is chosen by a YAML file of its name, which lists their defaults.
+            store.store(group="schema" if slots else slot, name=name, node=option(**slots) if slots else option)
 
 
 def describe(config: Any) -> Any:

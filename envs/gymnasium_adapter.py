@@ -75,7 +75,7 @@ class GymnasiumAdapter(gymnasium.Env[Any, Any]):
         pixels: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
     ) -> None:
         self.env, self.specification, self.max_steps = env, specification, max_steps
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / specification.control_dt)}
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 1 / specification.control_dt}
         self.render_mode = env.render_mode
         self.observation_space = gymnasium.spaces.Dict({s.name: box(s) for s in specification.observations})
         self.action_space = self._action_box = box(specification.action)

@@ -1,17 +1,19 @@
 """The embedded task: a gantry gripper carries a cube round a wall into a marked target, either way round.
 
 The wall stands across the straight way and is too tall for the gripper to lift anything over it. Both ways round it
-are equally long, so demonstrations that take either are multimodal, and the mean of the two meets the wall.
+are equally long, so demonstrations that take either are multimodal, and the mean of the two meets the wall. The scene
+is `pick_place.xml`: x points from the start side (x < 0) across the wall (x = 0), y along the wall, z up.
 """
 
 from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import importlib
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -19,30 +21,32 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..specification import Specification, Stream
 from .experts import PickPlaceExpert
+from .gymnasium_adapter import box
 from .task import Observation, Task
 
 
-def _offscreen_backend() -> str:
-    """MuJoCo looks for its renderer while it is imported, and the import fails where a named one cannot be loaded."""
-    try:
-        ctypes.CDLL(ctypes.util.find_library("EGL") or "libEGL.so.1")
-    except OSError:
-        return "disable"
-    return "egl"
+def _import_mujoco() -> Any:
+    """MuJoCo loads its renderer's library while it is imported, and the import fails where a named one is missing."""
+    if sys.platform == "linux" and "MUJOCO_GL" not in os.environ:
+        try:
+            ctypes.CDLL(ctypes.util.find_library("EGL") or "libEGL.so.1")
+        except OSError:
+            os.environ["MUJOCO_GL"] = "disable"
+        else:
+            os.environ["MUJOCO_GL"] = "egl"
+    return importlib.import_module("mujoco")
 
 
-if sys.platform == "linux" and "MUJOCO_GL" not in os.environ:
-    os.environ["MUJOCO_GL"] = _offscreen_backend()
-
-import mujoco  # noqa: E402  (after the choice of its renderer)
+mujoco = _import_mujoco()
 
 CUBE_HALF = 0.02
 TARGET_TOLERANCE = 0.02
-"""Metres from the target's centre within which the whole cube lies on the mark (radius 0.05), whatever its yaw."""
+"""Metres from the target's centre within which the whole cube lies on the mark (of radius 0.05), whatever its yaw."""
 WITHDRAWN = 0.06
 """Height (m) of the gripper from which its fingertips clear a cube that lies on the table, by nearly a centimetre."""
 WALL_CORNER = 0.14
 """|y| (m) at which the centre of the cube clears either end of the wall."""
+MAX_STEPS = 200
 
 SPECIFICATION = Specification(
     observations=(
@@ -74,123 +78,128 @@ SPECIFICATION = Specification(
     ),
     control_dt=0.1,
 )
-"""`gripper` is the point between the fingertips; a cube repeats every 90 degrees, so its yaw is given as the cosine and
-sine of four times the angle; the action is the gripper state to move to."""
-
-MAX_STEPS = 200
+"""`gripper` is the point between the fingertips, their yaw, and the distance between them; the action is the gripper
+state to move to. A cube looks the same every 90 degrees, so its yaw is given as cosine and sine of four times it."""
 
 
 def remaining_way(cube: NDArray[np.floating[Any]], target: NDArray[np.floating[Any]]) -> float:
-    """Metres of the shortest way from `cube` (x, y) to `target` (x, y) on the table, round the wall where it stands between.
+    """Metres of the shortest way from `cube` (x, y) to `target` (x, y), round the wall where it stands between them.
 
-    >>> remaining_way(np.array([0.1, 0.0]), np.array([0.2, 0.0]))
+    >>> round(remaining_way(np.array([0.1, 0.0]), np.array([0.2, 0.0])), 3)
     0.1
-    >>> float(np.round(remaining_way(np.array([-0.2, 0.0]), np.array([0.2, 0.0])), 3))  # 0.4 through the wall
+    >>> round(remaining_way(np.array([-0.2, 0.0]), np.array([0.2, 0.0])), 3)  # the wall stands across 0.4 m
     0.488
     """
-    straight = float(np.linalg.norm(target - cube))
+    straight = float(np.hypot(*(target - cube)))
     if cube[0] * target[0] >= 0:
         return straight
     crossing = cube[1] + (target[1] - cube[1]) * cube[0] / (cube[0] - target[0])
     if abs(crossing) >= WALL_CORNER:
         return straight
     corners = np.array([[0.0, WALL_CORNER], [0.0, -WALL_CORNER]])
-    ways = np.linalg.norm(corners - cube, axis=1) + np.linalg.norm(corners - target, axis=1)
-    return float(ways.min())
+    return float(min(np.hypot(*(corner - cube)) + np.hypot(*(corner - target)) for corner in corners))
 
 
-class PickPlace(gymnasium.Env[dict[str, NDArray[np.float32]], NDArray[np.float32]]):
+class PickPlace(gymnasium.Env[Any, Any]):
     """Carry the cube round the wall and release it on the target.
 
     Success: the centre of the cube is within 2 cm of the target's (the whole cube on the mark), it rests on the table,
-    and the gripper has withdrawn above it. Score: 1 on success, else 0.9 times the share of the shortest way (`remaining_way`) that
-    the cube has come since the reset. Reward: the increase of the score, so that rewards add up to the last score.
+    and the gripper has withdrawn above it. Score: 1 on success, else 0.9 times the share of the shortest way round the
+    wall (`remaining_way`) that the cube has come since the reset. Reward: the increase of the score, so that the
+    rewards of an episode add up to its last score.
 
-    An episode starts with the cube and the open gripper on the start side of the wall, all drawn from the seed, or
-    with `options={"state": observation}` in an observed state.
+    An episode starts with the cube and the open gripper on the start side of the wall and the target behind it, all
+    drawn from the seed; or with `options={"state": observation}` at rest in an observed state.
 
     render_mode: None or "rgb_array". render_size: pixels of a side of the square image.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012  (gymnasium's)
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        "render_modes": ["rgb_array"],
+        "render_fps": round(1 / SPECIFICATION.control_dt),
+    }
 
     def __init__(self, render_mode: str | None = None, *, render_size: int = 480) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-        self.render_mode = render_mode
-        self.render_size = render_size
-        self.observation_space = gymnasium.spaces.Dict({s.name: _box(s) for s in SPECIFICATION.observations})
-        self.action_space = _box(SPECIFICATION.action)
+        self.render_mode, self.render_size = render_mode, render_size
+        self._limits = {stream.name: box(stream) for stream in SPECIFICATION.streams}
+        self.action_space = self._limits["action"]
+        self.observation_space = gymnasium.spaces.Dict(
+            {s.name: self._limits[s.name] for s in SPECIFICATION.observations}
+        )
         self._model = mujoco.MjModel.from_xml_path(str(Path(__file__).with_suffix(".xml")))
         self._model.vis.global_.offwidth = self._model.vis.global_.offheight = render_size
         self._data = mujoco.MjData(self._model)
         self._substeps = round(SPECIFICATION.control_dt / self._model.opt.timestep)
         joints = ("x", "y", "z", "yaw", "left_finger", "right_finger")
         self._axes = np.array([self._model.joint(name).qposadr[0] for name in joints])
-        self._cube = int(self._model.joint("cube").qposadr[0])
-        self._cube_dof = int(self._model.joint("cube").dofadr[0])
+        self._cube = self._model.joint("cube").qposadr[0] + np.arange(7)  # position, quaternion w-x-y-z
+        self._cube_velocity = self._model.joint("cube").dofadr[0] + np.arange(6)  # linear, angular
         self._renderer: Any = None
-        self._steps = 0
-        self._whole_way = 0.0  # until the first reset
-        self._score = 0.0
+        self._steps, self._score = 0, 0.0
+        self._whole_way: float | None = None  # until the first reset
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
-        """Start an episode. options: `{"state": observation}` starts from an observation instead of a random draw."""
+        """Start an episode; see the class for `options`.
+
+        Raises ValueError for an unknown option or a state that lacks a stream.
+        """
         super().reset(seed=seed)
-        unknown = set(options or {}) - {"state"}
-        if unknown:
+        options = options or {}
+        if unknown := options.keys() - {"state"}:
             raise ValueError(f"reset knows the option 'state' only, got {sorted(unknown)}")
-        self._set_state(options["state"] if options else self._draw())
-        self._steps, self._score = 0, 0.0
+        self._set_state(options["state"] if "state" in options else self._draw())
         observation = self._observe()
         self._whole_way = max(remaining_way(observation["cube"][:2], observation["target"]), 1e-6)
-        return observation, self._info(observation)
+        info = self._info(observation, self._whole_way)
+        self._steps, self._score = 0, info["score"]
+        return observation, info
 
     def step(self, action: ArrayLike) -> tuple[dict[str, NDArray[np.float32]], float, bool, bool, dict[str, Any]]:
-        """Move towards `action` for one control step; see `SPECIFICATION.action`, to whose limits it is clipped.
+        """Move towards `action` (5,), clipped to the limits of `SPECIFICATION.action`, for one control step.
 
-        Raises ValueError for an action that is no finite vector of 5, FloatingPointError where the physics diverge,
-        and gymnasium's ResetNeeded before the first reset.
+        Raises ValueError for an action of another shape or with NaN or infinity, FloatingPointError where the physics
+        diverge, and gymnasium's ResetNeeded before the first reset.
         """
-        target = np.asarray(action, dtype=np.float64)
-        if target.shape != self.action_space.shape or not np.isfinite(target).all():
-            raise ValueError(f"an action must hold 5 finite numbers (x, y, z, yaw, opening), got {action!r}")
-        if not self._whole_way:
-            raise gymnasium.error.ResetNeeded("call reset() before the first step()")
-        self._data.ctrl[:] = np.clip(target, self.action_space.low, self.action_space.high)
+        if self._whole_way is None:
+            raise gymnasium.error.ResetNeeded("reset the environment before its first step")
+        limits = self._limits["action"]
+        action = np.asarray(action, dtype=limits.dtype)
+        if action.shape != limits.shape or not np.isfinite(action).all():
+            raise ValueError(f"an action must be 5 finite numbers (x, y, z, yaw, opening), got {action}")
+        self._data.ctrl[:] = np.clip(action, limits.low, limits.high)
         mujoco.mj_step(self._model, self._data, nstep=self._substeps)
-        self._check_physics()
         self._steps += 1
-        previous, observation = self._score, self._observe()
-        info = self._info(observation)
-        self._score = info["score"]
+        self._check_physics()
+        observation = self._observe()
+        info = self._info(observation, self._whole_way)
+        reward, self._score = info["score"] - self._score, info["score"]
         truncated = self._steps >= MAX_STEPS and not info["success"]
-        return observation, self._score - previous, info["success"], truncated, info
+        return observation, reward, info["success"], truncated, info
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> Any:
         """The scene as a (H, W, 3) uint8 image, or None without a render mode.
 
-        Raises OSError where no off-screen renderer can be opened; everything else works without one.
+        Raises OSError where nothing can be rendered for want of EGL; everything else works without it.
         """
         if self.render_mode is None:
             return None
         if self._renderer is None:
-            self._renderer = self._open_renderer()
+            self._renderer = _open_renderer(self._model, self.render_size)
         self._renderer.update_scene(self._data, camera="scene")
         return self._renderer.render()
 
     def pixels(self, actions: ArrayLike) -> NDArray[np.float64]:
-        """Where in the image the positions of `actions` (T, >= 3) lie: (T, 2) columns and rows, from the top left corner."""
+        """Where in the image the positions of `actions` (T, 5) lie: (T, 2) columns and rows."""
         camera = self._model.camera("scene")
-        matrix = np.empty(9)
-        mujoco.mju_quat2Mat(matrix, camera.quat)
-        x, y, z = ((np.asarray(actions, dtype=np.float64)[:, :3] - camera.pos) @ matrix.reshape(3, 3)).T
-        focal = (
-            0.5 * self.render_size / np.tan(np.deg2rad(float(camera.fovy[0])) / 2)
-        )  # pixels; the camera looks along -z
-        return self.render_size / 2 + focal * np.stack([x, -y], axis=1) / -z[:, None]
+        axes = np.empty(9)
+        mujoco.mju_quat2Mat(axes, camera.quat)
+        right, up, behind = ((np.asarray(actions, np.float64)[:, :3] - camera.pos) @ axes.reshape(3, 3)).T
+        focal = self.render_size / 2 / np.tan(np.deg2rad(camera.fovy[0]) / 2)
+        return self.render_size / 2 + focal * np.stack([right, -up], axis=1) / -behind[:, None]
 
     def close(self) -> None:
         """Free the renderer; a later `render` opens another."""
@@ -199,84 +208,70 @@ class PickPlace(gymnasium.Env[dict[str, NDArray[np.float32]], NDArray[np.float32
         self._renderer = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_renderer": None}  # a graphics context belongs to one process
+        return {**self.__dict__, "_renderer": None}  # a graphics context belongs to one object in one process
 
     def _draw(self) -> dict[str, NDArray[np.float64]]:
         random = self.np_random
         gripper = random.uniform((-0.16, -0.03, 0.07, -0.2, 0.06), (-0.12, 0.03, 0.085, 0.2, 0.08))
+        # Within 35 degrees of the axes, so that which faces to grasp is never in doubt.
         x, y, yaw = random.uniform((-0.22, -0.05, -0.6), (-0.17, 0.05, 0.6))
         target = random.uniform((0.14, -0.03), (0.2, 0.03))
-        return {
-            "gripper": gripper,
-            "cube": np.array([x, y, CUBE_HALF, np.cos(4 * yaw), np.sin(4 * yaw)]),
-            "target": target,
-        }
+        cube = np.array([x, y, CUBE_HALF, np.cos(4 * yaw), np.sin(4 * yaw)])
+        return {"gripper": gripper, "cube": cube, "target": target}
 
     def _set_state(self, state: Observation) -> None:
-        missing = self.observation_space.spaces.keys() - state.keys()
-        if missing:
-            raise ValueError(f"a state must hold every observation stream, this one lacks {sorted(missing)}")
-        gripper, cube, target = (np.asarray(state[name], dtype=np.float64) for name in ("gripper", "cube", "target"))
-        mujoco.mj_resetData(self._model, self._data)
+        names = [stream.name for stream in SPECIFICATION.observations]
+        if missing := [name for name in names if name not in state]:
+            raise ValueError(f"a state must hold every observation stream, this one lacks {missing}")
+        gripper, cube, target = (np.asarray(state[name], dtype=np.float64) for name in names)
         half_yaw = np.arctan2(cube[4], cube[3]) / 8
-        self._data.qpos[self._cube : self._cube + 7] = (*cube[:3], np.cos(half_yaw), 0.0, 0.0, np.sin(half_yaw))
-        self._data.qpos[self._axes] = (*gripper[:4], gripper[4] / 2, gripper[4] / 2)
+        mujoco.mj_resetData(self._model, self._data)
+        self._data.qpos[self._axes] = [*gripper[:4], gripper[4] / 2, gripper[4] / 2]
+        self._data.qpos[self._cube] = [*cube[:3], np.cos(half_yaw), 0.0, 0.0, np.sin(half_yaw)]
         self._data.ctrl[:] = gripper
         self._data.mocap_pos[0, :2] = target
         mujoco.mj_forward(self._model, self._data)
 
     def _observe(self) -> dict[str, NDArray[np.float32]]:
-        axes = self._data.qpos[self._axes]
-        cube = self._data.qpos[self._cube : self._cube + 7]
-        w, x, y, z = cube[3:]
+        *gripper, left, right = self._data.qpos[self._axes]
+        *position, w, x, y, z = self._data.qpos[self._cube]
         yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
         values = {
-            "gripper": [*axes[:4], axes[4] + axes[5]],
-            "cube": [*cube[:3], np.cos(4 * yaw), np.sin(4 * yaw)],
+            "gripper": [*gripper, left + right],
+            "cube": [*position, np.cos(4 * yaw), np.sin(4 * yaw)],
             "target": self._data.mocap_pos[0, :2],
         }
-        spaces = self.observation_space.spaces
-        return {
-            name: np.clip(np.asarray(value, dtype=np.float32), spaces[name].low, spaces[name].high)
-            for name, value in values.items()
-        }
+        limits = self._limits
+        return {n: np.clip(np.array(v, np.float32), limits[n].low, limits[n].high) for n, v in values.items()}
 
-    def _info(self, observation: Observation) -> dict[str, Any]:
+    def _info(self, observation: Observation, whole_way: float) -> dict[str, Any]:
         gripper, cube, target = (observation[name] for name in ("gripper", "cube", "target"))
-        is_on_mark = np.linalg.norm(cube[:2] - target) <= TARGET_TOLERANCE
+        is_on_mark = np.hypot(*(cube[:2] - target)) <= TARGET_TOLERANCE
         success = bool(is_on_mark and gripper[2] >= WITHDRAWN and self._is_at_rest(float(cube[2])))
-        way = remaining_way(cube[:2], target)
-        score = 1.0 if success else 0.9 * float(np.clip(1 - way / self._whole_way, 0.0, 1.0))
-        return {"success": success, "score": score}
+        progress = np.clip(1 - remaining_way(cube[:2], target) / whole_way, 0.0, 1.0)
+        return {"success": success, "score": 1.0 if success else 0.9 * float(progress)}
 
     def _is_at_rest(self, height: float) -> bool:
-        velocity = self._data.qvel[self._cube_dof : self._cube_dof + 6]
-        is_still = np.linalg.norm(velocity[:3]) < 0.01 and np.linalg.norm(velocity[3:]) < 0.5  # m/s, rad/s
+        velocity = self._data.qvel[self._cube_velocity]
+        is_still = np.abs(velocity[:3]).max() < 0.01 and np.abs(velocity[3:]).max() < 0.5  # m/s, rad/s
         return bool(abs(height - CUBE_HALF) < 0.003 and is_still)
 
     def _check_physics(self) -> None:
-        # MuJoCo answers divergence by resetting the simulation, and only this counter tells.
+        # MuJoCo answers divergence by silently resetting the simulation; only these counters tell.
         counts = self._data.warning.number
         if counts.any():
-            raised = [mujoco.mjtWarning(i).name for i in np.flatnonzero(counts)]
-            raise FloatingPointError(
-                f"the simulation diverged at step {self._steps} ({', '.join(raised)}): this episode is void, reset the "
-                f"environment"
-            )
-
-    def _open_renderer(self) -> Any:
-        try:
-            return mujoco.Renderer(self._model, self.render_size, self.render_size)
-        except Exception as error:  # every backend fails in its own way
-            raise OSError(
-                f"rendering needs EGL, which could not be opened ({error}): install the Debian packages libegl1 and "
-                f"libgl1-mesa-dri (apt-get install libegl1 libgl1-mesa-dri)"
-            ) from error
+            raised = ", ".join(mujoco.mjtWarning(int(index)).name for index in np.flatnonzero(counts))
+            raise FloatingPointError(f"the simulation failed at step {self._steps} ({raised}): reset the environment")
 
 
-def _box(stream: Stream) -> gymnasium.spaces.Box:
-    dtype: Any = np.dtype(stream.dtype)
-    return gymnasium.spaces.Box(np.array(stream.low, dtype), np.array(stream.high, dtype), dtype=dtype)
+def _open_renderer(model: Any, size: int) -> Any:
+    try:
+        return mujoco.Renderer(model, size, size)
+    except Exception as error:  # each graphics library fails in a way of its own
+        raise OSError(
+            f"rendering needs EGL, which cannot be opened here ({error}): on Debian, "
+            "apt-get install libegl1 libgl1-mesa-dri"
+        ) from error
 
 
 def _restore(state: Observation) -> dict[str, Any]:

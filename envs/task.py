@@ -41,7 +41,7 @@ class Task:
     make: builds an environment; `make(render_mode="rgb_array")` one that renders.
     expert: `expert(seed)` is a scripted demonstrator of one episode, or None where there is none.
     sources: for each stream, where it is found in the replay buffers that others publish for this task.
-    restore: from an episode's first foreign rows, the `options` with which `reset` restores its initial state.
+    restore: from an episode's first observation, the `options` with which `reset` begins in that state.
     """
 
     name: str

@@ -19,7 +19,7 @@ class Replayed:
     """How far one episode came from its recording.
 
     deviations: for each observation stream, the largest absolute difference between what was observed and what was
-    recorded, in any dimension at any step, in the stream's units. success: whether it succeeded at any step.
+    recorded, in any dimension at any step, in the stream's units. success: whether it ended in success.
     num_steps: steps that were applied; fewer than `recorded_steps` where the episode ended before its recording did.
     """
 
@@ -76,16 +76,14 @@ def _replay_episode(env: gymnasium.Env[Any, Any], task: Task, demonstrations: De
     recorded = {stream.name: demonstrations.read(stream.name, start, stop) for stream in task.specification.streams}
     actions = recorded.pop("action")
     observation, info = _begin(env, task, int(demonstrations.episode_seeds[episode]), recorded)
-    success = bool(info["success"])
     observed: list[Observation] = []
     for action in actions:
         observed.append(observation)  # before the action, as it was recorded
         observation, _, terminated, truncated, info = env.step(action)
-        success = success or bool(info["success"])
         if terminated or truncated:
             break
     deviations = {name: _deviation([step[name] for step in observed], rows) for name, rows in recorded.items()}
-    return Replayed(episode, success, len(observed), len(actions), deviations)
+    return Replayed(episode, bool(info["success"]), len(observed), len(actions), deviations)
 
 
 def _deviation(observed: list[NDArray[Any]], recorded: NDArray[Any]) -> float:

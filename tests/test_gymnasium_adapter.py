@@ -47,6 +47,20 @@ def test_observations_are_those_of_the_inner_environment():
         assert reward == expected
 
 
+def test_observations_are_not_overwritten_by_the_next_step():
+    buffer = np.zeros(3, np.float32)
+
+    def reuse(raw, info):
+        buffer[:] = raw
+        return {"angle": buffer[:2], "velocity": buffer[2:]}
+
+    env = pendulum(observe=reuse)
+    first, _ = env.reset(seed=5)
+    kept = first["angle"].copy()
+    env.step([1.5])
+    np.testing.assert_array_equal(first["angle"], kept)
+
+
 def test_actions_are_clipped_to_their_limits():
     beyond, within = pendulum(), pendulum()
     beyond.reset(seed=1), within.reset(seed=1)

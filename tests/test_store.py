@@ -295,10 +295,10 @@ def test_what_an_unfinished_append_left_is_ignored_and_overwritten(recorded):
         end = 3 if key.startswith("meta") else 57
         array.resize((size, *array.shape[1:]))
         array[end:] = 5
-    (recorded / "data/action/c/6/0").write_bytes(b"half a chunk")
+    (recorded / "data/action/c/7/0").write_bytes(b"half a chunk")
     (recorded / "data/action/c/12/0").unlink()
     assert_episodes(DemonstrationStore.open(recorded), episodes)
-    episodes += [make_episode(5, 4), make_episode(6, 60)]
+    episodes += [make_episode(5, 60), make_episode(6, 4)]
     for episode in episodes[3:]:
         DemonstrationStore.open(recorded).append(episode)
     assert_episodes(DemonstrationStore.open(recorded), episodes)

@@ -34,7 +34,7 @@ VALIDATION_SEED = 50_000
 """Episodes that choose the best policy start here: neither those of demonstrations nor those of an evaluation."""
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """Training was asked to stop, and has saved its state."""
 
 

@@ -1,0 +1,17 @@
+"""`recede download`: fetch published demonstrations from their publisher."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..configs.schema import DownloadConfig
+
+
+def run(config: DownloadConfig) -> None:
+    """Fetch, check, and say what to do next."""
+    from ..datasets.download import download
+
+    path = Path(config.out or f"data/{config.name}.zarr")
+    published = download(config.name, path, url=config.url)
+    print(f"{path}: {published.source}")
+    print(f"next: recede train task={config.name} dataset={path} out=runs/{config.name}")

@@ -1,0 +1,28 @@
+"""`recede inspect`: describe a store of demonstrations in words and in a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..configs.schema import InspectConfig
+
+
+def run(config: InspectConfig) -> None:
+    """Print streams, ranges and warnings, and draw every dimension over time."""
+    from ..datasets.formats.replay_buffer import open_demonstrations
+    from ..datasets.inspection import describe, draw, warnings
+
+    task = config.task.build() if config.task is not None else None
+    demonstrations = open_demonstrations(
+        Path(config.dataset),
+        specification=task.specification if task else None,
+        sources=task.sources if task else None,
+    )
+    print("\n".join(describe(demonstrations)))
+    for warning in warnings(demonstrations):
+        print(f"warning: {warning}")
+    if len(demonstrations.episode_ends):
+        picture = Path(config.out or f"{Path(config.dataset).name.removesuffix('.zarr')}.png")
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        draw(demonstrations, picture)
+        print(f"picture: {picture}")

@@ -1,0 +1,32 @@
+"""`recede replay`: apply recorded actions in simulation and compare with the recording."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..configs.schema import ReplayConfig
+
+
+def run(config: ReplayConfig) -> None:
+    """Print how far the replayed observations are from the recorded ones."""
+    from tqdm import tqdm
+
+    from ..datasets.formats.replay_buffer import open_demonstrations
+    from ..evaluation.replay import replay
+
+    task = config.task.build()
+    demonstrations = open_demonstrations(Path(config.dataset), specification=task.specification, sources=task.sources)
+    count = len(demonstrations.episode_ends)
+    episodes = range(min(config.episodes or count, count))
+    found = list(tqdm(replay(task, demonstrations, episodes), total=len(episodes), desc="replay", unit="episode"))
+    successes = sum(each.success for each in found)
+    print(f"{len(found)} episodes replayed, {successes} of them succeed; largest deviation of each episode:")
+    for stream in task.specification.observations:
+        worst = np.array([each.deviations[stream.name] for each in found])
+        units = stream.units[0] if stream.units else ""
+        print(
+            f"  {stream.name:<20}median {np.median(worst):.2e}  90 % under {np.quantile(worst, 0.9):.2e}  "
+            f"worst {worst.max():.2e} {units} (episode {found[worst.argmax()].episode})"
+        )

@@ -1,0 +1,235 @@
+"""Every task keeps the promises of `recede.envs.task`."""
+
+import copy
+import importlib
+import pickle
+
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from recede.envs.pick_place import PICK_PLACE
+
+
+def pusht(name):
+    pytest.importorskip("gym_pusht", reason="Push-T needs the extra 'pusht'", exc_type=ImportError)
+    return getattr(importlib.import_module("recede.envs.pusht"), name)
+
+
+TASKS = {
+    "pick_place": lambda: PICK_PLACE,
+    "pusht": lambda: pusht("PUSHT"),
+    "pusht_pose": lambda: pusht("PUSHT_POSE"),
+}
+
+
+@pytest.fixture(params=TASKS)
+def task(request):
+    found = TASKS[request.param]()
+    assert found.name == request.param
+    return found
+
+
+@pytest.fixture
+def env(task):
+    made = task.make()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def camera(task):
+    made = task.make(render_mode="rgb_array")
+    made.reset(seed=0)
+    try:
+        made.render()
+    except OSError as error:
+        pytest.skip(str(error))
+    yield made
+    made.close()
+
+
+def limits(stream):
+    return np.array(stream.low, stream.dtype), np.array(stream.high, stream.dtype)
+
+
+def random_actions(task, num_steps, seed=0):
+    """A random walk within the limits: it moves things, and gentler than independent draws."""
+    low, high = limits(task.specification.action)
+    random = np.random.default_rng(seed)
+    shares = np.clip(0.5 + np.cumsum(random.normal(0, 0.08, (num_steps, len(low))), axis=0), 0, 1)
+    return (low + shares * (high - low)).astype(np.float32)
+
+
+def steps_of(env, actions):
+    """The outcomes of `actions`, as one flat list of bytes and numbers that compares bit by bit."""
+    outcomes = []
+    for action in actions:
+        observation, reward, terminated, truncated, info = env.step(action)
+        outcomes += [(name, value.tobytes()) for name, value in observation.items()]
+        outcomes += [reward, terminated, truncated, info["success"], info["score"]]
+        if terminated or truncated:
+            break
+    return outcomes
+
+
+def assert_promised(task, observation, info):
+    assert list(observation) == [stream.name for stream in task.specification.observations]
+    for stream in task.specification.observations:
+        value = observation[stream.name]
+        assert isinstance(value, np.ndarray)
+        assert (value.shape, value.dtype.name) == (stream.shape, stream.dtype)
+        low, high = limits(stream)
+        assert np.all(low <= value), stream.name
+        assert np.all(value <= high), stream.name
+    assert type(info["success"]) is bool
+    assert type(info["score"]) is float
+    assert 0 <= info["score"] <= 1
+
+
+@pytest.mark.filterwarnings("ignore:.*symmetric and normalized")  # our actions are in metres and radians
+def test_gymnasium_accepts_it(env):
+    check_env(env, skip_render_check=True)
+
+
+def test_spaces_are_the_finite_limits_of_the_specification(task, env):
+    spaces = {**env.observation_space.spaces, "action": env.action_space}
+    assert set(spaces) == {stream.name for stream in task.specification.streams}
+    for stream in task.specification.streams:
+        low, high = limits(stream)
+        space = spaces[stream.name]
+        assert (space.shape, space.dtype.name) == (stream.shape, stream.dtype)
+        np.testing.assert_array_equal(space.low, low)
+        np.testing.assert_array_equal(space.high, high)
+        assert np.isfinite([low, high]).all()
+
+
+@pytest.mark.parametrize("seed", [0, 100_000])
+def test_observations_and_info_are_as_promised(task, env, seed):
+    observation, info = env.reset(seed=seed)
+    assert_promised(task, observation, info)
+    assert not info["success"]
+    for action in random_actions(task, 60, seed):
+        observation, reward, terminated, truncated, info = env.step(action)
+        assert_promised(task, observation, info)
+        assert isinstance(reward, float)
+        assert np.isfinite(reward)
+        assert terminated == info["success"]
+        assert not truncated
+        if terminated:
+            break
+
+
+def test_observations_are_not_overwritten_by_later_steps(task, env):
+    observation, _ = env.reset(seed=0)
+    before = copy.deepcopy(observation)
+    steps_of(env, random_actions(task, 10))
+    for name in before:
+        np.testing.assert_array_equal(observation[name], before[name])
+
+
+def test_actions_are_clipped_to_their_limits(task):
+    low, high = limits(task.specification.action)
+    far = (high - low) * np.random.default_rng(0).choice([-2, 2], (10, len(low))).astype(np.float32)
+    beyond = random_actions(task, 10) + far
+    outcomes = []
+    for actions in (beyond, np.clip(beyond, low, high)):
+        env = task.make()
+        env.reset(seed=3)
+        outcomes.append(steps_of(env, actions))
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_action_that_is_no_number_is_refused(env, bad):
+    env.reset(seed=0)
+    action = env.action_space.low.copy()
+    action[-1] = bad
+    with pytest.raises(ValueError, match="finite"):
+        env.step(action)
+
+
+def test_an_episode_is_bitwise_determined_by_seed_and_actions(task, env):
+    actions = random_actions(task, 40)
+    env.reset(seed=5)
+    first = steps_of(env, actions)
+    steps_of(env, actions[:3])  # whatever was done before the next reset does not matter
+    start, _ = env.reset(seed=5)
+    assert steps_of(env, actions) == first
+    fresh = task.make()
+    fresh_start, _ = fresh.reset(seed=5)
+    assert steps_of(fresh, actions) == first
+    other, _ = fresh.reset(seed=6)
+    for name in start:
+        np.testing.assert_array_equal(start[name], fresh_start[name])
+    assert any(np.any(start[name] != other[name]) for name in start)
+
+
+def test_a_reset_without_seed_draws_another_start(env):
+    first, _ = env.reset(seed=0)
+    second, _ = env.reset()
+    assert any(np.any(first[name] != second[name]) for name in first)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+def test_a_copy_in_mid_episode_continues_identically(task, env, copied):
+    actions = random_actions(task, 60)
+    env.reset(seed=2)
+    steps_of(env, actions[:20])
+    twin = copied(env)
+    ahead = steps_of(twin, actions[20:])
+    assert steps_of(env, actions[20:]) == ahead  # nor has the twin's progress touched the original
+    (after, _), (twin_after, _) = env.reset(), twin.reset()
+    for name in after:
+        np.testing.assert_array_equal(after[name], twin_after[name])
+
+
+def test_an_episode_is_truncated_at_max_steps(task, env):
+    env.reset(seed=0)
+    low, high = limits(task.specification.action)
+    for step in range(1, task.max_steps + 1):
+        _, _, terminated, truncated, _ = env.step((low + high) / 2)
+        assert not terminated
+        assert truncated == (step == task.max_steps)
+    env.reset(seed=0)
+    assert not env.step((low + high) / 2)[3]
+
+
+def test_an_observed_state_can_be_restored(task, env):
+    if task.restore is None:
+        pytest.skip("the task restores no states")
+    observation, _ = env.reset(seed=7)
+    restored, _ = task.make().reset(seed=0, options=task.restore(observation))
+    for stream in task.specification.observations:
+        scale = 1e-4 * (np.array(stream.high) - stream.low)
+        assert np.all(np.abs(restored[stream.name] - observation[stream.name]) < scale), stream.name
+
+
+def test_tasks_travel_to_other_processes(task):
+    assert pickle.loads(pickle.dumps(task)).specification == task.specification
+
+
+def test_it_renders_only_on_request(env):
+    env.reset(seed=0)
+    assert env.render() is None
+    assert env.render_mode is None
+
+
+def test_the_image_shows_the_scene_and_where_actions_point(task, camera):
+    image = camera.render()
+    assert image.dtype == np.uint8
+    assert image.ndim == 3
+    assert image.shape[2] == 3
+    assert image.std() > 5
+    assert camera.metadata["render_fps"] == pytest.approx(1 / task.specification.control_dt)
+    actions = random_actions(task, 30)
+    points = camera.pixels(actions)
+    assert points.shape == (30, 2)
+    assert np.all((points > -0.1 * image.shape[0]) & (points < 1.1 * np.array(image.shape[1::-1])))
+    for action in actions:
+        camera.step(action)
+    assert np.any(camera.render() != image)
+
+
+def test_an_unknown_render_mode_is_refused(task):
+    with pytest.raises(ValueError, match="rgb_array"):
+        task.make(render_mode="human")
