@@ -81,11 +81,12 @@ def require_chunks(array: ZarrArray, start: int, stop: int) -> None:
 
 
 def extend(array: ZarrArray, start: int, rows: NDArray[Any]) -> None:
-    """Write rows from `start` on, in place of whatever an unfinished append left there."""
+    """Write rows from `start` on, in place of whatever an unfinished append left there, and end the array with them.
+
+    Raises ValueError where the chunk that they continue is missing or damaged.
+    """
     # zarr would fill the committed rows of a lost chunk with zeros when it writes the others.
     require_chunks(array, start - start % array.chunks[0], start)
-    if array.shape[0] > start:
-        array.resize((start, *array.shape[1:]))
     array.resize((start + len(rows), *array.shape[1:]))
     try:
         array[start : start + len(rows)] = rows

@@ -102,7 +102,7 @@ def recordings(draw):
     return specification, episodes
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(recording=recordings(), chunk_rows=st.sampled_from([1, 7, 2048]))
 def test_any_episodes_of_any_specification_come_back_bit_for_bit(recording, chunk_rows):
     specification, episodes = recording
