@@ -16,8 +16,8 @@ Every chunk file that is written here carries a checksum, and chunks of nothing 
 damage and loss are found when the rows are read. Stores of the same layout in zarr v2 are read as well; their format
 has no checksum, so only a file that is missing, cut off or impossible to decompress is found there.
 
-What it costs: an append rewrites the last chunk of each stream (at most about 1 MB), three small files a stream, and
-reads 16 bytes for every episode already there, so its time hardly grows with the store. Opening reads the description
+What it costs: an append rewrites the last chunk of each stream (at most about 1 MB) and its description, and reads 16
+bytes for every episode already there, so its time hardly grows with the store. Opening reads the description
 of each stream and those same 16 bytes an episode. A read decompresses the chunks that its steps touch, and no others.
 """
 
@@ -178,8 +178,8 @@ class DemonstrationStore(Episodic):
     def append(self, streams: Mapping[str, NDArray[Any]], *, seed: int = -1) -> int:
         """Record one whole episode of L >= 1 steps, (L, *shape) for every stream; its index is returned.
 
-        The episode is checked before anything is written. It is there, for every process, once this returns; where it
-        does not return, however it ended, the episodes before it are there and this one is not.
+        The episode is checked before anything is written. It is there, for every process, once this returns. Where this
+        raises, or its process is killed, the episodes before it are there, and this one wholly or not at all.
 
         seed: of the environment, -1 where unknown.
 
@@ -309,10 +309,13 @@ def _fitting(values: NDArray[Any], stream: Stream, path: Path) -> NDArray[Any]:
     place = f"{path}: stream {stream.name!r}"
     if rows.shape[1:] != stream.shape or rows.ndim == 0:
         raise ValueError(f"{place}: an episode of L steps must have shape {('L', *stream.shape)}, got {rows.shape}")
-    if not np.can_cast(rows.dtype, stream.dtype, "safe"):
-        raise ValueError(f"{place}: values must fit {stream.dtype} without loss, got {rows.dtype}: convert them first")
+    is_rounding = np.issubdtype(rows.dtype, np.floating) and np.issubdtype(np.dtype(stream.dtype), np.floating)
+    if not (is_rounding or np.can_cast(rows.dtype, stream.dtype, "safe")):
+        raise ValueError(f"{place}: values must fit {stream.dtype} as they are, got {rows.dtype}: convert them first")
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as such
+        rows = rows.astype(stream.dtype, copy=False)
     check_finite(rows, stream, str(path))
-    return rows.astype(stream.dtype, copy=False)
+    return rows
 
 
 def _build(path: Path, specification: Specification) -> None:

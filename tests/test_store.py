@@ -475,3 +475,12 @@ def test_a_missing_or_cut_chunk_of_a_zarr_v2_store_is_found(version_two):
     file.unlink()
     with pytest.raises(ValueError, match=f"{file} is missing"):
         DemonstrationStore.open(version_two).read("image")
+
+
+def test_floats_are_rounded_to_the_stream_and_those_too_large_refused(tmp_path):
+    specification = Specification((Stream("x", (1,)),), Stream("action", (1,)), control_dt=0.1)
+    store = DemonstrationStore.create(tmp_path / "s.zarr", specification)
+    store.append({"x": np.array([[0.1]]), "action": np.zeros((1, 1))})
+    assert store.read("x") == np.float32(0.1)
+    with pytest.raises(ValueError, match=r"'x'.*finite, got inf"):
+        store.append({"x": np.array([[1e300]]), "action": np.zeros((1, 1))})
