@@ -204,7 +204,7 @@ def with_nan(name, index):
             make_episode(0, 5) | {"image": np.zeros((5, 8, 6, 3), "float32")},
             "'image'.*fit uint8 .*got float32: convert",
         ),
-        (make_episode(0, 5) | {"action": np.zeros((5, 2))}, "'action'.*fit float32 .*got float64: convert"),
+        (make_episode(0, 5) | {"action": np.zeros((5, 2), int)}, "'action'.*fit float32 .*got int64: convert"),
         (with_nan("action", (3, 1)), r"stream 'action', step 3, dimension action\[1\]: .*finite, got nan"),
         (with_nan("gripper", (4, 2)), r"stream 'gripper', step 4, dimension gripper.z: .*finite, got nan"),
     ],
