@@ -1,1 +1,46 @@
-"""Recede: diffusion policies for robot control. Train from demonstrations, evaluate in simulation, deploy."""
+"""Recede: diffusion policies for robot control. Train from demonstrations, evaluate in simulation, deploy.
+
+The public names load on first use, so that importing the package takes no time.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .configs.policies import load_policy as load_policy
+    from .control.execution import RecedingHorizon as RecedingHorizon
+    from .datasets.store import DemonstrationStore as DemonstrationStore
+    from .datasets.windows import Windows as Windows
+    from .evaluation.evaluate import evaluate as evaluate
+    from .policy.diffusion import DiffusionPolicy as DiffusionPolicy
+    from .policy.regression import RegressionPolicy as RegressionPolicy
+    from .specification import Horizons as Horizons
+    from .specification import Specification as Specification
+    from .specification import Stream as Stream
+
+_HOMES = {
+    "DemonstrationStore": ".datasets.store",
+    "DiffusionPolicy": ".policy.diffusion",
+    "Horizons": ".specification",
+    "RecedingHorizon": ".control.execution",
+    "RegressionPolicy": ".policy.regression",
+    "Specification": ".specification",
+    "Stream": ".specification",
+    "Windows": ".datasets.windows",
+    "evaluate": ".evaluation.evaluate",
+    "load_policy": ".configs.policies",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..configs.schema import CollectConfig
+from ..configs.schema import CollectConfig, load_task
 
 
 def run(config: CollectConfig) -> None:
     """Record, and say how often the expert succeeded."""
     from ..evaluation.collection import collect
 
-    found = collect(config.task.build(), Path(config.out), episodes=config.episodes, first_seed=config.first_seed)
+    found = collect(load_task(config.task), Path(config.out), episodes=config.episodes, first_seed=config.first_seed)
     print(f"{found.successes} demonstrations in {config.out}")
     if found.failures:
         print(f"{found.failures} failures of the expert, kept apart in {found.failures_path}")
-    print(f"next: recede train task={config.task.name} dataset={config.out} out=runs/{config.task.name}")
+    print(f"next: recede train task={config.task} dataset={config.out} out=runs/{config.task}")

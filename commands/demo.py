@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..configs.schema import DemoConfig, DiffusionConfig, EvaluateConfig, RegressionConfig, TaskConfig, TrainConfig
+from ..configs.schema import DemoConfig, DiffusionConfig, EvaluateConfig, RegressionConfig, TrainConfig, load_task
 
 TASK = "pick_place"
 
@@ -16,10 +16,9 @@ def run(config: DemoConfig) -> None:
     from .evaluate import measure, report
 
     out = Path(config.out)
-    task = TaskConfig(name=TASK)
     dataset = out / "demonstrations.zarr"
     out.mkdir(parents=True, exist_ok=True)
-    collect(task.build(), dataset, episodes=config.episodes)
+    collect(load_task(TASK), dataset, episodes=config.episodes)
     measured = []
     for policy, steps in ((DiffusionConfig(), config.steps), (RegressionConfig(), config.regression_steps)):
         name = type(policy).__name__.removesuffix("Config").lower()
@@ -27,7 +26,7 @@ def run(config: DemoConfig) -> None:
         folder = str(out / name)
         train(
             TrainConfig(
-                task=task,
+                task=TASK,
                 dataset=str(dataset),
                 out=folder,
                 policy=policy,

@@ -10,13 +10,13 @@ from ..configs.schema import EvaluateConfig
 def run(config: EvaluateConfig) -> None:
     """Write `evaluation.json`, `report.html` and a video beside the policy, and print the rates."""
     from ..configs.policies import load_policy
-    from ..configs.schema import TaskConfig, device
+    from ..configs.schema import device, load_task
     from ..evaluation.evaluate import evaluate
     from ..policy.checkpoint import write_json
 
     chosen = device(config.device)
     policy, manifest = load_policy(config.run, which=config.checkpoint, device=chosen)
-    task = TaskConfig(name=manifest["task"]).build()
+    task = load_task(manifest["task"])
     found = evaluate(
         policy,
         task,

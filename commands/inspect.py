@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..configs.schema import InspectConfig
+from ..configs.schema import InspectConfig, load_task
 
 
 def run(config: InspectConfig) -> None:
@@ -12,7 +12,7 @@ def run(config: InspectConfig) -> None:
     from ..datasets.formats.replay_buffer import open_demonstrations
     from ..datasets.inspection import describe, draw, warnings
 
-    task = config.task.build() if config.task is not None else None
+    task = load_task(config.task) if config.task else None
     demonstrations = open_demonstrations(
         Path(config.dataset),
         specification=task.specification if task else None,

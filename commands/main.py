@@ -7,13 +7,15 @@ status 2. `HYDRA_FULL_ERROR=1` shows where it came from.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..configs.schema import CHOICES, RUNS
+from ..configs.schema import CHOICES, RUNS, describe
 from ..specification import nearest
 
 SUMMARIES = {
@@ -28,6 +30,9 @@ SUMMARIES = {
 
 POSITIONAL = {"download": "name", "evaluate": "run", "inspect": "dataset"}
 """The key that a command's bare argument stands for."""
+
+SWEEP = ("-m", "--multirun")
+"""Options that run every combination of the comma-separated values."""
 
 QUIET = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.run.dir=.", "hydra.output_subdir=null")
 """Hydra writes nothing of its own; our run folders say all that it would."""
@@ -56,10 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"recede {command}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 130
     except Exception as error:
-        message = explain(error, command)
-        if message is None or is_verbose:
+        messages = [explain(each, command) for each in getattr(error, "exceptions", [error])]
+        if is_verbose or None in messages:
             raise
-        print(f"recede {command}: {message}", file=sys.stderr)
+        for message in messages:
+            print(f"recede {command}: {message}", file=sys.stderr)
         return 2
     return 0
 
@@ -73,7 +79,8 @@ def overview() -> str:
             "",
             *lines,
             "",
-            "recede <command> --help lists its keys. Lists are key=[a,b], truth values key=true; -m with key=a,b runs each.",
+            "recede <command> --help lists its keys. Lists are key=[a,b], truth values key=true;",
+            "-m out=folder key=a,b runs each, in a folder of its own.",
         ]
     )
 
@@ -86,13 +93,24 @@ def usage(command: str) -> str:
     for each in fields(config):
         default = each.default_factory() if each.default_factory is not MISSING else each.default
         if each.name in CHOICES:
-            value = "one of " + ", ".join(sorted(CHOICES[each.name]))
-        elif hasattr(default, "__dataclass_fields__"):
-            value = " ".join(f"{each.name}.{inner.name}={getattr(default, inner.name)}" for inner in fields(default))
+            value = "one of " + ", ".join(sorted(CHOICES[each.name])) + "; see below"
+        elif is_dataclass(default):
+            value = " ".join(keys(default, each.name))
         else:
             value = "(required)" if default is MISSING else str(default)
         lines.append(f"  {each.name:<20}{value}")
+    slots = [slot for slot in CHOICES if slot.split("/")[0] in config.__dataclass_fields__]
+    for slot in slots:
+        lines.append("")
+        for name, option in CHOICES[slot].items():
+            lines.append(f"  {slot}={name:<12} {' '.join(keys(option(), slot.replace('/', '.')))}")
     return "\n".join(lines)
+
+
+def keys(config: Any, path: str) -> list[str]:
+    """The plain values of a configuration at `path`, as arguments."""
+    values = {each.name: getattr(config, each.name) for each in fields(config)}
+    return [f"{path}.{name}={describe(value)}" for name, value in values.items() if not is_dataclass(value)]
 
 
 def overrides(command: str, arguments: Sequence[str]) -> list[str]:
@@ -100,23 +118,48 @@ def overrides(command: str, arguments: Sequence[str]) -> list[str]:
 
     >>> overrides("evaluate", ["runs/my run", "episodes=5"])
     ["run='runs/my run'", 'episodes=5']
+
+    Raises ValueError for what is neither an option, nor of the form key=value, nor the one bare argument.
     """
-    result = []
+    result: list[str] = []
     for argument in arguments:
-        if "=" in argument or argument.startswith("-"):
+        key, equals, value = argument.partition("=")
+        positional = POSITIONAL.get(command)
+        is_bare = not equals or (positional is not None and "/" in key)  # a path may have a = in it
+        if argument in SWEEP:
             result.append(argument)
-            continue
-        key = POSITIONAL.get(command)
-        if key is None or any(given.startswith(f"{key}=") for given in result):
+        elif argument.startswith("-"):
+            raise ValueError(f"there is no option {argument!r}: {nearest(argument, (*SWEEP, '--help'))}")
+        elif is_bare and positional is not None and not any(given.startswith(f"{positional}=") for given in result):
+            result.append(f"{positional}={quoted(argument)}")
+        elif is_bare or key[0:1] in "+~":
             raise ValueError(f"{argument!r} is not of the form key=value: see `recede {command} --help`")
-        quoted = argument.replace("\\", "\\\\").replace("'", "\\'")
-        result.append(f"{key}='{quoted}'")
+        else:
+            result.append(argument if is_readable(argument) else f"{key}={quoted(value)}")
     return result
+
+
+def quoted(value: str) -> str:
+    """The value as a string of Hydra's grammar, whatever is in it."""
+    # Backslashes are doubled only where they stand before a quote: elsewhere Hydra keeps them as they are.
+    escaped = re.sub(r"(\\*)('|$)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), value)
+    return "'" + escaped.replace("${", "\\${") + "'"
+
+
+def is_readable(argument: str) -> bool:
+    """Whether Hydra's grammar knows what the argument says; a path with an apostrophe, for one, it cannot read."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    return True
 
 
 def compose_and_run(command: str, given: Sequence[str]) -> None:
     """Let Hydra compose the command's configuration, once or for every job of a sweep, and run it."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, rather than print and exit
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -126,25 +169,40 @@ def compose_and_run(command: str, given: Sequence[str]) -> None:
 
     register()
     run: Callable[[Any], None] = import_module(f".{command}", __package__).run
-    failures: list[Exception | KeyboardInterrupt] = []
+    failures: list[Exception] = []
 
     def job(composed: Any) -> None:
-        try:  # Hydra would print an error of its own
+        try:  # the other jobs of a sweep go on
             hydra_config = HydraConfig.get()
             if hydra_config.mode == RunMode.MULTIRUN and "out" in composed:
-                composed.out = hydra_config.runtime.output_dir
+                composed.out = f"{composed.out}/{hydra_config.job.num}"
             run(OmegaConf.to_object(composed))
-        except (Exception, KeyboardInterrupt) as error:
+        except Exception as error:
             failures.append(error)
 
-    sweep = ["hydra.sweep.dir=${out}", "hydra.sweep.subdir=${hydra.job.num}"] if "out" in RUNS[command].__dataclass_fields__ else []
-    before, sys.argv = sys.argv, [f"recede {command}", *QUIET, *sweep, *given]
+    argv, variables = sys.argv, dict(os.environ)
+    options = ["--multirun"] if is_swept(given) else []
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise, rather than print and exit
     try:
-        hydra.main(config_path="pkg://recede.configs", config_name=command, version_base="1.3")(job)()
+        with TemporaryDirectory() as scratch:  # what Hydra writes in a sweep
+            values = (each for each in given if each not in SWEEP)
+            sys.argv = [f"recede {command}", *options, *QUIET, f"hydra.sweep.dir={quoted(scratch)}", *values]
+            hydra.main(config_path="pkg://recede.configs", config_name=command, version_base="1.3")(job)()
     finally:
-        sys.argv = before
+        sys.argv = argv
+        os.environ.clear()
+        os.environ.update(variables)
     if failures:
-        raise failures[0]
+        raise failures[0] if len(failures) == 1 else ExceptionGroup(f"{len(failures)} jobs failed", failures)
+
+
+def is_swept(given: Sequence[str]) -> bool:
+    """Whether these are the overrides of a sweep. Raises ValueError unless its jobs have folders of their own."""
+    if not any(argument in SWEEP for argument in given):
+        return False
+    if not any(argument.startswith("out=") for argument in given):
+        raise ValueError("a sweep needs out=FOLDER, in which each of its jobs gets a folder of its own")
+    return True
 
 
 def explain(error: Exception, command: str) -> str | None:
@@ -169,7 +227,8 @@ def explain_composition(error: Exception, command: str) -> str:
         return f"{slot} cannot be {name!r}: {nearest(name, options)}"
     cause = error.__cause__
     key, owner = getattr(cause, "key", None), getattr(cause, "object_type", None)
-    first = " ".join(str(error).split(" To append to your config")[0].split("\n")[0].split())
+    lines = str(error).split(" To append to your config")[0].splitlines()
+    first = " ".join(" ".join(lines if "Ambiguous" in lines[0] else lines[:1]).split())  # the others say the remedy
     if key is not None and owner is not None and " not in " in str(cause):
         return f"there is no key {key!r}: {nearest(str(key), [each.name for each in fields(owner)])}"
     if cause is not None:

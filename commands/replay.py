@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..configs.schema import ReplayConfig
+from ..configs.schema import ReplayConfig, load_task
 
 
 def run(config: ReplayConfig) -> None:
@@ -16,7 +16,7 @@ def run(config: ReplayConfig) -> None:
     from ..datasets.formats.replay_buffer import open_demonstrations
     from ..evaluation.replay import replay
 
-    task = config.task.build()
+    task = load_task(config.task)
     demonstrations = open_demonstrations(Path(config.dataset), specification=task.specification, sources=task.sources)
     count = len(demonstrations.episode_ends)
     episodes = range(min(config.episodes or count, count))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from ..configs.schema import TrainConfig
 
 
 def run(config: TrainConfig) -> None:
     """Train, and say what to do next."""
+    from ..policy.checkpoint import steps
     from ..training.loop import train
 
+    is_done = config.steps in steps(Path(config.out))
     path = train(config)
-    print(f"trained {config.policy.__class__.__name__.removesuffix('Config').lower()} policy: {path}")
+    print(f"{'nothing to do, trained already' if is_done else f'trained for {config.steps} steps'}: {path}")
     print(f"next: recede evaluate {config.out}")

@@ -28,10 +28,13 @@ def load_policy(
     path = checkpoint.find(Path(folder), which)
     manifest, weights = checkpoint.load(path)
     specification, horizons = manifest["specification"], manifest["horizons"]
-    policy: Any = policy_config(manifest["policy"]).build(specification, horizons, Normalizer.empty(specification))
-    missing, unexpected = policy.load_state_dict(weights, strict=False)
-    if missing or unexpected:
-        raise ValueError(
-            f"{path}: the weights do not fit the configured policy, missing {missing[:3]}, unexpected {unexpected[:3]}"
-        )
+    try:
+        config = policy_config(manifest["policy"])
+        policy: Any = config.build(specification, horizons, Normalizer.empty(specification))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path / 'policy.json'}: no policy can be built from it ({error}): train again") from error
+    try:
+        policy.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: the weights must be those of the configured policy: {error}") from None
     return policy.to(device).eval().requires_grad_(False), manifest | {"path": str(path)}

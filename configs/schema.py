@@ -1,7 +1,7 @@
 """Run configurations as plain dataclasses, and the one table of what may be chosen in each of their slots.
 
-The dataclasses hold plain values; `build` makes the real objects. Dimensions come from the data and the task, never from
-here. Only Hydra's ConfigStore (`register`) and the checkpoints (`policy_config`) read the table.
+The dataclasses hold plain values; `build` makes the real objects. Dimensions come from the data and the task, never
+from here. Only Hydra's ConfigStore (`register`) and the checkpoints (`policy_config`) read the table.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..specification import Horizons, Specification, nearest
@@ -32,6 +31,9 @@ class UNet1dConfig:
     kernel_size: int = 5
     groups: int = 8
     time_size: int = 128
+
+    def __post_init__(self) -> None:
+        positive(self, "kernel_size", "groups", "time_size")
 
     def build(self, *, action_size: int, conditioning_size: int) -> nn.Module:
         """A network for chunks of `action_size` numbers a step."""
@@ -82,6 +84,10 @@ class DDIMConfig:
 
     num_steps: int = 10
     eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta must be between 0 (DDIM) and 1 (DDPM), got {self.eta}")
 
     def build(self) -> Sampler:
         """The sampler."""
@@ -165,10 +171,9 @@ class RegressionConfig:
         from ..policy.encoders.lowdim import LowdimEncoder
         from ..policy.regression import RegressionPolicy
 
+        filled(self, "network", of="policy/")
         encoder = LowdimEncoder(specification, horizons)
-        network = self.network.build(
-            action_size=specification.action.size, conditioning_size=encoder.conditioning_size
-        )
+        network = self.network.build(action_size=specification.action.size, conditioning_size=encoder.conditioning_size)
         return RegressionPolicy(specification, horizons, normalizer=normalizer, encoder=encoder, network=network)
 
 
@@ -182,12 +187,16 @@ class DiffusionConfig:
     prediction: PredictionType = PredictionType.epsilon
     clip: float = 1.0
 
+    def __post_init__(self) -> None:
+        positive(self, "clip")
+
     def build(self, specification: Specification, horizons: Horizons, normalizer: Normalizer) -> Policy:
         """An untrained policy."""
         from ..policy import prediction
         from ..policy.diffusion import DiffusionPolicy
         from ..policy.encoders.lowdim import LowdimEncoder
 
+        filled(self, "network", "schedule", "sampler", of="policy/")
         encoder = LowdimEncoder(specification, horizons)
         return DiffusionPolicy(
             specification,
@@ -206,24 +215,28 @@ class DiffusionConfig:
         )
 
 
-TASKS = {"pick_place": "..envs.pick_place:PICK_PLACE", "pusht": "..envs.pusht:PUSHT"}
+TASKS = {"pick_place": "recede.envs.pick_place:PICK_PLACE", "pusht": "recede.envs.pusht:PUSHT"}
 """Where each task is found; a task is imported only when it is used."""
 
 
-@dataclass(kw_only=True)
-class TaskConfig:
-    """A task by its name."""
+def load_task(name: str) -> Task:
+    """The task of that name, or the one at "package.module:CONSTANT", which is how you use your own.
 
-    name: str
+    Raises ValueError for an unknown name, and where there is no task at that place.
+    """
+    from importlib import import_module
 
-    def build(self) -> Task:
-        """The task. Raises ValueError for an unknown name."""
-        from importlib import import_module
+    from ..envs.task import Task
 
-        if self.name not in TASKS:
-            raise ValueError(f"task must be one that recede knows, got {self.name!r}: {nearest(self.name, TASKS)}")
-        module, constant = TASKS[self.name].split(":")
-        return getattr(import_module(module, __package__), constant)
+    if name not in TASKS and ":" not in name:
+        raise ValueError(
+            f"task must be one that recede knows, or package.module:CONSTANT, got {name!r}: {nearest(name, TASKS)}"
+        )
+    module, constant = TASKS.get(name, name).split(":", 1)
+    found = getattr(import_module(module), constant, None)
+    if not isinstance(found, Task):
+        raise ValueError(f"task={name} must be a Task of recede.envs.task, but {module} has {found!r} as {constant!r}")
+    return found
 
 
 def positive(config: object, *names: str) -> None:
@@ -231,6 +244,23 @@ def positive(config: object, *names: str) -> None:
     for name in names:
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} must be above 0, got {getattr(config, name)}")
+
+
+def not_negative(config: object, *names: str) -> None:
+    """Raises ValueError unless every one of these fields is at least 0."""
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{name} must be at least 0, got {getattr(config, name)}")
+
+
+def filled(config: object, *slots: str, of: str = "") -> None:
+    """Raises ValueError unless one of the `CHOICES` fills every one of these slots of `config`."""
+    for slot in slots:
+        if not is_dataclass(value := getattr(config, slot)):
+            path = f"{of}{slot}"
+            raise ValueError(
+                f"{path} must be chosen as {path}=name, got {value!r}: {nearest(str(value), CHOICES[path])}"
+            )
 
 
 def device(name: str) -> torch.device:
@@ -269,6 +299,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         positive(self, "episodes", "parallel")
+        not_negative(self, "first_seed", "seed", "workers", "videos")
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
 
@@ -277,7 +308,8 @@ class EvaluateConfig:
 class TrainConfig:
     """Learn a policy from demonstrations.
 
-    dataset: a store of demonstrations. out: the run folder. steps: updates of the weights, of `batch_size` windows
+    dataset: a store of demonstrations. task: what they must be of, and what to evaluate in; a store of yours needs
+    none, a replay buffer of others does. out: the run folder. steps: updates of the weights, of `batch_size` windows
     with `draws` noises each. learning_rate: the highest, after `warmup` steps; it falls to 0 along a cosine.
     gradient_clip: the largest norm of a gradient. held_out: share of the episodes that is not trained on. mask_padding:
     leave steps beyond an episode's ends out of the loss. init_from: a run or checkpoint folder to start from.
@@ -286,10 +318,10 @@ class TrainConfig:
     `evaluate_every` (0: never) the policy is rolled out in `evaluate_episodes` episodes.
     """
 
-    task: TaskConfig
     dataset: str
     out: str
     policy: Any
+    task: str | None = None
     horizons: HorizonsConfig = field(default_factory=HorizonsConfig)
     seed: int = 0
     device: str = "auto"
@@ -316,7 +348,15 @@ class TrainConfig:
     def __post_init__(self) -> None:
         positive(self, "steps", "batch_size", "draws", "learning_rate", "gradient_clip")
         positive(self, "log_every", "validate_every", "save_every", "evaluate_episodes")
+        not_negative(self, "seed", "weight_decay", "warmup", "evaluate_every")
+        if len(self.betas) != 2:
+            raise ValueError(
+                f"betas must be two numbers, of the mean and of the square of the gradient, got {self.betas}"
+            )
+        filled(self, "policy")
         self.horizons.build()
+        if self.evaluate_every and self.task is None:
+            raise ValueError(f"evaluate_every={self.evaluate_every} needs a task to evaluate in: give task=")
 
 
 @dataclass(kw_only=True)
@@ -326,22 +366,26 @@ class CollectConfig:
     Failures of the expert go to a store beside it. The same command goes on after an interruption.
     """
 
-    task: TaskConfig
+    task: str
     out: str
     episodes: int = 100
     first_seed: int = 0
 
     def __post_init__(self) -> None:
         positive(self, "episodes")
+        not_negative(self, "first_seed")
 
 
 @dataclass(kw_only=True)
 class ReplayConfig:
     """Apply recorded actions open loop and compare; `episodes` 0 stands for all of them."""
 
-    task: TaskConfig
+    task: str
     dataset: str
     episodes: int = 0
+
+    def __post_init__(self) -> None:
+        not_negative(self, "episodes")
 
 
 @dataclass(kw_only=True)
@@ -349,7 +393,7 @@ class InspectConfig:
     """Describe a store; `task` is needed for a replay buffer of others. out: the picture."""
 
     dataset: str
-    task: TaskConfig | None = None
+    task: str | None = None
     out: str | None = None
 
 
@@ -379,7 +423,6 @@ class DemoConfig:
 
 
 CHOICES: dict[str, dict[str, Any]] = {
-    "task": {name: TaskConfig(name=name) for name in TASKS},
     "policy": {"diffusion": DiffusionConfig, "regression": RegressionConfig},
     "policy/network": {"unet1d": UNet1dConfig},
     "policy/schedule": {"cosine": CosineConfig, "diffusers": DiffusersScheduleConfig},
@@ -436,9 +479,9 @@ def policy_config(data: Mapping[str, Any], slot: str = "policy") -> Any:
     for key, value in data.items():
         if f"{slot}/{key}" in CHOICES:
             data[key] = policy_config(value, f"{slot}/{key}")
-    if "prediction" in data:
-        data["prediction"] = PredictionType[data["prediction"]]
     try:
+        if "prediction" in data:
+            data["prediction"] = PredictionType[data["prediction"]]
         return option(**data)
-    except TypeError as error:
-        raise ValueError(f"{slot}={name}: {error}") from None
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{slot}={name} cannot have {error}") from None

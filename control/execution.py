@@ -1,4 +1,4 @@
-"""How action chunks follow one another: between a policy, which sees and plans, and a robot, which needs one action a step.
+"""How action chunks follow one another: between a policy, which plans, and a robot, which needs one action a step.
 
 One `Execution` serves one episode, robot or session. It knows arrays, but no clock, no network and no batch, so
 that evaluation in simulation and a controller in real time run the very same object.
@@ -37,10 +37,14 @@ class Execution(ABC):
         self._seen.clear()
 
     def observe(self, observation: Mapping[str, NDArray[Any]]) -> None:
-        """Take the observation of the current step. The first one stands for the steps before it, as in training."""
+        """Take the observation of the current step. The first one stands for the steps before it, as in training.
+
+        It is copied, so that the arrays may be used again for the next step.
+        """
+        seen = {name: np.array(values) for name, values in observation.items()}
         if not self._seen:
-            self._seen.extend([observation] * (self.horizons.observation - 1))
-        self._seen.append(observation)
+            self._seen.extend([seen] * (self.horizons.observation - 1))
+        self._seen.append(seen)
 
     def request(self) -> History | None:
         """What to predict the next chunk from, or None while none is due."""
@@ -80,10 +84,13 @@ class RecedingHorizon(Execution):
         return not self._planned
 
     def accept(self, chunk: NDArray[Any]) -> None:
-        """Plan the executed part of the chunk, in place of any other plan."""
-        if len(chunk) != self.horizons.prediction:
-            raise ValueError(f"a chunk must have the {self.horizons.prediction} steps of the prediction horizon, got {len(chunk)}")
-        self._planned = deque(chunk[self.horizons.executed])
+        """Plan the executed part of the chunk, in place of any other plan. Raises ValueError for another shape."""
+        if chunk.ndim != 2 or len(chunk) != self.horizons.prediction:
+            raise ValueError(
+                f"a chunk must hold an action for each of the {self.horizons.prediction} steps of the prediction "
+                f"horizon, got shape {chunk.shape}"
+            )
+        self._planned = deque(chunk[self.horizons.executed].copy())
 
     def act(self) -> NDArray[Any]:
         """The next planned action. Raises RuntimeError where a chunk is due instead."""

@@ -7,14 +7,16 @@ import shutil
 import tempfile
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ..specification import nearest
-from .arrays import open_array, open_group
+from .arrays import open_array, open_group, read_rows
 
 
 @dataclass(frozen=True)
@@ -53,38 +55,50 @@ def download(name: str, path: Path, *, url: str | None = None) -> Published:
     """
     if name not in PUBLISHED:
         raise ValueError(f"there are no published demonstrations {name!r}: {nearest(name, PUBLISHED)}")
-    if path.exists():
+    if path.exists() or path.is_symlink():
         raise FileExistsError(f"{path} is there already: remove it, or give another out=")
     published = PUBLISHED[name]
+    address = url or published.url
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        archive = Path(folder) / "archive.zip"
-        _fetch(url or published.url, archive)
+        archive, unpacked = Path(folder) / "archive.zip", Path(folder) / "unpacked"
+        _fetch(address, archive)
+        store = _unpack(archive, unpacked, published.member, address)
         try:
-            with zipfile.ZipFile(archive) as content:
-                members = [each for each in content.namelist() if each.startswith(f"{published.member}/")]
-                content.extractall(folder, members)
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{url or published.url} is no whole zip archive: {error}; try again") from None
-        store = Path(folder) / published.member
-        if not members:
-            raise ValueError(f"{url or published.url} holds no {published.member}")
-        check_content(store, published.sha256)
-        shutil.move(store, path)
+            check_content(store, published.sha256)
+        except ValueError as error:
+            raise ValueError(f"{address} is not what was published as {name!r}: {error}") from None
+        store.rename(path)
     return published
 
 
 def _fetch(url: str, path: Path) -> None:
-    with urllib.request.urlopen(url, timeout=60) as answer, path.open("wb") as file:
-        size = int(answer.headers.get("Content-Length", 0)) or None
-        with tqdm.wrapattr(answer, "read", total=size, desc="download", unit="B", unit_scale=True) as reader:
-            shutil.copyfileobj(reader, file)
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer, path.open("wb") as file:
+            size = int(answer.headers.get("Content-Length", 0)) or None
+            with tqdm.wrapattr(answer, "read", total=size, desc="download", unit="B", unit_scale=True) as reader:
+                shutil.copyfileobj(reader, file)
+    except (OSError, HTTPException) as error:
+        raise OSError(f"{url} was not fetched: {error}; try again, or give the url= of a mirror") from error
+
+
+def _unpack(archive: Path, folder: Path, member: str, url: str) -> Path:
+    """The folder `member` of an archive, below `folder`; zipfile lets no name lead out of it."""
+    try:
+        with zipfile.ZipFile(archive) as content:
+            content.extractall(folder, [name for name in content.namelist() if name.startswith(f"{member}/")])
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{url} is no whole zip archive ({error}): try again, or give the url= of a mirror") from None
+    if not (folder / member).is_dir():
+        raise ValueError(f"{url} holds no folder {member}: give the url= of another mirror")
+    return folder / member
 
 
 def check_content(store: Path, sha256: Mapping[str, str]) -> None:
-    """Raises ValueError unless the decoded bytes of each array have the digest noted for it."""
+    """Raise ValueError unless the decoded bytes of each array have the digest noted for it."""
     group = open_group(store)
     for key, wanted in sha256.items():
-        found = hashlib.sha256(open_array(group, key, store)[...].tobytes()).hexdigest()
+        array = open_array(group, key, store)
+        found = hashlib.sha256(read_rows(array, 0, array.shape[0]).tobytes()).hexdigest()
         if found != wanted:
-            raise ValueError(f"{store} is not what was published: the SHA-256 of {key} is {found}, expected {wanted}")
+            raise ValueError(f"the SHA-256 of {key} must be {wanted}, got {found}")

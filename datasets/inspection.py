@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from .store import Demonstrations
 
 JUMP = 0.5
 """A change from one step to the next of more than this share of a dimension's range is a jump."""
+
+HABIT = 0.5
+"""What this share of the episodes does is how a dimension works, not a fault: a gripper snaps open and shut."""
 
 
 def lengths(demonstrations: Demonstrations) -> NDArray[np.int64]:
@@ -42,51 +45,64 @@ def _rows(stream: Stream, found: Statistics) -> list[str]:
     if len(stream.shape) != 1:
         title = f"{stream.name} {stream.dtype}{list(stream.shape)}"
         return [f"{title:<32}{found.low.min():>11.4g}{found.mean.mean():>11.4g}{found.high.max():>11.4g}"]
-    lines = []
+    lines: list[str] = []
+    bounds = np.array([stream.low, stream.high])
     for index in range(stream.size):
         units = stream.units[index] if stream.units else ""
-        limits = f"[{stream.low[index]:g}, {stream.high[index]:g}]" if stream.low else "unknown"
+        limits = f"[{bounds[0, index]:g}, {bounds[1, index]:g}]" if stream.low else "unknown"
         values = "".join(f"{value[index]:>11.4g}" for value in (found.low, found.mean, found.high, found.std))
         lines.append(f"{stream.label(index):<24}{units:<8}{values}   {limits}")
     return lines
 
 
 def warnings(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list[str]:
-    """What looks wrong: constant dimensions, jumps, NaN, values outside the limits, episodes too short to train on."""
-    steps = lengths(demonstrations)
+    """What looks wrong: episodes too short to train on; constant dimensions, jumps, NaN, values outside the limits."""
+    ends, steps = demonstrations.episode_ends, lengths(demonstrations)
     found = [
-        f"episode {index} has {steps[index]} steps, fewer than the {action_horizon} that are executed at once: it is not trained on"
+        f"episode {index} has {steps[index]} steps, fewer than the {action_horizon} that are executed at once: "
+        "it is not trained on"
         for index in np.flatnonzero(steps < action_horizon)
     ]
     for stream in demonstrations.specification.streams:
-        if len(steps) and len(stream.shape) == 1:
-            found += _of_stream(stream, demonstrations.read(stream.name), demonstrations.episode_ends)
+        if not len(steps) or len(stream.shape) != 1:
+            continue
+        rows = demonstrations.read(stream.name)
+        exact = rows.dtype if rows.dtype.kind == "f" else np.float64
+        limits = np.array([stream.low, stream.high]).astype(exact).astype(np.float64)  # as values of the stream are
+        for index in range(stream.size):
+            values = rows[:, index].astype(np.float64)
+            found += [
+                f"{stream.label(index)} {what}" for what in _of_dimension(values, limits[:, index : index + 1], ends)
+            ]
     return found
 
 
-def _of_stream(stream: Stream, rows: NDArray[Any], ends: NDArray[np.int64]) -> list[str]:
-    found = []
-    broken = ~np.isfinite(rows)
-    for index in np.flatnonzero(broken.any(axis=0)):
-        found.append(f"{stream.label(index)}: {broken[:, index].sum()} values are NaN or infinite, the first at step {broken[:, index].argmax()}")
-    span = np.ptp(rows, axis=0).astype(np.float64)
-    found += [f"{stream.label(index)} is constant at {rows[0, index]:g}" for index in np.flatnonzero(span == 0)]
-    if stream.low:
-        outside = (rows < np.float32(stream.low)) | (rows > np.float32(stream.high))
-        for index in np.flatnonzero(outside.any(axis=0)):
-            found.append(
-                f"{stream.label(index)}: {outside[:, index].sum()} of {len(rows)} values are outside the limits "
-                f"[{stream.low[index]:g}, {stream.high[index]:g}], the first at step {outside[:, index].argmax()}"
-            )
-    change = np.abs(np.diff(rows.astype(np.float64), axis=0))
-    change[ends[:-1] - 1] = 0  # from one episode to the next
-    jumps = change > JUMP * np.where(span > 0, span, np.inf)
-    for index in np.flatnonzero(jumps.any(axis=0)):
-        found.append(
-            f"{stream.label(index)} jumps by more than {JUMP:.0%} of its range in {jumps[:, index].sum()} steps, "
-            f"the first after step {jumps[:, index].argmax()}"
+def _of_dimension(values: NDArray[np.float64], limits: NDArray[np.float64], ends: NDArray[np.int64]) -> Iterator[str]:
+    """What looks wrong in one dimension (T,); limits: (2, 1), or (2, 0) where they are unknown."""
+
+    def first(wrong: NDArray[np.bool_]) -> str:
+        step = int(wrong.argmax())
+        episode = int(np.searchsorted(ends, step, side="right"))
+        return f"the first at step {step - (ends[episode - 1] if episode else 0)} of episode {episode}"
+
+    if not (finite := np.isfinite(values)).all():
+        yield f"is NaN or infinite in {np.sum(~finite)} of {len(values)} steps, {first(~finite)}"
+        return
+    for low, high in limits.T:
+        if (outside := (values < low) | (values > high)).any():
+            count = f"{outside.sum()} of {len(values)} steps"
+            yield f"is outside its limits [{low:g}, {high:g}] in {count}, {first(outside)}"
+    if not (span := np.ptp(values)):
+        yield f"is constant at {values[0]:g}"
+        return
+    jumps = np.abs(np.diff(values, prepend=values[0])) > JUMP * span
+    jumps[ends[:-1]] = False  # from one episode to the next
+    jumping = np.unique(np.searchsorted(ends, np.flatnonzero(jumps), side="right"))
+    if 0 < len(jumping) < HABIT * len(ends):
+        yield (
+            f"jumps by more than {JUMP:.0%} of its range in {len(jumping)} of {len(ends)} episodes, {first(jumps)}: "
+            "an angle that wraps, or a fault of the recording?"
         )
-    return found
 
 
 def draw(demonstrations: Demonstrations, path: Path, *, most: int = 50) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .store import Demonstrations
 
-ROWS_AT_ONCE = 65_536
+NUMBERS_AT_ONCE = 2**22
+"""Upper bound of the numbers in a piece, where a single step has not more: 32 MB of them in float64."""
 
 
 @dataclass(frozen=True)
@@ -24,31 +26,31 @@ class Statistics:
 
 
 def statistics(demonstrations: Demonstrations, name: str, episodes: Sequence[int]) -> Statistics:
-    """Statistics of one stream over all steps of `episodes`."""
-    low = high = total = squares = None
+    """Statistics of one stream over all steps of `episodes`. Raises ValueError where there is no episode."""
+    pieces = (rows.astype(np.float64) for rows in _pieces(demonstrations, name, episodes))
+    first = next(pieces, None)
+    if first is None:
+        raise ValueError(f"statistics of stream {name!r} need at least one episode, got none")
+    shift = low = high = first[0]  # sums about a value of the data lose no digits to a large mean
+    total = squares = np.zeros_like(shift)
     count = 0
-    for rows in _pieces(demonstrations, name, episodes):
-        rows = rows.astype(np.float64)
-        if low is None:
-            shift = rows[0]  # sums about a value of the data lose no digits to a large mean
-            low = high = shift
-            total = squares = np.zeros_like(shift)
+    for rows in chain([first], pieces):
         low, high = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
         total, squares = total + (rows - shift).sum(axis=0), squares + ((rows - shift) ** 2).sum(axis=0)
         count += len(rows)
-    if low is None:
-        raise ValueError(f"statistics of stream {name!r} need at least one episode, got none")
     mean = total / count
     return Statistics(low, high, mean + shift, np.sqrt(np.maximum(squares / count - mean**2, 0)))
 
 
 def _pieces(demonstrations: Demonstrations, name: str, episodes: Sequence[int]) -> Iterator[NDArray[np.generic]]:
-    """Rows of the episodes; neighbouring episodes are read together, at most ROWS_AT_ONCE at a time."""
+    """Rows of the episodes; neighbouring episodes are read together, at most NUMBERS_AT_ONCE at a time."""
+    sizes = {stream.name: stream.size for stream in demonstrations.specification.streams}
+    most = max(NUMBERS_AT_ONCE // sizes[name], 1)
     ends = demonstrations.episode_ends
     chosen = np.zeros(ends[-1] if len(ends) else 0, dtype=bool)
     for episode in episodes:
         chosen[ends[episode - 1] if episode else 0 : ends[episode]] = True
     edges = np.flatnonzero(np.diff(np.concatenate([[False], chosen, [False]]).astype(np.int8)))
     for start, stop in edges.reshape(-1, 2):
-        for begin in range(start, stop, ROWS_AT_ONCE):
-            yield demonstrations.read(name, begin, min(begin + ROWS_AT_ONCE, stop))
+        for begin in range(start, stop, most):
+            yield demonstrations.read(name, begin, min(begin + most, stop))

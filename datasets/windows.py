@@ -32,7 +32,7 @@ class Windows:
     c - To + Tp, where steps before the first or after the last one repeat it, as in the reference implementation; so
     the executed steps of a window are never padding. Only the To steps that are observed are gathered.
 
-    Memory grows with the steps of the demonstrations and time with the batch, neither with Tp x W: a window is two
+    Memory grows with the steps of the demonstrations and time with the batch, neither with Tp x W: a window is three
     numbers, not a copy.
 
     device: where the streams lie. Where they do not fit there, keep them on the CPU and move the batches.
@@ -46,10 +46,10 @@ class Windows:
             stream.name: torch.from_numpy(demonstrations.read(stream.name)).to(device)
             for stream in demonstrations.specification.streams
         }
-        ends = np.asarray(demonstrations.episode_ends)
-        self._bounds = np.stack([np.concatenate([[0], ends[:-1]]), ends - 1], axis=1)  # first and last step
+        edges = np.concatenate([[0], demonstrations.episode_ends])
+        self._bounds = np.stack([edges[:-1], edges[1:] - 1], axis=1)  # first and last step
         self.offsets = torch.arange(horizons.prediction, device=device) + 1 - horizons.observation
-        self._select(range(len(ends)))
+        self._select(range(len(self._bounds)))
 
     def of(self, episodes: Sequence[int]) -> Windows:
         """Only the windows of some episodes; the streams are shared, not copied."""
@@ -76,10 +76,15 @@ class Windows:
         steps = torch.clamp(wanted, self.first[indices, None], self.last[indices, None])
         observed = steps[:, : self.horizons.observation]
         return Batch(
-            observation={name: rows[observed] for name, rows in self.streams.items() if name != "action"},
-            action=self.streams["action"][steps],
+            observation={name: _rows(self.streams[name], observed) for name in self.streams if name != "action"},
+            action=_rows(self.streams["action"], steps),
             is_padding=wanted != steps,
         )
+
+
+def _rows(values: Tensor, steps: Tensor) -> Tensor:
+    """`values[steps]`, in half the time: rows are copied whole."""
+    return values.index_select(0, steps.flatten()).unflatten(0, steps.shape)
 
 
 def split(num_episodes: int, *, held_out: float, seed: int) -> tuple[list[int], list[int]]:

@@ -67,6 +67,9 @@ SPECIFICATION = Specification(
             high=(0.5, 0.5, 0.5, 1, 1),
         ),
         Stream("target", (2,), units="m", labels=("x", "y"), low=-0.3, high=0.3),
+        Stream(
+            "offset", (5,), units="m", labels=("cube_x", "cube_y", "cube_z", "target_x", "target_y"), low=-0.8, high=0.8
+        ),
     ),
     action=Stream(
         "action",
@@ -79,7 +82,11 @@ SPECIFICATION = Specification(
     control_dt=0.1,
 )
 """`gripper` is the point between the fingertips, their yaw, and the distance between them; the action is the gripper
-state to move to. A cube looks the same every 90 degrees, so its yaw is given as cosine and sine of four times it."""
+state to move to. A cube looks the same every 90 degrees, so its yaw is given as cosine and sine of four times it. `offset`
+is where cube and target are seen from the gripper: a grasp needs millimetres, of a table that measures half a metre."""
+
+STATE = ("gripper", "cube", "target")
+"""The streams that describe a state at rest; `offset` follows from them."""
 
 
 def remaining_way(cube: NDArray[np.floating[Any]], target: NDArray[np.floating[Any]]) -> float:
@@ -220,10 +227,9 @@ class PickPlace(gymnasium.Env[Any, Any]):
         return {"gripper": gripper, "cube": cube, "target": target}
 
     def _set_state(self, state: Observation) -> None:
-        names = [stream.name for stream in SPECIFICATION.observations]
-        if missing := [name for name in names if name not in state]:
-            raise ValueError(f"a state must hold every observation stream, this one lacks {missing}")
-        gripper, cube, target = (np.asarray(state[name], dtype=np.float64) for name in names)
+        if missing := [name for name in STATE if name not in state]:
+            raise ValueError(f"a state must hold the streams {STATE}, this one lacks {missing}")
+        gripper, cube, target = (np.asarray(state[name], dtype=np.float64) for name in STATE)
         half_yaw = np.arctan2(cube[4], cube[3]) / 8
         mujoco.mj_resetData(self._model, self._data)
         self._data.qpos[self._axes] = [*gripper[:4], gripper[4] / 2, gripper[4] / 2]
@@ -236,10 +242,12 @@ class PickPlace(gymnasium.Env[Any, Any]):
         *gripper, left, right = self._data.qpos[self._axes]
         *position, w, x, y, z = self._data.qpos[self._cube]
         yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+        target = self._data.mocap_pos[0, :2]
         values = {
             "gripper": [*gripper, left + right],
             "cube": [*position, np.cos(4 * yaw), np.sin(4 * yaw)],
-            "target": self._data.mocap_pos[0, :2],
+            "target": target,
+            "offset": [*np.subtract(position, gripper[:3]), *np.subtract(target, gripper[:2])],
         }
         limits = self._limits
         return {n: np.clip(np.array(v, np.float32), limits[n].low, limits[n].high) for n, v in values.items()}

@@ -29,11 +29,15 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int = 0) -> Co
     specification, or the expert fails more often than it succeeds.
     """
     if task.expert is None:
-        raise ValueError(f"task {task.name!r} has no scripted expert to record: download or record demonstrations of it")
+        raise ValueError(
+            f"task {task.name!r} has no scripted expert to record: download or record demonstrations of it"
+        )
     failures_path = path.with_name(f"{path.stem}-failures{path.suffix}")
-    store = _open(path, task) or DemonstrationStore.create(path, task.specification)
-    failures = _open(failures_path, task)
-    seed = 1 + max([first_seed - 1, *store.episode_seeds.tolist(), *(failures.episode_seeds.tolist() if failures else [])])
+    store, failures = _open(path, task), _open(failures_path, task)
+    if store is None:
+        store = DemonstrationStore.create(path, task.specification)
+    used = [int(seed) for each in (store, failures) if each is not None for seed in each.episode_seeds]
+    seed = 1 + max([first_seed - 1, *used])
     env = task.make()
     with tqdm(total=episodes, initial=len(store), desc=f"collect {task.name}", unit="episode") as bar:
         while len(store) < episodes:
@@ -42,13 +46,14 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int = 0) -> Co
                 store.append(streams, seed=seed)
                 bar.update()
             else:
-                failures = failures or DemonstrationStore.create(failures_path, task.specification)
+                if failures is None:
+                    failures = DemonstrationStore.create(failures_path, task.specification)
                 failures.append(streams, seed=seed)
                 if len(failures) > len(store) + 10:
                     raise ValueError(f"the expert of {task.name!r} fails more often than not, see {failures_path}")
             seed += 1
     env.close()
-    return Collected(len(store), len(failures) if failures else 0, failures_path)
+    return Collected(len(store), 0 if failures is None else len(failures), failures_path)
 
 
 def demonstrate(task: Task, env: object, seed: int) -> tuple[dict[str, NDArray[np.generic]], bool]:

@@ -125,7 +125,7 @@ class Arena:
 
     def close(self) -> None:
         """Close every environment."""
-        for env in [episode.env for episode in self._running.values()] + sum(self._idle.values(), []):
+        for env in [*(episode.env for episode in self._running.values()), *self._idle[False], *self._idle[True]]:
             env.close()
         self._running.clear()
         self._idle = {False: [], True: []}

@@ -33,15 +33,24 @@ COLOURS = ("#ff6ac1", "#4fd8ff", "#ffd166", "#9be564")
 START_COLOUR = "#fff6e0"
 """Of the beginning of a chunk, which fades into the colour of its policy."""
 
+NIGHT = np.array([0.5, 0.52, 0.6])
+"""Share of the red, green and blue of a scene that is left where chunks are to shine on it."""
+
+PANEL_INCHES = 4.8
+"""A panel of a fan, at 180 pixels an inch; the gap between two panels is a share of it."""
+
+PANEL_GAP = 0.012
+
 SMALLEST_SIDE = 384
 """Smaller frames are enlarged to at least this many pixels by repeating theirs."""
 
 
-def film(outcome: Outcome, path: Path, *, fps: float, pixels: Pixels) -> None:
+def film(outcome: Outcome, path: Path, *, fps: float, pixels: Pixels | None, colour: str = COLOURS[0]) -> None:
     """Write a filmed episode as an mp4 that browsers play, the chunk under way drawn over every frame.
 
-    fps: frames a second; 1 / control_dt for real time. The last frame, which shows success, stays for a second. The
-    file appears whole or not at all. Raises ValueError for an episode that was not filmed.
+    fps: frames a second; 1 / control_dt for real time. pixels: None draws no chunks. The last frame, which shows
+    success, stays for a second. The file appears whole or not at all. Raises ValueError for an episode that was not
+    filmed.
     """
     if not outcome.frames:
         raise ValueError(f"episode {outcome.seed} has no frames to show: name its seed in `filmed`")
@@ -55,22 +64,23 @@ def film(outcome: Outcome, path: Path, *, fps: float, pixels: Pixels) -> None:
         with imageio.v2.get_writer(
             partial, format="FFMPEG", mode="I", fps=fps, output_params=parameters, **settings
         ) as writer:
-            for frame in _annotated(outcome, pixels, hold=round(fps)):
+            for frame in _annotated(outcome, pixels, colour, hold=round(fps)):
                 writer.append_data(frame)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def _annotated(outcome: Outcome, pixels: Pixels, *, hold: int) -> Iterator[NDArray[np.uint8]]:
+def _annotated(outcome: Outcome, pixels: Pixels | None, colour: str, *, hold: int) -> Iterator[NDArray[np.uint8]]:
     """Every frame with the latest plan of its time, the last one `hold` times more."""
     plans = {plan.step: plan for plan in outcome.plans}
-    overlay, drawn = np.zeros(1), np.zeros(1, np.uint8)
+    overlay: NDArray[Any] | None = None
+    drawn = outcome.frames[0]
     for step, original in enumerate(outcome.frames):
         frame, scale = _presentable(original)
-        if step in plans:
-            overlay = _overlay(scale * pixels(plans[step].chunk), *frame.shape[:2])
-        drawn = _composed(frame, overlay) if overlay.ndim == 3 else frame
+        if pixels is not None and step in plans:
+            overlay = _overlay(scale * pixels(plans[step].chunk), colour, *frame.shape[:2])
+        drawn = frame if overlay is None else _composed(frame, overlay)
         yield drawn
     for _ in range(hold):
         yield drawn
@@ -89,16 +99,24 @@ def _composed(frame: NDArray[np.uint8], overlay: NDArray[Any]) -> NDArray[np.uin
     return np.round(frame + alpha * (colour - frame)).astype(np.uint8)
 
 
-def _overlay(points: NDArray[Any], height: int, width: int) -> NDArray[np.float32]:
+def _overlay(points: NDArray[Any], colour: str, height: int, width: int) -> NDArray[np.float32]:
     """One chunk (T, 2) as an image (H, W, 4): colours in [0, 255] and an alpha in [0, 1]."""
-    figure, axes = _canvas((0, width), (0, height), size=(width / 100, height / 100))
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    canvas = FigureCanvasAgg(Figure(figsize=(width / 100, height / 100), dpi=100))
+    canvas.figure.patch.set_alpha(0)
+    axes = canvas.figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.axis("off")
     # A dark seam, so that the line is seen on a bright scene too.
-    thickness = height / 100
+    thickness = 0.8 * height / 100
     axes.plot(*points.T, color="#101828", alpha=0.3, linewidth=thickness + 1.5, solid_capstyle="round")
-    _add_chunks(axes, points[None], COLOURS[0], linewidth=thickness, alpha=(1.0, 0.25))
-    figure.canvas.draw()
-    rgba = np.asarray(figure.canvas.buffer_rgba(), np.float32)  # type: ignore[attr-defined]
-    return np.concatenate([rgba[..., :3], rgba[..., 3:] / 255], axis=2)
+    _add_chunks(axes, points[None], colour, linewidth=thickness, alpha=(1.0, 0.5))
+    canvas.draw()
+    rgba = np.array(canvas.buffer_rgba(), np.float32)
+    rgba[..., 3] /= 255
+    return rgba
 
 
 @dataclass(frozen=True)
@@ -171,35 +189,37 @@ def _chunks(
 
 
 def draw_fan(fan: Fan, names: Sequence[str] = ()) -> bytes:
-    """A PNG with a panel for each of the named policies, side by side; without names, for all of them."""
+    """A PNG with a square panel for each of the named policies, side by side; without names, for all of them."""
+    from matplotlib.figure import Figure
+
     names = names or list(fan.points)
-    (left, right), (top, bottom) = _view(fan)
-    size = 4.8
-    figure, *_ = _canvas((0, 1), (0, 1), size=(size * len(names) + 0.06 * (len(names) - 1), size))
-    figure.clear()
-    figure.patch.set_alpha(0)
-    grey = fan.frame.mean(axis=2, keepdims=True)
-    dimmed = np.round(0.58 * (0.75 * fan.frame + 0.25 * grey)).astype(np.uint8)
-    width, height = figure.get_size_inches()
+    total = len(names) + PANEL_GAP * (len(names) - 1)
+    figure = Figure(figsize=(PANEL_INCHES * total, PANEL_INCHES), dpi=180)
     for index, name in enumerate(names):
-        axes = figure.add_axes((index * (size + 0.06) / width, 0, size / width, size / height))
-        axes.imshow(dimmed, extent=(0, fan.frame.shape[1], fan.frame.shape[0], 0), interpolation="bicubic")
-        axes.set(xlim=(left, right), ylim=(bottom, top))
-        axes.axis("off")
-        points = fan.points[name]
-        colour = COLOURS[list(fan.points).index(name) % len(COLOURS)]
-        alone = len(points) == 1
-        _add_chunks(axes, points, colour, linewidth=3.2 if alone else 1.5, alpha=(0.95, 0.9) if alone else (0.55, 0.6))
-        axes.plot(*points[:, -1].T, "o", color=colour, markersize=5 if alone else 3.2, alpha=0.9, markeredgewidth=0)
-        noun = "chunk" if alone else "chunks"
-        axes.text(
-            0.04, 0.955, name, transform=axes.transAxes, color="white", fontsize=14, fontweight="bold", va="top"
-        )
-        axes.text(
-            0.04, 0.895, f"{len(points)} sampled {noun}" if not alone else "its one chunk",
-            transform=axes.transAxes, color="#d9dee8", fontsize=10.5, va="top",
-        )  # fmt: skip
-    return _png(figure, dpi=180)
+        axes = figure.add_axes((index * (1 + PANEL_GAP) / total, 0, 1 / total, 1))
+        _draw_panel(axes, fan, name)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", transparent=True)
+    return file.getvalue()
+
+
+def _draw_panel(axes: Any, fan: Fan, name: str) -> None:
+    points, colour = fan.points[name], COLOURS[list(fan.points).index(name) % len(COLOURS)]
+    height, width = fan.frame.shape[:2]
+    (left, right), (top, bottom) = _view(fan)
+    grey = fan.frame.mean(axis=2, keepdims=True)
+    scene = np.round((0.7 * fan.frame + 0.3 * grey) * NIGHT).astype(np.uint8)
+    axes.imshow(scene, extent=(0, width, height, 0), interpolation="bicubic")
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+    axes.axis("off")
+    if len(points) == 1:
+        said, linewidth, alpha, dot = "its one chunk", 3.4, 1.0, 6.0
+    else:
+        said, linewidth, alpha, dot = f"{len(points)} sampled chunks", 1.4, 0.6, 3.2
+    _add_chunks(axes, points, colour, linewidth=linewidth, alpha=(alpha, alpha))
+    axes.plot(*points[:, -1].T, "o", color=colour, markersize=dot, markeredgewidth=0)
+    axes.text(0.04, 0.955, name, transform=axes.transAxes, color="white", size=14, weight="bold", va="top")
+    axes.text(0.04, 0.892, said, transform=axes.transAxes, color="#d9dee8", size=10.5, va="top")
 
 
 def _view(fan: Fan) -> tuple[tuple[float, float], tuple[float, float]]:
@@ -207,28 +227,12 @@ def _view(fan: Fan) -> tuple[tuple[float, float], tuple[float, float]]:
     points = np.concatenate([chunks.reshape(-1, 2) for chunks in fan.points.values()])
     low, high = points.min(axis=0), points.max(axis=0)
     limits = np.array(fan.frame.shape[1::-1], dtype=np.float64)
-    side = float(np.clip(1.7 * (high - low).max(), 0.5 * limits.min(), limits.min()))
+    side = float(np.clip(1.5 * (high - low).max(), 0.5 * limits.min(), limits.min()))
     corner = np.clip((low + high) / 2 - side / 2, 0, limits - side)
     return (corner[0], corner[0] + side), (corner[1], corner[1] + side)
 
 
-def _canvas(x: tuple[float, float], y: tuple[float, float], *, size: tuple[float, float]) -> tuple[Any, Any]:
-    """A transparent figure of `size` inches at 100 pixels each, and axes that fill it, in pixel coordinates."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, dpi=100)
-    FigureCanvasAgg(figure)
-    figure.patch.set_alpha(0)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=x, ylim=y[::-1])
-    axes.axis("off")
-    return figure, axes
-
-
-def _add_chunks(
-    axes: Any, points: NDArray[Any], colour: str, *, linewidth: float, alpha: tuple[float, float]
-) -> None:
+def _add_chunks(axes: Any, points: NDArray[Any], colour: str, *, linewidth: float, alpha: tuple[float, float]) -> None:
     """Chunks (N, T, 2) as lines whose colour and alpha change along them."""
     from matplotlib.collections import LineCollection
     from matplotlib.colors import to_rgb
@@ -237,12 +241,7 @@ def _add_chunks(
     rgb = (1 - along) ** 1.5 * np.array(to_rgb(START_COLOUR)) + (1 - (1 - along) ** 1.5) * np.array(to_rgb(colour))
     rgba = np.concatenate([rgb, alpha[0] + along * (alpha[1] - alpha[0])], axis=1)
     segments = np.stack([points[:, :-1], points[:, 1:]], axis=2).reshape(-1, 2, 2)
-    axes.add_collection(
-        LineCollection(list(segments), colors=np.tile(rgba, (len(points), 1)), linewidths=linewidth, capstyle="butt")
-    )
-
-
-def _png(figure: Any, *, dpi: int) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi, transparent=True)
-    return file.getvalue()
+    # Round ends close the gaps of a thick line, but show as beads where translucent ones overlap.
+    ends = "round" if alpha[0] == 1 else "butt"
+    colours = np.tile(rgba, (len(points), 1))
+    axes.add_collection(LineCollection(list(segments), colors=colours, linewidths=linewidth, capstyle=ends))

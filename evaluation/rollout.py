@@ -14,6 +14,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeAlias
@@ -60,6 +61,11 @@ def rollout(
     filmed: seeds of the episodes whose frames are kept. Raises ValueError where policy and task differ.
     """
     check_task(task, policy.specification)
+    if num_parallel < 1 or workers < 0 or len(set(seeds)) < len(seeds):
+        raise ValueError(
+            f"num_parallel must be at least 1, workers at least 0, and the seeds must differ, "
+            f"got {num_parallel}, {workers} and {list(seeds)}"
+        )
     waiting, outcomes = list(reversed(seeds)), {}
     generators = {episode: noise_generator(seed, episode) for episode in seeds}
     arena = partial(Arena, task.make, execution, filmed=frozenset(filmed))
@@ -75,7 +81,9 @@ def rollout(
             if ended:
                 bar.update(len(ended))
             due = {episode: answer for episode, answer in answers.items() if not isinstance(answer, Outcome)}
-            chunks = dict(zip(due, predict(policy, list(due.values()), [generators[e] for e in due], device), strict=True))
+            chunks = dict(
+                zip(due, predict(policy, list(due.values()), [generators[e] for e in due], device), strict=True)
+            )
     return [outcomes[episode] for episode in seeds]
 
 
@@ -114,7 +122,12 @@ def _arenas(arena: Callable[[], Arena], workers: int) -> Iterator[Advance]:
         for seed, chunk in chunks.items():
             shares[seed % workers][seed] = chunk
         answers = [pool.submit(_advance, share) for pool, share in zip(pools, shares, strict=True) if share]
-        return {seed: answer for future in answers for seed, answer in future.result().items()}
+        try:
+            return {seed: answer for future in answers for seed, answer in future.result().items()}
+        except BrokenProcessPool:
+            raise ChildProcessError(
+                f"one of {workers} processes that step environments died, perhaps for lack of memory: use fewer workers"
+            ) from None
 
     try:
         yield advance
@@ -135,7 +148,7 @@ def _advance(chunks: Chunks) -> dict[int, History | Outcome]:
 
 
 def latency(policy: Policy, *, device: str | torch.device, repeats: int = 50) -> dict[str, float]:
-    """Milliseconds of one prediction for one robot, encoder and un-normalising included: median, 95th, 99th percentile."""
+    """Milliseconds of one prediction for one robot, all of it included: median, 95th and 99th percentile."""
     specification, steps = policy.specification, policy.horizons.observation
     observation = {
         stream.name: torch.zeros(1, steps, *stream.shape, dtype=getattr(torch, stream.dtype), device=device)

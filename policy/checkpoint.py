@@ -1,7 +1,7 @@
-"""Checkpoints: a policy as a folder of two files, `policy.json` and `policy.safetensors`, read without executing anything.
+"""Checkpoints: a policy as a folder of two files, `policy.json` and `policy.safetensors`; neither holds code.
 
-The folder appears whole or not at all. `policy.json` says what the weights are for (specification with units and control
-period, horizons, the configuration to build the network from, versions) and the SHA-256 of the weights.
+The folder appears whole or not at all. `policy.json` says what the weights are for (specification with units and
+control period, horizons, the configuration to build the network from, versions) and the SHA-256 of the weights.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ from ..specification import Horizons, Specification
 FORMAT = 1
 """Raised whenever older checkpoints can no longer be read."""
 
+KEYS = ("versions", "specification", "horizons", "policy", "task", "step", "weights_sha256")
+"""What `policy.json` holds at least, beside its format."""
+
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
@@ -43,38 +46,65 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Have an OSError within name the file and the remedy, which a full disk by itself does not."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{path} could not be written ({error.strerror}), what was saved before is kept: "
+            f"see that the disk has room and can be written to, and repeat the command",
+        ) from error
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write tensors as safetensors; returns the SHA-256 of the file."""
-    # safetensors' own writer reports a full disk as an error of its own; Python's writer says OSError and the file.
     data = safetensors.torch.save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
-    path.write_bytes(data)
+    with writing(path):  # safetensors' own writer reports a full disk as an error of its own
+        path.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
 
 
 def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
-    """The tensors of `write_tensors`. Raises ValueError where the file is not the one that was written."""
+    """The tensors of `write_tensors`.
+
+    Raises FileNotFoundError where the file is missing, and ValueError where it is not the one that was written.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing from its checkpoint: restore it, or use another checkpoint")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != digest:
         raise ValueError(f"{path} is damaged: its SHA-256 is not the one noted beside it; use another checkpoint")
     return safetensors.torch.load(data)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write readable JSON in one piece: the file is the old one or the new one."""
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one piece: it is the old one or the new one."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
-        partial.replace(path)
+        with writing(path):
+            partial.write_text(text)
+            partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON. Raises ValueError, naming the file, where it is cut short or no JSON."""
+def write_json(path: Path, content: Any) -> None:
+    """Write readable JSON in one piece."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object. Raises ValueError, naming the file, where it is cut short or none."""
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}; use another checkpoint") from None
+        raise ValueError(f"{path} is damaged ({error}): restore it from a copy, or use another folder") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {content!r}: restore it from a copy")
+    return content
 
 
 def save(folder: Path, weights: Mapping[str, Tensor], **manifest: Any) -> None:
@@ -104,19 +134,20 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not (folder / "policy.json").is_file():
         raise FileNotFoundError(f"{folder} is no checkpoint: it has no policy.json")
     manifest = read_json(folder / "policy.json")
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
+    if manifest.get("format") != FORMAT:
         raise ValueError(
-            f"{folder / 'policy.json'}: this version of recede reads checkpoints of format {FORMAT}, got {found!r}: "
-            f"load it with the version noted in it, or train again"
+            f"{folder / 'policy.json'}: format must be {FORMAT}, which this version of recede reads, "
+            f"got {manifest.get('format')!r}: load it with the version noted in it, or train again"
         )
+    missing = [key for key in KEYS if key not in manifest]
+    if missing:
+        raise ValueError(f"{folder / 'policy.json'} is damaged: it lacks {missing}; use another checkpoint")
     try:
         manifest["specification"] = Specification.from_json(manifest["specification"])
         manifest["horizons"] = Horizons(**manifest["horizons"])
-        digest = manifest["weights_sha256"]
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'policy.json'} is damaged: {error}; use another checkpoint") from None
-    return manifest, read_tensors(folder / "policy.safetensors", digest)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / 'policy.json'} is damaged ({error}): use another checkpoint") from None
+    return manifest, read_tensors(folder / "policy.safetensors", manifest["weights_sha256"])
 
 
 def steps(run: Path) -> list[int]:
@@ -131,11 +162,19 @@ def of_step(run: Path, step: int) -> Path:
 
 def best(run: Path) -> int | None:
     """The step of the checkpoint that scored best of those evaluated while training, the earliest of equals."""
-    path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    measured = [entry for entry in map(json.loads, lines) if "mean_score" in entry]
     kept = set(steps(run))
-    return max((entry for entry in measured if entry["step"] in kept), key=lambda e: e["mean_score"], default={}).get("step")
+    measured = [entry for entry in metrics(run) if "mean_score" in entry and entry["step"] in kept]
+    return max(measured, key=lambda entry: entry["mean_score"], default={}).get("step")
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """Every line of a run's metrics so far; a last line that was cut short is left out."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    try:
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): restore it from a copy, or remove it") from None
 
 
 def find(folder: Path, which: str = "last") -> Path:

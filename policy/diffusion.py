@@ -13,7 +13,7 @@ from .prediction import Prediction
 
 
 def check_observation(observation: Observation, specification: Specification, horizons: Horizons) -> None:
-    """Raises ValueError unless there is every stream of the specification, each of shape (B, To, ...)."""
+    """Raise ValueError unless there is every stream of the specification, each of shape (B, To, ...)."""
     for name in observation:
         names = [stream.name for stream in specification.observations]
         if name not in names:
@@ -35,6 +35,8 @@ class DiffusionPolicy(nn.Module):
     times: the denoising steps of `sampler`, from `schedule.spacing`. num_draws: fresh noises that the sampler takes on
     its way, 0 where it is deterministic. clip: bound of the estimate of x_0, in normalised units, at every step.
     """
+
+    times: Tensor
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ class EMA(Generic[Module]):
     """
 
     def __init__(self, module: Module, *, power: float = 0.75, maximum: float = 0.9999) -> None:
-        if not (0 < power and 0 < maximum < 1):
+        if not (power > 0 and 0 < maximum < 1):
             raise ValueError(f"power must be positive and the maximum decay between 0 and 1, got {power} and {maximum}")
         self.module = deepcopy(module).eval().requires_grad_(False)
         self.power, self.maximum = power, maximum
@@ -32,6 +32,6 @@ class EMA(Generic[Module]):
     def update(self, module: Module, update: int) -> None:
         """Move towards `module`; `update` counts from 1, and the first one copies."""
         weight = 1 - self.decay(update)
-        torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), weight)
+        torch._foreach_lerp_(list(self.module.parameters()), list(module.parameters()), weight)  # type: ignore[attr-defined]
         for mine, current in zip(self.module.buffers(), module.buffers(), strict=True):
             mine.copy_(current)

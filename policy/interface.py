@@ -1,7 +1,7 @@
 """The nouns of a policy, as types. Everything that trains, measures or deploys a policy knows only these.
 
-Shapes: B batch, K noise draws a window, N denoising steps; To, Tp, Ta observation, prediction and action horizon; Da size
-of the action; Dc size of the conditioning.
+Shapes: B batch, K noise draws a window, N denoising steps; To, Tp, Ta observation, prediction and action horizon;
+Da size of the action; Dc size of the conditioning.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class NoiseSchedule(Protocol):
     """How much signal and noise there is at time t: x_t = alpha(t) x_0 + sigma(t) epsilon."""
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and sigma, each of the shape of `t`."""
+        """The coefficients alpha and sigma, each of the shape of `t`."""
         ...
 
     def time(self, level: Tensor) -> Tensor:

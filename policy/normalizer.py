@@ -24,20 +24,30 @@ class Affine(nn.Module):
     centre: Tensor
     half_range: Tensor
 
-    def __init__(self, stream: Stream, low: NDArray[np.floating], high: NDArray[np.floating], *, tolerance: float) -> None:
+    def __init__(
+        self, stream: Stream, low: NDArray[np.floating], high: NDArray[np.floating], *, tolerance: float
+    ) -> None:
         super().__init__()
         low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
-        if low.shape != stream.shape or high.shape != stream.shape or not np.all(low <= high):
-            raise ValueError(f"stream {stream.name!r}: the range must be low <= high of shape {stream.shape}, got {low}, {high}")
+        if low.shape != stream.shape or high.shape != stream.shape or not np.all((low <= high) & (high - low < np.inf)):
+            raise ValueError(
+                f"stream {stream.name!r}: the range must be finite, low <= high, of shape {stream.shape}, got {low}, {high}"
+            )
+        self.stream = stream
         size = np.subtract(stream.high, stream.low) if stream.low else np.maximum(np.abs(low), np.abs(high))
         still = high - low <= tolerance * size
-        self.still = [stream.label(index) for index in np.flatnonzero(still)]
         self.register_buffer("centre", torch.tensor((low + high) / 2, dtype=torch.float32))
         self.register_buffer("half_range", torch.tensor(np.where(still, 0, (high - low) / 2), dtype=torch.float32))
 
+    @property
+    def still(self) -> list[str]:
+        """The dimensions that hardly move, by name; read from the weights, so it holds for loaded ones too."""
+        return [self.stream.label(int(index)) for index in (self.half_range == 0).nonzero()[:, 0]]
+
     def normalise(self, x: Tensor) -> Tensor:
-        """(..., D) in units -> (..., D), [-1, 1] over the range that was seen."""
-        return torch.where(self.half_range > 0, (x - self.centre) / self.half_range, 0.0)
+        """(..., D) in units, of any dtype -> (..., D), [-1, 1] over the range that was seen."""
+        divisor = self.half_range.where(self.half_range > 0, torch.inf)
+        return (x.to(self.centre.dtype) - self.centre) / divisor
 
     def unnormalise(self, x: Tensor) -> Tensor:
         """The inverse of `normalise`."""
@@ -66,7 +76,8 @@ class Normalizer(nn.Module):
     @classmethod
     def empty(cls, specification: Specification) -> Normalizer:
         """One whose ranges are to be loaded with the weights of a policy."""
-        return cls(specification, {stream.name: (np.zeros(stream.shape),) * 2 for stream in specification.streams})
+        nowhere = {stream.name: (np.zeros(stream.shape), np.zeros(stream.shape)) for stream in specification.streams}
+        return cls(specification, nowhere)
 
     @property
     def still(self) -> list[str]:

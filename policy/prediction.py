@@ -1,7 +1,7 @@
 """What a network predicts: one line of coefficients for each choice.
 
-Every prediction type is output = p x_0 + q epsilon with coefficients p and q of alpha and sigma. The training target and
-the decoding of x_0 are both derived from that line, so that they cannot disagree.
+Every prediction type is output = p x_0 + q epsilon with coefficients p and q of alpha and sigma. The training target
+and the decoding of x_0 are both derived from that line, so that they cannot disagree.
 """
 
 from __future__ import annotations

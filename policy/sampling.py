@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -37,16 +39,14 @@ def step(
     return next_alpha * x_0 + next_sigma * ((1 - redrawn).sqrt() * epsilon + redrawn.sqrt() * noise)
 
 
-def ddim(
-    denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Tensor, /, *, eta: float = 0.0
-) -> Tensor:
+def ddim(denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Tensor, /, *, eta: float = 0.0) -> Tensor:
     """DDIM (Song et al. 2021): deterministic where eta is 0; stochastic and fed by noise[1:] otherwise.
 
     For a rectified flow this is the Euler method.
     """
     x, (alphas, sigmas) = noise[0], schedule(times)
     levels = list(zip(alphas.to(x), sigmas.to(x), strict=True))
-    for index, (now, then) in enumerate(zip(levels, levels[1:], strict=False)):
+    for index, (now, then) in enumerate(pairwise(levels)):
         x_0 = denoise(x, times[index].expand(len(x)))
         x = step(x, x_0, noise[index + 1] if eta else None, now=now, then=then, eta=eta)
     return x
@@ -62,33 +62,48 @@ def from_diffusers(name: str, **options: Any) -> Sampler:
 
     Only schedules with betas serve it. A stochastic scheduler draws from one generator a row, seeded from that row's
     noise, so that a row does not depend on the others. `options` go to the scheduler.
-    """
-    import diffusers
-    from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
-    scheduler_class = getattr(diffusers, name, None)
-    if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)):
-        known = [known for known in dir(diffusers) if known.endswith("Scheduler")]
-        raise ValueError(f"a sampler must be a scheduler of diffusers, got {name!r}: {nearest(name, known)}")
-    options = {"prediction_type": "sample"} | options  # our denoisers answer with x_0
-    if "clip_sample" in scheduler_class.__init__.__code__.co_varnames:  # the denoiser has clipped already
-        options.setdefault("clip_sample", False)
+    Raises ValueError for a class or an option that there is not, and for schedulers that take no betas.
+    """
+    scheduler_class = _scheduler_class(name)
+    known = set(inspect.signature(scheduler_class).parameters)
+    if not {"trained_betas", "prediction_type"} <= known:
+        raise ValueError(f"a sampler must be a scheduler of diffusers that takes betas, {name} does not: use ddim")
+    free = known - {"num_train_timesteps", "trained_betas", "prediction_type"}  # these are given below
+    for option in options:
+        if option not in free:
+            raise ValueError(f"{name} has no option {option!r}: {nearest(option, free)}")
+    if "clip_sample" in known:
+        options = {"clip_sample": False} | options  # the denoiser has clipped already
 
     def sample(denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Tensor, /) -> Tensor:
         if not isinstance(schedule, DiscreteSchedule):
             raise ValueError(f"{name} needs a schedule of discrete times, got {type(schedule).__name__}: use ddim")
         with warnings.catch_warnings():  # of numpy, about how diffusers turns tensors into arrays
             warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
-            scheduler = scheduler_class(schedule.num_times, trained_betas=_betas(schedule), **options)
+            scheduler = scheduler_class(  # our denoisers answer with x_0
+                schedule.num_times, trained_betas=_betas(schedule), prediction_type="sample", **options
+            )
             scheduler.set_timesteps(len(times) - 1, device=noise.device)
             x = noise[0] * scheduler.init_noise_sigma
             extra = _row_generators(scheduler.step, noise)
             for t in scheduler.timesteps:
-                x_0 = denoise(scheduler.scale_model_input(x, t), t.long().expand(len(x)))
+                x_0 = denoise(scheduler.scale_model_input(x, t), t.round().long().expand(len(x)))
                 x = scheduler.step(x_0, t, x, **extra).prev_sample
             return x
 
     return sample
+
+
+def _scheduler_class(name: str) -> Any:
+    import diffusers
+    from diffusers.schedulers.scheduling_utils import SchedulerMixin
+
+    found = getattr(diffusers, name, None)
+    if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
+        known = [known for known in dir(diffusers) if known.endswith("Scheduler")]
+        raise ValueError(f"a sampler must be a scheduler of diffusers, got {name!r}: {nearest(name, known)}")
+    return found
 
 
 def _betas(schedule: DiscreteSchedule) -> Any:
@@ -97,7 +112,7 @@ def _betas(schedule: DiscreteSchedule) -> Any:
 
 
 def _row_generators(scheduler_step: Callable[..., Any], noise: Tensor) -> dict[str, list[torch.Generator]]:
-    if "generator" not in scheduler_step.__code__.co_varnames:
+    if "generator" not in inspect.signature(scheduler_step).parameters:
         return {}
     seeds = noise[0].flatten(1)[:, 0].double().view(torch.int64).tolist()
     return {"generator": [torch.Generator(noise.device).manual_seed(seed) for seed in seeds]}

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 class DiscreteSchedule(nn.Module):
     """The variance-preserving chain of DDPM: times are the integers 0 to T - 1, and -1 is clean data.
 
-    alpha_t^2 = prod_{s <= t} (1 - beta_s) and sigma_t^2 = 1 - alpha_t^2 (Ho et al. 2020, eq. 4), computed in float64 and
-    held in torch's default dtype.
+    alpha_t^2 = prod_{s <= t} (1 - beta_s) and sigma_t^2 = 1 - alpha_t^2 (Ho et al. 2020, eq. 4), computed in float64
+    and held in torch's default dtype.
     """
 
     alpha: Tensor
@@ -36,7 +36,7 @@ class DiscreteSchedule(nn.Module):
         return len(self.alpha) - 1
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and sigma at integer times t."""
+        """The coefficients alpha and sigma at integer times t."""
         return self.alpha[t + 1], self.sigma[t + 1]
 
     def time(self, level: Tensor) -> Tensor:
@@ -66,10 +66,10 @@ def cosine(num_times: int) -> DiscreteSchedule:
 
 def from_diffusers(beta_schedule: str, num_times: int, beta_start: float, beta_end: float) -> DiscreteSchedule:
     """Any beta schedule that `diffusers.DDPMScheduler` knows by name, such as "linear" or "scaled_linear"."""
-    from diffusers import DDPMScheduler
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     try:
-        scheduler = DDPMScheduler(num_times, beta_start, beta_end, beta_schedule)
+        scheduler = DDPMScheduler(num_times, beta_start, beta_end, beta_schedule)  # type: ignore[arg-type]
     except NotImplementedError as error:
         raise ValueError(f"beta_schedule must be one that diffusers knows, got {beta_schedule!r}: {error}") from None
     return DiscreteSchedule(scheduler.betas)

@@ -2,14 +2,14 @@
 
 import math
 from functools import partial
+from itertools import pairwise
 
 import diffusers
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from recede.policy import prediction, sampling, schedule
 
 PREDICTIONS = {"epsilon": prediction.EPSILON, "sample": prediction.SAMPLE, "v_prediction": prediction.V}
@@ -143,10 +143,10 @@ def test_ddim_equals_diffusers_step_by_step(kind, eta, num_steps):
         assert (times.diff() < 0).all()
 
 
-@pytest.mark.parametrize("name", ["DDIMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "HeunDiscreteScheduler"])
-def test_any_scheduler_of_diffusers_samples_a_gaussian(name):
+@pytest.mark.parametrize("kind", ["DDIM", "DPMSolverMultistep", "EulerDiscrete", "HeunDiscrete"])
+def test_any_scheduler_of_diffusers_samples_a_gaussian(kind):
     noise_schedule = schedule.cosine(100)
-    sampler = sampling.from_diffusers(name)
+    sampler = sampling.from_diffusers(f"{kind}Scheduler")
     noise = torch.randn(1, 2000, 1, 1, generator=torch.Generator().manual_seed(0))
     found = sampler(gaussian_denoiser(noise_schedule), noise, noise_schedule, noise_schedule.spacing(50))
     assert abs(found.mean().item() - MEAN) < 0.03
@@ -192,9 +192,11 @@ def test_ddim_converges_with_first_order_to_the_flow_of_a_gaussian():
     errors = []
     for num_steps in (100, 200, 400, 800):
         noise_schedule = Smooth()
-        found = sampling.ddim(gaussian_denoiser(noise_schedule), noise, noise_schedule, noise_schedule.spacing(num_steps))
+        found = sampling.ddim(
+            gaussian_denoiser(noise_schedule), noise, noise_schedule, noise_schedule.spacing(num_steps)
+        )
         errors.append((found - (MEAN + STD * noise[0])).abs().max().item())
-    orders = [math.log2(coarse / fine) for coarse, fine in zip(errors, errors[1:], strict=False)]
+    orders = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
     assert all(0.85 < order < 1.15 for order in orders), (errors, orders)
 
 
@@ -223,11 +225,12 @@ def test_ddim_on_the_straight_path_is_the_euler_method_of_a_rectified_flow():
         return prediction.VELOCITY.clean(velocity(x, t), x, alpha, sigma)
 
     x = noise[0]
-    for now, then in zip(times, times[1:], strict=False):
+    for now, then in pairwise(times):
         x = x + (then - now) * velocity(x, now.expand(3))
     torch.testing.assert_close(sampling.ddim(denoise, noise, straight, times), x, rtol=0, atol=1e-13)
 
 
+@settings(deadline=None)
 @given(
     kind=st.sampled_from([prediction.EPSILON, prediction.SAMPLE, prediction.V, prediction.VELOCITY]),
     angle=st.floats(0.05, 1.5),
@@ -276,9 +279,27 @@ def test_an_impossible_number_of_steps_is_refused(num_steps):
         schedule.cosine(100).spacing(num_steps)
 
 
-def test_an_unknown_scheduler_is_refused_with_the_nearest_name():
+@pytest.mark.parametrize("kind", ["DDPM", "DDIM"])
+def test_a_scheduler_of_diffusers_does_not_clip_what_the_denoiser_has_left(kind):
+    noise_schedule = schedule.cosine(100)
+    sampler = sampling.from_diffusers(f"{kind}Scheduler")
+    noise = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0))
+    found = sampler(lambda x, t: torch.full_like(x, 2.5), noise, noise_schedule, noise_schedule.spacing(50))
+    torch.testing.assert_close(found, torch.full_like(found, 2.5), rtol=0, atol=0.02)
+    clipped = sampling.from_diffusers(f"{kind}Scheduler", clip_sample=True)
+    found = clipped(lambda x, t: torch.full_like(x, 2.5), noise, noise_schedule, noise_schedule.spacing(50))
+    assert found.max() < 1.02
+
+
+def test_an_unknown_scheduler_or_option_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match="did you mean 'DDIMScheduler'"):
         sampling.from_diffusers("DDIMSheduler")
+    with pytest.raises(ValueError, match="has no option 'solver_ordr': did you mean 'solver_order'"):
+        sampling.from_diffusers("DPMSolverMultistepScheduler", solver_ordr=3)
+    with pytest.raises(ValueError, match="has no option 'prediction_type'"):
+        sampling.from_diffusers("DDIMScheduler", prediction_type="epsilon")
+    with pytest.raises(ValueError, match="takes betas, FlowMatchEulerDiscreteScheduler does not: use ddim"):
+        sampling.from_diffusers("FlowMatchEulerDiscreteScheduler")
     with pytest.raises(ValueError, match="beta_schedule must be one that diffusers knows"):
         schedule.from_diffusers("cubic", 100, 1e-4, 0.02)
     with pytest.raises(ValueError, match="betas must be"):

@@ -1,7 +1,8 @@
 """The training loop: in order, in one place, for every policy.
 
-Exact resume: everything random is a function of (seed, step), so that the weights, their average and the optimiser's
-moments are all there is to save. On a CPU with the same number of threads a resumed run is bitwise the uninterrupted one.
+Exact resume: everything random is a function of (seed, step), so that the weights, their average, the optimiser's
+moments and the sums of the meter are all there is to save. On a CPU with the same number of threads a resumed run is
+bitwise the uninterrupted one.
 
 Cost: a step costs `batch_size` x `draws` forward and backward passes; data are gathered on the device that holds them.
 """
@@ -17,16 +18,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..configs.schema import TrainConfig, describe
+from ..configs.schema import TrainConfig, describe, load_task
 from ..configs.schema import device as choose_device
 from ..datasets.formats.replay_buffer import open_demonstrations
 from ..datasets.statistics import statistics
+from ..datasets.store import check_finite
 from ..datasets.windows import Windows, split
 from ..envs.task import Task
 from ..evaluation.evaluate import evaluate
 from ..policy.ema import EMA
 from ..policy.normalizer import Normalizer
-from .measures import Meter, action_error, metrics_writer
+from .measures import Meter, action_error, is_finite, metrics_writer
 from .run import Run, stop_requests
 from .state import restore, start_from, training_state
 
@@ -41,7 +43,7 @@ class Interrupted(KeyboardInterrupt):
 class Prepared(NamedTuple):
     """What a training starts from; nothing is written yet."""
 
-    task: Task
+    task: Task | None
     windows: Windows
     validation: Windows
     policy: Any
@@ -52,8 +54,8 @@ class Prepared(NamedTuple):
 def train(config: TrainConfig) -> Path:
     """Train, or go on with, the run of `config`; returns the folder of its last checkpoint.
 
-    Raises ValueError or OSError for what cannot be trained, before anything is written; FloatingPointError once the loss
-    or a gradient is not finite, keeping the last good checkpoint; Interrupted after SIGINT or SIGTERM.
+    Raises ValueError or OSError for what cannot be trained, before anything is written; FloatingPointError once the
+    loss, a gradient or a weight is not finite, keeping the last good checkpoint; Interrupted after SIGINT or SIGTERM.
     """
     task, windows, validation, policy, device, manifest = prepare(config)
     optimizer = torch.optim.AdamW(
@@ -64,10 +66,10 @@ def train(config: TrainConfig) -> Path:
     generator = torch.Generator(device)
     run = Run(Path(config.out))
     with run.exclusive(), stop_requests() as is_stopping, metrics_writer(run, config.tensorboard) as write:
-        start = run.begin(describe(config))
-        if start:
-            restore(run.checkpoint(start), policy, ema, optimizer)
+        start = run.begin({key: value for key, value in describe(config).items() if key != "out"})
         meter = Meter(device)
+        if start:
+            restore(run.checkpoint(start), policy, ema, optimizer, meter)
         bar = tqdm(range(start, config.steps), initial=start, total=config.steps, desc="train", unit="step")
         for step in bar:
             began = time.perf_counter()
@@ -93,40 +95,52 @@ def train(config: TrainConfig) -> Path:
             done = step + 1
             is_last = done == config.steps
             is_evaluated = config.evaluate_every > 0 and (is_last or done % config.evaluate_every == 0)
-            is_saved = is_last or is_evaluated or is_stopping() or done % config.save_every == 0
-            if (is_saved or done % config.log_every == 0) and not meter.is_finite():
+            is_logged = is_last or done % config.log_every == 0
+            is_stopped = is_stopping()  # asked once: what comes later stops the next step, which is then saved
+            is_saved = is_last or is_evaluated or is_stopped or done % config.save_every == 0
+            if (is_saved or is_logged) and not is_finite(meter, policy):
                 raise FloatingPointError(
-                    f"the loss or a gradient was not finite before step {done}: {run.folder} keeps its last checkpoint, "
-                    f"of step {max(run.steps, default=0)}; look at the data with `recede inspect`, or lower learning_rate"
+                    f"the loss, a gradient or a weight was not finite at step {done}: lower learning_rate="
+                    f"{config.learning_rate:g}, or look at {config.dataset} with `recede inspect`; "
+                    + (
+                        f"the last good checkpoint is {run.checkpoint(run.steps[-1])}"
+                        if run.steps
+                        else "nothing was saved"
+                    )
                 )
-            if is_last or done % config.log_every == 0:
+            if is_logged:
                 write(step=done, learning_rate=rate, **meter.drain())
                 bar.set_postfix(loss=f"{run.last_loss:.4f}")
             if len(validation) and (is_last or done % config.validate_every == 0):
                 write(step=done, action_error=action_error(ema.module, validation, seed=config.seed))
-            if is_evaluated:
+            if is_evaluated and task is not None:
                 found = evaluate(
                     ema.module, task, episodes=config.evaluate_episodes, first_seed=VALIDATION_SEED, device=device
                 )
                 write(step=done, mean_score=found.mean_score, success_rate=found.success_rate)
             if is_saved:
-                state = training_state(policy, optimizer)
+                state = training_state(policy, optimizer, meter)
                 run.save(done, weights=ema.module.state_dict(), training=state, manifest=manifest)
-            if is_stopping() and not is_last:
+            if is_stopped and not is_last:
                 raise Interrupted(f"stopped and saved after step {done} of {config.steps}: the same command goes on")
     return run.checkpoint(config.steps)
 
 
 def prepare(config: TrainConfig) -> Prepared:
     """Open and check everything that `config` names, and build the untrained policy."""
-    task, horizons, device = config.task.build(), config.horizons.build(), choose_device(config.device)
-    demonstrations = open_demonstrations(Path(config.dataset), specification=task.specification, sources=task.sources)
+    horizons, device = config.horizons.build(), choose_device(config.device)
+    task = load_task(config.task) if config.task else None
+    demonstrations = open_demonstrations(
+        Path(config.dataset),
+        specification=task.specification if task else None,
+        sources=task.sources if task else None,
+    )
     specification = demonstrations.specification
-    differences = specification.differences(task.specification)
-    if differences:
-        raise ValueError(
-            f"the specification of {config.dataset} must be that of task {task.name!r}: {'; '.join(differences)}"
-        )
+    if not len(demonstrations.episode_ends):
+        raise ValueError(f"{config.dataset} must hold demonstrations to train on, got a store without episodes")
+    for stream in specification.streams:
+        if np.dtype(stream.dtype).kind == "f":  # foreign writers check nothing
+            check_finite(demonstrations.read(stream.name), stream, config.dataset)
     episodes, held_out = split(len(demonstrations.episode_ends), held_out=config.held_out, seed=config.seed)
     windows = Windows(demonstrations, horizons, device=device)
     if not len(windows.of(episodes)):
@@ -141,7 +155,7 @@ def prepare(config: TrainConfig) -> Prepared:
         "specification": specification,
         "horizons": horizons,
         "policy": describe(config.policy),
-        "task": task.name,
+        "task": config.task,
         "dataset": config.dataset,
         "held_out_episodes": held_out,
         "seed": config.seed,

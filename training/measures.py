@@ -7,47 +7,49 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..datasets.windows import Windows
-from ..policy.interface import Policy
 from .run import Run
 
 
 class Meter:
-    """Means of the loss and the gradient's norm since they were last drained, kept on the device to avoid waiting for it."""
+    """Means of the loss and the gradient's norm since they were last drained.
+
+    sums: (3,), of the loss, of the norm and of the steps, on the device, because reading them would wait for it.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self._sums = torch.zeros(2, device=device)
-        self._count = 0
+        self.sums = torch.zeros(3, device=device)
         self._seconds: dict[str, float] = {}
 
     def add(self, loss: Tensor, gradient_norm: Tensor, **seconds: float) -> None:
         """Take one step."""
-        self._sums += torch.stack([loss, gradient_norm])
-        self._count += 1
+        self.sums += torch.stack([loss, gradient_norm, torch.ones_like(loss)])
         for name, taken in seconds.items():
             self._seconds[name] = self._seconds.get(name, 0.0) + taken
 
-    def is_finite(self) -> bool:
-        """Whether every loss and gradient was; waits for the device."""
-        return bool(self._sums.isfinite().all())
-
     def drain(self) -> dict[str, float]:
         """Mean loss and gradient norm, and seconds in all; then start anew."""
-        loss, norm = (self._sums / self._count).tolist()
-        measured = {"loss": loss, "gradient_norm": norm, **self._seconds}
-        self._sums.zero_()
-        self._count, self._seconds = 0, {}
+        loss, norm, count = self.sums.tolist()
+        measured = {"loss": loss / count, "gradient_norm": norm / count, **self._seconds}
+        self.sums.zero_()
+        self._seconds = {}
         return measured
 
 
+def is_finite(meter: Meter, policy: nn.Module) -> bool:
+    """Whether every loss and gradient of late, and every weight, is finite; waits for the device."""
+    return all(bool(tensor.isfinite().all()) for tensor in (meter.sums, *policy.parameters()))
+
+
 @torch.no_grad()
-def action_error(policy: Policy, windows: Windows, *, seed: int, most: int = 512) -> float:
+def action_error(policy: Any, windows: Windows, *, seed: int, most: int = 512) -> float:
     """How far predicted actions are from the demonstrated ones, on at most `most` windows spread evenly.
 
     The mean absolute difference over the executed steps, as a share of each dimension's range in the training data. It
-    does not fall to zero: a demonstrator who might do either of two things does one of them.
+    does not fall to zero: a demonstrator who might do either of two things does one of them. policy: a `Policy` that has
+    a normalizer.
     """
     batch = windows.batch(torch.linspace(0, len(windows) - 1, min(most, len(windows))).long())
     draws, *shape = policy.noise_shape
@@ -60,7 +62,7 @@ def action_error(policy: Policy, windows: Windows, *, seed: int, most: int = 512
 
 @contextmanager
 def metrics_writer(run: Run, tensorboard: bool) -> Iterator[Callable[..., None]]:
-    """A function that writes measurements, `write(step=..., loss=..., ...)`, to the run's JSON lines, and to TensorBoard on request.
+    """A function `write(step=..., loss=..., ...)` for the run's JSON lines, and for TensorBoard on request.
 
     Raises ValueError where TensorBoard is asked for and not installed.
     """

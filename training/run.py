@@ -32,7 +32,7 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.metrics = folder / "metrics.jsonl"
+        self.config, self.metrics = folder / "config.json", folder / "metrics.jsonl"
         self.last_loss = float("nan")
 
     @property
@@ -47,26 +47,30 @@ class Run:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the folder against a second training. Raises ValueError where one is under way."""
+        is_new = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise ValueError(f"{self.folder} is being trained by another process: wait for it, or use another out=") from None
+            raise ValueError(
+                f"{self.folder} is being trained by another process: wait for it, or use another out="
+            ) from None
         try:
             yield
         finally:
             lock.release()
+            if is_new and not self.config.exists():  # nothing came of it
+                shutil.rmtree(self.folder)
 
     def begin(self, config: dict[str, Any]) -> int:
         """Start or resume; returns the step to go on from.
 
         Raises ValueError, naming what differs, where the folder holds a run of another configuration.
         """
-        for leftover in self.folder.rglob(".*.partial"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        path = self.folder / "config.json"
-        before = checkpoint.read_json(path) if path.exists() else config
+        for leftover in list(self.folder.rglob(".*.partial")):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        before = checkpoint.read_json(self.config) if self.config.exists() else config
         differing = [
             f"{key} was {before.get(key)!r} and is {config.get(key)!r}"
             for key in sorted(before.keys() | config.keys())
@@ -77,7 +81,7 @@ class Run:
                 f"{self.folder} holds a run of another configuration ({'; '.join(differing)}): "
                 f"repeat its command to resume it, or choose another out="
             )
-        checkpoint.write_json(path, config)
+        checkpoint.write_json(self.config, config)
         start = max(self.steps, default=0)
         self._forget_after(start)
         return start
@@ -107,18 +111,13 @@ class Run:
     def log(self, **entry: Any) -> None:
         """Append one line to the metrics."""
         self.last_loss = entry.get("loss", self.last_loss)
-        with self.metrics.open("a") as file:
+        with checkpoint.writing(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps(entry) + "\n")
-
-    def read_metrics(self) -> list[dict[str, Any]]:
-        """Every line of the metrics so far; a last line that was cut short is left out."""
-        lines = self.metrics.read_text().splitlines(keepends=True) if self.metrics.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def _forget_after(self, step: int) -> None:
         """Drop what was measured after `step`, because a resumed training measures it again."""
-        kept = [entry for entry in self.read_metrics() if entry["step"] <= step]
-        self.metrics.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        kept = [entry for entry in checkpoint.metrics(self.folder) if entry["step"] <= step]
+        checkpoint.write_text(self.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
 
 
 @contextmanager

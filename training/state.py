@@ -1,4 +1,4 @@
-"""The state of a training beside the averaged policy: weights and the optimiser's moments, as safetensors."""
+"""The state of a training beside the averaged policy, as safetensors: weights, moments, sums of the loss."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ from torch import Tensor, nn
 
 from ..policy import checkpoint
 from ..policy.ema import EMA
+from .measures import Meter
 
 
-def training_state(policy: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def training_state(policy: nn.Module, optimizer: torch.optim.Optimizer, meter: Meter) -> dict[str, Tensor]:
     """Everything that `restore` needs, by name."""
-    state = {f"policy.{name}": tensor for name, tensor in policy.state_dict().items()}
+    state = {f"policy.{name}": tensor for name, tensor in policy.state_dict().items()} | {"meter": meter.sums}
     for index, moments in optimizer.state_dict()["state"].items():
         state |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
     return state
 
 
-def restore(folder: Path, policy: nn.Module, ema: EMA[Any], optimizer: torch.optim.Optimizer) -> None:
+def restore(folder: Path, policy: nn.Module, ema: EMA[Any], optimizer: torch.optim.Optimizer, meter: Meter) -> None:
     """Set everything to what it was when the checkpoint was saved.
 
-    Warns where the number of CPU threads differs from then: sums are then rounded differently.
+    Raises ValueError or FileNotFoundError where the checkpoint is damaged. Warns where the number of CPU threads
+    differs from then: sums are then rounded differently.
     """
+    weights = checkpoint.load(folder)[1]
     note = checkpoint.read_json(folder / "training.json")
+    if not {"threads", "training_sha256"} <= note.keys():
+        raise ValueError(f"{folder / 'training.json'} is damaged: it holds only {sorted(note)}; restore it from a copy")
     if note["threads"] != torch.get_num_threads() and next(policy.parameters()).device.type == "cpu":
         warnings.warn(
             f"resuming with {torch.get_num_threads()} threads what was begun with {note['threads']}: the result is as "
@@ -40,7 +45,8 @@ def restore(folder: Path, policy: nn.Module, ema: EMA[Any], optimizer: torch.opt
         index, key = name.split(".")
         moments.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    ema.module.load_state_dict(checkpoint.load(folder)[1])
+    ema.module.load_state_dict(weights)
+    meter.sums.copy_(state["meter"])
 
 
 def start_from(policy: nn.Module, folder: Path) -> None:

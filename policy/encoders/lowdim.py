@@ -11,7 +11,7 @@ from ...specification import Horizons, Specification
 
 
 class LowdimEncoder(nn.Module):
-    """Every observed step of every vector stream, side by side: (B, To, D) each -> (B, Dc), Dc = To x the sum of all D."""
+    """Every observed step of every vector stream: (B, To, D) each, side by side as (B, Dc); Dc is To times all D."""
 
     def __init__(self, specification: Specification, horizons: Horizons) -> None:
         super().__init__()

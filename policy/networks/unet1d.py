@@ -1,6 +1,7 @@
-"""The temporal U-Net of Diffusion Policy (Janner et al. 2022; Chi et al. 2023, appendix A): FiLM-conditioned 1D convolutions.
+"""The temporal U-Net of Diffusion Policy (Janner et al. 2022; Chi et al. 2023, appendix A): 1D convolutions with FiLM.
 
-Shapes: B batch, T steps at some level of the U-Net, C channels, E size of the time embedding, Dc size of the conditioning.
+Shapes: B batch, T steps at some level of the U-Net, C channels, E size of the time embedding, Dc size of the
+conditioning.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from torch.nn import functional as F
 
 class TimeEmbedding(nn.Module):
     """Sinusoids of t (Vaswani et al. 2017) through a small MLP: (B,) -> (B, E)."""
+
+    frequencies: Tensor
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -64,7 +67,14 @@ class ResidualBlock(nn.Module):
     """Two convolutions with FiLM between them, around a skip connection."""
 
     def __init__(
-        self, channels_in: int, channels_out: int, *, time_size: int, conditioning_size: int, kernel_size: int, groups: int
+        self,
+        channels_in: int,
+        channels_out: int,
+        *,
+        time_size: int,
+        conditioning_size: int,
+        kernel_size: int,
+        groups: int,
     ) -> None:
         super().__init__()
         self.first = convolution(channels_in, channels_out, kernel_size, groups)
@@ -98,7 +108,9 @@ class UNet1d(nn.Module):
     ) -> None:
         super().__init__()
         if not channels or any(width < 1 or width % groups for width in channels):
-            raise ValueError(f"channels must be multiples of groups={groups}, at least one level of them, got {channels}")
+            raise ValueError(
+                f"channels must be multiples of groups={groups}, at least one level of them, got {channels}"
+            )
         if kernel_size % 2 == 0 or kernel_size < 1:
             raise ValueError(f"kernel_size must be odd, so that the number of steps stays, got {kernel_size}")
 
@@ -133,13 +145,13 @@ class UNet1d(nn.Module):
         film = self.time(t), self.conditioning(conditioning)
         x = F.pad(rearrange(noisy, "b t d -> b d t"), (0, -num_steps % self.stride))
         passed = []
-        for level, (first, second) in enumerate(self.down):
+        for level, (first, second) in enumerate(self.down):  # type: ignore[misc]
             x = self.downsample[level - 1](x) if level else x
             x = second(first(x, *film), *film)
             passed.append(x)
         for block in self.middle:
             x = block(x, *film)
         # The finest level is not passed: the reference implementation leaves it out, and its weights load here.
-        for (first, second), upsample in zip(self.up, self.upsample, strict=True):
+        for (first, second), upsample in zip(self.up, self.upsample, strict=True):  # type: ignore[misc]
             x = upsample(second(first(torch.cat([x, passed.pop()], dim=1), *film), *film))
         return rearrange(self.head(x)[:, :, :num_steps], "b d t -> b t d")

@@ -1,0 +1,100 @@
+# Everything starts here: `make demo` for the result, `make test` for the proof, `make help` for the rest.
+
+PYTHON ?= python3
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+EXTRAS := pusht,tensorboard,dev
+TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
+DEBIAN := libegl1 libgl1-mesa-dri libgl1 libglib2.0-0
+
+# Our datasets/ must never shadow another package of that name.
+export PYTHONSAFEPATH := 1
+# Packages are compiled on their first import, so it has to leave its result behind.
+unexport PYTHONDONTWRITEBYTECODE
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test quick check setup constraints clean
+
+help: ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 22
+
+demo: $(VENV)/base $(VENV)/rendering ## record, train, evaluate and report on the embedded task: runs/demo/report.html
+	$(BIN)/recede demo
+
+test: check ## set up, lint, check types, run every test
+	$(BIN)/python -m pytest tests
+
+quick: setup ## run the tests that take less than ten seconds each
+	$(BIN)/python -m pytest tests -m "not slow"
+
+check: setup ## lint, format and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+setup: $(VENV)/complete $(VENV)/rendering $(VENV)/typing/recede ## make .venv with everything, exactly as pinned
+
+clean: ## remove what was made; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip and setuptools come first and pinned: the build below then needs no environment of its own.
+$(VENV)/installer: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing the pinned packages into $(VENV): a minute or two, and the time of the downloads"
+	$(PIP) install --quiet --constraint constraints.txt --upgrade pip setuptools
+	touch $@
+
+# Compiling whatever is installed takes longer than unpacking it; the import compiles what is used, and proves that it loads.
+LOAD := import torch, diffusers.schedulers, gymnasium, hydra, imageio, matplotlib.pyplot, mujoco, scipy.stats, zarr
+define install
+	@set -o pipefail; $(PIP) install --no-compile --no-build-isolation --constraint constraints.txt --editable $(1) 2>&1 \
+		| tee $(VENV)/install.log \
+		| sed -u -n -e 's/^ *\(Downloading .*MB)\).*/  \1/p' -e 's/^Installing collected packages.*/  unpacking/p' \
+		|| { tail -n 30 $(VENV)/install.log; exit 1; }
+	$(BIN)/python -c "$(LOAD)"
+endef
+
+# The demo needs neither extras nor development tools: a quarter less to install.
+$(VENV)/base: $(VENV)/installer pyproject.toml
+	$(call install,.)
+	touch $@
+
+$(VENV)/complete: $(VENV)/installer pyproject.toml
+	$(call install,".[$(EXTRAS)]")
+	touch $(VENV)/base $@
+
+# The root is the package: this gives the type checker a folder of the package's name, whatever the clone is called.
+$(VENV)/typing/recede: | $(VENV)/installer
+	mkdir -p $(VENV)/typing
+	ln -sfn ../.. $@
+
+# Nothing but pictures needs these libraries, so their absence is told and not an error.
+RENDERS = MUJOCO_GL=egl $(BIN)/python -c "import ctypes, mujoco; ctypes.CDLL('libGL.so.1'); ctypes.CDLL('libgthread-2.0.so.0'); \
+	mujoco.Renderer(mujoco.MjModel.from_xml_string('<mujoco/>'), 8, 8).render()" >/dev/null 2>&1
+
+$(VENV)/rendering: $(VENV)/base
+	@if ! { $(RENDERS); } && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing the rendering libraries: $(DEBIAN)"; \
+		{ apt-get -qq update; DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends $(DEBIAN); } \
+			>$(VENV)/apt.log 2>&1 </dev/null || true; \
+	fi; \
+	if $(RENDERS); then touch $@; else \
+		echo "Rendering does not work yet, so there will be no pictures and no video. On Debian or Ubuntu type:"; \
+		echo "    sudo apt-get install $(DEBIAN)"; \
+	fi
+
+# Freezes a fresh environment. The section on CUDA is kept: a freeze sees it only where torch is the GPU build.
+constraints: ## pin the newest releases in constraints.txt
+	set -e; fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	$(PYTHON) -m venv $$fresh/venv; pip="$$fresh/venv/bin/python -m pip"; \
+	$$pip install --quiet --upgrade pip setuptools; \
+	$$pip install --no-compile --no-build-isolation --editable ".[$(EXTRAS)]" torch==$(TORCH); \
+	{ sed -n '1,/^[^#]/{/^#/p}' constraints.txt; \
+	  $$pip freeze --all --exclude-editable | grep -v -E '^(nvidia-|cuda-|triton==)' | sed 's/+.*//' | sort -f; \
+	  echo; sed -n '/^# CUDA/,$$p' constraints.txt; } > $$fresh/constraints.txt; \
+	cp $$fresh/constraints.txt constraints.txt

@@ -1,0 +1,52 @@
+"""What every benchmark shares: its `json=FILE` argument, the best of some repetitions, and its table."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypedDict
+
+
+class Row(TypedDict):
+    """One measured number."""
+
+    name: str
+    value: float
+    unit: str
+
+
+def output(arguments: list[str]) -> Path | None:
+    """The file named by `json=FILE`, the only argument of a benchmark; None without it. Exits 2 on anything else."""
+    if not arguments:
+        return None
+    key, _, path = arguments[0].partition("=")
+    if len(arguments) > 1 or key != "json" or not path:
+        print(f"usage: python {sys.argv[0]} [json=FILE], got {' '.join(arguments)}", file=sys.stderr)
+        raise SystemExit(2)
+    return Path(path)
+
+
+def best_rate(work: Callable[[], int], *, seconds: float) -> float:
+    """The highest of all rates of `work`, which says how many items it handled, repeated for `seconds` after a trial.
+
+    The highest, because other processes can only slow a run down.
+    """
+    work()
+    highest, end = 0.0, time.perf_counter() + seconds
+    while not highest or time.perf_counter() < end:
+        began = time.perf_counter()
+        count = work()
+        highest = max(highest, count / (time.perf_counter() - began))
+    return highest
+
+
+def report(rows: list[Row], path: Path | None) -> None:
+    """Print the rows as a table and, where a path is given, write them to it as JSON."""
+    width = max(len(row["name"]) for row in rows)
+    for row in rows:
+        print(f"{row['name']:<{width}}  {row['value']:>14,.1f}  {row['unit']}")
+    if path is not None:
+        path.write_text(json.dumps(rows, indent=2) + "\n")

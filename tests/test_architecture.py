@@ -1,0 +1,110 @@
+"""The plan of the house: imports only point down its floors, and what is on disk is what is shipped."""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+FOLDERS = [ROOT.joinpath(*package.split(".")[1:]) for package in PACKAGES]
+FILES = sorted(path.relative_to(ROOT) for folder in FOLDERS for path in folder.glob("*.py"))
+SOURCES = {path.with_suffix("").parts: (ROOT / path).read_text() for path in FILES}
+
+FLOORS = {
+    ("specification",): 0,
+    **{("policy", name): 1 for name in ("interface", "schedule", "prediction", "sampling", "guidance")},
+    **{("policy", name): 2 for name in ("networks", "encoders", "normalizer", "ema")},
+    ("datasets",): 2,
+    ("envs",): 2,
+    ("control", "execution"): 2,
+    ("policy",): 3,
+    ("configs",): 4,
+    ("control",): 5,
+    ("evaluation",): 5,
+    ("training",): 6,
+    ("commands",): 7,
+    ("__init__",): 8,
+}
+APART = {"policy", "datasets", "envs"}
+
+
+def floor(module: tuple[str, ...]) -> int:
+    known = [FLOORS[module[:length]] for length in (2, 1) if module[:length] in FLOORS]
+    assert known, f"{'/'.join(module)} has no floor: give it one in FLOORS"
+    return known[0]
+
+
+def imports(importer: tuple[str, ...], source: str) -> Iterator[tuple[str, ...]]:
+    """The modules of the package that `importer` imports, wherever in the file it does."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = importer[: len(importer) - node.level] + tuple((node.module or "").split(".") if node.module else ())
+            for alias in node.names:
+                yield (*base, alias.name) if (*base, alias.name) in SOURCES else base
+
+
+def is_allowed(importer: tuple[str, ...], imported: tuple[str, ...]) -> bool:
+    if importer[0] != imported[0] and {importer[0], imported[0]} <= APART:
+        return False
+    return floor(imported) < floor(importer) or (importer[0] == imported[0] and floor(imported) == floor(importer))
+
+
+@pytest.mark.parametrize("importer", SOURCES, ids="/".join)
+def test_imports_only_point_down_the_floors(importer: tuple[str, ...]) -> None:
+    wrong = {"/".join(to) for to in imports(importer, SOURCES[importer]) if to and not is_allowed(importer, to)}
+    assert not wrong, f"{'/'.join(importer)} must not import {wrong}"
+
+
+def test_the_rules_know_right_from_wrong() -> None:
+    assert is_allowed(("policy", "diffusion"), ("policy", "normalizer"))
+    assert is_allowed(("evaluation", "rollout"), ("control", "execution"))
+    assert is_allowed(("training", "loop"), ("evaluation", "evaluate"))
+    assert not is_allowed(("evaluation", "evaluate"), ("training", "loop"))
+    assert not is_allowed(("policy", "diffusion"), ("datasets", "windows"))
+    assert not is_allowed(("datasets", "windows"), ("envs", "task"))
+    assert not is_allowed(("policy", "sampling"), ("policy", "diffusion"))
+    assert not is_allowed(("envs", "task"), ("configs", "schema"))
+    assert list(imports(("policy", "networks", "x"), "from ..schedule import a\nfrom .. import ema")) == [
+        ("policy", "schedule"),
+        ("policy", "ema"),
+    ]
+
+
+@pytest.mark.parametrize("module", SOURCES, ids="/".join)
+def test_imports_inside_the_package_are_relative(module: tuple[str, ...]) -> None:
+    own = {"recede"} | {name[0] for name in SOURCES}
+    for node in ast.walk(ast.parse(SOURCES[module])):
+        absolute = isinstance(node, ast.ImportFrom) and not node.level and node.module
+        names = (
+            [node.module] if absolute else [each.name for each in node.names] if isinstance(node, ast.Import) else []
+        )
+        assert not [name for name in names if name and name.split(".")[0] in own], f"{'/'.join(module)}:{node.lineno}"
+
+
+def test_subpackages_hold_a_docstring_only() -> None:
+    for name, source in SOURCES.items():
+        if name[-1] == "__init__" and len(name) > 1:
+            body = ast.parse(source).body
+            assert len(body) == 1, f"{'/'.join(name)} holds more than its docstring"
+            assert ast.get_docstring(ast.parse(source)), f"{'/'.join(name)} holds no docstring"
+
+
+def test_every_folder_of_python_files_is_listed_in_pyproject() -> None:
+    others = {"tests", "benchmarks", "docs", "build", "dist", "runs", "outputs", "multirun"}
+    found = {
+        ".".join(("recede", *path.parent.relative_to(ROOT).parts))
+        for top in (ROOT, *(each for each in ROOT.iterdir() if each.is_dir()))
+        if top == ROOT or not (top.name.startswith(".") or top.name in others)
+        for path in (top.glob("*.py") if top == ROOT else top.rglob("*.py"))
+    }
+    assert found == set(PACKAGES)
+    assert all((folder / "__init__.py").is_file() for folder in FOLDERS)
+
+
+def test_no_module_is_called_utils() -> None:
+    assert not [path for path in FILES if path.stem in ("util", "utils", "helpers", "common", "misc")]

@@ -1,0 +1,53 @@
+"""What loads quickly stays so: torch takes a second and more, and neither `--help` nor a data set needs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+
+PROGRAM = """
+import importlib, json, sys
+names, watched = json.loads(sys.argv[1])
+loaded = {}
+for name in names:
+    before = set(sys.modules)
+    importlib.import_module(name)
+    for heavy in (set(sys.modules) - before) & set(watched):
+        loaded[heavy] = name
+print(json.dumps(loaded))
+"""
+
+
+def modules(package: str) -> list[str]:
+    """The package and every module directly in it."""
+    found = ROOT.joinpath(*package.split(".")[1:]).glob("*.py")
+    return [package, *sorted(f"{package}.{path.stem}" for path in found if path.stem != "__init__")]
+
+
+def first_to_load(watched: list[str], names: list[str]) -> dict[str, Any]:
+    """The watched modules that a fresh interpreter loads when it imports `names` in turn, and the name that did it."""
+    command = [sys.executable, "-P", "-c", PROGRAM, json.dumps([names, watched])]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout)
+
+
+def test_the_light_half_loads_no_torch() -> None:
+    light = ["recede", "recede.specification", "recede.datasets.store", "recede.control.execution"]
+    light += [*modules("recede.envs"), *modules("recede.commands")]
+    heavy = ["torch", "diffusers", "imageio", "matplotlib", "tensorboard", "gym_pusht", "pygame", "cv2"]
+    assert first_to_load(heavy, light) == {}
+
+
+def test_nothing_loads_what_only_some_functions_need() -> None:
+    heavy = ["diffusers", "imageio", "matplotlib", "tensorboard", "gym_pusht", "pygame", "cv2"]
+    assert first_to_load(heavy, [name for package in PACKAGES for name in modules(package)]) == {}
+
+
+def test_the_watch_sees_torch() -> None:
+    assert first_to_load(["torch"], ["recede", "recede.policy.schedule"]) == {"torch": "recede.policy.schedule"}

@@ -1,0 +1,196 @@
+"""Looking at demonstrations: every warning where it is due and nowhere else, the text, and the picture."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from recede.datasets.inspection import describe, draw, lengths, warnings
+from recede.datasets.store import DemonstrationStore
+from recede.specification import Specification, Stream
+
+SPECIFICATION = Specification(
+    (
+        Stream("gripper", (2,), units=("m", "rad"), labels=("x", "yaw"), low=(-1.0, -3.2), high=(1.1, 3.2)),
+        Stream("contact", (1,), "bool"),
+        Stream("image", (4, 4, 3), "uint8"),
+    ),
+    Stream("action", (2,), labels=("x", "opening")),
+    control_dt=0.1,
+)
+
+
+@dataclass
+class InMemory:
+    """Demonstrations whose rows a test may change."""
+
+    rows: dict
+    episode_ends: np.ndarray
+    specification: Specification = SPECIFICATION
+
+    def read(self, name, start=0, stop=None):
+        return self.rows[name][start:stop]
+
+    def episode(self, index):
+        """A stream's rows of one episode, to be written to."""
+        start = int(self.episode_ends[index - 1]) if index else 0
+        return {name: rows[start : int(self.episode_ends[index])] for name, rows in self.rows.items()}
+
+
+@pytest.fixture
+def sound():
+    """Six episodes of 20 steps in which nothing is wrong: all moves smoothly, and the gripper closes and opens."""
+    time = np.linspace(0, 1, 20)
+    phase = np.arange(6)[:, None]
+    x = np.sin(time * 3 + phase).ravel()
+    opening = np.tile(np.where((time > 0.3) & (time < 0.7), 0.015, 0.08), 6)
+    rows = {
+        "gripper": np.stack([x, 3 * np.cos(x)], axis=1).astype("float32"),
+        "contact": (opening < 0.05)[:, None],
+        "image": np.zeros((120, 4, 4, 3), dtype=np.uint8),
+        "action": np.stack([x, opening], axis=1).astype("float32"),
+    }
+    return InMemory(rows, np.arange(20, 121, 20))
+
+
+def test_sound_demonstrations_raise_no_warning(sound):
+    assert warnings(sound) == []
+
+
+def test_a_gripper_that_snaps_shut_in_most_episodes_is_sound(sound):
+    for index in range(3):
+        sound.episode(index)["action"][:, 1] = 0.08
+    assert warnings(sound) == []  # half of the episodes
+    sound.episode(3)["action"][:, 1] = 0.08
+    (warning,) = warnings(sound)
+    assert warning.startswith("action.opening jumps by more than 50% of its range in 2 of 6 episodes")
+
+
+def test_a_spike_is_a_jump(sound):
+    sound.episode(2)["action"][7, 0] = 40
+    (warning,) = warnings(sound)
+    assert warning.startswith(
+        "action.x jumps by more than 50% of its range in 1 of 6 episodes, the first at step 7 of episode 2: "
+    )
+
+
+def test_an_angle_that_wraps_is_a_jump(sound):
+    yaw = np.linspace(2, 5, 20)
+    sound.episode(4)["gripper"][:, 1] = (yaw + np.pi) % (2 * np.pi) - np.pi
+    wrap = int(np.flatnonzero(yaw > np.pi)[0])
+    (warning,) = warnings(sound)
+    assert warning.startswith("gripper.yaw jumps by more than 50% of its range in 1 of 6 episodes")
+    assert f"the first at step {wrap} of episode 4: an angle that wraps" in warning
+
+
+def test_the_start_of_an_episode_is_no_jump(sound):
+    for index, offset in enumerate([0.0, 100.0, 0.0, 100.0, 0.0, 0.0]):
+        sound.episode(index)["action"][:, 0] = offset + np.linspace(0, 1, 20)
+    assert warnings(sound) == []
+
+
+def test_constant_dimensions_are_named(sound):
+    sound.rows["action"][:, 1] = 0.5
+    sound.rows["contact"][:] = True
+    assert warnings(sound) == ["contact[0] is constant at 1", "action.opening is constant at 0.5"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_no_numbers_are_counted_and_placed(sound, value):
+    sound.episode(1)["gripper"][3:5, 0] = value
+    sound.episode(5)["gripper"][19, 0] = value
+    assert warnings(sound) == [
+        "gripper.x is NaN or infinite in 3 of 120 steps, the first at step 3 of episode 1",
+    ]
+
+
+def test_a_stream_of_nothing_but_nan_is_reported(sound):
+    sound.rows["action"][:] = np.nan
+    assert [warning[:40] for warning in warnings(sound)] == [
+        "action.x is NaN or infinite in 120 of 12",
+        "action.opening is NaN or infinite in 120",
+    ]
+
+
+def test_values_outside_the_limits_are_counted_and_placed(sound):
+    x = sound.rows["gripper"][:, 0]
+    highest, lowest = int(x.argmax()), int(x.argmin())
+    x[highest], x[lowest] = 1.11, -1.01
+    episode, step = divmod(min(highest, lowest), 20)
+    assert warnings(sound) == [
+        f"gripper.x is outside its limits [-1, 1.1] in 2 of 120 steps, the first at step {step} of episode {episode}",
+    ]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_a_value_at_its_limit_is_inside_in_any_dtype(dtype):
+    rows = np.tile(np.linspace(-0.1, 0.1, 10)[:, None], (2, 1)).astype(dtype)
+    rows[0], rows[9] = -0.1, 0.1
+    stream = Stream("state", (1,), dtype, low=-0.1, high=0.1)
+    specification = Specification((stream,), Stream("action", (1,)), 0.1)
+    demonstrations = InMemory({"state": rows, "action": rows.astype("float32")}, np.array([10, 20]), specification)
+    assert warnings(demonstrations) == []
+    demonstrations.rows["state"][5] = np.nextafter(np.asarray(0.1, dtype), np.asarray(1, dtype))
+    assert len(warnings(demonstrations)) == 1
+
+
+def test_limits_of_whole_numbers_need_not_be_whole():
+    rows = np.tile(np.arange(10, dtype=np.uint8)[:, None], (2, 1))
+    stream = Stream("count", (1,), "uint8", low=-0.5, high=8.5)
+    specification = Specification((stream,), Stream("action", (1,)), 0.1)
+    demonstrations = InMemory({"count": rows, "action": rows.astype("float32")}, np.array([10, 20]), specification)
+    (warning,) = warnings(demonstrations)
+    assert warning.startswith(
+        "count[0] is outside its limits [-0.5, 8.5] in 2 of 20 steps, the first at step 9 of epis"
+    )
+
+
+def test_episodes_too_short_to_train_on_are_named(sound):
+    sound.episode_ends = np.array([7, 20, 40, 60, 80, 112, 120])
+    found = warnings(sound)
+    assert [warning for warning in found if "fewer than" in warning] == [
+        "episode 0 has 7 steps, fewer than the 8 that are executed at once: it is not trained on"
+    ]
+    assert not [warning for warning in warnings(sound, action_horizon=7) if "fewer than" in warning]
+
+
+@pytest.fixture
+def store(sound, tmp_path):
+    store = DemonstrationStore.create(tmp_path / "demos.zarr", SPECIFICATION)
+    for index in range(6):
+        store.append(sound.episode(index))
+    return store
+
+
+def test_the_description_says_what_is_there(store):
+    text = describe(store)
+    assert text[0] == "6 episodes, 120 steps of 0.1 s (0.2 min)"
+    assert text[1] == "episode length: min 20, median 20, max 20 steps"
+    opening = store.read("action")[:, 1].astype(float)
+    (line,) = [line for line in text if line.startswith("action.opening")]
+    shown = [float(number) for number in line.split()[1:5]]
+    np.testing.assert_allclose(shown, [opening.min(), opening.mean(), opening.max(), opening.std()], rtol=2e-3)
+    (line,) = [line for line in text if line.startswith("gripper.yaw")]
+    assert line.split()[1] == "rad"
+    assert line.endswith("[-3.2, 3.2]")
+    (line,) = [line for line in text if line.startswith("image")]
+    assert "uint8[4, 4, 3]" in line
+    assert lengths(store).tolist() == [20] * 6
+    assert warnings(store) == []
+
+
+def test_a_store_without_episodes_is_described(tmp_path):
+    empty = DemonstrationStore.create(tmp_path / "empty.zarr", SPECIFICATION)
+    assert describe(empty) == ["no episodes yet"]
+    assert warnings(empty) == []
+
+
+@pytest.mark.parametrize("damage", [None, np.nan])
+def test_a_picture_is_drawn(sound, tmp_path, damage):
+    import imageio.v3
+
+    if damage is not None:
+        sound.rows["action"][5, 0] = damage
+    draw(sound, tmp_path / "demos.png", most=3)
+    picture = imageio.v3.imread(tmp_path / "demos.png")
+    assert min(picture.shape[:2]) > 200
+    assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 50

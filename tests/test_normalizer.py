@@ -1,0 +1,124 @@
+"""The normalizer: between units and [-1, 1]."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from recede.policy.normalizer import Normalizer
+from recede.specification import Specification, Stream
+
+SPECIFICATION = Specification(
+    (Stream("gripper", (3,), units="m", labels=("x", "y", "z")), Stream("yaw", (1,), low=-3.0, high=3.0)),
+    Stream("action", (2,)),
+    control_dt=0.1,
+)
+RANGES = {
+    "gripper": (np.array([0.0, -2.0, 0.3]), np.array([1.0, 2.0, 0.3])),
+    "yaw": (np.array([-0.1]), np.array([0.1])),
+    "action": (np.array([-5.0, 10.0]), np.array([5.0, 20.0])),
+}
+
+finite = st.floats(-1e3, 1e3, width=32)
+
+
+@settings(deadline=None)
+@given(
+    centre=arrays("float64", 2, elements=finite),
+    half=arrays("float64", 2, elements=st.floats(0.5, 1e3)),
+    data=st.data(),
+)
+def test_actions_come_back(centre, half, data):
+    normalizer = Normalizer(SPECIFICATION, RANGES | {"action": (centre - half, centre + half)})
+    action = torch.from_numpy(data.draw(arrays("float32", (4, 2), elements=finite)))
+    normalised = normalizer.action(action)
+    back = normalizer.unnormalised_action(normalised)
+    torch.testing.assert_close(back, action, rtol=1e-5, atol=1e-3)
+    inside = (action >= torch.from_numpy(centre - half)) & (action <= torch.from_numpy(centre + half))
+    assert (normalised[inside].abs() <= 1 + 1e-5).all()
+    assert (normalised[~inside].abs() >= 1 - 1e-5).all()
+
+
+def test_the_range_that_was_seen_becomes_minus_one_to_one():
+    normalizer = Normalizer(SPECIFICATION, RANGES)
+    found = normalizer.action(torch.tensor([[-5.0, 10.0], [0.0, 15.0], [5.0, 20.0], [10.0, 12.5]]))
+    assert found.tolist() == [[-1, -1], [0, 0], [1, 1], [2, -0.5]]  # actions are not clipped
+
+
+def test_observations_are_clipped_to_a_multiple_of_the_range():
+    observation = {"gripper": torch.tensor([[[0.5, 2.6, 0.3], [9.0, -9.0, 0.3]]])}
+    found = Normalizer(SPECIFICATION, RANGES).observation(observation)["gripper"]
+    torch.testing.assert_close(found, torch.tensor([[[0.0, 1.3, 0.0], [1.5, -1.5, 0.0]]]))
+    found = Normalizer(SPECIFICATION, RANGES, clip=1.0).observation(observation)["gripper"]
+    torch.testing.assert_close(found, torch.tensor([[[0.0, 1.0, 0.0], [1.0, -1.0, 0.0]]]))
+
+
+def test_a_dimension_that_hardly_moves_is_named_and_says_nothing():
+    ranges = RANGES | {
+        "gripper": (np.array([0.0, 100.0, 0.3]), np.array([1.0, 100.005, 0.3])),  # z never moves, y less than its noise
+        "yaw": (np.array([0.0]), np.array([0.0005])),  # of limits 6 rad apart
+        "action": (np.array([-5.0, 7.0]), np.array([5.0, 7.0])),
+    }
+    normalizer = Normalizer(SPECIFICATION, ranges)
+    assert normalizer.still == ["gripper.y", "gripper.z", "yaw[0]", "action[1]"]
+    found = normalizer.observation({"gripper": torch.tensor([0.25, 100.005, 0.4]), "yaw": torch.tensor([1.0])})
+    assert found["gripper"].tolist() == [-0.5, 0, 0]
+    assert found["yaw"].tolist() == [0]
+    assert normalizer.unnormalised_action(torch.tensor([0.5, 0.9])).tolist() == [2.5, 7.0]
+    assert Normalizer(SPECIFICATION, RANGES).still == ["gripper.z"]
+    assert Normalizer(SPECIFICATION, RANGES, tolerance=0.1).still == ["gripper.z", "yaw[0]"]
+
+
+def test_a_still_dimension_passes_a_gradient_of_zero():
+    x = torch.tensor([0.5, 0.5, 0.5], requires_grad=True)
+    Normalizer(SPECIFICATION, RANGES).observation({"gripper": x})["gripper"].sum().backward()
+    assert x.grad.tolist() == [2.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16", "int32", "uint8", "bool"])
+def test_streams_of_any_dtype_become_floats(dtype):
+    values = np.array([[0, 1, 1]]).astype(dtype)
+    found = Normalizer(SPECIFICATION, RANGES).observation({"gripper": torch.from_numpy(values)})["gripper"]
+    assert found.dtype == torch.float32
+    assert found.tolist() == [[-1, 0.5, 0]]
+
+
+def test_loaded_ranges_are_those_that_were_fitted():
+    fitted = Normalizer(SPECIFICATION, RANGES)
+    loaded = Normalizer.empty(SPECIFICATION)
+    assert len(loaded.still) == 6
+    loaded.load_state_dict(fitted.state_dict())
+    assert loaded.still == fitted.still == ["gripper.z"]
+    action = torch.tensor([[1.0, 12.0]])
+    assert torch.equal(loaded.action(action), fitted.action(action))
+    assert torch.equal(loaded.unnormalised_action(action), fitted.unnormalised_action(action))
+
+
+def test_ranges_are_weights_but_are_not_trained():
+    normalizer = Normalizer(SPECIFICATION, RANGES)
+    assert not list(normalizer.parameters())
+    assert len(normalizer.state_dict()) == 6
+
+
+def test_a_stream_without_statistics_is_refused_with_the_nearest_name():
+    normalizer = Normalizer(SPECIFICATION, RANGES)
+    with pytest.raises(ValueError, match="no statistics of stream 'griper': did you mean 'gripper'"):
+        normalizer.observation({"griper": torch.zeros(3)})
+    with pytest.raises(ValueError, match=r"needs the range of every stream, got none for \['yaw'\]"):
+        Normalizer(SPECIFICATION, {name: RANGES[name] for name in ("gripper", "action")})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        (np.zeros(3), np.ones(3)),
+        (np.zeros(2), np.ones(3)),
+        (np.array([0.0, 1.0]), np.array([1.0, 0.0])),
+        (np.array([0.0, np.nan]), np.array([1.0, np.nan])),
+        (np.array([0.0, 0.0]), np.array([1.0, np.inf])),
+    ],
+)
+def test_an_impossible_range_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"stream 'action': the range must be finite, .* of shape \(2,\)"):
+        Normalizer(SPECIFICATION, RANGES | {"action": wrong})

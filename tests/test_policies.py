@@ -1,0 +1,294 @@
+"""Policies: one checker that all of them must pass, and what they are for: learning what demonstrators do."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from recede.policy import prediction, sampling
+from recede.policy.diffusion import DiffusionPolicy
+from recede.policy.encoders.lowdim import LowdimEncoder
+from recede.policy.interface import Policy
+from recede.policy.networks.unet1d import UNet1d
+from recede.policy.normalizer import Normalizer
+from recede.policy.regression import RegressionPolicy
+from recede.policy.schedule import cosine
+from recede.specification import Horizons, Specification, Stream
+
+SPECIFICATION = Specification(
+    (Stream("state", (3,)), Stream("target", (2,), "float64")), Stream("action", (2,)), control_dt=0.1
+)
+HORIZONS = Horizons(observation=2, prediction=6, action=3)
+RANGES = {
+    "state": (-np.ones(3), np.ones(3)),
+    "target": (np.zeros(2), np.full(2, 10.0)),
+    "action": (np.array([100.0, -3.0]), np.array([200.0, -1.0])),
+}
+
+
+def parts(specification, ranges, channels):
+    encoder = LowdimEncoder(specification, HORIZONS)
+    network = UNet1d(
+        action_size=specification.action.size,
+        conditioning_size=encoder.conditioning_size,
+        channels=channels,
+        kernel_size=3,
+        groups=4,
+        time_size=16,
+    )
+    return {"normalizer": Normalizer(specification, ranges), "encoder": encoder, "network": network}
+
+
+def diffusion(specification=SPECIFICATION, ranges=RANGES, channels=(16, 32), **options):
+    torch.manual_seed(0)
+    options = {"sampler": sampling.ddim, "num_steps": 4, "num_draws": 0, "prediction": prediction.EPSILON} | options
+    return DiffusionPolicy(
+        specification, HORIZONS, **parts(specification, ranges, channels), schedule=cosine(20), **options
+    )
+
+
+def regression(specification=SPECIFICATION, ranges=RANGES, channels=(16, 32)):
+    torch.manual_seed(0)
+    return RegressionPolicy(specification, HORIZONS, **parts(specification, ranges, channels))
+
+
+POLICIES = {
+    "ddim": diffusion,
+    "ddim with noise": partial(diffusion, sampler=partial(sampling.ddim, eta=0.5), num_draws=4),
+    "ddpm": partial(diffusion, sampler=sampling.ddpm, num_steps=20, num_draws=20),
+    "diffusers, deterministic": partial(diffusion, sampler=sampling.from_diffusers("DPMSolverMultistepScheduler")),
+    "diffusers, stochastic": partial(diffusion, sampler=sampling.from_diffusers("DDPMScheduler")),
+    "sample prediction": partial(diffusion, prediction=prediction.SAMPLE),
+    "v prediction": partial(diffusion, prediction=prediction.V),
+    "regression": regression,
+}
+
+
+@pytest.fixture(params=POLICIES.values(), ids=POLICIES.keys())
+def policy(request):
+    return request.param()
+
+
+def observe(batch, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "state": torch.rand(batch, 2, 3, generator=generator) * 2 - 1,
+        "target": torch.rand(batch, 2, 2, generator=generator, dtype=torch.float64) * 10,
+    }
+
+
+def draw(policy, batch, seed=1):
+    draws, *shape = policy.noise_shape
+    return torch.randn(draws, batch, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def lesson(num_draws, batch, seed=2):
+    """Actions in units, noise and levels for `loss`."""
+    generator = torch.Generator().manual_seed(seed)
+    action = torch.tensor([150.0, -2.0]) + torch.randn(batch, 6, 2, generator=generator) * torch.tensor([25.0, 0.5])
+    return (
+        action,
+        torch.randn(num_draws, batch, 6, 2, generator=generator),
+        torch.rand(num_draws, batch, generator=generator),
+    )
+
+
+# --- the conformance of every policy
+
+
+def test_a_policy_is_one(policy):
+    assert isinstance(policy, Policy)
+    assert policy.specification == SPECIFICATION
+    assert policy.horizons == HORIZONS
+    assert policy.noise_shape[1:] == (6, 2)
+
+
+def test_a_prediction_is_finite_and_in_the_units_of_the_data(policy):
+    found = policy.predict(observe(5), draw(policy, 5))
+    assert found.shape == (5, 6, 2)
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()
+    assert not found.requires_grad
+    normalised = policy.normalizer.action(found)
+    torch.testing.assert_close(policy.normalizer.unnormalised_action(normalised), found)
+    if not isinstance(policy, RegressionPolicy):
+        assert normalised.abs().max() <= 1.001
+        low, high = (torch.tensor(limit) for limit in RANGES["action"])
+        assert ((found >= low - 0.1) & (found <= high + 0.1)).all()
+
+
+def test_all_randomness_of_a_prediction_is_its_noise(policy):
+    observation, noise = observe(3), draw(policy, 3)
+    torch.manual_seed(5)
+    first = policy.predict(observation, noise)
+    torch.manual_seed(6)
+    assert torch.equal(policy.predict(observation, noise), first)
+    before = torch.get_rng_state()
+    policy.predict(observation, noise)
+    assert torch.equal(torch.get_rng_state(), before)
+    if policy.noise_shape[0]:
+        assert (policy.predict(observation, draw(policy, 3, seed=9)) - first).abs().amax(dim=(1, 2)).min() > 1e-3
+        for index in range(policy.noise_shape[0] - 1):  # the last draw is added where no noise is left
+            changed = noise.clone()
+            changed[index] += 1
+            assert not torch.equal(policy.predict(observation, changed), first), index
+
+
+def test_rows_are_predicted_alone(policy):
+    observation, noise = observe(4), draw(policy, 4)
+    together = policy.predict(observation, noise)
+    for row in range(4):
+        alone = policy.predict({name: x[row : row + 1] for name, x in observation.items()}, noise[:, row : row + 1])
+        torch.testing.assert_close(alone[0], together[row], rtol=1e-4, atol=1e-2)
+
+
+def test_the_loss_of_several_draws_is_that_of_separate_calls(policy):
+    observation, (action, noise, level) = observe(4), lesson(3, 4)
+    together = policy.loss(observation, action, noise, level)
+    assert together.shape in ((3, 4, 6), (1, 4, 6))
+    assert (together >= 0).all()
+    apart = torch.cat([policy.loss(observation, action, noise[k : k + 1], level[k : k + 1]) for k in range(3)])
+    torch.testing.assert_close(together.mean(), apart.mean())
+    torch.testing.assert_close(together.expand_as(apart), apart)
+
+
+def test_the_encoder_runs_once_a_window(policy):
+    seen = []
+    policy.encoder.register_forward_hook(lambda module, arguments, output: seen.append(len(output)))
+    policy.loss(observe(4), *lesson(3, 4))
+    policy.predict(observe(5), draw(policy, 5))
+    assert seen == [4, 5]
+
+
+def test_every_weight_learns(policy):
+    policy.loss(observe(8), *lesson(2, 8)).mean().backward()
+    without = {
+        name for name, parameter in policy.named_parameters() if parameter.grad is None or not parameter.grad.any()
+    }
+    # Regression starts from an empty chunk at time 0: weights that multiply either of them have nothing to learn.
+    empty = {"network.down.0.0.first.0.weight", "network.down.0.0.skip.weight"}
+    assert without == (empty if isinstance(policy, RegressionPolicy) else set())
+
+
+def test_weights_can_be_saved_and_loaded(policy):
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(1.5)
+    wanted = policy.predict(observe(3), draw(policy, 3))
+    weights = {name: value.clone() for name, value in policy.state_dict().items()}
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.zero_()
+    policy.normalizer.load_state_dict(Normalizer.empty(SPECIFICATION).state_dict())
+    assert not torch.equal(policy.predict(observe(3), draw(policy, 3)), wanted)
+    policy.load_state_dict(weights)
+    assert torch.equal(policy.predict(observe(3), draw(policy, 3)), wanted)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda o: o.pop("target"), r"needs the observation 'target', got \['state'\]"),
+        (lambda o: o.update(stat=o["state"]), "does not know the observation 'stat': did you mean 'state'"),
+        (lambda o: o.update(state=o["state"][:, :1]), r"'state' must have shape \(B, 2, 3\), got \(4, 1, 3\)"),
+        (lambda o: o.update(state=o["state"][0]), r"'state' must have shape \(B, 2, 3\), got \(2, 3\)"),
+        (lambda o: o.update(target=o["state"]), r"'target' must have shape \(B, 2, 2\), got \(4, 2, 3\)"),
+    ],
+)
+def test_an_observation_that_does_not_fit_is_refused(policy, change, message):
+    observation = observe(4)
+    change(observation)
+    with pytest.raises(ValueError, match=message):
+        policy.predict(observation, draw(policy, 4))
+    with pytest.raises(ValueError, match=message):
+        policy.loss(observation, *lesson(1, 4))
+
+
+# --- the diffusion loss, by its definition
+
+
+@pytest.mark.parametrize("kind", [prediction.EPSILON, prediction.SAMPLE, prediction.V])
+def test_the_diffusion_loss_is_the_error_of_the_network(kind):
+    policy = diffusion(prediction=kind)
+    observation, (action, noise, level) = observe(4), lesson(1, 4)
+    x_0 = policy.normalizer.action(action)
+    alpha, sigma = (value[:, None, None] for value in policy.schedule((level[0] * 20).long()))
+    output = policy.network(alpha * x_0 + sigma * noise[0], (level[0] * 20).long(), policy.encode(observation))
+    target = kind.target(x_0, noise[0], alpha, sigma)
+    expected = torch.nn.functional.mse_loss(output, target, reduction="none").mean(dim=-1)
+    torch.testing.assert_close(policy.loss(observation, action, noise, level)[0], expected)
+
+
+def test_the_denoiser_undoes_the_noise_where_the_network_is_right():
+    policy = diffusion()
+    action, noise, _ = lesson(1, 4)
+    x_0, t = policy.normalizer.action(action).clamp(-1, 1), torch.tensor([0, 3, 12, 18])
+    alpha, sigma = (value[:, None, None] for value in policy.schedule(t))
+    policy.network.forward = lambda noisy, t, conditioning: noise[0]
+    denoise = policy.denoiser(policy.encode(observe(4)))
+    torch.testing.assert_close(denoise(alpha * x_0 + sigma * noise[0], t), x_0, rtol=0, atol=1e-4)
+    found = denoise(torch.full((4, 6, 2), 50.0), t)
+    assert found.max() == 1.0  # clipped
+
+
+def test_images_are_refused_by_the_low_dimensional_encoder():
+    specification = Specification((Stream("camera", (8, 8, 3), "uint8"),), Stream("action", (2,)), 0.1)
+    with pytest.raises(ValueError, match=r"takes vector streams only, got \['camera'\]"):
+        LowdimEncoder(specification, HORIZONS)
+
+
+# --- learning
+
+TOY = Specification((Stream("wall", (1,)),), Stream("action", (1,)), control_dt=0.1)
+TOY_RANGES = {"wall": (np.zeros(1), np.ones(1)), "action": (np.full(1, -4.0), np.full(1, 4.0))}
+
+
+def demonstrated(batch, generator):
+    """Where there is no wall, everybody goes left (+3); where there is one (1), half of them left and half right (-3)."""
+    wall = torch.randint(2, (batch, 1, 1), generator=generator).float().expand(batch, 2, 1)
+    side = 1 - 2 * wall[:, :1] * torch.randint(2, (batch, 1, 1), generator=generator)
+    return {"wall": wall}, 3 * side.expand(batch, 6, 1)
+
+
+def learn(policy, num_steps, data, num_draws=1):
+    generator = torch.Generator().manual_seed(3)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=2e-3)
+    rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
+    for _ in range(num_steps):
+        observation, action = data(generator)
+        noise = torch.randn(num_draws, *action.shape, generator=generator)
+        level = torch.rand(num_draws, len(action), generator=generator)
+        loss = policy.loss(observation, action, noise, level).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rates.step()
+
+
+def test_diffusion_learns_both_ways_round_the_wall_and_regression_hits_it():
+    at_the_wall, elsewhere = {"wall": torch.ones(200, 2, 1)}, {"wall": torch.zeros(200, 2, 1)}
+    found = []
+    for make, num_steps in ((partial(diffusion, prediction=prediction.SAMPLE, num_steps=10), 250), (regression, 100)):
+        policy = make(TOY, TOY_RANGES, channels=(24,))
+        learn(policy, num_steps, lambda generator: demonstrated(64, generator))
+        noise = draw(policy, 200)
+        found.append((policy.predict(at_the_wall, noise), policy.predict(elsewhere, noise)))
+    (both, left), (mean, also_left) = found
+
+    went_left, went_right = ((both - side).abs().amax(dim=(1, 2)) < 0.5 for side in (3, -3))
+    assert (went_left | went_right).float().mean() > 0.9  # a whole chunk on one side
+    assert 0.35 < went_left.float().mean() < 0.65
+    assert ((left - 3).abs().amax(dim=(1, 2)) < 0.5).float().mean() > 0.95
+    assert mean.abs().max() < 0.75  # into the wall, where nobody went
+    assert (also_left - 3).abs().max() < 0.5
+
+
+@pytest.mark.parametrize("make", [partial(diffusion, prediction=prediction.SAMPLE), regression])
+def test_one_batch_is_learnt_by_heart(make):
+    policy = make()
+    observation, (action, _, _) = observe(4), lesson(1, 4)
+    action = torch.clamp(action, *(torch.tensor(limit).float() for limit in RANGES["action"]))
+    learn(policy, 150, lambda generator: (observation, action), num_draws=8)
+    found = policy.predict(observation, draw(policy, 4))
+    error = (policy.normalizer.action(found) - policy.normalizer.action(action)).abs().mean()
+    assert error < 0.05

@@ -1,0 +1,229 @@
+"""Horizons, streams and specifications: what they accept, what they refuse, and that JSON changes nothing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import string
+from dataclasses import FrozenInstanceError, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recede.specification import Horizons, Specification, Stream, nearest
+
+FINITE = st.floats(-1e6, 1e6)
+NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).filter(lambda name: name != "action")
+WORDS = st.text(string.printable, max_size=4)
+
+
+@st.composite
+def streams(draw: st.DrawFn, name: str | None = None) -> Stream:
+    """Vectors with and without units, labels and limits, and images."""
+    name = name or draw(NAMES)
+    dtype = draw(st.sampled_from(["float32", "float64", "int64", "uint8", "bool"]))
+    if name != "action" and draw(st.booleans()):
+        return Stream(name, draw(st.tuples(*[st.integers(1, 96)] * 3)), dtype)
+    size = draw(st.integers(1, 5))
+    words = st.just(()) | st.tuples(*[WORDS] * size)
+    limits = [
+        sorted(pair)
+        for pair in draw(st.lists(st.lists(FINITE, min_size=2, max_size=2, unique=True), min_size=size, max_size=size))
+    ]
+    low, high = zip(*limits, strict=True) if draw(st.booleans()) else ((), ())
+    return Stream(name, (size,), dtype, draw(words), draw(words), low, high)
+
+
+@st.composite
+def specifications(draw: st.DrawFn) -> Specification:
+    observations = draw(st.lists(streams(), min_size=1, max_size=4, unique_by=lambda stream: stream.name))
+    return Specification(tuple(observations), draw(streams("action")), draw(st.floats(1e-4, 10.0)))
+
+
+def specification(**changes: Any) -> Specification:
+    fields = {"observations": (Stream("gripper", (3,)),), "action": Stream("action", (2,)), "control_dt": 0.1}
+    return Specification(**(fields | changes))
+
+
+@pytest.mark.parametrize("horizons", list(itertools.product(range(-1, 6), repeat=3)))
+def test_horizons_are_those_whose_executed_steps_lie_in_the_chunk(horizons: tuple[int, int, int]) -> None:
+    observation, prediction, action = horizons
+    chunk = list(range(observation - 1, observation - 1 + action))
+    if min(horizons) < 1:
+        with pytest.raises(ValueError, match="horizon must be at least 1 step, got"):
+            Horizons(*horizons)
+    elif set(chunk) <= set(range(prediction)):
+        assert list(range(prediction))[Horizons(*horizons).executed] == chunk
+    else:
+        with pytest.raises(ValueError, match="prediction horizon must cover") as refusal:
+            Horizons(*horizons)
+        needed, most = observation - 1 + action, prediction - observation + 1
+        assert f"= {needed} steps, got {prediction}: predict at least {needed} steps" in str(refusal.value)
+        assert f"execute at most {most}" in str(refusal.value)
+        assert Horizons(observation, needed, action)
+        if most >= 1:
+            assert Horizons(observation, prediction, most)
+
+
+@settings(deadline=None)
+@given(specifications())
+def test_json_gives_back_an_equal_specification(spec: Specification) -> None:
+    back = Specification.from_json(json.loads(json.dumps(spec.to_json(), allow_nan=False)))
+    assert back == spec
+    assert hash(back) == hash(spec)
+    assert back.differences(spec) == []
+
+
+@settings(deadline=None)
+@given(specifications(), specifications())
+def test_differences_are_empty_only_between_equals(first: Specification, second: Specification) -> None:
+    by_name = lambda spec: sorted(spec.streams, key=lambda stream: stream.name)  # noqa: E731
+    equal = by_name(first) == by_name(second) and first.control_dt == second.control_dt
+    assert (first.differences(second) == []) == equal
+    assert len(first.differences(second)) == len(second.differences(first))
+
+
+@settings(deadline=None)
+@given(specifications(), st.randoms(use_true_random=False))
+def test_the_order_of_observations_makes_no_difference(spec: Specification, random: Any) -> None:
+    shuffled = random.sample(spec.observations, len(spec.observations))
+    assert spec.differences(replace(spec, observations=tuple(shuffled))) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"observations": (Stream("arm", (3,)),)}, ["arm: only on one side", "gripper: only on one side"]),
+        (
+            {"observations": (Stream("gripper", (3,), units="m"),)},
+            ["gripper: units is () on one side and ('m', 'm', 'm') on the other"],
+        ),
+        (
+            {"action": Stream("action", (2,), "float64", low=0, high=1), "control_dt": 0.05},
+            [
+                "action: dtype is float32 on one side and float64 on the other",
+                "action: low is () on one side and (0.0, 0.0) on the other",
+                "action: high is () on one side and (1.0, 1.0) on the other",
+                "control_dt is 0.1 s on one side and 0.05 s on the other",
+            ],
+        ),
+    ],
+)
+def test_differences_name_the_stream_the_field_and_both_values(changes: dict[str, Any], expected: list[str]) -> None:
+    assert specification().differences(specification(**changes)) == expected
+
+
+def test_one_unit_or_limit_stands_for_every_dimension() -> None:
+    stream = Stream("gripper", (3,), units="m", labels=("x", "y", "z"), low=-1, high=2)
+    assert stream.units == ("m", "m", "m")
+    assert stream.low == (-1.0, -1.0, -1.0)
+    assert stream.high == (2.0, 2.0, 2.0)
+    assert stream == Stream("gripper", (3,), "f4", ("m",) * 3, ("x", "y", "z"), (-1.0,) * 3, (2.0,) * 3)
+    assert [stream.label(index) for index in range(3)] == ["gripper.x", "gripper.y", "gripper.z"]
+    assert Stream("joints", (2,)).label(1) == "joints[1]"
+
+
+def test_values_are_plain_whatever_they_came_as() -> None:
+    limits = np.array([0.5, 1.5])
+    stream = Stream("arm", np.array([2]).tolist(), np.dtype("float64"), low=list(-limits), high=limits.tolist())  # type: ignore[arg-type]
+    assert stream == Stream("arm", (2,), "float64", low=(-0.5, -1.5), high=(0.5, 1.5))
+    assert {type(value) for value in (*stream.low, *stream.high)} == {float}
+    assert type(specification(control_dt=np.float32(1)).control_dt) is float
+
+
+@pytest.mark.parametrize(("shape", "size"), [((3,), 3), ((96, 128, 3), 36864), ((1,), 1)])
+def test_the_size_of_a_stream_counts_its_numbers(shape: tuple[int, ...], size: int) -> None:
+    assert Stream("x", shape).size == size == np.zeros(shape).size
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        ({"name": "Gripper"}, "lower-case identifier, got 'Gripper'"),
+        ({"name": "2d"}, "lower-case identifier, got '2d'"),
+        ({"name": "a/b"}, "lower-case identifier, got 'a/b'"),
+        ({"name": ""}, "lower-case identifier, got ''"),
+        ({"name": "arm\n"}, "lower-case identifier"),
+        ({"shape": ()}, "positive sizes, got ()"),
+        ({"shape": (0,)}, "positive sizes, got (0,)"),
+        ({"shape": (3, -1)}, "positive sizes, got (3, -1)"),
+        ({"dtype": "flaot32"}, "dtype must be one that numpy knows, got 'flaot32'"),
+        ({"units": ("m", "m")}, "units must be empty or hold one entry for each of its 3 dimensions, got 2"),
+        (
+            {"labels": ("x", "y", "z", "w")},
+            "labels must be empty or hold one entry for each of its 3 dimensions, got 4",
+        ),
+        ({"shape": (2, 2), "low": (0, 0), "high": (1, 1)}, "low must be empty"),
+        ({"low": 0}, "give both limits or neither"),
+        ({"high": 1}, "give both limits or neither"),
+        ({"low": 0, "high": math.inf}, "dimension 0: limits must be finite and ascend, got [0.0, inf]"),
+        ({"low": math.nan, "high": 1}, "dimension 0: limits must be finite and ascend, got [nan, 1.0]"),
+        ({"low": 0, "high": (1, 2, 0)}, "dimension 2: limits must be finite and ascend, got [0.0, 0.0]"),
+    ],
+)
+def test_impossible_streams_are_refused(arguments: dict[str, Any], rule: str) -> None:
+    fields: dict[str, Any] = {"name": "arm", "shape": (3,)} | arguments
+    with pytest.raises(ValueError) as refusal:
+        Stream(**fields)
+    assert rule in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert repr(fields["name"]) in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({"observations": ()}, "at least one observation stream"),
+        ({"observations": (Stream("arm", (3,)), Stream("arm", (2,)))}, "different names"),
+        ({"observations": (Stream("action", (3,)),)}, "none of them 'action'"),
+        ({"action": Stream("command", (2,))}, "vector stream named 'action', got 'command'"),
+        ({"action": Stream("action", (2, 2))}, "vector stream named 'action', got 'action' of shape (2, 2)"),
+        *[({"control_dt": value}, "positive number of seconds") for value in (0, -0.1, math.nan, math.inf)],
+    ],
+)
+def test_impossible_specifications_are_refused(changes: dict[str, Any], rule: str) -> None:
+    with pytest.raises(ValueError) as refusal:
+        specification(**changes)
+    assert rule in str(refusal.value)
+
+
+@pytest.mark.parametrize("data", [
+    {},
+    {"observations": [], "action": {}, "control_dt": 0.1},
+    specification().to_json() | {"control_dt": "fast"},
+    specification().to_json() | {"control_dt": None},
+    specification().to_json() | {"observations": 3},
+    specification().to_json() | {"action": {"name": "action", "shape": [2], "unit": "m"}},
+    specification().to_json() | {"action": {"name": "action", "shape": None}},
+    specification().to_json() | {"observations": [{"name": 3, "shape": [2]}]},
+    {key: value for key, value in specification().to_json().items() if key != "action"},
+])  # fmt: skip
+def test_json_that_is_no_specification_is_refused(data: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        Specification.from_json(data)
+
+
+def test_they_cannot_be_changed() -> None:
+    spec = specification()
+    for value, field in ((Horizons(), "action"), (spec, "control_dt"), (spec.action, "name")):
+        with pytest.raises((FrozenInstanceError, AttributeError)):
+            setattr(value, field, None)
+
+
+def test_the_action_is_the_last_stream() -> None:
+    assert [stream.name for stream in specification().streams] == ["gripper", "action"]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "ending"),
+    [
+        ("pushed", ["pusht", "pick_place"], "did you mean 'pusht'?"),
+        ("kitchen", ["pusht", "pick_place"], "choose from 'pick_place', 'pusht'"),
+        ("anything", [], "there are none to choose from"),
+    ],
+)
+def test_errors_end_with_the_nearest_name(name: str, options: list[str], ending: str) -> None:
+    assert nearest(name, options) == nearest(name, iter(options)) == ending
