@@ -2,7 +2,8 @@
 
     python benchmarks/windows.py [json=FILE]
 
-The data have the sizes of the human Push-T demonstrations: 206 episodes, 25,650 steps, 20 observed numbers, 2 of action.
+The data have the sizes of the human Push-T demonstrations: 206 episodes, 25,650 steps of 20 observed numbers and 2 of
+action.
 """
 
 from __future__ import annotations

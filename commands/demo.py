@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..configs.schema import DemoConfig, DiffusionConfig, EvaluateConfig, RegressionConfig, TrainConfig, load_task
+from ..configs.schema import (
+    DemoConfig,
+    DiffusionConfig,
+    EvaluateConfig,
+    RegressionConfig,
+    TrainConfig,
+    command_line,
+    load_task,
+)
 
 TASK = "pick_place"
 
@@ -12,28 +20,43 @@ TASK = "pick_place"
 def run(config: DemoConfig) -> None:
     """Record, train a diffusion and a regression policy on the same data, evaluate both, and report."""
     from ..evaluation.collection import collect
+    from ..evaluation.results import measure, write_results
     from ..training.loop import train
-    from .evaluate import measure, report
 
     out = Path(config.out)
-    dataset = out / "demonstrations.zarr"
+    dataset = str(out / "demonstrations.zarr")
     out.mkdir(parents=True, exist_ok=True)
-    collect(load_task(TASK), dataset, episodes=config.episodes)
+    collect(load_task(TASK), Path(dataset), episodes=config.episodes)
     measured = []
     for policy, steps in ((DiffusionConfig(), config.steps), (RegressionConfig(), config.regression_steps)):
-        name = type(policy).__name__.removesuffix("Config").lower()
-        print(f"\n{name} policy: {steps} training steps, then {config.evaluate_episodes} episodes on unseen seeds")
-        folder = str(out / name)
+        run_folder = str(out / type(policy).__name__.removesuffix("Config").lower())
+        print(f"\n{run_folder}: {steps} training steps, then {config.evaluate_episodes} episodes on unseen seeds")
         train(
             TrainConfig(
                 task=TASK,
-                dataset=str(dataset),
-                out=folder,
+                dataset=dataset,
+                out=run_folder,
                 policy=policy,
                 steps=steps,
+                learning_rate=config.learning_rate,
                 seed=config.seed,
                 device=config.device,
             )
         )
-        measured.append(measure(EvaluateConfig(run=folder, episodes=config.evaluate_episodes, device=config.device)))
-    report(out, measured, command="recede demo")
+        evaluation = EvaluateConfig(run=run_folder, episodes=config.evaluate_episodes, videos=3, device=config.device)
+        measured.append(measure(evaluation))
+        print(measured[-1].evaluation)
+    first = measured[0].folder
+    write_results(
+        out,
+        measured,
+        title="pick_place, from demonstrations to a policy",
+        command=command_line("demo", config),
+        next_steps=[
+            (f"recede evaluate {first} episodes=200", "the same policy on more seeds, for a narrower interval"),
+            (f"recede inspect {dataset}", "what it learned from"),
+            (f"recede train task={TASK} dataset={dataset} out=runs/longer steps=6000", "train longer"),
+            ("recede train dataset=my.zarr out=runs/mine", "demonstrations of your own; the README says how to record"),
+        ],
+    )
+    print(f"\nreport: {out / 'report.html'}")

@@ -4,32 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..configs.schema import EvaluateConfig
+from ..configs.schema import EvaluateConfig, command_line
 
 
 def run(config: EvaluateConfig) -> None:
-    """Write `evaluation.json`, `report.html` and a video beside the policy, and print the rates."""
-    from ..configs.policies import load_policy
-    from ..configs.schema import device, load_task
-    from ..evaluation.evaluate import evaluate
-    from ..policy.checkpoint import write_json
+    """Write `evaluation.json`, the report and films, beside the policy or to `out`, and print the rates."""
+    from ..evaluation.results import measure, write_results
 
-    chosen = device(config.device)
-    policy, manifest = load_policy(config.run, which=config.checkpoint, device=chosen)
-    task = load_task(manifest["task"])
-    found = evaluate(
-        policy,
-        task,
-        episodes=config.episodes,
-        first_seed=config.first_seed,
-        seed=config.seed,
-        device=chosen,
-        workers=config.workers,
-        num_parallel=config.parallel,
-        videos=min(config.videos, config.episodes),
-    )
+    measured = measure(config)
     out = Path(config.out or config.run)
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "evaluation.json", {"checkpoint": manifest["path"], "step": manifest["step"]} | found.to_json())
-    print(found)
+    write_results(
+        out,
+        [measured],
+        title=f"{measured.name} on {measured.task.name}",
+        command=command_line("evaluate", config),
+        next_steps=[
+            (f"recede evaluate {config.run} episodes=200", "a narrower interval"),
+            (f"recede evaluate {config.run} first_seed=200000", "other unseen seeds"),
+        ],
+    )
+    print(measured.evaluation)
     print(f"report: {out / 'report.html'}")

@@ -6,8 +6,9 @@ from here. Only Hydra's ConfigStore (`register`) and the checkpoints (`policy_co
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -280,10 +281,10 @@ def device(name: str) -> torch.device:
 class EvaluateConfig:
     """Measure a policy in closed loop.
 
-    run: a run folder or a checkpoint folder; checkpoint: which of a run's, "last" or "best". episodes: how many, on
-    the seeds from `first_seed` on. seed: of the policy's noise. workers: processes that step environments.
-    parallel: episodes under way at once. videos: episodes to film. out: the folder of the results; beside the policy
-    where it is not given.
+    run: a run folder or a checkpoint folder. checkpoint: which of a run's, "last" or "best". task: to evaluate in,
+    where it is not the one that it was trained for. episodes: how many, on the seeds from `first_seed` on. seed: of the
+    policy's noise. workers: processes that step environments. parallel: episodes under way at once. videos: episodes
+    to film. out: the folder of the results; beside the policy where it is not given.
     """
 
     run: str
@@ -291,10 +292,11 @@ class EvaluateConfig:
     episodes: int = 50
     first_seed: int = 100_000
     seed: int = 0
+    task: str | None = None
     device: str = "auto"
     workers: int = 0
     parallel: int = 64
-    videos: int = 4
+    videos: int = 3
     out: str | None = None
 
     def __post_init__(self) -> None:
@@ -416,6 +418,7 @@ class DemoConfig:
     regression_steps: int = 600
     evaluate_episodes: int = 50
     seed: int = 0
+    learning_rate: float = 1e-3
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -445,7 +448,7 @@ RUNS = {
 def register() -> None:
     """Store the table in Hydra's ConfigStore; `configs/*.yaml` choose from it."""
     from hydra.core.config_store import ConfigStore
-    from omegaconf import MISSING
+    from omegaconf import MISSING as UNSET
 
     store = ConfigStore.instance()
     for command, config in RUNS.items():
@@ -453,9 +456,23 @@ def register() -> None:
     for slot, options in CHOICES.items():
         inner = {path.removeprefix(f"{slot}/") for path in CHOICES if path.startswith(f"{slot}/")}
         for name, option in options.items():
-            slots = {each: MISSING for each in inner if each in getattr(option, "__dataclass_fields__", {})}
+            slots = {each: UNSET for each in inner if each in getattr(option, "__dataclass_fields__", {})}
             # What has slots of its own is chosen by a YAML file of its name, which lists their defaults.
             store.store(group="schema" if slots else slot, name=name, node=option(**slots) if slots else option)
+
+
+def command_line(command: str, config: Any) -> str:
+    """What to type for this configuration, as far as it differs from the defaults.
+
+    >>> command_line("evaluate", EvaluateConfig(run="runs/my run", episodes=200))
+    "recede evaluate 'run=runs/my run' episodes=200"
+    """
+    changed = [
+        f"{each.name}={getattr(config, each.name)}"
+        for each in fields(config)
+        if each.default is MISSING or getattr(config, each.name) != each.default
+    ]
+    return shlex.join(["recede", command, *changed])
 
 
 def describe(config: Any) -> Any:

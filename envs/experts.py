@@ -11,7 +11,7 @@ Vector = NDArray[np.float64]
 
 OPEN, SQUEEZE = 0.08, 0.015
 """Commanded finger openings (m); the cube between them is 0.04 wide."""
-LOOKAHEAD = 0.05
+LOOKAHEAD = 0.04
 """How far along its route the gripper looks (m), which rounds the corners: pure pursuit, Coulter 1992."""
 
 
@@ -29,8 +29,8 @@ class PickPlaceExpert:
         self._lead = random.uniform(0.018, 0.022)  # m ahead of the gripper, which then moves at some 0.15 m/s
         self._travel_height = random.uniform(0.068, 0.078)
         self._grasp_height = random.uniform(0.018, 0.024)
-        self._fork = random.uniform((-0.075, -0.01), (-0.065, 0.01))
-        self._corner = random.uniform((0.04, 0.18), (0.06, 0.2))
+        self._fork = random.uniform((-0.16, -0.005), (-0.15, 0.005))
+        self._corner = random.uniform((0.03, 0.17), (0.05, 0.19))
 
     def __call__(self, observation: Observation) -> NDArray[np.float32]:
         """Answer one observation of `PickPlace`."""

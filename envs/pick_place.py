@@ -44,7 +44,7 @@ TARGET_TOLERANCE = 0.03
 """Metres from the target's centre within which the whole cube lies on the mark (of radius 0.06), whatever its yaw."""
 WITHDRAWN = 0.06
 """Height (m) of the gripper from which its fingertips clear a cube that lies on the table, by nearly a centimetre."""
-WALL_CORNER = 0.14
+WALL_CORNER = 0.13
 """|y| (m) at which the centre of the cube clears either end of the wall."""
 MAX_STEPS = 200
 
@@ -95,7 +95,7 @@ def remaining_way(cube: NDArray[np.floating[Any]], target: NDArray[np.floating[A
     >>> round(remaining_way(np.array([0.1, 0.0]), np.array([0.2, 0.0])), 3)
     0.1
     >>> round(remaining_way(np.array([-0.2, 0.0]), np.array([0.2, 0.0])), 3)  # the wall stands across 0.4 m
-    0.488
+    0.477
     """
     straight = float(np.hypot(*(target - cube)))
     if cube[0] * target[0] >= 0:
@@ -219,9 +219,10 @@ class PickPlace(gymnasium.Env[Any, Any]):
 
     def _draw(self) -> dict[str, NDArray[np.float64]]:
         random = self.np_random
-        gripper = random.uniform((-0.22, -0.08, 0.056, -0.4, 0.0), (-0.1, 0.08, 0.085, 0.4, 0.08))
+        # Anywhere above the start side and however far open: what to do after a missed grasp is then demonstrated too.
+        gripper = random.uniform((-0.24, -0.08, 0.056, -0.4, 0.0), (-0.12, 0.08, 0.085, 0.4, 0.08))
         # Within 35 degrees of the axes, so that which faces to grasp is never in doubt.
-        x, y, yaw = random.uniform((-0.22, -0.05, -0.6), (-0.17, 0.05, 0.6))
+        x, y, yaw = random.uniform((-0.24, -0.05, -0.6), (-0.19, 0.05, 0.6))
         target = random.uniform((0.14, -0.03), (0.2, 0.03))
         cube = np.array([x, y, CUBE_HALF, np.cos(4 * yaw), np.sin(4 * yaw)])
         return {"gripper": gripper, "cube": cube, "target": target}

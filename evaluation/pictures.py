@@ -59,11 +59,10 @@ def film(outcome: Outcome, path: Path, *, fps: float, pixels: Pixels | None, col
     partial = path.with_name(f".{path.stem}.partial.mp4")
     # Sides are made even here, so that imageio need not rescale; "faststart" lets a browser begin before the end.
     settings: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 1, "quality": None}
-    parameters = ["-crf", "21", "-movflags", "+faststart"]
+    settings["output_params"] = ["-crf", "21", "-movflags", "+faststart"]
     try:
-        with imageio.v2.get_writer(
-            partial, format="FFMPEG", mode="I", fps=fps, output_params=parameters, **settings
-        ) as writer:
+        writer: Any = imageio.v2.get_writer(partial, format="FFMPEG", mode="I", fps=fps, **settings)
+        with writer:
             for frame in _annotated(outcome, pixels, colour, hold=round(fps)):
                 writer.append_data(frame)
         partial.replace(path)
@@ -204,6 +203,8 @@ def draw_fan(fan: Fan, names: Sequence[str] = ()) -> bytes:
 
 
 def _draw_panel(axes: Any, fan: Fan, name: str) -> None:
+    from matplotlib.patheffects import withStroke
+
     points, colour = fan.points[name], COLOURS[list(fan.points).index(name) % len(COLOURS)]
     height, width = fan.frame.shape[:2]
     (left, right), (top, bottom) = _view(fan)
@@ -218,8 +219,10 @@ def _draw_panel(axes: Any, fan: Fan, name: str) -> None:
         said, linewidth, alpha, dot = f"{len(points)} sampled chunks", 1.4, 0.6, 3.2
     _add_chunks(axes, points, colour, linewidth=linewidth, alpha=(alpha, alpha))
     axes.plot(*points[:, -1].T, "o", color=colour, markersize=dot, markeredgewidth=0)
-    axes.text(0.04, 0.955, name, transform=axes.transAxes, color="white", size=14, weight="bold", va="top")
-    axes.text(0.04, 0.892, said, transform=axes.transAxes, color="#d9dee8", size=10.5, va="top")
+    written: dict[str, Any] = {"transform": axes.transAxes, "va": "top", "parse_math": False}
+    written["path_effects"] = [withStroke(linewidth=3, foreground="#2b3245")]
+    axes.text(0.04, 0.955, name, color="white", size=15, weight="bold", **written)
+    axes.text(0.04, 0.887, said, color="#d9dee8", size=11.5, **written)
 
 
 def _view(fan: Fan) -> tuple[tuple[float, float], tuple[float, float]]:

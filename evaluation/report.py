@@ -108,7 +108,7 @@ def write_report(
     ]
     written = page.substitute(
         title=escape(title),
-        verdict=escape(verdict(entries)).replace(" %", "&nbsp;%"),
+        verdict=_unbroken(escape(verdict(entries))),
         cards="".join(_card(place, entry) for place, entry in enumerate(entries)),
         sections="\n".join(section for section in sections if section),
     )
@@ -210,12 +210,12 @@ def _table(entries: Sequence[Entry]) -> str:
         tag("th", escape(entry.name), scope="col", class_=f"s{place}") for place, entry in enumerate(entries)
     )
     body = "".join(
-        tag("tr", tag("th", escape(name), scope="row") + "".join(tag("td", escape(cell)) for cell in cells))
+        tag("tr", tag("th", escape(name), scope="row") + "".join(tag("td", _unbroken(escape(cell))) for cell in cells))
         for name, cells in rows.items()
     )
     note = (
-        "In brackets: the 95 % interval, Wilson's for rates and the bootstrap's for scores. The score of an episode is the "
-        "best of its steps. Latency is that of one prediction for one robot."
+        "In brackets: the 95 % interval, Wilson's for rates and the bootstrap's for scores. The score of an episode is "
+        "the best of its steps. Latency is that of one prediction for one robot."
     )
     head = tag("thead", tag("tr", "<td></td>" + names))
     return tag("div", tag("table", head + tag("tbody", body)), class_="scroll") + tag("p", note, class_="note")
@@ -247,7 +247,8 @@ def _learning(entries: Sequence[Entry]) -> str:
     if not drawn:
         return ""
     legend = "".join(tag("span", escape(entry.name), class_=f"key s{place}") for place, entry in named)
-    return tag("p", legend, class_="legend") + tag("div", drawn, class_="multiples")
+    key = tag("p", legend, class_="legend") if len(entries) > 1 else ""
+    return key + tag("div", drawn, class_="multiples")
 
 
 def _panel(title: str, unit: str, series: Sequence[Series], **axis: Any) -> str:
@@ -307,6 +308,11 @@ def _next(steps: Iterable[tuple[str, str]]) -> str:
 
 def _section(heading: str, body: str) -> str:
     return tag("section", tag("h2", escape(heading)) + body) if body else ""
+
+
+def _unbroken(text: str) -> str:
+    """Keeps a number and its per cent sign, and the two ends of an interval, on one line."""
+    return text.replace(" %", "&nbsp;%").replace("–", "–&#8288;")
 
 
 def _data(kind: str, content: bytes) -> str:

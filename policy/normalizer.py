@@ -31,7 +31,8 @@ class Affine(nn.Module):
         low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
         if low.shape != stream.shape or high.shape != stream.shape or not np.all((low <= high) & (high - low < np.inf)):
             raise ValueError(
-                f"stream {stream.name!r}: the range must be finite, low <= high, of shape {stream.shape}, got {low}, {high}"
+                f"stream {stream.name!r}: the range must be finite, low <= high, of shape {stream.shape}, "
+                f"got {low}, {high}"
             )
         self.stream = stream
         size = np.subtract(stream.high, stream.low) if stream.low else np.maximum(np.abs(low), np.abs(high))

@@ -83,7 +83,7 @@ def test_an_angle_that_wraps_is_a_jump(sound):
 
 
 def test_the_start_of_an_episode_is_no_jump(sound):
-    for index, offset in enumerate([0.0, 100.0, 0.0, 100.0, 0.0, 0.0]):
+    for index, offset in enumerate([0.0, 0.0, 0.0, 0.0, 0.0, 100.0]):
         sound.episode(index)["action"][:, 0] = offset + np.linspace(0, 1, 20)
     assert warnings(sound) == []
 

@@ -244,7 +244,7 @@ TOY_RANGES = {"wall": (np.zeros(1), np.ones(1)), "action": (np.full(1, -4.0), np
 
 
 def demonstrated(batch, generator):
-    """Where there is no wall, everybody goes left (+3); where there is one (1), half of them left and half right (-3)."""
+    """Where there is no wall, everybody goes left (+3); where there is one (1), half of them go right (-3)."""
     wall = torch.randint(2, (batch, 1, 1), generator=generator).float().expand(batch, 2, 1)
     side = 1 - 2 * wall[:, :1] * torch.randint(2, (batch, 1, 1), generator=generator)
     return {"wall": wall}, 3 * side.expand(batch, 6, 1)

@@ -130,7 +130,8 @@ def test_values_are_plain_whatever_they_came_as() -> None:
     limits = np.array([0.5, 1.5])
     stream = Stream("arm", np.array([2]).tolist(), np.dtype("float64"), low=list(-limits), high=limits.tolist())  # type: ignore[arg-type]
     assert stream == Stream("arm", (2,), "float64", low=(-0.5, -1.5), high=(0.5, 1.5))
-    assert {type(value) for value in (*stream.low, *stream.high)} == {float}
+    low_and_high: Any = (stream.low, stream.high)
+    assert {type(value) for values in low_and_high for value in values} == {float}
     assert type(specification(control_dt=np.float32(1)).control_dt) is float
 
 

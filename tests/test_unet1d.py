@@ -1,6 +1,7 @@
 """The temporal U-Net, against the published layout written out as functions of the same weights."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def test_a_chunk_of_any_length_keeps_its_shape(channels, steps):
 
 
 def published(weights, noisy, t, conditioning, *, levels, groups, time_size):
-    """The forward pass of Chi et al.'s conditional 1D U-Net, with one linear layer over time and conditioning together."""
+    """The forward pass of Chi et al.'s U-Net, whose linear layers see time and conditioning together."""
 
     def embed(t):
         half = time_size // 2
@@ -105,7 +106,7 @@ def counted(widths, kernel, time_size, conditioning_size):
         convolutions = linear(a, b, kernel) + linear(b, b, kernel) + 4 * b
         return convolutions + linear(time_size + conditioning_size, 2 * b) + (linear(a, b) if a != b else 0)
 
-    pairs = list(zip(widths, widths[1:], strict=False))
+    pairs = list(pairwise(widths))
     total = linear(time_size, 4 * time_size) + linear(4 * time_size, time_size)
     total += sum(block(a, b) + block(b, b) for a, b in pairs) + 2 * block(widths[-1], widths[-1])
     total += sum(linear(width, width, 3) for width in widths[1:-1])

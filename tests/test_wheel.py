@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tomllib
 import venv
 import zipfile
@@ -69,7 +68,8 @@ def test_every_module_loads_from_a_fresh_environment(wheel: Path, tmp_path: Path
     purelib = 'import sysconfig; print(sysconfig.get_path("purelib"))'
     site = Path(run(python, "-c", purelib, cwd=tmp_path).strip())
     # What recede needs is found in our environment; .pth files in there are not read, so this tree stays out of sight.
-    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    ours = [path for path in sys.path if Path(path).name == "site-packages"]
+    (site / "dependencies.pth").write_text("".join(f"{path}\n" for path in ours))
     pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
     run(*pip, "install", "--no-deps", "--no-index", "--ignore-installed", wheel, cwd=tmp_path)
 

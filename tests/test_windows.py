@@ -53,7 +53,7 @@ def steps_of(batch):
     return batch.observation["state"][..., 0].int().tolist(), batch.action[..., 0].int().tolist()
 
 
-# Horizons (To, Tp, Ta) -> for each window of an episode of 5 steps: (observed steps, steps of the actions, padded ones).
+# Horizons (To, Tp, Ta) -> each window of an episode of 5 steps: (observed steps, steps of the actions, padded ones).
 BY_HAND = {
     (2, 4, 2): [
         ([0, 0], [0, 0, 1, 2], [1, 0, 0, 0]),

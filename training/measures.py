@@ -48,8 +48,9 @@ def action_error(policy: Any, windows: Windows, *, seed: int, most: int = 512) -
     """How far predicted actions are from the demonstrated ones, on at most `most` windows spread evenly.
 
     The mean absolute difference over the executed steps, as a share of each dimension's range in the training data. It
-    does not fall to zero: a demonstrator who might do either of two things does one of them. policy: a `Policy` that has
-    a normalizer.
+    does not fall to zero: a demonstrator who might do either of two things does one of them.
+
+    policy: a `Policy` that has a normalizer.
     """
     batch = windows.batch(torch.linspace(0, len(windows) - 1, min(most, len(windows))).long())
     draws, *shape = policy.noise_shape

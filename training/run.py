@@ -71,14 +71,9 @@ class Run:
         for leftover in list(self.folder.rglob(".*.partial")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         before = checkpoint.read_json(self.config) if self.config.exists() else config
-        differing = [
-            f"{key} was {before.get(key)!r} and is {config.get(key)!r}"
-            for key in sorted(before.keys() | config.keys())
-            if before.get(key) != config.get(key)
-        ]
-        if differing:
+        if found := differences(before, config):
             raise ValueError(
-                f"{self.folder} holds a run of another configuration ({'; '.join(differing)}): "
+                f"{self.folder} holds a run of another configuration ({'; '.join(found)}): "
                 f"repeat its command to resume it, or choose another out="
             )
         checkpoint.write_json(self.config, config)
@@ -118,6 +113,22 @@ class Run:
         """Drop what was measured after `step`, because a resumed training measures it again."""
         kept = [entry for entry in checkpoint.metrics(self.folder) if entry["step"] <= step]
         checkpoint.write_text(self.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
+    """What differs between two configurations, a clause each.
+
+    >>> differences({"seed": 0, "horizons": {"action": 8}}, {"seed": 0, "horizons": {"action": 4}})
+    ['horizons.action was 8 and is 4']
+    """
+    found = []
+    for key in [*before, *(key for key in now if key not in before)]:
+        one, other = before.get(key), now.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            found += differences(one, other, f"{path}{key}.")
+        elif one != other:
+            found.append(f"{path}{key} was {one!r} and is {other!r}")
+    return found
 
 
 @contextmanager

@@ -1,0 +1,120 @@
+"""From a trained policy to what people look at: `evaluation.json`, films and the report, written beside it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..configs.policies import load_policy
+from ..configs.schema import EvaluateConfig, device, load_task
+from ..envs.task import Task
+from ..policy import checkpoint
+from .evaluate import Evaluation, evaluate
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A policy, what was measured of it, and the folder of its run or checkpoint."""
+
+    name: str
+    policy: Any
+    task: Task
+    manifest: dict[str, Any]
+    evaluation: Evaluation
+    folder: Path
+    device: Any
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `evaluation.json`."""
+        found = self.evaluation.to_json()
+        return {"checkpoint": self.manifest["path"], "step": self.manifest["step"], **found}
+
+
+def measure(config: EvaluateConfig) -> Measured:
+    """Load and roll out the policy that `config` names. Raises ValueError where it was trained for no task."""
+    chosen = device(config.device)
+    policy, manifest = load_policy(config.run, which=config.checkpoint, device=chosen)
+    name = config.task or manifest["task"]
+    if name is None:
+        raise ValueError(f"{config.run} was trained without a task: say with task= what to evaluate it in")
+    task = load_task(name)
+    found = evaluate(
+        policy,
+        task,
+        episodes=config.episodes,
+        first_seed=config.first_seed,
+        seed=config.seed,
+        device=chosen,
+        workers=config.workers,
+        num_parallel=config.parallel,
+        videos=min(config.videos, config.episodes) if can_render(task) else 0,
+    )
+    return Measured(manifest["policy"]["choice"], policy, task, manifest, found, Path(config.run), chosen)
+
+
+def can_render(task: Task) -> bool:
+    """Whether pictures of the task can be made here; says why where not."""
+    env = task.make(render_mode="rgb_array")
+    try:
+        env.reset(seed=0)
+        env.render()
+    except OSError as error:
+        print(f"no pictures and no films: {error}", file=sys.stderr)
+        return False
+    finally:
+        env.close()
+    return True
+
+
+def write_results(
+    out: Path, measured: Sequence[Measured], *, title: str, command: str, next_steps: Iterable[tuple[str, str]]
+) -> None:
+    """Write `evaluation.json` of the first policy, films of its filmed episodes, and the report on all of them."""
+    from . import pictures, report
+
+    out.mkdir(parents=True, exist_ok=True)
+    first = measured[0]
+    checkpoint.write_json(out / "evaluation.json", first.to_json())
+    filmed = [outcome for outcome in first.evaluation.outcomes if outcome.frames]
+    films, fan = {}, None
+    if filmed:
+        env = first.task.make(render_mode="rgb_array")
+        env.reset(seed=0)
+        pixels = env.unwrapped.pixels  # type: ignore[attr-defined]
+        for outcome in tqdm(filmed, desc="film", unit="episode"):
+            path = out / f"episode-{outcome.seed}.mp4"
+            pictures.film(outcome, path, fps=1 / first.task.specification.control_dt, pixels=pixels)
+            verdict = "succeeded" if outcome.success else "failed"
+            films[f"{first.name}, seed {outcome.seed}: {verdict} in {outcome.num_steps} steps"] = path
+        policies = {each.name: each.policy for each in measured}
+        fan = pictures.fan(policies, filmed, pixels, device=first.device)
+        (out / "fan.png").write_bytes(pictures.draw_fan(fan))
+        env.close()
+    report.write_report(
+        out / "report.html",
+        [entry(each) for each in measured],
+        title=title,
+        command=command,
+        versions=report.installed_versions(),
+        fan=fan,
+        films=films,
+        next_steps=next_steps,
+    )
+
+
+def entry(measured: Measured) -> Any:
+    """What the report says of one policy."""
+    from .report import Entry
+
+    return Entry(
+        name=measured.name,
+        evaluation=measured.to_json(),
+        metrics=checkpoint.metrics(measured.folder),
+        num_parameters=sum(parameter.numel() for parameter in measured.policy.parameters()),
+        training_seed=measured.manifest["seed"],
+    )

@@ -1,0 +1,276 @@
+"""A killed, interrupted or stopped training goes on to the very same end."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from recede.policy import checkpoint
+from recede.training.run import Run
+
+STEPS = 60
+TIMES = ("data_s", "update_s")
+
+
+def arguments(demonstrations, small, out, *more):
+    every = ["save_every=2", "log_every=7", "validate_every=9", "warmup=5", "held_out=0.2"]
+    return ["train", f"dataset={demonstrations}", f"out={out}", f"steps={STEPS}", *small, *every, *more]
+
+
+def metrics(run):
+    return [{key: value for key, value in entry.items() if key not in TIMES} for entry in checkpoint.metrics(run)]
+
+
+def assert_equal_runs(one, other):
+    """Bit for bit: weights, average, moments and what was measured, but for the seconds that it took."""
+    assert checkpoint.steps(one) == checkpoint.steps(other) == [STEPS]
+    for name in ("policy.safetensors", "training.safetensors", "policy.json", "training.json"):
+        files = [checkpoint.of_step(run, STEPS) / name for run in (one, other)]
+        assert files[0].read_bytes() == files[1].read_bytes(), name
+    assert metrics(one) == metrics(other)
+    assert (one / "config.json").read_text() == (other / "config.json").read_text()
+
+
+def wait_for(condition, *, seconds=120.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, nursery, demonstrations, small):
+    out = tmp_path_factory.mktemp("uninterrupted") / "run"
+    status, output = nursery.run(*arguments(demonstrations, small, out))
+    assert status == 0, output
+    return out
+
+
+def kill_and_resume(nursery, command, out, *, kills, seed):
+    """Kill the training at random moments, each after some progress, and then let it end."""
+    moments = random.Random(seed)
+    for _ in range(kills):
+        before = max(checkpoint.steps(out), default=0)
+        process = nursery.start(*command)
+        wait_for(lambda: max(checkpoint.steps(out), default=0) > before)  # noqa: B023
+        time.sleep(moments.uniform(0, 0.15))
+        os.kill(process, signal.SIGKILL)
+        status, output = nursery.wait()
+        assert status == -signal.SIGKILL, output
+        assert max(checkpoint.steps(out)) < STEPS
+    status, output = nursery.run(*command)
+    assert status == 0, output
+
+
+def test_a_killed_training_ends_bit_for_bit_as_an_uninterrupted_one(
+    tmp_path, nursery, demonstrations, small, uninterrupted
+):
+    out = tmp_path / "run"
+    kill_and_resume(nursery, arguments(demonstrations, small, out), out, kills=4, seed=0)
+    assert_equal_runs(out, uninterrupted)
+    assert not list(out.rglob("*.partial"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_many_killed_trainings_end_the_same(tmp_path, nursery, demonstrations, small, uninterrupted, seed):
+    out = tmp_path / "run"
+    kill_and_resume(nursery, arguments(demonstrations, small, out), out, kills=6, seed=seed)
+    assert_equal_runs(out, uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_training_saves_says_so_and_goes_on(
+    tmp_path, nursery, demonstrations, small, uninterrupted, number
+):
+    out = tmp_path / "run"
+    command = arguments(demonstrations, small, out)
+    process = nursery.start(*command)
+    wait_for(lambda: len(checkpoint.steps(out)) > 0)
+    os.kill(process, number)
+    status, output = nursery.wait()
+    assert status == 130, output
+    stopped = checkpoint.steps(out)[-1]
+    assert output.splitlines()[-1] == (
+        f"recede train: stopped and saved after step {stopped} of {STEPS}: the same command goes on"
+    )
+    assert "Traceback" not in output
+    status, output = nursery.run(*command)
+    assert status == 0, output
+    assert_equal_runs(out, uninterrupted)
+
+
+def test_the_installed_command_stops_and_goes_on_too(tmp_path, demonstrations, small, uninterrupted):
+    program = Path(sys.executable).with_name("recede")
+    command = [program, *arguments(demonstrations, small, tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: len(checkpoint.steps(tmp_path / "run")) > 0)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1].startswith("recede train: stopped and saved after step")
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert_equal_runs(tmp_path / "run", uninterrupted)
+
+
+def test_a_signal_between_asking_and_saving_is_not_lost(tmp_path, demonstrations, small, monkeypatch, recede):
+    """It comes while the held-out error is measured, of a step that is not to be saved: the next step is."""
+    from recede.training import loop
+
+    def interrupted_measure(*given, **named):
+        if not checkpoint.steps(tmp_path / "run"):
+            signal.raise_signal(signal.SIGTERM)
+        return 0.5
+
+    monkeypatch.setattr(loop, "action_error", interrupted_measure)
+    command = arguments(demonstrations, small, tmp_path / "run", "save_every=100")
+    result = recede(*command)
+    assert result.status == 130
+    assert checkpoint.steps(tmp_path / "run") == [10]  # validate_every=9
+    assert "stopped and saved after step 10 of 60" in result.err
+
+
+def test_a_finished_training_is_left_as_it_is(nursery, demonstrations, small, uninterrupted):
+    before = {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
+    status, output = nursery.run(*arguments(demonstrations, small, uninterrupted))
+    assert status == 0
+    assert f"nothing to do, trained already: {checkpoint.of_step(uninterrupted, STEPS)}" in output
+    assert {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()} == before
+
+
+def test_another_configuration_is_refused_naming_what_differs(demonstrations, small, uninterrupted, recede):
+    before = {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
+    more = ("learning_rate=1e-3", "policy/sampler=ddpm", "horizons.action=4")
+    line = recede(*arguments(demonstrations, small, uninterrupted, *more)).line
+    assert f"{uninterrupted} holds a run of another configuration" in line
+    assert "learning_rate was 0.0003 and is 0.001" in line
+    assert "horizons.action was 8 and is 4" in line
+    assert "policy.sampler.choice was 'ddim' and is 'ddpm'" in line
+    assert "steps was" not in line
+    assert "repeat its command to resume it, or choose another out=" in line
+    assert {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()} == before
+
+
+def test_a_moved_run_goes_on(tmp_path, nursery, demonstrations, small, uninterrupted):
+    command = arguments(demonstrations, small, "run")
+    process = nursery.start(*command, folder=tmp_path)
+    wait_for(lambda: len(checkpoint.steps(tmp_path / "run")) > 0)
+    os.kill(process, signal.SIGKILL)
+    nursery.wait()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    status, output = nursery.run(*arguments(demonstrations, small, "./moved"), folder=tmp_path)
+    assert status == 0, output
+    assert_equal_runs(tmp_path / "moved", uninterrupted)
+
+
+def test_one_training_at_a_time(tmp_path, nursery, demonstrations, small, uninterrupted, recede):
+    out = tmp_path / "run"
+    command = arguments(demonstrations, small, out)
+    nursery.start(*command)
+    wait_for(lambda: len(checkpoint.steps(out)) > 0)
+    result = recede(*command)
+    assert nursery.wait()[0] == 0
+    assert result.status == 2
+    assert f"{out} is being trained by another process: wait for it, or use another out=" in result.line
+    assert_equal_runs(out, uninterrupted)
+
+
+def test_what_a_killed_writer_leaves_is_removed(tmp_path, demonstrations, small, recede, nursery, uninterrupted):
+    out = tmp_path / "run"
+    command = arguments(demonstrations, small, out)
+    unfinished = out / "checkpoints/.00000004.123.partial"
+    unfinished.mkdir(parents=True)
+    (unfinished / ".policy.json.partial").write_text("{")
+    (unfinished / "policy.safetensors").write_bytes(b"half")
+    (out / ".config.json.partial").write_text("{")
+    (out / "metrics.jsonl").write_text('{"step": 7, "loss": 3.0}\n{"step": 8, "lo')  # and no checkpoint of step 7
+    status, output = nursery.run(*command)
+    assert status == 0, output
+    assert_equal_runs(out, uninterrupted)
+    assert not list(out.rglob("*.partial"))
+
+
+def test_the_metrics_survive_a_full_disk(tmp_path, nursery, demonstrations, small, uninterrupted):
+    """What was measured is written anew when a run is resumed: it must be there even where that fails."""
+    out = tmp_path / "run"
+    command = arguments(demonstrations, small, out)
+    process = nursery.start(*command)
+    wait_for(lambda: max(checkpoint.steps(out), default=0) > 30)
+    os.kill(process, signal.SIGKILL)
+    nursery.wait()
+    before = (out / "metrics.jsonl").read_bytes()
+    limit = (out / "config.json").stat().st_size
+    assert limit > 100
+    (out / "metrics.jsonl").write_bytes(before + b'{"step": 99}\n' * 200)  # so that these are the larger file
+    status, output = nursery.run(*command, limit=limit)
+    assert status == 2 or (out / "metrics.jsonl").read_bytes() == before  # either it failed or it was written whole
+    assert (out / "metrics.jsonl").read_bytes().startswith(before)
+    assert nursery.run(*command)[0] == 0
+    assert_equal_runs(out, uninterrupted)
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="this system cannot limit the size of files")
+def test_a_full_disk_costs_no_checkpoint(tmp_path, nursery, demonstrations, small, uninterrupted):
+    out = tmp_path / "run"
+    command = arguments(demonstrations, small, out)
+    sizes = {path.name: path.stat().st_size for path in checkpoint.of_step(uninterrupted, STEPS).iterdir()}
+    process = nursery.start(*command)
+    wait_for(lambda: len(checkpoint.steps(out)) > 0)
+    os.kill(process, signal.SIGINT)
+    nursery.wait()
+    saved = checkpoint.steps(out)
+    for name in ("policy.safetensors", "training.safetensors"):
+        status, output = nursery.run(*command, limit=sizes[name] - 1)
+        assert status == 2, output
+        error = output.splitlines()[-1]
+        assert "Traceback" not in output
+        assert name in error
+        assert "could not be written (File too large), what was saved before is kept" in error
+        assert "see that the disk has room" in error
+        assert checkpoint.steps(out) == saved
+        assert not list(out.rglob("*.partial"))
+        checkpoint.load(checkpoint.of_step(out, saved[0]))
+    status, output = nursery.run(*command)
+    assert status == 0, output
+    assert_equal_runs(out, uninterrupted)
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_no_folder(tmp_path, nursery, demonstrations, small):
+    status, output = nursery.run(*arguments(demonstrations, small, tmp_path / "run"), limit=64)
+    assert status == 2
+    assert "config.json could not be written" in output.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoints_of_a_run_are_the_last_and_the_best(tmp_path):
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    run.begin({})
+    from recede.specification import Horizons, Specification, Stream
+
+    action = Stream("action", (1,))
+    manifest = {
+        "specification": Specification((Stream("state", (1,)),), action, 0.1),
+        "horizons": Horizons(),
+        "policy": {},
+        "task": None,
+    }
+    kept = []
+    for step, score in [(1, 0.5), (2, 0.25), (3, 0.75), (4, 0.75), (5, None), (6, 0.1)]:
+        if score is not None:
+            run.log(step=step, mean_score=score)
+        run.save(step, weights={}, training={}, manifest=manifest)
+        kept.append((run.steps, checkpoint.best(run.folder)))
+    assert kept == [([1], 1), ([1, 2], 1), ([3], 3), ([3, 4], 3), ([3, 5], 3), ([3, 6], 3)]
+    assert checkpoint.find(run.folder) == run.checkpoint(6)
+    assert checkpoint.find(run.folder, "best") == run.checkpoint(3)
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "mean_')  # killed while writing
+    assert checkpoint.best(run.folder) == 3
+    assert json.loads((run.checkpoint(6) / "policy.json").read_text())["step"] == 6

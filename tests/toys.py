@@ -1,0 +1,76 @@
+"""A task that takes microseconds a step, in its own module so that worker processes and `task=toys:REACH` find it."""
+
+import os
+from dataclasses import replace
+
+import gymnasium
+import numpy as np
+from recede.envs.gymnasium_adapter import box
+from recede.envs.task import Task
+from recede.specification import Specification, Stream
+
+AREA = {"units": "m", "labels": ("x", "y"), "low": -1.0, "high": 1.0}
+SPECIFICATION = Specification(
+    (Stream("position", (2,), **AREA), Stream("target", (2,), **AREA)), Stream("action", (2,), **AREA), control_dt=0.1
+)
+MAX_STEPS = 24
+
+
+class Reach(gymnasium.Env):
+    """Move a point to a target. It refuses a step after its end, and paints its frames white once it has succeeded."""
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+        self.observation_space = gymnasium.spaces.Dict({s.name: box(s) for s in SPECIFICATION.observations})
+        self.action_space = box(SPECIFICATION.action)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.position, self.target = self.np_random.uniform(-0.9, 0.9, (2, 2))
+        self.num_steps, self.is_over = 0, False
+        return self._observe()
+
+    def step(self, action):
+        assert not self.is_over, "a finished environment was stepped again"
+        move = np.clip(action, -1, 1) - self.position
+        self.position = self.position + move * min(1.0, 0.15 / max(np.linalg.norm(move), 1e-9))
+        self.num_steps += 1
+        observation, info = self._observe()
+        self.is_over = info["success"] or self.num_steps == MAX_STEPS
+        return observation, 0.0, info["success"], self.num_steps == MAX_STEPS, info
+
+    def _observe(self):
+        distance = float(np.linalg.norm(self.position - self.target))
+        observation = {"position": self.position.astype(np.float32), "target": self.target.astype(np.float32)}
+        return observation, {"success": distance < 0.1, "score": max(0.0, 1 - distance)}
+
+    def render(self):
+        success = self._observe()[1]["success"]
+        return np.full((8, 8, 3), 255 if success else self.num_steps, dtype=np.uint8)
+
+
+class Dying(Reach):
+    """A simulation that takes its process with it."""
+
+    def step(self, action):
+        os._exit(3)
+
+
+def expert(seed):
+    return lambda observation: observation["target"]
+
+
+def lazy_expert(seed):
+    """It does not move on every third seed."""
+    return lambda observation: observation["position" if seed % 3 == 0 else "target"]
+
+
+def hopeless_expert(seed):
+    return lambda observation: observation["position"]
+
+
+REACH = Task("reach", SPECIFICATION, MAX_STEPS, Reach, expert)
+DYING = replace(REACH, make=Dying)
+LAZY = replace(REACH, expert=lazy_expert)
+HOPELESS = replace(REACH, expert=hopeless_expert)
+NO_TASK = 3
