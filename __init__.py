@@ -33,7 +33,18 @@ _HOMES = {
     "load_policy": ".configs.policies",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = [
+    "DemonstrationStore",
+    "DiffusionPolicy",
+    "Horizons",
+    "RecedingHorizon",
+    "RegressionPolicy",
+    "Specification",
+    "Stream",
+    "Windows",
+    "evaluate",
+    "load_policy",
+]
 
 
 def __getattr__(name: str) -> Any:

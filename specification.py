@@ -159,7 +159,8 @@ class Specification:
             raise ValueError(f"observation streams must have different names, none of them 'action', got {names}")
         if self.action.name != "action" or len(self.action.shape) != 1:
             raise ValueError(
-                f"the action must be a vector stream named 'action', got {self.action.name!r} of shape {self.action.shape}"
+                f"the action must be a vector stream named 'action', "
+                f"got {self.action.name!r} of shape {self.action.shape}"
             )
         if not (math.isfinite(self.control_dt) and self.control_dt > 0):
             raise ValueError(f"control_dt must be a positive number of seconds, got {self.control_dt}")

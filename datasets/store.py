@@ -49,8 +49,10 @@ CHUNK_BYTES = 2**20
 CHUNK_ROWS = 2048
 """Upper bound of the steps in a chunk: an append compresses that many again."""
 
-DTYPES = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)))
-DTYPES += ("float16", "float32", "float64")
+DTYPES = (
+    *("bool", "float16", "float32", "float64"),
+    *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
+)
 """The dtypes that a stream of a store may have."""
 
 LOCK_TIMEOUT = 60.0

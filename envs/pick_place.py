@@ -82,8 +82,9 @@ SPECIFICATION = Specification(
     control_dt=0.1,
 )
 """`gripper` is the point between the fingertips, their yaw, and the distance between them; the action is the gripper
-state to move to. A cube looks the same every 90 degrees, so its yaw is given as cosine and sine of four times it. `offset`
-is where cube and target are seen from the gripper: a grasp needs millimetres, of a table that measures half a metre."""
+state to move to. A cube looks the same every 90 degrees, so its yaw is given as cosine and sine of four times it.
+`offset` is where cube and target are seen from the gripper: a grasp needs millimetres, and the table measures half a
+metre."""
 
 STATE = ("gripper", "cube", "target")
 """The streams that describe a state at rest; `offset` follows from them."""
@@ -115,8 +116,8 @@ class PickPlace(gymnasium.Env[Any, Any]):
     wall (`remaining_way`) that the cube has come since the reset. Reward: the increase of the score, so that the
     rewards of an episode add up to its last score.
 
-    An episode starts with the cube and, above it, the gripper on the start side of the wall and the target behind it, all
-    drawn from the seed; or with `options={"state": observation}` at rest in an observed state.
+    An episode starts with the cube and, above it, the gripper on the start side of the wall and the target behind it,
+    all drawn from the seed; or with `options={"state": observation}` at rest in an observed state.
 
     render_mode: None or "rgb_array". render_size: pixels of a side of the square image.
     """

@@ -13,6 +13,7 @@ Shapes: T steps; a state is (agent x, agent y, block x, block y, block angle), i
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -160,7 +161,7 @@ def _make_gym_pusht(render_mode: str | None) -> gymnasium.Env[Any, Any]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # by pygame, which gym-pusht imports
-            import gym_pusht.envs  # noqa: F401
+            importlib.import_module("gym_pusht.envs")
     except ImportError as error:
         raise ImportError(
             f"Push-T needs the package gym-pusht ({error}): pip install 'recede[pusht]', "

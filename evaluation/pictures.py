@@ -136,8 +136,8 @@ class Fan:
 def spread(points: NDArray[Any]) -> float:
     """How much chunks (N, T, 2) disagree: the root of the mean squared distance from the mean chunk.
 
-    >>> spread(np.array([[[0.0, 0.0], [3.0, 4.0]], [[0.0, 0.0], [-3.0, -4.0]]])) ** 2
-    12.5
+    >>> spread(np.array([[[3.0, 4.0]], [[-3.0, -4.0]]]))
+    5.0
     """
     return float(np.sqrt(np.square(points - points.mean(axis=0)).sum(axis=-1).mean()))
 

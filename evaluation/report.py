@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 EMBEDDED_BYTES = 8_000_000
 """Films are put into the page up to this size in all, and linked beyond it."""
 
-NEEDED = ("task", "episodes", "success_rate", "success_rate_95", "mean_score", "mean_score_95", "mean_steps", "wall_s")
-NEEDED += ("latency", "seed", "seeds", "success", "score", "steps")
+NEEDED = (
+    *("task", "episodes", "success_rate", "success_rate_95", "mean_score", "mean_score_95", "mean_steps", "wall_s"),
+    *("latency", "seed", "seeds", "success", "score", "steps"),
+)
 """Keys of an evaluation without which there is nothing to report."""
 
 

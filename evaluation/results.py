@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from ..configs.policies import load_policy
@@ -81,20 +82,17 @@ def write_results(
     first = measured[0]
     checkpoint.write_json(out / "evaluation.json", first.to_json())
     filmed = [outcome for outcome in first.evaluation.outcomes if outcome.frames]
+    pixels = _pixels(first.task) if filmed else None
     films, fan = {}, None
-    if filmed:
-        env = first.task.make(render_mode="rgb_array")
-        env.reset(seed=0)
-        pixels = env.unwrapped.pixels  # type: ignore[attr-defined]
-        for outcome in tqdm(filmed, desc="film", unit="episode"):
-            path = out / f"episode-{outcome.seed}.mp4"
-            pictures.film(outcome, path, fps=1 / first.task.specification.control_dt, pixels=pixels)
-            verdict = "succeeded" if outcome.success else "failed"
-            films[f"{first.name}, seed {outcome.seed}: {verdict} in {outcome.num_steps} steps"] = path
-        policies = {each.name: each.policy for each in measured}
-        fan = pictures.fan(policies, filmed, pixels, device=first.device)
+    for outcome in tqdm(filmed, desc="film", unit="episode", disable=not filmed):
+        path = out / f"episode-{outcome.seed}.mp4"
+        pictures.film(outcome, path, fps=1 / first.task.specification.control_dt, pixels=pixels)
+        verdict = "succeeded" if outcome.success else "failed"
+        films[f"{first.name}, seed {outcome.seed}: {verdict} in {outcome.num_steps} steps"] = path
+    if pixels is not None:
+        shown = sorted(filmed, key=lambda outcome: not outcome.success)[:1]  # a success, where there is one
+        fan = pictures.fan({each.name: each.policy for each in measured}, shown, pixels, device=first.device)
         (out / "fan.png").write_bytes(pictures.draw_fan(fan))
-        env.close()
     report.write_report(
         out / "report.html",
         [entry(each) for each in measured],
@@ -105,6 +103,17 @@ def write_results(
         films=films,
         next_steps=next_steps,
     )
+
+
+def _pixels(task: Task) -> Any:
+    """Where actions lie in the task's pictures, or None where the task cannot say."""
+    env = task.make(render_mode="rgb_array")
+    env.reset(seed=0)
+    try:
+        env.unwrapped.pixels(np.zeros((1, task.specification.action.size)))  # type: ignore[attr-defined]
+    except (AttributeError, ValueError):
+        return None
+    return env.unwrapped.pixels  # type: ignore[attr-defined]
 
 
 def entry(measured: Measured) -> Any:

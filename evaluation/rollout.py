@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -105,7 +105,7 @@ def predict(
 
 
 @contextmanager
-def _arenas(arena: Callable[[], Arena], workers: int) -> Iterator[Advance]:
+def _arenas(arena: Callable[[], Arena], workers: int) -> Generator[Advance]:
     """One arena in this process, or one in each of `workers` processes; seeds are dealt out by their value."""
     if workers == 0:
         local = arena()
@@ -118,7 +118,7 @@ def _arenas(arena: Callable[[], Arena], workers: int) -> Iterator[Advance]:
     pools = [ProcessPoolExecutor(1, context, initializer=_open, initargs=(arena,)) for _ in range(workers)]
 
     def advance(chunks: Chunks) -> dict[int, History | Outcome]:
-        shares: list[dict] = [{} for _ in pools]
+        shares: list[dict[int, Any]] = [{} for _ in pools]
         for seed, chunk in chunks.items():
             shares[seed % workers][seed] = chunk
         answers = [pool.submit(_advance, share) for pool, share in zip(pools, shares, strict=True) if share]

@@ -13,20 +13,23 @@ from ..specification import Specification, Stream, nearest
 
 Range = tuple[NDArray[np.floating], NDArray[np.floating]]
 
+CLIP = 1.5
+"""How many times the range that was seen a normalised observation may reach."""
+TOLERANCE = 1e-4
+"""Below this share of its limits a dimension's range counts as none."""
+
 
 class Affine(nn.Module):
     """One stream's range, mapped to [-1, 1] in each dimension.
 
-    A dimension that hardly moves (less than `tolerance` of its limits, or of its size where it has none) carries
+    A dimension that hardly moves (less than `TOLERANCE` of its limits, or of its size where it has none) carries
     no information, and dividing by its range would blow up every deviation: it is mapped to 0, and back to its centre.
     """
 
     centre: Tensor
     half_range: Tensor
 
-    def __init__(
-        self, stream: Stream, low: NDArray[np.floating], high: NDArray[np.floating], *, tolerance: float
-    ) -> None:
+    def __init__(self, stream: Stream, low: NDArray[np.floating], high: NDArray[np.floating]) -> None:
         super().__init__()
         low, high = np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)
         if low.shape != stream.shape or high.shape != stream.shape or not np.all((low <= high) & (high - low < np.inf)):
@@ -36,7 +39,7 @@ class Affine(nn.Module):
             )
         self.stream = stream
         size = np.subtract(stream.high, stream.low) if stream.low else np.maximum(np.abs(low), np.abs(high))
-        still = high - low <= tolerance * size
+        still = high - low <= TOLERANCE * size
         self.register_buffer("centre", torch.tensor((low + high) / 2, dtype=torch.float32))
         self.register_buffer("half_range", torch.tensor(np.where(still, 0, (high - low) / 2), dtype=torch.float32))
 
@@ -59,19 +62,16 @@ class Normalizer(nn.Module):
     """The ranges of every stream, seen in the training episodes; part of the policy and of its weights.
 
     ranges: a stream's name -> (low, high), each of the stream's shape. A normalised observation is clipped to
-    [-clip, clip]: to `clip` times the range that was seen, beyond which the network could only guess.
+    [-CLIP, CLIP]: to `CLIP` times the range that was seen, beyond which the network could only guess.
     """
 
-    def __init__(
-        self, specification: Specification, ranges: Mapping[str, Range], *, clip: float = 1.5, tolerance: float = 1e-4
-    ) -> None:
+    def __init__(self, specification: Specification, ranges: Mapping[str, Range]) -> None:
         super().__init__()
-        self.clip = clip
         missing = [stream.name for stream in specification.streams if stream.name not in ranges]
         if missing:
             raise ValueError(f"the normalizer needs the range of every stream, got none for {missing}")
         self.streams = nn.ModuleDict(
-            {stream.name: Affine(stream, *ranges[stream.name], tolerance=tolerance) for stream in specification.streams}
+            {stream.name: Affine(stream, *ranges[stream.name]) for stream in specification.streams}
         )
 
     @classmethod
@@ -87,7 +87,7 @@ class Normalizer(nn.Module):
 
     def observation(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Normalise and clip every stream. Raises ValueError for a stream without statistics."""
-        return {name: self._of(name).normalise(x).clamp(-self.clip, self.clip) for name, x in observation.items()}
+        return {name: self._of(name).normalise(x).clamp(-CLIP, CLIP) for name, x in observation.items()}
 
     def action(self, action: Tensor) -> Tensor:
         """(..., Da) in units -> normalised."""

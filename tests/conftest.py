@@ -75,7 +75,7 @@ def reaches(tmp_path_factory):
 def trained(tmp_path_factory, reaches):
     """A diffusion policy of `toys.REACH` that reaches sometimes, read only."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    steps = ["steps=150", "warmup=10", "learning_rate=2e-3", "save_every=50", "log_every=25"]
+    steps = ["steps=200", "warmup=10", "learning_rate=4e-3", "save_every=50", "log_every=25"]
     result = recede("train", "task=toys:REACH", f"dataset={reaches}", f"out={out}", *SMALL, *steps)
     assert result.status == 0, result.err
     return out
@@ -93,9 +93,6 @@ for line in sys.stdin:
     if not child:
         status = 1
         try:
-            output = os.open(order["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(output, 1)
-            os.dup2(output, 2)
             os.chdir(order["folder"])
             if order["limit"]:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (order["limit"], resource.RLIM_INFINITY))
@@ -103,35 +100,41 @@ for line in sys.stdin:
         finally:
             sys.stdout.flush()
             os._exit(status)
-    os.write(int(sys.argv[1]), f"{child}\\n".encode())
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    os.write(int(sys.argv[1]), f"{code}\\n".encode())
+    os.write(1, f"{child}\\n".encode())
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    os.write(1, f"\\0{status}\\n".encode())
 """
 
 
 class Nursery:
     """Processes that run a command each, forked from one that has imported everything: a start takes milliseconds."""
 
-    def __init__(self, folder):
-        self.output = folder / "output.txt"
-        read, write = os.pipe()
-        command = [sys.executable, "-c", NURSERY, str(write)]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    def __init__(self):
         self._mother = subprocess.Popen(
-            command, stdin=subprocess.PIPE, pass_fds=[write], env=environment, text=True, bufsize=1
+            [sys.executable, "-c", NURSERY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+            text=True,
+            bufsize=1,
         )
-        os.close(write)
-        self._answers = os.fdopen(read)
 
     def start(self, *arguments, folder=".", limit=0):
         """Start a command and return its process id. limit: the largest size of a file, in bytes; 0 for none."""
         order = {"arguments": [str(each) for each in arguments], "folder": str(folder), "limit": limit}
-        self._mother.stdin.write(json.dumps(order | {"output": str(self.output)}) + "\n")
-        return int(self._answers.readline())
+        self._mother.stdin.write(json.dumps(order) + "\n")
+        return int(self._mother.stdout.readline())
 
     def wait(self):
         """The exit status of the command (negative for a signal) and all that it printed."""
-        return int(self._answers.readline()), self.output.read_text()
+        output = ""
+        while "\0" not in output:
+            line = self._mother.stdout.readline()
+            assert line, "the mother of the processes has died"
+            output += line
+        output, _, status = output.partition("\0")
+        return int(status), output
 
     def run(self, *arguments, **options):
         """Start a command and wait for it."""
@@ -141,11 +144,11 @@ class Nursery:
     def close(self):
         self._mother.stdin.close()
         assert self._mother.wait(60) == 0
-        self._answers.close()
+        self._mother.stdout.close()
 
 
 @pytest.fixture(scope="module")
-def nursery(tmp_path_factory):
-    opened = Nursery(tmp_path_factory.mktemp("nursery"))
+def nursery():
+    opened = Nursery()
     yield opened
     opened.close()

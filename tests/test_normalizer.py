@@ -50,8 +50,6 @@ def test_observations_are_clipped_to_a_multiple_of_the_range():
     observation = {"gripper": torch.tensor([[[0.5, 2.6, 0.3], [9.0, -9.0, 0.3]]])}
     found = Normalizer(SPECIFICATION, RANGES).observation(observation)["gripper"]
     torch.testing.assert_close(found, torch.tensor([[[0.0, 1.3, 0.0], [1.5, -1.5, 0.0]]]))
-    found = Normalizer(SPECIFICATION, RANGES, clip=1.0).observation(observation)["gripper"]
-    torch.testing.assert_close(found, torch.tensor([[[0.0, 1.0, 0.0], [1.0, -1.0, 0.0]]]))
 
 
 def test_a_dimension_that_hardly_moves_is_named_and_says_nothing():
@@ -67,7 +65,6 @@ def test_a_dimension_that_hardly_moves_is_named_and_says_nothing():
     assert found["yaw"].tolist() == [0]
     assert normalizer.unnormalised_action(torch.tensor([0.5, 0.9])).tolist() == [2.5, 7.0]
     assert Normalizer(SPECIFICATION, RANGES).still == ["gripper.z"]
-    assert Normalizer(SPECIFICATION, RANGES, tolerance=0.1).still == ["gripper.z", "yaw[0]"]
 
 
 def test_a_still_dimension_passes_a_gradient_of_zero():

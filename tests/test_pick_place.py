@@ -46,8 +46,11 @@ def grasp(env, seed=0):
     """Play until the cube is in the air; returns the action that holds it there."""
     expert = PICK_PLACE.expert(seed)
     observation, _ = env.reset(seed=seed)
-    while observation["cube"][2] < 0.05:
+    for _ in range(60):
+        if observation["cube"][2] > 0.05:
+            break
         observation, *_ = env.step(expert(observation))
+    assert observation["cube"][2] > 0.05
     return np.array([*observation["gripper"][:2], HIGHEST, 0.0, CLOSED])
 
 

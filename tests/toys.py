@@ -13,7 +13,7 @@ AREA = {"units": "m", "labels": ("x", "y"), "low": -1.0, "high": 1.0}
 SPECIFICATION = Specification(
     (Stream("position", (2,), **AREA), Stream("target", (2,), **AREA)), Stream("action", (2,), **AREA), control_dt=0.1
 )
-MAX_STEPS = 24
+MAX_STEPS = 40
 
 
 class Reach(gymnasium.Env):
@@ -26,18 +26,18 @@ class Reach(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.position, self.target = self.np_random.uniform(-0.9, 0.9, (2, 2))
+        self.position, self.target = self.np_random.uniform([(-0.7, -0.7), (0, -0.7)], [(-0.2, 0.7), (0.7, 0.7)])
         self.num_steps, self.is_over = 0, False
         return self._observe()
 
     def step(self, action):
         assert not self.is_over, "a finished environment was stepped again"
         move = np.clip(action, -1, 1) - self.position
-        self.position = self.position + move * min(1.0, 0.15 / max(np.linalg.norm(move), 1e-9))
+        self.position = self.position + move * min(1.0, 0.06 / max(np.linalg.norm(move), 1e-9))
         self.num_steps += 1
         observation, info = self._observe()
         self.is_over = info["success"] or self.num_steps == MAX_STEPS
-        return observation, 0.0, info["success"], self.num_steps == MAX_STEPS, info
+        return observation, 0.0, bool(info["success"]), self.num_steps == MAX_STEPS, info
 
     def _observe(self):
         distance = float(np.linalg.norm(self.position - self.target))

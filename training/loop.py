@@ -117,7 +117,12 @@ def train(config: TrainConfig) -> Path:
                 found = evaluate(
                     ema.module, task, episodes=config.evaluate_episodes, first_seed=VALIDATION_SEED, device=device
                 )
-                write(step=done, mean_score=found.mean_score, success_rate=found.success_rate)
+                write(
+                    step=done,
+                    mean_score=found.mean_score,
+                    success_rate=found.success_rate,
+                    episodes=config.evaluate_episodes,
+                )
             if is_saved:
                 state = training_state(policy, optimizer, meter)
                 run.save(done, weights=ema.module.state_dict(), training=state, manifest=manifest)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,7 +62,7 @@ def action_error(policy: Any, windows: Windows, *, seed: int, most: int = 512) -
 
 
 @contextmanager
-def metrics_writer(run: Run, tensorboard: bool) -> Iterator[Callable[..., None]]:
+def metrics_writer(run: Run, tensorboard: bool) -> Generator[Callable[..., None]]:
     """A function `write(step=..., loss=..., ...)` for the run's JSON lines, and for TensorBoard on request.
 
     Raises ValueError where TensorBoard is asked for and not installed.

@@ -1,0 +1,87 @@
+"""Rates with their intervals."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import toys
+from hypothesis import given
+from hypothesis import strategies as st
+from recede.configs.policies import load_policy
+from recede.evaluation.episode import Outcome
+from recede.evaluation.evaluate import Evaluation, bootstrap, evaluate, wilson
+
+Z = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
+
+
+@given(st.integers(1, 500).flatmap(lambda episodes: st.tuples(st.integers(0, episodes), st.just(episodes))))
+def test_the_interval_of_a_rate_is_wilsons(counts):
+    """(p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), Wilson 1927."""
+    successes, episodes = counts
+    rate = successes / episodes
+    centre = (rate + Z**2 / (2 * episodes)) / (1 + Z**2 / episodes)
+    margin = Z * math.sqrt(rate * (1 - rate) / episodes + Z**2 / (4 * episodes**2)) / (1 + Z**2 / episodes)
+    low, high = wilson(successes, episodes)
+    assert low == pytest.approx(centre - margin, abs=1e-9)
+    assert high == pytest.approx(centre + margin, abs=1e-9)
+    assert 0 <= low <= rate <= high <= 1
+    assert high > low
+
+
+@pytest.mark.parametrize("scores", [[0.25], [0.0, 0.0], [1.0] * 50])
+def test_equal_scores_have_an_interval_of_no_width(scores):
+    assert bootstrap(scores) == (scores[0], scores[0])
+
+
+def test_the_interval_of_a_mean_is_that_of_the_normal_distribution_for_many():
+    scores = np.random.default_rng(0).uniform(size=400).tolist()
+    low, high = bootstrap(scores)
+    error = np.std(scores) / math.sqrt(len(scores))
+    assert low == pytest.approx(np.mean(scores) - Z * error, abs=0.1 * error)
+    assert high == pytest.approx(np.mean(scores) + Z * error, abs=0.1 * error)
+    assert bootstrap(scores) == (low, high)  # the same every time
+
+
+def test_two_scores_are_their_own_interval():
+    assert bootstrap([0.2, 0.6]) == (0.2, 0.6)
+
+
+def outcomes():
+    return [Outcome(seed=100_000 + n, success=n < 3, score=n / 4, num_steps=10 + n) for n in range(4)]
+
+
+def test_what_is_written():
+    found = Evaluation("reach", 7, outcomes(), wall_s=1.5, latency={"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0})
+    content = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert content == {
+        "task": "reach",
+        "episodes": 4,
+        "success_rate": 0.75,
+        "success_rate_95": list(wilson(3, 4)),
+        "mean_score": 0.375,
+        "mean_score_95": list(bootstrap([0.0, 0.25, 0.5, 0.75])),
+        "mean_steps": 11.5,
+        "wall_s": 1.5,
+        "latency": {"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0},
+        "seed": 7,
+        "seeds": [100_000, 100_001, 100_002, 100_003],
+        "success": [True, True, True, False],
+        "score": [0.0, 0.25, 0.5, 0.75],
+        "steps": [10, 11, 12, 13],
+    }
+    low, high = (round(100 * bound) for bound in wilson(3, 4))
+    assert str(found).startswith(f"reach: success 75 % [{low}, {high}], score 0.375 [")
+    assert str(found).endswith("over 4 episodes")
+
+
+def test_a_policy_is_measured_on_the_seeds_from_the_first_on(trained):
+    policy, _ = load_policy(trained)
+    found = evaluate(policy, toys.REACH, episodes=5, first_seed=40, videos=2, progress=False)
+    assert [outcome.seed for outcome in found.outcomes] == [40, 41, 42, 43, 44]
+    assert [bool(outcome.frames) for outcome in found.outcomes] == [True, True, False, False, False]
+    assert found.task == "reach"
+    assert found.wall_s > 0
+    assert found.success_rate == np.mean([outcome.success for outcome in found.outcomes])
+    again = evaluate(policy, toys.REACH, episodes=3, first_seed=42, progress=False)
+    assert [o.score for o in again.outcomes] == [o.score for o in found.outcomes[2:]]
