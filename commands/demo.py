@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..configs.components import DiffusionConfig, PredictionType, RegressionConfig
 from ..configs.schema import (
     DemoConfig,
-    DiffusionConfig,
     EvaluateConfig,
-    PredictionType,
-    RegressionConfig,
     TrainConfig,
     command_line,
+    device,
     load_task,
 )
 
@@ -24,6 +23,7 @@ def run(config: DemoConfig) -> None:
     from ..evaluation.results import measure, write_results
     from ..training.loop import train
 
+    device(config.device)  # refuses a wrong one before anything is recorded
     out = Path(config.out)
     dataset = str(out / "demonstrations.zarr")
     out.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,8 @@ from importlib import import_module
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..configs.schema import CHOICES, RUNS, describe
+from ..configs.components import CHOICES
+from ..configs.schema import RUNS, describe
 from ..specification import nearest
 
 SUMMARIES = {

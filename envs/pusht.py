@@ -78,6 +78,11 @@ def block_keypoints(states: NDArray[Any]) -> NDArray[Any]:
     return (_rotated(KEYPOINTS, states[:, 4]) + states[:, None, 2:4]).reshape(-1, KEYPOINTS.size)
 
 
+def block_offset(states: NDArray[Any]) -> NDArray[Any]:
+    """(T, 18) px: the nine `KEYPOINTS` as seen from the agent, which pushes by a few pixels of a board of 512."""
+    return block_keypoints(states) - np.tile(np.asarray(states, dtype=np.float64)[:, :2], len(KEYPOINTS))
+
+
 def pose_from_position(observation: Observation) -> tuple[NDArray[Any], float]:
     """The block's position (2,) in px and angle in rad, from the streams `block_position` and `block_angle`."""
     cos, sin = observation["block_angle"].astype(np.float64)
@@ -247,6 +252,10 @@ _KEYPOINTS: Reading = (
     Stream("block_keypoints", (18,), "float32", "px", tuple(f"{a}{i}" for i in range(9) for a in "xy"), -256, _FAR),
     block_keypoints,
 )
+_OFFSET: Reading = (
+    Stream("block_offset", (18,), "float32", "px", tuple(f"{a}{i}" for i in range(9) for a in "xy"), -_FAR, _FAR),
+    block_offset,
+)
 
-PUSHT = _task("pusht", pose_from_keypoints, _AGENT, _KEYPOINTS)
+PUSHT = _task("pusht", pose_from_keypoints, _AGENT, _KEYPOINTS, _OFFSET)
 PUSHT_POSE = _task("pusht_pose", pose_from_position, _AGENT, _POSITION, _ANGLE)

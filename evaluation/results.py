@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..configs.policies import load_policy
-from ..configs.schema import EvaluateConfig, device, load_task
+from ..configs.schema import TASKS, EvaluateConfig, device, load_task
 from ..envs.task import Task
 from ..policy import checkpoint
 from .evaluate import Evaluation, evaluate
@@ -43,6 +43,8 @@ def measure(config: EvaluateConfig) -> Measured:
     name = config.task or manifest["task"]
     if name is None:
         raise ValueError(f"{config.run} was trained without a task: say with task= what to evaluate it in")
+    if config.task is None and name not in TASKS:  # no checkpoint decides what is imported
+        raise ValueError(f"{config.run} was trained for a task that is not of recede: say so with task={name}")
     task = load_task(name)
     found = evaluate(
         policy,

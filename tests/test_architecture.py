@@ -29,6 +29,7 @@ FLOORS = {
     ("training",): 6,
     ("commands",): 7,
     ("__init__",): 8,
+    ("__main__",): 8,
 }
 APART = {"policy", "datasets", "envs"}
 

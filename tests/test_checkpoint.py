@@ -8,8 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recede.configs.components import CHOICES
 from recede.configs.policies import load_policy
-from recede.configs.schema import CHOICES, policy_config
+from recede.configs.schema import policy_config
 from recede.policy import checkpoint
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons, Specification, Stream

@@ -5,7 +5,6 @@ import subprocess
 import sys
 
 import pytest
-
 from recede.configs.policies import load_policy
 from recede.datasets.store import DemonstrationStore
 

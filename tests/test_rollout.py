@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 import toys
+from recede.configs.components import DiffusionConfig, RegressionConfig, UNet1dConfig
 from recede.configs.policies import load_policy
-from recede.configs.schema import DiffusionConfig, RegressionConfig, UNet1dConfig, load_task
+from recede.configs.schema import load_task
 from recede.control.execution import RecedingHorizon
 from recede.evaluation.rollout import ROWS, latency, noise_generator, predict, rollout
 from recede.policy.normalizer import Normalizer

@@ -13,18 +13,20 @@ import toys
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from recede.commands import main
-from recede.configs.schema import (
+from recede.configs.components import (
     CHOICES,
-    RUNS,
-    TASKS,
     DDIMConfig,
     DiffusersSamplerConfig,
     DiffusionConfig,
-    EvaluateConfig,
     HorizonsConfig,
     PredictionType,
-    TrainConfig,
     UNet1dConfig,
+)
+from recede.configs.schema import (
+    RUNS,
+    TASKS,
+    EvaluateConfig,
+    TrainConfig,
     describe,
     device,
     load_task,

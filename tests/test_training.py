@@ -8,8 +8,9 @@ import pytest
 import torch
 import toys
 import zarr
+from recede.configs.components import RegressionConfig, UNet1dConfig
 from recede.configs.policies import load_policy
-from recede.configs.schema import RegressionConfig, TrainConfig, UNet1dConfig
+from recede.configs.schema import TrainConfig
 from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import Windows
 from recede.policy import checkpoint
@@ -202,7 +203,7 @@ def test_init_from_keeps_its_own_normalizer(tmp_path, trained, reaches):
     copied = DemonstrationStore.create(tmp_path / "half.zarr", store.specification)
     for index in range(len(store)):
         copied.append({name: values / 2 for name, values in store.episode(index).items()})
-    from recede.configs.schema import DiffusionConfig
+    from recede.configs.components import DiffusionConfig
 
     network = UNet1dConfig(channels=[16, 32], time_size=16)
     config = configuration(
