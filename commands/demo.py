@@ -44,6 +44,7 @@ def run(config: DemoConfig) -> None:
                 steps=steps,
                 learning_rate=config.learning_rate,
                 seed=config.seed,
+                validate_every=100,
                 device=config.device,
             )
         )

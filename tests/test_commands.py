@@ -351,7 +351,12 @@ def test_from_demonstrations_to_an_evaluation(recede, empty_folder, reaches, tra
     replayed = recede("replay", "task=toys:REACH", f"dataset={reaches}", "episodes=4")
     assert "4 episodes replayed, 4 of them succeed" in replayed.out
     assert "worst 0.00e+00 m" in replayed.out
-    found = recede("evaluate", "my run", "episodes=6", "videos=0", "parallel=4", "device=cpu", "out=results")
+    options = ["episodes=6", "videos=0", "parallel=4", "device=cpu", "out=results"]
+    refused = recede("evaluate", "my run", *options)  # no checkpoint decides what is imported
+    assert refused.status == 2
+    assert "say so with task=toys:REACH" in refused.err
+    assert not (empty_folder / "results").exists()
+    found = recede("evaluate", "my run", "task=toys:REACH", *options)
     assert found.status == 0, found.err
     content = json.loads((empty_folder / "results/evaluation.json").read_text())
     assert content["episodes"] == 6

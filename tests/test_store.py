@@ -429,7 +429,7 @@ def test_create_takes_no_path_that_exists_and_leaves_nothing_behind(tmp_path):
             DemonstrationStore.create(path, SPECIFICATION)
     for dtype in ("complex64", "U3", "object"):
         specification = Specification((Stream("text", (1,), dtype),), Stream("action", (2,)), 0.1)
-        with pytest.raises(ValueError, match=r"stream 'text': dtype must be one of bool, int8, .*, float64, got"):
+        with pytest.raises(ValueError, match=r"stream 'text': dtype must be one of bool, float16, .*, got"):
             DemonstrationStore.create(tmp_path / "new", specification)
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "file").read_text() == "mine"
