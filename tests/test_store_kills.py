@@ -1,5 +1,6 @@
 """The demonstration store under writers that are killed, that write at the same time, or that run out of disk."""
 
+import json
 import os
 import random
 import resource
@@ -152,7 +153,7 @@ def test_a_writer_that_never_finishes_is_named(tmp_path, monkeypatch):
 LIMITED = (
     EPISODES
     + """
-import pathlib, resource, sys
+import json, pathlib, resource, sys
 import zarr
 from recede.datasets.store import DemonstrationStore
 from recede.specification import Specification, Stream
@@ -160,7 +161,7 @@ from recede.specification import Specification, Stream
 def limit(size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
-path, specification = pathlib.Path(sys.argv[1]), Specification.from_json(eval(sys.argv[2]))
+path, specification = pathlib.Path(sys.argv[1]), Specification.from_json(json.loads(sys.argv[2]))
 limit(700)
 try:
     DemonstrationStore.create(path, specification)
@@ -206,7 +207,7 @@ assert store.append(short) == 1 and store.num_steps == 6
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="this system cannot limit the size of files")
 def test_a_full_disk_costs_no_episode(tmp_path):
     path = tmp_path / "demos"
-    command = [sys.executable, "-c", LIMITED, str(path), repr(SPECIFICATION.to_json())]
+    command = [sys.executable, "-c", LIMITED, str(path), json.dumps(SPECIFICATION.to_json())]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     create, *appends, recorded, commit = result.stdout.splitlines()
