@@ -124,6 +124,11 @@ class Stream:
         return tuple(map(str, values)) if field in ("units", "labels") else tuple(map(float, values))
 
     @property
+    def is_image(self) -> bool:
+        """Whether a step is a picture: uint8 (H, W, C)."""
+        return len(self.shape) == 3 and self.dtype == "uint8"
+
+    @property
     def size(self) -> int:
         """Numbers in one step."""
         return math.prod(self.shape)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import TypedDict
 
 
@@ -43,10 +44,24 @@ def best_rate(work: Callable[[], int], *, seconds: float) -> float:
     return highest
 
 
+def interleaved_medians(works: Sequence[Callable[[], object]], *, seconds: float) -> list[float]:
+    """Median seconds of each of `works`, which take turns for `seconds`, so that whatever slows one slows all."""
+    taken: list[list[float]] = [[] for _ in works]
+    for work in works:
+        work()
+    end = time.perf_counter() + seconds
+    while not taken[0] or time.perf_counter() < end:
+        for work, times in zip(works, taken, strict=True):
+            began = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - began)
+    return [median(times) for times in taken]
+
+
 def report(rows: list[Row], path: Path | None) -> None:
     """Print the rows as a table and, where a path is given, write them to it as JSON."""
     width = max(len(row["name"]) for row in rows)
     for row in rows:
-        print(f"{row['name']:<{width}}  {row['value']:>14,.1f}  {row['unit']}")
+        print(f"{row['name']:<{width}}  {row['value']:>14,.2f}  {row['unit']}")
     if path is not None:
         path.write_text(json.dumps(rows, indent=2) + "\n")

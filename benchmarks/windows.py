@@ -3,40 +3,45 @@
     python benchmarks/windows.py [json=FILE]
 
 The data have the sizes of the human Push-T demonstrations: 206 episodes, 25,650 steps of 20 observed numbers and 2 of
-action.
+action; for images, 5,130 steps of 96 x 96 pixels, of which each window sees two frames in a random crop of 84 x 84, the
+same for both. The DataLoader's workers are given shared memory and the crop of each sample as a slice.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from recede.benchmarks.measure import Row, best_rate, output, report
+from recede.datasets.augmentation import random_crop
 from recede.datasets.windows import Windows
 from recede.specification import Horizons, Specification, Stream
 from torch.utils.data import DataLoader, Dataset
 
-BATCH_SIZE = 256
 HORIZONS = Horizons(observation=2, prediction=16, action=8)
-SPECIFICATION = Specification((Stream("state", (20,)),), Stream("action", (2,)), control_dt=0.1)
+STATE = Specification((Stream("state", (20,)),), Stream("action", (2,)), control_dt=0.1)
+IMAGE = Specification((Stream("image", (96, 96, 3), "uint8"),), Stream("action", (2,)), control_dt=0.1)
+CROP = (84, 84)
 
 
 class InMemory:
     """Random demonstrations."""
 
-    specification = SPECIFICATION
+    path = Path()
 
-    def __init__(self, num_episodes: int = 206, num_steps: int = 25_650) -> None:
+    def __init__(self, specification: Specification, num_episodes: int = 206, num_steps: int = 25_650) -> None:
+        self.specification = specification
         rng = np.random.default_rng(0)
         inner = rng.choice(np.arange(1, num_steps // 10), num_episodes - 1, replace=False) * 10
         self.episode_ends = np.append(np.sort(inner), num_steps).astype(np.int64)
         self.episode_seeds = np.full(num_episodes, -1, dtype=np.int64)
         self._rows = {
-            stream.name: rng.normal(size=(num_steps, *stream.shape)).astype(stream.dtype)
-            for stream in SPECIFICATION.streams
+            stream.name: (100 * rng.random(size=(num_steps, *stream.shape), dtype="float32")).astype(stream.dtype)
+            for stream in specification.streams
         }
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
@@ -48,7 +53,8 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     """One window at a time, as is usual: slice the episode, pad its ends by repetition."""
 
     def __init__(self, demonstrations: InMemory) -> None:
-        self.state = torch.from_numpy(demonstrations.read("state"))
+        self.observed = torch.from_numpy(demonstrations.read(demonstrations.specification.observations[0].name))
+        self.is_image = self.observed.dtype == torch.uint8
         self.action = torch.from_numpy(demonstrations.read("action"))
         ends = demonstrations.episode_ends.tolist()
         self.windows = [
@@ -65,19 +71,23 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         start = current - HORIZONS.observation + 1
         stop = start + HORIZONS.prediction
         before, after = max(first - start, 0), max(stop - end, 0)
-        state, action = (stream[max(start, first) : min(stop, end)] for stream in (self.state, self.action))
+        action = self.action[max(start, first) : min(stop, end)]
         if before or after:
-            state, action = (
-                torch.cat([rows[:1].expand(before, -1), rows, rows[-1:].expand(after, -1)]) for rows in (state, action)
-            )
-        return state[: HORIZONS.observation], action
+            action = torch.cat([action[:1].expand(before, -1), action, action[-1:].expand(after, -1)])
+        observed = self.observed[[max(step, first) for step in range(start, current + 1)]]
+        if self.is_image:
+            top, left = torch.randint(96 - 84 + 1, (2,)).tolist()
+            observed = observed[:, top : top + 84, left : left + 84]
+        return observed, action
 
 
-def ours(windows: Windows) -> int:
-    """An epoch of shuffled batches."""
-    order = torch.randperm(len(windows))
-    for indices in order.split(BATCH_SIZE):
-        windows.batch(indices)
+def ours(windows: Windows, batch_size: int) -> int:
+    """An epoch of shuffled batches, images cropped."""
+    generator = torch.Generator()
+    for indices in torch.randperm(len(windows)).split(batch_size):
+        observation = windows.batch(indices).observation
+        if "image" in observation:
+            random_crop(observation["image"], CROP, generator)
     return len(windows)
 
 
@@ -86,33 +96,37 @@ def theirs(loader: DataLoader[tuple[torch.Tensor, torch.Tensor]]) -> int:
     return sum(len(action) for _, action in loader)
 
 
-def main() -> None:
-    """Measure both and print the table."""
-    path = output(sys.argv[1:])
-    demonstrations = InMemory()
+def compare(name: str, demonstrations: InMemory, batch_size: int) -> list[Row]:
+    """Rows of ours, of the loader without and with workers, and of the ratio."""
     windows, samples = Windows(demonstrations, HORIZONS), Samples(demonstrations)
     assert len(windows) == len(samples)
 
     def loader(num_workers: int) -> DataLoader[tuple[torch.Tensor, torch.Tensor]]:
         return DataLoader(
             samples,
-            batch_size=BATCH_SIZE,
+            batch_size=batch_size,
             shuffle=True,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
         )
 
-    rate = best_rate(lambda: ours(windows), seconds=3)
+    rate = best_rate(lambda: ours(windows, batch_size), seconds=3)
     rates = {num_workers: _rate_of(loader(num_workers)) for num_workers in (0, 2)}
-    rows: list[Row] = [{"name": "windows, gathered by batch", "value": rate, "unit": "windows/s"}]
-    for num_workers, found in rates.items():
-        rows.append({"name": f"windows, DataLoader with {num_workers} workers", "value": found, "unit": "windows/s"})
-    rows.append({"name": "gathered / best DataLoader", "value": rate / max(rates.values()), "unit": "x"})
-    report(rows, path)
+    rows: list[Row] = [{"name": f"{name} windows, gathered by batch", "value": rate, "unit": "windows/s"}]
+    for workers, found in rates.items():
+        rows.append({"name": f"{name} windows, DataLoader with {workers} workers", "value": found, "unit": "windows/s"})
+    return [*rows, {"name": f"{name}: gathered / best DataLoader", "value": rate / max(rates.values()), "unit": "x"}]
 
 
 def _rate_of(loader: DataLoader[tuple[torch.Tensor, torch.Tensor]]) -> float:
     return best_rate(lambda: theirs(loader), seconds=3)
+
+
+def main() -> None:
+    """Measure both and print the table."""
+    path = output(sys.argv[1:])
+    rows = compare("low-dimensional", InMemory(STATE), batch_size=256)
+    report(rows + compare("image", InMemory(IMAGE, 41, 5_130), batch_size=64), path)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,13 @@ def run(config: CollectConfig) -> None:
     """Record, and say how often the expert succeeded."""
     from ..evaluation.collection import collect
 
-    found = collect(load_task(config.task), Path(config.out), episodes=config.episodes, first_seed=config.first_seed)
+    found = collect(
+        load_task(config.task),
+        Path(config.out),
+        episodes=config.episodes,
+        first_seed=config.first_seed,
+        images=config.images,
+    )
     print(f"{found.successes} demonstrations in {config.out}")
     if found.failures:
         print(f"{found.failures} failures of the expert, kept apart in {found.failures_path}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..configs.components import DiffusionConfig, PredictionType, RegressionConfig
+from ..configs.components import DiffusionConfig, RegressionConfig
 from ..configs.schema import (
     DemoConfig,
     EvaluateConfig,
@@ -30,7 +30,7 @@ def run(config: DemoConfig) -> None:
     collect(load_task(TASK), Path(dataset), episodes=config.episodes)
     measured = []
     for policy, steps in (
-        (DiffusionConfig(prediction=PredictionType.sample), config.steps),
+        (DiffusionConfig(), config.steps),
         (RegressionConfig(), config.regression_steps),
     ):
         run_folder = str(out / type(policy).__name__.removesuffix("Config").lower())
@@ -42,7 +42,6 @@ def run(config: DemoConfig) -> None:
                 out=run_folder,
                 policy=policy,
                 steps=steps,
-                learning_rate=config.learning_rate,
                 seed=config.seed,
                 validate_every=100,
                 device=config.device,

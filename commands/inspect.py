@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..configs.checks import pair
+from ..configs.encoders import AugmentationConfig
 from ..configs.schema import InspectConfig, load_task
 
 
 def run(config: InspectConfig) -> None:
     """Print streams, ranges and warnings, and draw every dimension over time."""
     from ..datasets.formats.replay_buffer import open_demonstrations
-    from ..datasets.inspection import describe, draw, warnings
+    from ..datasets.inspection import describe, draw, draw_augmented, usual_crop, warnings
 
     task = load_task(config.task) if config.task else None
     demonstrations = open_demonstrations(
@@ -26,3 +28,9 @@ def run(config: InspectConfig) -> None:
         picture.parent.mkdir(parents=True, exist_ok=True)
         draw(demonstrations, picture)
         print(f"picture: {picture}")
+        if config.augment:
+            augmented = picture.with_name(f"{picture.stem}.augmented.png")
+            is_chosen = config.crop is not None or config.augmentation != AugmentationConfig()
+            crop = pair(config.crop) if is_chosen else usual_crop(demonstrations)
+            draw_augmented(demonstrations, config.augmentation.build(crop), augmented, seed=config.seed)
+            print(f"augmented: {augmented}")

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -27,9 +28,17 @@ SUMMARIES = {
     "replay": "apply recorded actions in simulation and compare",
     "train": "learn a policy from a store; the same command resumes",
     "evaluate": "roll a policy out and report rates with intervals",
+    "compare": "put many evaluations into one table",
+    "import-checkpoint": "make a checkpoint of what other implementations have trained",
 }
 
-POSITIONAL = {"download": "name", "evaluate": "run", "inspect": "dataset"}
+POSITIONAL = {
+    "compare": "folder",
+    "download": "name",
+    "evaluate": "run",
+    "import-checkpoint": "source",
+    "inspect": "dataset",
+}
 """The key that a command's bare argument stands for."""
 
 SWEEP = ("-m", "--multirun")
@@ -73,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """What `recede --help` prints."""
-    lines = [f"  {name:<10}{summary}" for name, summary in SUMMARIES.items()]
+    lines = [f"  {name:<19}{summary}" for name, summary in SUMMARIES.items()]
     return "\n".join(
         [
             "usage: recede <command> [folder] key=value ...",
@@ -94,7 +103,7 @@ def usage(command: str) -> str:
     for each in fields(config):
         default = each.default_factory() if each.default_factory is not MISSING else each.default
         if each.name in CHOICES:
-            value = "one of " + ", ".join(sorted(CHOICES[each.name])) + "; see below"
+            value = "one of " + ", ".join(choices(each.name)) + "; see below"
         elif is_dataclass(default):
             value = " ".join(keys(default, each.name))
         else:
@@ -106,6 +115,12 @@ def usage(command: str) -> str:
         for name, option in CHOICES[slot].items():
             lines.append(f"  {slot}={name:<12} {' '.join(keys(option(), slot.replace('/', '.')))}")
     return "\n".join(lines)
+
+
+def choices(slot: str) -> list[str]:
+    """What may fill a slot: the table's, and the presets of them that have a file in `configs`."""
+    presets = (Path(__file__).parents[1] / "configs" / slot).glob("*.yaml")
+    return sorted({*CHOICES[slot], *(path.stem for path in presets)})
 
 
 def keys(config: Any, path: str) -> list[str]:
@@ -126,7 +141,8 @@ def overrides(command: str, arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         key, equals, value = argument.partition("=")
         positional = POSITIONAL.get(command)
-        is_bare = not equals or (positional is not None and "/" in key)  # a path may have a = in it
+        is_path = positional is not None and "/" in key and key not in CHOICES  # a path may have a = in it
+        is_bare = not equals or is_path
         if argument in SWEEP:
             result.append(argument)
         elif argument.startswith("-"):
@@ -169,7 +185,7 @@ def compose_and_run(command: str, given: Sequence[str]) -> None:
     from ..configs.schema import register
 
     register()
-    run: Callable[[Any], None] = import_module(f".{command}", __package__).run
+    run: Callable[[Any], None] = import_module(f".{command.replace('-', '_')}", __package__).run
     failures: list[Exception] = []
 
     def job(composed: Any) -> None:

@@ -8,22 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field, is_dataclass
 from enum import Enum
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..specification import Horizons, Specification, nearest
+from .checks import positive
+from .encoders import LowdimEncoderConfig, ResNetEncoderConfig, ViTEncoderConfig
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from ..policy.interface import NoiseSchedule, Policy, Sampler
+    from ..policy.interface import Network, NoiseSchedule, Policy, Sampler
     from ..policy.normalizer import Normalizer
-
-
-def positive(config: object, *names: str) -> None:
-    """Raises ValueError unless every one of these fields is above 0."""
-    for name in names:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be above 0, got {getattr(config, name)}")
 
 
 def filled(config: object, *slots: str, of: str = "") -> None:
@@ -48,17 +41,64 @@ class UNet1dConfig:
     def __post_init__(self) -> None:
         positive(self, "kernel_size", "groups", "time_size")
 
-    def build(self, *, action_size: int, conditioning_size: int) -> nn.Module:
-        """A network for chunks of `action_size` numbers a step."""
+    def build(self, *, action_size: int, num_steps: int, conditioning_shape: tuple[int, int]) -> Network:
+        """A network for chunks of `action_size` numbers a step; it takes any number of steps."""
         from ..policy.networks.unet1d import UNet1d
 
         return UNet1d(
             action_size=action_size,
-            conditioning_size=conditioning_size,
+            conditioning_shape=conditioning_shape,
             channels=self.channels,
             kernel_size=self.kernel_size,
             groups=self.groups,
             time_size=self.time_size,
+        )
+
+
+@dataclass(kw_only=True)
+class TransformerConfig:
+    """The transformer of Diffusion Policy, whose largest has 8 layers of size 256 and a dropout of 0.01 to 0.3."""
+
+    num_layers: int = 4
+    num_heads: int = 4
+    size: int = 128
+    dropout: float = 0.0
+    embedding_dropout: float = 0.0
+
+    def build(self, *, action_size: int, num_steps: int, conditioning_shape: tuple[int, int]) -> Network:
+        """A network for chunks of up to `num_steps` steps, `action_size` numbers each."""
+        from ..policy.networks.transformer import Transformer
+
+        return Transformer(
+            action_size=action_size,
+            conditioning_shape=conditioning_shape,
+            num_steps=num_steps,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            size=self.size,
+            dropout=self.dropout,
+            embedding_dropout=self.embedding_dropout,
+        )
+
+
+@dataclass(kw_only=True)
+class DiTConfig:
+    """A diffusion transformer with adaptive layer norms and rotary positions."""
+
+    num_layers: int = 4
+    num_heads: int = 4
+    size: int = 128
+
+    def build(self, *, action_size: int, num_steps: int, conditioning_shape: tuple[int, int]) -> Network:
+        """A network for chunks of `action_size` numbers a step; it takes any number of steps."""
+        from ..policy.networks.dit import DiT
+
+        return DiT(
+            action_size=action_size,
+            conditioning_shape=conditioning_shape,
+            num_layers=self.num_layers,
+            num_heads=self.num_heads,
+            size=self.size,
         )
 
 
@@ -89,6 +129,19 @@ class DiffusersScheduleConfig:
         from ..policy.schedule import from_diffusers
 
         return from_diffusers(self.beta_schedule, self.num_times, self.beta_start, self.beta_end)
+
+
+@dataclass(kw_only=True)
+class RectifiedFlowConfig:
+    """The straight path between data and noise."""
+
+    num_times: int = 100
+
+    def build(self) -> NoiseSchedule:
+        """The schedule."""
+        from ..policy.schedule import rectified_flow
+
+        return rectified_flow(self.num_times)
 
 
 @dataclass(kw_only=True)
@@ -133,23 +186,47 @@ class DDPMConfig:
 
 
 @dataclass(kw_only=True)
+class DPMSolver2MConfig:
+    """DPM-Solver++(2M), of second order with one evaluation in each of `num_steps` denoising steps."""
+
+    num_steps: int = 8
+    num_draws: ClassVar[int] = 0
+
+    def build(self) -> Sampler:
+        """The sampler."""
+        from ..policy.sampling import dpm_solver_2m
+
+        return dpm_solver_2m
+
+
+@dataclass(kw_only=True)
+class HeunConfig:
+    """Heun's method, of second order with two evaluations in each of `num_steps` denoising steps but the last."""
+
+    num_steps: int = 5
+    num_draws: ClassVar[int] = 0
+
+    def build(self) -> Sampler:
+        """The sampler."""
+        from ..policy.sampling import heun
+
+        return heun
+
+
+@dataclass(kw_only=True)
 class DiffusersSamplerConfig:
     """Any scheduler of diffusers, by its class name there, with its own options."""
 
     name: str = "DPMSolverMultistepScheduler"
     num_steps: int = 10
     options: dict[str, Any] = field(default_factory=dict)
+    num_draws: ClassVar[int] = 0  # it draws for itself
 
     def build(self) -> Sampler:
         """The sampler."""
         from ..policy.sampling import from_diffusers
 
         return from_diffusers(self.name, **self.options)
-
-    @property
-    def num_draws(self) -> int:
-        """It draws for itself."""
-        return 0
 
 
 class PredictionType(Enum):
@@ -158,6 +235,7 @@ class PredictionType(Enum):
     epsilon = "EPSILON"
     sample = "SAMPLE"
     v = "V"
+    velocity = "VELOCITY"
 
 
 @dataclass(kw_only=True)
@@ -173,31 +251,45 @@ class HorizonsConfig:
         return Horizons(self.observation, self.prediction, self.action)
 
 
+def encoder_and_network(
+    config: RegressionConfig | DiffusionConfig, specification: Specification, horizons: Horizons
+) -> dict[str, Any]:
+    """The two modules of a policy that learn, the one made to fit the other."""
+    encoder = config.encoder.build(specification, horizons)
+    network = config.network.build(
+        action_size=specification.action.size,
+        num_steps=horizons.prediction,
+        conditioning_shape=encoder.conditioning_shape,
+    )
+    return {"encoder": encoder, "network": network}
+
+
 @dataclass(kw_only=True)
 class RegressionConfig:
     """Plain behaviour cloning with the same network."""
 
+    encoder: Any = field(default_factory=LowdimEncoderConfig)
     network: Any = field(default_factory=UNet1dConfig)
 
     def build(self, specification: Specification, horizons: Horizons, normalizer: Normalizer) -> Policy:
         """An untrained policy."""
-        from ..policy.encoders.lowdim import LowdimEncoder
         from ..policy.regression import RegressionPolicy
 
-        filled(self, "network", of="policy/")
-        encoder = LowdimEncoder(specification, horizons)
-        network = self.network.build(action_size=specification.action.size, conditioning_size=encoder.conditioning_size)
-        return RegressionPolicy(specification, horizons, normalizer=normalizer, encoder=encoder, network=network)
+        filled(self, "encoder", "network", of="policy/")
+        return RegressionPolicy(
+            specification, horizons, normalizer=normalizer, **encoder_and_network(self, specification, horizons)
+        )
 
 
 @dataclass(kw_only=True)
 class DiffusionConfig:
     """The diffusion policy. clip: bound of the estimate of x_0 at every denoising step, in normalised units."""
 
+    encoder: Any = field(default_factory=LowdimEncoderConfig)
     network: Any = field(default_factory=UNet1dConfig)
     schedule: Any = field(default_factory=CosineConfig)
     sampler: Any = field(default_factory=DDIMConfig)
-    prediction: PredictionType = PredictionType.epsilon
+    prediction: PredictionType = PredictionType.sample
     clip: float = 1.0
 
     def __post_init__(self) -> None:
@@ -207,18 +299,13 @@ class DiffusionConfig:
         """An untrained policy."""
         from ..policy import prediction
         from ..policy.diffusion import DiffusionPolicy
-        from ..policy.encoders.lowdim import LowdimEncoder
 
-        filled(self, "network", "schedule", "sampler", of="policy/")
-        encoder = LowdimEncoder(specification, horizons)
+        filled(self, "encoder", "network", "schedule", "sampler", of="policy/")
         return DiffusionPolicy(
             specification,
             horizons,
             normalizer=normalizer,
-            encoder=encoder,
-            network=self.network.build(
-                action_size=specification.action.size, conditioning_size=encoder.conditioning_size
-            ),
+            **encoder_and_network(self, specification, horizons),
             schedule=self.schedule.build(),
             prediction=getattr(prediction, self.prediction.value),
             sampler=self.sampler.build(),
@@ -228,10 +315,24 @@ class DiffusionConfig:
         )
 
 
+_SAMPLERS = {
+    "ddim": DDIMConfig,
+    "ddpm": DDPMConfig,
+    "dpm_solver_2m": DPMSolver2MConfig,
+    "heun": HeunConfig,
+    "diffusers": DiffusersSamplerConfig,
+}
+
 CHOICES: dict[str, dict[str, Any]] = {
     "policy": {"diffusion": DiffusionConfig, "regression": RegressionConfig},
-    "policy/network": {"unet1d": UNet1dConfig},
-    "policy/schedule": {"cosine": CosineConfig, "diffusers": DiffusersScheduleConfig},
-    "policy/sampler": {"ddim": DDIMConfig, "ddpm": DDPMConfig, "diffusers": DiffusersSamplerConfig},
+    "policy/encoder": {"lowdim": LowdimEncoderConfig, "resnet": ResNetEncoderConfig, "vit": ViTEncoderConfig},
+    "policy/network": {"unet1d": UNet1dConfig, "transformer": TransformerConfig, "dit": DiTConfig},
+    "policy/schedule": {
+        "cosine": CosineConfig,
+        "rectified_flow": RectifiedFlowConfig,
+        "diffusers": DiffusersScheduleConfig,
+    },
+    "policy/sampler": _SAMPLERS,
+    "sampler": _SAMPLERS,
 }
 """Slot -> name -> what fills it. A slot is a Hydra config group, and its path in the run configuration."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .schema import policy_config
+from .components import DiffusionConfig
+from .schema import describe, policy_config
 
 if TYPE_CHECKING:
     import torch
@@ -14,13 +15,15 @@ if TYPE_CHECKING:
 
 
 def load_policy(
-    folder: str | Path, *, which: str = "last", device: str | torch.device = "cpu"
+    folder: str | Path, *, which: str = "last", device: str | torch.device = "cpu", sampler: Any = None
 ) -> tuple[Policy, dict[str, Any]]:
     """The trained policy of a run or checkpoint folder, ready to predict, and its manifest.
 
-    which: "last" or "best" of a run. The manifest is the content of `policy.json`, and `manifest["path"]` where it was
-    found. Nothing in the folder is executed. Raises FileNotFoundError where there is no policy, and ValueError where it
-    is of another format, damaged, or configured for what this version does not know.
+    which: "last" or "best" of a run. sampler: the configuration of another sampler than the policy's own.
+
+    The manifest is the content of `policy.json`, and `manifest["path"]` where it was found. Nothing in the folder is
+    executed. Raises FileNotFoundError where there is no policy, and ValueError where it is of another format, damaged,
+    or configured for what this version does not know.
     """
     from ..policy import checkpoint
     from ..policy.normalizer import Normalizer
@@ -33,6 +36,12 @@ def load_policy(
         policy: Any = config.build(specification, horizons, Normalizer.empty(specification))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path / 'policy.json'}: no policy can be built from it ({error}): train again") from error
+    if sampler is not None:
+        if not isinstance(config, DiffusionConfig):
+            raise ValueError(f"{path}: sampler must be left out, the policy there is not a diffusion policy")
+        config.sampler = sampler
+        policy = config.build(specification, horizons, Normalizer.empty(specification))
+        manifest["policy"] = describe(config)
     try:
         policy.load_state_dict(weights)
     except RuntimeError as error:

@@ -13,7 +13,9 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from ..specification import nearest
-from .components import CHOICES, HorizonsConfig, PredictionType, filled, positive
+from .checks import not_negative, pair, positive
+from .components import CHOICES, HorizonsConfig, PredictionType, filled
+from .encoders import AugmentationConfig
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +23,12 @@ if TYPE_CHECKING:
     from ..envs.task import Task
 
 
-TASKS = {"pick_place": "recede.envs.pick_place:PICK_PLACE", "pusht": "recede.envs.pusht:PUSHT"}
+TASKS = {
+    "pick_place": "recede.envs.pick_place:PICK_PLACE",
+    "pick_place_image": "recede.envs.pick_place:PICK_PLACE_IMAGE",
+    "pusht": "recede.envs.pusht:PUSHT",
+    "pusht_image": "recede.envs.pusht:PUSHT_IMAGE",
+}
 """Where each task is found; a task is imported only when it is used."""
 
 
@@ -45,13 +52,6 @@ def load_task(name: str) -> Task:
     return found
 
 
-def not_negative(config: object, *names: str) -> None:
-    """Raises ValueError unless every one of these fields is at least 0."""
-    for name in names:
-        if not getattr(config, name) >= 0:
-            raise ValueError(f"{name} must be at least 0, got {getattr(config, name)}")
-
-
 def device(name: str) -> torch.device:
     """The device of that name; "auto" is a GPU where there is one."""
     import torch
@@ -72,7 +72,8 @@ class EvaluateConfig:
     run: a run folder or a checkpoint folder. checkpoint: which of a run's, "last" or "best". task: to evaluate in,
     where it is not the one that it was trained for. episodes: how many, on the seeds from `first_seed` on. seed: of the
     policy's noise. workers: processes that step environments. parallel: episodes under way at once. videos: episodes
-    to film. out: the folder of the results; beside the policy where it is not given.
+    to film. out: the folder of the results; beside the policy where it is not given. sampler: to denoise with, where it
+    is not the one that the policy was trained to have.
     """
 
     run: str
@@ -86,6 +87,7 @@ class EvaluateConfig:
     parallel: int = 64
     videos: int = 3
     out: str | None = None
+    sampler: Any = None
 
     def __post_init__(self) -> None:
         positive(self, "episodes", "parallel")
@@ -101,11 +103,17 @@ class TrainConfig:
     dataset: a store of demonstrations. task: what they must be of, and what to evaluate in; a store of yours needs
     none, a replay buffer of others does. out: the run folder. horizons: steps seen, generated and executed. device: of
     torch, or auto for a GPU where there is one. init_from: a run or checkpoint folder whose weights to start with.
+    frames: where decoded images are held: on the device, mapped (from a file in the folder RECEDE_CACHE), or auto, on
+    the device where they fit there. augmentation: of images, by up to `rotation` degrees, and by shares of
+    `brightness`, `contrast` and `saturation`; crops are those of the encoder, at random places.
 
+    precision: fp32, or bf16 where networks are multiplied in half the bits, the weights staying as they are: it is for
+    images, on processors that have it (NVIDIA's since 2020, Intel's with AMX).
     steps: updates of the weights, of `batch_size` windows with `draws` noises each. learning_rate: the highest, after
     `warmup` steps; it falls to 0 along a cosine. betas and weight_decay are those of AdamW. gradient_clip: the largest
     norm of a gradient. The averaged weights keep 1 - n^-`ema_power` of themselves in update n, at most `ema_maximum`.
-    held_out: share of the episodes that is not trained on. mask_padding: leave steps beyond an episode's ends out of
+    held_out: share of the episodes that is not trained on. mirror: train also on what a mirror shows of the others,
+    where the task stays the same in it. mask_padding: leave steps beyond an episode's ends out of
     the loss.
 
     Every `log_every` steps the loss is noted (tensorboard: for TensorBoard too), every `save_every` the state is saved,
@@ -118,12 +126,13 @@ class TrainConfig:
     policy: Any
     task: str | None = None
     horizons: HorizonsConfig = field(default_factory=HorizonsConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     seed: int = 0
     device: str = "auto"
-    steps: int = 4000
+    steps: int = 3000
     batch_size: int = 256
     draws: int = 1
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     betas: list[float] = field(default_factory=lambda: [0.95, 0.999])
     weight_decay: float = 1e-6
     warmup: int = 200
@@ -131,8 +140,11 @@ class TrainConfig:
     ema_power: float = 0.75
     ema_maximum: float = 0.9999
     held_out: float = 0.02
+    mirror: bool = False
     mask_padding: bool = False
     init_from: str | None = None
+    frames: str = "auto"
+    precision: str = "fp32"
     log_every: int = 50
     validate_every: int = 500
     save_every: int = 500
@@ -144,6 +156,8 @@ class TrainConfig:
         positive(self, "steps", "batch_size", "draws", "learning_rate", "gradient_clip")
         positive(self, "log_every", "validate_every", "save_every", "evaluate_episodes")
         not_negative(self, "seed", "weight_decay", "warmup", "evaluate_every")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision must be fp32 or bf16, got {self.precision!r}")
         if len(self.betas) != 2:
             raise ValueError(
                 f"betas must be two numbers, of the mean and of the square of the gradient, got {self.betas}"
@@ -158,13 +172,15 @@ class TrainConfig:
 class CollectConfig:
     """Record a task's scripted expert into the store `out`: `episodes` successes, on the seeds from `first_seed` on.
 
-    Failures of the expert go to a store beside it. The same command goes on after an interruption.
+    Failures of the expert go to a store beside it. The same command goes on after an interruption. images: how those of
+    a new store are compressed: zstd, png, or jpeg, which alone changes them.
     """
 
     task: str
     out: str
     episodes: int = 100
     first_seed: int = 0
+    images: str = "zstd"
 
     def __post_init__(self) -> None:
         positive(self, "episodes")
@@ -185,10 +201,33 @@ class ReplayConfig:
 
 @dataclass(kw_only=True)
 class InspectConfig:
-    """Describe the store `dataset`; `task` is needed for a replay buffer of others. out: the picture."""
+    """Describe the store `dataset`; `task` is needed for a replay buffer of others. out: the picture.
+
+    augment: also draw, into a picture beside that one, what a policy sees in training whose encoder has this `crop`,
+    [height, width], with this `augmentation`; where neither is given, a crop of seven eighths of the images. seed: of
+    its random changes.
+    """
 
     dataset: str
     task: str | None = None
+    out: str | None = None
+    augment: bool = False
+    crop: list[int] | None = None
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        pair(self.crop)
+        not_negative(self, "seed")
+        if not self.augment and (self.crop is not None or self.augmentation != AugmentationConfig()):
+            raise ValueError("crop and augmentation say what augment=true draws: give it too, or leave them out")
+
+
+@dataclass(kw_only=True)
+class CompareConfig:
+    """Put every `evaluation.json` in `folder` and below into one table; out: a markdown file to write it to."""
+
+    folder: str
     out: str | None = None
 
 
@@ -202,11 +241,36 @@ class DownloadConfig:
 
 
 @dataclass(kw_only=True)
+class ImportCheckpointConfig:
+    """Make a checkpoint of a policy for vectors that another implementation has trained.
+
+    source: a file with the state dict of a policy of the reference implementation, of safetensors or torch, or a folder
+    of LeRobot's. out: the checkpoint folder. task: what it was trained for, and streams: the task's observations in the
+    order in which they lie side by side there. Without a task the control period, control_dt, is needed, in seconds.
+
+    horizons and policy: as it was trained; LeRobot's folder says them itself. Of the network nothing is needed but
+    policy/network=transformer policy.network.num_heads=N where a transformer has other than 4 heads.
+    """
+
+    source: str
+    out: str
+    policy: Any
+    task: str | None = None
+    streams: list[str] = field(default_factory=list)
+    control_dt: float | None = None
+    horizons: HorizonsConfig = field(default_factory=HorizonsConfig)
+
+    def __post_init__(self) -> None:
+        filled(self, "policy")
+        self.horizons.build()
+
+
+@dataclass(kw_only=True)
 class DemoConfig:
     """The whole path on the embedded task, in the folder `out`: record, train two policies, evaluate both, report.
 
-    episodes: to record. steps and regression_steps: to train the diffusion and the regression policy, both at
-    `learning_rate`. evaluate_episodes: to measure each of them.
+    episodes: to record. steps and regression_steps: to train the diffusion and the regression policy.
+    evaluate_episodes: to measure each of them.
     """
 
     out: str = "runs/demo"
@@ -215,7 +279,6 @@ class DemoConfig:
     regression_steps: int = 400
     evaluate_episodes: int = 50
     seed: int = 0
-    learning_rate: float = 1e-3
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -224,9 +287,11 @@ class DemoConfig:
 
 RUNS = {
     "collect": CollectConfig,
+    "compare": CompareConfig,
     "demo": DemoConfig,
     "download": DownloadConfig,
     "evaluate": EvaluateConfig,
+    "import-checkpoint": ImportCheckpointConfig,
     "inspect": InspectConfig,
     "replay": ReplayConfig,
     "train": TrainConfig,
@@ -256,12 +321,22 @@ def command_line(command: str, config: Any) -> str:
     >>> command_line("evaluate", EvaluateConfig(run="runs/my run", episodes=200))
     "recede evaluate 'run=runs/my run' episodes=200"
     """
-    changed = [
-        f"{each.name}={getattr(config, each.name)}"
-        for each in fields(config)
-        if each.default is MISSING or getattr(config, each.name) != each.default
-    ]
-    return shlex.join(["recede", command, *changed])
+    changed: dict[str, Any] = {}
+    for each in fields(config):
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        if getattr(config, each.name) != default:
+            changed[each.name] = getattr(config, each.name)
+    return shlex.join(["recede", command, *(argument for each in changed.items() for argument in _arguments(*each))])
+
+
+def _arguments(key: str, value: Any) -> list[str]:
+    """`key=value`; for what has values of its own these, after the name of what fills a slot."""
+    if not is_dataclass(value):
+        return [f"{key}={'null' if value is None else describe(value)}"]
+    slot = key.replace(".", "/")
+    named = [f"{slot}={name}" for name, option in CHOICES.get(slot, {}).items() if type(value) is option]
+    parts = (_arguments(f"{key}.{each.name}", getattr(value, each.name)) for each in fields(value))
+    return named + [argument for part in parts for argument in part]
 
 
 def describe(config: Any) -> Any:

@@ -59,13 +59,13 @@ def open_array(group: zarr.Group, key: str, path: Path) -> ZarrArray:
 
 def read_rows(array: ZarrArray, start: int, stop: int) -> NDArray[Any]:
     """Rows start .. stop of an array on disk; ValueError naming the chunk file that cannot be decompressed."""
-    _require_whole_blosc(array, start, stop)
+    _require_whole(array, start, stop)
     try:
         return np.asarray(array[start:stop])
     except DAMAGE:
-        for file, chunk in _chunks(array, start, stop):
+        for file, place in _chunks(array, start, stop):
             try:
-                array.blocks[chunk]
+                array[place]
             except DAMAGE as error:
                 raise ValueError(
                     f"{_place(array)}: chunk file {file} is damaged ({error}): restore it from a copy"
@@ -86,42 +86,54 @@ def extend(array: ZarrArray, start: int, rows: NDArray[Any]) -> None:
     Raises ValueError where the chunk that they continue is missing or damaged.
     """
     # zarr would fill the committed rows of a lost chunk with zeros when it writes the others.
-    require_chunks(array, start - start % array.chunks[0], start)
+    begin = start - start % _file_shape(array)[0]
+    require_chunks(array, begin, start)
     array.resize((start + len(rows), *array.shape[1:]))
     try:
         array[start : start + len(rows)] = rows
     except DAMAGE:
-        read_rows(array, start - start % array.chunks[0], start)  # says which file is damaged
+        read_rows(array, begin, start)  # says which file is damaged
         raise
 
 
-def _chunks(array: ZarrArray, start: int, stop: int) -> Iterator[tuple[Path, tuple[int, ...]]]:
-    """The files that hold rows start .. stop, each with the chunk's place in the array's grid of chunks."""
-    folder = _root(array) / array.path
-    sizes = array.shards or array.chunks
+def _chunks(array: ZarrArray, start: int, stop: int) -> Iterator[tuple[Path, tuple[slice, ...]]]:
+    """The files that hold rows start .. stop, each with the part of the array that is in it."""
+    folder, sizes = _root(array) / array.path, _file_shape(array)
     rows = range(start // sizes[0], -(-stop // sizes[0])) if start < stop else range(0)
     others = (range(-(-length // size)) for length, size in zip(array.shape[1:], sizes[1:], strict=True))
     for chunk in itertools.product(rows, *others):
-        yield folder / array.metadata.encode_chunk_key(chunk), chunk
+        place = tuple(slice(index * size, (index + 1) * size) for index, size in zip(chunk, sizes, strict=True))
+        yield folder / array.metadata.encode_chunk_key(chunk), place
 
 
-def _require_whole_blosc(array: ZarrArray, start: int, stop: int) -> None:
-    """Raise ValueError where a Blosc chunk was cut off: its decoder would read on behind the end, and give garbage.
+def _file_shape(array: ZarrArray) -> tuple[int, ...]:
+    """The part of an array that one file holds: a shard, where there are shards, else a chunk."""
+    return array.shards or array.chunks
 
-    Bytes 12 to 16 of such a chunk say how many bytes it has.
+
+def _require_whole(array: ZarrArray, start: int, stop: int) -> None:
+    """Raise ValueError where a file was cut off that decodes all the same.
+
+    Of a Blosc chunk the decoder would read on behind the end, and give garbage: bytes 12 to 16 say how many it has. An
+    empty shard is one of zeros to zarr.
     """
     codec = type(array.compressors[-1]).__name__ if array.compressors and not array.shards else ""
-    if codec not in ("Blosc", "BloscCodec"):  # of zarr v2 and v3
+    is_blosc = codec in ("Blosc", "BloscCodec")  # of zarr v2 and v3
+    if not (is_blosc or array.shards):
         return
     for file, _ in _chunks(array, start, stop):
-        if file.is_file():
+        if not file.is_file():
+            continue
+        size = max(file.stat().st_size, 1)
+        if is_blosc:
             with file.open("rb") as opened:
                 size = int.from_bytes(opened.read(16)[12:], "little")
-            if size != file.stat().st_size:
-                raise ValueError(
-                    f"{_place(array)}: chunk file {file} is damaged (it must have {size} bytes, got "
-                    f"{file.stat().st_size}): restore it from a copy"
-                )
+        if size != file.stat().st_size:
+            least = "" if is_blosc else "at least "
+            raise ValueError(
+                f"{_place(array)}: chunk file {file} is damaged (it must have {least}{size} bytes, "
+                f"got {file.stat().st_size}): restore it from a copy"
+            )
 
 
 def _root(array: ZarrArray) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,14 @@ from ..specification import Stream
 from .statistics import Statistics, statistics
 from .store import Demonstrations
 
+if TYPE_CHECKING:
+    from .augmentation import Augmentation
+
 JUMP = 0.5
 """A change from one step to the next of more than this share of a dimension's range is a jump."""
+
+FEW = 10
+"""Episodes whose images are looked at: decoding all of them can take minutes."""
 
 HABIT = 0.5
 """What this share of the episodes does is how a dimension works, not a fault: a gripper snaps open and shut."""
@@ -37,14 +44,21 @@ def describe(demonstrations: Demonstrations) -> list[str]:
         f"{'stream':<24}{'units':<8}{'min':>11}{'mean':>11}{'max':>11}{'std':>11}   limits",
     ]
     for stream in demonstrations.specification.streams:
-        lines += _rows(stream, statistics(demonstrations, stream.name, range(len(steps))))
+        chosen = _spread(len(steps), FEW) if stream.is_image else range(len(steps))
+        lines += _rows(stream, statistics(demonstrations, stream.name, chosen))
     return lines
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most `most` of the numbers below `count`, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int)).tolist()
 
 
 def _rows(stream: Stream, found: Statistics) -> list[str]:
     if len(stream.shape) != 1:
         title = f"{stream.name} {stream.dtype}{list(stream.shape)}"
-        return [f"{title:<32}{found.low.min():>11.4g}{found.mean.mean():>11.4g}{found.high.max():>11.4g}"]
+        note = f"   in {FEW} episodes at most" if stream.is_image else ""
+        return [f"{title:<32}{found.low.min():>11.4g}{found.mean.mean():>11.4g}{found.high.max():>11.4g}{note}"]
     lines: list[str] = []
     bounds = np.array([stream.low, stream.high])
     for index in range(stream.size):
@@ -118,7 +132,7 @@ def draw(demonstrations: Demonstrations, path: Path, *, most: int = 50) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     ends = demonstrations.episode_ends
-    chosen = np.unique(np.linspace(0, len(ends) - 1, min(most, len(ends))).astype(int))
+    chosen = _spread(len(ends), most)
     values = {stream.name: demonstrations.read(stream.name) for stream in streams}
     seconds = np.arange(lengths(demonstrations).max()) * demonstrations.specification.control_dt
     for axis, (stream, index) in zip(axes, panels, strict=False):
@@ -133,4 +147,43 @@ def draw(demonstrations: Demonstrations, path: Path, *, most: int = 50) -> None:
     axes[len(panels)].tick_params(labelsize=7)
     for axis in axes[len(panels) + 1 :]:
         axis.set_visible(False)
+    figure.savefig(path, dpi=110)
+
+
+def usual_crop(demonstrations: Demonstrations) -> tuple[int, int] | None:
+    """Seven eighths of the sides of the smallest image, as 84 of 96 pixels in Diffusion Policy; None without images."""
+    sizes = [stream.shape[:2] for stream in demonstrations.specification.observations if stream.is_image]
+    return (7 * min(h for h, _ in sizes) // 8, 7 * min(w for _, w in sizes) // 8) if sizes else None
+
+
+def draw_augmented(
+    demonstrations: Demonstrations, augmentation: Augmentation, path: Path, *, seed: int = 0, samples: int = 4
+) -> None:
+    """A picture of frames and, beside each, of what `augmentation` makes of it in several draws.
+
+    samples: frames of each camera, from all over the store. Raises ValueError where there are no images, or where a
+    crop does not fit into them.
+    """
+    import torch
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    cameras = [stream for stream in demonstrations.specification.observations if stream.is_image]
+    if not cameras:
+        raise ValueError("augment=true needs a store with images, but there is no stream of images in this one")
+    generator = torch.Generator().manual_seed(seed)
+    chosen, draws = _spread(int(demonstrations.episode_ends[-1]), samples), 5
+    figure = Figure(figsize=(1.6 * (1 + draws), 1.7 * len(cameras) * len(chosen)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(cameras) * len(chosen), 1 + draws, squeeze=False)
+    for axis in axes.ravel():
+        axis.set_axis_off()
+    for row, (stream, step) in zip(axes, ((stream, step) for stream in cameras for step in chosen), strict=True):
+        frame = torch.from_numpy(demonstrations.read(stream.name, step, step + 1))
+        seen = augmentation({stream.name: frame.expand(draws, 1, *stream.shape)}, generator)[stream.name][:, 0]
+        for axis, image in zip(row, [frame[0], *seen], strict=True):
+            shown = image.expand(-1, -1, 3) if stream.shape[2] == 1 else image
+            axis.imshow(shown.numpy(), interpolation="nearest")
+        row[0].set_title(f"{stream.name}, step {step}: {stream.shape[0]} x {stream.shape[1]}", fontsize=7)
+        row[1].set_title(f"augmented: {seen.shape[1]} x {seen.shape[2]}", fontsize=7)
     figure.savefig(path, dpi=110)

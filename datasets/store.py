@@ -16,9 +16,13 @@ Every chunk file that is written here carries a checksum, and chunks of nothing 
 damage and loss are found when the rows are read. Stores of the same layout in zarr v2 are read as well; their format
 has no checksum, so only a file that is missing, cut off or impossible to decompress is found there.
 
-What it costs: an append rewrites the last chunk of each stream (at most about 1 MB) and its description, and reads 16
-bytes for every episode already there, so its time hardly grows with the store. Opening reads the description
-of each stream and those same 16 bytes an episode. A read decompresses the chunks that its steps touch, and no others.
+Images (uint8, H x W x C) lie frame by frame, each frame compressed for itself, in files of up to `SHARD_BYTES` before
+compression: a window of two frames reads two frames. They are kept by zstd or PNG bit for bit, or by JPEG nearly so.
+
+What it costs: an append rewrites the last chunk file of each stream (at most about 1 MB, of images 8 MB, which are not
+compressed again) and its description, and reads 16 bytes for every episode already there, so its time hardly grows with
+the store. Opening reads the description of each stream and those same 16 bytes an episode. A read decompresses the
+chunks that its steps touch, and no others.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from __future__ import annotations
 import math
 import secrets
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,6 +44,7 @@ from zarr.storage import LocalStore
 
 from ..specification import Specification, Stream, nearest
 from .arrays import DAMAGE, ZarrArray, extend, open_array, open_group, read_rows, require_chunks
+from .image_codec import ImageCodec
 
 FORMAT = 1
 """Version of the layout above."""
@@ -48,6 +54,15 @@ CHUNK_BYTES = 2**20
 
 CHUNK_ROWS = 2048
 """Upper bound of the steps in a chunk: an append compresses that many again."""
+
+SHARD_BYTES = 2**23
+"""Upper bound of a file of images before compression, where a single one is not larger."""
+
+SHARD_FRAMES = 512
+"""Upper bound of the images in a file: it ends with 16 bytes for each that it may hold."""
+
+IMAGE_COMPRESSIONS = ("zstd", "png", "jpeg")
+"""How the images of a store may be kept; JPEG alone changes them."""
 
 DTYPES = (
     *("bool", "float16", "float32", "float64"),
@@ -64,10 +79,11 @@ _ENDS, _SEEDS = "meta/episode_ends", "meta/episode_seeds"
 class Demonstrations(Protocol):
     """Recorded episodes, whatever format they lie in: all that the rest of the package knows of them.
 
-    specification: the streams, as they are read. episode_ends: (N,) int64, the first step after each episode,
-    ascending. episode_seeds: (N,) int64, the seed of each episode, -1 where it is unknown.
+    path: where they lie. specification: the streams, as they are read. episode_ends: (N,) int64, the first step after
+    each episode, ascending. episode_seeds: (N,) int64, the seed of each episode, -1 where it is unknown.
     """
 
+    path: Path
     specification: Specification
     episode_ends: NDArray[np.int64]
     episode_seeds: NDArray[np.int64]
@@ -77,7 +93,7 @@ class Demonstrations(Protocol):
         ...
 
 
-class Episodic:
+class Episodic(ABC):
     """Reading by episode, the same for every kind of `Demonstrations`."""
 
     path: Path
@@ -85,9 +101,9 @@ class Episodic:
     episode_ends: NDArray[np.int64]
     episode_seeds: NDArray[np.int64]
 
+    @abstractmethod
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Steps start .. stop of a stream: (stop - start, *shape), in the stream's dtype."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.episode_ends)
@@ -143,12 +159,17 @@ class DemonstrationStore(Episodic):
         return cls(path)
 
     @classmethod
-    def create(cls, path: str | Path, specification: Specification) -> DemonstrationStore:
+    def create(cls, path: str | Path, specification: Specification, *, images: str = "zstd") -> DemonstrationStore:
         """A new store without episodes. It is built beside `path` and renamed, so that it is there as a whole.
 
-        Raises FileExistsError where anything is at `path`, and ValueError for a dtype that cannot be stored.
+        images: how image streams are kept, one of `IMAGE_COMPRESSIONS`.
+
+        Raises FileExistsError where anything is at `path`, and ValueError for a dtype that cannot be stored or a
+        compression that there is not.
         """
         path = Path(path)
+        if images not in IMAGE_COMPRESSIONS:
+            raise ValueError(f"images must be kept as one of {', '.join(IMAGE_COMPRESSIONS)}, got {images!r}")
         if path.exists() or path.is_symlink():
             raise FileExistsError(f"{path}: exists already: open it to append to it, or choose another path")
         for stream in specification.streams:
@@ -159,7 +180,7 @@ class DemonstrationStore(Episodic):
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
         try:
-            _build(unfinished, specification)
+            _build(unfinished, specification, images)
             unfinished.rename(path)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -320,26 +341,40 @@ def _fitting(values: NDArray[Any], stream: Stream, path: Path) -> NDArray[Any]:
     return rows
 
 
-def _build(path: Path, specification: Specification) -> None:
+def _build(path: Path, specification: Specification, images: str) -> None:
     group = zarr.create_group(LocalStore(path), zarr_format=3)
     group.create_group("data")
     group.create_group("meta")
     for stream in specification.streams:
-        _create_array(group, f"data/{stream.name}", stream.shape, stream.dtype)
+        if stream.is_image:
+            _create_images(group, stream, images)
+        else:
+            _create_array(group, f"data/{stream.name}", stream.shape, stream.dtype)
     for key in (_ENDS, _SEEDS):
         _create_array(group, key, (), "int64")
     group.attrs["recede"] = _attributes(specification, 0)
 
 
+# zstd's own checksum covers the rows but not the unused bits of its header; crc32c covers the whole of it.
+_CHECKED_ZSTD = (ZstdCodec(level=3, checksum=True), Crc32cCodec())
+
+
 def _create_array(group: zarr.Group, key: str, shape: tuple[int, ...], dtype: str) -> None:
     step_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    chunks = (min(CHUNK_ROWS, max(1, CHUNK_BYTES // step_bytes)), *shape)
+    group.create_array(key, shape=(0, *shape), chunks=chunks, dtype=dtype, compressors=_CHECKED_ZSTD, fill_value=0)
+
+
+def _create_images(group: zarr.Group, stream: Stream, kept_as: str) -> None:
+    is_zstd = kept_as == "zstd"
     group.create_array(
-        key,
-        shape=(0, *shape),
-        chunks=(min(CHUNK_ROWS, max(1, CHUNK_BYTES // step_bytes)), *shape),
-        dtype=dtype,
-        # zstd's own checksum covers the rows but not the unused bits of its header; crc32c covers the whole file.
-        compressors=[ZstdCodec(level=3, checksum=True), Crc32cCodec()],
+        f"data/{stream.name}",
+        shape=(0, *stream.shape),
+        chunks=(1, *stream.shape),
+        shards=(min(SHARD_FRAMES, max(1, SHARD_BYTES // stream.size)), *stream.shape),
+        dtype=stream.dtype,
+        serializer="auto" if is_zstd else ImageCodec(kept_as),  # type: ignore[arg-type]
+        compressors=_CHECKED_ZSTD if is_zstd else [Crc32cCodec()],
         fill_value=0,
     )
 

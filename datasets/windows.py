@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..specification import Horizons
+from ..specification import Horizons, Stream
+from .frames import cache_folder, load_frames
 from .store import Demonstrations
 
 
@@ -35,17 +36,26 @@ class Windows:
     Memory grows with the steps of the demonstrations and time with the batch, neither with Tp x W: a window is three
     numbers, not a copy.
 
-    device: where the streams lie. Where they do not fit there, keep them on the CPU and move the batches.
+    device: where the batches are, and the streams too, but for images that do not fit there: `frames` says where those
+    are held (see `datasets.frames`).
     """
 
     def __init__(
-        self, demonstrations: Demonstrations, horizons: Horizons, *, device: str | torch.device = "cpu"
+        self,
+        demonstrations: Demonstrations,
+        horizons: Horizons,
+        *,
+        device: str | torch.device = "cpu",
+        frames: str = "auto",
     ) -> None:
-        self.horizons = horizons
-        self.streams = {
-            stream.name: torch.from_numpy(demonstrations.read(stream.name)).to(device)
-            for stream in demonstrations.specification.streams
-        }
+        self.horizons, self.device = horizons, torch.device(device)
+
+        def held(stream: Stream) -> Tensor:
+            if stream.is_image and len(demonstrations.episode_ends):
+                return load_frames(demonstrations, stream, device=self.device, place=frames, cache=cache_folder())
+            return torch.from_numpy(demonstrations.read(stream.name)).to(self.device)
+
+        self.streams = {stream.name: held(stream) for stream in demonstrations.specification.streams}
         edges = np.concatenate([[0], demonstrations.episode_ends])
         self._bounds = np.stack([edges[:-1], edges[1:] - 1], axis=1)  # first and last step
         self.offsets = torch.arange(horizons.prediction, device=device) + 1 - horizons.observation
@@ -76,15 +86,16 @@ class Windows:
         steps = torch.clamp(wanted, self.first[indices, None], self.last[indices, None])
         observed = steps[:, : self.horizons.observation]
         return Batch(
-            observation={name: _rows(self.streams[name], observed) for name in self.streams if name != "action"},
-            action=_rows(self.streams["action"], steps),
+            observation={name: self._rows(name, observed) for name in self.streams if name != "action"},
+            action=self._rows("action", steps),
             is_padding=wanted != steps,
         )
 
-
-def _rows(values: Tensor, steps: Tensor) -> Tensor:
-    """`values[steps]`, in half the time: rows are copied whole."""
-    return values.index_select(0, steps.flatten()).unflatten(0, steps.shape)
+    def _rows(self, name: str, steps: Tensor) -> Tensor:
+        """`streams[name][steps]` on the device, in half the time: rows are copied whole."""
+        values = self.streams[name]
+        rows = values.index_select(0, steps.flatten().to(values.device))
+        return rows.to(self.device).unflatten(0, steps.shape)
 
 
 def split(num_episodes: int, *, held_out: float, seed: int) -> tuple[list[int], list[int]]:

@@ -12,6 +12,8 @@ import ctypes.util
 import importlib
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -86,6 +88,19 @@ state to move to. A cube looks the same every 90 degrees, so its yaw is given as
 `offset` is where cube and target are seen from the gripper: a grasp needs millimetres, and the table measures half a
 metre."""
 
+IMAGE_SIZE = 96
+"""Pixels of a side of what a camera sees."""
+
+IMAGE_SPECIFICATION = Specification(
+    observations=(
+        SPECIFICATION.observations[0],
+        *(Stream(camera, (IMAGE_SIZE, IMAGE_SIZE, 3), "uint8") for camera in ("scene", "wrist")),
+    ),
+    action=SPECIFICATION.action,
+    control_dt=SPECIFICATION.control_dt,
+)
+"""The gripper knows itself, and sees the cube and the target through two cameras."""
+
 STATE = ("gripper", "cube", "target")
 """The streams that describe a state at rest; `offset` follows from them."""
 
@@ -119,7 +134,10 @@ class PickPlace(gymnasium.Env[Any, Any]):
     An episode starts with the cube and, above it, the gripper on the start side of the wall and the target behind it,
     all drawn from the seed; or with `options={"state": observation}` at rest in an observed state.
 
-    render_mode: None or "rgb_array". render_size: pixels of a side of the square image.
+    `info["state"]` holds every stream of `SPECIFICATION`, whatever is observed.
+
+    render_mode: None or "rgb_array". render_size: pixels of a side of the square image. specification: what is
+    observed, `SPECIFICATION` or `IMAGE_SPECIFICATION`, whose images are rendered at every step.
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
@@ -127,30 +145,34 @@ class PickPlace(gymnasium.Env[Any, Any]):
         "render_fps": round(1 / SPECIFICATION.control_dt),
     }
 
-    def __init__(self, render_mode: str | None = None, *, render_size: int = 480) -> None:
+    def __init__(
+        self,
+        render_mode: str | None = None,
+        *,
+        render_size: int = 480,
+        specification: Specification = SPECIFICATION,
+    ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-        self.render_mode, self.render_size = render_mode, render_size
+        self.render_mode, self.render_size, self.specification = render_mode, render_size, specification
         self._limits = {stream.name: box(stream) for stream in SPECIFICATION.streams}
         self.action_space = self._limits["action"]
-        self.observation_space = gymnasium.spaces.Dict(
-            {s.name: self._limits[s.name] for s in SPECIFICATION.observations}
-        )
+        self.observation_space = gymnasium.spaces.Dict({s.name: box(s) for s in specification.observations})
         self._model = mujoco.MjModel.from_xml_path(str(Path(__file__).with_suffix(".xml")))
-        self._model.vis.global_.offwidth = self._model.vis.global_.offheight = render_size
+        self._model.vis.global_.offwidth = self._model.vis.global_.offheight = max(render_size, IMAGE_SIZE)
         self._data = mujoco.MjData(self._model)
         self._substeps = round(SPECIFICATION.control_dt / self._model.opt.timestep)
         joints = ("x", "y", "z", "yaw", "left_finger", "right_finger")
         self._axes = np.array([self._model.joint(name).qposadr[0] for name in joints])
         self._cube = self._model.joint("cube").qposadr[0] + np.arange(7)  # position, quaternion w-x-y-z
         self._cube_velocity = self._model.joint("cube").dofadr[0] + np.arange(6)  # linear, angular
-        self._renderer: Any = None
+        self._renderers: dict[int, Any] = {}  # by the size of their images
         self._steps, self._score = 0, 0.0
         self._whole_way: float | None = None  # until the first reset
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         """Start an episode; see the class for `options`.
 
         Raises ValueError for an unknown option or a state that lacks a stream.
@@ -160,13 +182,13 @@ class PickPlace(gymnasium.Env[Any, Any]):
         if unknown := options.keys() - {"state"}:
             raise ValueError(f"reset knows the option 'state' only, got {sorted(unknown)}")
         self._set_state(options["state"] if "state" in options else self._draw())
-        observation = self._observe()
-        self._whole_way = max(remaining_way(observation["cube"][:2], observation["target"]), 1e-6)
-        info = self._info(observation, self._whole_way)
+        state = self._state()
+        self._whole_way = max(remaining_way(state["cube"][:2], state["target"]), 1e-6)
+        info = self._info(state, self._whole_way)
         self._steps, self._score = 0, info["score"]
-        return observation, info
+        return self._observe(state), info
 
-    def step(self, action: ArrayLike) -> tuple[dict[str, NDArray[np.float32]], float, bool, bool, dict[str, Any]]:
+    def step(self, action: ArrayLike) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """Move towards `action` (5,), clipped to the limits of `SPECIFICATION.action`, for one control step.
 
         Raises ValueError for an action of another shape or with NaN or infinity, FloatingPointError where the physics
@@ -182,11 +204,11 @@ class PickPlace(gymnasium.Env[Any, Any]):
         mujoco.mj_step(self._model, self._data, nstep=self._substeps)
         self._steps += 1
         self._check_physics()
-        observation = self._observe()
-        info = self._info(observation, self._whole_way)
+        state = self._state()
+        info = self._info(state, self._whole_way)
         reward, self._score = info["score"] - self._score, info["score"]
         truncated = self._steps >= MAX_STEPS and not info["success"]
-        return observation, reward, info["success"], truncated, info
+        return self._observe(state), reward, info["success"], truncated, info
 
     def render(self) -> Any:
         """The scene as a (H, W, 3) uint8 image, or None without a render mode.
@@ -195,10 +217,7 @@ class PickPlace(gymnasium.Env[Any, Any]):
         """
         if self.render_mode is None:
             return None
-        if self._renderer is None:
-            self._renderer = _open_renderer(self._model, self.render_size)
-        self._renderer.update_scene(self._data, camera="scene")
-        return self._renderer.render()
+        return self._picture("scene", self.render_size, is_shaded=True)
 
     def pixels(self, actions: ArrayLike) -> NDArray[np.float64]:
         """Where in the image the positions of `actions` (T, 5) lie: (T, 2) columns and rows."""
@@ -210,13 +229,13 @@ class PickPlace(gymnasium.Env[Any, Any]):
         return self.render_size / 2 + focal * np.stack([right, -up], axis=1) / -behind[:, None]
 
     def close(self) -> None:
-        """Free the renderer; a later `render` opens another."""
-        if self._renderer is not None:
-            self._renderer.close()
-        self._renderer = None
+        """Free the renderers; a later `render` opens another."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_renderer": None}  # a graphics context belongs to one object in one process
+        return {**self.__dict__, "_renderers": {}}  # a graphics context belongs to one object in one process
 
     def _draw(self) -> dict[str, NDArray[np.float64]]:
         random = self.np_random
@@ -240,7 +259,22 @@ class PickPlace(gymnasium.Env[Any, Any]):
         self._data.mocap_pos[0, :2] = target
         mujoco.mj_forward(self._model, self._data)
 
-    def _observe(self) -> dict[str, NDArray[np.float32]]:
+    def _observe(self, state: Observation) -> dict[str, NDArray[Any]]:
+        return {
+            stream.name: self._picture(stream.name, IMAGE_SIZE) if stream.is_image else state[stream.name]
+            for stream in self.specification.observations
+        }
+
+    def _picture(self, camera: str, size: int, *, is_shaded: bool = False) -> NDArray[np.uint8]:
+        """What a camera sees, (size, size, 3); shadows take most of the time where no GPU draws them."""
+        if size not in self._renderers:
+            self._renderers[size] = _open_renderer(self._model, size)
+        renderer = self._renderers[size]
+        renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = is_shaded
+        renderer.update_scene(self._data, camera=camera)
+        return renderer.render()
+
+    def _state(self) -> dict[str, NDArray[np.float32]]:
         *gripper, left, right = self._data.qpos[self._axes]
         *position, w, x, y, z = self._data.qpos[self._cube]
         yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
@@ -254,12 +288,12 @@ class PickPlace(gymnasium.Env[Any, Any]):
         limits = self._limits
         return {n: np.clip(np.array(v, np.float32), limits[n].low, limits[n].high) for n, v in values.items()}
 
-    def _info(self, observation: Observation, whole_way: float) -> dict[str, Any]:
-        gripper, cube, target = (observation[name] for name in ("gripper", "cube", "target"))
+    def _info(self, state: Observation, whole_way: float) -> dict[str, Any]:
+        gripper, cube, target = (state[name] for name in ("gripper", "cube", "target"))
         is_on_mark = np.hypot(*(cube[:2] - target)) <= TARGET_TOLERANCE
         success = bool(is_on_mark and gripper[2] >= WITHDRAWN and self._is_at_rest(float(cube[2])))
         progress = np.clip(1 - remaining_way(cube[:2], target) / whole_way, 0.0, 1.0)
-        return {"success": success, "score": 1.0 if success else 0.9 * float(progress)}
+        return {"success": success, "score": 1.0 if success else 0.9 * float(progress), "state": state}
 
     def _is_at_rest(self, height: float) -> bool:
         velocity = self._data.qvel[self._cube_velocity]
@@ -288,6 +322,12 @@ def _restore(state: Observation) -> dict[str, Any]:
     return {"state": state}
 
 
+def _flipped(stream: Stream) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Rows of a stream in a mirror along y = 0: what points along y or turns about z changes its sign."""
+    signs = [-1 if label.endswith("y") or ("yaw" in label and "cos" not in label) else 1 for label in stream.labels]
+    return partial(np.multiply, np.array(signs, dtype=stream.dtype))
+
+
 PICK_PLACE = Task(
     name="pick_place",
     specification=SPECIFICATION,
@@ -295,6 +335,15 @@ PICK_PLACE = Task(
     make=PickPlace,
     expert=PickPlaceExpert,
     restore=_restore,
+    mirror={stream.name: _flipped(stream) for stream in SPECIFICATION.streams},
+)
+
+PICK_PLACE_IMAGE = Task(
+    name="pick_place_image",
+    specification=IMAGE_SPECIFICATION,
+    max_steps=MAX_STEPS,
+    make=partial(PickPlace, specification=IMAGE_SPECIFICATION),
+    expert=PickPlaceExpert,
 )
 
 gymnasium.register("recede/PickPlace-v0", entry_point=f"{__name__}:PickPlace")

@@ -35,6 +35,9 @@ SUCCESS_COVERAGE = 0.95
 
 MAX_STEPS = 300
 
+IMAGE_SIZE = 96
+"""Pixels of a side of the image that a policy sees, which is that of the published demonstrations."""
+
 CENTRE_OF_GRAVITY = np.array([0.0, 45.0])
 """Of the block, in its own frame (px)."""
 
@@ -62,16 +65,6 @@ def agent_position(states: NDArray[Any]) -> NDArray[Any]:
     return states[:, :2]
 
 
-def block_position(states: NDArray[Any]) -> NDArray[Any]:
-    """(T, 2) px, of the middle of the bar's outer edge."""
-    return states[:, 2:4]
-
-
-def block_angle(states: NDArray[Any]) -> NDArray[Any]:
-    """(T, 2): the angle's cosine and sine, which do not jump where it wraps."""
-    return np.stack([np.cos(states[:, 4]), np.sin(states[:, 4])], axis=1)
-
-
 def block_keypoints(states: NDArray[Any]) -> NDArray[Any]:
     """(T, 18) px: x and y of the nine `KEYPOINTS` in turn."""
     states = np.asarray(states, dtype=np.float64)
@@ -83,20 +76,40 @@ def block_offset(states: NDArray[Any]) -> NDArray[Any]:
     return block_keypoints(states) - np.tile(np.asarray(states, dtype=np.float64)[:, :2], len(KEYPOINTS))
 
 
-def pose_from_position(observation: Observation) -> tuple[NDArray[Any], float]:
-    """The block's position (2,) in px and angle in rad, from the streams `block_position` and `block_angle`."""
-    cos, sin = observation["block_angle"].astype(np.float64)
-    return observation["block_position"].astype(np.float64), float(np.arctan2(sin, cos))
+def fitted_pose(points: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The block's positions (T, 2) in px and angles (T,) in rad that fit rows of `KEYPOINTS` (T, 18) best.
 
-
-def pose_from_keypoints(observation: Observation) -> tuple[NDArray[Any], float]:
-    """The block's position (2,) in px and angle in rad that fit the stream `block_keypoints` best (least squares)."""
-    found = observation["block_keypoints"].astype(np.float64).reshape(KEYPOINTS.shape)
-    middle, own_middle = found.mean(axis=0), KEYPOINTS.mean(axis=0)
-    x, y = (found - middle).T
+    By least squares; the position is relative to wherever the points are.
+    """
+    found = np.asarray(points, dtype=np.float64).reshape(-1, *KEYPOINTS.shape)
+    middle, own_middle = found.mean(axis=1), KEYPOINTS.mean(axis=0)
+    x, y = np.moveaxis(found - middle[:, None], -1, 0)
     own_x, own_y = (KEYPOINTS - own_middle).T
-    angle = float(np.arctan2(own_x @ y - own_y @ x, own_x @ x + own_y @ y))
-    return middle - _rotated(own_middle[None], np.array([angle]))[0, 0], angle
+    angle = np.arctan2(y @ own_x - x @ own_y, x @ own_x + y @ own_y)
+    return middle - _rotated(own_middle[None], angle)[:, 0], angle
+
+
+def mirrored_points(points: NDArray[Any]) -> NDArray[np.float64]:
+    """Positions or differences (T, 2 n) in px, in a mirror along the diagonal, which maps the outline to itself.
+
+    The mirror stands on the line x + y = 512, which is the axis of the outlined T; differences are mirrored along it.
+    """
+    return -np.asarray(points, dtype=np.float64).reshape(len(points), -1, 2)[..., ::-1].reshape(len(points), -1)
+
+
+def _mirrored_positions(rows: NDArray[Any]) -> NDArray[np.float64]:
+    return BOARD + mirrored_points(rows)
+
+
+def _mirrored_block(origin: float, rows: NDArray[Any]) -> NDArray[np.float64]:
+    """Rows of `KEYPOINTS`, each the image of the block and not of the point: the block's own axis maps it to itself."""
+    position, angle = fitted_pose(rows)
+    shown = _rotated(KEYPOINTS, np.pi / 2 - angle) + (origin + mirrored_points(position))[:, None]
+    return shown.reshape(len(rows), -1)
+
+
+def _mirrored_image(rows: NDArray[Any]) -> NDArray[Any]:
+    return rows[:, ::-1, ::-1].swapaxes(1, 2)
 
 
 def _rotated(points: NDArray[Any], angles: NDArray[Any]) -> NDArray[Any]:
@@ -106,9 +119,9 @@ def _rotated(points: NDArray[Any], angles: NDArray[Any]) -> NDArray[Any]:
     return np.stack([x * cos - y * sin, x * sin + y * cos], axis=-1)
 
 
-def _restore(pose: Callable[[Observation], tuple[NDArray[Any], float]], observation: Observation) -> dict[str, Any]:
+def _restore(observation: Observation) -> dict[str, Any]:
     """The `options` of a reset to an observed state."""
-    block, angle = pose(observation)
+    (block,), (angle,) = fitted_pose(observation["block_keypoints"][None])
     # gym-pusht puts the block there unturned, then turns it about its centre of gravity, which moves it.
     turned = _rotated(CENTRE_OF_GRAVITY[None], np.array([angle]))[0, 0]
     return {"reset_to_state": np.array([*observation["agent_position"], *(block - CENTRE_OF_GRAVITY + turned), angle])}
@@ -120,41 +133,46 @@ class _PushT(gymnasium.Wrapper[Any, Any, Any, Any]):
     pymunk can pickle its space, but the copy moves differently; and the simulation is bitwise deterministic.
     """
 
-    def __init__(self, render_mode: str | None, render_size: int) -> None:
+    def __init__(self, render_mode: str | None, render_size: int, is_seen: bool) -> None:
         super().__init__(_make_gym_pusht(render_mode))
-        self.render_size = render_size
+        self.render_size, self.is_seen = render_size, is_seen
         self._start: dict[str, Any] | None = None  # the arguments of the last reset, a seed among them, and since then
         self._actions: list[NDArray[np.float32]] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
         self._start, self._actions = {"seed": seed, "options": options}, []
-        return observation, {**info, "coverage": self.unwrapped._get_coverage()}  # type: ignore[attr-defined]
+        info = {**info, "coverage": self.unwrapped._get_coverage()}  # type: ignore[attr-defined]
+        return observation, info | self._seen()
 
     def step(self, action: NDArray[np.float32]) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self._actions.append(action)
-        return self.env.step(action)
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, info | self._seen()
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
-        """(H, W, 3), or None without a render mode: gym-pusht's image of that size, without its mark at the action."""
-        if self.render_mode is None:
-            return None
+        """(H, W, 3), or None without a render mode."""
+        return None if self.render_mode is None else self._picture(self.render_size)
+
+    def _seen(self) -> dict[str, Any]:
+        return {"image": self._picture(IMAGE_SIZE)} if self.is_seen else {}
+
+    def _picture(self, size: int) -> NDArray[np.uint8]:
+        """gym-pusht's image (size, size, 3), without its mark at the action."""
         import cv2
 
         surface = self.unwrapped._draw()  # type: ignore[attr-defined]
         # Reading the surface's own memory (blue first, and a fourth byte) saves gym-pusht's transposed copy of it.
         drawn = np.frombuffer(surface.get_buffer(), np.uint8).reshape(BOARD, BOARD, 4)
-        resized = cv2.resize(drawn, (self.render_size, self.render_size))
+        resized = cv2.resize(drawn, (size, size))
         return np.asarray(cv2.cvtColor(resized, cv2.COLOR_BGRA2RGB), dtype=np.uint8)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _played, (self.render_mode, self.render_size, self._start, self._actions)
+        return _played, ((self.render_mode, self.render_size, self.is_seen), self._start, self._actions)
 
 
-def _played(
-    render_mode: str | None, render_size: int, start: dict[str, Any] | None, actions: list[NDArray[np.float32]]
-) -> _PushT:
-    env = _PushT(render_mode, render_size)
+def _played(made: tuple[Any, ...], start: dict[str, Any] | None, actions: list[NDArray[np.float32]]) -> _PushT:
+    env = _PushT(*made)
     if start is not None:
         env.reset(**start)
     for action in actions:
@@ -179,7 +197,8 @@ def _make_gym_pusht(render_mode: str | None) -> gymnasium.Env[Any, Any]:
 def _observe(
     readings: tuple[Reading, ...], state: NDArray[np.float64], info: dict[str, Any]
 ) -> dict[str, NDArray[Any]]:
-    return {stream.name: rows(state[None])[0] for stream, rows in readings}
+    seen = {"image": info["image"]} if "image" in info else {}
+    return {stream.name: rows(state[None])[0] for stream, rows in readings} | seen
 
 
 def _judge(state: object, reward: float, terminated: bool, info: dict[str, Any]) -> tuple[bool, float]:
@@ -207,7 +226,7 @@ def _make(
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
     return GymnasiumAdapter(
-        _PushT(render_mode, render_size),
+        _PushT(render_mode, render_size, any(stream.is_image for stream in specification.observations)),
         specification,
         observe=partial(_observe, readings),
         judge=_judge,
@@ -220,18 +239,30 @@ def _unchanged(rows: NDArray[Any]) -> NDArray[Any]:
     return rows
 
 
-def _task(name: str, pose: Callable[[Observation], tuple[NDArray[Any], float]], *readings: Reading) -> Task:
+def _task(name: str, *readings: Reading, has_image: bool) -> Task:
     action = Stream("action", (2,), units="px", labels=("x", "y"), low=0, high=BOARD)
-    specification = Specification(tuple(stream for stream, _ in readings), action, control_dt=0.1)
+    image = (Stream("image", (IMAGE_SIZE, IMAGE_SIZE, 3), "uint8"),) if has_image else ()
+    specification = Specification((*(stream for stream, _ in readings), *image), action, control_dt=0.1)
+    sources = {"action": ("action", _unchanged), **{stream.name: ("state", rows) for stream, rows in readings}}
     return Task(
         name=name,
         specification=specification,
         max_steps=MAX_STEPS,
         make=partial(_make, specification, readings),
-        sources={"action": ("action", _unchanged), **{stream.name: ("state", rows) for stream, rows in readings}},
-        restore=partial(_restore, pose),
+        sources=sources | {stream.name: ("img", _unchanged) for stream in image},
+        restore=None if has_image else _restore,
+        mirror={stream.name: MIRROR[stream.name] for stream in specification.streams},
     )
 
+
+MIRROR = {
+    "action": _mirrored_positions,
+    "agent_position": _mirrored_positions,
+    "block_keypoints": partial(_mirrored_block, BOARD),
+    "block_offset": partial(_mirrored_block, 0),
+    "image": _mirrored_image,
+}
+"""How each stream looks in a mirror along the board's diagonal, in which board, block and outline stay the same."""
 
 # The agent stays on the board, for its controller does not overshoot. The block can be squeezed through the edge, but
 # only as far as the agent can push it: no point of it gets further than 256 px beyond.
@@ -239,14 +270,6 @@ _FAR = BOARD + 256
 _AGENT: Reading = (
     Stream("agent_position", (2,), units="px", labels=("x", "y"), low=0, high=BOARD),
     agent_position,
-)
-_POSITION: Reading = (
-    Stream("block_position", (2,), units="px", labels=("x", "y"), low=-256, high=_FAR),
-    block_position,
-)
-_ANGLE: Reading = (
-    Stream("block_angle", (2,), units="1", labels=("cos", "sin"), low=-1, high=1),
-    block_angle,
 )
 _KEYPOINTS: Reading = (
     Stream("block_keypoints", (18,), "float32", "px", tuple(f"{a}{i}" for i in range(9) for a in "xy"), -256, _FAR),
@@ -257,5 +280,5 @@ _OFFSET: Reading = (
     block_offset,
 )
 
-PUSHT = _task("pusht", pose_from_keypoints, _AGENT, _KEYPOINTS, _OFFSET)
-PUSHT_POSE = _task("pusht_pose", pose_from_position, _AGENT, _POSITION, _ANGLE)
+PUSHT = _task("pusht", _AGENT, _KEYPOINTS, _OFFSET, has_image=False)
+PUSHT_IMAGE = _task("pusht_image", _AGENT, has_image=True)

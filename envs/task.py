@@ -2,6 +2,7 @@
 
 Every environment of a task keeps the same promises, which `tests/test_envs.py` checks:
 
+- `info["state"]`, where the task has an expert, is the observation that the expert answers, whatever the policy sees;
 - observations are a dictionary with one array for each observation stream, of its shape, dtype and limits;
 - actions are absolute, in the units of the action stream, and clipped to its limits by the environment;
 - `info` holds `"success"` (bool) and `"score"` (float in [0, 1], of this step) after reset and after every step;
@@ -27,7 +28,7 @@ Observation: TypeAlias = Mapping[str, NDArray[Any]]
 """One step: a stream's name -> array of the stream's shape."""
 
 Expert: TypeAlias = Callable[[Observation], NDArray[np.float32]]
-"""One episode's scripted demonstrator: it sees each observation in turn and answers with an action (Da,)."""
+"""One episode's scripted demonstrator: it is shown each `info["state"]` in turn and answers with an action (Da,)."""
 
 Source: TypeAlias = tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]
 """A foreign key, and how its rows (T, ...) become the rows of one of our streams."""
@@ -42,6 +43,7 @@ class Task:
     expert: `expert(seed)` is a scripted demonstrator of one episode, or None where there is none.
     sources: for each stream, where it is found in the replay buffers that others publish for this task.
     restore: from an episode's first observation, the `options` with which `reset` begins in that state.
+    mirror: where there is a mirror in which the task stays the same, how the rows (T, ...) of each stream look in it.
     """
 
     name: str
@@ -51,3 +53,4 @@ class Task:
     expert: Callable[[int], Expert] | None = None
     sources: Mapping[str, Source] = field(default_factory=dict)
     restore: Callable[[Observation], dict[str, Any]] | None = None
+    mirror: Mapping[str, Callable[[NDArray[Any]], NDArray[Any]]] | None = None

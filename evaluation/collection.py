@@ -21,8 +21,10 @@ class Collected(NamedTuple):
     failures_path: Path
 
 
-def collect(task: Task, path: Path, *, episodes: int, first_seed: int = 0) -> Collected:
+def collect(task: Task, path: Path, *, episodes: int, first_seed: int = 0, images: str = "zstd") -> Collected:
     """Record until the store at `path` holds `episodes` successes; seed after seed from `first_seed` on.
+
+    images: how those of a new store are compressed, see `DemonstrationStore.create`.
 
     A store that is there already is continued, so that an interrupted recording goes on where it stopped. Failures are
     kept apart, in a store beside it. Raises ValueError where the task has no expert, the store is of another
@@ -35,7 +37,7 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int = 0) -> Co
     failures_path = path.with_name(f"{path.stem}-failures{path.suffix}")
     store, failures = _open(path, task), _open(failures_path, task)
     if store is None:
-        store = DemonstrationStore.create(path, task.specification)
+        store = DemonstrationStore.create(path, task.specification, images=images)
     used = [int(seed) for each in (store, failures) if each is not None for seed in each.episode_seeds]
     seed = 1 + max([first_seed - 1, *used])
     env = task.make()
@@ -47,7 +49,7 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int = 0) -> Co
                 bar.update()
             else:
                 if failures is None:
-                    failures = DemonstrationStore.create(failures_path, task.specification)
+                    failures = DemonstrationStore.create(failures_path, task.specification, images=images)
                 failures.append(streams, seed=seed)
                 if len(failures) > len(store) + 10:
                     raise ValueError(f"the expert of {task.name!r} fails more often than not, see {failures_path}")
@@ -63,7 +65,7 @@ def demonstrate(task: Task, env: object, seed: int) -> tuple[dict[str, NDArray[n
     observation, info = env.reset(seed=seed)  # type: ignore[attr-defined]
     seen, done = [], False
     while not done:
-        action = expert(observation)
+        action = expert(info["state"])
         seen.append({**observation, "action": action})
         observation, _, terminated, truncated, info = env.step(action)  # type: ignore[attr-defined]
         done = terminated or truncated

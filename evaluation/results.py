@@ -31,15 +31,32 @@ class Measured:
     device: Any
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `evaluation.json`."""
-        found = self.evaluation.to_json()
-        return {"checkpoint": self.manifest["path"], "step": self.manifest["step"], **found}
+        """The content of `evaluation.json`. training_s: of the run whose folder was given, None for a checkpoint's."""
+        seconds = sum(
+            line["data_s"] + line["update_s"]
+            for line in checkpoint.metrics(self.folder)
+            if "update_s" in line and line["step"] <= self.manifest["step"]
+        )
+        return {
+            "checkpoint": self.manifest["path"],
+            "step": self.manifest["step"],
+            "training_seed": self.manifest["seed"],
+            "training_s": seconds or None,
+            "num_parameters": self.num_parameters,
+            "policy": self.manifest["policy"],
+            **self.evaluation.to_json(),
+        }
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the whole policy, the encoder included."""
+        return sum(parameter.numel() for parameter in self.policy.parameters())
 
 
 def measure(config: EvaluateConfig) -> Measured:
     """Load and roll out the policy that `config` names. Raises ValueError where it was trained for no task."""
     chosen = device(config.device)
-    policy, manifest = load_policy(config.run, which=config.checkpoint, device=chosen)
+    policy, manifest = load_policy(config.run, which=config.checkpoint, device=chosen, sampler=config.sampler)
     name = config.task or manifest["task"]
     if name is None:
         raise ValueError(f"{config.run} was trained without a task: say with task= what to evaluate it in")
@@ -126,6 +143,6 @@ def entry(measured: Measured) -> Any:
         name=measured.name,
         evaluation=measured.to_json(),
         metrics=checkpoint.metrics(measured.folder),
-        num_parameters=sum(parameter.numel() for parameter in measured.policy.parameters()),
+        num_parameters=measured.num_parameters,
         training_seed=measured.manifest["seed"],
     )

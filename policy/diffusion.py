@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from ..specification import Horizons, Specification, nearest
-from .interface import Denoiser, NoiseSchedule, Observation, Sampler
+from .interface import Denoiser, Encoder, Network, NoiseSchedule, Observation, Sampler
 from .normalizer import Normalizer
 from .prediction import Prediction
 
 
-def check_observation(observation: Observation, specification: Specification, horizons: Horizons) -> None:
-    """Raise ValueError unless there is every stream of the specification, each of shape (B, To, ...)."""
+def check_observation(
+    observation: Observation,
+    specification: Specification,
+    horizons: Horizons,
+    *,
+    crop: tuple[int, int] | None = None,
+) -> None:
+    """Raise ValueError unless there is every stream of the specification, each of shape (B, To, ...).
+
+    crop: (h, w) that images may have instead of their own size, as augmentation leaves them.
+    """
     for name in observation:
         names = [stream.name for stream in specification.observations]
         if name not in names:
@@ -21,11 +32,17 @@ def check_observation(observation: Observation, specification: Specification, ho
     for stream in specification.observations:
         if stream.name not in observation:
             raise ValueError(f"the policy needs the observation {stream.name!r}, got {sorted(observation)}")
-        shape = tuple(observation[stream.name].shape)
-        if shape[1:] != (horizons.observation, *stream.shape):
+        found = observation[stream.name]
+        if stream.is_image and found.dtype != torch.uint8:
             raise ValueError(
-                f"observation {stream.name!r} must have shape (B, {horizons.observation}, "
-                f"{', '.join(map(str, stream.shape))}), got {shape}"
+                f"observation {stream.name!r} must hold images of uint8, as the camera gives them, got {found.dtype}: "
+                f"do not scale or normalise the pixels, the policy does"
+            )
+        wanted, shape = (horizons.observation, *stream.shape), tuple(found.shape)
+        is_cropped = stream.is_image and crop is not None and shape[1:] == (wanted[0], *crop, wanted[-1])
+        if shape[1:] != wanted and not is_cropped:
+            raise ValueError(
+                f"observation {stream.name!r} must have shape (B, {', '.join(map(str, wanted))}), got {shape}"
             )
 
 
@@ -36,16 +53,14 @@ class DiffusionPolicy(nn.Module):
     its way, 0 where it is deterministic. clip: bound of the estimate of x_0, in normalised units, at every step.
     """
 
-    times: Tensor
-
     def __init__(
         self,
         specification: Specification,
         horizons: Horizons,
         *,
         normalizer: Normalizer,
-        encoder: nn.Module,
-        network: nn.Module,
+        encoder: Encoder,
+        network: Network,
         schedule: NoiseSchedule,
         prediction: Prediction,
         sampler: Sampler,
@@ -58,7 +73,7 @@ class DiffusionPolicy(nn.Module):
         self.normalizer, self.encoder, self.network = normalizer, encoder, network
         self.schedule, self.prediction, self.sampler = schedule, prediction, sampler
         self.num_draws, self.clip = num_draws, clip
-        self.register_buffer("times", schedule.spacing(num_steps), persistent=False)
+        self.times = schedule.spacing(num_steps)
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
@@ -66,14 +81,16 @@ class DiffusionPolicy(nn.Module):
         return 1 + self.num_draws, self.horizons.prediction, self.specification.action.size
 
     def encode(self, observation: Observation) -> Tensor:
-        """Conditioning (B, Dc) of an observation in the units of the specification."""
+        """Conditioning (B, S, Dc) of an observation in the units of the specification."""
         check_observation(observation, self.specification, self.horizons)
         return self.encoder(self.normalizer.observation(observation))
 
     def loss(self, observation: Observation, action: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         """Squared error of the network's output per step, (K, B, Tp) (Ho et al. 2020, eq. 14); see `Policy.loss`."""
         num_draws = len(noise)
-        conditioning = repeat(self.encode(observation), "b ... -> (k b) ...", k=num_draws)
+        check_observation(observation, self.specification, self.horizons, crop=self.encoder.crop)
+        conditioning = self.encoder(self.normalizer.observation(observation))
+        conditioning = repeat(conditioning, "b ... -> (k b) ...", k=num_draws)
         x_0 = repeat(self.normalizer.action(action), "b t d -> (k b) t d", k=num_draws)
         epsilon, t = noise.flatten(0, 1), self.schedule.time(level).flatten()
         alpha, sigma = (coefficient[:, None, None] for coefficient in self.schedule(t))
@@ -82,14 +99,20 @@ class DiffusionPolicy(nn.Module):
         return rearrange(error, "(k b) t -> k b t", k=num_draws)
 
     def denoiser(self, conditioning: Tensor) -> Denoiser:
-        """(x_t, t) -> the estimate of x_0, clipped."""
+        """(x_t, t) -> the estimate of x_0, clipped. The network meets the conditioning and the times here, once."""
+        condition = self.network.condition(conditioning)
+        embedded = dict(zip(self.times[:-1], self._embed(self.times[:-1], condition.device), strict=True))
 
-        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            alpha, sigma = (coefficient[:, None, None] for coefficient in self.schedule(t))
-            output = self.network(x_t, t, conditioning)
+        def denoise(x_t: Tensor, t: float) -> Tensor:
+            alpha, sigma = self.schedule.at(t)
+            time = embedded[t] if t in embedded else self._embed([t], x_t.device)[0]  # where a sampler spaces itself
+            output = self.network.denoise(x_t, time.expand(len(x_t), *time.shape), condition)
             return self.prediction.clean(output, x_t, alpha, sigma).clamp(-self.clip, self.clip)
 
         return denoise
+
+    def _embed(self, times: Sequence[float], device: torch.device) -> Tensor:
+        return self.network.embed(torch.tensor(times, device=device))
 
     @torch.no_grad()
     def predict(self, observation: Observation, noise: Tensor) -> Tensor:

@@ -1,12 +1,15 @@
 """The nouns of a policy, as types. Everything that trains, measures or deploys a policy knows only these.
 
 Shapes: B batch, K noise draws a window, N denoising steps; To, Tp, Ta observation, prediction and action horizon;
-Da size of the action; Dc size of the conditioning.
+Da size of the action; S tokens of conditioning, each of size Dc.
+
+Times are tensors (B,) in training, where every row has its own, and plain numbers in sampling, where all rows share
+one: so a sampler's coefficients are constants, which no accelerator is waited for and which export and capture keep.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
@@ -16,8 +19,47 @@ from ..specification import Horizons, Specification
 Observation: TypeAlias = Mapping[str, Tensor]
 """A stream's name -> (B, To, ...), in the units of the specification, the current step last."""
 
-Denoiser: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""(x_t (B, Tp, Da), t (B,)) -> estimate of x_0 (B, Tp, Da), both normalised."""
+Denoiser: TypeAlias = Callable[[Tensor, float], Tensor]
+"""(x_t (B, Tp, Da), t) -> estimate of x_0 (B, Tp, Da), both normalised."""
+
+
+class Encoder(Protocol):
+    """Turns a normalised observation into conditioning; conditioning_shape is (S, Dc).
+
+    crop: (h, w) of the images that it sees, the centre of larger ones; None where it sees whole images.
+    """
+
+    conditioning_shape: tuple[int, int]
+    crop: tuple[int, int] | None
+
+    def __call__(self, observation: Observation) -> Tensor:
+        """Streams (B, To, ...) -> sequence conditioning (B, S, Dc); a step is a token, the current one last."""
+        ...
+
+
+class Network(Protocol):
+    """What is learned: the function of a noisy chunk, its time and the conditioning.
+
+    It comes in three pieces, because what depends on the time alone is computed once for a whole schedule, and what
+    depends on the conditioning alone once for a whole chunk: network(x, t, c) = network.denoise(x, network.embed(t),
+    network.condition(c)).
+    """
+
+    def __call__(self, noisy: Tensor, t: Tensor, conditioning: Tensor) -> Tensor:
+        """(B, Tp, Da), times (B,), conditioning (B, S, Dc) -> (B, Tp, Da)."""
+        ...
+
+    def embed(self, t: Tensor) -> Tensor:
+        """Times (N,) -> (N, ...)."""
+        ...
+
+    def condition(self, conditioning: Tensor) -> Tensor:
+        """Conditioning (B, S, Dc) -> (B, ...)."""
+        ...
+
+    def denoise(self, noisy: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        """(B, Tp, Da), rows of `embed` and of `condition` -> (B, Tp, Da)."""
+        ...
 
 
 class NoiseSchedule(Protocol):
@@ -27,20 +69,24 @@ class NoiseSchedule(Protocol):
         """The coefficients alpha and sigma, each of the shape of `t`."""
         ...
 
+    def at(self, t: float) -> tuple[float, float]:
+        """The coefficients alpha and sigma at one time."""
+        ...
+
     def time(self, level: Tensor) -> Tensor:
         """The times at which to train, from levels uniform in [0, 1): the inverse of their distribution function."""
         ...
 
-    def spacing(self, num_steps: int) -> Tensor:
-        """Times (num_steps + 1,) from noise to data; at the last one alpha is 1 and sigma is 0."""
+    def spacing(self, num_steps: int) -> Sequence[float]:
+        """num_steps + 1 times from noise to data; at the last one alpha is 1 and sigma is 0."""
         ...
 
 
 class Sampler(Protocol):
     """Turns noise into a sample. It knows neither networks nor guidance."""
 
-    def __call__(self, denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Tensor, /) -> Tensor:
-        """x_0 (B, Tp, Da) from noise (N + 1, B, Tp, Da) along times (N + 1,).
+    def __call__(self, denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Sequence[float], /) -> Tensor:
+        """x_0 (B, Tp, Da) from noise (N + 1, B, Tp, Da) along N + 1 times.
 
         noise[0] is where it starts; noise[1:] is what it adds on the way. Deterministic samplers need only noise[0].
         """

@@ -59,7 +59,9 @@ class Affine(nn.Module):
 
 
 class Normalizer(nn.Module):
-    """The ranges of every stream, seen in the training episodes; part of the policy and of its weights.
+    """The ranges of every stream but images, seen in the training episodes; part of the policy and of its weights.
+
+    Images pass unchanged: their range is known, and the encoder that they go to wants them in its own way.
 
     ranges: a stream's name -> (low, high), each of the stream's shape. A normalised observation is clipped to
     [-CLIP, CLIP]: to `CLIP` times the range that was seen, beyond which the network could only guess.
@@ -67,18 +69,18 @@ class Normalizer(nn.Module):
 
     def __init__(self, specification: Specification, ranges: Mapping[str, Range]) -> None:
         super().__init__()
-        missing = [stream.name for stream in specification.streams if stream.name not in ranges]
+        streams = _with_ranges(specification)
+        missing = [stream.name for stream in streams if stream.name not in ranges]
         if missing:
             raise ValueError(f"the normalizer needs the range of every stream, got none for {missing}")
-        self.streams = nn.ModuleDict(
-            {stream.name: Affine(stream, *ranges[stream.name]) for stream in specification.streams}
-        )
+        self.images = {stream.name for stream in specification.observations if stream.is_image}
+        self.streams = nn.ModuleDict({stream.name: Affine(stream, *ranges[stream.name]) for stream in streams})
 
     @classmethod
     def empty(cls, specification: Specification) -> Normalizer:
         """One whose ranges are to be loaded with the weights of a policy."""
-        nowhere = {stream.name: (np.zeros(stream.shape), np.zeros(stream.shape)) for stream in specification.streams}
-        return cls(specification, nowhere)
+        streams = _with_ranges(specification)
+        return cls(specification, {stream.name: (np.zeros(stream.shape), np.zeros(stream.shape)) for stream in streams})
 
     @property
     def still(self) -> list[str]:
@@ -86,8 +88,11 @@ class Normalizer(nn.Module):
         return [label for affine in self.streams.values() for label in affine.still]  # type: ignore[union-attr]
 
     def observation(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Normalise and clip every stream. Raises ValueError for a stream without statistics."""
-        return {name: self._of(name).normalise(x).clamp(-CLIP, CLIP) for name, x in observation.items()}
+        """Normalise and clip every stream but images. Raises ValueError for a stream without statistics."""
+        return {
+            name: x if name in self.images else self._of(name).normalise(x).clamp(-CLIP, CLIP)
+            for name, x in observation.items()
+        }
 
     def action(self, action: Tensor) -> Tensor:
         """(..., Da) in units -> normalised."""
@@ -101,3 +106,7 @@ class Normalizer(nn.Module):
         if name not in self.streams:
             raise ValueError(f"the normalizer has no statistics of stream {name!r}: {nearest(name, self.streams)}")
         return self.streams[name]  # type: ignore[return-value]
+
+
+def _with_ranges(specification: Specification) -> list[Stream]:
+    return [stream for stream in specification.streams if not stream.is_image]

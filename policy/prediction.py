@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 
-Coefficients: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Number: TypeAlias = Tensor | float
+Coefficients: TypeAlias = Callable[[Number, Number], tuple[Number, Number]]
 
 
 @dataclass(frozen=True)
@@ -22,29 +22,25 @@ class Prediction:
 
     coefficients: Coefficients
 
-    def target(self, x_0: Tensor, epsilon: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def target(self, x_0: Tensor, epsilon: Tensor, alpha: Number, sigma: Number) -> Tensor:
         """What the network should answer."""
         p, q = self.coefficients(alpha, sigma)
         return p * x_0 + q * epsilon
 
-    def clean(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def clean(self, output: Tensor, x_t: Tensor, alpha: Number, sigma: Number) -> Tensor:
         """The x_0 that `output` and x_t = alpha x_0 + sigma epsilon imply together."""
         p, q = self.coefficients(alpha, sigma)
         return (q * x_t - sigma * output) / (q * alpha - p * sigma)
 
 
-def _constant(p: float, q: float) -> Coefficients:
-    return lambda alpha, sigma: (torch.full_like(alpha, p), torch.full_like(sigma, q))
-
-
-EPSILON = Prediction(_constant(0, 1))
+EPSILON = Prediction(lambda alpha, sigma: (0, 1))
 """The noise (Ho et al. 2020)."""
 
-SAMPLE = Prediction(_constant(1, 0))
+SAMPLE = Prediction(lambda alpha, sigma: (1, 0))
 """The clean chunk itself."""
 
 V = Prediction(lambda alpha, sigma: (-sigma, alpha))
 """alpha epsilon - sigma x_0 (Salimans & Ho 2022, section 4)."""
 
-VELOCITY = Prediction(_constant(-1, 1))
+VELOCITY = Prediction(lambda alpha, sigma: (-1, 1))
 """epsilon - x_0, the velocity of a rectified flow (Liu et al. 2022)."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..specification import Horizons, Specification
 from .diffusion import check_observation
-from .interface import Observation
+from .interface import Encoder, Network, Observation
 from .normalizer import Normalizer
 
 
@@ -20,8 +20,8 @@ class RegressionPolicy(nn.Module):
         horizons: Horizons,
         *,
         normalizer: Normalizer,
-        encoder: nn.Module,
-        network: nn.Module,
+        encoder: Encoder,
+        network: Network,
     ) -> None:
         super().__init__()
         self.specification, self.horizons = specification, horizons
@@ -34,16 +34,17 @@ class RegressionPolicy(nn.Module):
 
     def forward(self, observation: Observation) -> Tensor:
         """The normalised chunk (B, Tp, Da)."""
-        check_observation(observation, self.specification, self.horizons)
         conditioning = self.encoder(self.normalizer.observation(observation))
         size = len(conditioning), self.horizons.prediction, self.specification.action.size
         return self.network(conditioning.new_zeros(size), conditioning.new_zeros(size[0]), conditioning)
 
     def loss(self, observation: Observation, action: Tensor, noise: Tensor, level: Tensor) -> Tensor:
         """Squared error per step, (1, B, Tp); noise and level are not used. See `Policy.loss`."""
+        check_observation(observation, self.specification, self.horizons, crop=self.encoder.crop)
         return (self(observation) - self.normalizer.action(action)).square().mean(dim=-1)[None]
 
     @torch.no_grad()
     def predict(self, observation: Observation, noise: Tensor) -> Tensor:
         """An action chunk (B, Tp, Da) in the units of the specification; noise is not used."""
+        check_observation(observation, self.specification, self.horizons)
         return self.normalizer.unnormalised_action(self(observation))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -21,8 +22,8 @@ def step(
     x_0: Tensor,
     noise: Tensor | None,
     *,
-    now: tuple[Tensor, Tensor],
-    then: tuple[Tensor, Tensor],
+    now: tuple[float, float],
+    then: tuple[float, float],
     eta: float = 0.0,
 ) -> Tensor:
     """From x_t to the next, less noisy x: keep the direction of the noise, or draw part of it afresh.
@@ -36,25 +37,64 @@ def step(
         return next_alpha * x_0 + next_sigma * epsilon
     kept = (alpha * next_sigma) / (next_alpha * sigma)  # ratio of the two noise-to-signal ratios
     redrawn = eta**2 * (1 - kept**2)  # share of the noise variance drawn afresh
-    return next_alpha * x_0 + next_sigma * ((1 - redrawn).sqrt() * epsilon + redrawn.sqrt() * noise)
+    return next_alpha * x_0 + next_sigma * ((1 - redrawn) ** 0.5 * epsilon + redrawn**0.5 * noise)
 
 
-def ddim(denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Tensor, /, *, eta: float = 0.0) -> Tensor:
+def ddim(
+    denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Sequence[float], /, *, eta: float = 0.0
+) -> Tensor:
     """DDIM (Song et al. 2021): deterministic where eta is 0; stochastic and fed by noise[1:] otherwise.
 
     For a rectified flow this is the Euler method.
     """
-    x, (alphas, sigmas) = noise[0], schedule(times)
-    levels = list(zip(alphas.to(x), sigmas.to(x), strict=True))
-    for index, (now, then) in enumerate(pairwise(levels)):
-        x_0 = denoise(x, times[index].expand(len(x)))
-        x = step(x, x_0, noise[index + 1] if eta else None, now=now, then=then, eta=eta)
+    x = noise[0]
+    for index, (t, then) in enumerate(pairwise(times)):
+        drawn = noise[index + 1] if eta else None
+        x = step(x, denoise(x, t), drawn, now=schedule.at(t), then=schedule.at(then), eta=eta)
     return x
 
 
-def ddpm(denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Tensor, /) -> Tensor:
+def ddpm(denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Sequence[float], /) -> Tensor:
     """Ancestral sampling (Ho et al. 2020, algorithm 2, with the smaller of the two posterior variances)."""
     return ddim(denoise, noise, schedule, times, eta=1.0)
+
+
+def dpm_solver_2m(denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Sequence[float], /) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): x_0 is extrapolated from its last two estimates.
+
+    Second order in the logarithm of the signal-to-noise ratio, with one evaluation a step. The first step and the last,
+    which ends at clean data, have nothing to extrapolate over.
+    """
+    x, last, last_span = noise[0], None, math.inf
+    for t, then in pairwise(times):
+        now, after = schedule.at(t), schedule.at(then)
+        x_0, span = denoise(x, t), _log_ratio(after) - _log_ratio(now)
+        ahead = x_0 if last is None or after[1] == 0 else x_0 + (x_0 - last) * (span / (2 * last_span))
+        x = step(x, ahead, None, now=now, then=after)
+        last, last_span = x_0, span
+    return x
+
+
+def _log_ratio(level: tuple[float, float]) -> float:
+    """Logarithm of the signal-to-noise ratio alpha / sigma, infinite at both ends."""
+    alpha, sigma = level
+    return math.log(alpha / sigma) if alpha and sigma else math.copysign(math.inf, alpha - sigma)
+
+
+def heun(denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Sequence[float], /) -> Tensor:
+    """Heun's method on x_0: a step, and the step again with the mean of the estimates at its two ends.
+
+    Second order, with two evaluations a step, one in the last (as in Karras et al. 2022, algorithm 1, which averages
+    epsilon instead and so cannot start where there is no signal at all).
+    """
+    x = noise[0]
+    for t, then in pairwise(times):
+        now, after = schedule.at(t), schedule.at(then)
+        x_0 = denoise(x, t)
+        if after[1] > 0:
+            x_0 = (x_0 + denoise(step(x, x_0, None, now=now, then=after), then)) / 2
+        x = step(x, x_0, None, now=now, then=after)
+    return x
 
 
 def from_diffusers(name: str, **options: Any) -> Sampler:
@@ -76,9 +116,9 @@ def from_diffusers(name: str, **options: Any) -> Sampler:
     if "clip_sample" in known:
         options = {"clip_sample": False} | options  # the denoiser has clipped already
 
-    def sample(denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Tensor, /) -> Tensor:
-        if not isinstance(schedule, DiscreteSchedule):
-            raise ValueError(f"{name} needs a schedule of discrete times, got {type(schedule).__name__}: use ddim")
+    def sample(denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Sequence[float], /) -> Tensor:
+        if not (isinstance(schedule, DiscreteSchedule) and schedule.preserves_variance):
+            raise ValueError(f"{name} needs a noise schedule that is made of betas: use ddim, or schedule=cosine")
         with warnings.catch_warnings():  # of numpy, about how diffusers turns tensors into arrays
             warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
             scheduler = scheduler_class(  # our denoisers answer with x_0
@@ -88,7 +128,7 @@ def from_diffusers(name: str, **options: Any) -> Sampler:
             x = noise[0] * scheduler.init_noise_sigma
             extra = _row_generators(scheduler.step, noise)
             for t in scheduler.timesteps:
-                x_0 = denoise(scheduler.scale_model_input(x, t), t.round().long().expand(len(x)))
+                x_0 = denoise(scheduler.scale_model_input(x, t), round(t.item()))
                 x = scheduler.step(x_0, t, x, **extra).prev_sample
             return x
 

@@ -12,38 +12,49 @@ from torch import Tensor, nn
 
 
 class DiscreteSchedule(nn.Module):
-    """The variance-preserving chain of DDPM: times are the integers 0 to T - 1, and -1 is clean data.
+    """A table of noise levels: times are the integers 0 to T - 1, and -1 is clean data.
 
-    alpha_t^2 = prod_{s <= t} (1 - beta_s) and sigma_t^2 = 1 - alpha_t^2 (Ho et al. 2020, eq. 4), computed in float64
-    and held in torch's default dtype.
+    alpha, sigma: (T + 1,) float64, of the times from -1 on. Tensors of them are held in torch's default dtype.
     """
 
     alpha: Tensor
     sigma: Tensor
 
-    def __init__(self, betas: Tensor) -> None:
+    def __init__(self, alpha: Tensor, sigma: Tensor) -> None:
         super().__init__()
-        if betas.ndim != 1 or not bool(((betas > 0) & (betas < 1)).all()):
-            raise ValueError(f"betas must be one list of numbers between 0 and 1, got {betas.tolist()}")
-        signal = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas.double(), dim=0)])
-        self.register_buffer("alpha", signal.sqrt(), persistent=False)
-        self.register_buffer("sigma", (1 - signal).sqrt(), persistent=False)
-        self.to(torch.get_default_dtype())
+        ratio = sigma / alpha
+        if (alpha[0], sigma[0]) != (1, 0) or len(alpha) < 2 or not bool((ratio.diff() > 0).all()):
+            raise ValueError(
+                "noise levels must begin with clean data (alpha 1, sigma 0) and become noisier with every time, got "
+                f"alpha {alpha.tolist()} and sigma {sigma.tolist()}"
+            )
+        self._levels = list(zip(alpha.tolist(), sigma.tolist(), strict=True))
+        self.register_buffer("alpha", alpha.to(torch.get_default_dtype()), persistent=False)
+        self.register_buffer("sigma", sigma.to(torch.get_default_dtype()), persistent=False)
 
     @property
     def num_times(self) -> int:
         """T, the number of noisy times."""
         return len(self.alpha) - 1
 
+    @property
+    def preserves_variance(self) -> bool:
+        """Whether alpha^2 + sigma^2 = 1 everywhere, so that betas describe it."""
+        return all(abs(alpha**2 + sigma**2 - 1) < 1e-6 for alpha, sigma in self._levels)
+
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The coefficients alpha and sigma at integer times t."""
         return self.alpha[t + 1], self.sigma[t + 1]
+
+    def at(self, t: float) -> tuple[float, float]:
+        """The coefficients alpha and sigma at one time."""
+        return self._levels[int(t) + 1]
 
     def time(self, level: Tensor) -> Tensor:
         """Every time equally often."""
         return (level * self.num_times).long().clamp_(max=self.num_times - 1)
 
-    def spacing(self, num_steps: int) -> Tensor:
+    def spacing(self, num_steps: int) -> list[int]:
         """Evenly spaced and starting from pure noise: T - 1 first, then the last time of each of the N intervals.
 
         Known as "trailing" (Lin et al. 2023, table 2); the "leading" spacing starts short of pure noise.
@@ -53,15 +64,31 @@ class DiscreteSchedule(nn.Module):
                 f"the number of denoising steps must be between 1 and the {self.num_times} noise levels "
                 f"of the schedule, got {num_steps}"
             )
-        steps = torch.arange(num_steps, -1, -1, device=self.alpha.device, dtype=torch.float64)
-        return (steps * self.num_times / num_steps).round().long() - 1
+        return [round(step * self.num_times / num_steps) - 1 for step in range(num_steps, -1, -1)]
+
+
+def from_betas(betas: Tensor) -> DiscreteSchedule:
+    """The variance-preserving chain of DDPM, computed in float64 (Ho et al. 2020, eq. 4).
+
+    alpha_t^2 = prod_{s <= t} (1 - beta_s) and sigma_t^2 = 1 - alpha_t^2.
+    """
+    if betas.ndim != 1 or not bool(((betas > 0) & (betas < 1)).all()):
+        raise ValueError(f"betas must be one list of numbers between 0 and 1, got {betas.tolist()}")
+    signal = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas.double(), dim=0)])
+    return DiscreteSchedule(signal.sqrt(), (1 - signal).sqrt())
+
+
+def rectified_flow(num_times: int) -> DiscreteSchedule:
+    """The straight path from data to noise, alpha = 1 - sigma, with sigma rising evenly (Liu et al. 2022, eq. 1)."""
+    sigma = torch.linspace(0, 1, num_times + 1, dtype=torch.float64)
+    return DiscreteSchedule(1 - sigma, sigma)
 
 
 def cosine(num_times: int) -> DiscreteSchedule:
     """The squared-cosine schedule (Nichol & Dhariwal 2021, eq. 17), with betas capped at 0.999 as they advise."""
     grid = torch.linspace(0, 1, num_times + 1, dtype=torch.float64)
     signal = torch.cos((grid + 0.008) / 1.008 * math.pi / 2) ** 2
-    return DiscreteSchedule((1 - signal[1:] / signal[:-1]).clamp(max=0.999))
+    return from_betas((1 - signal[1:] / signal[:-1]).clamp(max=0.999))
 
 
 def from_diffusers(beta_schedule: str, num_times: int, beta_start: float, beta_end: float) -> DiscreteSchedule:
@@ -72,4 +99,4 @@ def from_diffusers(beta_schedule: str, num_times: int, beta_start: float, beta_e
         scheduler = DDPMScheduler(num_times, beta_start, beta_end, beta_schedule)  # type: ignore[arg-type]
     except NotImplementedError as error:
         raise ValueError(f"beta_schedule must be one that diffusers knows, got {beta_schedule!r}: {error}") from None
-    return DiscreteSchedule(scheduler.betas)
+    return from_betas(scheduler.betas)

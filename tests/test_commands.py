@@ -34,7 +34,7 @@ def test_the_overview_names_every_command(recede):
         result = recede(*arguments)
         assert result.status == 0
         for command, summary in SUMMARIES.items():
-            assert f"{command:<10}{summary}" in result.out
+            assert f"{command:<19}{summary}" in result.out
 
 
 @pytest.mark.parametrize("command", sorted(RUNS))
@@ -82,12 +82,15 @@ TRAIN = ["train", "out=run", "steps=2"]
         ([*TRAIN, "polcy=diffusion"], "there is no key 'polcy': did you mean 'policy'?"),
         ([*TRAIN, "policy=difusion"], "policy cannot be 'difusion': did you mean 'diffusion'?"),
         ([*TRAIN, "policy/sampler=dim"], "policy/sampler cannot be 'dim': did you mean 'ddim'?"),
-        ([*TRAIN, "policy/network=resnet"], "policy/network cannot be 'resnet': choose from 'unet1d'"),
+        (
+            [*TRAIN, "policy/network=resnet"],
+            "policy/network cannot be 'resnet': choose from 'dit', 'transformer', 'unet1d'",
+        ),
         ([*TRAIN, "policy.sampler=ddpm"], "policy/sampler must be chosen as policy/sampler=name, got 'ddpm'"),
         ([*TRAIN, "policy.sampler.num_stepz=3"], "there is no key 'num_stepz': did you mean 'num_steps'?"),
         ([*TRAIN, "policy.netwrok.channels=[8]"], "there is no key 'netwrok': did you mean 'network'?"),
         ([*TRAIN, "policy=regression", "policy/sampler=ddim"], "policy/sampler"),
-        ([*TRAIN, "policy.prediction=epsilom"], "'epsilom', expected one of [epsilon, sample, v]"),
+        ([*TRAIN, "policy.prediction=epsilom"], "'epsilom', expected one of [epsilon, sample, v, velocity]"),
         ([*TRAIN, "policy/sampler=diffusers", "policy.sampler.name=DDIMSheduler"], "did you mean 'DDIMScheduler'?"),
         ([*TRAIN, "policy/schedule=diffusers", "policy.schedule.beta_schedule=lin"], "beta_schedule must be one that"),
         ([*TRAIN, "horizons.observatoin=2"], "there is no key 'observatoin': did you mean 'observation'?"),

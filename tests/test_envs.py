@@ -7,7 +7,8 @@ import pickle
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from recede.envs.pick_place import PICK_PLACE
+from recede.envs.gymnasium_adapter import box
+from recede.envs.pick_place import PICK_PLACE, PICK_PLACE_IMAGE
 
 
 def pusht(name):
@@ -17,8 +18,9 @@ def pusht(name):
 
 TASKS = {
     "pick_place": lambda: PICK_PLACE,
+    "pick_place_image": lambda: PICK_PLACE_IMAGE,
     "pusht": lambda: pusht("PUSHT"),
-    "pusht_pose": lambda: pusht("PUSHT_POSE"),
+    "pusht_image": lambda: pusht("PUSHT_IMAGE"),
 }
 
 
@@ -26,6 +28,11 @@ TASKS = {
 def task(request):
     found = TASKS[request.param]()
     assert found.name == request.param
+    if any(stream.is_image for stream in found.specification.observations):
+        try:
+            found.make().reset(seed=0)
+        except OSError as error:
+            pytest.skip(str(error))
     return found
 
 
@@ -49,7 +56,8 @@ def camera(task):
 
 
 def limits(stream):
-    return np.array(stream.low, stream.dtype), np.array(stream.high, stream.dtype)
+    space = box(stream)
+    return space.low, space.high
 
 
 def random_actions(task, num_steps, seed=0):
@@ -95,12 +103,23 @@ def test_spaces_are_the_finite_limits_of_the_specification(task, env):
     spaces = {**env.observation_space.spaces, "action": env.action_space}
     assert set(spaces) == {stream.name for stream in task.specification.streams}
     for stream in task.specification.streams:
-        low, high = limits(stream)
+        low, high = (0, 255) if stream.is_image else (np.array(stream.low, stream.dtype), np.array(stream.high))
         space = spaces[stream.name]
         assert (space.shape, space.dtype.name) == (stream.shape, stream.dtype)
-        np.testing.assert_array_equal(space.low, low)
-        np.testing.assert_array_equal(space.high, high)
-        assert np.isfinite([low, high]).all()
+        assert np.all(space.low == low)
+        assert np.all(space.high == np.asarray(high, stream.dtype))
+        assert np.isfinite(low).all()
+        assert np.isfinite(high).all()
+
+
+def test_the_expert_is_told_the_state(task, env):
+    if task.expert is None:
+        pytest.skip("the task has no expert")
+    info = env.reset(seed=0)[1]
+    for _ in range(5):
+        action = task.expert(0)(info["state"])
+        assert action.shape == task.specification.action.shape
+        info = env.step(action)[-1]
 
 
 @pytest.mark.parametrize("seed", [0, 100_000])
@@ -202,6 +221,26 @@ def test_an_observed_state_can_be_restored(task, env):
     for stream in task.specification.observations:
         scale = 1e-4 * (np.array(stream.high) - stream.low)
         assert np.all(np.abs(restored[stream.name] - observation[stream.name]) < scale), stream.name
+
+
+def test_a_mirror_shows_the_same_world(task, env):
+    """What the mirror shows of an episode is what happens from the start and by the actions that it shows."""
+    if task.mirror is None or task.restore is None:
+        pytest.skip("the task has no mirror, or restores no states to begin with in it")
+    assert set(task.mirror) == {stream.name for stream in task.specification.streams}
+    start, _ = env.reset(seed=11)
+    actions = random_actions(task, 25, seed=1)
+    shown_start = {name: task.mirror[name](value[None])[0] for name, value in start.items()}
+    shown_actions = task.mirror["action"](actions)
+    env.reset(options=task.restore(start))
+    seen = [env.step(action)[0] for action in actions]
+    env.reset(options=task.restore(shown_start))
+    shown = [env.step(action)[0] for action in shown_actions]
+    for stream in task.specification.observations:
+        rows, expected = (np.stack([step[stream.name] for step in steps]) for steps in (shown, seen))
+        scale = 1e-3 * (np.array(stream.high) - stream.low)
+        assert np.all(np.abs(rows - task.mirror[stream.name](expected)) < scale), stream.name
+        assert np.any(np.abs(rows - expected) > scale), stream.name  # which is not what was seen before it
 
 
 def test_tasks_travel_to_other_processes(task):

@@ -8,9 +8,14 @@ import pytest
 import toys
 from hypothesis import given
 from hypothesis import strategies as st
+from recede.configs.components import DDIMConfig, RegressionConfig, UNet1dConfig
 from recede.configs.policies import load_policy
+from recede.configs.schema import describe
 from recede.evaluation.episode import Outcome
 from recede.evaluation.evaluate import Evaluation, bootstrap, evaluate, wilson
+from recede.policy import checkpoint
+from recede.policy.normalizer import Normalizer
+from recede.specification import Horizons
 
 Z = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 
@@ -85,3 +90,28 @@ def test_a_policy_is_measured_on_the_seeds_from_the_first_on(trained):
     assert found.success_rate == np.mean([outcome.success for outcome in found.outcomes])
     again = evaluate(policy, toys.REACH, episodes=3, first_seed=42, progress=False)
     assert [o.score for o in again.outcomes] == [o.score for o in found.outcomes[2:]]
+
+
+def test_a_policy_can_be_evaluated_with_another_sampler(recede, trained, tmp_path):
+    common = ["evaluate", trained, "task=toys:REACH", "episodes=3", "videos=0"]
+    plain, other = tmp_path / "plain", tmp_path / "other"
+    assert recede(*common, f"out={plain}").status == 0
+    assert recede(*common, f"out={other}", "sampler=ddim", "sampler.num_steps=4", "sampler.eta=1").status == 0
+    found = {out: json.loads((out / "evaluation.json").read_text()) for out in (plain, other)}
+    assert found[plain]["policy"]["sampler"] == {"choice": "ddim", "num_steps": 10, "eta": 0.0}
+    assert found[other]["policy"]["sampler"] == {"choice": "ddim", "num_steps": 4, "eta": 1.0}
+    assert found[plain]["score"] != found[other]["score"]
+    assert load_policy(trained)[1]["policy"]["sampler"]["eta"] == 0.0  # the checkpoint stays as it is
+
+
+def test_a_sampler_is_refused_by_a_policy_without_one(tmp_path):
+    config = RegressionConfig(network=UNet1dConfig(channels=[16], time_size=16))
+    ranges = {stream.name: (-np.ones(2), np.ones(2)) for stream in toys.SPECIFICATION.streams}
+    policy = config.build(toys.SPECIFICATION, Horizons(2, 4, 2), Normalizer(toys.SPECIFICATION, ranges))
+    manifest = {"specification": toys.SPECIFICATION, "horizons": Horizons(2, 4, 2), "task": None, "step": 1}
+    manifest["policy"] = describe(config)
+    (tmp_path / "policy").mkdir()
+    checkpoint.save(tmp_path / "policy", policy.state_dict(), **manifest)
+    load_policy(tmp_path / "policy")
+    with pytest.raises(ValueError, match="sampler must be left out, the policy there is not a diffusion policy"):
+        load_policy(tmp_path / "policy", sampler=DDIMConfig())

@@ -139,7 +139,7 @@ def test_a_cube_looks_the_same_every_quarter_turn(env, yaw):
         env.reset(options=state())
         half = angle / 2
         env.unwrapped._data.qpos[env.unwrapped._cube[3:]] = [np.cos(half), 0, 0, np.sin(half)]
-        return env.unwrapped._observe()["cube"]
+        return env.unwrapped._state()["cube"]
 
     np.testing.assert_allclose(seen(yaw)[3:], [np.cos(4 * yaw), np.sin(4 * yaw)], atol=1e-6)
     np.testing.assert_allclose(seen(yaw + np.pi / 2), seen(yaw), atol=1e-6)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from recede.policy import prediction, sampling
 from recede.policy.diffusion import DiffusionPolicy
-from recede.policy.encoders.lowdim import LowdimEncoder
+from recede.policy.encoders.observation import ObservationEncoder
 from recede.policy.interface import Policy
 from recede.policy.networks.unet1d import UNet1d
 from recede.policy.normalizer import Normalizer
 from recede.policy.regression import RegressionPolicy
-from recede.policy.schedule import cosine
+from recede.policy.schedule import cosine, rectified_flow
 from recede.specification import Horizons, Specification, Stream
 
 SPECIFICATION = Specification(
@@ -27,10 +27,10 @@ RANGES = {
 
 
 def parts(specification, ranges, channels):
-    encoder = LowdimEncoder(specification, HORIZONS)
+    encoder = ObservationEncoder(specification, HORIZONS)
     network = UNet1d(
         action_size=specification.action.size,
-        conditioning_size=encoder.conditioning_size,
+        conditioning_shape=encoder.conditioning_shape,
         channels=channels,
         kernel_size=3,
         groups=4,
@@ -42,9 +42,8 @@ def parts(specification, ranges, channels):
 def diffusion(specification=SPECIFICATION, ranges=RANGES, channels=(16, 32), **options):
     torch.manual_seed(0)
     options = {"sampler": sampling.ddim, "num_steps": 4, "num_draws": 0, "prediction": prediction.EPSILON} | options
-    return DiffusionPolicy(
-        specification, HORIZONS, **parts(specification, ranges, channels), schedule=cosine(20), **options
-    )
+    options = {"schedule": cosine(20)} | options
+    return DiffusionPolicy(specification, HORIZONS, **parts(specification, ranges, channels), **options)
 
 
 def regression(specification=SPECIFICATION, ranges=RANGES, channels=(16, 32)):
@@ -55,6 +54,9 @@ def regression(specification=SPECIFICATION, ranges=RANGES, channels=(16, 32)):
 POLICIES = {
     "ddim": diffusion,
     "ddim with noise": partial(diffusion, sampler=partial(sampling.ddim, eta=0.5), num_draws=4),
+    "dpm_solver_2m": partial(diffusion, sampler=sampling.dpm_solver_2m),
+    "heun": partial(diffusion, sampler=sampling.heun),
+    "flow": partial(diffusion, schedule=rectified_flow(20), prediction=prediction.VELOCITY),
     "ddpm": partial(diffusion, sampler=sampling.ddpm, num_steps=20, num_draws=20),
     "diffusers, deterministic": partial(diffusion, sampler=sampling.from_diffusers("DPMSolverMultistepScheduler")),
     "diffusers, stochastic": partial(diffusion, sampler=sampling.from_diffusers("DDPMScheduler")),
@@ -222,19 +224,37 @@ def test_the_diffusion_loss_is_the_error_of_the_network(kind):
 def test_the_denoiser_undoes_the_noise_where_the_network_is_right():
     policy = diffusion()
     action, noise, _ = lesson(1, 4)
-    x_0, t = policy.normalizer.action(action).clamp(-1, 1), torch.tensor([0, 3, 12, 18])
-    alpha, sigma = (value[:, None, None] for value in policy.schedule(t))
-    policy.network.forward = lambda noisy, t, conditioning: noise[0]
+    x_0 = policy.normalizer.action(action).clamp(-1, 1)
+    policy.network.denoise = lambda noisy, time, condition: noise[0]
     denoise = policy.denoiser(policy.encode(observe(4)))
-    torch.testing.assert_close(denoise(alpha * x_0 + sigma * noise[0], t), x_0, rtol=0, atol=1e-4)
-    found = denoise(torch.full((4, 6, 2), 50.0), t)
+    for t in (0, 3, 12, 18):
+        alpha, sigma = policy.schedule.at(t)
+        torch.testing.assert_close(denoise(alpha * x_0 + sigma * noise[0], t), x_0, rtol=0, atol=1e-4)
+    found = denoise(torch.full((4, 6, 2), 50.0), 12)
     assert found.max() == 1.0  # clipped
+
+
+@pytest.mark.parametrize("t", [19, 4, 7])  # two of the sampler's own times, and one that is not
+def test_the_denoiser_is_the_network_with_time_and_conditioning_met_before(t):
+    policy = diffusion(prediction=prediction.SAMPLE, clip=100.0)
+    conditioning, x_t = policy.encode(observe(4)), torch.randn(4, 6, 2, generator=torch.Generator().manual_seed(0))
+    found = policy.denoiser(conditioning)(x_t, t)
+    torch.testing.assert_close(found, policy.network(x_t, torch.full((4,), t), conditioning))
+
+
+def test_time_and_conditioning_are_met_once_a_chunk():
+    policy, calls = diffusion(num_steps=10), []
+    for piece in ("embed", "condition"):
+        plain = getattr(policy.network, piece)
+        setattr(policy.network, piece, lambda x, plain=plain, piece=piece: calls.append((piece, len(x))) or plain(x))
+    policy.predict(observe(4), draw(policy, 4))
+    assert calls == [("condition", 4), ("embed", 10)]
 
 
 def test_images_are_refused_by_the_low_dimensional_encoder():
     specification = Specification((Stream("camera", (8, 8, 3), "uint8"),), Stream("action", (2,)), 0.1)
     with pytest.raises(ValueError, match=r"takes vector streams only, got \['camera'\]"):
-        LowdimEncoder(specification, HORIZONS)
+        ObservationEncoder(specification, HORIZONS)
 
 
 # --- learning

@@ -13,16 +13,15 @@ from recede.envs.pusht import (
     KEYPOINTS,
     MAX_STEPS,
     PUSHT,
-    PUSHT_POSE,
-    block_angle,
+    PUSHT_IMAGE,
+    agent_position,
     block_keypoints,
-    pose_from_keypoints,
-    pose_from_position,
+    block_offset,
+    fitted_pose,
 )
 from recede.evaluation.replay import replay
 
 STORE = "RECEDE_PUSHT_STORE"
-TASKS = pytest.mark.parametrize("task", [PUSHT, PUSHT_POSE], ids=lambda task: task.name)
 
 
 @pytest.fixture
@@ -34,10 +33,7 @@ def gym_pusht():
 def recordings():
     if STORE not in os.environ:
         pytest.skip(f"needs the published demonstrations: set {STORE} to the folder pusht_cchi_v7_replay.zarr")
-    return {
-        task.name: ReplayBuffer(Path(os.environ[STORE]), task.specification, task.sources)
-        for task in (PUSHT, PUSHT_POSE)
-    }
+    return ReplayBuffer(Path(os.environ[STORE]), PUSHT.specification, PUSHT.sources)
 
 
 def follow_block(env, observation, rng):
@@ -82,32 +78,57 @@ def test_keypoints_turn_and_move_with_the_block():
 def test_the_angle_does_not_jump_where_it_wraps():
     around = np.zeros((3, 5))
     around[:, 4] = [2 * np.pi - 1e-6, 0.0, 2 * np.pi]
-    for rows in (block_angle(around), block_keypoints(around)):
-        assert np.abs(np.diff(rows, axis=0)).max() < 2e-4
+    assert np.abs(np.diff(block_keypoints(around), axis=0)).max() < 2e-4
 
 
-def test_the_pose_is_found_from_either_observation():
-    for state in states(50):
-        seen = {name: rows(state[None])[0] for name, (_, rows) in (PUSHT.sources | PUSHT_POSE.sources).items()}
-        for pose in (pose_from_keypoints, pose_from_position):
-            position, angle = pose(seen)
-            np.testing.assert_allclose([*position, angle], state[2:], atol=1e-10)
+def test_the_pose_is_found_from_the_keypoints():
+    given = states(50)
+    positions, angles = fitted_pose(block_keypoints(given))
+    np.testing.assert_allclose(positions, given[:, 2:4], atol=1e-10)
+    np.testing.assert_allclose(np.exp(1j * angles), np.exp(1j * given[:, 4]), atol=1e-10)
 
 
-@TASKS
-def test_what_is_observed_is_what_the_sources_read(gym_pusht, task):
-    env = task.make()
+def test_a_mirror_maps_the_outline_to_itself_and_states_to_states():
+    given = states(50)
+    x, y = 512 - given[:, 1::2][:, :2], 512 - given[:, 0:4:2]
+    shown = np.column_stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1], np.pi / 2 - given[:, 4]])
+    for name, rows in [
+        *(("agent_position", agent_position), ("block_keypoints", block_keypoints), ("block_offset", block_offset))
+    ]:
+        np.testing.assert_allclose(PUSHT.mirror[name](rows(given)), rows(shown), atol=1e-9)
+    outline = block_keypoints(np.array([[0, 0, 256, 256, np.pi / 4]]))
+    np.testing.assert_allclose(PUSHT.mirror["block_keypoints"](outline), outline, atol=1e-9)
+
+
+def test_a_mirrored_image_is_the_image_of_the_mirrored_state(gym_pusht):
+    env, given = PUSHT_IMAGE.make(), states(1, seed=3)[0]
+    given[:4] = given[:4].round()
+    shown = [512 - given[1], 512 - given[0], 512 - given[3], 512 - given[2], np.pi / 2 - given[4]]
+    frames = []
+    for state in (given, shown):
+        angle = np.array([state[4]])
+        points = block_keypoints(np.array([state]))[0]
+        options = PUSHT.restore({"agent_position": np.array(state[:2]), "block_keypoints": points})
+        assert np.isfinite(angle).all()
+        frames.append(env.reset(options=options)[0]["image"])
+    mirrored = PUSHT_IMAGE.mirror["image"](frames[0][None])[0]
+    difference = np.abs(mirrored.astype(int) - frames[1])
+    assert np.mean(difference > 40) < 0.01  # edges are drawn a pixel of 512 apart
+    assert np.mean(np.abs(frames[0].astype(int) - frames[1]) > 40) > 0.02
+
+
+def test_what_is_observed_is_what_the_sources_read(gym_pusht):
+    env = PUSHT.make()
     observation, _ = env.reset(seed=4)
     state = env.env.unwrapped.get_obs()[None]
     for name, value in observation.items():
-        np.testing.assert_allclose(value, task.sources[name][1](state)[0], rtol=1e-6)
+        np.testing.assert_allclose(value, PUSHT.sources[name][1](state)[0], rtol=1e-6)
 
 
-@TASKS
-def test_an_observed_state_is_restored(gym_pusht, task):
-    env = task.make()
+def test_an_observed_state_is_restored(gym_pusht):
+    env = PUSHT.make()
     observation, _ = env.reset(seed=4)
-    restored, _ = env.reset(options=task.restore(observation))
+    restored, _ = env.reset(options=PUSHT.restore(observation))
     for name, value in observation.items():
         np.testing.assert_allclose(restored[name], value, atol=1e-4)
 
@@ -198,25 +219,36 @@ def test_actions_point_to_where_the_agent_goes(gym_pusht):
 
 
 def test_the_published_demonstrations_are_206_episodes(recordings):
-    for demonstrations in recordings.values():
-        assert (len(demonstrations), demonstrations.num_steps) == (206, 25_650)
+    assert (len(recordings), recordings.num_steps) == (206, 25_650)
 
 
-@TASKS
-def test_the_published_demonstrations_lie_within_the_limits(recordings, task):
-    for stream in task.specification.streams:
-        rows = recordings[task.name].read(stream.name)
-        assert (rows >= stream.low).all()
-        assert (rows <= stream.high).all()
+def test_the_published_demonstrations_lie_within_the_limits_in_a_mirror_too(recordings):
+    for stream in PUSHT.specification.streams:
+        rows = recordings.read(stream.name)
+        for shown in (rows, PUSHT.mirror[stream.name](rows)):
+            assert (shown >= stream.low).all()
+            assert (shown <= stream.high).all()
+
+
+def test_the_published_images_are_those_that_the_task_shows(gym_pusht, recordings):
+    """Up to edges: the drawing library of then and now smooth them differently."""
+    images = ReplayBuffer(Path(os.environ[STORE]), PUSHT_IMAGE.specification, PUSHT_IMAGE.sources)
+    env = PUSHT_IMAGE.make()
+    for step in (0, 40, 300):
+        seen = {stream.name: recordings.read(stream.name, step, step + 1)[0] for stream in PUSHT.specification.streams}
+        shown = env.reset(options=PUSHT.restore(seen))[0]["image"]
+        difference = np.abs(shown.astype(int) - images.read("image", step, step + 1)[0])
+        assert np.mean(difference > 0) < 0.03
+        assert np.mean(difference) < 1
 
 
 def test_keypoints_are_those_of_the_published_demonstrations(recordings):
-    demonstrations = recordings["pusht"]
+    demonstrations = recordings
     theirs = demonstrations.foreign_rows("keypoint").reshape(-1, 18).astype(np.float64)
     state = demonstrations.foreign_rows("state")
     # Theirs are always our nine points on a rigid block,
-    poses = [pose_from_keypoints({"block_keypoints": row}) for row in theirs[::10]]
-    seen = block_keypoints(np.array([[0, 0, *position, angle] for position, angle in poses]))
+    positions, angles = fitted_pose(theirs[::10])
+    seen = block_keypoints(np.column_stack([np.zeros((len(angles), 2)), positions, angles]))
     assert np.abs(seen - theirs[::10]).max() < 1e-4
     # and without contact the block is where the state says; with contact they are one physics step late.
     difference = np.abs(block_keypoints(state) - theirs).max(axis=1)
@@ -226,15 +258,10 @@ def test_keypoints_are_those_of_the_published_demonstrations(recordings):
     assert difference.max() < 2.1
 
 
-def block_deviation(replayed):
-    return max(value for name, value in replayed.deviations.items() if name in ("block_position", "block_keypoints"))
-
-
 @pytest.mark.slow
-@TASKS
-def test_recorded_actions_reproduce_the_recorded_block_trajectory(gym_pusht, recordings, task):
-    episodes = list(replay(task, recordings[task.name]))
-    deviations = np.array([block_deviation(replayed) for replayed in episodes])
+def test_recorded_actions_reproduce_the_recorded_block_trajectory(gym_pusht, recordings):
+    episodes = list(replay(PUSHT, recordings))
+    deviations = np.array([replayed.deviations["block_keypoints"] for replayed in episodes])
     assert np.median(deviations) < 1e-4
     assert (deviations < 1e-3).sum() >= 200
     assert deviations.max() < 0.5
@@ -245,9 +272,9 @@ def test_recorded_actions_reproduce_the_recorded_block_trajectory(gym_pusht, rec
 
 def test_a_block_that_starts_elsewhere_is_noticed(gym_pusht, recordings):
     def naive(observation):  # the reset of gym-pusht taken at its word
-        position, angle = pose_from_position(observation)
+        (position,), (angle,) = fitted_pose(observation["block_keypoints"][None])
         return {"reset_to_state": np.array([*observation["agent_position"], *position, angle])}
 
-    task = dataclasses.replace(PUSHT_POSE, restore=naive)
-    deviations = [block_deviation(replayed) for replayed in replay(task, recordings["pusht_pose"], range(3))]
+    task = dataclasses.replace(PUSHT, restore=naive)
+    deviations = [replayed.deviations["block_keypoints"] for replayed in replay(task, recordings, range(3))]
     assert min(deviations) > 1

@@ -130,10 +130,10 @@ def test_a_source_that_gives_other_rows_than_the_stream_is_refused(tmp_path):
     wrong = {
         "agent": ("state", lambda rows: rows),
         "heading": ("state", lambda rows: heading(rows)[1:]),
-        "image": ("img", lambda rows: rows),
+        "image": ("img", lambda rows: rows.astype("int64")),
     }
     buffer = ReplayBuffer(path, SPECIFICATION, SOURCES | wrong)
-    for name, got in [("agent", "(20, 5)"), ("heading", "(19, 2)"), ("image", "(20, 6, 5, 3) in float32")]:
+    for name, got in [("agent", "(20, 5)"), ("heading", "(19, 2)"), ("image", "(20, 6, 5, 3) in int64")]:
         with pytest.raises(ValueError, match=rf"data/\w+: .* stream '{name}', .* got {re.escape(got)}.*: check"):
             buffer.read(name)
 

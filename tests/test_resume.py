@@ -85,6 +85,18 @@ def test_many_killed_trainings_end_the_same(tmp_path, nursery, demonstrations, s
     assert_equal_runs(out, uninterrupted)
 
 
+def test_a_killed_training_with_dropout_ends_the_same(tmp_path, nursery, demonstrations):
+    """What is dropped is a function of seed and step too, and several groups of parameters keep their moments."""
+    network = ["policy/network=transformer", "policy.network.num_layers=1", "policy.network.size=16"]
+    options = ["policy.network.dropout=0.3", "weight_decay=0.1", "batch_size=32", "device=cpu"]
+    runs = [tmp_path / "uninterrupted", tmp_path / "killed"]
+    commands = [arguments(demonstrations, [*network, *options], run) for run in runs]
+    status, output = nursery.run(*commands[0])
+    assert status == 0, output
+    assert kill_and_resume(nursery, commands[1], runs[1], kills=1, seed=3) == 1
+    assert_equal_runs(runs[1], runs[0])
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_training_saves_says_so_and_goes_on(tmp_path, nursery, demonstrations, small, uninterrupted, number):
     out = tmp_path / "run"
@@ -145,10 +157,10 @@ def test_a_finished_training_is_left_as_it_is(nursery, demonstrations, small, un
 
 def test_another_configuration_is_refused_naming_what_differs(demonstrations, small, uninterrupted, recede):
     before = {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
-    more = ("learning_rate=1e-3", "policy/sampler=ddpm", "horizons.action=4")
+    more = ("learning_rate=2e-3", "policy/sampler=ddpm", "horizons.action=4")
     line = recede(*arguments(demonstrations, small, uninterrupted, *more)).line
     assert f"{uninterrupted} holds a run of another configuration" in line
-    assert "learning_rate was 0.0003 and is 0.001" in line
+    assert "learning_rate was 0.001 and is 0.002" in line
     assert "horizons.action was 8 and is 4" in line
     assert "policy.sampler.choice was 'ddim' and is 'ddpm'" in line
     assert "; steps was" not in line

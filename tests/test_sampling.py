@@ -1,7 +1,6 @@
 """The step rule and the samplers, against diffusers step by step and against closed forms."""
 
 import math
-from functools import partial
 from itertools import pairwise
 
 import diffusers
@@ -41,12 +40,12 @@ def schedule_betas():
 
 def network(x, t):
     """Something smooth that depends on all its inputs and leaves [-1, 1]."""
-    return torch.sin(3 * x) + 0.3 * torch.cos(t[:, None, None] / 7) * x.flip(1)
+    return torch.sin(3 * x) + 0.3 * math.cos(t / 7) * x.flip(1)
 
 
 def denoiser(kind, noise_schedule):
     def denoise(x, t):
-        alpha, sigma = (value[:, None, None] for value in noise_schedule(t))
+        alpha, sigma = noise_schedule.at(t)
         return PREDICTIONS[kind].clean(network(x, t), x, alpha, sigma).clamp(-1, 1)
 
     return denoise
@@ -75,12 +74,11 @@ def test_ddpm_equals_diffusers_step_by_step(kind):
     theirs = exact(diffusers.DDPMScheduler(100, beta_schedule="squaredcos_cap_v2", prediction_type=kind))
     theirs.set_timesteps(100)
     x = noise[0]
-    for index, t in enumerate(theirs.timesteps):
-        times = torch.tensor([t, t - 1])
-        denoise, now = denoiser(kind, ours), list(zip(*ours(times), strict=True))
-        mine = sampling.step(x, denoise(x, t.expand(3)), noise[index + 1], now=now[0], then=now[1], eta=1.0)
+    for index, t in enumerate(theirs.timesteps.tolist()):
+        x_0 = denoiser(kind, ours)(x, t)
+        mine = sampling.step(x, x_0, noise[index + 1], now=ours.at(t), then=ours.at(t - 1), eta=1.0)
         # Their variance noise is what makes their step; draw it as ours by seeding it with our tensor.
-        mean_of = theirs.step(network(x, t.expand(3)), t, x, generator=FixedNoise(noise[index + 1]))
+        mean_of = theirs.step(network(x, t), t, x, generator=FixedNoise(noise[index + 1]))
         torch.testing.assert_close(mine, mean_of.prev_sample, rtol=0, atol=5e-14)
         x = mine
     whole = sampling.ddpm(denoiser(kind, ours), noise, ours, ours.spacing(100))
@@ -124,11 +122,11 @@ def test_ddim_equals_diffusers_step_by_step(kind, eta, num_steps):
     theirs.set_timesteps(num_steps)
     times = ours.spacing(num_steps)
     if num_steps != 7:  # at 7 steps, theirs leave the even spacing: they step back by 100 // 7
-        assert times[:-1].tolist() == theirs.timesteps.tolist()
+        assert times[:-1] == theirs.timesteps.tolist()
         x = noise[0]
-        for index, t in enumerate(theirs.timesteps):
+        for index, t in enumerate(theirs.timesteps.tolist()):
             x = theirs.step(
-                network(x, t.expand(3)),
+                network(x, t),
                 t,
                 x,
                 eta=eta,
@@ -140,7 +138,7 @@ def test_ddim_equals_diffusers_step_by_step(kind, eta, num_steps):
     else:
         assert times[0] == 99
         assert times[-1] == -1
-        assert (times.diff() < 0).all()
+        assert all(after < before for before, after in pairwise(times))
 
 
 @pytest.mark.parametrize("kind", ["DDIM", "DPMSolverMultistep", "EulerDiscrete", "HeunDiscrete"])
@@ -171,7 +169,7 @@ def gaussian_denoiser(noise_schedule):
     """The exact E[x_0 | x_t] where x_0 is normal with MEAN and STD."""
 
     def denoise(x, t):
-        alpha, sigma = (value[:, None, None] for value in noise_schedule(t))
+        alpha, sigma = noise_schedule.at(t)
         gain = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2)
         return MEAN + gain * (x - alpha * MEAN)
 
@@ -186,48 +184,120 @@ def test_ddpm_samples_a_gaussian_whose_denoiser_is_known():
     assert abs(found.std().item() - STD) < 0.02
 
 
-def test_ddim_converges_with_first_order_to_the_flow_of_a_gaussian():
-    # The probability flow of a Gaussian maps the noise z to MEAN + STD z exactly.
-    noise = torch.linspace(-2, 2, 9)[None, :, None, None]
-    errors = []
-    for num_steps in (100, 200, 400, 800):
-        noise_schedule = Smooth()
-        found = sampling.ddim(
-            gaussian_denoiser(noise_schedule), noise, noise_schedule, noise_schedule.spacing(num_steps)
-        )
-        errors.append((found - (MEAN + STD * noise[0])).abs().max().item())
-    orders = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
-    assert all(0.85 < order < 1.15 for order in orders), (errors, orders)
-
-
 class Smooth:
     """A schedule in continuous time, alpha = cos and sigma = sin, from pure noise at 1 to data at 0."""
 
-    def __call__(self, t):
-        return torch.cos(t * math.pi / 2), torch.sin(t * math.pi / 2)
+    def at(self, t):
+        return math.cos(t * math.pi / 2) if t < 1 else 0.0, math.sin(t * math.pi / 2)
 
     def spacing(self, num_steps):
-        return torch.linspace(1, 0, num_steps + 1)
+        return [1 - index / num_steps for index in range(num_steps + 1)]
+
+
+class Straight(Smooth):
+    """The path of a rectified flow in continuous time."""
+
+    def at(self, t):
+        return 1 - t, t
+
+
+SAMPLERS = {"ddim": (sampling.ddim, 1), "dpm_solver_2m": (sampling.dpm_solver_2m, 2), "heun": (sampling.heun, 2)}
+
+
+@pytest.mark.parametrize("noise_schedule", [Smooth(), Straight()], ids=["cosine", "rectified flow"])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_converges_to_the_flow_of_a_gaussian_with_its_order(name, noise_schedule):
+    # Between its ends, where the logarithm of the signal-to-noise ratio is infinite and a solver loses its order.
+    sampler, order = SAMPLERS[name]
+    z = torch.linspace(-2, 2, 9)[:, None, None]
+    errors = []
+    for num_steps in (100, 200, 400, 800):
+        times = [0.95 - 0.9 * index / num_steps for index in range(num_steps + 1)]
+        start, end = (
+            flow_of_the_gaussian(z, noise_schedule, times[0]),
+            flow_of_the_gaussian(z, noise_schedule, times[-1]),
+        )
+        found = sampler(gaussian_denoiser(noise_schedule), start[None], noise_schedule, times)
+        errors.append((found - end).abs().max().item())
+    orders = [math.log2(coarse / fine) for coarse, fine in pairwise(errors)]
+    assert all(abs(found - order) < 0.15 for found in orders), (errors, orders)
+
+
+def flow_of_the_gaussian(z, noise_schedule, t):
+    """Where the probability flow carries the standard normal z."""
+    alpha, sigma = noise_schedule.at(t)
+    return alpha * MEAN + math.hypot(alpha * STD, sigma) * z
+
+
+@pytest.mark.parametrize("noise_schedule", [Smooth(), Straight()], ids=["cosine", "rectified flow"])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_carries_noise_to_data(name, noise_schedule):
+    noise = torch.linspace(-2, 2, 9)[None, :, None, None]
+    found = SAMPLERS[name][0](gaussian_denoiser(noise_schedule), noise, noise_schedule, noise_schedule.spacing(400))
+    torch.testing.assert_close(found, MEAN + STD * noise[0], rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 5, 10])
+@pytest.mark.parametrize("noise_schedule", [schedule.cosine(100), schedule.rectified_flow(100)], ids=["cosine", "flow"])
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_few_steps_reach_a_known_answer_exactly(name, noise_schedule, num_steps):
+    answer = torch.rand(SHAPE, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(1))
+    found = SAMPLERS[name][0](lambda x, t: answer, noise, noise_schedule, noise_schedule.spacing(num_steps))
+    torch.testing.assert_close(found, answer, rtol=0, atol=1e-12)
+
+
+def test_dpm_solver_2m_equals_diffusers_step_by_step():
+    ours = schedule.cosine(100)
+    theirs = diffusers.DPMSolverMultistepScheduler(
+        100, trained_betas=schedule_betas(), prediction_type="sample", timestep_spacing="trailing"
+    )
+    theirs.alphas_cumprod = theirs.alphas_cumprod.numpy()  # of which they make an array, with a warning
+    noise = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0))
+    for num_steps in (2, 5, 10, 20):
+        theirs.set_timesteps(num_steps)
+        times = ours.spacing(num_steps)
+        assert times[:-1] == theirs.timesteps.tolist()
+        theirs.sigmas = torch.tensor([sigma / alpha for alpha, sigma in map(ours.at, times)])  # theirs are float32
+        x = noise[0]
+        for t in theirs.timesteps:
+            x = theirs.step(denoiser("sample", ours)(x, t.item()), t, x).prev_sample
+        mine = sampling.dpm_solver_2m(denoiser("sample", ours), noise, ours, times)
+        torch.testing.assert_close(mine, x, rtol=0, atol=5e-5)  # their step rounds the sample to float32
+
+
+def test_heun_needs_two_evaluations_a_step_and_one_in_the_last():
+    asked = []
+    ours, noise = schedule.cosine(100), torch.randn(1, *SHAPE)
+    sampling.heun(lambda x, t: asked.append(t) or x, noise, ours, ours.spacing(4))
+    assert asked == [99, 74, 74, 49, 49, 24, 24]
+
+
+def test_a_rectified_flow_is_a_table_of_the_straight_path():
+    flow = schedule.rectified_flow(100)
+    assert flow.at(-1) == (1.0, 0.0)
+    assert flow.at(99) == (0.0, 1.0)
+    alpha, sigma = flow(torch.tensor([24, 49]))
+    torch.testing.assert_close(sigma, torch.tensor([0.25, 0.5]))
+    torch.testing.assert_close(alpha + sigma, torch.ones(2))
+    assert not flow.preserves_variance
+    assert schedule.cosine(100).preserves_variance
 
 
 def test_ddim_on_the_straight_path_is_the_euler_method_of_a_rectified_flow():
     noise = torch.randn(1, *SHAPE, generator=torch.Generator().manual_seed(0))
-    times = torch.linspace(1, 0, 11)
-
-    def straight(t):
-        return 1 - t, t
+    times = Straight().spacing(10)
 
     def velocity(x, t):
-        return torch.sin(x) + t[:, None, None]
+        return torch.sin(x) + t
 
     def denoise(x, t):
-        alpha, sigma = (value[:, None, None] for value in straight(t))
-        return prediction.VELOCITY.clean(velocity(x, t), x, alpha, sigma)
+        return prediction.VELOCITY.clean(velocity(x, t), x, 1 - t, t)
 
     x = noise[0]
     for now, then in pairwise(times):
-        x = x + (then - now) * velocity(x, now.expand(3))
-    torch.testing.assert_close(sampling.ddim(denoise, noise, straight, times), x, rtol=0, atol=1e-13)
+        x = x + (then - now) * velocity(x, now)
+    torch.testing.assert_close(sampling.ddim(denoise, noise, Straight(), times), x, rtol=0, atol=1e-13)
 
 
 @settings(deadline=None)
@@ -270,7 +340,7 @@ def test_any_number_of_steps_descends_from_noise_to_data(num_steps):
     assert len(times) == num_steps + 1
     assert times[0] == 99
     assert times[-1] == -1
-    assert (times.diff() <= -1).all()
+    assert all(after < before for before, after in pairwise(times))
 
 
 @pytest.mark.parametrize("num_steps", [0, 101])
@@ -303,10 +373,15 @@ def test_an_unknown_scheduler_or_option_is_refused_with_the_nearest_name():
     with pytest.raises(ValueError, match="beta_schedule must be one that diffusers knows"):
         schedule.from_diffusers("cubic", 100, 1e-4, 0.02)
     with pytest.raises(ValueError, match="betas must be"):
-        schedule.DiscreteSchedule(torch.tensor([0.1, 1.0]))
+        schedule.from_betas(torch.tensor([0.1, 1.0]))
+    with pytest.raises(ValueError, match="become noisier with every time"):
+        schedule.DiscreteSchedule(torch.tensor([1.0, 0.5, 0.6]), torch.tensor([0.0, 0.5, 0.4]))
+    with pytest.raises(ValueError, match="begin with clean data"):
+        schedule.DiscreteSchedule(torch.tensor([0.9, 0.5]), torch.tensor([0.1, 0.5]))
 
 
-def test_a_continuous_schedule_is_refused_by_the_schedulers_of_diffusers():
+@pytest.mark.parametrize("noise_schedule", [Smooth(), schedule.rectified_flow(100)], ids=["continuous", "flow"])
+def test_a_schedule_without_betas_is_refused_by_the_schedulers_of_diffusers(noise_schedule):
     sampler = sampling.from_diffusers("DDIMScheduler")
-    with pytest.raises(ValueError, match="needs a schedule of discrete times, got Smooth"):
-        sampler(partial(network), torch.zeros(1, *SHAPE), Smooth(), torch.linspace(1, 0, 3))
+    with pytest.raises(ValueError, match="DDIMScheduler needs a noise schedule that is made of betas"):
+        sampler(network, torch.zeros(1, *SHAPE), noise_schedule, noise_schedule.spacing(2))

@@ -20,6 +20,7 @@ from recede.configs.components import (
     DiffusionConfig,
     HorizonsConfig,
     PredictionType,
+    RectifiedFlowConfig,
     UNet1dConfig,
 )
 from recede.configs.schema import (
@@ -38,7 +39,15 @@ from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons
 
 FOLDER = Path(recede.__file__).parent / "configs"
-REQUIRED = {"dataset": "d.zarr", "out": "runs/x", "run": "runs/x", "task": "pick_place", "name": "pusht"}
+REQUIRED = {
+    "dataset": "d.zarr",
+    "folder": "runs",
+    "name": "pusht",
+    "out": "runs/x",
+    "run": "runs/x",
+    "source": "w.pt",
+    "task": "pick_place",
+}
 SELF_EVIDENT = {"seed", "device", "steps", "episodes", "out", "task", "policy"}
 
 
@@ -103,9 +112,19 @@ def test_every_preset_composes_to_real_objects(path):
         config = OmegaConf.to_object(compose(command, [*chosen, *required]))
     assert type(config) is RUNS[command]
     if command == "train":
-        assert type(config.policy) is CHOICES["policy"][name if chosen else "diffusion"]
+        made = {"flow": DiffusionConfig, "reference": DiffusionConfig} | CHOICES["policy"]
+        assert type(config.policy) is made[name if group == Path("policy") else "diffusion"]
         assert all(is_dataclass(getattr(config.policy, slot.split("/")[1])) for slot in slots_of(type(config.policy)))
         assert type(config.horizons) is HorizonsConfig
+
+
+def test_a_flow_is_a_diffusion_policy_on_the_straight_path():
+    register()
+    with initialize_config_module("recede.configs", version_base="1.3"):
+        config = OmegaConf.to_object(compose("train", ["policy=flow", "dataset=d", "out=o"]))
+    assert config.policy == DiffusionConfig(
+        schedule=RectifiedFlowConfig(), prediction=PredictionType.velocity, sampler=DDIMConfig(num_steps=4)
+    )
 
 
 @pytest.mark.parametrize(("policy", "slot", "name"), PARTS)
@@ -118,7 +137,8 @@ def test_every_choice_can_be_chosen(policy, slot, name):
 
 
 def test_every_command_has_a_file_a_preset_and_a_summary():
-    commands = {path.stem for path in (FOLDER.parent / "commands").glob("*.py")} - {"__init__", "main"}
+    files = {path.stem for path in (FOLDER.parent / "commands").glob("*.py")} - {"__init__", "main"}
+    commands = {name.replace("_", "-") for name in files}
     assert set(RUNS) == commands == set(main.SUMMARIES) == {path.stem for path in FOLDER.glob("*.yaml")}
     assert set(main.POSITIONAL) <= set(RUNS)
     assert all(key in RUNS[command].__dataclass_fields__ for command, key in main.POSITIONAL.items())

@@ -52,12 +52,14 @@ def assert_episodes(store, episodes):
 @pytest.fixture
 def small_chunks(monkeypatch):
     monkeypatch.setattr(store_module, "CHUNK_ROWS", 16)
+    monkeypatch.setattr(store_module, "SHARD_BYTES", 16 * 8 * 6 * 3)
 
 
 @pytest.fixture
-def recorded(tmp_path, small_chunks):
+def recorded(tmp_path, small_chunks, request):
     """A store of three episodes whose streams lie in several chunk files, the second one nothing but zeros."""
-    store = DemonstrationStore.create(tmp_path / "demos", SPECIFICATION)
+    images = getattr(request, "param", "zstd")
+    store = DemonstrationStore.create(tmp_path / "demos", SPECIFICATION, images=images)
     zeros = {name: np.zeros_like(values) for name, values in make_episode(0, 40).items()}
     for seed, episode in enumerate([make_episode(1, 10), zeros, make_episode(3, 7)]):
         store.append(episode, seed=seed)
@@ -169,12 +171,14 @@ def test_the_layout_is_the_one_described(recorded):
     assert group["data/image"].shape == (57, 8, 6, 3)
 
 
-def test_chunks_hold_about_a_megabyte_or_a_few_thousand_steps(tmp_path):
+def test_chunks_hold_about_a_megabyte_or_a_few_thousand_steps_or_one_image(tmp_path):
     specification = Specification((Stream("image", (96, 96, 3), "uint8"),), Stream("action", (2,)), 0.1)
     DemonstrationStore.create(tmp_path / "demos", specification)
     group = zarr.open_group(tmp_path / "demos", mode="r")
-    assert group["data/image"].chunks == (37, 96, 96, 3)
+    assert group["data/image"].chunks == (1, 96, 96, 3)
+    assert group["data/image"].shards == (303, 96, 96, 3)
     assert group["data/action"].chunks == (2048, 2)
+    assert group["data/action"].shards is None
 
 
 def test_the_store_needs_no_torch():
@@ -229,6 +233,7 @@ def test_the_dimension_of_a_bad_image_value_is_its_place(tmp_path):
 # --- damaged chunk files
 
 
+@pytest.mark.parametrize("recorded", ["zstd", "png", "jpeg"], indirect=True)
 def test_every_flipped_bit_and_every_cut_of_every_chunk_file_is_found(recorded):
     chunks = chunk_files(recorded)
     assert {file.relative_to(recorded).parts[1] for file in chunks} == {

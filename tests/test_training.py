@@ -31,6 +31,42 @@ def configuration(dataset, out, **changes):
 # --- what a step learns from
 
 
+def test_half_the_bits_are_for_products_and_not_for_weights(reaches, tmp_path):
+    weights = {}
+    for precision in ("fp32", "bf16"):
+        train(configuration(reaches, tmp_path / precision, precision=precision))
+        weights[precision] = load_policy(tmp_path / precision)[0].state_dict()
+    for name, value in weights["bf16"].items():
+        assert value.dtype == weights["fp32"][name].dtype
+        torch.testing.assert_close(value, weights["fp32"][name], rtol=0.1, atol=0.02)
+    assert any(not torch.equal(value, weights["fp32"][name]) for name, value in weights["bf16"].items())
+    with pytest.raises(ValueError, match="precision must be fp32 or bf16, got 'fp16'"):
+        configuration(reaches, tmp_path, precision="fp16")
+
+
+def test_a_mirror_doubles_what_is_trained_on_and_shows_nothing_that_is_held_out(demonstrations, tmp_path):
+    options = {"task": "pick_place", "held_out": 0.4}
+    plain, mirrored = (
+        prepare(configuration(demonstrations, tmp_path / "run", mirror=mirror, **options)) for mirror in (False, True)
+    )
+    count = len(plain.windows)
+    assert len(mirrored.windows) == 2 * count
+    assert len(mirrored.validation) == len(plain.validation) > 0
+    first, second = mirrored.windows.batch(torch.arange(count)), mirrored.windows.batch(torch.arange(count, 2 * count))
+    assert torch.equal(first.action, plain.windows.batch(torch.arange(count)).action)
+    signs = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0])  # x, y, z, yaw, opening
+    torch.testing.assert_close(second.action, signs * first.action)
+    torch.testing.assert_close(second.observation["gripper"], signs * first.observation["gripper"])
+    ranges = mirrored.policy.normalizer.streams["action"]
+    torch.testing.assert_close(ranges.centre[[1, 3]], torch.zeros(2))  # the mirror's ranges are seen too
+
+
+def test_a_mirror_that_a_task_does_not_have_is_refused(demonstrations, reaches, tmp_path):
+    for dataset, task in ((reaches, "toys:REACH"), (demonstrations, None)):
+        with pytest.raises(ValueError, match=f"mirror=true needs a task .* got task={task}"):
+            prepare(configuration(dataset, tmp_path / "run", mirror=True, task=task))
+
+
 @pytest.mark.parametrize(("num_windows", "batch_size"), [(10, 10), (10, 3), (7, 1), (5, 64)])
 def test_an_epoch_visits_every_window_once(num_windows, batch_size):
     order = Order(num_windows, batch_size, seed=3)

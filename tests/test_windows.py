@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recede.datasets.mirror import Mirrored
 from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import Windows, split
 from recede.specification import Horizons, Specification, Stream
@@ -207,3 +208,40 @@ def test_the_seed_decides_which_episodes_are_held_out():
 def test_an_impossible_share_is_refused(held_out):
     with pytest.raises(ValueError, match=rf"held out must be in \[0, 1\), got {held_out}"):
         split(10, held_out=held_out, seed=0)
+
+
+# --- what a mirror shows
+
+
+def flipped(rows):
+    return -rows
+
+
+def same(rows):
+    return rows
+
+
+def test_a_mirror_doubles_the_episodes_in_their_order():
+    plain = InMemory([5, 9, 3])
+    plain.path = "somewhere"
+    mirrored = Mirrored(
+        plain, {"state": flipped, "contact": same, "image": lambda rows: rows[:, :, ::-1], "action": flipped}
+    )
+    assert mirrored.episode_ends.tolist() == [5, 14, 17, 22, 31, 34]
+    assert mirrored.episode_seeds.tolist() == [-1] * 6
+    for name in plain.rows:
+        rows = mirrored.read(name)
+        assert rows.dtype == plain.rows[name].dtype
+        for start in range(35):
+            for stop in range(start, 35):
+                np.testing.assert_array_equal(mirrored.read(name, start, stop), rows[start:stop])
+    np.testing.assert_array_equal(mirrored.read("state")[:17], plain.rows["state"])
+    np.testing.assert_array_equal(mirrored.read("state")[17:], -plain.rows["state"])
+    np.testing.assert_array_equal(mirrored.read("image")[17:], plain.rows["image"][:, :, ::-1])
+
+
+def test_a_mirror_must_show_every_stream():
+    plain = InMemory([5])
+    plain.path = "somewhere"
+    with pytest.raises(ValueError, match=r"a mirror must show every stream, it does not show \['contact', 'image'\]"):
+        Mirrored(plain, {"state": flipped, "action": flipped})

@@ -42,7 +42,8 @@ class Reach(gymnasium.Env):
     def _observe(self):
         distance = float(np.linalg.norm(self.position - self.target))
         observation = {"position": self.position.astype(np.float32), "target": self.target.astype(np.float32)}
-        return observation, {"success": distance < 0.1, "score": max(0.0, 1 - distance)}
+        info = {"success": distance < 0.1, "score": max(0.0, 1 - distance), "state": observation}
+        return observation, info
 
     def render(self):
         success = self._observe()[1]["success"]

@@ -20,7 +20,9 @@ from tqdm import tqdm
 
 from ..configs.schema import TrainConfig, describe, load_task
 from ..configs.schema import device as choose_device
+from ..datasets.augmentation import Augmentation
 from ..datasets.formats.replay_buffer import open_demonstrations
+from ..datasets.mirror import Mirrored
 from ..datasets.statistics import statistics
 from ..datasets.store import check_finite
 from ..datasets.windows import Windows, split
@@ -29,6 +31,7 @@ from ..evaluation.evaluate import evaluate
 from ..policy.ema import EMA
 from ..policy.normalizer import Normalizer
 from .measures import Meter, action_error, is_finite, metrics_writer
+from .parameters import parameter_groups
 from .run import Run, stop_requests
 from .state import restore, start_from, training_state
 
@@ -46,6 +49,7 @@ class Prepared(NamedTuple):
     task: Task | None
     windows: Windows
     validation: Windows
+    augmentation: Augmentation
     policy: Any
     device: torch.device
     manifest: dict[str, Any]
@@ -57,10 +61,9 @@ def train(config: TrainConfig) -> Path:
     Raises ValueError or OSError for what cannot be trained, before anything is written; FloatingPointError once the
     loss, a gradient or a weight is not finite, keeping the last good checkpoint; Interrupted after SIGINT or SIGTERM.
     """
-    task, windows, validation, policy, device, manifest = prepare(config)
-    optimizer = torch.optim.AdamW(
-        policy.parameters(), betas=(config.betas[0], config.betas[1]), weight_decay=config.weight_decay, fused=True
-    )
+    task, windows, validation, augmentation, policy, device, manifest = prepare(config)
+    groups = parameter_groups(policy, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, betas=(config.betas[0], config.betas[1]), fused=True)
     ema = EMA(policy, power=config.ema_power, maximum=config.ema_maximum)
     order = Order(len(windows), config.batch_size, config.seed)
     generator = torch.Generator(device)
@@ -78,12 +81,15 @@ def train(config: TrainConfig) -> Path:
             size = (config.draws, len(batch.action))
             noise = torch.randn(*size, *batch.action.shape[1:], generator=generator, device=device)
             level = torch.rand(size, generator=generator, device=device)
+            observation = augmentation(batch.observation, generator)
+            torch.manual_seed(mix(config.seed, 2, step))  # of dropout
             gathered = time.perf_counter()
 
             rate = learning_rate(step, config)
             for group in optimizer.param_groups:
-                group["lr"] = rate
-            error = policy.loss(batch.observation, batch.action, noise, level)  # (K, B, Tp)
+                group["lr"] = rate * group["scale"]
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                error = policy.loss(observation, batch.action, noise, level)  # (K, B, Tp)
             loss = error[:, ~batch.is_padding].mean() if config.mask_padding else error.mean()
             optimizer.zero_grad()
             loss.backward()
@@ -146,14 +152,22 @@ def prepare(config: TrainConfig) -> Prepared:
     for stream in specification.streams:
         if np.dtype(stream.dtype).kind == "f":  # foreign writers check nothing
             check_finite(demonstrations.read(stream.name), stream, config.dataset)
-    episodes, held_out = split(len(demonstrations.episode_ends), held_out=config.held_out, seed=config.seed)
-    windows = Windows(demonstrations, horizons, device=device)
-    if not len(windows.of(episodes)):
-        raise ValueError(f"{config.dataset}: no episode has the {horizons.action} steps of the action horizon")
-    ranges = {stream.name: statistics(demonstrations, stream.name, episodes) for stream in specification.streams}
+    num_episodes = len(demonstrations.episode_ends)
+    episodes, held_out = split(num_episodes, held_out=config.held_out, seed=config.seed)
+    if config.mirror:
+        if task is None or task.mirror is None:
+            raise ValueError(f"mirror=true needs a task that stays the same in a mirror, got task={config.task}")
+        demonstrations = Mirrored(demonstrations, task.mirror)
+        episodes += [num_episodes + episode for episode in episodes]
+    streams = [stream for stream in specification.streams if not stream.is_image]  # images are not normalised by it
+    ranges = {stream.name: statistics(demonstrations, stream.name, episodes) for stream in streams}
     normalizer = Normalizer(specification, {name: (found.low, found.high) for name, found in ranges.items()})
     torch.manual_seed(config.seed)  # of the initial weights
     policy: Any = config.policy.build(specification, horizons, normalizer)
+    config.policy.encoder.start(policy.encoder)
+    windows = Windows(demonstrations, horizons, device=device, frames=config.frames)  # last: it may decode for minutes
+    if not len(windows.of(episodes)):
+        raise ValueError(f"{config.dataset}: no episode has the {horizons.action} steps of the action horizon")
     if config.init_from is not None:
         start_from(policy, Path(config.init_from))
     manifest = {
@@ -165,7 +179,9 @@ def prepare(config: TrainConfig) -> Prepared:
         "held_out_episodes": held_out,
         "seed": config.seed,
     }
-    return Prepared(task, windows.of(episodes), windows.of(held_out), policy.to(device), device, manifest)
+    augmentation = config.augmentation.build(policy.encoder.crop)
+    policy = policy.to(device)
+    return Prepared(task, windows.of(episodes), windows.of(held_out), augmentation, policy, device, manifest)
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

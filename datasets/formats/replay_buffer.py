@@ -59,21 +59,22 @@ class ReplayBuffer(Episodic):
         """Steps start .. stop of a stream, over all episodes in turn: (stop - start, *shape), in the stream's dtype.
 
         Raises ValueError for a stream or a step that does not exist, for rows that its source does not turn into steps
-        of the stream, for NaN and infinity (images are not searched for them), and for a damaged chunk.
+        of the stream, for NaN and infinity, for float images of other than whole numbers, and for a damaged chunk.
         """
         stream = self.stream(name)
         start, stop = self.steps(start, stop)
         key, convert = self._sources[name]
         rows = np.asarray(convert(self.foreign_rows(key, start, stop)))
         place = f"{self.path}: data/{key}"
+        if stream.is_image:
+            rows = as_bytes(rows, place)
         shape = (stop - start, *stream.shape)
         if rows.shape != shape or not np.can_cast(rows.dtype, stream.dtype, "same_kind"):
             raise ValueError(
                 f"{place}: its rows must become steps of stream {name!r}, {shape} in {stream.dtype}, "
                 f"got {rows.shape} in {rows.dtype}: check the source of that stream"
             )
-        if len(stream.shape) < 3:
-            check_finite(rows, stream, place, first=start)
+        check_finite(rows, stream, place, first=start)
         return rows.astype(stream.dtype, copy=False)
 
     def foreign_rows(self, key: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
@@ -102,6 +103,20 @@ class ReplayBuffer(Episodic):
         array = open_array(self._group, f"data/{key}", self.path)
         check_length(array, self.num_steps, self.path)
         return array
+
+
+def as_bytes(images: NDArray[Any], place: str) -> NDArray[Any]:
+    """Images whose floating-point numbers are whole, from 0 to 255, as uint8, exactly; others are left as they are."""
+    if images.dtype.kind != "f":
+        return images
+    with np.errstate(invalid="ignore"):  # NaN and what is out of range is found below
+        whole = images.astype(np.uint8)
+    if not np.array_equal(whole, images):
+        wrong = images[whole != images].flat[0]
+        raise ValueError(
+            f"{place}: images in floating point must hold whole numbers from 0 to 255, got {wrong}: store them as uint8"
+        )
+    return whole
 
 
 def open_demonstrations(

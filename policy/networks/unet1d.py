@@ -1,57 +1,21 @@
 """The temporal U-Net of Diffusion Policy (Janner et al. 2022; Chi et al. 2023, appendix A): 1D convolutions with FiLM.
 
-Shapes: B batch, T steps at some level of the U-Net, C channels, E size of the time embedding, Dc size of the
-conditioning.
+Shapes: B batch, T steps at some level of the U-Net, C channels, E size of the time embedding; S tokens of conditioning
+of size Dc each, which condition every step alike (global conditioning); M scales and shifts of all FiLM layers.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-
-class TimeEmbedding(nn.Module):
-    """Sinusoids of t (Vaswani et al. 2017) through a small MLP: (B,) -> (B, E)."""
-
-    frequencies: Tensor
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        if size % 2 or size < 4:
-            raise ValueError(f"the size of the time embedding must be an even number of at least 4, got {size}")
-        half = size // 2
-        frequencies = torch.exp(-math.log(10_000) * torch.arange(half) / (half - 1))
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        self.mlp = nn.Sequential(nn.Linear(size, 4 * size), nn.Mish(), nn.Linear(4 * size, size))
-
-    def forward(self, t: Tensor) -> Tensor:
-        """Embed times (B,)."""
-        angles = t.to(self.frequencies)[:, None] * self.frequencies
-        return self.mlp(torch.cat([angles.sin(), angles.cos()], dim=-1))
-
-
-class FiLM(nn.Module):
-    """Scale and shift of every channel, from time and conditioning (Perez et al. 2018).
-
-    Because the non-linearity before the linear layer acts on each entry alone, the layer is the sum of a half for the
-    time and a half for the conditioning.
-    """
-
-    def __init__(self, time_size: int, conditioning_size: int, channels: int) -> None:
-        super().__init__()
-        self.time = nn.Linear(time_size, 2 * channels)
-        self.conditioning = nn.Linear(conditioning_size, 2 * channels, bias=False)
-
-    def forward(self, x: Tensor, time: Tensor, conditioning: Tensor) -> Tensor:
-        """Modulate x (B, C, T)."""
-        scale, shift = (self.time(time) + self.conditioning(conditioning))[:, :, None].chunk(2, dim=1)
-        return torch.addcmul(shift, x, scale)
+from .embedding import TimeEmbedding
 
 
 def convolution(channels_in: int, channels_out: int, kernel_size: int, num_groups: int) -> nn.Sequential:
@@ -64,27 +28,19 @@ def convolution(channels_in: int, channels_out: int, kernel_size: int, num_group
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions with FiLM between them, around a skip connection."""
+    """Two convolutions around a skip connection, every channel scaled and shifted between them (Perez et al. 2018)."""
 
-    def __init__(
-        self,
-        channels_in: int,
-        channels_out: int,
-        *,
-        time_size: int,
-        conditioning_size: int,
-        kernel_size: int,
-        groups: int,
-    ) -> None:
+    def __init__(self, channels_in: int, channels_out: int, *, kernel_size: int, groups: int) -> None:
         super().__init__()
+        self.num_film = 2 * channels_out
         self.first = convolution(channels_in, channels_out, kernel_size, groups)
-        self.film = FiLM(time_size, conditioning_size, channels_out)
         self.second = convolution(channels_out, channels_out, kernel_size, groups)
         self.skip = nn.Conv1d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
 
-    def forward(self, x: Tensor, time: Tensor, conditioning: Tensor) -> Tensor:
-        """(B, C_in, T) -> (B, C_out, T)."""
-        return self.second(self.film(self.first(x), time, conditioning)) + self.skip(x)
+    def forward(self, x: Tensor, film: Tensor) -> Tensor:
+        """(B, C_in, T), scales and shifts (B, 2 C_out) -> (B, C_out, T)."""
+        scale, shift = film[:, :, None].chunk(2, dim=1)
+        return self.second(torch.addcmul(shift, self.first(x), scale)) + self.skip(x)
 
 
 class UNet1d(nn.Module):
@@ -93,14 +49,17 @@ class UNet1d(nn.Module):
     Any number of steps is accepted: a chunk is padded with zeros at its end to a multiple of 2^(levels - 1) steps,
     where each level but the last halves it, and the padding is cut off again.
 
-    channels: of each level, multiples of `groups`. kernel_size: odd. time_size: E.
+    FiLM is a linear layer behind a non-linearity that acts on each entry alone, so it is the sum of a half for the time
+    and a half for the conditioning; one matrix holds the halves of all blocks, in the order in which they act.
+
+    conditioning_shape: (S, Dc). channels: of each level, multiples of `groups`. kernel_size: odd. time_size: E.
     """
 
     def __init__(
         self,
         *,
         action_size: int,
-        conditioning_size: int,
+        conditioning_shape: tuple[int, int],
         channels: Sequence[int] = (256, 512, 1024),
         kernel_size: int = 5,
         groups: int = 8,
@@ -115,18 +74,9 @@ class UNet1d(nn.Module):
             raise ValueError(f"kernel_size must be odd, so that the number of steps stays, got {kernel_size}")
 
         def block(channels_in: int, channels_out: int) -> ResidualBlock:
-            return ResidualBlock(
-                channels_in,
-                channels_out,
-                time_size=time_size,
-                conditioning_size=conditioning_size,
-                kernel_size=kernel_size,
-                groups=groups,
-            )
+            return ResidualBlock(channels_in, channels_out, kernel_size=kernel_size, groups=groups)
 
         self.stride = 2 ** (len(channels) - 1)
-        self.time = nn.Sequential(TimeEmbedding(time_size), nn.Mish())
-        self.conditioning = nn.Mish()
         widths = [action_size, *channels]
         self.down = nn.ModuleList(nn.ModuleList([block(a, b), block(b, b)]) for a, b in pairwise(widths))
         self.downsample = nn.ModuleList(nn.Conv1d(width, width, 3, stride=2, padding=1) for width in channels[:-1])
@@ -139,19 +89,42 @@ class UNet1d(nn.Module):
             convolution(channels[0], channels[0], kernel_size, groups), nn.Conv1d(channels[0], action_size, 1)
         )
 
+        self._film_sizes = [block.num_film for block in self._blocks()]
+        num_film = sum(self._film_sizes)
+        self.time = nn.Sequential(TimeEmbedding(time_size), nn.Mish(), nn.Linear(time_size, num_film))
+        self.conditioning = nn.Sequential(
+            nn.Flatten(), nn.Mish(), nn.Linear(math.prod(conditioning_shape), num_film, bias=False)
+        )
+
+    def _blocks(self) -> list[ResidualBlock]:
+        """In the order in which they act."""
+        return [*chain(*self.down), *self.middle, *chain(*self.up)]  # type: ignore[misc, arg-type]
+
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Tensor) -> Tensor:
-        """(B, Tp, Da), times (B,), conditioning (B, Dc) -> (B, Tp, Da)."""
+        """(B, Tp, Da), times (B,), conditioning (B, S, Dc) -> (B, Tp, Da)."""
+        return self.denoise(noisy, self.embed(t), self.condition(conditioning))
+
+    def embed(self, t: Tensor) -> Tensor:
+        """The time's half of every scale and shift: (N,) -> (N, M)."""
+        return self.time(t)
+
+    def condition(self, conditioning: Tensor) -> Tensor:
+        """The conditioning's half of every scale and shift: (B, S, Dc) -> (B, M)."""
+        return self.conditioning(conditioning)
+
+    def denoise(self, noisy: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        """(B, Tp, Da), the two halves (B, M) -> (B, Tp, Da)."""
         num_steps = noisy.shape[1]
-        film = self.time(t), self.conditioning(conditioning)
+        films = iter((time + condition).split(self._film_sizes, dim=1))
         x = F.pad(rearrange(noisy, "b t d -> b d t"), (0, -num_steps % self.stride))
         passed = []
         for level, (first, second) in enumerate(self.down):  # type: ignore[misc]
             x = self.downsample[level - 1](x) if level else x
-            x = second(first(x, *film), *film)
+            x = second(first(x, next(films)), next(films))
             passed.append(x)
         for block in self.middle:
-            x = block(x, *film)
+            x = block(x, next(films))
         # The finest level is not passed: the reference implementation leaves it out, and its weights load here.
         for (first, second), upsample in zip(self.up, self.upsample, strict=True):  # type: ignore[misc]
-            x = upsample(second(first(torch.cat([x, passed.pop()], dim=1), *film), *film))
+            x = upsample(second(first(torch.cat([x, passed.pop()], dim=1), next(films)), next(films)))
         return rearrange(self.head(x)[:, :, :num_steps], "b d t -> b t d")

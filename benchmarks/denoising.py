@@ -1,0 +1,81 @@
+"""What it saves to meet the conditioning once a chunk and the times once a schedule.
+
+    python benchmarks/denoising.py [json=FILE]
+
+One chunk by DDIM-10 for one robot, with the U-Net of Diffusion Policy (65.8 million parameters) and with a small one:
+by the whole forward pass at every denoising step, and by `DiffusionPolicy.denoiser`.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+import numpy as np
+import torch
+from recede.benchmarks.measure import Row, interleaved_medians, output, report
+from recede.policy.diffusion import DiffusionPolicy
+from recede.policy.encoders.observation import ObservationEncoder
+from recede.policy.networks.unet1d import UNet1d
+from recede.policy.normalizer import Normalizer
+from recede.policy.prediction import SAMPLE
+from recede.policy.sampling import ddim
+from recede.policy.schedule import cosine
+from recede.specification import Horizons, Specification, Stream
+from torch import Tensor
+
+SIZES = {"small U-Net": (64, 128, 256), "U-Net of the paper": (256, 512, 1024)}
+"""Name -> channels."""
+
+SPECIFICATION = Specification((Stream("state", (20,)),), Stream("action", (2,)), control_dt=0.1)
+HORIZONS = Horizons(observation=2, prediction=16, action=8)
+
+
+def make(channels: tuple[int, ...]) -> DiffusionPolicy:
+    """An untrained policy."""
+    encoder = ObservationEncoder(SPECIFICATION, HORIZONS)
+    ranges = {stream.name: (-np.ones(stream.shape), np.ones(stream.shape)) for stream in SPECIFICATION.streams}
+    policy = DiffusionPolicy(
+        SPECIFICATION,
+        HORIZONS,
+        normalizer=Normalizer(SPECIFICATION, ranges),
+        encoder=encoder,
+        network=UNet1d(action_size=2, conditioning_shape=encoder.conditioning_shape, channels=channels),
+        schedule=cosine(100),
+        prediction=SAMPLE,
+        sampler=ddim,
+        num_steps=10,
+        num_draws=0,
+    )
+    return policy.eval().requires_grad_(False)
+
+
+def plain(policy: DiffusionPolicy, conditioning: Tensor, noise: Tensor) -> None:
+    """The whole network at every step."""
+
+    def denoise(x: Tensor, t: float) -> Tensor:
+        return policy.network(x, torch.full((len(x),), int(t)), conditioning).clamp(-1, 1)
+
+    ddim(denoise, noise, policy.schedule, policy.times)
+
+
+def split(policy: DiffusionPolicy, conditioning: Tensor, noise: Tensor) -> None:
+    """Time and conditioning met beforehand."""
+    ddim(policy.denoiser(conditioning), noise, policy.schedule, policy.times)
+
+
+def main() -> None:
+    """Measure both ways in turn and print the table."""
+    path, rows = output(sys.argv[1:]), list[Row]()
+    for name, channels in SIZES.items():
+        policy = make(channels)
+        given = policy, torch.randn(1, 2, 20), torch.randn(policy.noise_shape)[:, None]
+        whole, halves = interleaved_medians([partial(way, *given) for way in (plain, split)], seconds=8)
+        rows.append({"name": f"{name}, whole network at each step", "value": 1e3 * whole, "unit": "ms"})
+        rows.append({"name": f"{name}, time and conditioning once", "value": 1e3 * halves, "unit": "ms"})
+        rows.append({"name": f"{name}, whole / once", "value": whole / halves, "unit": "x"})
+    report(rows, path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,15 @@
+"""`recede import-checkpoint`: what other implementations have trained, as a checkpoint."""
+
+from __future__ import annotations
+
+from ..configs.schema import ImportCheckpointConfig
+
+
+def run(config: ImportCheckpointConfig) -> None:
+    """Convert, and say what to do next."""
+    from ..configs.imports import import_checkpoint
+
+    path = import_checkpoint(config)
+    print(f"{path}: imported from {config.source}")
+    if config.task:
+        print(f"next: recede evaluate {path}")

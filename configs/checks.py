@@ -1,0 +1,30 @@
+"""What the values of configurations must be."""
+
+from __future__ import annotations
+
+
+def positive(config: object, *names: str) -> None:
+    """Raises ValueError unless every one of these fields is above 0."""
+    for name in names:
+        if not getattr(config, name) > 0:
+            raise ValueError(f"{name} must be above 0, got {getattr(config, name)}")
+
+
+def not_negative(config: object, *names: str) -> None:
+    """Raises ValueError unless every one of these fields is at least 0."""
+    for name in names:
+        if not getattr(config, name) >= 0:
+            raise ValueError(f"{name} must be at least 0, got {getattr(config, name)}")
+
+
+def check_sizes(name: str, sizes: list[int]) -> None:
+    """Raises ValueError unless the sizes of layers, of which there may be none, are positive."""
+    if min(sizes, default=1) < 1:
+        raise ValueError(f"{name} must list sizes above 0, got {sizes}")
+
+
+def pair(crop: list[int] | None) -> tuple[int, int] | None:
+    """The height and the width that `crop` lists. Raises ValueError unless it is two positive numbers, or None."""
+    if crop is not None and (len(crop) != 2 or min(crop) < 1):
+        raise ValueError(f"crop must be a height and a width in pixels, [h, w], or null, got {crop}")
+    return None if crop is None else (crop[0], crop[1])

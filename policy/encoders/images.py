@@ -1,0 +1,94 @@
+"""What all encoders of images share: how pixels become numbers, and which part of a picture they see.
+
+Shapes: N images; B windows of To steps; C channels, H and W height and width; K keypoints.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+HALF = (0.5,), (0.5,)
+"""Mean and standard deviation that map pixels to [-1, 1]."""
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of the red, green and blue of ImageNet, which networks trained on it expect."""
+
+PRETRAINED_SCALE = 0.1
+"""Share of the learning rate at which pretrained weights learn on (Chi et al. 2023, table 5)."""
+
+
+class ImageEncoder(nn.Module, ABC):
+    """Images of one or more sizes -> features. The pixels are normalised here, and nowhere else."""
+
+    num_features: int
+
+    @abstractmethod
+    def forward(self, images: Tensor) -> Tensor:
+        """Images, uint8 (N, C, H, W) -> (N, num_features)."""
+
+    @abstractmethod
+    def load_pretrained(self, path: Path) -> None:
+        """Take the weights at `path`, as another implementation has trained them.
+
+        Raises ValueError where they do not fit, and OSError where they cannot be read.
+        """
+
+
+class Pixels(nn.Module):
+    """Pixels in [0, 255], of any dtype -> (pixels / 255 - mean) / std. mean, std: of each channel, or one for all."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        centre, spread = (torch.tensor(each, dtype=torch.float64)[:, None, None] for each in (mean, std))
+        # Not saved: they follow from the configuration.
+        self.register_buffer("scale", (1 / (255 * spread)).float(), persistent=False)
+        self.register_buffer("shift", (-centre / spread).float(), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        return images * self.scale + self.shift
+
+
+class SpatialSoftmax(nn.Module):
+    """Where each of K learned detectors sees something (Finn et al. 2016, section V.C): K points in [-1, 1].
+
+    A 1x1 convolution makes a map of each detector; the softmax over its cells is a probability, and the point is the
+    expected cell. -1 and 1 are the centres of the outermost cells.
+    """
+
+    def __init__(self, channels: int, num_keypoints: int) -> None:
+        super().__init__()
+        self.detect = nn.Conv2d(channels, num_keypoints, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, 2 K): of each point its x, from left to right, then its y, downwards."""
+        maps = self.detect(features)
+        probability = rearrange(maps, "n k h w -> n k (h w)").softmax(dim=-1).view(maps.shape)
+        x = probability.sum(dim=2) @ _cells(maps.shape[3], maps)
+        y = probability.sum(dim=3) @ _cells(maps.shape[2], maps)
+        return rearrange([x, y], "xy n k -> n (k xy)")
+
+
+def _cells(count: int, like: Tensor) -> Tensor:
+    """The coordinates of a row of cells."""
+    return torch.linspace(-1, 1, count, dtype=like.dtype, device=like.device)
+
+
+def centre_crop(images: Tensor, crop: tuple[int, int] | None) -> Tensor:
+    """The central (h, w) of images (..., H, W, C); images of that size stay as they are, as all do without a crop.
+
+    Where the margin is odd, the pixel more is cut off below and on the right.
+    """
+    if crop is None:
+        return images
+    top, left = ((size - wanted) // 2 for size, wanted in zip(images.shape[-3:-1], crop, strict=True))
+    return images[..., top : top + crop[0], left : left + crop[1], :]

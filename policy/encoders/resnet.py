@@ -1,0 +1,190 @@
+"""Residual networks for images (He et al. 2016), with GroupNorm (Wu & He 2018) and a spatial softmax.
+
+Parameters have the names that they have in torchvision, so that its files of weights fit; torchvision is not needed.
+
+Shapes: N images; C channels, H and W height and width; h, w those of the last map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..weights import read_state_dict
+from .images import HALF, IMAGENET, PRETRAINED_SCALE, ImageEncoder, Pixels, SpatialSoftmax
+
+Norm: TypeAlias = Literal["group", "frozen"]
+
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
+"""Depth -> residual blocks of each stage; from 50 on they are bottlenecks."""
+
+GROUP_SIZE = 16
+"""Channels that are normalised together, as in Diffusion Policy."""
+
+
+class FrozenNorm(nn.Module):
+    """A BatchNorm that has stopped learning: an affine map of each channel, from its statistics and its weights.
+
+    What it computes is, bit for bit, what `nn.BatchNorm2d` does in evaluation; it never looks at the batch.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        for name, value in {"weight": 1.0, "bias": 0.0, "running_mean": 0.0, "running_var": 1.0}.items():
+            self.register_buffer(name, torch.full((channels,), value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, training=False)
+
+
+def _norm(channels: int, *, kind: Norm) -> nn.Module:
+    return FrozenNorm(channels) if kind == "frozen" else nn.GroupNorm(channels // GROUP_SIZE, channels)
+
+
+def _conv(inputs: int, outputs: int, kernel_size: int, *, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel_size, stride, padding=kernel_size // 2, bias=False)
+
+
+class Block(nn.Module):
+    """Two or, as a bottleneck, three convolutions beside a connection past them; the 3x3 one has the stride."""
+
+    def __init__(self, inputs: int, channels: int, *, stride: int, is_bottleneck: bool, kind: Norm) -> None:
+        super().__init__()
+        norm = partial(_norm, kind=kind)
+        outputs = 4 * channels if is_bottleneck else channels
+        if is_bottleneck:
+            self.conv1, self.bn1 = _conv(inputs, channels, 1), norm(channels)
+            self.conv2, self.bn2 = _conv(channels, channels, 3, stride=stride), norm(channels)
+            self.conv3, self.bn3 = _conv(channels, outputs, 1), norm(outputs)
+        else:
+            self.conv1, self.bn1 = _conv(inputs, channels, 3, stride=stride), norm(channels)
+            self.conv2, self.bn2 = _conv(channels, channels, 3), norm(channels)
+        self.is_bottleneck = is_bottleneck
+        self.downsample: nn.Module = nn.Identity()
+        if stride > 1 or inputs != outputs:
+            self.downsample = nn.Sequential(_conv(inputs, outputs, 1, stride=stride), norm(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) -> (N, outputs, H / stride, W / stride)."""
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.is_bottleneck:
+            y = self.bn3(self.conv3(F.relu(y)))
+        return F.relu(y + self.downsample(x))
+
+
+class ResNet(nn.Module):
+    """The residual network up to its last map of features: (N, C, H, W) -> (N, `num_channels`, h, w).
+
+    depth: 18, 34 or 50. width: channels of the first stage, 64 in the published networks; each further one of `stages`
+    has twice as many and half the height and width. The first stage has a quarter of those of the image.
+    """
+
+    learning_rate_scale: float
+    """Share of the learning rate; only where it is not 1."""
+
+    def __init__(self, channels: int, *, depth: int, width: int, stages: int, norm: Norm) -> None:
+        super().__init__()
+        self.stages, self.is_frozen_norm = stages, norm == "frozen"
+        self.conv1, self.bn1 = _conv(channels, width, 7, stride=2), _norm(width, kind=norm)
+        inputs = width
+        for stage, num_blocks in enumerate(BLOCKS[depth][:stages]):
+            blocks: list[nn.Module] = []
+            for index in range(num_blocks):
+                stride = 2 if stage and not index else 1
+                size = width * 2**stage
+                blocks.append(Block(inputs, size, stride=stride, is_bottleneck=depth >= 50, kind=norm))
+                inputs = 4 * size if depth >= 50 else size
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.num_channels = inputs
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalised images -> the last map."""
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
+        for stage in range(self.stages):
+            x = self.get_submodule(f"layer{stage + 1}")(x)
+        return x
+
+    def load_torchvision(self, weights: Mapping[str, Tensor], path: Path) -> None:
+        """Take the weights of a network of torchvision's layout, which were read from `path`.
+
+        Its classifier and the stages that this network does not have are left out. Of each BatchNorm a frozen norm
+        takes everything. A GroupNorm takes only weight and bias: it has no use for the statistics, so that the features
+        are not those of the original and are to be trained on. Raises ValueError where names or shapes differ.
+        """
+        unused = ("fc.", *(f"layer{stage}." for stage in range(self.stages + 1, 5)))
+        endings = ("num_batches_tracked", *(() if self.is_frozen_norm else ("running_mean", "running_var")))
+        given = {
+            name: value for name, value in weights.items() if not (name.startswith(unused) or name.endswith(endings))
+        }
+        wanted = self.state_dict()
+        differing = sorted(wanted.keys() ^ given.keys())
+        differing += sorted(name for name in wanted.keys() & given.keys() if wanted[name].shape != given[name].shape)
+        if differing:
+            raise ValueError(
+                f"{path} must hold the weights of the ResNet that is configured, as torchvision names them, but "
+                f"{len(differing)} names or shapes differ, such as {', '.join(differing[:3])}: give its depth and width"
+            )
+        self.load_state_dict(given)
+
+
+class ResNetEncoder(ImageEncoder):
+    """Images of any size -> the points where detectors on a ResNet's last map respond -> features.
+
+    size: (H, W) of the smallest image. is_pretrained: whether weights will be loaded, which see pixels as those of
+    ImageNet and learn at a tenth of the rate; else pixels are in [-1, 1]. is_frozen: the residual network does not
+    learn. norm: "group", or "frozen" for a pretrained network that is to compute exactly what it was trained to.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: tuple[int, int],
+        *,
+        depth: int = 18,
+        width: int = 64,
+        stages: int = 4,
+        norm: Norm = "group",
+        num_keypoints: int = 32,
+        num_features: int = 64,
+        is_pretrained: bool = False,
+        is_frozen: bool = False,
+    ) -> None:
+        super().__init__()
+        if min(size) <= 2 ** (stages + 1):
+            raise ValueError(
+                f"images must be higher and wider than {2 ** (stages + 1)} pixels for the {stages} stages of the "
+                f"ResNet, after which there would be a single cell left, got {size}: use fewer stages or a larger crop"
+            )
+        if is_pretrained and channels != 3:
+            raise ValueError(f"images for pretrained weights must have 3 channels, got {channels}: leave out weights")
+        self.num_features = num_features
+        self.pixels = Pixels(*(IMAGENET if is_pretrained else HALF))
+        self.trunk = ResNet(channels, depth=depth, width=width, stages=stages, norm=norm).requires_grad_(not is_frozen)
+        if is_pretrained:
+            self.trunk.learning_rate_scale = PRETRAINED_SCALE
+        self.keypoints = SpatialSoftmax(self.trunk.num_channels, num_keypoints)
+        self.project = nn.Linear(2 * num_keypoints, num_features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images, uint8 (N, C, H, W) -> (N, num_features)."""
+        return self.project(self.keypoints(self.trunk(self.pixels(images))))
+
+    def load_pretrained(self, path: Path) -> None:
+        """The weights of torchvision's ResNet, from a file of safetensors or torch; see `ResNet.load_torchvision`."""
+        remedy = "give the state dict of a torchvision ResNet, as safetensors or from torch.save"
+        self.trunk.load_torchvision(read_state_dict(path, remedy=remedy), path)

@@ -1,0 +1,158 @@
+"""Pretrained vision transformers of Hugging Face's `transformers`: DINOv2, CLIP and SigLIP.
+
+They come from a folder on this machine; nothing is downloaded, and no code in the folder is run: its model type chooses
+a class of `transformers`, whose weights are read from safetensors.
+
+Shapes: N images; C = 3 channels, H and W height and width; S side of the square that the network sees.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...specification import nearest
+from .images import HALF, IMAGENET, PRETRAINED_SCALE, ImageEncoder, Pixels
+
+CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+FAMILIES = {
+    "clip_vision_model": ("CLIPVisionConfig", "CLIPVisionModel", CLIP),
+    "dinov2": ("Dinov2Config", "Dinov2Model", IMAGENET),
+    "dinov2_with_registers": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel", IMAGENET),
+    "siglip_vision_model": ("SiglipVisionConfig", "SiglipVisionModel", tuple(each * 3 for each in HALF)),
+}
+"""Model type -> configuration and model in `transformers`, and mean and standard deviation of the pixels it expects."""
+
+IGNORED = (
+    *("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path"),
+    *("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "quantization_config"),
+)
+"""Entries of a configuration that do not say what the network is. Those of the second line may name code to be run."""
+
+
+def read_architecture(folder: Path) -> dict[str, Any]:
+    """What is needed to build the network in `folder` anew, as JSON: "config", and "mean" and "std" of the pixels.
+
+    Raises FileNotFoundError where there is none, and ValueError where it is of a kind that is not known.
+    """
+    config = _read_json(folder / "config.json")
+    config = config.get("vision_config") or config  # of a model for texts and images
+    model_type = str(config.get("model_type"))
+    if model_type not in FAMILIES:
+        raise ValueError(
+            f"{folder / 'config.json'}: model_type must be a vision transformer that is known, got {model_type!r}: "
+            f"{nearest(model_type, FAMILIES)}"
+        )
+    path = folder / "preprocessor_config.json"
+    preprocessor = _read_json(path) if path.exists() else {}
+    mean, std = FAMILIES[model_type][2]
+    return {
+        "config": {name: value for name, value in config.items() if name not in IGNORED},
+        "mean": list(preprocessor.get("image_mean") or mean),
+        "std": list(preprocessor.get("image_std") or std),
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path} is missing: give the folder of a model as `save_pretrained` or a download from its hub leaves it"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON, got something else ({error}): copy the folder again") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {found!r}: copy the folder again")
+    return found
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError:
+        raise ValueError("policy/encoder=vit needs transformers: pip install 'recede[vit]'") from None
+    return transformers
+
+
+class ViTEncoder(ImageEncoder):
+    """Images of any size, stretched to the square of S pixels -> the network's own summary -> features.
+
+    The summary is `pooler_output`: the normalised class token of DINOv2 and CLIP, the attention pool of SigLIP.
+
+    architecture: of `read_architecture`. image_size: S, a multiple of the patch; where it is not that of the
+    pretraining, positions are interpolated. is_frozen: the network does not learn, else it learns at a tenth of the
+    rate.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        architecture: Mapping[str, Any],
+        image_size: int = 224,
+        num_features: int = 64,
+        is_frozen: bool = False,
+    ) -> None:
+        super().__init__()
+        if channels != 3:
+            raise ValueError(f"images for a pretrained vision transformer must have 3 channels, got {channels}")
+        transformers, described = _transformers(), dict(architecture["config"])
+        self.config_name, self.model_name, _ = FAMILIES[described.pop("model_type")]
+        config = getattr(transformers, self.config_name)(**described)
+        if image_size % config.patch_size:
+            raise ValueError(
+                f"image_size must be a multiple of the {config.patch_size} pixels of a patch, got {image_size}"
+            )
+        if not getattr(config, "vision_use_head", True):
+            raise ValueError("a SigLIP network must have its attention pool, got vision_use_head=false: use another")
+        self.num_features, self.image_size, self.is_frozen = num_features, image_size, is_frozen
+        # Positions are always interpolated by DINOv2, and by the others when they are asked to.
+        is_asked = image_size != config.image_size and not self.model_name.startswith("Dinov2")
+        self.options = {"interpolate_pos_encoding": True} if is_asked else {}
+        self.pixels = Pixels(architecture["mean"], architecture["std"])
+        self.model: Any = getattr(transformers, self.model_name)(config).requires_grad_(not is_frozen)
+        self.model.learning_rate_scale = PRETRAINED_SCALE
+        self.project = nn.Linear(config.hidden_size, num_features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images, uint8 (N, C, H, W) -> (N, num_features)."""
+        x, size = self.pixels(images), (self.image_size, self.image_size)
+        if x.shape[2:] != size:
+            x = F.interpolate(x, size, mode="bilinear", antialias=True)
+        return self.project(self.model(x, **self.options).pooler_output)
+
+    def train(self, mode: bool = True) -> ViTEncoder:
+        """Set training mode, in which a frozen network stays as in evaluation: without dropout."""
+        super().train(mode)
+        if self.is_frozen:
+            self.model.eval()
+        return self
+
+    def load_pretrained(self, path: Path) -> None:
+        """The weights in the folder, which must be the one that the architecture was read from, or like it."""
+        transformers = _transformers()
+        try:
+            loaded, report = getattr(transformers, self.model_name).from_pretrained(
+                path,
+                config=self.model.config,  # not the folder's, of which we want no more than `read_architecture` takes
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+            missing = sorted(report["missing_keys"])
+            if missing:
+                raise ValueError(f"it lacks {len(missing)} weights, such as {', '.join(missing[:3])}")
+            self.model.load_state_dict(loaded.float().state_dict())
+        except (RuntimeError, ValueError, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{path} must hold the weights of a {self.model_name} as safetensors, as its config.json says: {reason}"
+            ) from None

@@ -1,0 +1,125 @@
+"""A diffusion transformer over the steps of a chunk: adaLN-Zero blocks (Peebles & Xie 2023), rotary positions.
+
+Shapes: B batch, T steps, E size of a token, H heads; S tokens of conditioning of size Dc each, which condition every
+step alike (global conditioning); M shifts, scales and gates of all blocks.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .attention import check_sizes, join_heads, split_heads
+from .embedding import TimeEmbedding
+
+
+def rotary(num_steps: int, frequencies: Tensor) -> Tensor:
+    """Angles by which the pairs of numbers of each step are turned, (T, F), from frequencies (F,)."""
+    return torch.arange(num_steps, device=frequencies.device)[:, None] * frequencies
+
+
+def turn(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn the pairs (x_i, x_{i + F}) of (..., T, 2 F) by angles (T, F), radians (Su et al. 2021, eq. 34).
+
+    The product of two vectors so turned depends on the difference of their steps, not on the steps.
+    """
+    real, imaginary = x.chunk(2, dim=-1)
+    cosine, sine = angles.cos(), angles.sin()
+    return torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], dim=-1)
+
+
+class ModulatedBlock(nn.Module):
+    """Attention and an MLP, whose inputs are shifted and scaled and whose outputs are gated by the condition."""
+
+    def __init__(self, size: int, *, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads, self.size = num_heads, size
+        self.query_key_value = nn.Linear(size, 3 * size)
+        self.output = nn.Linear(size, size)
+        self.expand = nn.Linear(size, 4 * size)
+        self.contract = nn.Linear(4 * size, size)
+
+    def forward(self, x: Tensor, modulation: Tensor, angles: Tensor) -> Tensor:
+        """(B, T, E), shifts, scales and gates (B, 1, 6 E), rotary angles (T, E / 2H) -> (B, T, E)."""
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.chunk(6, dim=-1)
+        projected = self.query_key_value(modulated(x, shift, scale)).chunk(3, dim=-1)
+        query, key, value = (split_heads(each, self.num_heads) for each in projected)
+        attended = F.scaled_dot_product_attention(turn(query, angles), turn(key, angles), value)
+        x = torch.addcmul(x, gate, self.output(join_heads(attended)))
+        hidden = F.gelu(self.expand(modulated(x, mlp_shift, mlp_scale)), approximate="tanh")
+        return torch.addcmul(x, mlp_gate, self.contract(hidden))
+
+
+def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm of (B, T, E), whose affine part (B, 1, E) is given: shift + (1 + scale) x."""
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
+
+
+class DiT(nn.Module):
+    """Denoise an action chunk as a sequence of tokens, of any number of steps, each of which sees all others.
+
+    The modulation of all blocks is one linear layer behind SiLU, here the sum of a half for the time and a half for the
+    conditioning. It starts at zero, as does the head: at first every block passes its input on, and the output is 0.
+
+    conditioning_shape: (S, Dc). size: E, an even multiple of num_heads.
+    """
+
+    frequencies: Tensor
+
+    def __init__(
+        self,
+        *,
+        action_size: int,
+        conditioning_shape: tuple[int, int],
+        num_layers: int = 8,
+        num_heads: int = 4,
+        size: int = 256,
+    ) -> None:
+        super().__init__()
+        check_sizes(size, num_heads, num_layers)
+        if size % (2 * num_heads):
+            raise ValueError(f"size must be an even multiple of num_heads={num_heads}: pairs are turned, got {size}")
+        self.action = nn.Linear(action_size, size)
+        self.blocks = nn.ModuleList(ModulatedBlock(size, num_heads=num_heads) for _ in range(num_layers))
+        self.head = nn.Linear(size, action_size)
+        num_modulations = (6 * num_layers + 2) * size
+        self.time = nn.Sequential(TimeEmbedding(size), nn.SiLU(), nn.Linear(size, num_modulations))
+        self.conditioning = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(math.prod(conditioning_shape), size),
+            nn.SiLU(),
+            nn.Linear(size, size),
+            nn.SiLU(),
+            nn.Linear(size, num_modulations, bias=False),
+        )
+        self._sizes = [6 * size] * num_layers + [2 * size]
+        half = size // num_heads // 2
+        frequencies = torch.exp(-math.log(10_000) * torch.arange(half) / half)
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        for layer in (self.head, self.time[-1], self.conditioning[-1]):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, noisy: Tensor, t: Tensor, conditioning: Tensor) -> Tensor:
+        """(B, T, Da), times (B,), conditioning (B, S, Dc) -> (B, T, Da)."""
+        return self.denoise(noisy, self.embed(t), self.condition(conditioning))
+
+    def embed(self, t: Tensor) -> Tensor:
+        """The time's half of every shift, scale and gate: (N,) -> (N, M)."""
+        return self.time(t)
+
+    def condition(self, conditioning: Tensor) -> Tensor:
+        """The conditioning's half of every shift, scale and gate: (B, S, Dc) -> (B, M)."""
+        return self.conditioning(conditioning)
+
+    def denoise(self, noisy: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        """(B, T, Da), the two halves (B, M) -> (B, T, Da)."""
+        *modulations, last = (time + condition)[:, None].split(self._sizes, dim=-1)
+        angles = rotary(noisy.shape[1], self.frequencies)
+        x = self.action(noisy)
+        for block, modulation in zip(self.blocks, modulations, strict=True):
+            x = block(x, modulation, angles)
+        return self.head(modulated(x, *last.chunk(2, dim=-1)))

@@ -1,0 +1,141 @@
+"""The transformer of Diffusion Policy (Chi et al. 2023, section III.B): actions attend to time and observations.
+
+Shapes: B batch, T steps, E size of a token, H heads, L layers; S tokens of conditioning of size Dc each, a token an
+observed step; the memory that is attended to is the token of the time and these S.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .attention import check_sizes, join_heads, split_heads
+from .embedding import Sinusoids
+
+STANDARD_DEVIATION = 0.02
+"""Of the initial weights and positions, as in GPT."""
+
+
+class DecoderBlock(nn.Module):
+    """Self-attention, cross-attention and an MLP, each behind a layer norm and around a skip connection.
+
+    dropout: of attention weights, of hidden units, and of what each of the three adds.
+    """
+
+    def __init__(self, size: int, *, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads, self.dropout = num_heads, dropout
+        self.norms = nn.ModuleList(nn.LayerNorm(size) for _ in range(3))
+        self.query_key_value = nn.Linear(size, 3 * size)
+        self.self_output = nn.Linear(size, size)
+        self.query = nn.Linear(size, size)
+        self.cross_output = nn.Linear(size, size)
+        self.expand = nn.Linear(size, 4 * size)
+        self.contract = nn.Linear(4 * size, size)
+
+    def forward(self, x: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
+        """(B, T, E), keys and values of the memory (B, H, 1 + S, E / H), which of it is visible (T, 1 + S)."""
+        dropout = self.dropout if self.training else 0.0
+        before_self, before_cross, before_mlp = self.norms
+        own = [split_heads(each, self.num_heads) for each in self.query_key_value(before_self(x)).chunk(3, dim=-1)]
+        attended = F.scaled_dot_product_attention(*own, dropout_p=dropout, is_causal=True)
+        x = x + self._drop(self.self_output(join_heads(attended)))
+        query = split_heads(self.query(before_cross(x)), self.num_heads)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
+        x = x + self._drop(self.cross_output(join_heads(attended)))
+        hidden = self._drop(F.gelu(self.expand(before_mlp(x))))
+        return x + self._drop(self.contract(hidden))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class Transformer(nn.Module):
+    """Denoise an action chunk as a sequence of at most `num_steps` tokens, each of which sees the earlier ones.
+
+    An action sees the time and the observations up to its own step: the chunk starts at the oldest observed step. No
+    layer mixes the tokens of the memory, so the keys and values of the conditioning, of all layers, are computed once
+    a chunk, and those of a time once a schedule; one matrix holds the projections of all layers, in their order.
+
+    conditioning_shape: (S, Dc). size: E. dropout: within the layers; embedding_dropout: of tokens with their positions.
+    """
+
+    visible: Tensor
+
+    def __init__(
+        self,
+        *,
+        action_size: int,
+        conditioning_shape: tuple[int, int],
+        num_steps: int,
+        num_layers: int = 8,
+        num_heads: int = 4,
+        size: int = 256,
+        dropout: float = 0.01,
+        embedding_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        num_tokens, token_size = conditioning_shape
+        check_sizes(size, num_heads, num_layers)
+        if not (0 <= dropout < 1 and 0 <= embedding_dropout < 1):
+            raise ValueError(f"dropouts must be at least 0 and below 1, got {dropout} and {embedding_dropout}")
+        if num_tokens > num_steps:
+            raise ValueError(
+                f"the {num_tokens} tokens of conditioning must be among the {num_steps} steps of a chunk: "
+                "a token is an observed step, and the actions before it do not see it"
+            )
+        self.num_steps, self.num_heads = num_steps, num_heads
+        self.action = nn.Linear(action_size, size)
+        self.action_positions = nn.Parameter(torch.zeros(num_steps, size))
+        self.time = Sinusoids(size)
+        self.observation = nn.Linear(token_size, size)
+        self.memory_positions = nn.Parameter(torch.zeros(1 + num_tokens, size))
+        self.memory = nn.Sequential(nn.Linear(size, 4 * size), nn.Mish(), nn.Linear(4 * size, size))
+        self.keys_values = nn.Linear(size, 2 * num_layers * size)
+        self.blocks = nn.ModuleList(DecoderBlock(size, num_heads=num_heads, dropout=dropout) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(size)
+        self.head = nn.Linear(size, action_size)
+        self.dropout = nn.Dropout(embedding_dropout)
+        visible = torch.arange(num_steps)[:, None] >= torch.arange(1 + num_tokens) - 1  # the time comes first
+        self.register_buffer("visible", visible, persistent=False)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for positions in (self.action_positions, self.memory_positions):
+            nn.init.normal_(positions, std=STANDARD_DEVIATION)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=STANDARD_DEVIATION)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, noisy: Tensor, t: Tensor, conditioning: Tensor) -> Tensor:
+        """(B, T, Da), times (B,), conditioning (B, S, Dc) -> (B, T, Da)."""
+        return self.denoise(noisy, self.embed(t), self.condition(conditioning))
+
+    def embed(self, t: Tensor) -> Tensor:
+        """Keys and values of the time in every layer: (N,) -> (N, 2 L, H, 1, E / H)."""
+        return self._project(self.time(t)[:, None], self.memory_positions[:1])
+
+    def condition(self, conditioning: Tensor) -> Tensor:
+        """Keys and values of the conditioning in every layer: (B, S, Dc) -> (B, 2 L, H, S, E / H)."""
+        return self._project(self.observation(conditioning), self.memory_positions[1:])
+
+    def _project(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        projected = self.keys_values(self.memory(self.dropout(tokens + positions)))
+        return rearrange(projected, "b s (l h e) -> b l h s e", l=2 * len(self.blocks), h=self.num_heads)
+
+    def denoise(self, noisy: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        """(B, T, Da), keys and values of the time and of the conditioning -> (B, T, Da).
+
+        Raises ValueError for more steps than there are positions.
+        """
+        num_steps = noisy.shape[1]
+        if num_steps > self.num_steps:
+            raise ValueError(f"a chunk must have at most the {self.num_steps} steps with a position, got {num_steps}")
+        memory = torch.cat([time, condition], dim=3).unbind(1)
+        x = self.dropout(self.action(noisy) + self.action_positions[:num_steps])
+        for block, key, value in zip(self.blocks, memory[0::2], memory[1::2], strict=True):
+            x = block(x, key, value, self.visible[:num_steps])
+        return self.head(self.norm(x))

@@ -1,0 +1,75 @@
+"""One table of many evaluations."""
+
+import json
+
+import pytest
+from recede.evaluation.comparison import document, find, table
+from recede.evaluation.evaluate import wilson
+
+
+def result(*, success, network="unet1d", sampler=("ddim", 10), schedule="cosine", training_s=100.0, p50=5.0):
+    chosen = {"choice": sampler[0], "num_steps": sampler[1]}
+    return {
+        "task": "reach",
+        "policy": {"network": {"choice": network}, "schedule": {"choice": schedule}, "sampler": chosen},
+        "success": success,
+        "score": [float(each) for each in success],
+        "num_parameters": 4_560_000,
+        "training_s": training_s,
+        "latency": {"p50_ms": p50},
+    }
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_training_seeds_are_taken_together_and_kinds_apart():
+    lines = table(
+        [
+            result(success=[True] * 30 + [False] * 20, training_s=100.0, p50=4.0),
+            result(success=[True] * 40 + [False] * 10, training_s=120.0, p50=6.0),
+            result(success=[True] * 50, sampler=("ddim", 4), schedule="rectified_flow"),
+            result(success=[False, True], network="dit", training_s=None),
+        ]
+    ).splitlines()
+    assert [cells(line)[:3] for line in lines[2:]] == [
+        ["reach", "dit", "ddim-10"],
+        ["reach", "unet1d", "ddim-10"],
+        ["reach", "unet1d", "flow-4"],
+    ]
+    low, high = (round(100 * bound) for bound in wilson(70, 100))
+    assert cells(lines[3])[3] == f"70 % [{low}, {high}]"
+    assert cells(lines[3])[4].startswith("0.700 [0.6")
+    assert cells(lines[3])[5:] == ["100", "2", "4.6 M", "110 s", "5.0 ms"]
+    assert cells(lines[2])[8] == "-"
+    assert {len(cells(line)) for line in lines} == {len(cells(lines[0]))}
+
+
+def test_the_command_reads_what_evaluate_writes(recede, trained, tmp_path):
+    for seed in (0, 1):
+        out = tmp_path / "results" / str(seed)
+        options = ["task=toys:REACH", f"first_seed={100 * seed}", "episodes=3", "videos=0"]
+        assert recede("evaluate", trained, f"out={out}", *options).status == 0
+    printed = recede("compare", tmp_path / "results")
+    assert printed.status == 0
+    assert cells(printed.out.splitlines()[2])[:3] == ["reach", "unet1d", "ddim-10"]
+    assert cells(printed.out.splitlines()[2])[5:7] == ["6", "2"]
+    page = tmp_path / "results.md"
+    assert recede("compare", tmp_path / "results", f"out={page}").status == 0
+    assert printed.out in page.read_text()
+    assert f"`recede compare folder={tmp_path / 'results'} out={page}` from 2 evaluations" in page.read_text()
+
+
+def test_a_folder_without_evaluations_is_refused(recede, tmp_path):
+    assert "there is no evaluation.json here or below" in recede("compare", tmp_path).line
+    (tmp_path / "evaluation.json").write_text(json.dumps({"task": "reach"}))
+    with pytest.raises(ValueError, match=r"evaluation.json lacks \['policy', 'success'"):
+        find(tmp_path)
+    assert recede("compare", tmp_path / "nowhere").status == 2
+
+
+def test_a_page_says_what_its_numbers_mean():
+    page = document([result(success=[True, False])], command="recede compare runs")
+    assert "Written by `recede compare runs` from 1 evaluations." in page
+    assert "95 % intervals" in page

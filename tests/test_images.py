@@ -1,0 +1,228 @@
+"""Images in demonstration stores, and decoded into the windows of a training."""
+
+import errno
+import shutil
+import time
+
+import numpy as np
+import pytest
+import torch
+import zarr
+from recede.datasets import frames as frames_module
+from recede.datasets.formats.replay_buffer import ReplayBuffer
+from recede.datasets.frames import load_frames
+from recede.datasets.store import IMAGE_COMPRESSIONS, DemonstrationStore
+from recede.datasets.windows import Windows
+from recede.specification import Horizons, Specification, Stream
+
+SPECIFICATION = Specification(
+    (Stream("state", (2,)), Stream("scene", (12, 16, 3), "uint8"), Stream("wrist", (8, 8, 3), "uint8")),
+    Stream("action", (2,)),
+    control_dt=0.1,
+)
+HORIZONS = Horizons(2, 4, 2)
+CPU = torch.device("cpu")
+
+
+def episode(seed, length=9):
+    """Smooth pictures, as a camera's are, each with its step in one corner."""
+    rng = np.random.default_rng(seed)
+    streams = {name: rng.normal(size=(length, 2)).astype("float32") for name in ("state", "action")}
+    for stream in SPECIFICATION.observations[1:]:
+        height, width, _ = stream.shape
+        rows, columns = np.arange(height)[:, None, None], np.arange(width)[None, :, None]
+        picture = 100 + 60 * np.sin(rows / 4 + rng.uniform(0, 6, 3)) + 60 * np.cos(columns / 5 + rng.uniform(0, 6, 3))
+        shifts = rng.uniform(-20, 20, (length, 1, 1, 1))
+        streams[stream.name] = (picture + shifts).clip(0, 255).astype(np.uint8)
+    return streams
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    store = DemonstrationStore.create(tmp_path / "demos", SPECIFICATION)
+    for seed in range(3):
+        store.append(episode(seed), seed=seed)
+    return store
+
+
+@pytest.mark.parametrize("images", IMAGE_COMPRESSIONS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_a_compression_keeps(tmp_path, images, channels):
+    specification = Specification((Stream("camera", (12, 16, channels), "uint8"),), Stream("action", (2,)), 0.1)
+    store = DemonstrationStore.create(tmp_path / "demos", specification, images=images)
+    episodes = [
+        {"camera": given["scene"][..., :channels], "action": given["action"]} for given in map(episode, range(4))
+    ]
+    for given in episodes:
+        store.append(given)
+    found = DemonstrationStore.open(tmp_path / "demos")
+    for index, given in enumerate(episodes):
+        error = np.abs(found.episode(index)["camera"].astype(int) - given["camera"])
+        assert error.max() <= (8 if images == "jpeg" else 0)
+        assert error.mean() <= (1.5 if images == "jpeg" else 0)
+
+
+def test_a_later_append_does_not_compress_earlier_frames_again(tmp_path):
+    store = DemonstrationStore.create(tmp_path / "demos", SPECIFICATION, images="jpeg")
+    store.append(episode(0))
+    first = store.episode(0)["scene"]
+    for seed in range(1, 6):
+        store.append(episode(seed))
+    np.testing.assert_array_equal(DemonstrationStore.open(store.path).episode(0)["scene"], first)
+
+
+@pytest.mark.parametrize(("images", "most"), [("zstd", 1.02), ("png", 0.7), ("jpeg", 0.4)])
+def test_compressed_images_are_small(tmp_path, images, most):
+    specification = Specification((Stream("camera", (96, 96, 3), "uint8"),), Stream("action", (2,)), 0.1)
+    store = DemonstrationStore.create(tmp_path / "demos", specification, images=images)
+    rows, columns = np.arange(96)[:, None, None], np.arange(96)[None, :, None]
+    picture = 120 + 60 * np.sin(rows / np.array([4, 5, 6])) + 60 * np.cos(columns / np.array([5, 6, 7]))
+    store.append({"camera": np.tile(picture.astype(np.uint8), (30, 1, 1, 1)), "action": np.zeros((30, 2), "float32")})
+    size = sum(file.stat().st_size for file in (store.path / "data/camera").rglob("*") if file.is_file())
+    assert size < most * 30 * 96 * 96 * 3
+
+
+def test_an_unknown_compression_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="one of zstd, png, jpeg, got 'webp'"):
+        DemonstrationStore.create(tmp_path / "demos", SPECIFICATION, images="webp")
+    assert not list(tmp_path.iterdir())
+
+
+def test_stores_with_pictures_open_without_importing_us(tmp_path):
+    store = DemonstrationStore.create(tmp_path / "demos", SPECIFICATION, images="png")
+    store.append(episode(0))
+    np.testing.assert_array_equal(zarr.open_group(store.path, mode="r")["data/scene"][:9], episode(0)["scene"])
+
+
+@pytest.mark.parametrize("images", IMAGE_COMPRESSIONS)
+def test_a_stream_of_images_that_was_cut_short_is_one_clear_error(tmp_path, images):
+    store = DemonstrationStore.create(tmp_path / "demos", SPECIFICATION, images=images)
+    store.append(episode(0))
+    (file,) = [file for file in (store.path / "data/wrist/c").rglob("*") if file.is_file()]
+    content = file.read_bytes()
+    for kept in (0, 10, len(content) // 2, len(content) - 1):
+        file.write_bytes(content[:kept])
+        with pytest.raises(ValueError, match=f"data/wrist: chunk file {file} is damaged .*restore it from a copy"):
+            Windows(DemonstrationStore.open(store.path), HORIZONS)
+
+
+# --- decoded frames
+
+
+def test_mapped_frames_are_those_of_the_device(recorded, tmp_path, monkeypatch):
+    monkeypatch.setenv("RECEDE_CACHE", str(tmp_path / "cache"))
+    resident, mapped = (Windows(recorded, HORIZONS, frames=place) for place in ("device", "mapped"))
+    everything = torch.arange(len(resident))
+    for name, values in resident.batch(everything).observation.items():
+        assert torch.equal(values, mapped.batch(everything).observation[name])
+        assert values.dtype == getattr(torch, next(s.dtype for s in SPECIFICATION.streams if s.name == name))
+    assert [file.name for file in sorted((tmp_path / "cache").rglob("*.npy"))] == ["scene.npy", "wrist.npy"]
+
+
+def test_frames_are_mapped_where_the_device_has_no_room(recorded, tmp_path, monkeypatch):
+    monkeypatch.setenv("RECEDE_CACHE", str(tmp_path / "cache"))
+    whole = recorded.num_steps * 12 * 16 * 3
+    monkeypatch.setattr(frames_module, "free_memory", lambda device: whole / frames_module.RESIDENT_SHARE)
+    Windows(recorded, HORIZONS)
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr(frames_module, "free_memory", lambda device: (whole - 1) / frames_module.RESIDENT_SHARE)
+    Windows(recorded, HORIZONS)
+    assert [file.name for file in (tmp_path / "cache").rglob("*.npy")] == ["scene.npy"]
+
+
+def test_decoded_frames_are_used_again_until_the_store_grows(recorded, tmp_path):
+    def load():
+        return load_frames(recorded, recorded.stream("scene"), device=CPU, place="mapped", cache=tmp_path / "cache")
+
+    load()
+    (file,) = (tmp_path / "cache").rglob("*.npy")
+    written = file.stat().st_mtime_ns
+    load()
+    assert file.stat().st_mtime_ns == written
+    recorded.append(episode(5))
+    assert len(load()) == recorded.num_steps
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 2
+
+
+def test_another_store_at_the_same_path_is_decoded_again(recorded, tmp_path):
+    cache = tmp_path / "cache"
+    before = load_frames(recorded, recorded.stream("scene"), device=CPU, place="mapped", cache=cache).clone()
+    shutil.rmtree(recorded.path)
+    time.sleep(0.01)
+    other = DemonstrationStore.create(recorded.path, SPECIFICATION)
+    for seed in range(10, 13):
+        other.append(episode(seed))
+    after = load_frames(other, other.stream("scene"), device=CPU, place="mapped", cache=cache)
+    assert not torch.equal(before, after)
+    assert torch.equal(after, torch.from_numpy(other.read("scene")))
+
+
+def test_frames_are_decoded_in_pieces(recorded, monkeypatch):
+    asked = []
+    monkeypatch.setattr(frames_module, "BYTES_AT_ONCE", 5 * 12 * 16 * 3)
+    read = recorded.read
+    monkeypatch.setattr(
+        recorded, "read", lambda name, start, stop: asked.append(stop - start) or read(name, start, stop)
+    )
+    found = load_frames(recorded, recorded.stream("scene"), device=CPU, place="device", cache=recorded.path)
+    assert asked == [5, 5, 5, 5, 5, 2]
+    assert torch.equal(found, torch.from_numpy(read("scene")))
+
+
+def test_a_full_disk_leaves_no_half_written_frames(recorded, tmp_path, monkeypatch):
+    class Full:
+        def __init__(self, decoded):
+            self.decoded = decoded
+
+        def __call__(self, demonstrations, stream):
+            yield from self.decoded(demonstrations, stream)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(frames_module, "_decoded", Full(frames_module._decoded))
+    with pytest.raises(OSError, match=r"27 decoded frames of 'scene' could not be kept \(No space left.*RECEDE_CACHE"):
+        load_frames(recorded, recorded.stream("scene"), device=CPU, place="mapped", cache=tmp_path / "cache")
+    assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
+
+
+def test_an_unknown_place_is_refused(recorded):
+    with pytest.raises(ValueError, match="one of auto, device, mapped, got 'disk'"):
+        Windows(recorded, HORIZONS, frames="disk")
+
+
+def test_only_the_observed_frames_are_gathered(recorded):
+    batch = Windows(recorded, HORIZONS).batch(torch.tensor([0, 3]))
+    assert batch.observation["scene"].shape == (2, 2, 12, 16, 3)
+    assert torch.equal(batch.observation["scene"][1], torch.from_numpy(recorded.read("scene", 2, 4)))
+
+
+# --- images that others have stored as floating-point numbers
+
+
+@pytest.fixture
+def foreign(tmp_path):
+    group = zarr.create_group(tmp_path / "foreign", zarr_format=2)
+    given = episode(0)
+    for key, values in {"data/img": given["scene"].astype("float32"), "data/action": given["action"]}.items():
+        group.create_array(key, data=values)
+    group.create_array("meta/episode_ends", data=np.array([9]))
+    return tmp_path / "foreign"
+
+
+def opened(path):
+    specification = Specification((Stream("scene", (12, 16, 3), "uint8"),), Stream("action", (2,)), 0.1)
+    return ReplayBuffer(
+        path, specification, {"scene": ("img", lambda rows: rows), "action": ("action", lambda rows: rows)}
+    )
+
+
+def test_whole_float_images_are_read_as_bytes_exactly(foreign):
+    found = opened(foreign).read("scene")
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, episode(0)["scene"])
+
+
+@pytest.mark.parametrize("wrong", [-1.0, 256.0, 0.5, np.nan, np.inf])
+def test_other_float_images_are_refused(foreign, wrong):
+    zarr.open_group(foreign, mode="r+")["data/img"][3, 2, 1, 0] = wrong
+    with pytest.raises(ValueError, match=f"data/img: images in floating point must hold whole numbers.*got {wrong}"):
+        opened(foreign).read("scene")

@@ -1,0 +1,166 @@
+"""The transformer of Diffusion Policy, against torch's own decoder with the same weights, and its masks."""
+
+import pytest
+import torch
+from recede.policy.networks.transformer import Transformer
+from torch import nn
+
+
+def small(**options):
+    torch.manual_seed(0)
+    options = {
+        "action_size": 3,
+        "conditioning_shape": (2, 5),
+        "num_steps": 8,
+        "num_layers": 2,
+        "num_heads": 2,
+    } | options
+    return Transformer(**({"size": 16, "dropout": 0.0} | options))
+
+
+def inputs(batch=4, steps=8, tokens=2):
+    generator = torch.Generator().manual_seed(1)
+    noisy = torch.randn(batch, steps, 3, generator=generator)
+    return noisy, torch.arange(batch) * 7, torch.randn(batch, tokens, 5, generator=generator)
+
+
+def decoder_of_torch(network, size=16, heads=2):
+    """The decoder of torch, with the weights of ours."""
+    layer = nn.TransformerDecoderLayer(size, heads, 4 * size, 0.0, "gelu", batch_first=True, norm_first=True)
+    decoder = nn.TransformerDecoder(layer, len(network.blocks)).to(network.head.weight.dtype).eval()
+    kv_weight, kv_bias = (p.chunk(len(network.blocks)) for p in (network.keys_values.weight, network.keys_values.bias))
+    for index, (theirs, ours) in enumerate(zip(decoder.layers, network.blocks, strict=True)):
+        pairs = {
+            "self_attn.in_proj_weight": ours.query_key_value.weight,
+            "self_attn.in_proj_bias": ours.query_key_value.bias,
+            "multihead_attn.in_proj_weight": torch.cat([ours.query.weight, kv_weight[index]]),
+            "multihead_attn.in_proj_bias": torch.cat([ours.query.bias, kv_bias[index]]),
+        }
+        modules = {"self_attn.out_proj": ours.self_output, "multihead_attn.out_proj": ours.cross_output}
+        modules |= {"linear1": ours.expand, "linear2": ours.contract}
+        modules |= {f"norm{number}": norm for number, norm in enumerate(ours.norms, start=1)}
+        for name, module in modules.items():
+            pairs |= {f"{name}.weight": module.weight, f"{name}.bias": module.bias}
+        theirs.load_state_dict(pairs)
+    return decoder
+
+
+@pytest.mark.parametrize("steps", [1, 5, 8])
+@pytest.mark.parametrize("tokens", [1, 2, 3])
+def test_the_network_is_torchs_decoder_over_the_published_memory(steps, tokens):
+    network = small(conditioning_shape=(tokens, 5)).double().eval()
+    with torch.no_grad():  # every position and bias counts
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    noisy, t, conditioning = inputs(steps=steps, tokens=tokens)
+    noisy, conditioning = noisy.double(), conditioning.double()
+    tokens_seen = torch.cat([network.time(t)[:, None], network.observation(conditioning)], dim=1)
+    memory = network.memory(tokens_seen + network.memory_positions)
+    future = torch.ones(steps, steps, dtype=torch.bool).triu(1)
+    hidden = torch.tensor([[seen > 1 + step for seen in range(1 + tokens)] for step in range(steps)])
+    x = network.action(noisy) + network.action_positions[:steps]
+    x = decoder_of_torch(network)(x, memory, tgt_mask=future, memory_mask=hidden)
+    torch.testing.assert_close(network(noisy, t, conditioning), network.head(network.norm(x)), rtol=0, atol=1e-10)
+
+
+def test_an_action_sees_neither_later_actions_nor_later_observations():
+    network = small(conditioning_shape=(3, 5))
+    noisy, t, conditioning = inputs(tokens=3)
+    before = network(noisy, t, conditioning)
+    for step in range(8):
+        changed = noisy.clone()
+        changed[:, step] += 1
+        differs = (network(changed, t, conditioning) - before).abs().amax(dim=(0, 2)) > 0
+        assert differs.tolist() == [each >= step for each in range(8)]
+    for token in range(3):
+        changed = conditioning.clone()
+        changed[:, token] += 1
+        differs = (network(noisy, t, changed) - before).abs().amax(dim=(0, 2)) > 0
+        assert differs.tolist() == [each >= token for each in range(8)]
+
+
+def test_a_shorter_chunk_is_the_beginning_of_a_longer_one():
+    network = small()
+    noisy, t, conditioning = inputs()
+    found = network(noisy[:, :5], t, conditioning)
+    torch.testing.assert_close(found, network(noisy, t, conditioning)[:, :5], rtol=1e-5, atol=1e-6)
+
+
+def test_more_steps_than_positions_are_refused():
+    with pytest.raises(ValueError, match="at most the 8 steps with a position, got 9"):
+        small()(*inputs(steps=9))
+
+
+def test_the_published_network_has_its_number_of_parameters():
+    with torch.device("meta"):
+        network = Transformer(action_size=2, conditioning_shape=(2, 20), num_steps=16)
+    size, layers = 256, 8
+    block = 4 * size * size + 4 * size + 4 * size * size + 4 * size + 8 * size * size + 5 * size + 6 * size
+    mlp = 8 * size * size + 5 * size
+    embeddings = (2 + 1) * size + (20 + 1) * size + (16 + 3) * size
+    expected = layers * block + mlp + embeddings + 2 * size + (size + 1) * 2
+    assert sum(parameter.numel() for parameter in network.parameters()) == expected == 8_965_122
+
+
+def test_weights_start_small_and_biases_at_zero():
+    network = small(size=64, num_layers=4)
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            assert not parameter.any(), name
+        elif "norm" not in name:
+            torch.testing.assert_close(parameter.std().item(), 0.02, rtol=0.25, atol=0), name
+            assert abs(parameter.mean()) < 0.005, name
+
+
+@pytest.mark.parametrize("kind", ["dropout", "embedding_dropout"])
+def test_dropout_drops_while_training_only(kind):
+    network = small(**{kind: 0.5})
+    arguments = inputs()
+    torch.manual_seed(3)
+    first, second = network(*arguments), network(*arguments)
+    assert (first - second).abs().max() > 1e-3
+    torch.manual_seed(3)
+    assert torch.equal(network(*arguments), first)
+    network.eval()
+    expected = small()
+    expected.load_state_dict(network.state_dict())
+    assert torch.equal(network(*arguments), network(*arguments))
+    torch.testing.assert_close(network(*arguments), expected.eval()(*arguments))
+
+
+def test_every_dropout_of_a_layer_acts(monkeypatch):
+    """Of the attention weights twice, of what attention and the MLP add, and of the hidden units."""
+    seen = []
+    attention, dropout = nn.functional.scaled_dot_product_attention, nn.functional.dropout
+
+    def watched_attention(*arguments, dropout_p, **options):
+        seen.append(("attention", dropout_p))
+        return attention(*arguments, dropout_p=dropout_p, **options)
+
+    def watched_dropout(x, p, training, *rest):
+        seen.append((x.shape[-1], p))
+        return dropout(x, p, training, *rest)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", watched_attention)
+    monkeypatch.setattr(nn.functional, "dropout", watched_dropout)
+    small(num_layers=1, dropout=0.25, embedding_dropout=0.125)(*inputs())
+    own = [("attention", 0.25), (16, 0.25)]
+    assert seen == [(16, 0.125)] * 3 + own + own + [(64, 0.25), (16, 0.25)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 15}, "size must be a multiple of num_heads=2, got 15"),
+        ({"size": 2, "num_heads": 1}, "even number of at least 4, got 2"),
+        ({"size": 0}, "multiple of num_heads"),
+        ({"num_layers": 0}, "at least 1, got 0 and 2"),
+        ({"num_heads": 0}, "at least 1, got 2 and 0"),
+        ({"dropout": 1.0}, "below 1, got 1.0"),
+        ({"embedding_dropout": -0.1}, "at least 0"),
+        ({"conditioning_shape": (9, 5)}, "9 tokens of conditioning must be among the 8 steps"),
+    ],
+)
+def test_an_impossible_network_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        small(**options)
