@@ -116,7 +116,7 @@ def test_mapped_frames_are_those_of_the_device(recorded, tmp_path, monkeypatch):
     for name, values in resident.batch(everything).observation.items():
         assert torch.equal(values, mapped.batch(everything).observation[name])
         assert values.dtype == getattr(torch, next(s.dtype for s in SPECIFICATION.streams if s.name == name))
-    assert [file.name for file in sorted((tmp_path / "cache").rglob("*.npy"))] == ["scene.npy", "wrist.npy"]
+    assert sorted(file.name for file in (tmp_path / "cache").rglob("*.npy")) == ["scene.npy", "wrist.npy"]
 
 
 def test_frames_are_mapped_where_the_device_has_no_room(recorded, tmp_path, monkeypatch):
