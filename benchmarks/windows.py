@@ -10,6 +10,7 @@ same for both. The DataLoader's workers are given shared memory and the crop of 
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from recede.benchmarks.measure import Row, best_rate, output, report
-from recede.datasets.augmentation import random_crop
+from recede.datasets.augmentation import Augmentation
 from recede.datasets.windows import Windows
 from recede.specification import Horizons, Specification, Stream
 from torch.utils.data import DataLoader, Dataset
@@ -25,7 +26,9 @@ from torch.utils.data import DataLoader, Dataset
 HORIZONS = Horizons(observation=2, prediction=16, action=8)
 STATE = Specification((Stream("state", (20,)),), Stream("action", (2,)), control_dt=0.1)
 IMAGE = Specification((Stream("image", (96, 96, 3), "uint8"),), Stream("action", (2,)), control_dt=0.1)
-CROP = (84, 84)
+CROP = Augmentation(crop=(84, 84))
+COLOURS = Augmentation(crop=(84, 84), brightness=0.2, contrast=0.2, saturation=0.2)
+ROTATION = Augmentation(crop=(84, 84), rotation=5.0)
 
 
 class InMemory:
@@ -81,13 +84,11 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return observed, action
 
 
-def ours(windows: Windows, batch_size: int) -> int:
-    """An epoch of shuffled batches, images cropped."""
+def ours(windows: Windows, batch_size: int, augmentation: Augmentation = CROP) -> int:
+    """An epoch of shuffled batches, their images changed."""
     generator = torch.Generator()
     for indices in torch.randperm(len(windows)).split(batch_size):
-        observation = windows.batch(indices).observation
-        if "image" in observation:
-            random_crop(observation["image"], CROP, generator)
+        augmentation(windows.batch(indices).observation, generator)
     return len(windows)
 
 
@@ -115,7 +116,12 @@ def compare(name: str, demonstrations: InMemory, batch_size: int) -> list[Row]:
     rows: list[Row] = [{"name": f"{name} windows, gathered by batch", "value": rate, "unit": "windows/s"}]
     for workers, found in rates.items():
         rows.append({"name": f"{name} windows, DataLoader with {workers} workers", "value": found, "unit": "windows/s"})
-    return [*rows, {"name": f"{name}: gathered / best DataLoader", "value": rate / max(rates.values()), "unit": "x"}]
+    rows.append({"name": f"{name}: gathered / best DataLoader", "value": rate / max(rates.values()), "unit": "x"})
+    if samples.is_image:
+        for change, augmentation in (("colours", COLOURS), ("rotation", ROTATION)):
+            found = best_rate(partial(ours, windows, batch_size, augmentation), seconds=3)
+            rows.append({"name": f"{name} windows, gathered, with {change}", "value": found, "unit": "windows/s"})
+    return rows
 
 
 def _rate_of(loader: DataLoader[tuple[torch.Tensor, torch.Tensor]]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from .checks import check_sizes, pair, positive
 
 if TYPE_CHECKING:
     from ..datasets.augmentation import Augmentation
-    from ..policy.encoders.observation import ObservationEncoder
+    from ..policy.encoders.observation import MakeCamera, ObservationEncoder
 
 
 @dataclass(kw_only=True)
@@ -35,21 +36,9 @@ class LowdimEncoderConfig:
 
 
 @dataclass(kw_only=True)
-class ResNetEncoderConfig:
-    """Images through a ResNet and a spatial softmax to `features` numbers each; vectors as in `lowdim`.
+class CameraEncoderConfig(ABC):
+    """What all encoders of images share."""
 
-    depth: 18, 34 or 50. width: channels of the first of `stages`; 64 and 4 are the published network. keypoints: points
-    of the softmax. crop: [height, width] of what is seen, in training at a place drawn at random. shared: one network
-    for all cameras. weights: a file of torchvision's, which training begins with. norm: "group", or "frozen" for what
-    the weights were trained to compute. frozen: the ResNet does not learn; else weights learn on at a tenth of the
-    rate.
-    """
-
-    depth: int = 18
-    width: int = 64
-    stages: int = 4
-    norm: str = "group"
-    keypoints: int = 32
     features: int = 64
     crop: list[int] | None = None
     shared: bool = False
@@ -58,41 +47,23 @@ class ResNetEncoderConfig:
     mlp: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        positive(self, "keypoints", "features", "width")
+        positive(self, "features")
         check_sizes("mlp", self.mlp)
         pair(self.crop)
-        if self.depth not in (18, 34, 50) or not 1 <= self.stages <= 4:
-            raise ValueError(
-                f"a ResNet must have a depth of 18, 34 or 50 and 1 to 4 stages, got {self.depth} and {self.stages}"
-            )
-        if self.width % 16:
-            raise ValueError(f"width must be a multiple of 16, the channels of a group of GroupNorm, got {self.width}")
-        if self.norm not in ("group", "frozen"):
-            raise ValueError(f"norm must be 'group' or 'frozen', got {self.norm!r}")
-        if self.weights is None and (self.frozen or self.norm == "frozen"):
-            raise ValueError("frozen=true and norm=frozen keep what was trained: give weights=FILE, or leave them out")
+
+    @abstractmethod
+    def camera(self) -> MakeCamera:
+        """What makes the encoder of one camera."""
 
     def build(self, specification: Specification, horizons: Horizons) -> ObservationEncoder:
-        """An encoder of every observation stream, with random weights."""
+        """An encoder of every observation stream, with random weights. Raises ValueError where they do not fit it."""
         from ..policy.encoders.observation import ObservationEncoder
-        from ..policy.encoders.resnet import ResNetEncoder
 
-        camera = partial(
-            ResNetEncoder,
-            depth=self.depth,
-            width=self.width,
-            stages=self.stages,
-            norm="frozen" if self.norm == "frozen" else "group",
-            num_keypoints=self.keypoints,
-            num_features=self.features,
-            is_pretrained=self.weights is not None,
-            is_frozen=self.frozen,
-        )
         return ObservationEncoder(
             specification,
             horizons,
             hidden=self.mlp,
-            make_camera=camera,
+            make_camera=self.camera(),
             crop=pair(self.crop),
             is_shared=self.shared,
         )
@@ -104,7 +75,54 @@ class ResNetEncoderConfig:
 
 
 @dataclass(kw_only=True)
-class ViTEncoderConfig:
+class ResNetEncoderConfig(CameraEncoderConfig):
+    """Images through a ResNet and a spatial softmax to `features` numbers each; vectors as in `lowdim`.
+
+    depth: 18, 34 or 50. width: channels of the first of `stages`; 64 and 4 are the published network. keypoints: points
+    of the softmax. crop: [height, width] of what is seen, in training at a place drawn at random. shared: one network
+    for all cameras. weights: a file of torchvision's, which training begins with. norm: "group", or "frozen" for what
+    the weights were trained to compute. frozen: the ResNet does not learn; else weights learn at a tenth of the rate.
+    """
+
+    depth: int = 18
+    width: int = 64
+    stages: int = 4
+    norm: str = "group"
+    keypoints: int = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "keypoints", "width")
+        if self.depth not in (18, 34, 50) or not 1 <= self.stages <= 4:
+            raise ValueError(
+                f"a ResNet must have a depth of 18, 34 or 50 and 1 to 4 stages, got {self.depth} and {self.stages}"
+            )
+        if self.width % 16:
+            raise ValueError(f"width must be a multiple of 16, the channels of a group of GroupNorm, got {self.width}")
+        if self.norm not in ("group", "frozen"):
+            raise ValueError(f"norm must be 'group' or 'frozen', got {self.norm!r}")
+        if self.weights is None and (self.frozen or self.norm == "frozen"):
+            raise ValueError("frozen=true and norm=frozen keep what was trained: give weights=FILE, or leave them out")
+
+    def camera(self) -> MakeCamera:
+        """What makes the encoder of one camera."""
+        from ..policy.encoders.resnet import ResNetEncoder
+
+        return partial(
+            ResNetEncoder,
+            depth=self.depth,
+            width=self.width,
+            stages=self.stages,
+            norm="frozen" if self.norm == "frozen" else "group",
+            num_keypoints=self.keypoints,
+            num_features=self.features,
+            is_pretrained=self.weights is not None,
+            is_frozen=self.frozen,
+        )
+
+
+@dataclass(kw_only=True)
+class ViTEncoderConfig(CameraEncoderConfig):
     """Images through a pretrained vision transformer to `features` numbers each; vectors as in `lowdim`.
 
     weights: the folder of a DINOv2, CLIP or SigLIP model of Hugging Face on this machine. image_size: side of the
@@ -113,30 +131,23 @@ class ViTEncoderConfig:
     checkpoints do not need it.
     """
 
-    weights: str | None = None
     image_size: int = 224
-    features: int = 64
-    crop: list[int] | None = None
     shared: bool = True
-    frozen: bool = False
-    mlp: list[int] = field(default_factory=list)
     architecture: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        positive(self, "image_size", "features")
-        check_sizes("mlp", self.mlp)
-        pair(self.crop)
+        super().__post_init__()
+        positive(self, "image_size")
         if self.weights is not None and not self.architecture:
             from ..policy.encoders.vit import read_architecture
 
             self.architecture = read_architecture(Path(self.weights))
 
-    def build(self, specification: Specification, horizons: Horizons) -> ObservationEncoder:
-        """An encoder of every observation stream, with random weights. Raises ValueError where no network is given."""
-        from ..policy.encoders.observation import ObservationEncoder
+    def camera(self) -> MakeCamera:
+        """What makes the encoder of one camera. It raises ValueError where no network is given."""
         from ..policy.encoders.vit import ViTEncoder
 
-        def camera(channels: int, size: tuple[int, int]) -> ViTEncoder:
+        def make(channels: int, size: tuple[int, int]) -> ViTEncoder:
             if not self.architecture:
                 raise ValueError("policy/encoder=vit needs a pretrained network: give policy.encoder.weights=FOLDER")
             return ViTEncoder(
@@ -147,19 +158,7 @@ class ViTEncoderConfig:
                 is_frozen=self.frozen,
             )
 
-        return ObservationEncoder(
-            specification,
-            horizons,
-            hidden=self.mlp,
-            make_camera=camera,
-            crop=pair(self.crop),
-            is_shared=self.shared,
-        )
-
-    def start(self, encoder: ObservationEncoder) -> None:
-        """Give a new encoder the pretrained weights; that of a checkpoint has its own."""
-        if self.weights is not None:
-            encoder.load_pretrained(Path(self.weights))
+        return make
 
 
 @dataclass(kw_only=True)

@@ -3,8 +3,8 @@
 The frames of a sample are changed alike, so that motion stays motion; samples and cameras are changed independently.
 The order is rotation, crop, colour: a crop cuts off part of what the rotation had to invent.
 
-Cost on one CPU core, for 64 samples of 2 frames of 96 x 96 x 3 and a crop of 84 x 84: the crop about a millisecond, the
-colours 20 and the rotation 50.
+Cost: grows with the pixels of the batch; the crop copies them, colours take some ten times as long and a rotation
+twenty (`benchmarks/windows.py`).
 
 Shapes: B samples of To frames; H, W, C height, width and channels; h, w those of the crop.
 """

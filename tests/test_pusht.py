@@ -106,10 +106,8 @@ def test_a_mirrored_image_is_the_image_of_the_mirrored_state(gym_pusht):
     shown = [512 - given[1], 512 - given[0], 512 - given[3], 512 - given[2], np.pi / 2 - given[4]]
     frames = []
     for state in (given, shown):
-        angle = np.array([state[4]])
         points = block_keypoints(np.array([state]))[0]
         options = PUSHT.restore({"agent_position": np.array(state[:2]), "block_keypoints": points})
-        assert np.isfinite(angle).all()
         frames.append(env.reset(options=options)[0]["image"])
     mirrored = PUSHT_IMAGE.mirror["image"](frames[0][None])[0]
     difference = np.abs(mirrored.astype(int) - frames[1])

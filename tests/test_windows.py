@@ -1,6 +1,7 @@
 """Training windows: by hand for a small episode, and against a slow reference for any demonstrations."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ class InMemory:
 
     lengths: list[int]
     specification: Specification = SPECIFICATION
+    path: Path = Path("memory")
     rows: dict = field(init=False)
 
     def __post_init__(self):
@@ -223,7 +225,6 @@ def same(rows):
 
 def test_a_mirror_doubles_the_episodes_in_their_order():
     plain = InMemory([5, 9, 3])
-    plain.path = "somewhere"
     mirrored = Mirrored(
         plain, {"state": flipped, "contact": same, "image": lambda rows: rows[:, :, ::-1], "action": flipped}
     )
@@ -242,6 +243,5 @@ def test_a_mirror_doubles_the_episodes_in_their_order():
 
 def test_a_mirror_must_show_every_stream():
     plain = InMemory([5])
-    plain.path = "somewhere"
     with pytest.raises(ValueError, match=r"a mirror must show every stream, it does not show \['contact', 'image'\]"):
         Mirrored(plain, {"state": flipped, "action": flipped})
