@@ -16,7 +16,7 @@ Result = Mapping[str, Any]
 """The content of one `evaluation.json`."""
 
 COLUMNS = (
-    *("task", "network", "sampler", "success", "score", "episodes", "training seeds"),
+    *("task", "network", "sampler", "steps", "success", "score", "episodes", "training seeds"),
     *("parameters", "training", "latency"),
 )
 
@@ -30,7 +30,7 @@ def find(folder: Path) -> Sequence[Result]:
     if not paths:
         raise FileNotFoundError(f"{folder}: there is no evaluation.json here or below: run `recede evaluate` first")
     results = [read_json(path) for path in paths]
-    needed = ("task", "policy", "success", "score", "num_parameters", "training_s", "latency")
+    needed = ("task", "policy", "checkpoint", "recipe", "step", "training_seed", "num_parameters", "training_s")
     for path, result in zip(paths, results, strict=True):
         if missing := [key for key in needed if key not in result]:
             raise ValueError(f"{path} lacks {missing}: evaluate that policy again")
@@ -52,12 +52,13 @@ def sampler(policy: Mapping[str, Any]) -> str:
 
 
 def table(results: Iterable[Result]) -> str:
-    """A markdown table with a row for each task, network and sampler."""
+    """A markdown table with a row for each task, network, sampler and recipe of training."""
 
-    def key(result: Result) -> tuple[str, str, str]:
-        return result["task"], result["policy"]["network"]["choice"], sampler(result["policy"])
+    def key(result: Result) -> tuple[str, str, str, int, str]:
+        policy = result["policy"]
+        return result["task"], policy["network"]["choice"], sampler(policy), result["step"], result["recipe"]
 
-    rows = [_row(*names, list(group)) for names, group in groupby(sorted(results, key=key), key)]
+    rows = [_row(*names[:-1], list(group)) for names, group in groupby(sorted(results, key=key), key)]
     return "\n".join(map(_line, [COLUMNS, ["---"] * len(COLUMNS), *rows])) + "\n"
 
 
@@ -65,24 +66,29 @@ def document(results: Sequence[Result], *, command: str) -> str:
     """The table as a page of its own, with the command that wrote it and what its numbers mean."""
     return (
         f"# Results\n\nWritten by `{command}` from {len(results)} evaluations.\n\n{table(results)}\n"
-        "Success and score are over all episodes of all training seeds, with 95 % intervals (Wilson, bootstrap): of\n"
+        "A row is a recipe of training, steps its length. Success and score are over all episodes of all its training\n"
+        "seeds, an episode that was evaluated twice counting once, with 95 % intervals (Wilson, bootstrap): of\n"
         "these trained policies in other episodes, not of others that might be trained. Parameters are those of the\n"
         "whole policy. Training is the mean time of a run; latency is the median of one prediction for one robot, and\n"
         "the mean of it over runs. Both were taken on the machine of the evaluation.\n"
     )
 
 
-def _row(task: str, network: str, sampled: str, group: Sequence[Result]) -> list[str]:
-    successes = [success for result in group for success in result["success"]]
-    scores = [score for result in group for score in result["score"]]
+def _row(task: str, network: str, sampled: str, steps: int, group: Sequence[Result]) -> list[str]:
+    episodes = {  # an episode is determined by the policy, the seed of its noise, and its own
+        (result["checkpoint"], result["seed"], seed): outcome
+        for result in group
+        for seed, *outcome in zip(result["seeds"], result["success"], result["score"], strict=True)
+    }
+    successes, scores = map(list, zip(*episodes.values(), strict=True))
     rate, score = wilson(sum(successes), len(successes)), bootstrap(scores)
     seconds = [result["training_s"] for result in group if result["training_s"] is not None]
     return [
-        *(task, network, sampled),
+        *(task, network, sampled, str(steps)),
         f"{100 * np.mean(successes):.0f} % [{100 * rate[0]:.0f}, {100 * rate[1]:.0f}]",
         f"{np.mean(scores):.3f} [{score[0]:.3f}, {score[1]:.3f}]",
         str(len(successes)),
-        str(len(group)),
+        str(len({result["training_seed"] for result in group})),
         f"{group[0]['num_parameters'] / 1e6:.1f} M",
         f"{np.mean(seconds):.0f} s" if seconds else "-",
         f"{np.mean([result['latency']['p50_ms'] for result in group]):.1f} ms",

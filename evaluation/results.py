@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -41,11 +43,21 @@ class Measured:
             "checkpoint": self.manifest["path"],
             "step": self.manifest["step"],
             "training_seed": self.manifest["seed"],
+            "recipe": self.recipe,
             "training_s": seconds or None,
             "num_parameters": self.num_parameters,
             "policy": self.manifest["policy"],
             **self.evaluation.to_json(),
         }
+
+    @property
+    def recipe(self) -> str:
+        """The same for runs that differ in their seed alone; of a checkpoint whose run is not known, its own place."""
+        path = self.folder / "config.json"
+        if not path.is_file():
+            return str(self.manifest["path"])
+        config = {key: value for key, value in checkpoint.read_json(path).items() if key != "seed"}
+        return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def num_parameters(self) -> int:

@@ -77,6 +77,23 @@ def reaches(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def filmed(tmp_path_factory):
+    """Three episodes with two cameras and a vector, read only."""
+    import numpy as np
+    from cameras import ACTION, SCENE, STATE, WRIST, specification
+    from recede.datasets.store import DemonstrationStore
+
+    path = tmp_path_factory.mktemp("filmed") / "demos.zarr"
+    store = DemonstrationStore.create(path, specification(SCENE, WRIST, STATE))
+    rng = np.random.default_rng(0)
+    for seed in range(3):
+        images = {s.name: rng.integers(0, 256, (12, *s.shape), dtype=np.uint8) for s in (SCENE, WRIST)}
+        vectors = {s.name: rng.uniform(-1, 1, (12, *s.shape)).astype("float32") for s in (STATE, ACTION)}
+        store.append(images | vectors, seed=seed)
+    return path
+
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory, reaches):
     """A diffusion policy of `toys.REACH` that reaches sometimes, read only."""
     out = tmp_path_factory.mktemp("trained") / "run"
