@@ -82,6 +82,8 @@ class ResNetEncoderConfig(CameraEncoderConfig):
     of the softmax. crop: [height, width] of what is seen, in training at a place drawn at random. shared: one network
     for all cameras. weights: a file of torchvision's, which training begins with. norm: "group", or "frozen" for what
     the weights were trained to compute. frozen: the ResNet does not learn; else weights learn at a tenth of the rate.
+    relu: cut the features off below 0. mean, std: of each channel of pixels in [0, 1], which are normalised with them;
+    without them as `weights` expect, or to [-1, 1].
     """
 
     depth: int = 18
@@ -89,6 +91,9 @@ class ResNetEncoderConfig(CameraEncoderConfig):
     stages: int = 4
     norm: str = "group"
     keypoints: int = 32
+    relu: bool = False
+    mean: list[float] | None = None
+    std: list[float] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -101,8 +106,16 @@ class ResNetEncoderConfig(CameraEncoderConfig):
             raise ValueError(f"width must be a multiple of 16, the channels of a group of GroupNorm, got {self.width}")
         if self.norm not in ("group", "frozen"):
             raise ValueError(f"norm must be 'group' or 'frozen', got {self.norm!r}")
+        if len(self.mean or ()) != len(self.std or ()) or min(self.std or [1]) <= 0:
+            raise ValueError(
+                f"mean and std must be given together, of each channel, std above 0, got {self.mean} and {self.std}"
+            )
+
+    def start(self, encoder: ObservationEncoder) -> None:
+        """See `CameraEncoderConfig`. Raises ValueError where there is nothing trained that could stay as it is."""
         if self.weights is None and (self.frozen or self.norm == "frozen"):
             raise ValueError("frozen=true and norm=frozen keep what was trained: give weights=FILE, or leave them out")
+        super().start(encoder)
 
     def camera(self) -> MakeCamera:
         """What makes the encoder of one camera."""
@@ -118,6 +131,8 @@ class ResNetEncoderConfig(CameraEncoderConfig):
             num_features=self.features,
             is_pretrained=self.weights is not None,
             is_frozen=self.frozen,
+            has_relu=self.relu,
+            pixels=(self.mean, self.std) if self.mean and self.std else None,
         )
 
 

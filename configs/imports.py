@@ -18,11 +18,11 @@ from .components import (
     TransformerConfig,
     UNet1dConfig,
 )
-from .encoders import LowdimEncoderConfig
+from .encoders import LowdimEncoderConfig, ResNetEncoderConfig
 from .schema import ImportCheckpointConfig, describe, load_task
 
 if TYPE_CHECKING:
-    from ..policy.foreign import Affine, Foreign
+    from ..policy.foreign import Foreign
     from ..policy.layouts import Layout
     from ..policy.normalizer import Normalizer
 
@@ -52,7 +52,7 @@ def import_checkpoint(config: ImportCheckpointConfig) -> Path:
     if not isinstance(config.policy, DiffusionConfig):
         raise ValueError(f"policy must be a diffusion policy, got {describe(config.policy)['choice']}")
     if config.policy.encoder != LowdimEncoderConfig():
-        raise ValueError(f"policy/encoder must be left out, vectors go as they are, got {config.policy.encoder}")
+        raise ValueError(f"policy/encoder must be left out, the weights show it, got {config.policy.encoder}")
     if source.is_dir():
         foreign, settings = lerobot(source)
         policy_config, horizons = from_lerobot(config, settings)
@@ -60,10 +60,13 @@ def import_checkpoint(config: ImportCheckpointConfig) -> Path:
         horizons, policy_config = config.horizons.build(), config.policy
         foreign = reference(read_state_dict(source, remedy=SAVE), num_observed=horizons.observation)
     policy_config = replace(policy_config, network=network_of(policy_config.network, foreign.network))
+    if foreign.cameras.shapes:
+        policy_config = replace(policy_config, encoder=ResNetEncoderConfig(**foreign.cameras.options))
     check_horizons(foreign, horizons)
     specification = specification_of(config, foreign)
     policy: Any = policy_config.build(specification, horizons, Normalizer.empty(specification))
     policy.network.load_state_dict(foreign.network.weights)
+    policy.encoder.load_state_dict(foreign.cameras.weights)
     fill(policy.normalizer, specification, foreign)
     manifest = {"policy": describe(policy_config), "task": config.task, "step": 0, "seed": 0, "source": str(source)}
     with checkpoint.whole_folder(out) as folder:
@@ -72,13 +75,14 @@ def import_checkpoint(config: ImportCheckpointConfig) -> Path:
 
 
 def fill(normalizer: Normalizer, specification: Specification, foreign: Foreign) -> None:
-    """Set the ranges of every stream, of which those of the observations lie side by side in the foreign policy."""
+    """Set the ranges of every vector, of which those of the observations lie side by side in the foreign policy."""
     import torch
 
     observed = [torch.cat(each) for each in zip(*foreign.observations.values(), strict=True)]
-    sizes = [stream.size for stream in specification.observations]
+    streams = [stream for stream in specification.streams if not stream.is_image]
+    sizes = [stream.size for stream in streams[:-1]]
     affines = [*zip(*(each.split(sizes) for each in observed), strict=True), foreign.action]
-    for stream, (centre, half_range) in zip(specification.streams, affines, strict=True):
+    for stream, (centre, half_range) in zip(streams, affines, strict=True):
         normalizer.streams[stream.name].load_state_dict({"centre": centre, "half_range": half_range})
 
 
@@ -90,12 +94,6 @@ def network_of(chosen: Any, layout: Layout) -> TransformerConfig | UNet1dConfig:
 
 def check_horizons(foreign: Foreign, horizons: Horizons) -> None:
     """Raises ValueError unless they are those that the weights show."""
-    per_step = sum(len(affine.centre) for affine in foreign.observations.values())
-    if foreign.network.conditioning_size != per_step * horizons.observation:
-        raise ValueError(
-            f"horizons.observation must be {foreign.network.conditioning_size} numbers of conditioning by {per_step} "
-            f"a step, got {horizons.observation}"
-        )
     if foreign.network.num_steps not in (None, horizons.prediction):
         raise ValueError(f"horizons.prediction must be {foreign.network.num_steps}, got {horizons.prediction}")
 
@@ -125,29 +123,42 @@ def specification_of(config: ImportCheckpointConfig, foreign: Foreign) -> Specif
     if (config.task is None) == (config.control_dt is None):
         raise ValueError(f"give either task= or control_dt=, got task={config.task} and control_dt={config.control_dt}")
     if config.control_dt is not None:
-        observations = tuple(Stream(name, affine.centre.shape) for name, affine in foreign.observations.items())
-        return Specification(observations, Stream("action", foreign.action.centre.shape), config.control_dt)
+        vectors = [Stream(name, affine.centre.shape) for name, affine in foreign.observations.items()]
+        images = [Stream(name, shape, "uint8") for name, shape in foreign.cameras.shapes.items()]
+        return Specification((*vectors, *images), Stream("action", foreign.action.centre.shape), config.control_dt)
     assert config.task is not None, "it is one of the two"
     task = load_task(config.task).specification
     known = {stream.name: stream for stream in task.observations}
     names = config.streams or list(known)
-    if sorted(names) != sorted(known) or (len(known) > 1 and not config.streams):
+    num_images = sum(stream.is_image for stream in task.observations)
+    is_ambiguous = max(num_images, len(known) - num_images) > 1
+    if sorted(names) != sorted(known) or (is_ambiguous and not config.streams):
         wrong = next((name for name in names if name not in known), "")
         raise ValueError(
             f"streams must be the observations of {config.task}, in the order in which they lie side by side there, "
             f"got {config.streams}: {nearest(wrong, known)}"
         )
     specification = Specification(tuple(known[name] for name in names), task.action, task.control_dt)
-    check_sizes(specification, foreign.observations, foreign.action)
+    check_sizes(specification, foreign)
     return specification
 
 
-def check_sizes(specification: Specification, observations: dict[str, Affine], action: Affine) -> None:
-    """Raises ValueError unless the streams are of as many numbers as those of the foreign policy."""
-    found = sum(len(affine.centre) for affine in observations.values()), len(action.centre)
-    wanted = sum(stream.size for stream in specification.observations), specification.action.size
+def check_sizes(specification: Specification, foreign: Foreign) -> None:
+    """Raises ValueError unless the streams are of as many numbers, and the images of the shapes, as those of `foreign`.
+
+    Vectors and images each have an order of their own.
+    """
+    found = sum(len(affine.centre) for affine in foreign.observations.values()), len(foreign.action.centre)
+    vectors = [stream.size for stream in specification.observations if not stream.is_image]
+    wanted = sum(vectors), specification.action.size
     if found != wanted:
         raise ValueError(
             f"the policy must see {wanted[0]} numbers a step and answer with {wanted[1]}, as the task has, "
             f"got {found[0]} and {found[1]}: leave task= out and give control_dt="
+        )
+    shapes = [stream.shape for stream in specification.observations if stream.is_image]
+    if shapes != list(foreign.cameras.shapes.values()):
+        raise ValueError(
+            f"the policy must see images of the shapes {shapes}, as the task has, "
+            f"got {foreign.cameras.shapes}: leave task= out and give control_dt="
         )

@@ -1,18 +1,20 @@
 """The networks of other implementations, by the names of their weights: ours take them over, of the same arithmetic.
 
 Known are the two networks of the reference implementation of Diffusion Policy (Chi et al. 2023), by the names of its
-`ConditionalUnet1D` and `TransformerForDiffusion`, and LeRobot's U-Net, whose names differ in a few places.
+`ConditionalUnet1D` and `TransformerForDiffusion`, and LeRobot's U-Net, whose names differ in a few places, with its
+encoders of images.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from .encoders.resnet import GROUP_SIZE, Norm, ResNetEncoder
 from .networks.transformer import Transformer
 from .networks.unet1d import UNet1d
 
@@ -201,3 +203,53 @@ def transformer(weights: Mapping[str, Tensor]) -> Layout:
     for part in ("weight", "bias"):
         converted[f"keys_values.{part}"] = torch.cat([weights[f"{name}{part}"][width:] for name in cross])
     return Layout("transformer", sizes, converted, action_size, shape[0] * shape[1], num_steps)
+
+
+# --- encoders of images
+
+CAMERA = "ResNets with a spatial softmax and a linear layer, as config.json says"
+
+CAMERA_RULES: Rules = (
+    (r"^trunk\.conv1\.", "backbone.0."),
+    (r"^trunk\.bn1\.", "backbone.1."),
+    *((rf"^trunk\.layer{stage}\.", f"backbone.{stage + 3}.") for stage in range(1, 5)),
+    (r"^keypoints\.detect\.", "pool.nets."),
+    (r"^project\.", "out."),
+)
+"""From our names to those of LeRobot, where the layers of torchvision's network are numbered."""
+
+
+def cameras(
+    weights: Mapping[str, Tensor], *, prefixes: Sequence[str], depth: int, norm: Norm, shape: tuple[int, int, int]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Encoders of images that are alike, one under each prefix of the names, from their state dict.
+
+    depth, norm: of the ResNets. shape: (H, W, C) of what they see of an image. Returns the options that the weights
+    show, and the weights of our `ObservationEncoder`. Raises ValueError where names or shapes differ.
+    """
+    weights = {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
+    width, num_keypoints, num_features = (
+        size(weights, f"{prefixes[0]}{name}.weight", 0, CAMERA) for name in ("backbone.0", "pool.nets", "out")
+    )
+    with torch.device("meta"):
+        camera = ResNetEncoder(
+            shape[2],
+            shape[:2],
+            depth=depth,
+            width=max(GROUP_SIZE, width // GROUP_SIZE * GROUP_SIZE),  # of another one the shapes differ
+            norm=norm,
+            num_keypoints=num_keypoints,
+            num_features=num_features,
+        )
+    ours = shapes(camera)
+    expected = {renamed(name, CAMERA_RULES): each for name, each in ours.items()}
+    # The coordinates of the cells of the last map, which has a 32nd of the image's height and width; ours are computed.
+    expected["pool.pos_grid"] = (-(-shape[0] // 32) * -(-shape[1] // 32), 2)
+    check_layout(weights, {f"{prefix}{name}": each for prefix in prefixes for name, each in expected.items()}, CAMERA)
+    converted = {
+        f"cameras.{index}.{name}": weights[f"{prefix}{renamed(name, CAMERA_RULES)}"]
+        for index, prefix in enumerate(prefixes)
+        for name in ours
+    }
+    options = {"depth": depth, "width": width, "norm": norm, "keypoints": num_keypoints, "features": num_features}
+    return options, converted

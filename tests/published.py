@@ -1,7 +1,9 @@
-"""Networks that others have published: the layout of their weights, and their forward pass written out by its names."""
+"""What others have published: the layout of their weights, their forward pass written out by its names, and folders."""
 
+import json
 import math
 
+import safetensors.torch
 import torch
 from torch.nn import functional as F
 
@@ -144,3 +146,183 @@ def transformer_forward(weights, noisy, t, conditioning, *, heads=HEADS):
 
 
 NETWORKS = {"unet1d": (unet_layout, unet_forward), "transformer": (transformer_layout, transformer_forward)}
+
+
+BLOCKS = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3]}
+
+
+def resnet_forward(weights, x, *, kind, depth, stages=4):
+    """A residual network up to its last map, by the names of torchvision; kind: of its norms, "group" or "frozen"."""
+
+    def norm(name, x):
+        weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        if kind == "group":
+            return F.group_norm(x, len(weight) // 16, weight, bias)
+        mean, variance = (weights[f"{name}.{each}"][:, None, None] for each in ("running_mean", "running_var"))
+        return (x - mean) / (variance + 1e-5).sqrt() * weight[:, None, None] + bias[:, None, None]
+
+    def conv(name, x, stride=1):
+        weight = weights[f"{name}.weight"]
+        return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
+
+    x = F.max_pool2d(norm("bn1", conv("conv1", x, 2)).relu(), 3, 2, 1)
+    for stage in range(1, stages + 1):
+        for index in range(BLOCKS[depth][stage - 1]):
+            name, stride = f"layer{stage}.{index}", 2 if stage > 1 and index == 0 else 1
+            if f"{name}.conv3.weight" in weights:
+                y = norm(f"{name}.bn1", conv(f"{name}.conv1", x)).relu()
+                y = norm(f"{name}.bn2", conv(f"{name}.conv2", y, stride)).relu()
+                y = norm(f"{name}.bn3", conv(f"{name}.conv3", y))
+            else:
+                y = norm(f"{name}.bn1", conv(f"{name}.conv1", x, stride)).relu()
+                y = norm(f"{name}.bn2", conv(f"{name}.conv2", y))
+            if f"{name}.downsample.0.weight" in weights:
+                x = norm(f"{name}.downsample.1", conv(f"{name}.downsample.0", x, stride))
+            x = (x + y).relu()
+    return x
+
+
+def camera_layout(prefix="", *, kind="group", depth=18, width=16, keypoints=3, cells=(2, 3)):
+    """Name -> shape of LeRobot's encoder of images; cells: height and width of its last map."""
+    shapes = {f"{prefix}pool.pos_grid": (cells[0] * cells[1], 2)}
+
+    def layer(name, out, *shape):
+        shapes.update({f"{prefix}{name}.weight": (out, *shape), f"{prefix}{name}.bias": (out,)})
+
+    def conv(name, norm, out, inputs, kernel):
+        shapes[f"{prefix}backbone.{name}.weight"] = out, inputs, kernel, kernel
+        layer(f"backbone.{norm}", out)
+        if kind == "frozen":
+            statistics = {"running_mean": (out,), "running_var": (out,), "num_batches_tracked": ()}
+            shapes.update({f"{prefix}backbone.{norm}.{part}": shape for part, shape in statistics.items()})
+
+    conv("0", "1", width, 3, 7)
+    inputs = width
+    for stage, blocks in enumerate(BLOCKS[depth]):
+        inner = width * 2**stage
+        sizes = [(inner, 3), (inner, 3)] if depth < 50 else [(inner, 1), (inner, 3), (4 * inner, 1)]
+        for block in range(blocks):
+            name, seen = f"{4 + stage}.{block}", inputs
+            for number, (out, kernel) in enumerate(sizes, start=1):
+                conv(f"{name}.conv{number}", f"{name}.bn{number}", out, seen, kernel)
+                seen = out
+            if seen != inputs:
+                conv(f"{name}.downsample.0", f"{name}.downsample.1", seen, inputs, 1)
+            inputs = seen
+    layer("pool.nets", keypoints, inputs, 1, 1)
+    layer("out", 2 * keypoints, 2 * keypoints)
+    return shapes
+
+
+def camera_weights(prefix="", *, seed=0, cells=(2, 3), **options):
+    """Values for `camera_layout`: as after some training, and the places of the cells."""
+    weights = random(camera_layout(prefix, cells=cells, **options), seed)
+    for name, tensor in weights.items():
+        if name.endswith("running_var") or (tensor.ndim == 1 and name.endswith("weight")):
+            weights[name] = 0.5 + tensor.abs()
+    y, x = (torch.linspace(-1, 1, count) for count in cells)
+    weights[f"{prefix}pool.pos_grid"] = torch.cartesian_prod(y, x).flip(1)
+    return weights
+
+
+def camera_forward(weights, images, *, kind, depth=18):
+    """LeRobot's encoder of images, normalised (N, C, H, W) -> (N, F), by the names of `camera_layout`."""
+    names, trunk = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}, {}
+    for name in weights:
+        if name.startswith("backbone."):
+            _, number, rest = name.split(".", 2)
+            trunk[f"{names[number]}.{rest}"] = weights[name]
+    x = resnet_forward(trunk, images, kind=kind, depth=depth)
+    maps = F.conv2d(x, weights["pool.nets.weight"], weights["pool.nets.bias"])
+    points = maps.flatten(2).softmax(dim=2) @ weights["pool.pos_grid"]
+    return F.linear(points.flatten(1), weights["out.weight"], weights["out.bias"]).relu()
+
+
+# --- the files of others
+
+LOW = {"obs": torch.tensor([0.0, -2.0, 10.0, 5.0, -1.0]), "action": torch.tensor([100.0, -3.0])}
+HIGH = {"obs": torch.tensor([4.0, 2.0, 500.0, 5.0, 1.0]), "action": torch.tensor([300.0, -1.0])}
+
+SETTINGS = {
+    "type": "diffusion",
+    "input_features": {
+        "observation.environment_state": {"type": "ENV", "shape": [2]},
+        "observation.state": {"type": "STATE", "shape": [3]},
+    },
+    "output_features": {"action": {"type": "ACTION", "shape": [ACTIONS]}},
+    "normalization_mapping": {"STATE": "MIN_MAX", "ENV": "MIN_MAX", "ACTION": "MIN_MAX"},
+    "n_obs_steps": 2,
+    "horizon": STEPS,
+    "n_action_steps": 4,
+    "n_groups": 8,
+    "use_film_scale_modulation": True,
+    "noise_scheduler_type": "DDIM",
+    "num_train_timesteps": 20,
+    "num_inference_steps": None,
+    "beta_schedule": "squaredcos_cap_v2",
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "prediction_type": "sample",
+    "clip_sample": True,
+    "clip_sample_range": 1.5,
+    "vision_backbone": "resnet18",
+    "crop_shape": None,
+    "use_group_norm": True,
+    "use_separate_rgb_encoder_per_camera": False,
+}
+STATISTICS = {
+    "observation.state": {"min": LOW["obs"][:3], "max": HIGH["obs"][:3]},
+    "observation.environment_state": {"min": LOW["obs"][3:], "max": HIGH["obs"][3:]},
+    "action": {"min": LOW["action"], "max": HIGH["action"]},
+}
+
+
+def lerobot_folder(folder, *, is_old=False, weights=None, statistics=STATISTICS, **settings):
+    """What LeRobot writes; old versions keep the statistics among the weights."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(SETTINGS | settings))
+    weights = weights or random(unet_layout(**LEROBOT))
+    flat = {}
+    for name, found in statistics.items():
+        place = "unnormalize_outputs" if name == "action" else "normalize_inputs"
+        prefix = f"{place}.buffer_{name.replace('.', '_')}" if is_old else name
+        flat |= {f"{prefix}.{statistic}": tensor.clone() for statistic, tensor in found.items()}
+    if is_old:
+        weights = weights | flat
+    else:
+        file = "policy_preprocessor_step_3_normalizer_processor.safetensors"
+        steps = [{"registry_name": "to_batch_processor"}, {"state_file": file}]
+        (folder / "policy_preprocessor.json").write_text(json.dumps({"steps": steps}))
+        safetensors.torch.save_file(flat, folder / file)
+    safetensors.torch.save_file(weights, folder / "model.safetensors")
+    return folder
+
+
+PIXELS = {
+    "mean": torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1),
+    "std": torch.tensor([0.2, 0.3, 0.25]).view(3, 1, 1),
+    "min": torch.tensor([0.0, 0.1, 0.0]).view(3, 1, 1),
+    "max": torch.tensor([1.0, 0.9, 0.7]).view(3, 1, 1),
+}
+BOARD = {"min": torch.zeros(2), "max": torch.full((2,), 512.0)}
+PUSHT = {
+    "vectors": (2, 0),
+    "statistics": {"observation.state": BOARD, "action": BOARD, "observation.image": PIXELS},
+}
+
+
+def image_folder(folder, *names, shape=(3, 40, 76), vectors=(3, 2), kind="group", depth=18, cells=(2, 3), **settings):
+    """A policy that sees images, then vectors of these sizes by their order in its configuration, and its weights."""
+    features = {name: {"type": "VISUAL", "shape": list(shape)} for name in names}
+    kinds = zip(("environment_state", "state"), ("ENV", "STATE"), reversed(vectors), strict=True)
+    features |= {f"observation.{name}": {"type": type_, "shape": [size]} for name, type_, size in kinds if size}
+    is_separate = settings.setdefault("use_separate_rgb_encoder_per_camera", False)
+    prefix = "diffusion.rgb_encoder."
+    weights = random(unet_layout(**LEROBOT, global_size=2 * (sum(vectors) + 6 * len(names))))
+    for index, each in enumerate([f"{prefix}{index}." for index in range(len(names))] if is_separate else [prefix]):
+        weights |= camera_weights(each, seed=index, kind=kind, depth=depth, cells=cells)
+    settings = {"statistics": STATISTICS | dict.fromkeys(names, PIXELS), "weights": weights} | settings
+    mapping = SETTINGS["normalization_mapping"] | {"VISUAL": settings.pop("mode", "MEAN_STD")}
+    settings = {"input_features": features, "normalization_mapping": mapping} | settings
+    settings |= {"use_group_norm": kind == "group"}
+    return lerobot_folder(folder, **({"vision_backbone": f"resnet{depth}"} | settings)), weights

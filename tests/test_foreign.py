@@ -1,6 +1,5 @@
 """What other implementations have trained: state dicts made here from their layouts, and their networks written out."""
 
-import json
 import os
 import pickle
 import re
@@ -12,10 +11,18 @@ import torch
 from diffusers import DDIMScheduler
 from published import (
     ACTIONS,
+    HIGH,
     LEROBOT,
+    LOW,
     NETWORKS,
     OBSERVED,
+    PIXELS,
+    PUSHT,
+    STATISTICS,
     STEPS,
+    camera_forward,
+    image_folder,
+    lerobot_folder,
     random,
     transformer_forward,
     unet_forward,
@@ -23,11 +30,9 @@ from published import (
 )
 from recede.commands.main import main
 from recede.configs.policies import load_policy
+from recede.configs.schema import load_task
 
 # --- the files of others
-
-LOW = {"obs": torch.tensor([0.0, -2.0, 10.0, 5.0, -1.0]), "action": torch.tensor([100.0, -3.0])}
-HIGH = {"obs": torch.tensor([4.0, 2.0, 500.0, 5.0, 1.0]), "action": torch.tensor([300.0, -1.0])}
 
 
 def state_dict(kind, seed=0):
@@ -41,57 +46,6 @@ def state_dict(kind, seed=0):
         parameters = {"scale": scale, "offset": offset, "input_stats.min": low, "input_stats.max": HIGH[name]}
         weights |= {f"normalizer.params_dict.{name}.{key}": value for key, value in parameters.items()}
     return weights
-
-
-SETTINGS = {
-    "type": "diffusion",
-    "input_features": {
-        "observation.environment_state": {"type": "ENV", "shape": [2]},
-        "observation.state": {"type": "STATE", "shape": [3]},
-    },
-    "output_features": {"action": {"type": "ACTION", "shape": [ACTIONS]}},
-    "normalization_mapping": {"STATE": "MIN_MAX", "ENV": "MIN_MAX", "ACTION": "MIN_MAX"},
-    "n_obs_steps": 2,
-    "horizon": STEPS,
-    "n_action_steps": 4,
-    "n_groups": 8,
-    "use_film_scale_modulation": True,
-    "noise_scheduler_type": "DDIM",
-    "num_train_timesteps": 20,
-    "num_inference_steps": None,
-    "beta_schedule": "squaredcos_cap_v2",
-    "beta_start": 1e-4,
-    "beta_end": 0.02,
-    "prediction_type": "sample",
-    "clip_sample": True,
-    "clip_sample_range": 1.5,
-}
-STATISTICS = {
-    "observation.state": (LOW["obs"][:3], HIGH["obs"][:3]),
-    "observation.environment_state": (LOW["obs"][3:], HIGH["obs"][3:]),
-    "action": (LOW["action"], HIGH["action"]),
-}
-
-
-def lerobot_folder(folder, *, is_old=False, weights=None, statistics=STATISTICS, **settings):
-    """What LeRobot writes; old versions keep the statistics among the weights."""
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(SETTINGS | settings))
-    weights = weights or random(unet_layout(**LEROBOT))
-    flat = {}
-    for name, (low, high) in statistics.items():
-        place = "unnormalize_outputs" if name == "action" else "normalize_inputs"
-        prefix = f"{place}.buffer_{name.replace('.', '_')}" if is_old else name
-        flat |= {f"{prefix}.min": low, f"{prefix}.max": high}
-    if is_old:
-        weights = weights | flat
-    else:
-        file = "policy_preprocessor_step_3_normalizer_processor.safetensors"
-        steps = [{"registry_name": "to_batch_processor"}, {"state_file": file}]
-        (folder / "policy_preprocessor.json").write_text(json.dumps({"steps": steps}))
-        safetensors.torch.save_file(flat, folder / file)
-    safetensors.torch.save_file(weights, folder / "model.safetensors")
-    return folder
 
 
 HORIZONS = ["horizons.observation=2", f"horizons.prediction={STEPS}", "horizons.action=4"]
@@ -211,6 +165,25 @@ def test_the_streams_of_a_task_take_the_place_of_the_observation(tmp_path):
 # --- LeRobot
 
 
+def sampled(weights, x, conditioning):
+    """What LeRobot's network and the sampler of diffusers make of x in 20 steps, normalised."""
+    network = {name.removeprefix(LEROBOT["prefix"]): tensor for name, tensor in weights.items()}
+    names = {name: LEROBOT[name] for name in ("first", "second", "resampling")}
+    scheduler = DDIMScheduler(20, beta_schedule="squaredcos_cap_v2", clip_sample_range=1.5, prediction_type="sample")
+    scheduler.set_timesteps(20)
+    for t in scheduler.timesteps:
+        output = unet_forward(network, x, t.expand(len(x)), conditioning, **names)
+        x = scheduler.step(output, t, x, use_clipped_model_output=True).prev_sample
+    assert (x.abs() < 1.5).float().mean() > 0.25
+    return x
+
+
+def normalised(x, name="obs"):
+    """By minimum and maximum, as LeRobot does; the fourth number of an observation never changes."""
+    low, high = LOW[name], HIGH[name]
+    return 2 * (x - low) / (high - low).where(high > low, 1e-8) - 1
+
+
 @pytest.mark.parametrize("is_old", [False, True])
 def test_a_policy_of_lerobot_predicts_what_it_predicted(tmp_path, is_old):
     weights = random(unet_layout(**LEROBOT))
@@ -218,28 +191,84 @@ def test_a_policy_of_lerobot_predicts_what_it_predicted(tmp_path, is_old):
     out = tmp_path / "imported"
     assert main(["import-checkpoint", str(folder), f"out={out}", "control_dt=0.1"]) == 0
     policy, manifest = load_policy(out)
-    network = {name.removeprefix(LEROBOT["prefix"]): tensor for name, tensor in weights.items()}
-    names = {name: LEROBOT[name] for name in ("first", "second", "resampling")}
-    expected = unet_forward(network, *inputs(), **names)
-    torch.testing.assert_close(policy.network(*inputs()), expected, rtol=1e-5, atol=1e-5)
-
     assert (manifest["horizons"].observation, manifest["horizons"].action) == (2, 4)
     assert policy.clip == 1.5
     observation, x = observe(), inputs()[0]
-    low, high = LOW["obs"], HIGH["obs"]
-    normalised = 2 * (observation - low) / (high - low).where(high > low, 1e-8) - 1
-    scheduler = DDIMScheduler(20, beta_schedule="squaredcos_cap_v2", clip_sample_range=1.5, prediction_type="sample")
-    scheduler.set_timesteps(20)
-    chunk = x
-    for t in scheduler.timesteps:
-        output = unet_forward(network, chunk, t.expand(len(x)), normalised, **names)
-        chunk = scheduler.step(output, t, chunk, use_clipped_model_output=True).prev_sample
-    assert (chunk.abs() < 1.5).float().mean() > 0.25
-    seen = {"state": observation[..., :3], "environment_state": observation[..., 3:]}
-    low, high = LOW["action"], HIGH["action"]
-    torch.testing.assert_close(
-        policy.predict(seen, x[None]), (chunk + 1) / 2 * (high - low) + low, rtol=1e-4, atol=1e-2
+    expected = sampled(weights, x, normalised(observation))
+    found = policy.predict({"state": observation[..., :3], "environment_state": observation[..., 3:]}, x[None])
+    torch.testing.assert_close(normalised(found, "action"), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("names", "is_separate", "kind", "crop", "mode", "depth", "has_environment"),
+    [
+        (["image"], False, "group", [36, 72], "MEAN_STD", 18, False),  # as published for Push-T
+        (["image"], True, "frozen", None, "MIN_MAX", 50, True),
+        (["images.top", "images.front-left"], False, "frozen", [35, 71], "MEAN_STD", 18, True),
+        (["images.top", "images.front-left"], True, "group", None, "IDENTITY", 18, True),
+        (["images.top", "images.front-left"], True, "frozen", [34, 74], "MEAN_STD", 34, False),
+    ],
+)
+def test_an_image_policy_of_lerobot_predicts_what_it_predicted(
+    tmp_path, names, is_separate, kind, crop, mode, depth, has_environment
+):
+    keys, num_vectors = [f"observation.{name}" for name in names], 5 if has_environment else 3
+    folder, weights = image_folder(
+        tmp_path / "lerobot",
+        *keys,
+        kind=kind,
+        depth=depth,
+        mode=mode,
+        crop_shape=crop,
+        vectors=(3, num_vectors - 3),
+        use_separate_rgb_encoder_per_camera=is_separate,
+        is_old=not has_environment,
     )
+    assert main(["import-checkpoint", str(folder), f"out={tmp_path / 'imported'}", "control_dt=0.1"]) == 0
+    policy, _ = load_policy(tmp_path / "imported")
+
+    generator, observation, x = torch.Generator().manual_seed(0), observe()[..., :num_vectors], inputs()[0]
+    images = [torch.randint(0, 256, (5, 2, 40, 76, 3), generator=generator, dtype=torch.uint8) for _ in names]
+    low, high = {
+        "MEAN_STD": (PIXELS["mean"], PIXELS["mean"] + PIXELS["std"]),
+        "MIN_MAX": ((PIXELS["min"] + PIXELS["max"]) / 2, PIXELS["max"]),
+        "IDENTITY": (0, 1),
+    }[mode]
+    features = []
+    for index, seen in enumerate(images):
+        pixels = (seen.flatten(0, 1).permute(0, 3, 1, 2) / 255 - low) / (high - low)
+        if crop:
+            top, left = (round((size - wanted) / 2) for size, wanted in zip((40, 76), crop, strict=True))
+            pixels = pixels[:, :, top : top + crop[0], left : left + crop[1]]
+        prefix = f"diffusion.rgb_encoder.{index}." if is_separate else "diffusion.rgb_encoder."
+        camera = {name.removeprefix(prefix): each for name, each in weights.items() if name.startswith(prefix)}
+        features.append(camera_forward(camera, pixels, kind=kind, depth=depth).unflatten(0, (5, 2)))
+    vectors = normalised(observe())
+    conditioning = torch.cat([vectors[..., :3], *features, vectors[..., 3:num_vectors]], dim=2)
+    expected = sampled(weights, x, conditioning)
+    streams = {name.replace(".", "_").replace("-", "_"): seen for name, seen in zip(names, images, strict=True)}
+    given = streams | {"state": observation[..., :3]}
+    given |= {"environment_state": observation[..., 3:]} if has_environment else {}
+    found = policy.predict(given, x[None])
+    torch.testing.assert_close(normalised(found, "action"), expected, rtol=0, atol=1e-5)
+    for name, seen in streams.items():  # every camera matters
+        assert (policy.predict(given | {name: 255 - seen}, x[None]) - found).abs().max() > 0.1, name
+
+
+def test_an_image_policy_takes_the_streams_of_push_t(tmp_path):
+    """One vector and one image need no order; it then predicts the same from the task's streams."""
+    folder, _ = image_folder(
+        tmp_path / "lerobot", "observation.image", shape=(3, 96, 96), crop_shape=[84, 84], cells=(3, 3), **PUSHT
+    )
+    for out, argument in (("plain", "control_dt=0.1"), ("pusht", "task=pusht_image")):
+        assert main(["import-checkpoint", str(folder), f"out={tmp_path / out}", argument]) == 0
+    plain, (named, manifest) = load_policy(tmp_path / "plain")[0], load_policy(tmp_path / "pusht")
+    assert manifest["specification"] == load_task("pusht_image").specification
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (2, 2, 96, 96, 3), generator=generator, dtype=torch.uint8)
+    place, x = torch.rand(2, 2, 2, generator=generator) * 512, torch.randn(1, 2, STEPS, 2, generator=generator)
+    found = named.predict({"image": image, "agent_position": place}, x)
+    assert torch.equal(found, plain.predict({"image": image, "state": place}, x))
 
 
 def test_every_schedule_and_sampler_of_lerobot_is_known(tmp_path):
@@ -259,8 +288,17 @@ def test_every_schedule_and_sampler_of_lerobot_is_known(tmp_path):
 def test_other_normalizations_of_lerobot_are_taken_over(tmp_path):
     """Left as it is, and by mean and deviation: the action as it is there, whatever its range."""
     mean_and_deviation = {"action.mean": torch.tensor([3.0, -4.0]), "action.std": torch.tensor([0.5, 2.0])}
-    limits = {name: (torch.full_like(low, -1.0), torch.full_like(low, 1.2)) for name, (low, _) in STATISTICS.items()}
-    mapping = {"STATE": "IDENTITY", "ACTION": "MEAN_STD"}
+    limits = {
+        name: {"min": torch.full_like(found["min"], -1.0), "max": torch.full_like(found["min"], 1.2)}
+        for name, found in STATISTICS.items()
+    }
+    mapping = {"STATE": "IDENTITY", "ENV": "MEAN_STD", "ACTION": "MEAN_STD"}
+    limits["observation.environment_state"] = {
+        "min": torch.tensor([5.0, -1.0]),
+        "max": torch.tensor([5.0, 1.2]),
+        "mean": torch.tensor([5.0, 0.2]),
+        "std": torch.tensor([0.0, 1.0]),
+    }
     folder = lerobot_folder(tmp_path / "lerobot", statistics=limits, normalization_mapping=mapping)
     file = next(folder.glob("policy_preprocessor_*"))
     safetensors.torch.save_file(safetensors.torch.load_file(file) | mean_and_deviation, file)
@@ -268,6 +306,8 @@ def test_other_normalizations_of_lerobot_are_taken_over(tmp_path):
     normalizer = load_policy(tmp_path / "imported")[0].normalizer
     observation = torch.rand(4, 2, 3, generator=torch.Generator().manual_seed(0))
     assert torch.equal(normalizer.observation({"state": observation})["state"], observation)
+    found = normalizer.observation({"environment_state": torch.tensor([5.0, 0.7])})["environment_state"]
+    torch.testing.assert_close(found, torch.tensor([0.0, 0.5]))  # LeRobot's network sees 0 where nothing changed
     found = normalizer.unnormalised_action(torch.tensor([[1.0, -1.0]]))
     torch.testing.assert_close(found, torch.tensor([[3.5, -6.0]]))
 
@@ -370,21 +410,77 @@ def test_options_that_do_not_fit_the_weights_are_refused(tmp_path, capsys, argum
     ("settings", "message"),
     [
         ({"type": "act"}, "of type 'diffusion', got type 'act'"),
-        (
-            {"input_features": {"observation.image": {"type": "VISUAL", "shape": [3, 96, 96]}}},
-            "got ['observation.image']",
-        ),
+        ({"input_features": {"observation.effort": {"type": "STATE", "shape": [3]}}}, "got ['observation.effort'] too"),
         ({"n_groups": 4}, "n_groups must be 8"),
         ({"use_film_scale_modulation": False}, "use_film_scale_modulation true"),
         ({"normalization_mapping": {"STATE": "QUANTILES"}}, "must be one of ['IDENTITY', 'MEAN_STD', 'MIN_MAX']"),
         ({"normalization_mapping": {"STATE": "MEAN_STD"}}, "must be ('mean', 'std') of 3 numbers each"),
         ({"normalization_mapping": {}}, "must lie in [-1.5, 1.5], to which recede clips it, but reaches 500"),
-        ({"n_obs_steps": 1}, "horizons.observation must be 10 numbers of conditioning by 5"),
+        ({"n_obs_steps": 1}, "n_obs_steps must be 10 numbers of conditioning by 5"),
     ],
 )
 def test_other_policies_of_lerobot_are_refused(tmp_path, capsys, settings, message):
     folder = lerobot_folder(tmp_path / "lerobot", **settings)
     assert message in refused(capsys, folder, f"out={tmp_path / 'imported'}", "control_dt=0.1")
+
+
+TOP, FRONT = "observation.images.top", "observation.images.front"
+UNLIKE = {TOP: {"type": "VISUAL", "shape": [3, 40, 76]}, FRONT: {"type": "VISUAL", "shape": [3, 48, 64]}}
+DARK = PIXELS | {"mean": torch.tensor([0.1, 0.1, 0.1]).view(3, 1, 1)}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"vision_backbone": "resnet101"},
+            "one of ['resnet18', 'resnet34', 'resnet50'] to be imported, got 'resnet101'",
+        ),
+        ({"input_features": UNLIKE}, "images must all have the same shape (C, H, W)"),
+        ({"resize_shape": [48, 96]}, "resize_shape must be null, as recede crops images but does not resize them"),
+        ({"crop_shape": [37, 72]}, "must not leave a margin of 3, 7, 11, ... pixels"),
+        ({"crop_shape": [50, 72]}, "the crop must fit into stream 'images_top', whose images are 40 x 76 pixels"),
+        ({"crop_shape": [32, 72]}, "images must be higher and wider than 32 pixels"),
+        ({"crop_shape": [36, 64]}, "0.pool.pos_grid is of shape (6, 2), not (4, 2)"),
+        ({"mode": "QUANTILES"}, "the normalization of observation.images.top must be one of"),
+        ({"statistics": STATISTICS}, "the statistics of observation.images.top must be ('mean', 'std') of 3 numbers"),
+        ({"statistics": STATISTICS | {TOP: PIXELS, FRONT: DARK}}, "the pixels of all cameras must be normalised alike"),
+        ({"vision_backbone": "resnet34"}, "names differ: 0.backbone.4.2.conv1.weight is missing; 0.backbone.4.2.bn1"),
+        ({"n_obs_steps": 1}, "n_obs_steps must be 34 numbers of conditioning by 17 a step, got 1"),
+    ],
+)
+def test_other_policies_for_images_are_refused(tmp_path, capsys, settings, message):
+    settings = {"use_separate_rgb_encoder_per_camera": True} | settings
+    folder, _ = image_folder(tmp_path / "lerobot", TOP, FRONT, **settings)
+    assert message in refused(capsys, folder, f"out={tmp_path / 'imported'}", "control_dt=0.1")
+    assert not (tmp_path / "imported").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"drop": ["backbone.5.0"]},
+            "9 names differ: backbone.5.0.conv1.weight is missing; backbone.5.0.bn1.weight is",
+        ),
+        ({"drop": ["rgb_encoder"]}, "backbone.0.weight is missing"),
+        ({"add": ["diffusion.rgb_encoder.1.out.bias"]}, "1 names differ: 1.out.bias is not known"),
+        ({"add": ["diffusion.rgb_encoder.backbone.0.weight"]}, "backbone.0.weight is of shape (3,), not (16, 3, 7, 7)"),
+        ({"add": ["diffusion.rgb_encoder.backbone.1.running_var"]}, "backbone.1.running_var is not known"),
+        ({"rename": ("rgb_encoder.", "rgb_encoder.0.")}, "backbone.0.weight is missing: got ['0.backbone.0.weight'"),
+    ],
+)
+def test_weights_of_other_encoders_are_refused(tmp_path, capsys, changes, message):
+    folder, weights = image_folder(tmp_path / "lerobot", "observation.image")
+    safetensors.torch.save_file(edit(weights, **changes), folder / "model.safetensors")
+    assert message in refused(capsys, folder, f"out={tmp_path / 'imported'}", "control_dt=0.1")
+    assert not (tmp_path / "imported").exists()
+
+
+def test_images_that_are_not_those_of_the_task_are_refused(tmp_path, capsys):
+    folder, _ = image_folder(tmp_path / "lerobot", "observation.image", **PUSHT, mode="IDENTITY")
+    found = refused(capsys, folder, f"out={tmp_path / 'imported'}", "task=pusht_image")
+    assert "images of the shapes [(96, 96, 3)], as the task has, got {'image': (40, 76, 3)}: leave task= out" in found
 
 
 def test_a_folder_of_lerobot_leaves_nothing_to_choose(tmp_path, capsys):

@@ -5,7 +5,6 @@ import pickle
 import pytest
 import safetensors.torch
 import torch
-import torch.nn.functional as F
 from cameras import (
     HORIZONS,
     SCENE,
@@ -20,6 +19,7 @@ from cameras import (
     shaken,
     specification,
 )
+from published import resnet_forward
 from recede.configs.encoders import ResNetEncoderConfig
 from recede.policy.encoders.images import IMAGENET, Pixels, SpatialSoftmax, centre_crop
 from recede.policy.encoders.resnet import ResNet, ResNetEncoder
@@ -28,37 +28,6 @@ from recede.training.parameters import parameter_groups
 from torch import nn
 
 # --- residual networks
-
-
-def by_hand(weights, x, *, kind, blocks, stages):
-    """The residual network as a recipe, from its weights by name: an independent forward pass."""
-
-    def norm(name, x):
-        weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
-        if kind == "group":
-            return F.group_norm(x, len(weight) // 16, weight, bias)
-        mean, variance = (weights[f"{name}.{each}"][:, None, None] for each in ("running_mean", "running_var"))
-        return (x - mean) / (variance + 1e-5).sqrt() * weight[:, None, None] + bias[:, None, None]
-
-    def conv(name, x, stride=1):
-        weight = weights[f"{name}.weight"]
-        return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
-
-    x = F.max_pool2d(norm("bn1", conv("conv1", x, 2)).relu(), 3, 2, 1)
-    for stage in range(1, stages + 1):
-        for index in range(blocks[stage - 1]):
-            name, stride = f"layer{stage}.{index}", 2 if stage > 1 and index == 0 else 1
-            if f"{name}.conv3.weight" in weights:
-                y = norm(f"{name}.bn1", conv(f"{name}.conv1", x)).relu()
-                y = norm(f"{name}.bn2", conv(f"{name}.conv2", y, stride)).relu()
-                y = norm(f"{name}.bn3", conv(f"{name}.conv3", y))
-            else:
-                y = norm(f"{name}.bn1", conv(f"{name}.conv1", x, stride)).relu()
-                y = norm(f"{name}.bn2", conv(f"{name}.conv2", y))
-            if f"{name}.downsample.0.weight" in weights:
-                x = norm(f"{name}.downsample.1", conv(f"{name}.downsample.0", x, stride))
-            x = (x + y).relu()
-    return x
 
 
 @pytest.mark.parametrize("kind", ["group", "frozen"])
@@ -70,8 +39,7 @@ def test_a_resnet_is_its_recipe(depth, kind, stages):
     x = torch.randn(2, 3, 40, 48, dtype=torch.float64)
     with torch.no_grad():
         found = network(x)
-    blocks = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3]}[depth]
-    expected = by_hand(network.state_dict(), x, kind=kind, blocks=blocks, stages=stages)
+    expected = resnet_forward(network.state_dict(), x, kind=kind, depth=depth, stages=stages)
     side = 2 ** (stages + 1)
     assert found.shape == (2, network.num_channels, -(-40 // side), -(-48 // side))
     torch.testing.assert_close(found, expected)
@@ -125,7 +93,7 @@ def test_pretrained_weights_are_taken(tmp_path, suffix, norm, stages):
     camera = encoder.cameras[0]
     x = torch.randn(2, 3, 40, 48)
     with torch.no_grad():
-        expected = by_hand(weights, x, kind=norm, blocks=[2, 2, 2, 2], stages=stages)
+        expected = resnet_forward(weights, x, kind=norm, depth=18, stages=stages)
         torch.testing.assert_close(camera.trunk(x), expected, rtol=1e-3, atol=1e-4)
         pixels = torch.full((1, 3, 40, 48), 51, dtype=torch.uint8)
         mean, std = (torch.tensor(each)[:, None, None] for each in IMAGENET)
@@ -222,6 +190,15 @@ def test_pixels_are_in_the_unit_interval_once():
     torch.testing.assert_close(values[:, 0, 0, 0, 0], torch.tensor([-1, -0.6, 1]))
     assert all((row == row.flatten()[0]).all() for row in values)
     assert Pixels((0.5,), (0.5,))(black_to_white[:, 0]).dtype == torch.float32
+
+
+def test_pixels_and_features_may_be_mapped_otherwise():
+    options, images = {"mean": [0.0, 0.2, 0.5], "std": [1.0, 2.0, 0.5]}, observe(SCENE)
+    plain, cut = encoder_of(SCENE, **options), encoder_of(SCENE, **options, relu=True)
+    white = torch.full((1, 3, 1, 1), 255, dtype=torch.uint8)
+    torch.testing.assert_close(plain.cameras[0].pixels(white).flatten(), torch.tensor([1.0, 0.4, 1.0]))
+    assert (plain(images) < 0).any()
+    assert torch.equal(cut(images), plain(images).relu())
 
 
 def test_the_spatial_softmax_says_x_then_y():

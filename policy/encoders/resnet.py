@@ -7,7 +7,7 @@ Shapes: N images; C channels, H and W height and width; h, w those of the last m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -146,8 +146,10 @@ class ResNetEncoder(ImageEncoder):
     """Images of any size -> the points where detectors on a ResNet's last map respond -> features.
 
     size: (H, W) of the smallest image. is_pretrained: whether weights will be loaded, which see pixels as those of
-    ImageNet and learn at a tenth of the rate; else pixels are in [-1, 1]. is_frozen: the residual network does not
-    learn. norm: "group", or "frozen" for a pretrained network that is to compute exactly what it was trained to.
+    ImageNet and learn at a tenth of the rate; else pixels are in [-1, 1]. pixels: mean and standard deviation of pixels
+    in [0, 1], of each channel, to normalise them with instead. is_frozen: the residual network does not learn. norm:
+    "group", or "frozen" for a trained network that is to compute exactly what it was trained to. has_relu: whether the
+    features are cut off below 0.
     """
 
     def __init__(
@@ -163,6 +165,8 @@ class ResNetEncoder(ImageEncoder):
         num_features: int = 64,
         is_pretrained: bool = False,
         is_frozen: bool = False,
+        has_relu: bool = False,
+        pixels: tuple[Sequence[float], Sequence[float]] | None = None,
     ) -> None:
         super().__init__()
         if min(size) <= 2 ** (stages + 1):
@@ -172,8 +176,10 @@ class ResNetEncoder(ImageEncoder):
             )
         if is_pretrained and channels != 3:
             raise ValueError(f"images for pretrained weights must have 3 channels, got {channels}: leave out weights")
-        self.num_features = num_features
-        self.pixels = Pixels(*(IMAGENET if is_pretrained else HALF))
+        if pixels is not None and {len(each) for each in pixels} not in ({1}, {channels}):
+            raise ValueError(f"mean and std must be of the {channels} channels of the images, got {pixels}")
+        self.num_features, self.has_relu = num_features, has_relu
+        self.pixels = Pixels(*(pixels or (IMAGENET if is_pretrained else HALF)))
         self.trunk = ResNet(channels, depth=depth, width=width, stages=stages, norm=norm).requires_grad_(not is_frozen)
         if is_pretrained:
             self.trunk.learning_rate_scale = PRETRAINED_SCALE
@@ -182,7 +188,8 @@ class ResNetEncoder(ImageEncoder):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images, uint8 (N, C, H, W) -> (N, num_features)."""
-        return self.project(self.keypoints(self.trunk(self.pixels(images))))
+        features = self.project(self.keypoints(self.trunk(self.pixels(images))))
+        return features.relu() if self.has_relu else features
 
     def load_pretrained(self, path: Path) -> None:
         """The weights of torchvision's ResNet, from a file of safetensors or torch; see `ResNet.load_torchvision`."""
