@@ -9,10 +9,16 @@ from ..configs.schema import EvaluateConfig, command_line
 
 def run(config: EvaluateConfig) -> None:
     """Write `evaluation.json`, the report and films, beside the policy or to `out`, and print the rates."""
+    from ..evaluation.comparison import table
+    from ..evaluation.delays import measure_all
     from ..evaluation.results import measure, write_results
 
-    measured = measure(config)
     out = Path(config.out or config.run)
+    if len(config.pairs) > 1:
+        print(table(measure_all(config, out)))
+        print(f"picture: {out / 'delays.png'}")
+        return
+    measured = measure(config)
     write_results(
         out,
         [measured],
@@ -21,6 +27,7 @@ def run(config: EvaluateConfig) -> None:
         next_steps=[
             (f"recede evaluate {config.run} episodes=200", "a narrower interval"),
             (f"recede evaluate {config.run} first_seed=200000", "other unseen seeds"),
+            (f"recede evaluate {config.run} delay_ms=[0,200] execution=[receding,rtc]", "if chunks come late"),
         ],
     )
     print(measured.evaluation)

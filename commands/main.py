@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..configs.components import CHOICES
+from ..configs.components import CHOICES, MANY
 from ..configs.schema import RUNS, describe
 from ..specification import nearest
 
@@ -113,7 +113,8 @@ def usage(command: str) -> str:
     for slot in slots:
         lines.append("")
         for name, option in CHOICES[slot].items():
-            lines.append(f"  {slot}={name:<12} {' '.join(keys(option(), slot.replace('/', '.')))}")
+            path = f"{slot}.{name}" if slot in MANY else slot.replace("/", ".")
+            lines.append(f"  {slot}={name:<12} {' '.join(keys(option(), path))}".rstrip())
     return "\n".join(lines)
 
 
@@ -242,6 +243,9 @@ def explain_composition(error: Exception, command: str) -> str:
     if options is not None:
         slot, _, name = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
         return f"{slot} cannot be {name!r}: {nearest(name, options)}"
+    unknown = re.search(r"Could not load '(\w+)/(\w+)'", str(error))  # one of several in a slot
+    if unknown and unknown[1] in CHOICES:
+        return f"{unknown[1]} cannot be {unknown[2]!r}: {nearest(unknown[2], CHOICES[unknown[1]])}"
     cause = error.__cause__
     key, owner = getattr(cause, "key", None), getattr(cause, "object_type", None)
     lines = str(error).split(" To append to your config")[0].splitlines()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..specification import Horizons, Specification, nearest
 from .checks import positive
 from .encoders import LowdimEncoderConfig, ResNetEncoderConfig, ViTEncoderConfig
+from .executions import EXECUTIONS
 
 if TYPE_CHECKING:
     from ..policy.interface import Network, NoiseSchedule, Policy, Sampler
@@ -334,5 +335,11 @@ CHOICES: dict[str, dict[str, Any]] = {
     },
     "policy/sampler": _SAMPLERS,
     "sampler": _SAMPLERS,
+    "execution": EXECUTIONS,
 }
-"""Slot -> name -> what fills it. A slot is a Hydra config group, and its path in the run configuration."""
+"""Slot -> name -> what fills it. A slot is a Hydra config group, and its path in the run configuration.
+
+In the slots of `MANY` there may be several, each under its name.
+"""
+
+MANY = ("execution",)

@@ -6,16 +6,18 @@ ConfigStore (`register`) and the checkpoints (`policy_config`) read that table.
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from ..specification import nearest
 from .checks import not_negative, pair, positive
-from .components import CHOICES, HorizonsConfig, PredictionType, filled
+from .components import CHOICES, MANY, HorizonsConfig, PredictionType, filled
 from .encoders import AugmentationConfig
+from .executions import EXECUTIONS, RecedingConfig
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +75,10 @@ class EvaluateConfig:
     where it is not the one that it was trained for. episodes: how many, on the seeds from `first_seed` on. seed: of the
     policy's noise. workers: processes that step environments. parallel: episodes under way at once. videos: episodes
     to film. out: the folder of the results; beside the policy where it is not given. sampler: to denoise with, where it
-    is not the one that the policy was trained to have.
+    is not the one that the policy was trained to have. execution: how chunks follow one another. delay_ms: from the
+    request of a chunk to its arrival, in which the robot goes on; rounded up to whole control steps.
+
+    Several of these, execution=[receding,rtc] delay_ms=[0,200], are all measured, each pair in a folder of its own.
     """
 
     run: str
@@ -88,12 +93,33 @@ class EvaluateConfig:
     videos: int = 3
     out: str | None = None
     sampler: Any = None
+    execution: dict[str, Any] = field(default_factory=lambda: {"receding": RecedingConfig()})
+    delay_ms: Any = 0
 
     def __post_init__(self) -> None:
+        if not self.execution:
+            raise ValueError(f"execution must name at least one of {', '.join(EXECUTIONS)}, got none")
+        self.delays  # noqa: B018 - it raises
         positive(self, "episodes", "parallel")
         not_negative(self, "first_seed", "seed", "workers", "videos")
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
+
+    @property
+    def pairs(self) -> list[EvaluateConfig]:
+        """Of every execution and every delay the configuration of its own."""
+        changes = [
+            {"execution": {name: each}, "delay_ms": ms} for name, each in self.execution.items() for ms in self.delays
+        ]
+        return [replace(self, **change) for change in changes]  # pyright: ignore[reportReturnType]
+
+    @property
+    def delays(self) -> list[float]:
+        """The delays in milliseconds, of which one may stand alone. Raises ValueError for others than numbers >= 0."""
+        values = self.delay_ms if isinstance(self.delay_ms, list) else [self.delay_ms]
+        if not values or not all(isinstance(value, int | float) and 0 <= value < math.inf for value in values):
+            raise ValueError(f"delay_ms must be milliseconds of at least 0, or a list of them, got {self.delay_ms}")
+        return [float(value) for value in values]
 
 
 @dataclass(kw_only=True)
@@ -242,11 +268,12 @@ class DownloadConfig:
 
 @dataclass(kw_only=True)
 class ImportCheckpointConfig:
-    """Make a checkpoint of a policy for vectors that another implementation has trained.
+    """Make a checkpoint of a policy that another implementation has trained.
 
-    source: a file with the state dict of a policy of the reference implementation, of safetensors or torch, or a folder
-    of LeRobot's. out: the checkpoint folder. task: what it was trained for, and streams: the task's observations in the
-    order in which they lie side by side there. Without a task the control period, control_dt, is needed, in seconds.
+    source: a file with the state dict of a policy for vectors of the reference implementation, of safetensors or torch,
+    or a folder of LeRobot's, whose policies may see images too. out: the checkpoint folder. task: what it was trained
+    for, and streams: the task's observations in the order in which they lie side by side there, where there is more
+    than one of a kind. Without a task the control period, control_dt, is needed, in seconds.
 
     horizons and policy: as it was trained; LeRobot's folder says them itself. Of the network nothing is needed but
     policy/network=transformer policy.network.num_heads=N where a transformer has other than 4 heads.
@@ -303,16 +330,22 @@ def register() -> None:
     """Store the table in Hydra's ConfigStore; `configs/*.yaml` choose from it."""
     from hydra.core.config_store import ConfigStore
     from omegaconf import MISSING as UNSET
+    from omegaconf import OmegaConf
 
     store = ConfigStore.instance()
     for command, config in RUNS.items():
-        store.store(group="schema", name=command, node=config)
+        node = OmegaConf.structured(config)
+        for slot in MANY:
+            if slot in node:  # what is chosen would be added to the default
+                node[slot] = {}
+        store.store(group="schema", name=command, node=node)
     for slot, options in CHOICES.items():
         inner = {path.removeprefix(f"{slot}/") for path in CHOICES if path.startswith(f"{slot}/")}
         for name, option in options.items():
             slots = {each: UNSET for each in inner if each in getattr(option, "__dataclass_fields__", {})}
             # What has slots of its own is chosen by a YAML file of its name, which lists their defaults.
-            store.store(group="schema" if slots else slot, name=name, node=option(**slots) if slots else option)
+            node, group = option(**slots) if slots else option, "schema" if slots else slot
+            store.store(group=group, name=name, node=node, package=f"{slot}.{name}" if slot in MANY else None)
 
 
 def command_line(command: str, config: Any) -> str:
@@ -331,6 +364,9 @@ def command_line(command: str, config: Any) -> str:
 
 def _arguments(key: str, value: Any) -> list[str]:
     """`key=value`; for what has values of its own these, after the name of what fills a slot."""
+    if key in MANY:
+        options = (_arguments(f"{key}.{name}", option) for name, option in value.items())
+        return [f"{key}=[{','.join(value)}]", *(argument for option in options for argument in option)]
     if not is_dataclass(value):
         return [f"{key}={'null' if value is None else describe(value)}"]
     slot = key.replace(".", "/")

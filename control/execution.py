@@ -1,9 +1,11 @@
 """How action chunks follow one another: between a policy, which plans, and a robot, which needs one action a step.
 
 One `Execution` serves one episode, robot or session. It knows arrays, but no clock, no network and no batch, so
-that evaluation in simulation and a controller in real time run the very same object.
+that evaluation in simulation and a controller in real time run the very same object. A chunk may be accepted any number
+of steps after it was asked for: that is all that an execution knows of delays, and it counts them in steps.
 
-Shapes: To, Tp, Ta observation, prediction and action horizon; Da size of the action.
+Shapes: To, Tp, Ta observation, prediction and action horizon; H = Tp - To + 1 steps of a chunk, from the step on at
+which it was asked for; Da size of the action.
 """
 
 from __future__ import annotations
@@ -11,33 +13,58 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..specification import Horizons
+from ..specification import Horizons, Prefix
 
 History: TypeAlias = dict[str, NDArray[Any]]
 """A stream's name -> the last To observations of it (To, ...), the current one last."""
 
+REMEMBERED = 10
+"""Delays of so many chunks are remembered; the longest of them is expected of the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to predict a chunk from: the observations and, where it should go on from that, what is planned already."""
+
+    history: History
+    prefix: Prefix | None = None
+
 
 class Execution(ABC):
-    """Each control step: `observe`; where `request` answers, have a chunk predicted and `accept` it; then `act`.
+    """Each control step: `observe`; where `request` answers, have a chunk predicted, and `accept` it now or in a later
+    step; then `act`.
 
-    A subclass decides when a chunk is due and which action comes next.
+    One chunk is under way at a time. Where the plan has run out before the next chunk came, its last action is held.
+    A subclass decides when a chunk is due, what it should go on from, and how it joins the plan.
+
+    delay: steps that a chunk is expected to take, as long as none was measured.
     """
 
-    def __init__(self, horizons: Horizons) -> None:
-        self.horizons = horizons
+    def __init__(self, horizons: Horizons, *, delay: int = 0) -> None:
+        if delay < 0:
+            raise ValueError(f"delay must be 0 control steps or more, got {delay}")
+        self.horizons, self._delay = horizons, delay
         self._seen: deque[Mapping[str, NDArray[Any]]] = deque(maxlen=horizons.observation)
+        self._delays: deque[int] = deque(maxlen=REMEMBERED)
+        self.reset()
 
     def reset(self) -> None:
-        """Forget everything: a new episode begins."""
+        """Forget everything but how long chunks took: a new episode begins."""
         self._seen.clear()
+        self._now = -1
+        self._asked: int | None = None
+        self._is_waiting = False
+        self._plan: NDArray[Any] = np.empty((0, 0))
+        self._begin = 0
 
     def observe(self, observation: Mapping[str, NDArray[Any]]) -> None:
-        """Take the observation of the current step. The first one stands for the steps before it, as in training.
+        """Take the observation of the next control step. The first one stands for the steps before it, as in training.
 
         It is copied, so that the arrays may be used again for the next step.
         """
@@ -45,55 +72,196 @@ class Execution(ABC):
         if not self._seen:
             self._seen.extend([seen] * (self.horizons.observation - 1))
         self._seen.append(seen)
+        self._now += 1
 
-    def request(self) -> History | None:
-        """What to predict the next chunk from, or None while none is due."""
+    def request(self) -> Request | None:
+        """What to predict the next chunk from; None while none is due, or one has been asked for and not yet come."""
         if not self._seen:
             raise RuntimeError("observe the first step before a chunk is requested")
-        if not self.is_due():
+        if self._is_waiting or not self._is_due():
             return None
-        return {name: np.stack([seen[name] for seen in self._seen]) for name in self._seen[-1]}
-
-    @abstractmethod
-    def is_due(self) -> bool:
-        """Whether a new chunk is needed before the next action."""
-
-    @abstractmethod
-    def accept(self, chunk: NDArray[Any]) -> None:
-        """Take a predicted chunk (Tp, Da)."""
-
-    @abstractmethod
-    def act(self) -> NDArray[Any]:
-        """The action (Da,) of the current step."""
-
-
-class RecedingHorizon(Execution):
-    """Execute the first Ta actions from the current step on, then plan again (Chi et al. 2023, section II.C)."""
-
-    def __init__(self, horizons: Horizons) -> None:
-        super().__init__(horizons)
-        self._planned: deque[NDArray[Any]] = deque()
-
-    def reset(self) -> None:
-        """Forget the past and the plan."""
-        super().reset()
-        self._planned.clear()
-
-    def is_due(self) -> bool:
-        """Once every planned action is executed."""
-        return not self._planned
+        self._asked, self._is_waiting = self._now, True
+        history = {name: np.stack([seen[name] for seen in self._seen]) for name in self._seen[-1]}
+        return Request(history, self._prefix() if len(self._plan) else None)
 
     def accept(self, chunk: NDArray[Any]) -> None:
-        """Plan the executed part of the chunk, in place of any other plan. Raises ValueError for another shape."""
+        """Take the chunk (Tp, Da) that was asked for.
+
+        Raises ValueError for another shape, and RuntimeError where none was asked for.
+        """
         if chunk.ndim != 2 or len(chunk) != self.horizons.prediction:
             raise ValueError(
                 f"a chunk must hold an action for each of the {self.horizons.prediction} steps of the prediction "
                 f"horizon, got shape {chunk.shape}"
             )
-        self._planned = deque(chunk[self.horizons.executed].copy())
+        if self._asked is None or not self._is_waiting:
+            raise RuntimeError("no chunk was asked for: predict one from request() alone")
+        self._is_waiting = False
+        late = self._now - self._asked
+        if len(self._plan):  # the first chunk of an episode is waited for
+            self._delays.append(late)
+        self._plan, self._begin = self._join(chunk[self.horizons.observation - 1 :], late), self._now
 
     def act(self) -> NDArray[Any]:
-        """The next planned action. Raises RuntimeError where a chunk is due instead."""
-        if not self._planned:
+        """The action (Da,) of the current step. Raises RuntimeError before the first chunk."""
+        if not len(self._plan):
             raise RuntimeError("no action is planned: predict a chunk from request() and accept() it first")
-        return self._planned.popleft()
+        return self._plan[min(self._now - self._begin, len(self._plan) - 1)].copy()
+
+    @property
+    def expected_delay(self) -> int:
+        """Steps that the next chunk may take: the most that one of the last took."""
+        return max(self._delays, default=self._delay)
+
+    @property
+    def planned(self) -> NDArray[Any]:
+        """What is planned from the current step on (n, Da); nothing where the plan has run out."""
+        return self._plan[self._now - self._begin :]
+
+    @abstractmethod
+    def _is_due(self) -> bool:
+        """Whether to ask for a chunk in this step."""
+
+    @abstractmethod
+    def _join(self, actions: NDArray[Any], late: int) -> NDArray[Any]:
+        """The plan (n >= 1, Da) from the current step on, with new actions (H, Da), the first of `late` steps ago."""
+
+    def _prefix(self) -> Prefix | None:
+        """What a chunk that is asked for now should go on from."""
+        return None
+
+
+class RecedingHorizon(Execution):
+    """Execute the first Ta actions, stop, and plan again (Chi et al. 2023, section II.C).
+
+    The robot holds its last action while it thinks; what it then does was planned for where it stands.
+    """
+
+    def _is_due(self) -> bool:
+        return not len(self.planned)
+
+    def _join(self, actions: NDArray[Any], late: int) -> NDArray[Any]:
+        return actions[: self.horizons.action].copy()
+
+
+class AsyncReplace(Execution):
+    """Ask for a chunk every Ta steps and go on with the old one until it comes; then follow the new one alone.
+
+    Raises ValueError where a chunk is too short for that: it must last until the next one, asked for Ta steps later,
+    has come.
+    """
+
+    def __init__(self, horizons: Horizons, *, delay: int = 0) -> None:
+        super().__init__(horizons, delay=delay)
+        future = horizons.prediction - horizons.observation + 1
+        if max(horizons.action, delay) + delay > future:
+            raise ValueError(
+                f"a chunk must last for max(action horizon, delay) + delay steps, {max(horizons.action, delay)} + "
+                f"{delay}, but of {horizons.prediction} predicted ones {future} lie ahead: predict more, execute "
+                "fewer, or choose execution=receding, which stops for the delay"
+            )
+
+    def _is_due(self) -> bool:
+        return self._asked is None or self._now - self._asked >= self.horizons.action
+
+    def _join(self, actions: NDArray[Any], late: int) -> NDArray[Any]:
+        # A chunk that is too late in all of its steps still says where to go: its last action is held.
+        return actions[min(late, len(actions) - 1) :].copy()
+
+
+class CrossFade(AsyncReplace):
+    """As `AsyncReplace`, but change over from the old chunk to the new one linearly, within `steps` steps."""
+
+    def __init__(self, horizons: Horizons, *, delay: int = 0, steps: int = 4) -> None:
+        super().__init__(horizons, delay=delay)
+        self.steps = steps
+
+    def _join(self, actions: NDArray[Any], late: int) -> NDArray[Any]:
+        new = super()._join(actions, late)
+        old = self.planned[: self.steps]
+        if len(old):  # a later chunk reaches further
+            share = (np.arange(len(old))[:, None] + 1) / (len(old) + 1)
+            new[: len(old)] += (1 - share) * (old - new[: len(old)])
+        return new
+
+
+class TemporalEnsemble(AsyncReplace):
+    """Ask for chunks as often as they come, and do what they say on average (Zhao et al. 2023, section IV.B).
+
+    Of the chunks that speak of a step, the i-th oldest has the weight exp(-decay i), as published: so new ones change
+    little. Where there are several ways, the average of them may be none.
+    """
+
+    def __init__(self, horizons: Horizons, *, delay: int = 0, decay: float = 0.01) -> None:
+        super().__init__(horizons, delay=delay)
+        self.decay = decay
+
+    def reset(self) -> None:
+        """Forget the past, the plan, and the chunks that it is made of."""
+        super().reset()
+        self._weight = np.empty(0)
+        self._count = np.empty(0)
+
+    def _is_due(self) -> bool:
+        return True
+
+    def _join(self, actions: NDArray[Any], late: int) -> NDArray[Any]:
+        new, old, gone = super()._join(actions, late), self.planned, self._now - self._begin
+        if not len(old):
+            self._weight, self._count = np.ones(len(new)), np.ones(len(new))
+            return new
+        missing = 0, len(new) - len(old)
+        weight, self._count = (np.pad(each[gone:], missing) for each in (self._weight, self._count))
+        added = np.exp(-self.decay * self._count)
+        self._weight, self._count = weight + added, self._count + 1
+        share = (added / self._weight)[:, None]
+        new[: len(old)] += (1 - share[: len(old)]) * (old - new[: len(old)])
+        return new
+
+
+class RealTimeChunking(AsyncReplace):
+    """As `AsyncReplace`, but the new chunk is sampled so that it goes on from the old one (Black et al. 2025).
+
+    The steps that will be over before it comes are held to what is planned; from there on the old plan counts less and
+    less, and nothing where it ends. limit and exact: of the guidance, see `policy.guidance`.
+    """
+
+    def __init__(self, horizons: Horizons, *, delay: int = 0, limit: float = 5.0, exact: bool = False) -> None:
+        super().__init__(horizons, delay=delay)
+        self.limit, self.exact = limit, exact
+
+    def _prefix(self) -> Prefix | None:
+        planned, past = self.planned, self.horizons.observation - 1
+        if not len(planned):
+            return None
+        actions = np.zeros((self.horizons.prediction, planned.shape[1]), dtype=planned.dtype)
+        weights = np.zeros(self.horizons.prediction, dtype=np.float32)
+        actions[past : past + len(planned)] = planned
+        weights[past : past + len(planned)] = prefix_weights(len(planned), self.expected_delay)
+        return Prefix(actions, weights, limit=self.limit, exact=self.exact)
+
+
+def prefix_weights(num_planned: int, delay: int) -> NDArray[np.floating]:
+    """How much each planned step counts (num_planned,): 1 within the delay, then falling (Black et al. 2025, eq. 5).
+
+    >>> prefix_weights(5, 2).round(2).tolist()
+    [1.0, 1.0, 0.49, 0.19, 0.04]
+    """
+    ahead = (num_planned - np.arange(num_planned)) / (num_planned - min(delay, num_planned) + 1)
+    return np.where(np.arange(num_planned) < delay, 1.0, ahead * np.expm1(ahead) / np.expm1(1.0))
+
+
+class WarmStart(AsyncReplace):
+    """As `AsyncReplace`, but denoising starts from what is planned, made noisy as it is at `start` of all noise.
+
+    The plan is moved on by the steps that are over, and its last action repeated at its end.
+    """
+
+    def __init__(self, horizons: Horizons, *, delay: int = 0, start: float = 0.4) -> None:
+        super().__init__(horizons, delay=delay)
+        self.start = start
+
+    def _prefix(self) -> Prefix | None:
+        first = self._now - self._begin - (self.horizons.observation - 1)
+        steps = np.clip(np.arange(first, first + self.horizons.prediction), 0, len(self._plan) - 1)
+        return Prefix(self._plan[steps], np.zeros(len(steps), dtype=np.float32), start=self.start)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from ..configs.executions import EXECUTIONS
+from ..configs.schema import describe
 from ..policy.checkpoint import read_json
 from .evaluate import bootstrap, wilson
 
@@ -16,7 +18,7 @@ Result = Mapping[str, Any]
 """The content of one `evaluation.json`."""
 
 COLUMNS = (
-    *("task", "network", "sampler", "steps", "success", "score", "episodes", "training seeds"),
+    *("task", "network", "sampler", "execution", "steps", "success", "score", "episodes", "training seeds"),
     *("parameters", "training", "latency"),
 )
 
@@ -31,6 +33,7 @@ def find(folder: Path) -> Sequence[Result]:
         raise FileNotFoundError(f"{folder}: there is no evaluation.json here or below: run `recede evaluate` first")
     results = [read_json(path) for path in paths]
     needed = ("task", "policy", "checkpoint", "recipe", "step", "training_seed", "num_parameters", "training_s")
+    needed += ("execution", "delay_ms")
     for path, result in zip(paths, results, strict=True):
         if missing := [key for key in needed if key not in result]:
             raise ValueError(f"{path} lacks {missing}: evaluate that policy again")
@@ -51,14 +54,28 @@ def sampler(policy: Mapping[str, Any]) -> str:
     return f"{'flow' if is_flow else chosen['choice']}-{chosen['num_steps']}{eta}"
 
 
+def execution(result: Result) -> str:
+    """A short name of how chunks followed one another, and how late they came.
+
+    >>> execution({"execution": {"choice": "rtc", "limit": 8.0, "exact": False}, "delay_ms": 200.0})
+    'rtc, limit 8.0, 200 ms late'
+    """
+    chosen = result["execution"]
+    usual = describe(EXECUTIONS[chosen["choice"]]()) if chosen["choice"] in EXECUTIONS else {}
+    options = [f"{name} {value}" for name, value in chosen.items() if name != "choice" and value != usual.get(name)]
+    late = [f"{result['delay_ms']:g} ms late"] if result["delay_ms"] else []
+    return ", ".join([chosen["choice"], *options, *late])
+
+
 def table(results: Iterable[Result]) -> str:
-    """A markdown table with a row for each task, network, sampler and recipe of training."""
+    """A markdown table with a row for each task, network, sampler, execution and recipe of training."""
 
-    def key(result: Result) -> tuple[str, str, str, int, str]:
-        policy = result["policy"]
-        return result["task"], policy["network"]["choice"], sampler(policy), result["step"], result["recipe"]
+    def key(result: Result) -> tuple[str, str, str, str, int, str]:
+        network = result["policy"]["network"]["choice"]
+        sampled, executed = sampler(result["policy"]), execution(result)
+        return result["task"], network, sampled, executed, result["step"], result["recipe"]
 
-    rows = [_row(*names[:-1], list(group)) for names, group in groupby(sorted(results, key=key), key)]
+    rows = [_row(*names[:-1], group=list(group)) for names, group in groupby(sorted(results, key=key), key)]
     return "\n".join(map(_line, [COLUMNS, ["---"] * len(COLUMNS), *rows])) + "\n"
 
 
@@ -74,7 +91,7 @@ def document(results: Sequence[Result], *, command: str) -> str:
     )
 
 
-def _row(task: str, network: str, sampled: str, steps: int, group: Sequence[Result]) -> list[str]:
+def _row(*about: str | int, group: Sequence[Result]) -> list[str]:
     episodes = {  # an episode is determined by the policy, the seed of its noise, and its own
         (result["checkpoint"], result["seed"], seed): outcome
         for result in group
@@ -84,7 +101,7 @@ def _row(task: str, network: str, sampled: str, steps: int, group: Sequence[Resu
     rate, score = wilson(sum(successes), len(successes)), bootstrap(scores)
     seconds = [result["training_s"] for result in group if result["training_s"] is not None]
     return [
-        *(task, network, sampled, str(steps)),
+        *map(str, about),
         f"{100 * np.mean(successes):.0f} % [{100 * rate[0]:.0f}, {100 * rate[1]:.0f}]",
         f"{np.mean(scores):.3f} [{score[0]:.3f}, {score[1]:.3f}]",
         str(len(successes)),

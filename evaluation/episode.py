@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..control.execution import Execution, History
+from ..control.execution import Execution, History, Request
 from ..envs.task import Task
 
 Chunks: TypeAlias = Mapping[int, "NDArray[np.float32] | None"]
@@ -51,6 +51,7 @@ class _Running:
 
     env: Any
     execution: Execution
+    delay: int
     is_filmed: bool
     success: bool = False
     score: float = 0.0
@@ -58,28 +59,37 @@ class _Running:
     is_over: bool = False
     frames: list[NDArray[np.uint8]] = field(default_factory=list)
     plans: list[Plan] = field(default_factory=list)
-    asked: History | None = None
+    asked: Request | None = None
+    asked_at: int = 0
+    coming: NDArray[np.float32] | None = None
 
     def begin(self, seed: int) -> None:
         observation, info = self.env.reset(seed=seed)
         self.execution.reset()
         self._take(observation, info)
 
-    def advance(self, chunk: NDArray[np.float32] | None) -> History | None:
-        """Go on with `chunk` until the next one is due; None once the episode is over."""
-        if chunk is not None:
-            self.execution.accept(chunk)
-            if self.is_filmed and self.asked is not None:
-                self.plans.append(Plan(self.num_steps, self.asked, chunk))
+    def advance(self, chunk: NDArray[np.float32] | None) -> Request | None:
+        """Go on until the next chunk is due, `chunk` coming late by the delay; None once the episode is over."""
+        self.coming = chunk
         while not self.is_over:
-            self.asked = self.execution.request()
-            if self.asked is not None:
-                return self.asked
+            # The first chunk is waited for: before it the robot does nothing.
+            if self.coming is not None and (self.num_steps - self.asked_at >= self.delay or self.asked_at == 0):
+                self._accept(self.coming)
+                self.coming = None
+            request = self.execution.request()
+            if request is not None:
+                self.asked, self.asked_at = request, self.num_steps
+                return request
             observation, _, terminated, truncated, info = self.env.step(self.execution.act())
             self.num_steps += 1
             self.is_over = terminated or truncated
             self._take(observation, info)
         return None
+
+    def _accept(self, chunk: NDArray[np.float32]) -> None:
+        self.execution.accept(chunk)
+        if self.is_filmed and self.asked is not None:
+            self.plans.append(Plan(self.asked_at, self.asked.history, chunk))
 
     def _take(self, observation: Mapping[str, NDArray[Any]], info: Mapping[str, Any]) -> None:
         self.execution.observe(observation)
@@ -92,27 +102,32 @@ class _Running:
 class Arena:
     """The episodes of one process. Environments are kept and used again.
 
-    task: its `make` builds the environments. execution: makes the `Execution` of an episode. filmed: the seeds of the
-    episodes whose frames are kept.
+    make: of the task, builds the environments. execution: makes the `Execution` of an episode. delay: control steps
+    from the request of a chunk to its arrival. filmed: the seeds of the episodes whose frames are kept.
     """
 
     def __init__(
-        self, make: Callable[..., Any], execution: Callable[[], Execution], *, filmed: frozenset[int] = frozenset()
+        self,
+        make: Callable[..., Any],
+        execution: Callable[[], Execution],
+        *,
+        delay: int = 0,
+        filmed: frozenset[int] = frozenset(),
     ) -> None:
-        self.make, self.execution, self.filmed = make, execution, filmed
+        self.make, self.execution, self.delay, self.filmed = make, execution, delay, filmed
         self._running: dict[int, _Running] = {}
         self._idle: dict[bool, list[Any]] = {False: [], True: []}
 
-    def advance(self, chunks: Chunks) -> dict[int, History | Outcome]:
+    def advance(self, chunks: Chunks) -> dict[int, Request | Outcome]:
         """Begin or go on with the episodes of `chunks`; each answers with what to predict from, or with its outcome."""
         return {seed: self._advance(seed, chunk) for seed, chunk in chunks.items()}
 
-    def _advance(self, seed: int, chunk: NDArray[np.float32] | None) -> History | Outcome:
+    def _advance(self, seed: int, chunk: NDArray[np.float32] | None) -> Request | Outcome:
         if seed not in self._running:
             is_filmed = seed in self.filmed
             idle = self._idle[is_filmed]
             env = idle.pop() if idle else self.make(render_mode="rgb_array" if is_filmed else None)
-            self._running[seed] = _Running(env, self.execution(), is_filmed)
+            self._running[seed] = _Running(env, self.execution(), self.delay, is_filmed)
             self._running[seed].begin(seed)
         episode = self._running[seed]
         request = episode.advance(chunk)

@@ -180,11 +180,12 @@ def _chunks(
 ) -> list[NDArray[np.float32]]:
     import torch
 
+    from ..control.execution import Request
     from .rollout import predict
 
     count = num_samples if policy.noise_shape[0] else 1
     generator = torch.Generator().manual_seed(seed)
-    return predict(policy, [plan.history] * count, [generator] * count, device)
+    return predict(policy, [Request(plan.history)] * count, [generator] * count, device)
 
 
 def draw_fan(fan: Fan, names: Sequence[str] = ()) -> bytes:

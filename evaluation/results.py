@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..configs.policies import load_policy
-from ..configs.schema import TASKS, EvaluateConfig, device, load_task
+from ..configs.schema import TASKS, EvaluateConfig, describe, device, load_task
 from ..envs.task import Task
 from ..policy import checkpoint
 from .evaluate import Evaluation, evaluate
@@ -31,6 +33,8 @@ class Measured:
     evaluation: Evaluation
     folder: Path
     device: Any
+    execution: Any
+    delay_ms: float
 
     def to_json(self) -> dict[str, Any]:
         """The content of `evaluation.json`. training_s: of the run whose folder was given, None for a checkpoint's."""
@@ -40,24 +44,13 @@ class Measured:
             if "update_s" in line and line["step"] <= self.manifest["step"]
         )
         return {
-            "checkpoint": self.manifest["path"],
-            "step": self.manifest["step"],
-            "training_seed": self.manifest["seed"],
-            "recipe": self.recipe,
+            **subject(self.folder, self.manifest),
             "training_s": seconds or None,
             "num_parameters": self.num_parameters,
-            "policy": self.manifest["policy"],
+            "execution": describe(self.execution),
+            "delay_ms": self.delay_ms,
             **self.evaluation.to_json(),
         }
-
-    @property
-    def recipe(self) -> str:
-        """The same for runs that differ in their seed alone; of a checkpoint whose run is not known, its own place."""
-        path = self.folder / "config.json"
-        if not path.is_file():
-            return str(self.manifest["path"])
-        config = {key: value for key, value in checkpoint.read_json(path).items() if key != "seed"}
-        return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
     def num_parameters(self) -> int:
@@ -65,8 +58,30 @@ class Measured:
         return sum(parameter.numel() for parameter in self.policy.parameters())
 
 
+def subject(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Which policy was measured, of a run or checkpoint folder and what its checkpoint says.
+
+    recipe: the same for runs that differ in their seed alone; of a checkpoint whose run is not known, its own place.
+    """
+    recipe, path = str(manifest["path"]), folder / "config.json"
+    if path.is_file():
+        config = {key: value for key, value in checkpoint.read_json(path).items() if key != "seed"}
+        recipe = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+    return {
+        "checkpoint": manifest["path"],
+        "step": manifest["step"],
+        "training_seed": manifest["seed"],
+        "recipe": recipe,
+        "policy": manifest["policy"],
+    }
+
+
 def measure(config: EvaluateConfig) -> Measured:
-    """Load and roll out the policy that `config` names. Raises ValueError where it was trained for no task."""
+    """Load and roll out the policy that `config` names, which has one execution and one delay.
+
+    Raises ValueError where it was trained for no task, or its chunks are too short for the delay.
+    """
+    (execution,), (delay_ms,) = config.execution.values(), config.delays
     chosen = device(config.device)
     policy, manifest = load_policy(config.run, which=config.checkpoint, device=chosen, sampler=config.sampler)
     name = config.task or manifest["task"]
@@ -75,9 +90,14 @@ def measure(config: EvaluateConfig) -> Measured:
     if config.task is None and name not in TASKS:  # no checkpoint decides what is imported
         raise ValueError(f"{config.run} was trained for a task that is not of recede: say so with task={name}")
     task = load_task(name)
+    delay = delay_steps(delay_ms, task.specification.control_dt)
+    make = partial(execution.build, policy.horizons, delay=delay)
+    make()  # refuses a delay that the chunks are too short for
     found = evaluate(
         policy,
         task,
+        execution=make,
+        delay=delay,
         episodes=config.episodes,
         first_seed=config.first_seed,
         seed=config.seed,
@@ -86,7 +106,26 @@ def measure(config: EvaluateConfig) -> Measured:
         num_parallel=config.parallel,
         videos=min(config.videos, config.episodes) if can_render(task) else 0,
     )
-    return Measured(manifest["policy"]["choice"], policy, task, manifest, found, Path(config.run), chosen)
+    return Measured(
+        name=manifest["policy"]["choice"],
+        policy=policy,
+        task=task,
+        manifest=manifest,
+        evaluation=found,
+        folder=Path(config.run),
+        device=chosen,
+        execution=execution,
+        delay_ms=delay_ms,
+    )
+
+
+def delay_steps(delay_ms: float, control_dt: float) -> int:
+    """Control steps until a chunk is there that takes so many milliseconds, with control_dt in seconds.
+
+    >>> [delay_steps(delay_ms, 0.1) for delay_ms in (0, 50, 100, 300, 301)]
+    [0, 1, 1, 3, 4]
+    """
+    return math.ceil(round(delay_ms / (1e3 * control_dt), 9))  # 300 ms are 3 steps of 0.1 s, whatever the rounding
 
 
 def can_render(task: Task) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -24,15 +25,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..control.execution import Execution, History
+from ..control.execution import Execution, Request
 from ..envs.task import Task
 from ..policy.interface import Policy
+from ..specification import Prefix
 from .episode import Arena, Chunks, Outcome, check_task
 
 ROWS = 16
 """Batches are padded to a multiple of this many rows."""
 
-Advance: TypeAlias = Callable[[Chunks], dict[int, "History | Outcome"]]
+Advance: TypeAlias = Callable[[Chunks], dict[int, "Request | Outcome"]]
 
 
 def noise_generator(seed: int, episode_seed: int) -> torch.Generator:
@@ -47,6 +49,7 @@ def rollout(
     seeds: Sequence[int],
     *,
     execution: Callable[[], Execution],
+    delay: int = 0,
     seed: int = 0,
     device: str | torch.device = "cpu",
     workers: int = 0,
@@ -56,19 +59,20 @@ def rollout(
 ) -> list[Outcome]:
     """The outcomes of one episode for each of `seeds`, in their order.
 
-    execution: makes the `Execution` of each episode. seed: of the policy's noise, beside each episode's own.
-    workers: processes that step environments; 0 steps them in this one. num_parallel: episodes under way at once.
-    filmed: seeds of the episodes whose frames are kept. Raises ValueError where policy and task differ.
+    execution: makes the `Execution` of each episode. delay: control steps from the request of a chunk to its arrival.
+    seed: of the policy's noise, beside each episode's own. workers: processes that step environments; 0 steps them in
+    this one. num_parallel: episodes under way at once. filmed: seeds of the episodes whose frames are kept. Raises
+    ValueError where policy and task differ.
     """
     check_task(task, policy.specification)
-    if num_parallel < 1 or workers < 0 or len(set(seeds)) < len(seeds):
+    if num_parallel < 1 or workers < 0 or delay < 0 or len(set(seeds)) < len(seeds):
         raise ValueError(
-            f"num_parallel must be at least 1, workers at least 0, and the seeds must differ, "
-            f"got {num_parallel}, {workers} and {list(seeds)}"
+            f"num_parallel must be at least 1, workers and delay at least 0, and the seeds must differ, "
+            f"got {num_parallel}, {workers}, {delay} and {list(seeds)}"
         )
     waiting, outcomes = list(reversed(seeds)), {}
     generators = {episode: noise_generator(seed, episode) for episode in seeds}
-    arena = partial(Arena, task.make, execution, filmed=frozenset(filmed))
+    arena = partial(Arena, task.make, execution, delay=delay, filmed=frozenset(filmed))
     bar = tqdm(total=len(seeds), desc=f"evaluate {task.name}", unit="episode", disable=not progress)
     with _arenas(arena, workers) as advance, bar:
         chunks: dict[int, np.ndarray | None] = {}
@@ -81,27 +85,46 @@ def rollout(
             if ended:
                 bar.update(len(ended))
             due = {episode: answer for episode, answer in answers.items() if not isinstance(answer, Outcome)}
-            chunks = dict(
-                zip(due, predict(policy, list(due.values()), [generators[e] for e in due], device), strict=True)
-            )
+            found = predict(policy, list(due.values()), [generators[episode] for episode in due], device)
+            chunks = dict(zip(due, found, strict=True))
     return [outcomes[episode] for episode in seeds]
 
 
 def predict(
-    policy: Policy, histories: Sequence[History], generators: Sequence[torch.Generator], device: str | torch.device
+    policy: Policy, requests: Sequence[Request], generators: Sequence[torch.Generator], device: str | torch.device
 ) -> list[np.ndarray]:
-    """A chunk (Tp, Da) for each history, drawing the noise of each from its own generator."""
-    if not histories:
-        return []
-    rows = list(range(len(histories)))
-    rows += [0] * (-len(rows) % ROWS)
-    drawn = [torch.randn(policy.noise_shape, generator=generator) for generator in generators]
-    noise = torch.stack([drawn[row] for row in rows], dim=1).to(device)
-    observation = {
-        name: torch.from_numpy(np.stack([histories[row][name] for row in rows])).to(device) for name in histories[0]
-    }
-    chunks: Tensor = policy.predict(observation, noise)
-    return list(chunks[: len(histories)].cpu().numpy())
+    """A chunk (Tp, Da) for each request, drawing the noise of each from its own generator.
+
+    Requests go together that are guided alike, each kind in one batch.
+    """
+    kinds: dict[Any, list[int]] = {}
+    for index, request in enumerate(requests):
+        prefix = request.prefix
+        kinds.setdefault(prefix and (prefix.start, prefix.limit, prefix.exact), []).append(index)
+    chunks: dict[int, np.ndarray] = {}
+    for indices in kinds.values():
+        rows = indices + indices[:1] * (-len(indices) % ROWS)
+        drawn = {index: torch.randn(policy.noise_shape, generator=generators[index]) for index in indices}
+        noise = torch.stack([drawn[row] for row in rows], dim=1).to(device)
+        histories = [requests[row].history for row in rows]
+        observation = {name: stacked([history[name] for history in histories], device) for name in histories[0]}
+        found = policy.predict(observation, noise, together([requests[row].prefix for row in rows], device))
+        chunks |= zip(indices, found.cpu().numpy(), strict=False)  # what pads the batch is left over
+    return [chunks[index] for index in range(len(requests))]
+
+
+def stacked(values: Sequence[np.ndarray], device: str | torch.device) -> Tensor:
+    """One row each."""
+    return torch.from_numpy(np.stack(values)).to(device)
+
+
+def together(prefixes: Sequence[Prefix | None], device: str | torch.device) -> Prefix | None:
+    """Prefixes of one kind as one of a batch; None where there are none."""
+    found = [prefix for prefix in prefixes if prefix is not None]
+    if not found:
+        return None
+    actions, weights = (stacked([getattr(prefix, name) for prefix in found], device) for name in ("actions", "weights"))
+    return replace(found[0], actions=actions, weights=weights)
 
 
 @contextmanager
@@ -117,7 +140,7 @@ def _arenas(arena: Callable[[], Arena], workers: int) -> Generator[Advance]:
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads and the GPU of this process
     pools = [ProcessPoolExecutor(1, context, initializer=_open, initargs=(arena,)) for _ in range(workers)]
 
-    def advance(chunks: Chunks) -> dict[int, History | Outcome]:
+    def advance(chunks: Chunks) -> dict[int, Request | Outcome]:
         shares: list[dict[int, Any]] = [{} for _ in pools]
         for seed, chunk in chunks.items():
             shares[seed % workers][seed] = chunk
@@ -143,7 +166,7 @@ def _open(arena: Callable[[], Arena]) -> None:
     _worker.append(arena())
 
 
-def _advance(chunks: Chunks) -> dict[int, History | Outcome]:
+def _advance(chunks: Chunks) -> dict[int, Request | Outcome]:
     return _worker[0].advance(chunks)
 
 

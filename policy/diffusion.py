@@ -8,7 +8,8 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from ..specification import Horizons, Specification, nearest
+from ..specification import Horizons, Prefix, Specification, nearest
+from .guidance import inpainting
 from .interface import Denoiser, Encoder, Network, NoiseSchedule, Observation, Sampler
 from .normalizer import Normalizer
 from .prediction import Prediction
@@ -44,6 +45,15 @@ def check_observation(
             raise ValueError(
                 f"observation {stream.name!r} must have shape (B, {', '.join(map(str, wanted))}), got {shape}"
             )
+
+
+def check_prefix(prefix: Prefix, noise: Tensor) -> None:
+    """Raise ValueError unless there is a planned action for each that is predicted from this noise."""
+    if prefix.actions.shape != noise.shape[1:]:
+        raise ValueError(
+            f"the planned actions must have the shape of the chunks, {tuple(noise.shape[1:])}, "
+            f"got {tuple(prefix.actions.shape)}"
+        )
 
 
 class DiffusionPolicy(nn.Module):
@@ -115,7 +125,21 @@ class DiffusionPolicy(nn.Module):
         return self.network.embed(torch.tensor(times, device=device))
 
     @torch.no_grad()
-    def predict(self, observation: Observation, noise: Tensor) -> Tensor:
+    def predict(self, observation: Observation, noise: Tensor, prefix: Prefix | None = None) -> Tensor:
         """An action chunk (B, Tp, Da) in the units of the specification; see `Policy.predict`."""
-        denoise = self.denoiser(self.encode(observation))
-        return self.normalizer.unnormalised_action(self.sampler(denoise, noise, self.schedule, self.times))
+        denoise, times = self.denoiser(self.encode(observation)), self.times
+        if prefix is not None:
+            check_prefix(prefix, noise)
+            planned = self.normalizer.action(prefix.actions)
+            denoise = self._guided(denoise, planned, prefix)
+            skipped = len(times) - 1 - max(1, round(prefix.start * (len(times) - 1)))
+            times = times[skipped:]
+            if skipped:
+                alpha, sigma = self.schedule.at(times[0])
+                noise = torch.cat([(alpha * planned + sigma * noise[0])[None], noise[1 + skipped :]])
+        return self.normalizer.unnormalised_action(self.sampler(denoise, noise, self.schedule, times))
+
+    def _guided(self, denoise: Denoiser, planned: Tensor, prefix: Prefix) -> Denoiser:
+        """A denoiser whose estimates go on from what is planned, and stay within the same bounds."""
+        guided = inpainting(denoise, self.schedule, planned, prefix.weights, limit=prefix.limit, exact=prefix.exact)
+        return lambda x_t, t: guided(x_t, t).clamp(-self.clip, self.clip)

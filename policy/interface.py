@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
-from ..specification import Horizons, Specification
+from ..specification import Horizons, Prefix, Specification
 
 Observation: TypeAlias = Mapping[str, Tensor]
 """A stream's name -> (B, To, ...), in the units of the specification, the current step last."""
@@ -113,6 +113,9 @@ class Policy(Protocol):
         """
         ...
 
-    def predict(self, observation: Observation, noise: Tensor) -> Tensor:
-        """An action chunk (B, Tp, Da) in the units of the specification, from noise (draws, B, Tp, Da)."""
+    def predict(self, observation: Observation, noise: Tensor, prefix: Prefix | None = None) -> Tensor:
+        """An action chunk (B, Tp, Da) in the units of the specification, from noise (draws, B, Tp, Da).
+
+        prefix: what each chunk should go on from, (B, Tp, Da) and (B, Tp).
+        """
         ...

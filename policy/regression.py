@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..specification import Horizons, Specification
-from .diffusion import check_observation
+from ..specification import Horizons, Prefix, Specification
+from .diffusion import check_observation, check_prefix
 from .interface import Encoder, Network, Observation
 from .normalizer import Normalizer
 
@@ -44,7 +44,15 @@ class RegressionPolicy(nn.Module):
         return (self(observation) - self.normalizer.action(action)).square().mean(dim=-1)[None]
 
     @torch.no_grad()
-    def predict(self, observation: Observation, noise: Tensor) -> Tensor:
-        """An action chunk (B, Tp, Da) in the units of the specification; noise is not used."""
+    def predict(self, observation: Observation, noise: Tensor, prefix: Prefix | None = None) -> Tensor:
+        """An action chunk (B, Tp, Da) in the units of the specification; noise is not used. See `Policy.predict`.
+
+        There is one estimate and nothing to guide: it is drawn towards what is planned by its weights.
+        """
         check_observation(observation, self.specification, self.horizons)
-        return self.normalizer.unnormalised_action(self(observation))
+        chunk = self.normalizer.unnormalised_action(self(observation))
+        if prefix is None:
+            return chunk
+        check_prefix(prefix, noise)
+        weights = prefix.weights[..., None]
+        return torch.where(weights == 1, prefix.actions, chunk + weights * (prefix.actions - chunk))

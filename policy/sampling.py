@@ -119,6 +119,8 @@ def from_diffusers(name: str, **options: Any) -> Sampler:
     def sample(denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Sequence[float], /) -> Tensor:
         if not (isinstance(schedule, DiscreteSchedule) and schedule.preserves_variance):
             raise ValueError(f"{name} needs a noise schedule that is made of betas: use ddim, or schedule=cosine")
+        if list(times) != list(schedule.spacing(len(times) - 1)):
+            raise ValueError(f"{name} spaces its times itself and begins with noise alone: use a sampler of recede")
         with warnings.catch_warnings():  # of numpy, about how diffusers turns tensors into arrays
             warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
             scheduler = scheduler_class(  # our denoisers answer with x_0

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from recede.configs.components import DDIMConfig, RegressionConfig, UNet1dConfig
 from recede.configs.policies import load_policy
 from recede.configs.schema import describe
+from recede.evaluation import delays
 from recede.evaluation.episode import Outcome
 from recede.evaluation.evaluate import Evaluation, bootstrap, evaluate, wilson
+from recede.evaluation.results import measure
 from recede.policy import checkpoint
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons
@@ -102,6 +105,64 @@ def test_a_policy_can_be_evaluated_with_another_sampler(recede, trained, tmp_pat
     assert found[other]["policy"]["sampler"] == {"choice": "ddim", "num_steps": 4, "eta": 1.0}
     assert found[plain]["score"] != found[other]["score"]
     assert load_policy(trained)[1]["policy"]["sampler"]["eta"] == 0.0  # the checkpoint stays as it is
+
+
+PAIRS = ["execution=[receding,rtc]", "delay_ms=[0,150]", "execution.rtc.limit=8"]
+
+
+def test_executions_and_delays_are_all_measured_and_an_interrupted_sweep_goes_on(
+    recede, trained, tmp_path, monkeypatch
+):
+    command = ["evaluate", trained, "task=toys:REACH", "episodes=4", f"out={tmp_path}", *PAIRS]
+    found = recede(*command)
+    assert found.status == 0, found.err
+    paths = sorted(tmp_path.glob("*/evaluation.json"))
+    assert [path.parent.name for path in paths] == ["receding-0ms", "receding-150ms", "rtc-0ms", "rtc-150ms"]
+    results = {path.parent.name: json.loads(path.read_text()) for path in paths}
+    assert results["rtc-150ms"]["execution"] == {"choice": "rtc", "limit": 8.0, "exact": False}
+    assert results["rtc-150ms"]["delay_ms"] == 150
+    assert results["receding-150ms"]["steps"] != results["receding-0ms"]["steps"]
+    assert (tmp_path / "delays.png").read_bytes().startswith(b"\x89PNG")
+    assert "rtc, limit 8.0, 150 ms late" in (tmp_path / "delays.md").read_text()
+    assert "execution=[receding,rtc]" in (tmp_path / "delays.md").read_text()
+
+    paths[3].unlink()
+    asked = []
+    monkeypatch.setattr(delays, "measure", lambda config: asked.append(config) or measure(config))
+    assert recede(*command).status == 0
+    assert [(list(config.execution), config.delays) for config in asked] == [(["rtc"], [150.0])]
+    again = json.loads(paths[3].read_text())
+    assert {key: again[key] for key in ("success", "score", "steps")} == {
+        key: results["rtc-150ms"][key] for key in ("success", "score", "steps")
+    }
+    # The command that is noted beside a result measures it.
+    alone = tmp_path / "alone"
+    given = [f"out={alone}" if part.startswith("out=") else part for part in shlex.split(again["command"])[1:]]
+    assert recede(*given, "videos=0").status == 0
+    assert json.loads((alone / "evaluation.json").read_text())["score"] == again["score"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["delay_ms=-1"], "delay_ms must be milliseconds of at least 0, or a list of them, got -1"),
+        (["delay_ms=[]"], "delay_ms must be milliseconds of at least 0, or a list of them, got []"),
+        (["delay_ms=soon"], "delay_ms must be milliseconds of at least 0, or a list of them, got soon"),
+        (["execution=rtcc"], "execution cannot be 'rtcc': did you mean 'rtc'?"),
+        (["execution=[receding,crosfade]"], "execution cannot be 'crosfade': did you mean 'crossfade'?"),
+        (["execution=rtc", "execution.rtc.limit=0"], "limit must be above 0, got 0.0"),
+        (["execution=rtc", "execution.rtc.limits=1"], "there is no key 'limits': did you mean 'limit'?"),
+        (["execution=warm_start", "execution.warm_start.start=2"], "start must be above 0 and at most 1"),
+        (["execution=[]"], "execution must name at least one of"),
+        (["execution=[receding,rtc]", "delay_ms=[0,900]"], "a chunk must last for max(action horizon, delay) + delay"),
+        (["execution=rtc", "delay_ms=900"], "a chunk must last for max(action horizon, delay) + delay steps, 9 + 9"),
+    ],
+)
+def test_what_cannot_be_executed_is_refused(recede, trained, tmp_path, options, said):
+    found = recede("evaluate", trained, "task=toys:REACH", f"out={tmp_path / 'out'}", *options)
+    assert found.status == 2
+    assert said in found.line
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_sampler_is_refused_by_a_policy_without_one(tmp_path):

@@ -4,15 +4,26 @@ import itertools
 
 import numpy as np
 import pytest
-from recede.control.execution import Execution, RecedingHorizon
+from recede.control.execution import (
+    AsyncReplace,
+    CrossFade,
+    Execution,
+    RealTimeChunking,
+    RecedingHorizon,
+    TemporalEnsemble,
+    WarmStart,
+    prefix_weights,
+)
 from recede.specification import Horizons
 
-EXECUTIONS = Execution.__subclasses__()
+EXECUTIONS = [RecedingHorizon, AsyncReplace, *AsyncReplace.__subclasses__()]
+assert {Execution, *EXECUTIONS} >= {each for kind in [Execution, *EXECUTIONS] for each in kind.__subclasses__()}
 
 HORIZONS = [
     Horizons(observation, observation - 1 + action + spare, action)
     for observation, action, spare in itertools.product((1, 2, 3), (1, 2, 3, 5), (0, 1, 4))
 ]
+DELAYS = 0, 1, 3
 
 
 def observation(step):
@@ -24,15 +35,24 @@ def chunk(number, horizons):
     return np.array([(number, index) for index in range(horizons.prediction)], dtype=np.float32)
 
 
-def run(execution, num_steps):
-    """The control loop: for each step the history that was asked for (or None), and the action."""
-    asked, acted = [], []
+def run(execution, num_steps, *, delay=0, answer=chunk):
+    """The control loop: for each step the request that was made (or None), and the action.
+
+    A chunk comes `delay` steps after it was asked for; the first one is waited for.
+    """
+    asked, acted, coming = [], [], None
     for step in range(num_steps):
         execution.observe(observation(step))
-        history = execution.request()
-        asked.append(history)
-        if history is not None:
-            execution.accept(chunk(step, execution.horizons))
+        if coming is not None and step - coming[0] >= delay:
+            execution.accept(coming[1])
+            coming = None
+        request = execution.request()
+        asked.append(request)
+        if request is not None:
+            coming = step, answer(step, execution.horizons)
+            if step == 0 or delay == 0:
+                execution.accept(coming[1])
+                coming = None
         acted.append(tuple(execution.act()))
     return asked, acted
 
@@ -42,45 +62,128 @@ def make(request):
     return request.param
 
 
-@pytest.mark.parametrize("horizons", HORIZONS, ids=str)
-def test_an_execution_keeps_its_promises(make, horizons):
-    execution = make(horizons)
+def possible(kind):
+    """Horizons and delays; where chunks are too short for the delay, an execution that does not stop refuses them."""
+    for horizons, delay in itertools.product(HORIZONS, DELAYS):
+        future = horizons.prediction - horizons.observation + 1
+        if issubclass(kind, AsyncReplace) and max(horizons.action, delay) + delay > future:
+            with pytest.raises(ValueError, match=r"a chunk must last for max\(action horizon, delay\) \+ delay steps"):
+                kind(horizons, delay=delay)
+        else:
+            yield horizons, delay
+
+
+def test_an_execution_keeps_its_promises(make):
+    for horizons, delay in possible(make):
+        check(make, horizons, delay)
+
+
+def check(make, horizons, delay):
+    execution = make(horizons, delay=delay)
     with pytest.raises(RuntimeError, match="observe the first step before"):
         execution.request()
     with pytest.raises(RuntimeError, match=r"no action is planned.*request\(\)"):
         execution.act()
-    asked, acted = run(execution, 17)
+    asked, acted = run(execution, 17, delay=delay)
 
     assert asked[0] is not None  # nothing can be done before the first chunk
-    for step, history in enumerate(asked):
-        if history is not None:
+    assert asked[0].prefix is None
+    for step, request in enumerate(asked):
+        if request is not None:
             seen = [max(step + 1 - horizons.observation + index, 0) for index in range(horizons.observation)]
-            assert history["state"][:, 0].tolist() == seen
-            assert history["image"][:, 0, 0, 0].tolist() == seen
-            assert history["state"].dtype == np.float32
-            assert history["image"].dtype == np.uint8
-    # Every action was planned for its own step: index To - 1 of a chunk is the step at which it was asked for.
-    for step, (number, index) in enumerate(acted):
-        assert asked[int(number)] is not None
-        assert number + index - (horizons.observation - 1) == step
-        assert index < horizons.prediction
+            assert request.history["state"][:, 0].tolist() == seen
+            assert request.history["image"][:, 0, 0, 0].tolist() == seen
+            assert request.history["state"].dtype == np.float32
+            assert request.history["image"].dtype == np.uint8
+    steps = [step for step, request in enumerate(asked) if request is not None]
+    assert all(later - earlier >= max(delay, 1) for earlier, later in itertools.pairwise(steps[1:]))  # one at a time
+    assert execution.expected_delay == delay
 
     execution.reset()
     with pytest.raises(RuntimeError, match="observe the first step before"):
         execution.request()
     with pytest.raises(RuntimeError, match="no action is planned"):
         execution.act()
-    again = run(execution, 17)
+    again = run(execution, 17, delay=delay)
     assert again[1] == acted
     assert [each is None for each in again[0]] == [each is None for each in asked]
 
 
-def test_an_execution_asks_until_it_is_answered(make):
-    execution = make(Horizons(2, 4, 2))
-    execution.observe(observation(0))
-    first, second = execution.request(), execution.request()
-    assert first is not None
-    assert all(np.array_equal(first[name], second[name]) for name in first)
+@pytest.mark.parametrize("kind", [AsyncReplace, RealTimeChunking, WarmStart], ids=lambda kind: kind.__name__)
+def test_every_action_was_planned_for_its_own_step(kind):
+    """Index To - 1 of a chunk is the step at which it was asked for, however late it came."""
+    for horizons, delay in possible(kind):
+        asked, acted = run(kind(horizons, delay=delay), 23, delay=delay)
+        for step, (number, index) in enumerate(acted):
+            assert asked[int(number)] is not None
+            assert number + index - (horizons.observation - 1) == step
+            assert index < horizons.prediction
+
+
+def agreeing(step, horizons):
+    """Chunks that all say the same of every step."""
+    steps = step - (horizons.observation - 1) + np.arange(horizons.prediction)
+    return np.stack([np.sin(steps), np.cos(0.7 * steps)], axis=-1).astype(np.float32)
+
+
+def constant(_, horizons):
+    return np.full((horizons.prediction, 2), 0.1, dtype=np.float32)
+
+
+def test_chunks_that_agree_are_followed_as_they_are(make):
+    for horizons, delay in possible(make):
+        _, acted = run(make(horizons, delay=delay), 23, delay=delay, answer=constant)
+        assert np.array_equal(np.float32(acted), np.full((23, 2), 0.1, dtype=np.float32))
+        if make is not RecedingHorizon or delay == 0:
+            _, acted = run(make(horizons, delay=delay), 23, delay=delay, answer=agreeing)
+            expected = np.stack([np.sin(np.arange(23)), np.cos(0.7 * np.arange(23))], axis=-1)
+            np.testing.assert_allclose(acted, expected, atol=1e-6)
+
+
+def test_an_execution_asks_for_one_chunk_at_a_time(make):
+    execution = make(Horizons(2, 8, 2), delay=3)
+    for step in range(2):
+        execution.observe(observation(step))
+        assert (execution.request() is None) == (step > 0)
+    execution.accept(chunk(0, execution.horizons))
+    with pytest.raises(RuntimeError, match="no chunk was asked for"):
+        execution.accept(chunk(0, execution.horizons))
+
+
+def test_delays_are_measured_in_steps_and_the_longest_of_the_last_is_expected():
+    execution = RealTimeChunking(Horizons(1, 16, 4), delay=2)
+    assert execution.expected_delay == 2
+    run(execution, 30, delay=3)
+    assert execution.expected_delay == 3
+    execution.reset()
+    assert execution.expected_delay == 3
+    run(execution, 60, delay=1)
+    assert execution.expected_delay == 1  # ten chunks later
+
+
+def test_the_last_action_is_held_until_a_late_chunk_comes(make):
+    """Nothing is made up and nothing repeats from the beginning, however late the chunk is."""
+    execution = make(Horizons(2, 8, 2))
+    _, acted = run(execution, 1)
+    for step in range(1, 20):
+        execution.observe(observation(step))
+        execution.request()
+        acted.append(tuple(execution.act()))
+    assert acted[8:] == acted[8:9] * 12
+    execution.accept(chunk(99, execution.horizons))
+    assert np.isfinite(execution.act()).all()
+
+
+@pytest.mark.parametrize("delay", [-1, 8])
+def test_a_delay_that_no_chunk_lasts_for_is_refused(make, delay):
+    if delay < 0:
+        with pytest.raises(ValueError, match="delay must be 0 control steps or more, got -1"):
+            make(Horizons(), delay=delay)
+    elif make is RecedingHorizon:
+        make(Horizons(), delay=delay)
+    else:
+        with pytest.raises(ValueError, match=r"8 \+ 8, but of 16 predicted ones 15 lie ahead.*execution=receding"):
+            make(Horizons(), delay=delay)
 
 
 def test_arrays_may_be_used_again(make):
@@ -90,9 +193,12 @@ def test_arrays_may_be_used_again(make):
     seen["state"][:] = 7
     execution.observe(seen)
     seen["state"][:] = 9
-    assert execution.request()["state"][:, 0].tolist() == [1, 7]
+    assert execution.request().history["state"][:, 0].tolist() == [1, 7]
     execution.accept(planned)
     planned[:] = np.nan
+    action = execution.act()
+    assert np.isfinite(action).all()
+    action[:] = np.nan
     assert np.isfinite(execution.act()).all()
 
 
@@ -100,9 +206,10 @@ def test_arrays_may_be_used_again(make):
 def test_a_chunk_of_another_shape_is_refused(make, shape):
     execution = make(Horizons(2, 4, 2))
     execution.observe(observation(0))
+    execution.request()
     with pytest.raises(ValueError, match=f"each of the 4 steps of the prediction horizon, got shape \\({shape[0]}"):
         execution.accept(np.zeros(shape))
-    assert execution.request() is not None
+    execution.accept(chunk(0, execution.horizons))
 
 
 @pytest.mark.parametrize("horizons", HORIZONS, ids=str)
@@ -114,15 +221,64 @@ def test_receding_horizon_executes_every_chunk_from_the_current_step_on(horizons
         assert acted[step] == (start, horizons.observation - 1 + step - start)
 
 
+# By hand, with To = 2, Tp = 8, Ta = 3: what happens from step 3 on, when the second chunk is asked for.
+
+
 def test_receding_horizon_by_hand():
     _, acted = run(RecedingHorizon(Horizons(observation=2, prediction=6, action=3)), 8)
     assert acted == [(0, 1), (0, 2), (0, 3), (3, 1), (3, 2), (3, 3), (6, 1), (6, 2)]
+    _, acted = run(RecedingHorizon(Horizons(observation=2, prediction=6, action=3)), 9, delay=2)
+    assert acted == [(0, 1), (0, 2), (0, 3), (0, 3), (0, 3), (3, 1), (3, 2), (3, 3), (3, 3)]
 
 
-def test_a_chunk_that_comes_early_replaces_the_plan():
-    execution = RecedingHorizon(Horizons(2, 6, 3))
-    execution.observe(observation(0))
-    for number in (0, 1):
-        execution.accept(chunk(number, execution.horizons))
-    assert [tuple(execution.act()) for _ in range(3)] == [(1, 1), (1, 2), (1, 3)]
-    assert execution.request() is not None
+def test_async_replace_by_hand():
+    _, acted = run(AsyncReplace(Horizons(2, 8, 3), delay=2), 9, delay=2)
+    assert acted == [(0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (3, 3), (3, 4), (3, 5), (6, 3)]
+
+
+def test_crossfade_by_hand():
+    _, acted = run(CrossFade(Horizons(2, 8, 3), delay=2, steps=2), 8, delay=2)
+    assert acted[:5] == [(0, 1), (0, 2), (0, 3), (0, 4), (0, 5)]
+    np.testing.assert_allclose(acted[5], (3 / 3, (2 * 6 + 3) / 3))  # two thirds of (0, 6) and one of (3, 3)
+    np.testing.assert_allclose(acted[6], (2 * 3 / 3, (7 + 2 * 4) / 3))
+    assert acted[7] == (3, 5)
+
+
+def test_temporal_ensemble_is_the_published_sum():
+    """Of the n chunks that speak of a step, the i-th oldest has the weight exp(-k i); here against a full table."""
+    horizons, k = Horizons(2, 8, 3), 0.3
+    generator = np.random.default_rng(0)
+    chunks = generator.normal(size=(12, 8, 2))
+    _, acted = run(TemporalEnsemble(horizons, decay=k), 12, answer=lambda step, _: chunks[step])
+    for step, action in enumerate(acted):
+        speaking = [asked for asked in range(12) if asked <= step < asked + 7]
+        weights = np.exp(-k * np.arange(len(speaking)))
+        actions = np.stack([chunks[asked, 1 + step - asked] for asked in speaking])
+        np.testing.assert_allclose(action, weights @ actions / weights.sum(), rtol=1e-12)
+
+
+def test_real_time_chunking_holds_what_will_be_over():
+    asked, _ = run(RealTimeChunking(Horizons(2, 8, 3), delay=2, limit=7.0), 4, delay=2)
+    prefix = asked[3].prefix
+    assert (prefix.limit, prefix.exact, prefix.start) == (7.0, False, 1.0)
+    # Steps 3 to 6 are planned, at indices 4 to 7 of the first chunk; two of them will be over.
+    assert prefix.actions.tolist() == [[0, 0], [0, 4], [0, 5], [0, 6], [0, 7], [0, 0], [0, 0], [0, 0]]
+    c = np.array([2 / 3, 1 / 3])
+    falling = c * (np.exp(c) - 1) / (np.e - 1)
+    np.testing.assert_allclose(prefix.weights, [0, 1, 1, *falling, 0, 0, 0], rtol=1e-6)
+
+
+def test_weights_of_the_prefix_fall_from_one_to_zero():
+    for num_planned, delay in itertools.product(range(1, 16), range(18)):
+        weights = prefix_weights(num_planned, delay)
+        assert (weights[:delay] == 1).all()
+        assert (np.diff(weights[max(delay - 1, 0) :]) < 0).all()
+        assert (weights > 0).all()
+
+
+def test_warm_start_moves_the_plan_on():
+    asked, _ = run(WarmStart(Horizons(2, 8, 3), delay=2, start=0.3), 4, delay=2)
+    prefix = asked[3].prefix
+    assert prefix.actions[:, 1].tolist() == [3, 4, 5, 6, 7, 7, 7, 7]  # from the step before on, then the last again
+    assert prefix.start == 0.3
+    assert not prefix.weights.any()

@@ -1,5 +1,6 @@
 """Policies: one checker that all of them must pass, and what they are for: learning what demonstrators do."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,7 +14,7 @@ from recede.policy.networks.unet1d import UNet1d
 from recede.policy.normalizer import Normalizer
 from recede.policy.regression import RegressionPolicy
 from recede.policy.schedule import cosine, rectified_flow
-from recede.specification import Horizons, Specification, Stream
+from recede.specification import Horizons, Prefix, Specification, Stream
 
 SPECIFICATION = Specification(
     (Stream("state", (3,)), Stream("target", (2,), "float64")), Stream("action", (2,)), control_dt=0.1
@@ -142,6 +143,68 @@ def test_rows_are_predicted_alone(policy):
     for row in range(4):
         alone = policy.predict({name: x[row : row + 1] for name, x in observation.items()}, noise[:, row : row + 1])
         torch.testing.assert_close(alone[0], together[row], rtol=1e-4, atol=1e-2)
+
+
+def held(policy, batch, seed=3):
+    """Planned actions in the units of the data."""
+    generator = torch.Generator().manual_seed(seed)
+    return policy.normalizer.unnormalised_action(torch.rand(batch, 6, 2, generator=generator) * 1.8 - 0.9)
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_prefix_without_weight_changes_nothing(policy, exact):
+    observation, noise = observe(4), draw(policy, 4)
+    free = Prefix(held(policy, 4), torch.zeros(4, 6), exact=exact)
+    assert torch.equal(policy.predict(observation, noise, free), policy.predict(observation, noise))
+    heavy = Prefix(free.actions, torch.ones(4, 6), exact=exact)
+    mixed = replace(free, weights=torch.stack([free.weights[0], heavy.weights[1], free.weights[2], free.weights[3]]))
+    found = policy.predict(observation, noise, mixed)
+    assert torch.equal(found[[0, 2, 3]], policy.predict(observation, noise)[[0, 2, 3]])  # row by row
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_prefix_of_full_weight_is_reproduced(policy, exact):
+    observation, noise, planned = observe(4), draw(policy, 4), held(policy, 4)
+    weights = torch.tensor([1.0, 1, 1, 0.5, 0.1, 0]).expand(4, 6)
+    found = policy.predict(observation, noise, Prefix(planned, weights, exact=exact))
+    torch.testing.assert_close(found[:, :3], planned[:, :3], rtol=1e-6, atol=1e-4)
+    assert not found.requires_grad
+    free = policy.predict(observation, noise)
+    if not exact:  # where the gradient of an untrained network leads, nobody knows
+        assert (found[:, 3] - planned[:, 3]).abs().mean() < (free[:, 3] - planned[:, 3]).abs().mean()
+    assert (found[:, 5] - planned[:, 5]).abs().mean() > 0.1  # the end is free
+    assert torch.equal(policy.predict(observation, noise), free)
+
+
+def test_a_warm_start_does_the_last_denoising_steps(policy, monkeypatch):
+    if isinstance(policy, RegressionPolicy):
+        pytest.skip("it does not denoise")
+    observation, noise, planned = observe(4), draw(policy, 4), held(policy, 4)
+    if policy.sampler.__qualname__.startswith("from_diffusers") if hasattr(policy.sampler, "__qualname__") else False:
+        with pytest.raises(ValueError, match="spaces its times itself and begins with noise alone: use a sampler of"):
+            policy.predict(observation, noise, Prefix(planned, torch.zeros(4, 6), start=0.5))
+        return
+    seen = []
+    sampler = policy.sampler
+    policy.sampler = lambda denoise, noise, schedule, times: (
+        seen.append((noise, times)) or sampler(denoise, noise, schedule, times)
+    )
+    num_steps = len(policy.times) - 1
+    for start, left in ((1.0, num_steps), (0.5, num_steps // 2), (0.01, 1)):
+        found = policy.predict(observation, noise, Prefix(planned, torch.zeros(4, 6), start=start))
+        begin, times = seen.pop()
+        assert list(times) == list(policy.times[-left - 1 :])
+        alpha, sigma = policy.schedule.at(times[0])
+        expected = noise[0] if start == 1.0 else alpha * policy.normalizer.action(planned) + sigma * noise[0]
+        assert torch.equal(begin[0], expected)
+        assert torch.equal(begin[1:], noise[len(noise) - left :] if policy.num_draws else noise[1:])
+        assert found.isfinite().all()
+
+
+def test_a_prefix_of_another_shape_is_refused(policy):
+    wrong = Prefix(torch.zeros(4, 5, 2), torch.zeros(4, 5))
+    with pytest.raises(ValueError, match=r"must have the shape of the chunks, \(4, 6, 2\), got \(4, 5, 2\)"):
+        policy.predict(observe(4), draw(policy, 4), wrong)
 
 
 def test_the_loss_of_several_draws_is_that_of_separate_calls(policy):

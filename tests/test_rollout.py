@@ -18,7 +18,7 @@ from recede.configs.components import (
 from recede.configs.encoders import ResNetEncoderConfig
 from recede.configs.policies import load_policy
 from recede.configs.schema import load_task
-from recede.control.execution import RecedingHorizon
+from recede.control.execution import AsyncReplace, RealTimeChunking, RecedingHorizon, Request, WarmStart
 from recede.evaluation.rollout import ROWS, latency, noise_generator, predict, rollout
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons, Specification, Stream
@@ -32,8 +32,8 @@ def policy(trained):
     return load_policy(trained)[0]
 
 
-def roll(policy, seeds=SEEDS, *, task=toys.REACH, **options):
-    return rollout(policy, task, seeds, execution=partial(RecedingHorizon, policy.horizons), progress=False, **options)
+def roll(policy, seeds=SEEDS, *, task=toys.REACH, execution=RecedingHorizon, **options):
+    return rollout(policy, task, seeds, execution=partial(execution, policy.horizons), progress=False, **options)
 
 
 def untrained(specification, config):
@@ -78,6 +78,39 @@ def test_a_stochastic_sampler_changes_nothing_of_that(trained):
     outcomes = roll(policy)
     assert roll(policy, num_parallel=5) == outcomes
     assert roll(policy, SEEDS[::-1], num_parallel=5) == outcomes[::-1]
+
+
+EXECUTIONS = {
+    "async_replace": AsyncReplace,
+    "rtc": RealTimeChunking,
+    "rtc, exact": partial(RealTimeChunking, exact=True),
+    "warm_start": WarmStart,
+}
+
+
+@pytest.mark.parametrize("delay", [0, 3])
+@pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS.keys())
+def test_an_execution_changes_nothing_of_that_either(policy, outcomes, execution, delay):
+    execution = partial(execution, delay=delay)
+    found = roll(policy, execution=execution, delay=delay)
+    is_receding = delay == 0 and execution.func is AsyncReplace  # without delay there is nothing to go on with
+    assert (found == outcomes) == is_receding
+    assert roll(policy, execution=execution, delay=delay, num_parallel=5) == found
+    assert roll(policy, SEEDS[::-1], execution=execution, delay=delay, num_parallel=3) == found[::-1]
+
+
+def test_an_execution_passes_between_processes(policy):
+    options = {"execution": partial(RealTimeChunking, delay=2), "delay": 2}
+    assert roll(policy, SEEDS[:6], workers=2, **options) == roll(policy, SEEDS[:6], **options)
+
+
+def test_a_chunk_acts_after_its_delay(policy):
+    """The robot that stops to think loses the delay with every chunk but the first, for which it waits."""
+    quick, slow = roll(policy, SEEDS[:1], filmed=SEEDS[:1])[0], roll(policy, SEEDS[:1], filmed=SEEDS[:1], delay=3)[0]
+    action = policy.horizons.action
+    assert [plan.step for plan in quick.plans][:3] == [0, action, 2 * action]
+    assert [plan.step for plan in slow.plans][:3] == [0, action, 2 * action + 3]
+    assert np.array_equal(quick.plans[0].chunk, slow.plans[0].chunk)
 
 
 DTYPES = {"float32": torch.float32, "uint8": torch.uint8}
@@ -146,9 +179,9 @@ def test_every_prediction_has_a_multiple_of_the_rows(policy, monkeypatch):
     counts = []
     original = policy.predict
 
-    def counted(observation, noise):
+    def counted(observation, noise, prefix):
         counts.append(noise.shape[1])
-        return original(observation, noise)
+        return original(observation, noise, prefix)
 
     monkeypatch.setattr(policy, "predict", counted)
     roll(policy, SEEDS[:19])
@@ -221,10 +254,10 @@ def test_rows_get_the_noise_of_their_own_episode(policy):
     """Whatever stands beside it, an episode's draws follow one another from its own generator."""
     history = {s.name: np.zeros((2, *s.shape), np.float32) for s in toys.SPECIFICATION.observations}
     alone = noise_generator(0, 3)
-    expected = [predict(policy, [history], [alone], "cpu")[0] for _ in range(3)]
+    expected = [predict(policy, [Request(history)], [alone], "cpu")[0] for _ in range(3)]
     among, others = noise_generator(0, 3), [noise_generator(0, episode) for episode in range(20)]
     for number, chunk in enumerate(expected):
-        found = predict(policy, [history] * 21, [*others[:number], among, *others[number:]], "cpu")
+        found = predict(policy, [Request(history)] * 21, [*others[:number], among, *others[number:]], "cpu")
         assert np.array_equal(found[number], chunk)
         assert not np.array_equal(found[number], found[number + 1])
 
@@ -242,10 +275,10 @@ def test_another_specification_is_refused(policy):
         roll(policy, task=load_task("pick_place"))
 
 
-@pytest.mark.parametrize("options", [{"num_parallel": 0}, {"workers": -1}, {"seeds": [1, 2, 1]}])
+@pytest.mark.parametrize("options", [{"num_parallel": 0}, {"workers": -1}, {"delay": -1}, {"seeds": [1, 2, 1]}])
 def test_what_cannot_be_rolled_out_is_refused(policy, options):
     with pytest.raises(
-        ValueError, match="num_parallel must be at least 1, workers at least 0, and the seeds must differ"
+        ValueError, match="num_parallel must be at least 1, workers and delay at least 0, and the seeds must differ"
     ):
         roll(policy, **options)
 

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from recede.commands import main
 from recede.configs.components import (
     CHOICES,
+    MANY,
     DDIMConfig,
     DiffusersSamplerConfig,
     DiffusionConfig,
@@ -157,12 +158,14 @@ def test_every_key_is_explained(command):
         assert re.search(rf"^  {each.name} ", text, re.MULTILINE), each.name
         assert each.name in SELF_EVIDENT or re.search(rf"\b{each.name}\b", RUNS[command].__doc__), each.name
     assert text.startswith(f"usage: recede {command}")
-    if command == "train":
-        for slot, options in CHOICES.items():
-            for name, option in options.items():
-                assert f"{slot}={name}" in text
-                for each in fields(option):
-                    assert f"{slot.replace('/', '.')}.{each.name}=" in text or f"{slot}/{each.name}=" in text
+    for slot, options in CHOICES.items():
+        if slot.split("/")[0] not in RUNS[command].__dataclass_fields__:
+            continue
+        for name, option in options.items():
+            assert f"{slot}={name}" in text
+            path = f"{slot}.{name}" if slot in MANY else slot.replace("/", ".")
+            for each in fields(option):
+                assert f"{path}.{each.name}=" in text or f"{slot}/{each.name}=" in text
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))

@@ -1,0 +1,93 @@
+"""How action chunks follow one another: plain values whose `build` makes an `Execution`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from ..control import execution
+from ..specification import Horizons
+from .checks import not_negative, positive
+
+
+@dataclass(kw_only=True)
+class ExecutionConfig:
+    """The values of one kind of execution."""
+
+    kind: ClassVar[Callable[..., execution.Execution]]
+
+    def build(self, horizons: Horizons, *, delay: int = 0) -> execution.Execution:
+        """For one episode, robot or session; delay: the steps that its first chunks are expected to take."""
+        return type(self).kind(horizons, delay=delay, **asdict(self))
+
+
+@dataclass(kw_only=True)
+class RecedingConfig(ExecutionConfig):
+    """Stop, plan, and execute the first actions of the plan."""
+
+    kind: ClassVar[Any] = execution.RecedingHorizon
+
+
+@dataclass(kw_only=True)
+class AsyncReplaceConfig(ExecutionConfig):
+    """Go on with the old chunk until the new one comes, then with that."""
+
+    kind: ClassVar[Any] = execution.AsyncReplace
+
+
+@dataclass(kw_only=True)
+class CrossFadeConfig(ExecutionConfig):
+    """From the old chunk to the new one within so many `steps`."""
+
+    kind: ClassVar[Any] = execution.CrossFade
+    steps: int = 4
+
+    def __post_init__(self) -> None:
+        positive(self, "steps")
+
+
+@dataclass(kw_only=True)
+class TemporalEnsembleConfig(ExecutionConfig):
+    """The average of all chunks, each newer one counting exp(-`decay`) of the last."""
+
+    kind: ClassVar[Any] = execution.TemporalEnsemble
+    decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        not_negative(self, "decay")
+
+
+@dataclass(kw_only=True)
+class RealTimeChunkingConfig(ExecutionConfig):
+    """Chunks that are sampled to go on from the last one; `limit` and `exact` are of their guidance."""
+
+    kind: ClassVar[Any] = execution.RealTimeChunking
+    limit: float = 5.0
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        positive(self, "limit")
+
+
+@dataclass(kw_only=True)
+class WarmStartConfig(ExecutionConfig):
+    """Chunks that are denoised from the last one, in the last share `start` of the denoising steps."""
+
+    kind: ClassVar[Any] = execution.WarmStart
+    start: float = 0.4
+
+    def __post_init__(self) -> None:
+        if not 0 < self.start <= 1:
+            raise ValueError(f"start must be above 0 and at most 1, a share of the denoising steps, got {self.start}")
+
+
+EXECUTIONS: dict[str, Any] = {
+    "receding": RecedingConfig,
+    "async_replace": AsyncReplaceConfig,
+    "crossfade": CrossFadeConfig,
+    "temporal_ensemble": TemporalEnsembleConfig,
+    "rtc": RealTimeChunkingConfig,
+    "warm_start": WarmStartConfig,
+}
+"""Name -> how chunks follow one another."""
