@@ -59,6 +59,7 @@ class Execution(ABC):
         self._seen.clear()
         self._now = -1
         self._asked: int | None = None
+        self._before: int | None = None
         self._is_waiting = False
         self._plan: NDArray[Any] = np.empty((0, 0))
         self._begin = 0
@@ -80,7 +81,7 @@ class Execution(ABC):
             raise RuntimeError("observe the first step before a chunk is requested")
         if self._is_waiting or not self._is_due():
             return None
-        self._asked, self._is_waiting = self._now, True
+        self._before, self._asked, self._is_waiting = self._asked, self._now, True
         history = {name: np.stack([seen[name] for seen in self._seen]) for name in self._seen[-1]}
         return Request(history, self._prefix() if len(self._plan) else None)
 
@@ -101,6 +102,11 @@ class Execution(ABC):
         if len(self._plan):  # the first chunk of an episode is waited for
             self._delays.append(late)
         self._plan, self._begin = self._join(chunk[self.horizons.observation - 1 :], late), self._now
+
+    def withdraw(self) -> None:
+        """Expect the chunk that was asked for no more, because its planner was lost: another one may be due now."""
+        if self._is_waiting:
+            self._asked, self._is_waiting = self._before, False
 
     def act(self) -> NDArray[Any]:
         """The action (Da,) of the current step. Raises RuntimeError before the first chunk."""
@@ -203,7 +209,7 @@ class TemporalEnsemble(AsyncReplace):
         self._count = np.empty(0)
 
     def _is_due(self) -> bool:
-        return True
+        return self._asked is None or self._now > self._asked
 
     def _join(self, actions: NDArray[Any], late: int) -> NDArray[Any]:
         new, old, gone = super()._join(actions, late), self.planned, self._now - self._begin

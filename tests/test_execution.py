@@ -53,6 +53,7 @@ def run(execution, num_steps, *, delay=0, answer=chunk):
             if step == 0 or delay == 0:
                 execution.accept(coming[1])
                 coming = None
+                assert execution.request() is None  # once a step is enough
         acted.append(tuple(execution.act()))
     return asked, acted
 
@@ -148,6 +149,25 @@ def test_an_execution_asks_for_one_chunk_at_a_time(make):
     execution.accept(chunk(0, execution.horizons))
     with pytest.raises(RuntimeError, match="no chunk was asked for"):
         execution.accept(chunk(0, execution.horizons))
+
+
+def test_a_chunk_that_will_not_come_is_asked_for_again(make):
+    execution = make(Horizons(2, 8, 2))
+    execution.withdraw()  # nothing was asked for
+    for step in range(2):
+        execution.observe(observation(step))
+        assert execution.request() is not None
+        execution.withdraw()
+        with pytest.raises(RuntimeError, match="no chunk was asked for"):
+            execution.accept(chunk(0, execution.horizons))
+    assert execution.request().history["state"][:, 0].tolist() == [0, 1]
+    execution.accept(chunk(1, execution.horizons))
+    while (request := execution.request()) is None:
+        step += 1
+        execution.observe(observation(step))
+    execution.withdraw()
+    again = execution.request()
+    assert all(np.array_equal(again.history[name], request.history[name]) for name in request.history)
 
 
 def test_delays_are_measured_in_steps_and_the_longest_of_the_last_is_expected():
