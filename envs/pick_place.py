@@ -336,6 +336,7 @@ PICK_PLACE = Task(
     expert=PickPlaceExpert,
     restore=_restore,
     mirror={stream.name: _flipped(stream) for stream in SPECIFICATION.streams},
+    position="gripper",
 )
 
 PICK_PLACE_IMAGE = Task(
@@ -344,6 +345,7 @@ PICK_PLACE_IMAGE = Task(
     max_steps=MAX_STEPS,
     make=partial(PickPlace, specification=IMAGE_SPECIFICATION),
     expert=PickPlaceExpert,
+    position="gripper",
 )
 
 gymnasium.register("recede/PickPlace-v0", entry_point=f"{__name__}:PickPlace")

@@ -252,6 +252,7 @@ def _task(name: str, *readings: Reading, has_image: bool) -> Task:
         sources=sources | {stream.name: ("img", _unchanged) for stream in image},
         restore=None if has_image else _restore,
         mirror={stream.name: MIRROR[stream.name] for stream in specification.streams},
+        position="agent_position",
     )
 
 

@@ -22,7 +22,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from ..specification import Specification
+from ..specification import Specification, nearest
 
 Observation: TypeAlias = Mapping[str, NDArray[Any]]
 """One step: a stream's name -> array of the stream's shape."""
@@ -44,6 +44,9 @@ class Task:
     sources: for each stream, where it is found in the replay buffers that others publish for this task.
     restore: from an episode's first observation, the `options` with which `reset` begins in that state.
     mirror: where there is a mirror in which the task stays the same, how the rows (T, ...) of each stream look in it.
+    position: the observation stream that says where the robot is, in the units of the action: to command it is to stay.
+
+    Raises ValueError where `position` is no observation stream of the action's shape.
     """
 
     name: str
@@ -54,3 +57,20 @@ class Task:
     sources: Mapping[str, Source] = field(default_factory=dict)
     restore: Callable[[Observation], dict[str, Any]] | None = None
     mirror: Mapping[str, Callable[[NDArray[Any]], NDArray[Any]]] | None = None
+    position: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.position is not None:
+            check_position(self.position, self.specification)
+
+
+def check_position(name: str, specification: Specification) -> None:
+    """Raises ValueError unless that observation stream can say where a robot is: it must have the action's shape."""
+    shapes = {stream.name: stream.shape for stream in specification.observations}
+    if name not in shapes:
+        raise ValueError(f"position must be an observation stream, got {name!r}: {nearest(name, shapes)}")
+    if shapes[name] != specification.action.shape:
+        raise ValueError(
+            f"position must be a stream of the action's shape {specification.action.shape}, "
+            f"got {name!r} of shape {shapes[name]}"
+        )

@@ -3,6 +3,7 @@
 import copy
 import importlib
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -241,6 +242,25 @@ def test_a_mirror_shows_the_same_world(task, env):
         scale = 1e-3 * (np.array(stream.high) - stream.low)
         assert np.all(np.abs(rows - task.mirror[stream.name](expected)) < scale), stream.name
         assert np.any(np.abs(rows - expected) > scale), stream.name  # which is not what was seen before it
+
+
+@pytest.mark.parametrize("num_moves", [0, 20])
+def test_a_robot_that_is_commanded_its_position_stays_there(task, env, num_moves):
+    observation, _ = env.reset(seed=4)
+    low, high = limits(task.specification.action)
+    for action in random_actions(task, num_moves):
+        observation = env.step(action)[0]
+    home = observation[task.position]
+    assert (home.shape, home.dtype) == (low.shape, low.dtype)
+    away = [np.abs(env.step(home)[0][task.position] - home) / (high - low) for _ in range(20)]
+    assert np.max(away) < 0.05  # it needs its way to brake
+    assert np.max(away[-1]) < 0.01
+
+
+@pytest.mark.parametrize(("position", "message"), [("griper", "did you mean 'gripper'"), ("target", r"shape \(5,\)")])
+def test_a_position_that_is_none_is_refused(position, message):
+    with pytest.raises(ValueError, match=message):
+        replace(PICK_PLACE, position=position)
 
 
 def test_tasks_travel_to_other_processes(task):

@@ -38,14 +38,16 @@ def first_to_load(watched: list[str], names: list[str]) -> dict[str, Any]:
 
 
 def test_the_light_half_loads_no_torch() -> None:
-    light = ["recede", "recede.specification", "recede.datasets.store", "recede.control.execution"]
-    light += [*modules("recede.envs"), *modules("recede.commands")]
+    light = ["recede", "recede.specification", "recede.datasets.store"]
+    light += [*modules("recede.control"), *modules("recede.envs"), *modules("recede.commands")]
+    light += ["recede.configs.engines", "recede.policy.engines.folder", "recede.policy.engines.choice"]
     heavy = ["torch", "diffusers", "imageio", "matplotlib", "tensorboard", "gym_pusht", "pygame", "cv2", "transformers"]
     assert first_to_load(heavy, light) == {}
 
 
 def test_nothing_loads_what_only_some_functions_need() -> None:
     heavy = ["diffusers", "imageio", "matplotlib", "tensorboard", "gym_pusht", "pygame", "cv2", "transformers"]
+    heavy += ["onnx", "onnxscript", "onnxruntime", "openvino"]
     assert first_to_load(heavy, [name for package in PACKAGES for name in modules(package)]) == {}
 
 

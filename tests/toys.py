@@ -70,7 +70,7 @@ def hopeless_expert(seed):
     return lambda observation: observation["position"]
 
 
-REACH = Task("reach", SPECIFICATION, MAX_STEPS, Reach, expert)
+REACH = Task("reach", SPECIFICATION, MAX_STEPS, Reach, expert, position="position")
 DYING = replace(REACH, make=Dying)
 LAZY = replace(REACH, expert=lazy_expert)
 HOPELESS = replace(REACH, expert=hopeless_expert)

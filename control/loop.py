@@ -1,0 +1,197 @@
+"""The control loop: observations in, chunks of actions from a planner beside it, commands out, at a fixed rate.
+
+The loop never waits for a planner, a sensor or a disk. It ticks at the rate of the robot; every control period one tick
+is also a control step, in which the execution observes and may ask for a chunk. Between control steps the robot is led
+along the line from one planned action to the next.
+
+Time: the action that was planned for an observation belongs to the moment of its capture. It is commanded so that it
+takes effect then, as far as that is still to come: ahead by what the sensors and the actuators take, so that the first
+actions of a chunk, which are over, are dropped (Chi et al. 2024, section V.B, "inference delay matching").
+
+Shapes: n planned actions of size Da.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .alignment import Alignment
+from .clock import Clock
+from .execution import Execution, Request
+from .robot import Robot
+from .safety import Safety
+
+LARGEST_GAP_S = 1.0
+"""Between two ticks; a clock that moves by more has jumped, or the process was suspended."""
+
+
+class Planner(Protocol):
+    """Predicts chunks beside the loop, one at a time. Nothing of it ever blocks."""
+
+    def ask(self, request: Request) -> None:
+        """Begin with a chunk. Raises ConnectionError where the planner is lost."""
+        ...
+
+    def poll(self) -> NDArray[Any] | None:
+        """The chunk (Tp, Da) that was asked for, once it is there. Raises ConnectionError where the planner is lost."""
+        ...
+
+
+@dataclass
+class Summary:
+    """What happened in a run.
+
+    num_ticks, num_late: commands, and those sent more than half a period late. num_skipped: periods without any.
+    num_steps, num_chunks: control steps, and chunks that came. chunk_s: seconds that each of the last ones took.
+    events: how often each `Event` was met. reason: why the run ended.
+    """
+
+    num_ticks: int = 0
+    num_late: int = 0
+    num_skipped: int = 0
+    num_steps: int = 0
+    num_chunks: int = 0
+    chunk_s: deque[float] = field(default_factory=lambda: deque[float](maxlen=1000))
+    events: Counter[str] = field(default_factory=lambda: Counter[str]())
+    reason: str = ""
+
+
+def between(planned: NDArray[Any], place: float) -> NDArray[Any]:
+    """The action at a place among planned ones (n, Da): on the line between its neighbours; the last one at the end.
+
+    >>> between(np.array([[0.0], [1.0], [3.0]]), 1.25), between(np.array([[0.0], [1.0]]), 7)
+    (array([1.5]), array([1.]))
+    """
+    place = max(place, 0.0)
+    first = min(math.floor(place), len(planned) - 1)
+    second = min(first + 1, len(planned) - 1)
+    return planned[first] + (place - first if second > first else 0.0) * (planned[second] - planned[first])
+
+
+class Controller:
+    """One robot and what controls it.
+
+    start_s: seconds within which every stream of the robot must come.
+    """
+
+    def __init__(
+        self,
+        robot: Robot,
+        planner: Planner,
+        execution: Execution,
+        safety: Safety,
+        clock: Clock,
+        *,
+        start_s: float = 5.0,
+    ) -> None:
+        self.robot, self.planner, self.execution, self.safety, self.clock = robot, planner, execution, safety, clock
+        self.start_s, self.control_dt, self.period = start_s, robot.specification.control_dt, 1 / robot.rate
+        self.alignment = Alignment(robot.specification)
+        self.summary = Summary()
+        self._step_at = self._observed_at = self._asked_at = 0.0
+        self._asked_lead = self._lead = 0.0
+        self._is_planned, self._is_asking, self._starved_at = False, False, math.inf
+
+    def run(self, is_over: Callable[[], bool]) -> Summary:
+        """Control the robot until `is_over`, or until it was stopped for its safety; in the end it is stopped.
+
+        Raises TimeoutError where a stream never comes, ValueError where the robot is not within its limits or the clock
+        jumps, and ConnectionError where the robot is lost. Nothing is commanded then.
+        """
+        try:
+            self.robot.start()
+            self._wait_for_streams()
+            scheduled = last = self.clock.now()
+            while not is_over() and not self.safety.is_stopped:
+                self.clock.sleep_until(scheduled)
+                now = self.clock.now()
+                if not 0 <= now - last <= LARGEST_GAP_S:
+                    raise ValueError(f"the clock must go on evenly, but moved by {now - last:.3g} s between two ticks")
+                self._tick(now)
+                self._count(self.clock.now() - scheduled)
+                last, scheduled = now, scheduled + self.period
+                # Commands must not follow each other at once, because each may move by as much as a period allows.
+                behind = math.ceil((now - scheduled) / self.period + 0.5)
+                behind = max(behind, math.floor((self.clock.now() - scheduled) / self.period), 0)
+                self.summary.num_skipped += behind
+                scheduled += behind * self.period
+            self.summary.reason = "stopped for safety" if self.safety.is_stopped else "over"
+        finally:
+            self.robot.stop()
+        return self.summary
+
+    def _count(self, late_s: float) -> None:
+        self.summary.num_ticks += 1
+        self.summary.num_late += late_s > self.period / 2
+
+    def _wait_for_streams(self) -> None:
+        """Until every stream and the position are known; nothing is commanded before."""
+        until = self.clock.now() + self.start_s
+        while True:
+            self.alignment.add(self.robot.observe())
+            position = self.robot.position()
+            if not self.alignment.missing and position is not None:
+                self.safety.begin(position)
+                return
+            if self.clock.now() >= until:
+                missing = self.alignment.missing or ["its position"]
+                raise TimeoutError(f"the robot must give every stream within {self.start_s:g} s, but gave no {missing}")
+            self.clock.sleep_until(self.clock.now() + self.period)
+
+    def _tick(self, now: float) -> None:
+        self.alignment.add(self.robot.observe())
+        try:
+            self._plan(now)
+        except ConnectionError:  # what is planned goes on; it will run out unless the planner comes back
+            self._is_asking = False
+            self.execution.withdraw()
+        with np.errstate(all="ignore"):  # what a policy says may be anything; safety looks at it
+            command, events = self.safety(self._target(now), age_s=now - self.alignment.time)
+        self.summary.events.update(event.name for event in events if event.name)
+        self.robot.command(command, now)
+
+    def _plan(self, now: float) -> None:
+        """Take a chunk that has come, and where a control step begins, observe and ask for the next."""
+        chunk = self.planner.poll() if self._is_asking else None
+        if chunk is not None:
+            self._is_asking, self._lead = False, self._asked_lead
+            self.summary.chunk_s.append(now - self._asked_at)
+            if not self._is_planned:  # the episode begins when its first chunk is there
+                self._is_planned, self._step_at = True, now
+            with np.errstate(all="ignore"):
+                self.execution.accept(chunk)
+            self.summary.num_chunks += 1
+        is_step = not self.summary.num_steps or (self._is_planned and now >= self._step_at + self.control_dt)
+        if not is_step:
+            return
+        # Steps that were slept through are steps too: the plan is as old as the clock says.
+        for _ in range(max(1, math.floor((now - self._step_at) / self.control_dt)) if self._is_planned else 1):
+            self._observed_at = self.alignment.time
+            self.execution.observe(self.alignment.at(self._observed_at))
+            self._step_at = self._step_at + self.control_dt if self._is_planned else now
+            self.summary.num_steps += 1
+        request = self.execution.request()
+        if request is not None:
+            self._is_asking, self._asked_at = True, now
+            self._asked_lead = self._step_at - self._observed_at + self.robot.actuation_delay
+            self.planner.ask(request)
+
+    def _target(self, now: float) -> NDArray[Any] | None:
+        """The planned action of this moment, or None where there has been none for longer than `stale_s`."""
+        if not self._is_planned:
+            return None
+        place = (now - self._step_at + self._lead) / self.control_dt
+        planned = self.execution.planned
+        if len(planned):
+            self._starved_at = math.inf
+            self._held = planned[-1]
+            return between(planned, place)
+        self._starved_at = min(self._starved_at, now)
+        return None if now - self._starved_at > self.safety.stale_s else self._held

@@ -1,0 +1,229 @@
+"""What stands between a policy and a robot: whatever is planned, nothing outside the limits is commanded.
+
+`limited` is one array function with leading batch axes, so that it can be tried on millions of commands; `Safety` is it
+with the memory of one robot, and with the times after which a robot that is told nothing sensible stops.
+
+| what | reaction |
+|---|---|
+| target outside the position limits or the workspace | clipped to them |
+| faster, or accelerating more, than allowed | as fast as allowed, towards the target |
+| target not finite, or further from the last command than `jump` | braked, and held while that lasts |
+| observations older than `stale_s`, or nothing planned | braked, and held while that lasts |
+| held for longer than `patience_s`, or `stop` | stopped: braked and held until `begin` |
+
+Braking is within the acceleration limit, and every command leaves room to brake before the position limits.
+
+Shapes: Da size of the action; ... any batch axes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..specification import Specification
+
+Array: TypeAlias = NDArray[np.float64]
+
+
+class Event(IntFlag):
+    """What was found wrong, and done about it."""
+
+    POSITION = 1
+    SPEED = 2
+    ACCELERATION = 4
+    NOT_FINITE = 8
+    JUMP = 16
+    STALE = 32
+    NO_PLAN = 64
+    STOPPED = 128
+
+
+HELD = Event.NOT_FINITE | Event.JUMP | Event.STALE | Event.NO_PLAN
+"""For these the target is not followed at all."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of each dimension of the action, (Da,) in its units and seconds; infinity is none.
+
+    low, high: positions. speed: units/s. acceleration: units/s^2. jump: how far from the last command a target may be.
+    Raises ValueError unless they have one shape, and leave room to move.
+    """
+
+    low: Array
+    high: Array
+    speed: Array
+    acceleration: Array
+    jump: Array
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            value = np.array(getattr(self, name), dtype=np.float64)
+            if value.shape != np.shape(self.low) or value.ndim != 1 or np.isnan(value).any():
+                raise ValueError(f"{name} must be one number for each dimension of the action, got {value.tolist()}")
+            object.__setattr__(self, name, value)
+        if not (self.low < self.high).all():
+            raise ValueError(f"low must lie below high, got {self.low.tolist()} and {self.high.tolist()}")
+        for name in ("speed", "acceleration", "jump"):
+            if not (getattr(self, name) > 0).all():
+                raise ValueError(f"{name} must be above 0 in every dimension, got {getattr(self, name).tolist()}")
+
+    @classmethod
+    def of(
+        cls,
+        specification: Specification,
+        *,
+        speed: ArrayLike,
+        acceleration: ArrayLike,
+        jump: ArrayLike,
+        workspace: tuple[ArrayLike, ArrayLike] | None = None,
+    ) -> Limits:
+        """Those of the action stream, and within them a workspace, low and high.
+
+        speed, acceleration and jump: of each dimension or of all. Raises ValueError where the stream has no limits, or
+        the workspace lies outside of them.
+        """
+        action = specification.action
+        if not action.low:
+            raise ValueError("the action must have limits to be commanded to a robot: give its stream low and high")
+        low, high = np.array(action.low), np.array(action.high)
+        if workspace is not None:
+            inner = [np.broadcast_to(np.asarray(bound, dtype=np.float64), low.shape) for bound in workspace]
+            if (inner[0] < low).any() or (inner[1] > high).any():
+                raise ValueError(
+                    f"the workspace must lie within the limits of the action, {low.tolist()} to {high.tolist()}, "
+                    f"got {inner[0].tolist()} to {inner[1].tolist()}"
+                )
+            low, high = inner
+        rest = (np.broadcast_to(np.asarray(each, dtype=np.float64), low.shape) for each in (speed, acceleration, jump))
+        return cls(low, high, *rest)
+
+
+class Limited(NamedTuple):
+    """What may be commanded (..., Da), the velocity (..., Da) that it is, units/s, and the `Event`s (...)."""
+
+    command: Array
+    velocity: Array
+    events: NDArray[np.int64]
+
+
+def limited(target: ArrayLike, last: Array, velocity: Array, limits: Limits, dt: float) -> Limited:
+    """The next command towards a target (..., Da), from the last one and its velocity, `dt` seconds later.
+
+    Where the last commands were within the limits, with room to brake, the next one is too: so it is for ever, whatever
+    the targets are. A target that is not finite, or too far, stands for braking.
+    """
+    target = np.asarray(target, dtype=np.float64)
+    is_finite = np.isfinite(target)
+    is_far = is_finite & (np.abs(target - last) > limits.jump)
+    is_held = ~is_finite.all(axis=-1) | is_far.any(axis=-1)
+    inside = np.clip(np.where(is_finite, target, last), limits.low, limits.high)
+    change = limits.acceleration * dt
+    braked = velocity - np.clip(velocity, -change, change)
+    wanted = np.where(is_held[..., None], braked, (inside - last) / dt)
+    slow = np.clip(wanted, -limits.speed, limits.speed)
+    smooth = np.clip(slow, velocity - change, velocity + change)
+    up, down = _brakeable(limits.high - last, limits, dt), _brakeable(last - limits.low, limits, dt)
+    command = np.clip(last + np.clip(smooth, -down, up) * dt, limits.low, limits.high)
+
+    found = np.zeros(is_held.shape, dtype=np.int64)
+    tolerance = 1e-9 * (1 + np.abs(wanted))
+    for event, is_so in (
+        (Event.POSITION, ~is_held[..., None] & is_finite & (inside != target)),
+        (Event.SPEED, np.abs(slow - wanted) > tolerance),
+        (Event.ACCELERATION, np.abs((command - last) / dt - slow) > tolerance),
+        (Event.NOT_FINITE, ~is_finite),
+        (Event.JUMP, is_far),
+    ):
+        found |= np.where(is_so.any(axis=-1), int(event), 0)
+    return Limited(command, (command - last) / dt, found)
+
+
+def _brakeable(gap: Array, limits: Limits, dt: float) -> Array:
+    """The highest speed towards a limit that is `gap` away from which one can brake before it.
+
+    Braking by a dt each step from v covers at most v^2 / 2a + v dt / 2 + a dt^2 / 8, the first step included, which is
+    solved for v; below a dt one step is all it takes. Each branch leads to states that are within it again.
+    """
+    gap = np.maximum(gap, 0.0)
+    change = limits.acceleration * dt
+    with np.errstate(invalid="ignore"):  # without an acceleration limit every speed can be braked
+        several = np.sqrt(2 * limits.acceleration * gap) - change / 2
+    return np.maximum(np.minimum(gap / dt, change), np.where(np.isfinite(several), several, gap / dt))
+
+
+class Verdict(NamedTuple):
+    """What is commanded (Da,), and why it is not what was wanted."""
+
+    command: Array
+    events: Event
+
+
+class Safety:
+    """The limits of one robot, and its last command.
+
+    dt: seconds between commands. stale_s: of this age on, observations are too old to act on. patience_s: how long the
+    robot may be held before it is stopped.
+    """
+
+    def __init__(self, limits: Limits, dt: float, *, stale_s: float = 0.5, patience_s: float = 2.0) -> None:
+        if not dt > 0 or not stale_s > 0 or not patience_s > 0:
+            raise ValueError(f"dt, stale_s and patience_s must be above 0, got {dt}, {stale_s} and {patience_s}")
+        self.limits, self.dt, self.stale_s, self.patience_s = limits, dt, stale_s, patience_s
+        self._last: Array | None = None
+        self._velocity: Array = np.zeros_like(limits.low)
+        self._held_s, self._is_stopped = 0.0, False
+
+    def begin(self, position: ArrayLike) -> None:
+        """Start, also after a stop, from where the robot rests, (Da,) in the units of the action.
+
+        Raises ValueError where that is not finite or lies outside the limits: the robot must be brought inside first.
+        """
+        found = np.array(position, dtype=np.float64)
+        low, high = self.limits.low, self.limits.high
+        slack = 1e-6 * (high - low)  # sensors are not exact
+        if found.shape != low.shape or not ((found >= low - slack) & (found <= high + slack)).all():
+            raise ValueError(
+                f"the robot must begin within its limits, {low.tolist()} to {high.tolist()}, but is at "
+                f"{found.tolist()}: bring it inside first"
+            )
+        self._last, self._velocity = np.clip(found, low, high), np.zeros_like(low)
+        self._held_s, self._is_stopped = 0.0, False
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether nothing but `begin` will move the robot again."""
+        return self._is_stopped
+
+    def stop(self) -> None:
+        """Brake, whatever comes, and hold."""
+        self._is_stopped = True
+
+    def __call__(self, target: ArrayLike | None, *, age_s: float = 0.0) -> Verdict:
+        """What to command next. target (Da,), or None where nothing is planned; age_s: of the observations behind it.
+
+        Raises RuntimeError before `begin`.
+        """
+        if self._last is None:
+            raise RuntimeError("begin() from where the robot is before anything is commanded")
+        events = Event.NO_PLAN if target is None else Event(0)
+        if not age_s <= self.stale_s:
+            events |= Event.STALE
+        if self._is_stopped:
+            events |= Event.STOPPED
+        nothing = np.full_like(self._last, np.nan)
+        wanted: Any = nothing if events or target is None else target
+        found = limited(wanted, self._last, self._velocity, self.limits, self.dt)
+        if not events:
+            events = Event(int(found.events))
+        self._last, self._velocity = found.command, found.velocity
+        self._held_s = self._held_s + self.dt if events & HELD else 0.0
+        if self._held_s > self.patience_s and not self._is_stopped:
+            self.stop()
+            events |= Event.STOPPED
+        return Verdict(found.command.copy(), events)

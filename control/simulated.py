@@ -1,0 +1,467 @@
+"""Tasks in simulation as robots: in this process on any clock, or in a process of their own in real time.
+
+Time is cut into control periods from the start of an episode on. At the beginning of each the state is captured, and
+the newest command that has arrived by then is what the environment is stepped with. A command that arrives within a
+period therefore waits for the next one.
+
+What real robots do besides is an option: readings and commands take their time, and readings are lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypedDict, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..envs.task import Task
+from ..specification import Specification, nearest
+from .channel import Channel, Layouts, connected
+from .clock import Clock, MonotonicClock
+from .robot import TOLERANCE_S, Reading, checked_action
+
+START_S = 60.0
+"""Seconds within which a process must have started and made its environment."""
+
+ANSWER_S = 10.0
+"""Seconds within which a simulation that has started must begin an episode."""
+
+STATUS = "(episode)"
+"""A message of this name tells how the episode is going; no stream can be called so."""
+
+
+class Episode(NamedTuple):
+    """How an episode is going. score: the best of any step, in [0, 1]. num_steps: control steps taken."""
+
+    seed: int
+    success: bool = False
+    score: float = 0.0
+    num_steps: int = 0
+    is_over: bool = False
+
+
+class Options(TypedDict, total=False):
+    """What lies between a robot and its controller; see `Disturbances`."""
+
+    sensor_delay: float | Mapping[str, float]
+    actuation_delay: float
+    jitter: float
+    dropped: float
+    seed: int
+
+
+class Disturbances:
+    """Delays and losses on the way, each a function of the seeds and of the order of readings and of commands alone.
+
+    sensor_delay: s from the capture of a reading until it can be observed, for all streams or by their names (0 where a
+    stream is not named). actuation_delay: s from a command to its arrival. jitter: s, the upper bound of what is added
+    to each of these delays, drawn uniformly. dropped: share of the readings that are lost. seed: of all this, beside
+    the episode's own.
+
+    Raises ValueError for a delay that is negative, a share that is none, and a stream that there is not.
+    """
+
+    def __init__(
+        self,
+        specification: Specification,
+        *,
+        sensor_delay: float | Mapping[str, float] = 0.0,
+        actuation_delay: float = 0.0,
+        jitter: float = 0.0,
+        dropped: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        names = [stream.name for stream in specification.observations]
+        given = sensor_delay if isinstance(sensor_delay, Mapping) else dict.fromkeys(names, sensor_delay)
+        for name in given:
+            if name not in names:
+                raise ValueError(f"sensor_delay must name observation streams, got {name!r}: {nearest(name, names)}")
+        delays = {f"sensor_delay of {name!r}": delay for name, delay in given.items()}
+        for what, delay in {**delays, "actuation_delay": actuation_delay, "jitter": jitter}.items():
+            if not (math.isfinite(delay) and delay >= 0):
+                raise ValueError(f"{what} must be 0 seconds or more, got {delay}")
+        if not 0 <= dropped < 1:
+            raise ValueError(f"dropped must be a share of the readings, at least 0 and below 1, got {dropped}")
+        self.sensor_delay = {name: float(given.get(name, 0.0)) for name in names}
+        self.actuation_delay, self.jitter, self.dropped, self.seed = float(actuation_delay), jitter, dropped, seed
+        self.reset(0)
+
+    def reset(self, episode_seed: int) -> None:
+        """Begin with the readings and commands of an episode."""
+        sequences = np.random.SeedSequence([self.seed, episode_seed]).spawn(2)
+        self._readings, self._commands = (np.random.default_rng(sequence) for sequence in sequences)
+
+    def visible_at(self, name: str, captured: float) -> float | None:
+        """When the next reading of a stream can be observed, s; None where it is lost."""
+        late, lot = self._readings.random(2)
+        return None if lot < self.dropped else captured + self.sensor_delay[name] + self.jitter * late
+
+    def arrives_at(self, given: float) -> float:
+        """When the next command arrives, s."""
+        return given + self.actuation_delay + self.jitter * self._commands.random()
+
+
+class Simulation:
+    """A task as a robot in this process: whoever touches it steps it for all the control periods that are over.
+
+    Readings of a stream keep their order. Until the first command has arrived, and once stopped, it holds the position
+    that it is in; where the task does not say what that is (`Task.position`), the world stands still instead. So it
+    does once the episode is over, while readings still come. A new episode begins with `reset`.
+
+    first_seed: of the first episode. options: see `Disturbances`.
+    """
+
+    def __init__(self, task: Task, clock: Clock, *, first_seed: int = 0, **options: Unpack[Options]) -> None:
+        self.task, self.clock, self.specification = task, clock, task.specification
+        self.rate = 1 / task.specification.control_dt
+        self._disturbances = Disturbances(task.specification, **options)
+        self.actuation_delay = self._disturbances.actuation_delay
+        self._env = task.make()
+        self._episode = Episode(first_seed)
+        self._is_started, self._is_closed = False, False
+
+    def start(self) -> None:
+        """Begin the first episode, or after `stop` take commands again."""
+        self._require(is_started=False)
+        if not self._is_started:
+            self._is_started = True
+            self._begin(self._episode.seed)
+        self._is_stopped = False
+
+    def reset(self, seed: int) -> None:
+        """Begin another episode; what was on its way is lost. Before `start` this only says which one is the first."""
+        self._require(is_started=False)
+        if self._is_started:
+            self._begin(seed)
+        else:
+            self._episode = Episode(seed)
+
+    def observe(self) -> dict[str, Reading]:
+        """The newest reading of every stream that has come so far in this episode."""
+        self._advance()
+        return dict(self._newest)
+
+    def position(self) -> NDArray[Any] | None:
+        """Where it was by the newest reading of `Task.position`, in the dtype of the action."""
+        self._advance()
+        reading = self._newest.get(self.task.position or "")
+        return None if reading is None else reading.value.astype(self.specification.action.dtype)
+
+    def command(self, action: NDArray[Any], at_time: float) -> None:
+        """Have an action (Da,) on its way from that time on, s. Raises ValueError where it is no action."""
+        action = checked_action(action, at_time, self.specification)
+        self._advance()
+        if not self._is_stopped:
+            self._commands.append((self._disturbances.arrives_at(at_time), action))
+
+    def stop(self) -> None:
+        """Hold the position of this moment; commands on their way are lost."""
+        if self._is_started and not self._is_closed and not self._is_stopped:
+            self._advance()
+            self._is_stopped, self._commands, self._held = True, [], self._here()
+
+    def close(self) -> None:
+        """Close the environment."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._env.close()
+
+    @property
+    def episode(self) -> Episode:
+        """How the episode is going."""
+        if self._is_started and not self._is_closed:
+            self._advance()
+        return self._episode
+
+    @property
+    def due(self) -> float:
+        """When something happens next, s: the end of a period, or a reading that can be observed."""
+        coming = [readings[0][0] for readings in self._coming.values() if readings]
+        return min([self._moment(self._num_periods + 1), *coming])
+
+    def _require(self, *, is_started: bool = True) -> None:
+        if self._is_closed:
+            raise ConnectionError(f"the simulation of {self.task.name!r} is closed: make another one")
+        if is_started and not self._is_started:
+            raise RuntimeError("start() the simulation first")
+
+    def _begin(self, seed: int) -> None:
+        self._disturbances.reset(seed)
+        self._state, info = self._env.reset(seed=seed)
+        self._episode = Episode(seed, bool(info["success"]), float(info["score"]))
+        self._is_stopped, self._held = False, self._here()
+        self._commands: list[tuple[float, NDArray[Any]]] = []  # when each arrives, in the order of their giving
+        self._newest: dict[str, Reading] = {}
+        self._coming: dict[str, deque[tuple[float, Reading]]] = {
+            stream.name: deque() for stream in self.specification.observations
+        }
+        self._origin, self._num_periods = self.clock.now(), 0
+        self._capture()
+
+    def _moment(self, period: int) -> float:
+        return self._origin + period * self.specification.control_dt
+
+    def _advance(self) -> None:
+        self._require()
+        now = self.clock.now()
+        while self._moment(self._num_periods + 1) <= now + TOLERANCE_S:
+            self._step(self._moment(self._num_periods))
+            self._num_periods += 1
+            self._capture()
+            self._show(now)
+        self._show(now)
+
+    def _step(self, begin: float) -> None:
+        action = self._arrived(begin)
+        if action is None or self._episode.is_over:
+            return
+        self._state, _, terminated, truncated, info = self._env.step(action)
+        seed, success, score, num_steps, _ = self._episode
+        self._episode = Episode(
+            seed,
+            success or bool(info["success"]),
+            max(score, float(info["score"])),
+            num_steps + 1,
+            bool(terminated or truncated),
+        )
+
+    def _arrived(self, moment: float) -> NDArray[Any] | None:
+        """The last given of the commands that are there; the earlier ones will never be wanted."""
+        for index in reversed(range(len(self._commands))):
+            if self._commands[index][0] <= moment + TOLERANCE_S:
+                del self._commands[:index]
+                return self._commands[0][1]
+        return self._held
+
+    def _here(self) -> NDArray[Any] | None:
+        if self.task.position is None:
+            return None
+        return self._state[self.task.position].astype(self.specification.action.dtype)
+
+    def _capture(self) -> None:
+        moment = self._moment(self._num_periods)
+        for name, coming in self._coming.items():
+            visible = self._disturbances.visible_at(name, moment)
+            if visible is not None:
+                coming.append((visible, Reading(self._state[name], moment)))
+
+    def _show(self, now: float) -> None:
+        for name, coming in self._coming.items():
+            while coming and coming[0][0] <= now + TOLERANCE_S:  # one that is late keeps those behind it back
+                self._newest[name] = coming.popleft()[1]
+
+
+class SimulatedRobot:
+    """The same in a process of its own and in real time: it goes on at its own pace, whatever the controller does.
+
+    Its clock is the monotonic one of the machine. No call but `start` and `reset` waits for the process: what it does
+    not take is dropped, and a `stop` that it did not take is sent again by the calls that follow. It ends with the
+    process that made it. A simulation that is slower than real time falls behind, which the times of its readings show.
+
+    first_seed: of the first episode. options: see `Disturbances`.
+    """
+
+    def __init__(self, task: Task, *, first_seed: int = 0, **options: Unpack[Options]) -> None:
+        self.task, self.specification = task, task.specification
+        self.rate = 1 / task.specification.control_dt
+        self.actuation_delay = Disturbances(task.specification, **options).actuation_delay
+        self._options: Options = options
+        self._episode = Episode(first_seed)
+        self._channel: Channel | None = None
+        self._process: Any = None
+        self._readings: dict[str, Reading] = {}
+        self._asked, self._answered = 0, 0  # requests so far, and the last one that was answered
+        self._is_stopped, self._is_stop_owed, self._is_closed = False, False, False
+
+    def start(self) -> None:
+        """Start the process and its first episode, or after `stop` take commands again.
+
+        Raises TimeoutError where the process does not answer, and ConnectionError where it has ended.
+        """
+        if self._process is None and not self._is_closed:
+            self._open()
+        if not self._answered:
+            self._request("start", START_S, self._episode.seed)
+        elif self._is_stopped:
+            self._request("continue", ANSWER_S)
+
+    def reset(self, seed: int) -> None:
+        """Begin another episode; what was on its way is lost. Before `start` this only says which one is the first.
+
+        Raises TimeoutError where the process does not answer, and ConnectionError where it has ended.
+        """
+        if self._process is None and not self._is_closed:
+            self._episode = Episode(seed)
+        else:
+            self._request("reset", ANSWER_S, seed)
+
+    def observe(self) -> dict[str, Reading]:
+        """The newest reading of every stream that has come so far in this episode."""
+        self._receive()
+        return dict(self._readings)
+
+    def position(self) -> NDArray[Any] | None:
+        """Where it was by the newest reading of `Task.position`, in the dtype of the action."""
+        reading = self.observe().get(self.task.position or "")
+        return None if reading is None else reading.value.astype(self.specification.action.dtype)
+
+    def command(self, action: NDArray[Any], at_time: float) -> None:
+        """Send an action (Da,), given at that time, s. Raises ValueError where it is no action."""
+        action = checked_action(action, at_time, self.specification)
+        self._receive()
+        if not self._is_stopped:
+            self._send("command", at_time, action)
+
+    def stop(self) -> None:
+        """Hold the position of the moment at which the process reads this; commands on their way are lost."""
+        if self._process is not None and not self._is_closed:
+            self._is_stop_owed = self._is_stop_owed or not self._is_stopped
+            self._is_stopped = True
+            with contextlib.suppress(ConnectionError):
+                self._receive()
+
+    def close(self) -> None:
+        """End the process."""
+        self._is_closed = True
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+            self._process.join(1.0)
+            self._process.kill()  # one that is suspended has not noticed
+            self._process.join()
+
+    @property
+    def episode(self) -> Episode:
+        """How the episode is going, as far as the process has told."""
+        if self._channel is not None:
+            self._receive()
+        return self._episode
+
+    def _open(self) -> None:
+        requests, answers = layouts(self.specification)
+        ours, theirs = connected(requests, answers)
+        context = multiprocessing.get_context("spawn")  # a fork would copy the threads and the GPU of this process
+        process = context.Process(target=_serve, args=(theirs, self.task, self._options), daemon=True)
+        with theirs, contextlib.ExitStack() as undo:
+            undo.enter_context(ours)
+            process.start()
+            undo.pop_all()
+        self._process, self._channel = process, Channel(ours, requests, answers)
+
+    def _request(self, name: str, seconds: float, *values: Any) -> None:
+        """Have something done, and wait until it is; readings of before are forgotten."""
+        until = time.monotonic() + seconds
+        self._asked += 1
+        is_sent = False
+        while self._answered < self._asked:
+            is_sent = is_sent or self._send(name, self._asked, *values)
+            self._receive()
+            if time.monotonic() > until:
+                raise TimeoutError(f"the simulation of {self.task.name!r} did not {name} within {seconds:g} s")
+            if self._answered < self._asked and self._channel is not None:
+                self._channel.wait(min(until - time.monotonic(), self.specification.control_dt))
+        self._is_stopped = self._is_stop_owed = False
+
+    def _send(self, name: str, *values: Any) -> bool:
+        try:
+            return self._connection().send(name, *values)
+        except ConnectionError:
+            raise self._lost() from None
+
+    def _receive(self) -> None:
+        """Take all that has come, and send what is owed."""
+        if self._is_stop_owed and self._send("stop"):
+            self._is_stop_owed = False
+        try:
+            for name, record in self._connection().receive():
+                if name == STATUS:
+                    self._take(*record.tolist())
+                else:
+                    self._readings[name] = Reading(np.array(record["value"]), float(record["time"]))
+        except ConnectionError:
+            raise self._lost() from None
+
+    def _take(self, answered: int, *episode: Any) -> None:
+        if answered != self._answered:
+            self._readings.clear()
+        self._answered, self._episode = answered, Episode(*episode)
+
+    def _connection(self) -> Channel:
+        if self._is_closed:
+            raise ConnectionError
+        if self._channel is None:
+            raise RuntimeError("start() the robot first")
+        return self._channel
+
+    def _lost(self) -> ConnectionError:
+        if self._is_closed:
+            return ConnectionError(f"the simulation of {self.task.name!r} is closed: make another one")
+        code = self._process.exitcode
+        how = "" if code is None else f" with exit code {code}"
+        return ConnectionError(f"the process that simulates {self.task.name!r} has ended{how}: make another one")
+
+
+def layouts(specification: Specification) -> tuple[Layouts, Layouts]:
+    """The messages to a simulation and from it. Every request has a number, and the newest is part of every status."""
+    action = specification.action
+    requests = {
+        "command": np.dtype([("time", "f8"), ("action", action.dtype, action.shape)]),
+        "stop": np.dtype([]),
+        "continue": np.dtype([("number", "i8")]),
+        "start": np.dtype([("number", "i8"), ("seed", "i8")]),
+        "reset": np.dtype([("number", "i8"), ("seed", "i8")]),
+    }
+    status = [("seed", "i8"), ("success", "?"), ("score", "f8"), ("num_steps", "i8"), ("is_over", "?")]
+    answers = {
+        STATUS: np.dtype([("number", "i8"), *status]),
+        **{s.name: np.dtype([("time", "f8"), ("value", s.dtype, s.shape)]) for s in specification.observations},
+    }
+    return requests, answers
+
+
+def _serve(end: socket.socket, task: Task, options: Options) -> None:
+    """The process of a `SimulatedRobot`: until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the controller is interrupted, and must still be able to stop it
+    requests, answers = layouts(task.specification)
+    channel, simulation = Channel(end, answers, requests), Simulation(task, MonotonicClock(), **options)
+    number, sent = 0, dict[str, float]()
+    with contextlib.suppress(ConnectionError), contextlib.closing(simulation), contextlib.closing(channel):
+        while True:
+            before = number
+            for name, record in channel.receive():
+                number = _obey(simulation, name, record, number)
+            if number == 0:
+                channel.wait(START_S)
+                continue
+            readings = simulation.observe()
+            fresh = [name for name, reading in readings.items() if reading.time != sent.get(name)]
+            if fresh or number != before:
+                channel.send(STATUS, number, *simulation.episode)
+            for name in fresh:
+                if channel.send(name, readings[name].time, readings[name].value):
+                    sent[name] = readings[name].time
+            channel.wait(simulation.due - simulation.clock.now())
+
+
+def _obey(simulation: Simulation, name: str, record: Any, number: int) -> int:
+    """Do what a message asks for; the number of the last request is returned."""
+    if name == "command":
+        simulation.command(record["action"], float(record["time"]))
+        return number
+    if name == "stop":
+        simulation.stop()
+        return number
+    if name == "continue":
+        simulation.start()
+    else:
+        simulation.reset(int(record["seed"]))
+        simulation.start()
+    return int(record["number"])
