@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .configs.engines import load_engine as load_engine
     from .configs.policies import load_policy as load_policy
     from .control.execution import RecedingHorizon as RecedingHorizon
     from .datasets.store import DemonstrationStore as DemonstrationStore
@@ -30,6 +31,7 @@ _HOMES = {
     "Stream": ".specification",
     "Windows": ".datasets.windows",
     "evaluate": ".evaluation.evaluate",
+    "load_engine": ".configs.engines",
     "load_policy": ".configs.policies",
 }
 
@@ -43,6 +45,7 @@ __all__ = [
     "Stream",
     "Windows",
     "evaluate",
+    "load_engine",
     "load_policy",
 ]
 

@@ -28,14 +28,18 @@ SUMMARIES = {
     "replay": "apply recorded actions in simulation and compare",
     "train": "learn a policy from a store; the same command resumes",
     "evaluate": "roll a policy out and report rates with intervals",
+    "export": "make a folder of a policy that predicts without PyTorch",
+    "control": "control a robot in real time, and report what happened",
     "compare": "put many evaluations into one table",
     "import-checkpoint": "make a checkpoint of what other implementations have trained",
 }
 
 POSITIONAL = {
     "compare": "folder",
+    "control": "run",
     "download": "name",
     "evaluate": "run",
+    "export": "run",
     "import-checkpoint": "source",
     "inspect": "dataset",
 }

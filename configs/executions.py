@@ -91,3 +91,12 @@ EXECUTIONS: dict[str, Any] = {
     "warm_start": WarmStartConfig,
 }
 """Name -> how chunks follow one another."""
+
+
+def check_executions(execution: dict[str, Any], *, most: int | None = None) -> None:
+    """Raises ValueError unless at least one execution is named, and at `most` so many."""
+    if not execution or (most is not None and len(execution) > most):
+        number = "at least one" if most is None else "one"
+        raise ValueError(
+            f"execution must name {number} of {', '.join(EXECUTIONS)}, got {', '.join(execution) or 'none'}"
+        )

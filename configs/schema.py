@@ -13,11 +13,13 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from ..policy.engines.interface import ENGINES, FORMATS
 from ..specification import nearest
 from .checks import not_negative, pair, positive
 from .components import CHOICES, MANY, HorizonsConfig, PredictionType, filled
+from .deployment import ControlConfig
 from .encoders import AugmentationConfig
-from .executions import EXECUTIONS, RecedingConfig
+from .executions import RecedingConfig, check_executions
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +78,10 @@ class EvaluateConfig:
     policy's noise. workers: processes that step environments. parallel: episodes under way at once. videos: episodes
     to film. out: the folder of the results; beside the policy where it is not given. sampler: to denoise with, where it
     is not the one that the policy was trained to have. execution: how chunks follow one another. delay_ms: from the
-    request of a chunk to its arrival, in which the robot goes on; rounded up to whole control steps.
+    request of a chunk to its arrival, in which the robot goes on; rounded up to whole control steps. engine: what runs
+    the policy: eager (PyTorch, the default), cuda_graph, onnx, openvino, openvino_fp32, or auto for the fastest here.
+
+    run may be a folder of `recede export` too, which has its sampler and its engine already.
 
     Several of these, execution=[receding,rtc] delay_ms=[0,200], are all measured, each pair in a folder of its own.
     """
@@ -95,10 +100,15 @@ class EvaluateConfig:
     sampler: Any = None
     execution: dict[str, Any] = field(default_factory=lambda: {"receding": RecedingConfig()})
     delay_ms: Any = 0
+    engine: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.execution:
-            raise ValueError(f"execution must name at least one of {', '.join(EXECUTIONS)}, got none")
+        if self.engine not in (*ENGINES, "auto", None):
+            raise ValueError(
+                f"engine must be auto or one of {', '.join(ENGINES)}, got {self.engine!r}: "
+                + nearest(str(self.engine), (*ENGINES, "auto"))
+            )
+        check_executions(self.execution)
         self.delays  # noqa: B018 - it raises
         positive(self, "episodes", "parallel")
         not_negative(self, "first_seed", "seed", "workers", "videos")
@@ -312,12 +322,46 @@ class DemoConfig:
         positive(self, "episodes", "steps", "regression_steps", "evaluate_episodes")
 
 
+@dataclass(kw_only=True)
+class ExportConfig:
+    """Make a folder of a trained policy that predicts without PyTorch, by `recede.load_engine`.
+
+    run: a run folder or a checkpoint folder. out: the folder to write, which must not be there yet. engine: onnx,
+    openvino (in the precision that it chooses on the machine where it runs) or openvino_fp32, or auto for the fastest
+    of them here. An engine whose chunks are not those of PyTorch is excluded. checkpoint: which of a run's, "last" or
+    "best". sampler: to denoise with, where it is not the one that the policy was trained to have; the folder keeps it.
+    dataset: demonstrations whose observations the engines are compared on; without them these are drawn from the ranges
+    of the normalizer. task: what the dataset is of, for a replay buffer of others.
+    """
+
+    run: str
+    out: str
+    engine: str = "auto"
+    checkpoint: str = "last"
+    sampler: Any = None
+    dataset: str | None = None
+    task: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.engine not in (*FORMATS, "auto"):
+            raise ValueError(
+                f"engine must be one that needs no PyTorch, or auto, got {self.engine!r}: "
+                + nearest(self.engine, (*FORMATS, "auto"))
+            )
+        if self.checkpoint not in ("last", "best"):
+            raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
+        if self.task is not None and self.dataset is None:
+            raise ValueError("task says what the dataset is of: give dataset= too, or leave it out")
+
+
 RUNS = {
     "collect": CollectConfig,
     "compare": CompareConfig,
+    "control": ControlConfig,
     "demo": DemoConfig,
     "download": DownloadConfig,
     "evaluate": EvaluateConfig,
+    "export": ExportConfig,
     "import-checkpoint": ImportCheckpointConfig,
     "inspect": InspectConfig,
     "replay": ReplayConfig,

@@ -121,7 +121,7 @@ def limited(target: ArrayLike, last: Array, velocity: Array, limits: Limits, dt:
     target = np.asarray(target, dtype=np.float64)
     is_finite = np.isfinite(target)
     is_far = is_finite & (np.abs(target - last) > limits.jump)
-    is_held = ~is_finite.all(axis=-1) | is_far.any(axis=-1)
+    is_held = np.asarray(~is_finite.all(axis=-1) | is_far.any(axis=-1))
     inside = np.clip(np.where(is_finite, target, last), limits.low, limits.high)
     change = limits.acceleration * dt
     braked = velocity - np.clip(velocity, -change, change)

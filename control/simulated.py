@@ -58,6 +58,14 @@ class Options(TypedDict, total=False):
     seed: int
 
 
+def command_rate(task: Task, rate: float | None) -> float:
+    """Commands a second: `rate`, or one a control period. Raises ValueError where that is less than these."""
+    slowest = 1 / task.specification.control_dt
+    if rate is not None and not rate >= slowest * (1 - 1e-9):
+        raise ValueError(f"the rate must be at least one command a control period, {slowest:g} a second, got {rate}")
+    return slowest if rate is None else rate
+
+
 class Disturbances:
     """Delays and losses on the way, each a function of the seeds and of the order of readings and of commands alone.
 
@@ -116,12 +124,15 @@ class Simulation:
     that it is in; where the task does not say what that is (`Task.position`), the world stands still instead. So it
     does once the episode is over, while readings still come. A new episode begins with `reset`.
 
-    first_seed: of the first episode. options: see `Disturbances`.
+    first_seed: of the first episode. rate: commands a second that it wants, of which it needs one a control period.
+    options: see `Disturbances`.
     """
 
-    def __init__(self, task: Task, clock: Clock, *, first_seed: int = 0, **options: Unpack[Options]) -> None:
+    def __init__(
+        self, task: Task, clock: Clock, *, first_seed: int = 0, rate: float | None = None, **options: Unpack[Options]
+    ) -> None:
         self.task, self.clock, self.specification = task, clock, task.specification
-        self.rate = 1 / task.specification.control_dt
+        self.rate = command_rate(task, rate)
         self._disturbances = Disturbances(task.specification, **options)
         self.actuation_delay = self._disturbances.actuation_delay
         self._env = task.make()
@@ -266,12 +277,14 @@ class SimulatedRobot:
     not take is dropped, and a `stop` that it did not take is sent again by the calls that follow. It ends with the
     process that made it. A simulation that is slower than real time falls behind, which the times of its readings show.
 
-    first_seed: of the first episode. options: see `Disturbances`.
+    first_seed: of the first episode. rate: commands a second that it wants. options: see `Disturbances`.
     """
 
-    def __init__(self, task: Task, *, first_seed: int = 0, **options: Unpack[Options]) -> None:
+    def __init__(
+        self, task: Task, *, first_seed: int = 0, rate: float | None = None, **options: Unpack[Options]
+    ) -> None:
         self.task, self.specification = task, task.specification
-        self.rate = 1 / task.specification.control_dt
+        self.rate = command_rate(task, rate)
         self.actuation_delay = Disturbances(task.specification, **options).actuation_delay
         self._options: Options = options
         self._episode = Episode(first_seed)

@@ -18,7 +18,18 @@ Result = Mapping[str, Any]
 """The content of one `evaluation.json`."""
 
 COLUMNS = (
-    *("task", "network", "sampler", "execution", "steps", "success", "score", "episodes", "training seeds"),
+    *(
+        "task",
+        "network",
+        "sampler",
+        "execution",
+        "delay, ms",
+        "steps",
+        "success",
+        "score",
+        "episodes",
+        "training seeds",
+    ),
     *("parameters", "training", "latency"),
 )
 
@@ -55,25 +66,26 @@ def sampler(policy: Mapping[str, Any]) -> str:
 
 
 def execution(result: Result) -> str:
-    """A short name of how chunks followed one another, and how late they came.
+    """A short name of how chunks followed one another.
 
-    >>> execution({"execution": {"choice": "rtc", "limit": 8.0, "exact": False}, "delay_ms": 200.0})
-    'rtc, limit 8.0, 200 ms late'
+    >>> execution({"execution": {"choice": "rtc", "limit": 8.0, "exact": False}})
+    'rtc, limit 8.0'
     """
     chosen = result["execution"]
     usual = describe(EXECUTIONS[chosen["choice"]]()) if chosen["choice"] in EXECUTIONS else {}
     options = [f"{name} {value}" for name, value in chosen.items() if name != "choice" and value != usual.get(name)]
-    late = [f"{result['delay_ms']:g} ms late"] if result["delay_ms"] else []
-    return ", ".join([chosen["choice"], *options, *late])
+    return ", ".join([chosen["choice"], *options])
 
 
 def table(results: Iterable[Result]) -> str:
     """A markdown table with a row for each task, network, sampler, execution and recipe of training."""
 
-    def key(result: Result) -> tuple[str, str, str, str, int, str]:
+    def key(result: Result) -> tuple[str, str, str, str, float, int, str]:
         network = result["policy"]["network"]["choice"]
+        engine = result.get("engine", "eager")
         sampled, executed = sampler(result["policy"]), execution(result)
-        return result["task"], network, sampled, executed, result["step"], result["recipe"]
+        sampled += "" if engine == "eager" else f", {engine}"
+        return result["task"], network, sampled, executed, result["delay_ms"], result["step"], result["recipe"]
 
     rows = [_row(*names[:-1], group=list(group)) for names, group in groupby(sorted(results, key=key), key)]
     return "\n".join(map(_line, [COLUMNS, ["---"] * len(COLUMNS), *rows])) + "\n"
@@ -91,7 +103,7 @@ def document(results: Sequence[Result], *, command: str) -> str:
     )
 
 
-def _row(*about: str | int, group: Sequence[Result]) -> list[str]:
+def _row(*about: str | float, group: Sequence[Result]) -> list[str]:
     episodes = {  # an episode is determined by the policy, the seed of its noise, and its own
         (result["checkpoint"], result["seed"], seed): outcome
         for result in group
@@ -101,7 +113,7 @@ def _row(*about: str | int, group: Sequence[Result]) -> list[str]:
     rate, score = wilson(sum(successes), len(successes)), bootstrap(scores)
     seconds = [result["training_s"] for result in group if result["training_s"] is not None]
     return [
-        *map(str, about),
+        *(f"{each:g}" if isinstance(each, float) else str(each) for each in about),
         f"{100 * np.mean(successes):.0f} % [{100 * rate[0]:.0f}, {100 * rate[1]:.0f}]",
         f"{np.mean(scores):.3f} [{score[0]:.3f}, {score[1]:.3f}]",
         str(len(successes)),

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..configs.policies import load_policy
 from ..configs.schema import EvaluateConfig, command_line
 from ..policy import checkpoint
 from .comparison import document
-from .results import delay_steps, measure, subject
+from .results import delay_steps, load, measure, subject
 
 
 def measure_all(config: EvaluateConfig, out: Path) -> list[Mapping[str, Any]]:
@@ -25,11 +24,12 @@ def measure_all(config: EvaluateConfig, out: Path) -> list[Mapping[str, Any]]:
 
     Raises ValueError, before anything is measured, where chunks are too short for one of the delays.
     """
-    _, manifest = load_policy(config.run, which=config.checkpoint, sampler=config.sampler)
-    about, results = subject(Path(config.run), manifest), []
+    loaded = load(config)
+    about, results = subject(Path(config.run), loaded.manifest), []
     for pair in config.pairs:
         (execution,), (delay_ms,) = pair.execution.values(), pair.delays
-        execution.build(manifest["horizons"], delay=delay_steps(delay_ms, manifest["specification"].control_dt))
+        delay = delay_steps(delay_ms, loaded.policy.specification.control_dt)
+        execution.build(loaded.policy.horizons, delay=delay)
     for pair in config.pairs:
         (name,) = pair.execution
         folder = out / f"{name}-{pair.delay_ms:g}ms"

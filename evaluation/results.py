@@ -15,16 +15,23 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..configs.engines import load_engine, make_engine
 from ..configs.policies import load_policy
 from ..configs.schema import TASKS, EvaluateConfig, describe, device, load_task
 from ..envs.task import Task
 from ..policy import checkpoint
+from ..policy.engines.folder import is_exported
+from ..policy.engines.interface import FORMATS
+from .deployed import Deployed
 from .evaluate import Evaluation, evaluate
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A policy, what was measured of it, and the folder of its run or checkpoint."""
+    """A policy, what was measured of it, and the folder of its run or checkpoint.
+
+    engine: what ran it. num_parameters: of the whole policy, the encoder included.
+    """
 
     name: str
     policy: Any
@@ -35,6 +42,8 @@ class Measured:
     device: Any
     execution: Any
     delay_ms: float
+    engine: str
+    num_parameters: int
 
     def to_json(self) -> dict[str, Any]:
         """The content of `evaluation.json`. training_s: of the run whose folder was given, None for a checkpoint's."""
@@ -49,13 +58,9 @@ class Measured:
             "num_parameters": self.num_parameters,
             "execution": describe(self.execution),
             "delay_ms": self.delay_ms,
+            "engine": self.engine,
             **self.evaluation.to_json(),
         }
-
-    @property
-    def num_parameters(self) -> int:
-        """Of the whole policy, the encoder included."""
-        return sum(parameter.numel() for parameter in self.policy.parameters())
 
 
 def subject(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,14 +81,53 @@ def subject(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Loaded:
+    """What is to be measured: a policy or an engine in its place, and its manifest; see `Measured`."""
+
+    policy: Any
+    manifest: dict[str, Any]
+    device: Any
+    engine: str
+    num_parameters: int
+
+
+def load(config: EvaluateConfig) -> Loaded:
+    """The policy that `config` names, run by the engine that it names.
+
+    Raises ValueError where the engine is not available, or an exported folder is asked for what it does not have.
+    """
+    folder, cpu = Path(config.run), device("cpu")
+    if is_exported(folder):
+        engine, content = load_engine(folder), checkpoint.read_json(folder / "engine.json")
+        if config.sampler is not None or config.checkpoint != "last" or config.engine not in (None, engine.name):
+            raise ValueError(
+                f"{folder} is exported with its sampler and for engine={engine.name}: leave out sampler, checkpoint "
+                "and engine, or evaluate the run that it was made of"
+            )
+        manifest = content | {"path": str(folder)}
+        return Loaded(Deployed(engine), manifest, cpu, engine.name, content["num_parameters"])
+    name = config.engine or "eager"
+    chosen = cpu if name in FORMATS else device(config.device)
+    policy, manifest = load_policy(folder, which=config.checkpoint, device=chosen, sampler=config.sampler)
+    num_parameters = sum(parameter.numel() for parameter in policy.parameters())  # type: ignore[attr-defined]
+    if name != "eager":
+        engine, said = make_engine(policy, name)
+        print(said)
+        name = engine.name
+        if name != "eager":
+            policy, chosen = Deployed(engine), cpu
+    return Loaded(policy, manifest, chosen, name, num_parameters)
+
+
 def measure(config: EvaluateConfig) -> Measured:
     """Load and roll out the policy that `config` names, which has one execution and one delay.
 
     Raises ValueError where it was trained for no task, or its chunks are too short for the delay.
     """
     (execution,), (delay_ms,) = config.execution.values(), config.delays
-    chosen = device(config.device)
-    policy, manifest = load_policy(config.run, which=config.checkpoint, device=chosen, sampler=config.sampler)
+    loaded = load(config)
+    policy, manifest = loaded.policy, loaded.manifest
     name = config.task or manifest["task"]
     if name is None:
         raise ValueError(f"{config.run} was trained without a task: say with task= what to evaluate it in")
@@ -101,7 +145,7 @@ def measure(config: EvaluateConfig) -> Measured:
         episodes=config.episodes,
         first_seed=config.first_seed,
         seed=config.seed,
-        device=chosen,
+        device=loaded.device,
         workers=config.workers,
         num_parallel=config.parallel,
         videos=min(config.videos, config.episodes) if can_render(task) else 0,
@@ -113,9 +157,11 @@ def measure(config: EvaluateConfig) -> Measured:
         manifest=manifest,
         evaluation=found,
         folder=Path(config.run),
-        device=chosen,
+        device=loaded.device,
         execution=execution,
         delay_ms=delay_ms,
+        engine=loaded.engine,
+        num_parameters=loaded.num_parameters,
     )
 
 

@@ -14,13 +14,12 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import safetensors
-import safetensors.torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..specification import Horizons, Specification
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = 1
 """Raised whenever older checkpoints can no longer be read."""
@@ -61,6 +60,8 @@ def writing(path: Path) -> Generator[None]:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Write tensors as safetensors; returns the SHA-256 of the file."""
+    import safetensors.torch
+
     data = safetensors.torch.save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
     with writing(path):  # safetensors' own writer reports a full disk as an error of its own
         path.write_bytes(data)
@@ -72,6 +73,8 @@ def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
 
     Raises FileNotFoundError where the file is missing, and ValueError where it is not the one that was written.
     """
+    import safetensors.torch
+
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing from its checkpoint: restore it, or use another checkpoint")
     data = path.read_bytes()
@@ -127,7 +130,13 @@ def save(folder: Path, weights: Mapping[str, Tensor], **manifest: Any) -> None:
 
 
 def load(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The manifest and the weights of a checkpoint; the manifest's specification and horizons are built.
+    """The manifest and the weights of a checkpoint; see `read_manifest`. Raises ValueError where they are damaged."""
+    manifest = read_manifest(folder)
+    return manifest, read_tensors(folder / "policy.safetensors", manifest["weights_sha256"])
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What `policy.json` says, with its specification and its horizons built; torch is not loaded.
 
     Raises FileNotFoundError where there is none, and ValueError where it is of another format or damaged.
     """
@@ -147,7 +156,7 @@ def load(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         manifest["horizons"] = Horizons(**manifest["horizons"])
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{folder / 'policy.json'} is damaged ({error}): use another checkpoint") from None
-    return manifest, read_tensors(folder / "policy.safetensors", manifest["weights_sha256"])
+    return manifest
 
 
 def steps(run: Path) -> list[int]:

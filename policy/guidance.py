@@ -1,14 +1,33 @@
-"""Guidance: a denoiser made into another denoiser, so that no sampler knows of it.
+"""Guidance: a denoiser made into another denoiser, so that no sampler knows of it; and sampling with it.
+
+All of it but the exact gradient takes arrays of numpy as well as tensors, as our samplers do: an exported policy goes
+on from what is planned by the very same functions, and this module loads without torch.
 
 Shapes: B chunks of Tp actions of size Da, normalised.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from .interface import Denoiser, NoiseSchedule
+import numpy as np
+
+from ..specification import Prefix
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .interface import Denoiser, NoiseSchedule, Sampler
+
+
+def library(x: Any) -> Any:
+    """The module whose functions take `x`: numpy or torch."""
+    if isinstance(x, np.ndarray):
+        return np
+    import torch
+
+    return torch
 
 
 def inpainting(
@@ -40,12 +59,47 @@ def inpainting(
             x_0 = denoise(x_t, t)
             pull = weights * (planned - x_0)
         else:
+            import torch
+
             with torch.enable_grad():
                 x_t = x_t.detach().requires_grad_()
                 x_0 = denoise(x_t, t)
                 error = (weights * (planned - x_0)).detach()
                 (gradient,) = torch.autograd.grad(x_0, x_t, error)
             x_0, pull = x_0.detach(), (alpha + sigma) * gradient
-        return torch.where(is_held, planned, x_0 + gain * pull)
+        return library(x_0).where(is_held, planned, x_0 + gain * pull)
 
     return guided
+
+
+def sample(
+    denoise: Denoiser,
+    noise: Tensor,
+    *,
+    sampler: Sampler,
+    schedule: NoiseSchedule,
+    times: Sequence[float],
+    clip: float,
+    prefix: Prefix | None = None,
+    planned: Tensor | None = None,
+) -> Tensor:
+    """A normalised chunk (B, Tp, Da) from noise (N + 1, B, Tp, Da), going on from `planned` as `prefix` says.
+
+    planned: the actions of the prefix, normalised. Estimates that are guided stay within `clip`, as all others do. A
+    warm start leaves out the first of the times, and the noise that the sampler would have added there.
+    """
+    if prefix is None or planned is None:
+        return sampler(denoise, noise, schedule, times)
+    guided = inpainting(denoise, schedule, planned, prefix.weights, limit=prefix.limit, exact=prefix.exact)
+    skipped = len(times) - 1 - max(1, round(prefix.start * (len(times) - 1)))
+    times = times[skipped:]
+    if skipped:
+        alpha, sigma = schedule.at(times[0])
+        noise = library(noise).concat([(alpha * planned + sigma * noise[0])[None], noise[1 + skipped :]])
+    return sampler(lambda x_t, t: guided(x_t, t).clip(-clip, clip), noise, schedule, times)
+
+
+def blended(chunk: Any, prefix: Prefix) -> Any:
+    """A chunk (B, Tp, Da) drawn towards what is planned, in the same units, by its weights; for estimates made once."""
+    weights = prefix.weights[..., None]
+    return library(chunk).where(weights == 1, prefix.actions, chunk + weights * (prefix.actions - chunk))

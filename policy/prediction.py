@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-Number: TypeAlias = Tensor | float
+Number: TypeAlias = "Tensor | float"
 Coefficients: TypeAlias = Callable[[Number, Number], tuple[Number, Number]]
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ..specification import Horizons, Prefix, Specification
-from .diffusion import check_observation, check_prefix
+from .guidance import blended
+from .inputs import check_observation, check_prefix
 from .interface import Encoder, Network, Observation
 from .normalizer import Normalizer
 
@@ -54,5 +55,4 @@ class RegressionPolicy(nn.Module):
         if prefix is None:
             return chunk
         check_prefix(prefix, noise)
-        weights = prefix.weights[..., None]
-        return torch.where(weights == 1, prefix.actions, chunk + weights * (prefix.actions - chunk))
+        return blended(chunk, prefix)

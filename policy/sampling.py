@@ -1,4 +1,8 @@
-"""Samplers: plain functions (denoise, noise, schedule, times) -> x_0, all built on one step rule."""
+"""Samplers: plain functions (denoise, noise, schedule, times) -> x_0, all built on one step rule.
+
+Ours are written with operators alone, so that they take arrays of numpy as well: an exported policy denoises by the
+very same functions, and this module loads without torch.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,16 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ..specification import nearest
-from .interface import Denoiser, NoiseSchedule, Sampler
-from .schedule import DiscreteSchedule
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from .interface import Denoiser, NoiseSchedule, Sampler
+    from .schedule import DiscreteSchedule
 
 
 def step(
@@ -115,6 +121,7 @@ def from_diffusers(name: str, **options: Any) -> Sampler:
             raise ValueError(f"{name} has no option {option!r}: {nearest(option, free)}")
     if "clip_sample" in known:
         options = {"clip_sample": False} | options  # the denoiser has clipped already
+    from .schedule import DiscreteSchedule
 
     def sample(denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Sequence[float], /) -> Tensor:
         if not (isinstance(schedule, DiscreteSchedule) and schedule.preserves_variance):
@@ -156,5 +163,7 @@ def _betas(schedule: DiscreteSchedule) -> Any:
 def _row_generators(scheduler_step: Callable[..., Any], noise: Tensor) -> dict[str, list[torch.Generator]]:
     if "generator" not in inspect.signature(scheduler_step).parameters:
         return {}
+    import torch
+
     seeds = noise[0].flatten(1)[:, 0].double().view(torch.int64).tolist()
     return {"generator": [torch.Generator(noise.device).manual_seed(seed) for seed in seeds]}

@@ -22,6 +22,7 @@ FLOORS = {
     ("datasets",): 2,
     ("envs",): 2,
     ("control", "execution"): 2,
+    ("control", "safety"): 2,
     ("policy",): 3,
     ("configs",): 4,
     ("control",): 5,

@@ -60,26 +60,31 @@ def test_training_seeds_are_taken_together_and_kinds_apart():
         ["reach", "unet1d", "flow-4"],
     ]
     low, high = (round(100 * bound) for bound in wilson(70, 100))
-    assert cells(lines[3])[3:5] == ["receding", "2000"]
-    assert cells(lines[3])[5] == f"70 % [{low}, {high}]"
-    assert cells(lines[3])[6].startswith("0.700 [0.6")
-    assert cells(lines[3])[7:] == ["100", "2", "4.6 M", "110 s", "5.0 ms"]
-    assert cells(lines[2])[10] == "-"
+    assert cells(lines[3])[3:6] == ["receding", "0", "2000"]
+    assert cells(lines[3])[6] == f"70 % [{low}, {high}]"
+    assert cells(lines[3])[7].startswith("0.700 [0.6")
+    assert cells(lines[3])[8:] == ["100", "2", "4.6 M", "110 s", "5.0 ms"]
+    assert cells(lines[2])[11] == "-"
     assert {len(cells(line)) for line in lines} == {len(cells(lines[0]))}
 
 
 def test_an_episode_counts_once_and_other_recipes_are_other_rows():
     again = [result(success=[True, False, True]), result(success=[True, True, False], first=2)]
     lines = table([*again, result(success=[False] * 4, recipe="b"), result(success=[True], recipe="c")]).splitlines()
-    assert [cells(line)[7:9] for line in lines[2:]] == [["5", "1"], ["4", "1"], ["1", "1"]]
-    assert [cells(line)[5].split(" %")[0] for line in lines[2:]] == ["60", "0", "100"]
+    assert [cells(line)[8:10] for line in lines[2:]] == [["5", "1"], ["4", "1"], ["1", "1"]]
+    assert [cells(line)[6].split(" %")[0] for line in lines[2:]] == ["60", "0", "100"]
 
 
 def test_executions_and_delays_are_other_rows():
-    late = [result(success=[True], delay_ms=200.0), result(success=[False], execution="rtc", delay_ms=200.0)]
-    lines = table([result(success=[True, True]), *late]).splitlines()
-    assert [cells(line)[3] for line in lines[2:]] == ["receding", "receding, 200 ms late", "rtc, 200 ms late"]
-    assert [cells(line)[7] for line in lines[2:]] == ["2", "1", "1"]
+    late = [result(success=[True], delay_ms=delay) for delay in (100.0, 50.0)]
+    lines = table([result(success=[True, True]), *late, result(success=[False], execution="rtc")]).splitlines()
+    assert [cells(line)[3:5] for line in lines[2:]] == [
+        ["receding", "0"],
+        ["receding", "50"],
+        ["receding", "100"],
+        ["rtc", "0"],
+    ]
+    assert [cells(line)[8] for line in lines[2:]] == ["2", "1", "1", "1"]
 
 
 def test_the_command_reads_what_evaluate_writes(recede, trained, tmp_path):
@@ -90,7 +95,7 @@ def test_the_command_reads_what_evaluate_writes(recede, trained, tmp_path):
     printed = recede("compare", tmp_path / "results")
     assert printed.status == 0
     assert cells(printed.out.splitlines()[2])[:3] == ["reach", "unet1d", "ddim-10"]
-    assert cells(printed.out.splitlines()[2])[7:9] == ["6", "1"]  # two evaluations of one training
+    assert cells(printed.out.splitlines()[2])[8:10] == ["6", "1"]  # two evaluations of one training
     page = tmp_path / "results.md"
     assert recede("compare", tmp_path / "results", f"out={page}").status == 0
     assert printed.out in page.read_text()

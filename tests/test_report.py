@@ -70,7 +70,7 @@ class Forked:
 
     specification, horizons, noise_shape = SPECIFICATION, HORIZONS, (1, HORIZONS.prediction, 2)
 
-    def predict(self, observation, noise):
+    def predict(self, observation, noise, prefix=None):
         now = observation["position"][:, -1]
         steps = torch.arange(-1, HORIZONS.prediction - 1) * 0.04
         chunk = now[:, None] + torch.stack([steps, 0 * steps], dim=1)
@@ -84,7 +84,7 @@ class Straight(Forked):
 
     noise_shape = (0, HORIZONS.prediction, 2)
 
-    def predict(self, observation, noise):
+    def predict(self, observation, noise, prefix=None):
         return super().predict(observation, torch.zeros(1, len(observation["position"]), HORIZONS.prediction, 2))
 
 

@@ -1,6 +1,7 @@
 """A task that takes microseconds a step, in its own module so that worker processes and `task=toys:REACH` find it."""
 
 import os
+import time
 from dataclasses import replace
 
 import gymnasium
@@ -75,3 +76,28 @@ DYING = replace(REACH, make=Dying)
 LAZY = replace(REACH, expert=lazy_expert)
 HOPELESS = replace(REACH, expert=hopeless_expert)
 NO_TASK = 3
+
+
+def echo(request):
+    """A planner that says what it was asked: a chunk (16, 2) of sums, and of the prefix where there is one."""
+    seen = sum(float(np.sum(values)) for values in request.history.values())
+    chunk = np.full((16, 2), seen, dtype=np.float32)
+    if request.prefix is not None:
+        prefix = request.prefix
+        chunk += prefix.weights[:, None] * prefix.actions
+        chunk[-1] = prefix.start, prefix.limit + 100 * prefix.exact
+    return chunk
+
+
+def load_echo(seconds=0.0):
+    """`echo`, taking its time."""
+
+    def predict(request):
+        time.sleep(seconds)
+        return echo(request)
+
+    return predict
+
+
+def load_nothing(message):
+    raise ValueError(message)

@@ -1,0 +1,151 @@
+"""How long a robot waits for a chunk: every engine beside a plain loop of PyTorch over a scheduler of diffusers.
+
+    python benchmarks/inference.py [json=FILE]
+
+One whole chunk for one robot: encoder, DDIM-10, clipping, back to units. The network is the U-Net of Diffusion Policy
+(65.8 million parameters) on two steps of a vector, and the same with ResNet-18 on two frames of 96 x 96 pixels. The
+plain loop has the same weights: inference mode, a scheduler that was made beforehand, the conditioning computed once.
+All take turns in one run; threads are as many as `OMP_NUM_THREADS` says, or all cores.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from recede.benchmarks.measure import Row, output, report
+from recede.configs.engines import choose_engine
+from recede.policy.diffusion import DiffusionPolicy
+from recede.policy.encoders.observation import ObservationEncoder
+from recede.policy.encoders.resnet import ResNetEncoder
+from recede.policy.engines.interface import ENGINES, Engine
+from recede.policy.networks.unet1d import UNet1d
+from recede.policy.normalizer import Normalizer
+from recede.policy.prediction import SAMPLE
+from recede.policy.sampling import ddim
+from recede.policy.schedule import cosine
+from recede.specification import Horizons, Specification, Stream
+
+HORIZONS = Horizons(observation=2, prediction=16, action=8)
+STEPS, TIMES = 10, 100
+SECONDS = 40.0
+"""For which the engines of one policy take turns."""
+
+STATE, CAMERA = Stream("state", (20,)), Stream("camera", (96, 96, 3), "uint8")
+POLICIES = {"U-Net": (STATE,), "ResNet-18 and U-Net": (STATE, CAMERA)}
+"""Name -> what the policy sees."""
+
+
+def make(streams: tuple[Stream, ...]) -> DiffusionPolicy:
+    """An untrained policy."""
+    torch.manual_seed(0)
+    specification = Specification(streams, Stream("action", (2,)), control_dt=0.1)
+    encoder = ObservationEncoder(specification, HORIZONS, make_camera=ResNetEncoder)
+    ranges = {
+        stream.name: (-np.ones(stream.shape), np.ones(stream.shape))
+        for stream in specification.streams
+        if not stream.is_image
+    }
+    policy = DiffusionPolicy(
+        specification,
+        HORIZONS,
+        normalizer=Normalizer(specification, ranges),
+        encoder=encoder,
+        network=UNet1d(action_size=2, conditioning_shape=encoder.conditioning_shape, channels=(256, 512, 1024)),
+        schedule=cosine(TIMES),
+        prediction=SAMPLE,
+        sampler=ddim,
+        num_steps=STEPS,
+        num_draws=0,
+    )
+    return policy.eval().requires_grad_(False)
+
+
+def plain(policy: DiffusionPolicy) -> Callable[[dict[str, NDArray[Any]], NDArray[np.float32]], NDArray[Any]]:
+    """The loop that one writes around diffusers, the whole network at every step."""
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    scheduler = DDIMScheduler(
+        TIMES,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="sample",
+        clip_sample=True,
+        timestep_spacing="trailing",
+    )
+    scheduler.set_timesteps(STEPS)
+    times = [t.reshape(1) for t in scheduler.timesteps]
+
+    @torch.inference_mode()
+    def predict(observation: dict[str, NDArray[Any]], noise: NDArray[np.float32]) -> NDArray[Any]:
+        given = {name: torch.from_numpy(values) for name, values in observation.items()}
+        conditioning = policy.encoder(policy.normalizer.observation(given))
+        x = torch.from_numpy(noise[0])
+        for t, time_of_rows in zip(scheduler.timesteps, times, strict=True):
+            out = policy.network(x, time_of_rows, conditioning)
+            x = scheduler.step(out, t, x, use_clipped_model_output=True).prev_sample  # type: ignore[union-attr]
+        return policy.normalizer.unnormalised_action(x).numpy()
+
+    return predict
+
+
+def interleaved(works: Sequence[Callable[[], object]], *, seconds: float) -> list[NDArray[np.float64]]:
+    """Seconds that each of `works` took, which take turns; at least 20 times each."""
+    taken: list[list[float]] = [[] for _ in works]
+    for work in works:
+        work()
+        work()
+    end = time.perf_counter() + seconds
+    while len(taken[0]) < 20 or time.perf_counter() < end:
+        for work, times in zip(works, taken, strict=True):
+            began = time.perf_counter()
+            work()
+            times.append(time.perf_counter() - began)
+    return [np.array(times) for times in taken]
+
+
+def engines_of(policy: DiffusionPolicy) -> list[Engine]:
+    """Every engine that this machine has and that answers as eager does; says which, and how far from it."""
+    with TemporaryDirectory() as scratch:
+        chosen = choose_engine(policy, ENGINES, Path(scratch))
+    print(chosen)
+    return sorted(chosen.engines, key=lambda engine: list(ENGINES).index(engine.name))
+
+
+def main() -> None:
+    """Measure both policies and print the table."""
+    path, rows = output(sys.argv[1:]), list[Row]()
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    print(f"threads: {torch.get_num_threads()}")
+    for name, streams in POLICIES.items():
+        policy = make(streams)
+        rng = np.random.default_rng(0)
+        observation: dict[str, NDArray[Any]] = {"state": rng.uniform(-1, 1, (1, 2, 20)).astype(np.float32)}
+        if CAMERA in streams:
+            observation["camera"] = rng.integers(0, 256, (1, 2, *CAMERA.shape), dtype=np.uint8)
+        noise = rng.standard_normal((1, 1, 16, 2), dtype=np.float32)
+        peer, engines = plain(policy), engines_of(policy)
+        off = np.abs(peer(observation, noise) - engines[0].predict(observation, noise)).max()
+        print(f"{name}: the plain loop and eager differ by {off:.1e} half ranges at most")
+        works = [partial(peer, observation, noise), *(partial(each.predict, observation, noise) for each in engines)]
+        names = ["plain loop over diffusers", *(f"{each.name} ({each.precision})" for each in engines)]
+        taken = interleaved(works, seconds=SECONDS)
+        for each, times in zip(names, taken, strict=True):
+            rows.append({"name": f"{name}, {each}, median", "value": 1e3 * float(np.median(times)), "unit": "ms"})
+            tail = 1e3 * float(np.percentile(times, 99))
+            rows.append({"name": f"{name}, {each}, 99th percentile", "value": tail, "unit": "ms"})
+            ratio = float(np.median(taken[0] / times))
+            rows.append({"name": f"{name}, plain loop / {each}", "value": ratio, "unit": "x"})
+    report(rows, path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""What all engines share, as types: arrays of numpy in, arrays of numpy out, whatever computes between.
+
+Shapes: B rows; To, Tp observation and prediction horizon; Da size of the action; N denoising steps; (B, ...) what a
+network makes of the conditioning, which is its own affair.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+from numpy.typing import NDArray
+
+from ...specification import Horizons, Prefix, Specification
+
+Arrays: TypeAlias = Mapping[str, NDArray[Any]]
+"""A stream's name -> (B, To, ...), in the units of the specification, the current step last."""
+
+ENGINES = {
+    "eager": "PyTorch, operation by operation",
+    "cuda_graph": "PyTorch on an NVIDIA GPU, captured once and replayed; weights in bf16",
+    "onnx": "ONNX Runtime on a CPU, fp32",
+    "openvino": "OpenVINO on a CPU, in the precision that it chooses there: bf16 where the CPU multiplies it fast",
+    "openvino_fp32": "OpenVINO on a CPU, fp32",
+}
+"""Name -> what runs the policy."""
+
+FORMATS = {"onnx": "onnx", "openvino": "openvino", "openvino_fp32": "openvino"}
+"""Engines that run exported graphs -> the format of their files; so is the extra called that installs its packages."""
+
+
+class Engine(Protocol):
+    """A trained policy, ready to predict. One thread may use it at a time.
+
+    name: one of `ENGINES`. precision: in which the network is multiplied, "fp32" or "bf16".
+    """
+
+    name: str
+    precision: str
+    specification: Specification
+    horizons: Horizons
+
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """What one prediction draws: (number of draws, Tp, Da), standard normal."""
+        ...
+
+    def encode(self, observation: Arrays) -> NDArray[Any]:
+        """What depends on the observation alone, computed once a chunk: (B, ...)."""
+        ...
+
+    def denoise(self, noisy: NDArray[Any], t: float, condition: NDArray[Any]) -> NDArray[Any]:
+        """One denoising step: (B, Tp, Da) at time t -> the estimate of x_0 (B, Tp, Da), both normalised.
+
+        t: one of the sampler's times. A policy that does not denoise answers with its chunk, from zeros at time 0.
+        """
+        ...
+
+    def predict(self, observation: Arrays, noise: NDArray[Any], prefix: Prefix | None = None) -> NDArray[Any]:
+        """An action chunk (B, Tp, Da) in the units of the specification, from noise (draws, B, Tp, Da).
+
+        prefix: what each chunk should go on from, (B, Tp, Da) and (B, Tp); without weight it changes not a bit. Raises
+        ValueError for what does not fit, and for an exact prefix wherever there are no gradients.
+        """
+        ...
+
+
+class Session(Protocol):
+    """Whatever runs the two exported graphs, "encode" and "denoise"."""
+
+    name: str
+    precision: str
+
+    def run(self, graph: str, inputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """The one output of a graph; the first of the inputs has the rows."""
+        ...
+
+
+def num_threads() -> int:
+    """Threads that an engine may use: `OMP_NUM_THREADS`, which PyTorch heeds too; 0, as many as there are cores."""
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return int(given) if given.isdigit() else 0
+
+
+def check_is_inexact(prefix: Prefix | None, name: str) -> None:
+    """Raise ValueError for a prefix that needs gradients."""
+    if prefix is not None and prefix.exact:
+        raise ValueError(
+            f"exact guidance needs the gradient of the network, which engine={name} does not have: "
+            "use engine=eager, or exact=false"
+        )
