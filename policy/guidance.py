@@ -43,7 +43,7 @@ def inpainting(
 
     exact: pull along the gradient of the estimate, which moves free steps with the held ones, and needs a backward pass
     at every denoising step; otherwise along the error alone. Where weights are 1 the estimate is set to what is planned
-    in the end: the pull alone comes near it (of a Gaussian, to 0.06 of its deviations), which costs the seam nothing.
+    in the end: the pull alone only comes near it.
     """
     weights = weights[..., None]
     is_held = weights == 1

@@ -1,8 +1,10 @@
 """Engines: one checker that all of them must pass, and that each answers as PyTorch does."""
 
+import ctypes
 import os
 import subprocess
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from recede.policy.engines.eager import EagerEngine
 from recede.policy.engines.export import to_openvino, write_onnx
 from recede.policy.engines.folder import open_session
 from recede.policy.engines.interface import ENGINES, FORMATS, num_threads
+from recede.policy.engines.open_vino import OpenVinoSession, _SignalStack
 from recede.policy.engines.torch_modules import action_range, check_exportable, engine_of
 from recede.policy.normalizer import Normalizer
 from recede.policy.schedule import cosine, rectified_flow
@@ -401,6 +404,23 @@ def test_openvino_reports_to_nobody(workshop, tmp_path):
     done = subprocess.run(command, env=os.environ | {"HOME": str(tmp_path)}, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())  # where openvino_telemetry keeps what it knows of a user
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the layout of a signal stack is that of Linux")
+def test_openvino_leaves_signals_their_stack(workshop):
+    """Every thread has a stack of its own for signals; a new one has none, so they are handled where they come."""
+    folder, found = workshop.graphs("unet1d", "openvino"), []
+
+    def compile_and_look():
+        OpenVinoSession(folder, is_fp32=False)
+        stack = _SignalStack()
+        ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack))
+        found.append((stack.start, stack.size))
+
+    thread = threading.Thread(target=compile_and_look)
+    thread.start()
+    thread.join()
+    assert found == [(None, 0)]
 
 
 # --- the choice

@@ -2,8 +2,8 @@
 
 The graph "encode" makes of an observation what depends on it alone, once a chunk; what depends on the times alone was
 computed at export and is a table; the graph "denoise" is the network at one step. The loop is the policy's own sampler
-and guidance, so that steps, limits and warm starts are arguments as they are in PyTorch. A graph that holds all steps
-of DDIM-10 was 2 to 10 % faster, three times as long to export, and could do none of that.
+and guidance, so that steps, limits and warm starts are arguments as they are in PyTorch, which they could not be in a
+graph of all steps.
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,30 @@ def library() -> Any:
             if name in sys.modules and sys.modules[name] is None:  # pyright: ignore[reportUnnecessaryComparison]
                 del sys.modules[name]
     return openvino
+
+
+class _SignalStack(ctypes.Structure):
+    """`stack_t` of Linux."""
+
+    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextmanager
+def signal_stack_kept() -> Generator[None]:
+    """Leave this thread the stack that its signals are handled on.
+
+    Where a CPU multiplies in tiles (AMX), OpenVINO gives the thread that compiles a graph another one, which has room
+    for the registers and hardly for anything else: the next interrupt would end the process with a segmentation fault.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    libc, before = ctypes.CDLL(None), _SignalStack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(before), None)
 
 
 class OpenVinoSession:
@@ -66,6 +92,7 @@ class OpenVinoSession:
             if is_single:
                 ports = [(port, port.get_partial_shape()) for port in model.inputs]
                 model.reshape({port: [each.get_length() if each.is_static else 1 for each in at] for port, at in ports})
-            compiled = self._core.compile_model(model, "CPU", self._options)
+            with signal_stack_kept():
+                compiled = self._core.compile_model(model, "CPU", self._options)
             self._requests[graph, is_single] = compiled.create_infer_request()
         return self._requests[graph, is_single]
