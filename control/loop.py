@@ -98,6 +98,7 @@ class Controller:
         self._step_at = self._observed_at = self._asked_at = 0.0
         self._asked_lead = self._lead = 0.0
         self._is_planned, self._is_asking, self._starved_at = False, False, math.inf
+        self._held: NDArray[Any] | None = None
 
     def run(self, is_over: Callable[[], bool]) -> Summary:
         """Control the robot until `is_over`, or until it was stopped for its safety; in the end it is stopped.
@@ -168,7 +169,8 @@ class Controller:
             with np.errstate(all="ignore"):
                 self.execution.accept(chunk)
             self.summary.num_chunks += 1
-        is_step = not self.summary.num_steps or (self._is_planned and now >= self._step_at + self.control_dt)
+        # Before the first chunk there are no steps, and a request that was lost is made again.
+        is_step = now >= self._step_at + self.control_dt if self._is_planned else not self._is_asking
         if not is_step:
             return
         # Steps that were slept through are steps too: the plan is as old as the clock says.

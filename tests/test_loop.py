@@ -180,6 +180,16 @@ def test_a_planner_that_is_lost_and_comes_back_is_asked_again():
     assert summary.reason == "over"
 
 
+def test_a_planner_that_is_not_there_at_first_is_asked_again():
+    clock = VirtualClock()
+    robot = Ideal(clock)
+    summary = control(robot, Delayed(clock, line, 0.05, lost=(0.0, 1.0)), clock)
+    assert summary.reason == "over"
+    at, action = robot.commands[-1]
+    np.testing.assert_allclose(action, wanted(at), atol=1e-6)
+    assert not any(action.any() for at, action in robot.commands if at < 1)
+
+
 def test_a_planner_that_stays_away_stops_the_robot_which_can_be_started_again():
     clock = VirtualClock()
     robot, safety = Ideal(clock), Safety(FREE, 0.01, stale_s=0.2, patience_s=0.5)
