@@ -4,38 +4,53 @@ from __future__ import annotations
 
 import math
 import signal
-from contextlib import closing
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from threading import Event
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..configs.deployment import ControlConfig
-from ..configs.schema import EvaluateConfig, command_line, describe, load_task
+from ..configs.schema import command_line, describe, load_task
+from ..specification import Horizons
 
 if TYPE_CHECKING:
     from ..control.loop import Summary
     from ..control.planner import Predict
+    from ..envs.task import Task
 
 
 def run(config: ControlConfig) -> None:
     """Control the robot for every episode, print what happened, and write it to `out`."""
+    from ..configs.engines import read_description
+    from ..policy.checkpoint import write_json
+
+    described = read_description(Path(config.run), config.checkpoint)
+    task = load_task(config.task or described["task"])
+    if differences := task.specification.differences(described["specification"]):
+        raise ValueError(f"the robot must be the one that the policy was trained for, but {'; '.join(differences)}")
+    told = control(config, task, described["horizons"])
+    ((name, execution),) = config.execution.items()
+    print(f"{task.name}, {name}: {summarised(told['episodes'])}")
+    if config.out is not None:
+        out = Path(config.out)
+        out.mkdir(parents=True, exist_ok=True)
+        content = {"task": task.name, "execution": describe(execution), "command": command_line("control", config)}
+        write_json(out / "control.json", content | told)
+        print(f"written: {out / 'control.json'}")
+
+
+def control(config: ControlConfig, task: Task, horizons: Horizons) -> dict[str, Any]:
+    """Run every episode: the seconds of one prediction, and what happened in each episode, which is printed too."""
     from ..control.clock import MonotonicClock
     from ..control.loop import Controller
     from ..control.planner import PolicyProcess
     from ..control.simulated import SimulatedRobot
-    from ..evaluation.evaluate import wilson
-    from ..policy import checkpoint
 
-    manifest = checkpoint.read_manifest(checkpoint.find(Path(config.run), config.checkpoint))
-    specification, horizons = manifest["specification"], manifest["horizons"]
-    task = load_task(config.task or manifest["task"])
-    if differences := task.specification.differences(specification):
-        raise ValueError(f"the robot must be the one that the policy was trained for, but {'; '.join(differences)}")
-    ((name, execution),) = config.execution.items()
+    (execution,), specification = config.execution.values(), task.specification
     safety = config.safety.build(specification, config.rate)
     robot = SimulatedRobot(
         task,
@@ -47,85 +62,73 @@ def run(config: ControlConfig) -> None:
         dropped=config.dropped,
         seed=config.seed,
     )
-    interrupted = Event()
-    before = {number: signal.signal(number, _setting(interrupted)) for number in (signal.SIGINT, signal.SIGTERM)}
-    planner = PolicyProcess(specification, horizons, _load, _policy(config))
+    planner = PolicyProcess(specification, horizons, _load, config)
     episodes: list[dict[str, Any]] = []
+    with closing(planner), closing(robot), interruption() as interrupted:
+        prediction_s = planner.wait()
+        delay = math.ceil(prediction_s / specification.control_dt)
+        print(f"a prediction takes {1e3 * prediction_s:.1f} ms, {delay} control steps")
+        for seed in range(config.first_seed, config.first_seed + config.episodes):
+            robot.reset(seed)
+            chosen = execution.build(horizons, delay=delay)
+            controller = Controller(robot, planner, chosen, safety, MonotonicClock())
+            summary = controller.run(lambda: robot.episode.is_over or interrupted.is_set())
+            episodes.append(_told(robot.episode, summary))
+            print(", ".join(f"{key} {value}" for key, value in episodes[-1].items()))
+            if interrupted.is_set():
+                break
+    return {"prediction_s": prediction_s, "episodes": episodes}
+
+
+def summarised(episodes: list[dict[str, Any]]) -> str:
+    """Lateness, and success in the episodes that nobody interrupted; one that was stopped for safety has failed."""
+    from ..evaluation.evaluate import wilson
+
+    commands, late = (sum(episode[key] for episode in episodes) for key in ("commands", "late"))
+    said = f"{late} of {commands} commands more than half a period late"
+    over = [episode["success"] for episode in episodes if episode["reason"] != "interrupted"]
+    if over:
+        low, high = wilson(sum(over), len(over))
+        said += f"; success in {sum(over)} of {len(over)} episodes [{100 * low:.0f}, {100 * high:.0f}] %"
+    return said
+
+
+@contextmanager
+def interruption() -> Generator[Event]:
+    """An event that is set by the signals that would end the process."""
+    event = Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: event.set()) for number in numbers}
     try:
-        with closing(planner), closing(robot):
-            prediction_s = planner.wait()
-            delay = math.ceil(prediction_s / specification.control_dt)
-            print(f"a prediction takes {1e3 * prediction_s:.1f} ms, {delay} control steps")
-            for seed in range(config.first_seed, config.first_seed + config.episodes):
-                robot.reset(seed)
-                chosen = execution.build(horizons, delay=delay)
-                controller = Controller(robot, planner, chosen, safety, MonotonicClock())
-                summary = controller.run(lambda: robot.episode.is_over or interrupted.is_set())
-                episodes.append(_told(robot.episode, summary))
-                print(", ".join(f"{key} {value}" for key, value in episodes[-1].items()))
-                if interrupted.is_set():
-                    break
+        yield event
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    over = [episode for episode in episodes if episode["reason"] == "over"]
-    successes = sum(episode["success"] for episode in over)
-    ticks, late = (sum(episode[key] for episode in episodes) for key in ("commands", "late"))
-    print(f"{task.name}, {name}: {late} of {ticks} commands more than half a period late")
-    if over:
-        low, high = wilson(successes, len(over))
-        print(f"success {successes} of {len(over)} episodes [{100 * low:.0f}, {100 * high:.0f}] %")
-    if config.out is not None:
-        out = Path(config.out)
-        out.mkdir(parents=True, exist_ok=True)
-        content = {"task": task.name, "execution": describe(execution), "prediction_s": prediction_s}
-        content |= {"command": command_line("control", config), "episodes": episodes}
-        checkpoint.write_json(out / "control.json", content)
-        print(f"written: {out / 'control.json'}")
-
-
-def _setting(flag: Event) -> Any:
-    def handler(number: int, frame: FrameType | None) -> None:
-        flag.set()
-
-    return handler
 
 
 def _told(episode: Any, summary: Summary) -> dict[str, Any]:
     """What happened in an episode, as JSON."""
-    taken = list(summary.chunk_s) or [math.nan]
+    is_cut = summary.reason == "over" and not episode.is_over
     return {
         "seed": episode.seed,
         "success": episode.success,
         "score": round(episode.score, 3),
         "steps": episode.num_steps,
-        "reason": summary.reason,
+        "reason": "interrupted" if is_cut else summary.reason,
         "commands": summary.num_ticks,
         "late": summary.num_late,
         "skipped": summary.num_skipped,
         "chunks": summary.num_chunks,
-        "chunk_ms": round(1e3 * float(np.median(taken)), 1) if summary.chunk_s else None,
+        "chunk_ms": round(1e3 * float(np.median(summary.chunk_s)), 1) if summary.chunk_s else None,
         "events": dict(summary.events),
     }
 
 
-def _policy(config: ControlConfig) -> EvaluateConfig:
-    """What names the policy."""
-    return EvaluateConfig(
-        run=config.run, checkpoint=config.checkpoint, sampler=config.sampler, engine=config.engine, seed=config.seed
-    )
+def _load(config: ControlConfig) -> Predict:
+    """What predicts, in the process of the policy, which has one thread."""
+    from ..configs.engines import open_engine
 
-
-def _load(config: EvaluateConfig) -> Predict:
-    """What predicts, in the process of the policy."""
-    import torch
-
-    from ..configs.engines import make_engine
-    from ..configs.policies import load_policy
-
-    torch.set_num_threads(1)
-    policy, _ = load_policy(config.run, which=config.checkpoint, sampler=config.sampler)
-    engine, _ = make_engine(policy, config.engine or "eager")
+    engine = open_engine(Path(config.run), config.engine, which=config.checkpoint, sampler=config.sampler)
     draws, *shape = engine.noise_shape
     noise = np.random.default_rng(config.seed)
 

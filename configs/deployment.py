@@ -60,7 +60,8 @@ class ControlConfig:
     it is not the one that the policy was trained for. episodes: how many, on the seeds from `first_seed` on, each until
     it is over. seed: of the policy's noise and of the disturbances. rate: commands a second. out: where to write
     `control.json`. execution: how chunks follow one another. sampler: to denoise with, where it is not the policy's
-    own. engine: what runs the policy, in a process of its own: as in `recede evaluate`.
+    own. engine: what runs the policy, in a process of its own: as in `recede evaluate`, and run may be a folder of
+    `recede export` too.
 
     sensor_delay_ms, actuation_delay_ms, jitter_ms: from the capture of a reading to its arrival, from a command to its
     effect, and what is added to each of them at most. dropped: share of the readings that are lost. safety: what is
@@ -77,7 +78,7 @@ class ControlConfig:
     out: str | None = None
     execution: dict[str, Any] = field(default_factory=lambda: {"receding": RecedingConfig()})
     sampler: Any = None
-    engine: str = "eager"
+    engine: str | None = None
     sensor_delay_ms: float = 0.0
     actuation_delay_ms: float = 0.0
     jitter_ms: float = 0.0

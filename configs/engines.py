@@ -40,6 +40,43 @@ def load_engine(folder: str | Path) -> Engine:
     return load(path, content, config=config)
 
 
+def read_description(folder: Path, which: str = "last") -> dict[str, Any]:
+    """What a run, a checkpoint or an exported folder says of its policy; torch is not loaded.
+
+    Raises FileNotFoundError where it is none of them, and ValueError where it is damaged.
+    """
+    from ..policy.checkpoint import find, read_manifest
+    from ..policy.engines.folder import is_exported, read
+
+    return read(folder) if is_exported(folder) else read_manifest(find(folder, which))
+
+
+def open_engine(folder: Path, name: str | None, *, which: str = "last", sampler: Any = None) -> Engine:
+    """What runs the policy of a run, a checkpoint or an exported folder, which has its engine and its sampler already.
+
+    name: of an engine, eager where it is not given, or "auto". Raises ValueError where an exported folder is asked for
+    what it does not have.
+    """
+    from ..policy.engines.folder import is_exported
+    from .policies import load_policy
+
+    if is_exported(folder):
+        engine = load_engine(folder)
+        check_exported(folder, engine.name, name, which=which, sampler=sampler)
+        return engine
+    policy, _ = load_policy(folder, which=which, sampler=sampler)
+    return make_engine(policy, name or "eager")[0]
+
+
+def check_exported(folder: Path, name: str, asked: str | None, *, which: str, sampler: Any) -> None:
+    """Raises ValueError where anything but the engine that a folder was exported for is asked of it."""
+    if sampler is not None or which != "last" or asked not in (None, name):
+        raise ValueError(
+            f"{folder} is exported with its sampler and for engine={name}: leave out sampler, checkpoint and "
+            "engine, or give the run that it was made of"
+        )
+
+
 @dataclass(frozen=True)
 class Chosen:
     """The engines that answer as eager does, the fastest first; what was found of all, and on which observations."""

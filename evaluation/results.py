@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..configs.engines import load_engine, make_engine
+from ..configs.engines import check_exported, load_engine, make_engine
 from ..configs.policies import load_policy
 from ..configs.schema import TASKS, EvaluateConfig, describe, device, load_task
 from ..envs.task import Task
@@ -100,11 +100,7 @@ def load(config: EvaluateConfig) -> Loaded:
     folder, cpu = Path(config.run), device("cpu")
     if is_exported(folder):
         engine, content = load_engine(folder), checkpoint.read_json(folder / "engine.json")
-        if config.sampler is not None or config.checkpoint != "last" or config.engine not in (None, engine.name):
-            raise ValueError(
-                f"{folder} is exported with its sampler and for engine={engine.name}: leave out sampler, checkpoint "
-                "and engine, or evaluate the run that it was made of"
-            )
+        check_exported(folder, engine.name, config.engine, which=config.checkpoint, sampler=config.sampler)
         manifest = content | {"path": str(folder)}
         return Loaded(Deployed(engine), manifest, cpu, engine.name, content["num_parameters"])
     name = config.engine or "eager"

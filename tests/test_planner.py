@@ -9,6 +9,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 import toys
+from recede.commands.control import summarised
 from recede.control.execution import Request
 from recede.control.planner import PolicyProcess
 from recede.specification import Horizons, Prefix, Specification, Stream
@@ -122,6 +123,27 @@ def test_a_policy_controls_a_robot_in_real_time(recede, trained, tmp_path, execu
         assert episode["chunks"] > 0
     assert "commands more than half a period late" in found.out
     assert "success" in found.out
+
+
+def test_an_exported_policy_controls_a_robot(recede, trained, tmp_path):
+    pytest.importorskip("onnxruntime")
+    folder, common = tmp_path / "exported", ["task=toys:REACH", "episodes=1"]
+    assert recede("export", trained, f"out={folder}", "engine=onnx").status == 0
+    found = recede("control", folder, *common)
+    assert found.status == 0, found.err
+    assert "reason over" in found.out
+    refused = recede("control", folder, *common, "engine=eager")
+    assert refused.status == 2
+
+
+def test_an_episode_that_was_stopped_has_failed_and_one_that_was_interrupted_does_not_count():
+    episodes = [
+        {"commands": 100, "late": 1, "reason": reason, "success": success}
+        for reason, success in (("over", True), ("stopped for safety", False), ("interrupted", False))
+    ]
+    assert summarised(episodes).startswith(
+        "3 of 300 commands more than half a period late; success in 1 of 2 episodes ["
+    )
 
 
 @pytest.mark.parametrize(
