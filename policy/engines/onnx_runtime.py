@@ -27,6 +27,8 @@ class OnnxSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads()
         options.log_severity_level = 3  # errors
+        # Threads that wait awake for the next chunk would take the time of the control loop.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         self._graphs: dict[str, Any] = {
             name: onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=["CPUExecutionProvider"])
             for name in ("encode", "denoise")
