@@ -31,19 +31,27 @@ class RecedingConfig(ExecutionConfig):
 
 @dataclass(kw_only=True)
 class AsyncReplaceConfig(ExecutionConfig):
-    """Go on with the old chunk until the new one comes, then with that."""
+    """Go on with the old chunk until the new one comes, then with that. They are asked for `every` so many steps, the
+    action horizon where it is not given.
+    """
 
     kind: ClassVar[Any] = execution.AsyncReplace
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.every is not None:
+            positive(self, "every")
 
 
 @dataclass(kw_only=True)
-class CrossFadeConfig(ExecutionConfig):
+class CrossFadeConfig(AsyncReplaceConfig):
     """From the old chunk to the new one within so many `steps`."""
 
     kind: ClassVar[Any] = execution.CrossFade
     steps: int = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(self, "steps")
 
 
@@ -59,7 +67,7 @@ class TemporalEnsembleConfig(ExecutionConfig):
 
 
 @dataclass(kw_only=True)
-class RealTimeChunkingConfig(ExecutionConfig):
+class RealTimeChunkingConfig(AsyncReplaceConfig):
     """Chunks that are sampled to go on from the last one; `limit` and `exact` are of their guidance."""
 
     kind: ClassVar[Any] = execution.RealTimeChunking
@@ -67,17 +75,19 @@ class RealTimeChunkingConfig(ExecutionConfig):
     exact: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         positive(self, "limit")
 
 
 @dataclass(kw_only=True)
-class WarmStartConfig(ExecutionConfig):
+class WarmStartConfig(AsyncReplaceConfig):
     """Chunks that are denoised from the last one, in the last share `start` of the denoising steps."""
 
     kind: ClassVar[Any] = execution.WarmStart
     start: float = 0.4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.start <= 1:
             raise ValueError(f"start must be above 0 and at most 1, a share of the denoising steps, got {self.start}")
 

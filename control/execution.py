@@ -151,24 +151,27 @@ class RecedingHorizon(Execution):
 
 
 class AsyncReplace(Execution):
-    """Ask for a chunk every Ta steps and go on with the old one until it comes; then follow the new one alone.
+    """Ask for a chunk every so many steps and go on with the old one until it comes; then follow the new one alone.
 
-    Raises ValueError where a chunk is too short for that: it must last until the next one, asked for Ta steps later,
-    has come.
+    every: steps from one request to the next, Ta where it is not given; the next one waits for the chunk of the last.
+    Raises ValueError where a chunk is too short for that: it must last until the next one has come.
     """
 
-    def __init__(self, horizons: Horizons, *, delay: int = 0) -> None:
+    def __init__(self, horizons: Horizons, *, delay: int = 0, every: int | None = None) -> None:
         super().__init__(horizons, delay=delay)
+        self.every = horizons.action if every is None else every
+        if self.every < 1:
+            raise ValueError(f"a chunk must be asked for every 1 step or more, got {every}")
         future = horizons.prediction - horizons.observation + 1
-        if max(horizons.action, delay) + delay > future:
+        if max(self.every, delay) + delay > future:
             raise ValueError(
-                f"a chunk must last for max(action horizon, delay) + delay steps, {max(horizons.action, delay)} + "
-                f"{delay}, but of {horizons.prediction} predicted ones {future} lie ahead: predict more, execute "
-                "fewer, or choose execution=receding, which stops for the delay"
+                f"a chunk must last for max(every, delay) + delay steps, {max(self.every, delay)} + {delay}, but of "
+                f"{horizons.prediction} predicted ones {future} lie ahead: predict more, ask more often, or choose "
+                "execution=receding, which stops for the delay"
             )
 
     def _is_due(self) -> bool:
-        return self._asked is None or self._now - self._asked >= self.horizons.action
+        return self._asked is None or self._now - self._asked >= self.every
 
     def _join(self, actions: NDArray[Any], late: int) -> NDArray[Any]:
         # A chunk that is too late in all of its steps still says where to go: its last action is held.
@@ -178,8 +181,8 @@ class AsyncReplace(Execution):
 class CrossFade(AsyncReplace):
     """As `AsyncReplace`, but change over from the old chunk to the new one linearly, within `steps` steps."""
 
-    def __init__(self, horizons: Horizons, *, delay: int = 0, steps: int = 4) -> None:
-        super().__init__(horizons, delay=delay)
+    def __init__(self, horizons: Horizons, *, delay: int = 0, every: int | None = None, steps: int = 4) -> None:
+        super().__init__(horizons, delay=delay, every=every)
         self.steps = steps
 
     def _join(self, actions: NDArray[Any], late: int) -> NDArray[Any]:
@@ -199,7 +202,7 @@ class TemporalEnsemble(AsyncReplace):
     """
 
     def __init__(self, horizons: Horizons, *, delay: int = 0, decay: float = 0.01) -> None:
-        super().__init__(horizons, delay=delay)
+        super().__init__(horizons, delay=delay, every=1)
         self.decay = decay
 
     def reset(self) -> None:
@@ -207,9 +210,6 @@ class TemporalEnsemble(AsyncReplace):
         super().reset()
         self._weight = np.empty(0)
         self._count = np.empty(0)
-
-    def _is_due(self) -> bool:
-        return self._asked is None or self._now > self._asked
 
     def _join(self, actions: NDArray[Any], late: int) -> NDArray[Any]:
         new, old, gone = super()._join(actions, late), self.planned, self._now - self._begin
@@ -232,8 +232,10 @@ class RealTimeChunking(AsyncReplace):
     less, and nothing where it ends. limit and exact: of the guidance, see `policy.guidance`.
     """
 
-    def __init__(self, horizons: Horizons, *, delay: int = 0, limit: float = 5.0, exact: bool = False) -> None:
-        super().__init__(horizons, delay=delay)
+    def __init__(
+        self, horizons: Horizons, *, delay: int = 0, every: int | None = None, limit: float = 5.0, exact: bool = False
+    ) -> None:
+        super().__init__(horizons, delay=delay, every=every)
         self.limit, self.exact = limit, exact
 
     def _prefix(self) -> Prefix | None:
@@ -263,8 +265,8 @@ class WarmStart(AsyncReplace):
     The plan is moved on by the steps that are over, and its last action repeated at its end.
     """
 
-    def __init__(self, horizons: Horizons, *, delay: int = 0, start: float = 0.4) -> None:
-        super().__init__(horizons, delay=delay)
+    def __init__(self, horizons: Horizons, *, delay: int = 0, every: int | None = None, start: float = 0.4) -> None:
+        super().__init__(horizons, delay=delay, every=every)
         self.start = start
 
     def _prefix(self) -> Prefix | None:

@@ -67,8 +67,9 @@ def possible(kind):
     """Horizons and delays; where chunks are too short for the delay, an execution that does not stop refuses them."""
     for horizons, delay in itertools.product(HORIZONS, DELAYS):
         future = horizons.prediction - horizons.observation + 1
-        if issubclass(kind, AsyncReplace) and max(horizons.action, delay) + delay > future:
-            with pytest.raises(ValueError, match=r"a chunk must last for max\(action horizon, delay\) \+ delay steps"):
+        every = 1 if kind is TemporalEnsemble else horizons.action
+        if issubclass(kind, AsyncReplace) and max(every, delay) + delay > future:
+            with pytest.raises(ValueError, match=r"a chunk must last for max\(every, delay\) \+ delay steps"):
                 kind(horizons, delay=delay)
         else:
             yield horizons, delay
@@ -149,6 +150,20 @@ def test_an_execution_asks_for_one_chunk_at_a_time(make):
     execution.accept(chunk(0, execution.horizons))
     with pytest.raises(RuntimeError, match="no chunk was asked for"):
         execution.accept(chunk(0, execution.horizons))
+
+
+@pytest.mark.parametrize("kind", [AsyncReplace, CrossFade, RealTimeChunking, WarmStart], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(("delay", "period"), [(0, 3), (2, 3), (5, 5)])
+def test_chunks_are_asked_for_as_often_as_wanted_but_not_before_the_last_one_came(kind, delay, period):
+    asked, _ = run(kind(Horizons(2, 16, 8), delay=delay, every=3), 40, delay=delay)
+    steps = [step for step, request in enumerate(asked) if request is not None]
+    assert {later - earlier for earlier, later in itertools.pairwise(steps[1:])} == {period}
+
+
+@pytest.mark.parametrize("every", [0, 16])
+def test_a_chunk_that_is_asked_for_too_often_or_too_rarely_is_refused(every):
+    with pytest.raises(ValueError, match=f"every 1 step or more, got {every}|{every} \\+ 0, but of 16 predicted ones 15"):
+        RealTimeChunking(Horizons(2, 16, 8), every=every)
 
 
 def test_a_chunk_that_will_not_come_is_asked_for_again(make):
