@@ -30,6 +30,7 @@ from __future__ import annotations
 import math
 import secrets
 import shutil
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,6 +73,9 @@ DTYPES = (
 
 LOCK_TIMEOUT = 60.0
 """Seconds that an append waits for another writer."""
+
+_APPENDING = threading.Lock()
+"""Threads of this process append one after the other, also to different stores."""
 
 _ENDS, _SEEDS = "meta/episode_ends", "meta/episode_seeds"
 
@@ -212,8 +216,8 @@ class DemonstrationStore(Episodic):
         rows = self._checked(streams)
         lock = FileLock(self.path / _ENDS / ".lock", timeout=LOCK_TIMEOUT, poll_interval=0.01)
         try:
-            # zarr leaves out chunks of nothing but zeros, unless this is set while an array is opened.
-            with lock, zarr.config.set({"array.write_empty_chunks": True}):
+            # zarr leaves out chunks of nothing but zeros, unless this is set while an array is opened, for all threads.
+            with _APPENDING, lock, zarr.config.set({"array.write_empty_chunks": True}):
                 self._load("r+")
                 self._write(rows, seed)
         except Timeout:

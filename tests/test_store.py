@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,21 @@ def test_an_open_store_is_a_snapshot(recorded):
     writer.append(make_episode(9, 30))
     assert (len(before), len(writer), len(DemonstrationStore.open(recorded))) == (3, 4, 4)
     np.testing.assert_array_equal(before.read("action"), seen)
+
+
+def test_stores_may_be_appended_to_in_several_threads(tmp_path, small_chunks):
+    """Nothing but zeros, which zarr leaves out unless a setting of the whole process says otherwise."""
+    zeros = {name: np.zeros_like(values) for name, values in make_episode(0, 5).items()}
+
+    def record(index):
+        store = DemonstrationStore.create(tmp_path / str(index), SPECIFICATION)
+        for _ in range(20):
+            store.append(zeros, seed=0)
+        return store.path
+
+    with ThreadPoolExecutor(3) as threads:
+        for path in threads.map(record, range(3)):
+            assert_episodes(DemonstrationStore.open(path), 20 * [zeros])
 
 
 def test_two_open_stores_append_in_turns(recorded):
