@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import select
 import signal
-from collections.abc import Generator
-from contextlib import closing, contextmanager
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -14,107 +18,158 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..configs.deployment import ControlConfig
-from ..configs.schema import command_line, describe, load_task
+from ..configs.schema import command_line, describe
 from ..specification import Horizons
 
 if TYPE_CHECKING:
+    from ..control.clock import Clock
     from ..control.loop import Summary
     from ..control.planner import Predict
-    from ..envs.task import Task
+    from ..control.simulated import Episode
 
 
 def run(config: ControlConfig) -> None:
-    """Control the robot for every episode, print what happened, and write it to `out`."""
+    """Control the robot in every episode; print what happened, and write it, the log and the report to `out`."""
     from ..configs.engines import read_description
+    from ..control.log import TICKS
+    from ..datasets.store import DemonstrationStore
+    from ..evaluation.timeline import summarised, write_timeline
     from ..policy.checkpoint import write_json
 
     described = read_description(Path(config.run), config.checkpoint)
-    task = load_task(config.task or described["task"])
-    if differences := task.specification.differences(described["specification"]):
+    robot = config.robot.build(described["task"], rate=config.rate)
+    if differences := robot.specification.differences(described["specification"]):
         raise ValueError(f"the robot must be the one that the policy was trained for, but {'; '.join(differences)}")
-    told = control(config, task, described["horizons"])
     ((name, execution),) = config.execution.items()
-    print(f"{task.name}, {name}: {summarised(told['episodes'])}")
-    if config.out is not None:
-        out = Path(config.out)
-        out.mkdir(parents=True, exist_ok=True)
-        content = {"task": task.name, "execution": describe(execution), "command": command_line("control", config)}
-        write_json(out / "control.json", content | told)
-        print(f"written: {out / 'control.json'}")
+    out = Path(config.out or time.strftime("runs/control/%Y%m%d-%H%M%S"))
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} must be a new or an empty folder: choose another one with out=")
+    told: dict[str, Any] = {
+        "task": described["task"],
+        "policy": config.run,
+        "robot": describe(config.robot),
+        "execution": describe(execution),
+        "command": command_line("control", config),
+        "episodes": [],
+    }
+    try:
+        control(config, robot, described["horizons"], out, told["episodes"])
+    finally:  # what has happened is told, also where the robot was lost in the middle
+        if told["episodes"]:
+            write_json(out / "control.json", told)
+            write_timeline(out / "report.html", told, DemonstrationStore.open(out / TICKS))
+            print(f"{described['task']}, {name}: {summarised(told['episodes'])}\nreport: {out / 'report.html'}")
 
 
-def control(config: ControlConfig, task: Task, horizons: Horizons) -> dict[str, Any]:
-    """Run every episode: the seconds of one prediction, and what happened in each episode, which is printed too."""
+def control(config: ControlConfig, robot: Any, horizons: Horizons, out: Path, told: list[dict[str, Any]]) -> None:
+    """Run one episode after the other; what happened in each is printed, and added to what was `told`."""
     from ..control.clock import MonotonicClock
+    from ..control.log import RunLog
     from ..control.loop import Controller
-    from ..control.planner import PolicyProcess
-    from ..control.simulated import SimulatedRobot
 
-    (execution,), specification = config.execution.values(), task.specification
-    safety = config.safety.build(specification, config.rate)
-    robot = SimulatedRobot(
-        task,
-        first_seed=config.first_seed,
-        rate=config.rate,
-        sensor_delay=config.sensor_delay_ms / 1e3,
-        actuation_delay=config.actuation_delay_ms / 1e3,
-        jitter=config.jitter_ms / 1e3,
-        dropped=config.dropped,
-        seed=config.seed,
-    )
-    planner = PolicyProcess(specification, horizons, _load, config)
-    episodes: list[dict[str, Any]] = []
-    with closing(planner), closing(robot), interruption() as interrupted:
-        prediction_s = planner.wait()
-        delay = math.ceil(prediction_s / specification.control_dt)
-        print(f"a prediction takes {1e3 * prediction_s:.1f} ms, {delay} control steps")
+    (execution,), clock = config.execution.values(), MonotonicClock()
+    safety = config.safety.build(robot.specification, robot.rate)
+    execution.build(horizons)  # refuses before anything is started
+    with ExitStack() as held:
+        held.enter_context(closing(robot))
+        policy = held.enter_context(closing(_Policy(config, robot.specification, horizons)))
+        policy.ready()
+        log = RunLog(out, robot.specification, rate=robot.rate, actuation_delay=robot.actuation_delay)
+        held.enter_context(closing(log))
+        is_interrupted = held.enter_context(interruption())
         for seed in range(config.first_seed, config.first_seed + config.episodes):
+            chosen = execution.build(horizons, delay=policy.ready())
             robot.reset(seed)
-            chosen = execution.build(horizons, delay=delay)
-            controller = Controller(robot, planner, chosen, safety, MonotonicClock())
-            summary = controller.run(lambda: robot.episode.is_over or interrupted.is_set())
-            episodes.append(_told(robot.episode, summary))
-            print(", ".join(f"{key} {value}" for key, value in episodes[-1].items()))
-            if interrupted.is_set():
+            log.begin(seed)
+            controller = Controller(robot, policy.planner, chosen, safety, clock, log=log)
+            until = clock.now() + (config.seconds or math.inf)
+            try:
+                controller.run(partial(_is_over, robot, clock, until), is_interrupted=is_interrupted)
+            except ConnectionError:
+                controller.summary.reason = "lost"
+                raise
+            finally:
+                kept = {"demonstrations": log.end(), "unlogged": log.num_dropped}
+                told.append(_told(robot.episode, controller.summary) | kept)
+                print(", ".join(f"{key} {value}" for key, value in told[-1].items()))
+            if is_interrupted():
                 break
-    return {"prediction_s": prediction_s, "episodes": episodes}
 
 
-def summarised(episodes: list[dict[str, Any]]) -> str:
-    """Lateness, and success in the episodes that nobody interrupted; one that was stopped for safety has failed."""
-    from ..evaluation.evaluate import wilson
+class _Policy:
+    """The policy in its process; where that was lost in one episode, there is another one for the next."""
 
-    commands, late = (sum(episode[key] for episode in episodes) for key in ("commands", "late"))
-    said = f"{late} of {commands} commands more than half a period late"
-    over = [episode["success"] for episode in episodes if episode["reason"] != "interrupted"]
-    if over:
-        low, high = wilson(sum(over), len(over))
-        said += f"; success in {sum(over)} of {len(over)} episodes [{100 * low:.0f}, {100 * high:.0f}] %"
-    return said
+    def __init__(self, *parts: Any) -> None:
+        self._parts = parts
+        self._start()
+
+    def _start(self) -> None:
+        from ..control.planner import PolicyProcess
+
+        config, specification, horizons = self._parts
+        self.planner = PolicyProcess(specification, horizons, _load, config)
+        self._delay: int | None = None
+
+    def ready(self) -> int:
+        """Wait until the policy is there; the control steps that one prediction takes."""
+        if not self.planner.is_alive:
+            self.close()
+            self._start()
+        if self._delay is None:
+            prediction_s = self.planner.wait()
+            self._delay = math.ceil(prediction_s / self._parts[1].control_dt)
+            print(f"a prediction takes {1e3 * prediction_s:.1f} ms, {self._delay} control steps")
+        return self._delay
+
+    def close(self) -> None:
+        """End the process."""
+        self.planner.close()
+
+
+def _is_over(robot: Any, clock: Clock, until: float) -> bool:
+    return robot.episode.is_over or clock.now() >= until
 
 
 @contextmanager
-def interruption() -> Generator[Event]:
-    """An event that is set by the signals that would end the process."""
-    event = Event()
+def interruption() -> Generator[Callable[[], bool]]:
+    """Whether a key was pressed, or a signal came that would end the process."""
+    is_signalled = Event()
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda *_: event.set()) for number in numbers}
+    with ExitStack() as undo:
+        for number in numbers:
+            undo.callback(signal.signal, number, signal.signal(number, lambda *_: is_signalled.set()))
+        is_pressed = undo.enter_context(keys())
+        yield lambda: is_signalled.is_set() or is_pressed()
+
+
+@contextmanager
+def keys() -> Generator[Callable[[], bool]]:
+    """Whether a key was pressed in this terminal; where there is none, never."""
+    if not sys.stdin.isatty():
+        yield lambda: False
+        return
+    import termios
+    import tty
+
+    terminal = sys.stdin.fileno()
+    before = termios.tcgetattr(terminal)
     try:
-        yield event
+        tty.setcbreak(terminal)  # every key counts, not only the one that ends a line
+        print("any key stops the robot")
+        yield lambda: bool(select.select([terminal], [], [], 0)[0])
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        termios.tcsetattr(terminal, termios.TCSAFLUSH, before)
 
 
-def _told(episode: Any, summary: Summary) -> dict[str, Any]:
-    """What happened in an episode, as JSON."""
-    is_cut = summary.reason == "over" and not episode.is_over
+def _told(episode: Episode, summary: Summary) -> dict[str, Any]:
+    """What happened in an episode, as JSON. One that was not let to its end has neither succeeded nor failed."""
+    is_cut = summary.reason in ("lost", "interrupted") or (summary.reason == "over" and not episode.is_over)
     return {
         "seed": episode.seed,
-        "success": episode.success,
+        "success": None if is_cut else episode.success,
         "score": round(episode.score, 3),
         "steps": episode.num_steps,
-        "reason": "interrupted" if is_cut else summary.reason,
+        "reason": "cut" if is_cut and summary.reason == "over" else summary.reason,
         "commands": summary.num_ticks,
         "late": summary.num_late,
         "skipped": summary.num_skipped,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..specification import Horizons, Specification, nearest
 from .checks import positive
+from .deployment import ROBOTS
 from .encoders import LowdimEncoderConfig, ResNetEncoderConfig, ViTEncoderConfig
 from .executions import EXECUTIONS
 
@@ -336,6 +337,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "policy/sampler": _SAMPLERS,
     "sampler": _SAMPLERS,
     "execution": EXECUTIONS,
+    "robot": ROBOTS,
 }
 """Slot -> name -> what fills it. A slot is a Hydra config group, and its path in the run configuration.
 

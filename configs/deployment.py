@@ -13,6 +13,7 @@ from .executions import RecedingConfig, check_executions
 
 if TYPE_CHECKING:
     from ..control.safety import Safety
+    from ..control.simulated import SimulatedRobot
 
 
 @dataclass(kw_only=True)
@@ -53,39 +54,73 @@ class SafetyConfig:
 
 
 @dataclass(kw_only=True)
-class ControlConfig:
-    """Control a robot in real time; here one that is simulated in a process of its own, and behaves like a real one.
+class SimulatedRobotConfig:
+    """A task in simulation, in a process of its own, behaving like a real robot.
 
-    run: a run folder or a checkpoint folder. checkpoint: which of a run's, "last" or "best". task: to simulate, where
-    it is not the one that the policy was trained for. episodes: how many, on the seeds from `first_seed` on, each until
-    it is over. seed: of the policy's noise and of the disturbances. rate: commands a second. out: where to write
-    `control.json`. execution: how chunks follow one another. sampler: to denoise with, where it is not the policy's
-    own. engine: what runs the policy, in a process of its own: as in `recede evaluate`, and run may be a folder of
-    `recede export` too.
-
-    sensor_delay_ms, actuation_delay_ms, jitter_ms: from the capture of a reading to its arrival, from a command to its
-    effect, and what is added to each of them at most. dropped: share of the readings that are lost. safety: what is
-    commanded at most.
+    task: where it is not the one that the policy was trained for. sensor_delay_ms, actuation_delay_ms, jitter_ms: from
+    the capture of a reading to its arrival, from a command to its effect, and what is added to each of them at most.
+    dropped: share of the readings that are lost. seed: of these.
     """
 
-    run: str
-    checkpoint: str = "last"
     task: str | None = None
-    episodes: int = 10
-    first_seed: int = 100_000
-    seed: int = 0
-    rate: float = 100.0
-    out: str | None = None
-    execution: dict[str, Any] = field(default_factory=lambda: {"receding": RecedingConfig()})
-    sampler: Any = None
-    engine: str | None = None
     sensor_delay_ms: float = 0.0
     actuation_delay_ms: float = 0.0
     jitter_ms: float = 0.0
     dropped: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        not_negative(self, "sensor_delay_ms", "actuation_delay_ms", "jitter_ms", "dropped", "seed")
+
+    def build(self, task: str, *, rate: float) -> SimulatedRobot:
+        """For `rate` commands a second. task: that the policy was trained for."""
+        from ..control.simulated import SimulatedRobot
+        from .schema import load_task
+
+        return SimulatedRobot(
+            load_task(self.task or task),
+            rate=rate,
+            sensor_delay=self.sensor_delay_ms / 1e3,
+            actuation_delay=self.actuation_delay_ms / 1e3,
+            jitter=self.jitter_ms / 1e3,
+            dropped=self.dropped,
+            seed=self.seed,
+        )
+
+
+@dataclass(kw_only=True)
+class ControlConfig:
+    """Control a robot in real time; any key, or an interrupt, brakes it and stops it.
+
+    run: a run folder, a checkpoint folder or a folder of `recede export`. checkpoint: which of a run's, "last" or
+    "best". robot: what is controlled. rate: commands a second. episodes: how many, in simulation on the seeds from
+    `first_seed` on. seconds: that an episode takes at most. seed: of the policy's noise. out: the folder of the log,
+    new or empty; runs/control/DATE-TIME where it is not given. execution: how chunks follow one another. sampler: to
+    denoise with, where it is not the policy's own. engine: what runs the policy, in a process of its own: as in
+    `recede evaluate`. safety: what is commanded at most.
+    """
+
+    run: str
+    checkpoint: str = "last"
+    robot: Any = field(default_factory=SimulatedRobotConfig)
+    rate: float = 100.0
+    episodes: int = 10
+    first_seed: int = 100_000
+    seconds: float | None = None
+    seed: int = 0
+    out: str | None = None
+    execution: dict[str, Any] = field(default_factory=lambda: {"receding": RecedingConfig()})
+    sampler: Any = None
+    engine: str | None = None
     safety: SafetyConfig = field(default_factory=SafetyConfig)
 
     def __post_init__(self) -> None:
         positive(self, "episodes", "rate")
-        not_negative(self, "first_seed", "seed", "sensor_delay_ms", "actuation_delay_ms", "jitter_ms", "dropped")
+        not_negative(self, "first_seed", "seed")
+        if self.seconds is not None:
+            positive(self, "seconds")
         check_executions(self.execution, most=1)
+
+
+ROBOTS: dict[str, Any] = {"simulated": SimulatedRobotConfig}
+"""Name -> what may be controlled."""

@@ -17,7 +17,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from .alignment import Alignment
 from .clock import Clock
 from .execution import Execution, Request
 from .robot import Robot
-from .safety import Safety
+from .safety import Event, Safety
 
 LARGEST_GAP_S = 1.0
 """Between two ticks; a clock that moves by more has jumped, or the process was suspended."""
@@ -44,13 +44,38 @@ class Planner(Protocol):
         ...
 
 
+class Tick(NamedTuple):
+    """One command, and how it came about.
+
+    time: of the command, s. late_s: after it was due. age_s: of the observations behind it. command (Da,). events: the
+    `Event`s of safety. chunk_s: what the chunk took that came in this tick, 0 where none came. seam: how far that chunk
+    is from what was planned for this moment, the largest share of what the limits allow in any dimension.
+    """
+
+    time: float
+    late_s: float
+    age_s: float
+    command: NDArray[Any]
+    events: int
+    chunk_s: float
+    seam: float
+
+
+class Log(Protocol):
+    """What is told of every tick. It never blocks."""
+
+    def tick(self, tick: Tick, alignment: Alignment) -> None:
+        """Keep what happened, and what the sensors saw."""
+        ...
+
+
 @dataclass
 class Summary:
     """What happened in a run.
 
     num_ticks, num_late: commands, and those sent more than half a period late. num_skipped: periods without any.
     num_steps, num_chunks: control steps, and chunks that came. chunk_s: seconds that each of the last ones took.
-    events: how often each `Event` was met. reason: why the run ended.
+    events: how often each `Event` was met. reason: "over", "interrupted" or "stopped for safety".
     """
 
     num_ticks: int = 0
@@ -61,6 +86,15 @@ class Summary:
     chunk_s: deque[float] = field(default_factory=lambda: deque[float](maxlen=1000))
     events: Counter[str] = field(default_factory=lambda: Counter[str]())
     reason: str = ""
+
+    def count(self, tick: Tick, *, is_late: bool) -> None:
+        """Add what happened in a tick."""
+        self.num_ticks += 1
+        self.num_late += is_late
+        self.events.update(event.name for event in Event(tick.events) if event.name)
+        if tick.chunk_s:
+            self.num_chunks += 1
+            self.chunk_s.append(tick.chunk_s)
 
 
 def between(planned: NDArray[Any], place: float) -> NDArray[Any]:
@@ -78,7 +112,7 @@ def between(planned: NDArray[Any], place: float) -> NDArray[Any]:
 class Controller:
     """One robot and what controls it.
 
-    start_s: seconds within which every stream of the robot must come.
+    log: what every tick is told to. start_s: seconds within which every stream of the robot must come.
     """
 
     def __init__(
@@ -89,9 +123,11 @@ class Controller:
         safety: Safety,
         clock: Clock,
         *,
+        log: Log | None = None,
         start_s: float = 5.0,
     ) -> None:
         self.robot, self.planner, self.execution, self.safety, self.clock = robot, planner, execution, safety, clock
+        self.log = log
         self.start_s, self.control_dt, self.period = start_s, robot.specification.control_dt, 1 / robot.rate
         self.alignment = Alignment(robot.specification)
         self.summary = Summary()
@@ -100,8 +136,9 @@ class Controller:
         self._is_planned, self._is_asking, self._starved_at = False, False, math.inf
         self._held: NDArray[Any] | None = None
 
-    def run(self, is_over: Callable[[], bool]) -> Summary:
-        """Control the robot until `is_over`, or until it was stopped for its safety; in the end it is stopped.
+    def run(self, is_over: Callable[[], bool], *, is_interrupted: Callable[[], bool] = lambda: False) -> Summary:
+        """Control the robot until `is_over`, or until it was braked to rest because somebody interrupted or for its
+        safety; in the end it is stopped.
 
         Raises TimeoutError where a stream never comes, ValueError where the robot is not within its limits or the clock
         jumps, and ConnectionError where the robot is lost. Nothing is commanded then.
@@ -110,27 +147,26 @@ class Controller:
             self.robot.start()
             self._wait_for_streams()
             scheduled = last = self.clock.now()
-            while not is_over() and not self.safety.is_stopped:
+            while not is_over() and not (self.safety.is_stopped and self.safety.is_at_rest):
                 self.clock.sleep_until(scheduled)
                 now = self.clock.now()
                 if not 0 <= now - last <= LARGEST_GAP_S:
                     raise ValueError(f"the clock must go on evenly, but moved by {now - last:.3g} s between two ticks")
-                self._tick(now)
-                self._count(self.clock.now() - scheduled)
+                if is_interrupted() and not self.safety.is_stopped:
+                    self.summary.reason = "interrupted"
+                    self.safety.stop()
+                self._tick(now, scheduled)
                 last, scheduled = now, scheduled + self.period
                 # Commands must not follow each other at once, because each may move by as much as a period allows.
                 behind = math.ceil((now - scheduled) / self.period + 0.5)
                 behind = max(behind, math.floor((self.clock.now() - scheduled) / self.period), 0)
                 self.summary.num_skipped += behind
                 scheduled += behind * self.period
-            self.summary.reason = "stopped for safety" if self.safety.is_stopped else "over"
+            if not self.summary.reason:
+                self.summary.reason = "stopped for safety" if self.safety.is_stopped else "over"
         finally:
             self.robot.stop()
         return self.summary
-
-    def _count(self, late_s: float) -> None:
-        self.summary.num_ticks += 1
-        self.summary.num_late += late_s > self.period / 2
 
     def _wait_for_streams(self) -> None:
         """Until every stream and the position are known; nothing is commanded before."""
@@ -146,29 +182,38 @@ class Controller:
                 raise TimeoutError(f"the robot must give every stream within {self.start_s:g} s, but gave no {missing}")
             self.clock.sleep_until(self.clock.now() + self.period)
 
-    def _tick(self, now: float) -> None:
+    def _tick(self, now: float, scheduled: float) -> None:
         self.alignment.add(self.robot.observe())
-        try:
-            self._plan(now)
-        except ConnectionError:  # what is planned goes on; it will run out unless the planner comes back
-            self._is_asking = False
-            self.execution.withdraw()
+        age, chunk_s, seam = now - self.alignment.time, 0.0, 0.0
         with np.errstate(all="ignore"):  # what a policy says may be anything; safety looks at it
-            command, events = self.safety(self._target(now), age_s=now - self.alignment.time)
-        self.summary.events.update(event.name for event in events if event.name)
+            try:
+                if self._is_asking and (chunk := self.planner.poll()) is not None:
+                    chunk_s, seam = now - self._asked_at, self._join(chunk, now)
+                self._plan(now)
+            except ConnectionError:  # what is planned goes on; it will run out unless the planner comes back
+                self._is_asking = False
+                self.execution.withdraw()
+            command, events = self.safety(self._target(now), age_s=age)
         self.robot.command(command, now)
+        tick = Tick(now, self.clock.now() - scheduled, age, command, int(events), chunk_s, seam)
+        self.summary.count(tick, is_late=tick.late_s > self.period / 2)
+        if self.log is not None:
+            self.log.tick(tick, self.alignment)
+
+    def _join(self, chunk: NDArray[Any], now: float) -> float:
+        """Take a chunk that has come; by how much it changes what is wanted at this moment, see `Tick`."""
+        before = self._target(now)
+        self._is_asking, self._lead = False, self._asked_lead
+        if not self._is_planned:  # the episode begins when its first chunk is there
+            self._is_planned, self._step_at = True, now
+        self.execution.accept(chunk)
+        after = self._target(now)
+        if before is None or after is None:
+            return 0.0
+        return float(np.max(np.abs(after - before) / (self.safety.limits.high - self.safety.limits.low)))
 
     def _plan(self, now: float) -> None:
-        """Take a chunk that has come, and where a control step begins, observe and ask for the next."""
-        chunk = self.planner.poll() if self._is_asking else None
-        if chunk is not None:
-            self._is_asking, self._lead = False, self._asked_lead
-            self.summary.chunk_s.append(now - self._asked_at)
-            if not self._is_planned:  # the episode begins when its first chunk is there
-                self._is_planned, self._step_at = True, now
-            with np.errstate(all="ignore"):
-                self.execution.accept(chunk)
-            self.summary.num_chunks += 1
+        """Where a control step begins, observe and ask for the next chunk."""
         # Before the first chunk there are no steps, and a request that was lost is made again.
         is_step = now >= self._step_at + self.control_dt if self._is_planned else not self._is_asking
         if not is_step:

@@ -90,6 +90,11 @@ class PolicyProcess:
             raise ConnectionError("the process of the policy has ended; it may have said above why") from None
 
     @property
+    def is_alive(self) -> bool:
+        """Whether the process has not ended."""
+        return self._process.is_alive()
+
+    @property
     def pid(self) -> int:
         """The number of the process."""
         return self._process.pid

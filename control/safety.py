@@ -200,6 +200,11 @@ class Safety:
         """Whether nothing but `begin` will move the robot again."""
         return self._is_stopped
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the last command was to stay."""
+        return not self._velocity.any()
+
     def stop(self) -> None:
         """Brake, whatever comes, and hold."""
         self._is_stopped = True

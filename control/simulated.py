@@ -355,7 +355,8 @@ class SimulatedRobot:
     def episode(self) -> Episode:
         """How the episode is going, as far as the process has told."""
         if self._channel is not None:
-            self._receive()
+            with contextlib.suppress(ConnectionError):
+                self._receive()
         return self._episode
 
     def _open(self) -> None:

@@ -75,7 +75,7 @@ def curve(series: Sequence[Series], *, label: str, is_log: bool = False, at_leas
     """Lines over training steps; the vertical axis is logarithmic, or begins at 0 and reaches `at_least`."""
     values = [value for line in series for _, value in line.points]
     values += [bound for line in series for bounds in line.intervals for bound in bounds]
-    last = max(step for line in series for step, _ in line.points)
+    last = max(step for line in series for step, _ in line.points) or 1.0
     ticks = _log_ticks(min(values), max(values)) if is_log else _ticks(max(*values, at_least, 1e-9))
     transform = math.log10 if is_log else float
     low, high = transform(min([*ticks, *values]) if is_log else 0.0), transform(max([*ticks, *values]))

@@ -12,13 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from .charts import Series, curve, episodes, interval, shares, tag
+from .page import section, unbroken, write_page
 
 if TYPE_CHECKING:
     from .pictures import Fan
@@ -97,29 +96,23 @@ def write_report(
     """
     if not entries:
         raise ValueError("a report needs at least one policy that was evaluated, got none")
-    page = Template((files("recede.evaluation") / "report.html").read_text(encoding="utf-8"))
     sections = [
         _fan(fan),
         _films(films or {}, path),
-        _section("Measured", _table(entries)),
-        _section("Every episode", _episodes(entries)),
-        _section("Learning", _learning(entries)),
-        _section("Where the time went", _time(entries)),
-        _section("Do it again", _reproduce(entries, command, versions)),
-        _section("What to type next", _next(next_steps)),
+        section("Measured", _table(entries)),
+        section("Every episode", _episodes(entries)),
+        section("Learning", _learning(entries)),
+        section("Where the time went", _time(entries)),
+        section("Do it again", _reproduce(entries, command, versions)),
+        section("What to type next", _next(next_steps)),
     ]
-    written = page.substitute(
-        title=escape(title),
-        verdict=_unbroken(escape(verdict(entries))),
-        cards="".join(_card(place, entry) for place, entry in enumerate(entries)),
-        sections="\n".join(section for section in sections if section),
+    write_page(
+        path,
+        title=title,
+        verdict=unbroken(escape(verdict(entries))),
+        cards=[_card(place, entry) for place, entry in enumerate(entries)],
+        sections=sections,
     )
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(written, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def verdict(entries: Sequence[Entry]) -> str:
@@ -171,7 +164,7 @@ def _fan(fan: Fan | None) -> str:
         f"line is one action chunk that could be executed from here, from its pale beginning to the dot at its end."
     )
     body = tag("figure", tag("div", panels, class_="panels") + tag("figcaption", escape(caption)))
-    return _section("What each policy would do", body)
+    return section("What each policy would do", body)
 
 
 def _films(films: Mapping[str, Path], page: Path) -> str:
@@ -186,7 +179,7 @@ def _films(films: Mapping[str, Path], page: Path) -> str:
             there = quote(os.path.relpath(film, page.parent))
             shown = tag("p", tag("a", escape(film.name), href=there) + f" ({size / 1e6:.0f} MB)")
         body += tag("figure", shown + tag("figcaption", escape(caption)))
-    return _section("Rolling out", tag("div", body, class_="films") if body else "")
+    return section("Rolling out", tag("div", body, class_="films") if body else "")
 
 
 def _table(entries: Sequence[Entry]) -> str:
@@ -212,7 +205,7 @@ def _table(entries: Sequence[Entry]) -> str:
         tag("th", escape(entry.name), scope="col", class_=f"s{place}") for place, entry in enumerate(entries)
     )
     body = "".join(
-        tag("tr", tag("th", escape(name), scope="row") + "".join(tag("td", _unbroken(escape(cell))) for cell in cells))
+        tag("tr", tag("th", escape(name), scope="row") + "".join(tag("td", unbroken(escape(cell))) for cell in cells))
         for name, cells in rows.items()
     )
     note = (
@@ -306,15 +299,6 @@ def _next(steps: Iterable[tuple[str, str]]) -> str:
         tag("li", tag("p", escape(purpose)) + tag("pre", tag("code", escape(command)))) for command, purpose in steps
     )
     return tag("ol", items) if items else ""
-
-
-def _section(heading: str, body: str) -> str:
-    return tag("section", tag("h2", escape(heading)) + body) if body else ""
-
-
-def _unbroken(text: str) -> str:
-    """Keeps a number and its per cent sign, and the two ends of an interval, on one line."""
-    return text.replace(" %", "&nbsp;%").replace("–", "–&#8288;")
 
 
 def _data(kind: str, content: bytes) -> str:

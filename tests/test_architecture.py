@@ -24,13 +24,13 @@ FLOORS = {
     ("control", "execution"): 2,
     ("control", "safety"): 2,
     ("policy",): 3,
-    ("configs",): 4,
-    ("control",): 5,
-    ("evaluation",): 5,
-    ("training",): 6,
-    ("commands",): 7,
-    ("__init__",): 8,
-    ("__main__",): 8,
+    ("control",): 4,
+    ("configs",): 5,
+    ("evaluation",): 6,
+    ("training",): 7,
+    ("commands",): 8,
+    ("__init__",): 9,
+    ("__main__",): 9,
 }
 APART = {"policy", "datasets", "envs"}
 

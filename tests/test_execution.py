@@ -162,7 +162,9 @@ def test_chunks_are_asked_for_as_often_as_wanted_but_not_before_the_last_one_cam
 
 @pytest.mark.parametrize("every", [0, 16])
 def test_a_chunk_that_is_asked_for_too_often_or_too_rarely_is_refused(every):
-    with pytest.raises(ValueError, match=f"every 1 step or more, got {every}|{every} \\+ 0, but of 16 predicted ones 15"):
+    with pytest.raises(
+        ValueError, match=f"every 1 step or more, got {every}|{every} \\+ 0, but of 16 predicted ones 15"
+    ):
         RealTimeChunking(Horizons(2, 16, 8), every=every)
 
 

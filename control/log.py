@@ -1,0 +1,274 @@
+"""What happened in a run, kept tick by tick by a process of its own, so that no disk ever holds up the loop.
+
+A run becomes a folder:
+
+    demonstrations.zarr    what a policy can learn from: observations and commands, a step a control period
+    ticks.zarr             how the run went: a step a command, see `tick_specification`
+
+Both are demonstration stores, so that they can be inspected; the first can be replayed and trained on as well.
+
+A demonstration holds steps at even moments, a control period apart, and for each of them the command that was in force
+then. Where a sensor was silent or the process that writes did not keep up, one demonstration ends and another begins:
+none has a hole. So does one that has become too large to be held. A run that is killed keeps what it had told.
+
+Shapes: Da size of the action.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import shutil
+import signal
+import socket
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..datasets.store import DemonstrationStore
+from ..specification import Specification, Stream
+from .alignment import Alignment
+from .channel import Channel, Layouts, connected
+from .loop import Tick
+from .robot import TOLERANCE_S
+
+DEMONSTRATIONS, TICKS = "demonstrations.zarr", "ticks.zarr"
+"""The stores of a run, by their names in its folder."""
+
+SILENCE_S = 0.5
+"""Readings that are further apart say nothing of what was between them."""
+
+HELD_BYTES = 2**28
+"""Of a demonstration that has not ended yet. One that is larger is written, and goes on as another."""
+
+WAITING = 4096
+"""Messages that wait in the loop until the process takes them; of more the first are lost."""
+
+WRITE_S = 60.0
+"""Seconds within which an episode must have been written."""
+
+
+class RunLog:
+    """Keeps episodes in the stores of a folder, which may be there already but must hold no such stores.
+
+    rate: commands a second. actuation_delay: s from a command to its effect.
+
+    Raises FileExistsError where the folder holds a run, and OSError where it cannot be written.
+    """
+
+    def __init__(self, folder: Path, specification: Specification, *, rate: float, actuation_delay: float) -> None:
+        self.folder, self.specification = folder, specification
+        DemonstrationStore.create(folder / DEMONSTRATIONS, specification)
+        DemonstrationStore.create(folder / TICKS, tick_specification(specification, rate))
+        ours, theirs = connected(*layouts(specification))
+        context = multiprocessing.get_context("spawn")  # a fork would copy the threads of this process
+        arguments = theirs, folder, specification, actuation_delay
+        self._process: Any = context.Process(target=_serve, args=arguments)
+        self._channel = Channel(ours, *layouts(specification))
+        self._number, self.num_dropped = 0, 0
+        self._waiting: deque[tuple[str, tuple[Any, ...]]] = deque()
+        with theirs:
+            self._process.start()
+
+    def begin(self, seed: int) -> None:
+        """Begin an episode; seed: of its environment, -1 where there is none."""
+        self._number += 1
+        self._grid: float | None = None
+        self._known, self._step, self.num_dropped = 0.0, 0, 0
+        self._request("begin", self._number, seed)
+
+    def tick(self, tick: Tick, alignment: Alignment) -> None:
+        """Tell what happened in a tick, and every step of which the sensors know by now. Never waits.
+
+        Where the process has not taken what was told for long, the oldest is lost, and counted in `num_dropped`.
+        """
+        self._send("tick", *tick)  # a command is in force in the moment in which it is given
+        known, dt = alignment.time, self.specification.control_dt
+        if self._grid is None:
+            self._grid = self._known = known
+        if known - self._known > SILENCE_S:
+            self._step = math.ceil((known - self._grid - TOLERANCE_S) / dt)
+        self._known = known
+        while (moment := self._grid + self._step * dt) <= known + TOLERANCE_S:
+            self._send("step", self._step, moment, *self._observed(alignment, moment))
+            self._step += 1
+
+    def end(self) -> int:
+        """End the episode and wait until it is written; the number of demonstrations that it became.
+
+        Raises OSError where it could not be written, and TimeoutError where that takes too long.
+        """
+        return self._request("end", self._number)
+
+    def close(self) -> None:
+        """End the process, which writes what it was told before. Without an episode no store is left behind."""
+        self._channel.close()
+        self._process.join(WRITE_S)
+        self._process.kill()
+        self._process.join()
+        if not self._number:
+            for name in (DEMONSTRATIONS, TICKS):
+                shutil.rmtree(self.folder / name)
+
+    def _observed(self, alignment: Alignment, moment: float) -> list[NDArray[Any]]:
+        seen = alignment.at(moment)
+        return [seen[stream.name] for stream in self.specification.observations]
+
+    def _send(self, name: str, *values: Any) -> None:
+        """Have something told, behind what still waits."""
+        self._waiting.append((name, values))
+        if len(self._waiting) > WAITING:
+            self._waiting.popleft()
+            self.num_dropped += 1
+        with contextlib.suppress(ConnectionError):  # the robot goes on; the end of the episode tells
+            self._pass_on()
+
+    def _pass_on(self) -> bool:
+        """Pass on as much as the process takes; whether that is all."""
+        while self._waiting and self._channel.send(self._waiting[0][0], *self._waiting[0][1]):
+            self._waiting.popleft()
+        return not self._waiting
+
+    def _request(self, name: str, *values: Any) -> int:
+        """Have something done, and wait until it is."""
+        self._waiting.append((name, values))
+        until = time.monotonic() + WRITE_S
+        try:
+            while True:
+                is_told = self._pass_on()
+                for _, record in self._channel.receive():
+                    if record["number"] == self._number and is_told:
+                        return int(record["count"])
+                self._channel.wait(0.1 if is_told else 0.001)
+                if time.monotonic() > until:
+                    raise TimeoutError(f"{self.folder}: an episode must be written within {WRITE_S:g} s, but is not")
+        except ConnectionError:
+            raise OSError(f"{self.folder}: the run could not be written; it was said above why") from None
+
+
+def tick_specification(specification: Specification, rate: float) -> Specification:
+    """What the ticks of a run are: `Tick` by its fields, the command as the action; times from the episode's begin."""
+    seconds = [Stream(name, (1,), "float64", units="s") for name in ("time", "late", "age", "chunk")]
+    others = [Stream("seam", (1,), "float64", units="1"), Stream("events", (1,), "int64")]
+    return Specification((*seconds, *others), specification.action, 1 / rate)
+
+
+def layouts(specification: Specification) -> tuple[Layouts, Layouts]:
+    """The messages to the process that writes, and from it."""
+    action = specification.action
+    streams = [(stream.name, stream.dtype, stream.shape) for stream in specification.observations]
+    command = ("command", action.dtype, action.shape)
+    told = {
+        "begin": np.dtype([("number", "i8"), ("seed", "i8")]),
+        "step": np.dtype([("(step)", "i8"), ("(time)", "f8"), *streams]),
+        "tick": np.dtype(
+            [(name, "f8") for name in Tick._fields[:3]] + [command, ("events", "i8"), ("chunk", "f8"), ("seam", "f8")]
+        ),
+        "end": np.dtype([("number", "i8")]),
+    }
+    return told, {"done": np.dtype([("number", "i8"), ("count", "i8")])}
+
+
+class _Writer:
+    """Episodes as they come, written by a thread of its own, so that what comes meanwhile is taken."""
+
+    def __init__(self, folder: Path, specification: Specification, actuation_delay: float) -> None:
+        self._demonstrations = DemonstrationStore.open(folder / DEMONSTRATIONS)
+        self._ticks = DemonstrationStore.open(folder / TICKS)
+        self._specification, self._delay = specification, actuation_delay
+        self._row_bytes = sum(stream.size * np.dtype(stream.dtype).itemsize for stream in specification.streams)
+        self._thread = ThreadPoolExecutor(1)
+        self.begin(-1)
+
+    def begin(self, seed: int) -> None:
+        """Begin an episode."""
+        self._seed, self._last_step = seed, -1
+        self._commands: deque[tuple[float, NDArray[Any]]] = deque()
+        self._rows: list[tuple[Any, NDArray[Any]]] = []
+        self._told: list[Any] = []
+        self._written: list[Future[int]] = []
+
+    def step(self, record: Any) -> None:
+        """Take a step, with the command that was in force then."""
+        is_next, self._last_step = record["(step)"] == self._last_step + 1, int(record["(step)"])
+        command = self._in_force(float(record["(time)"]))
+        if not is_next or command is None or len(self._rows) * self._row_bytes >= HELD_BYTES:
+            self._cut()
+        if command is not None:
+            self._rows.append((record, command))
+
+    def tick(self, record: Any) -> None:
+        """Take what happened in a tick."""
+        self._commands.append((float(record["time"]), record["command"]))
+        self._told.append(record)
+
+    def end(self) -> int:
+        """Write what there is, and wait for it; the number of demonstrations."""
+        self._cut()
+        num_demonstrations = len(self._written)
+        if self._told:
+            ticks = np.array(self._told)
+            origin = ticks["time"][0]
+            rows = {
+                "time": ticks["time"] - origin,
+                **{name: ticks[name] for name in ("chunk", "seam", "events")},
+                "late": ticks["late_s"],
+                "age": ticks["age_s"],
+            }
+            streams = {name: values[:, None] for name, values in rows.items()}
+            whole = {**streams, "action": ticks["command"]}
+            self._written.append(self._thread.submit(self._ticks.append, whole, seed=self._seed))
+        for future in self._written:
+            future.result()
+        self.begin(-1)
+        return num_demonstrations
+
+    def _cut(self) -> None:
+        """Let the demonstration end here."""
+        if not self._rows:
+            return
+        records, commands = zip(*self._rows, strict=True)
+        seed = -1 if self._written else self._seed  # only the first one begins where the environment did
+        self._rows = []
+        self._written.append(self._thread.submit(self._append, records, commands, seed))
+
+    def _append(self, records: Any, commands: Any, seed: int) -> int:
+        rows = {
+            stream.name: np.stack([record[stream.name] for record in records])
+            for stream in self._specification.observations
+        }
+        return self._demonstrations.append({**rows, "action": np.stack(commands)}, seed=seed)
+
+    def _in_force(self, moment: float) -> NDArray[Any] | None:
+        """The newest command that had its effect by then; the older ones will never be wanted."""
+        latest = moment - self._delay + TOLERANCE_S
+        while len(self._commands) > 1 and self._commands[1][0] <= latest:
+            self._commands.popleft()
+        return self._commands[0][1] if self._commands and self._commands[0][0] <= latest else None
+
+
+def _serve(end: socket.socket, folder: Path, specification: Specification, actuation_delay: float) -> None:
+    """The process: until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the loop is interrupted, and says when it is over
+    told, answers = layouts(specification)
+    writer = _Writer(folder, specification, actuation_delay)
+    with contextlib.closing(Channel(end, answers, told)) as channel:
+        try:
+            while True:
+                for name, record in channel.receive():
+                    if name == "begin":
+                        writer.begin(int(record["seed"]))
+                        channel.send("done", record["number"], 0)
+                    elif name == "end":
+                        channel.send("done", record["number"], writer.end())
+                    else:
+                        getattr(writer, name)(record)
+                channel.wait(60.0)
+        except ConnectionError:
+            writer.end()
