@@ -169,6 +169,15 @@ def test_a_policy_that_is_killed_is_held_for_stopped_and_loaded_again(trained, t
     assert sum("a prediction takes" in line for line in rest) == 1
 
 
+def test_a_robot_that_is_lost_is_told_of(recede, trained, tmp_path):
+    found = recede("control", trained, "robot.task=toys:DYING", f"out={tmp_path}")
+    assert found.status == 2
+    assert "the process that simulates 'reach' has ended with exit code 3: make another one" in found.err
+    (episode,) = json.loads((tmp_path / "control.json").read_text())["episodes"]
+    assert (episode["reason"], episode["success"]) == ("lost", None)
+    assert DemonstrationStore.open(tmp_path / "ticks.zarr").num_steps == episode["commands"]
+
+
 def running(options, stdin):
     """The command, which tells line by line what it does."""
     command = [sys.executable, "-u", "-m", "recede", "control", *options]
