@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 import select
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..control.clock import Clock
     from ..control.loop import Summary
     from ..control.planner import Predict
-    from ..control.simulated import Episode
+    from ..control.robot import Robot
 
 
 def run(config: ControlConfig) -> None:
@@ -37,7 +37,7 @@ def run(config: ControlConfig) -> None:
     from ..policy.checkpoint import write_json
 
     described = read_description(Path(config.run), config.checkpoint)
-    robot = config.robot.build(described["task"], rate=config.rate)
+    robot = config.robot.build(described, rate=config.rate)
     if differences := robot.specification.differences(described["specification"]):
         raise ValueError(f"the robot must be the one that the policy was trained for, but {'; '.join(differences)}")
     ((name, execution),) = config.execution.items()
@@ -61,11 +61,12 @@ def run(config: ControlConfig) -> None:
             print(f"{described['task']}, {name}: {summarised(told['episodes'])}\nreport: {out / 'report.html'}")
 
 
-def control(config: ControlConfig, robot: Any, horizons: Horizons, out: Path, told: list[dict[str, Any]]) -> None:
+def control(config: ControlConfig, robot: Robot, horizons: Horizons, out: Path, told: list[dict[str, Any]]) -> None:
     """Run one episode after the other; what happened in each is printed, and added to what was `told`."""
     from ..control.clock import MonotonicClock
     from ..control.log import RunLog
     from ..control.loop import Controller
+    from ..control.simulated import SimulatedRobot
 
     (execution,), clock = config.execution.values(), MonotonicClock()
     safety = config.safety.build(robot.specification, robot.rate)
@@ -76,24 +77,26 @@ def control(config: ControlConfig, robot: Any, horizons: Horizons, out: Path, to
         policy.ready()
         log = RunLog(out, robot.specification, rate=robot.rate, actuation_delay=robot.actuation_delay)
         held.enter_context(closing(log))
-        is_interrupted = held.enter_context(interruption())
+        operator = held.enter_context(Operator())
         for seed in range(config.first_seed, config.first_seed + config.episodes):
             chosen = execution.build(horizons, delay=policy.ready())
-            robot.reset(seed)
-            log.begin(seed)
+            is_simulated = isinstance(robot, SimulatedRobot)
+            if not operator.begin(is_asked=not is_simulated):  # somebody has to prepare the scene
+                break
+            if is_simulated:
+                robot.reset(seed)
+            log.begin(seed if is_simulated else -1)
             controller = Controller(robot, policy.planner, chosen, safety, clock, log=log)
             until = clock.now() + (config.seconds or math.inf)
             try:
-                controller.run(partial(_is_over, robot, clock, until), is_interrupted=is_interrupted)
+                controller.run(partial(_is_over, robot, clock, until), is_interrupted=operator.interrupts)
             except ConnectionError:
                 controller.summary.reason = "lost"
                 raise
             finally:
                 kept = {"demonstrations": log.end(), "unlogged": log.num_dropped}
-                told.append(_told(robot.episode, controller.summary) | kept)
+                told.append(_told(seed, robot, controller.summary) | kept)
                 print(", ".join(f"{key} {value}" for key, value in told[-1].items()))
-            if is_interrupted():
-                break
 
 
 class _Policy:
@@ -126,50 +129,73 @@ class _Policy:
         self.planner.close()
 
 
-def _is_over(robot: Any, clock: Clock, until: float) -> bool:
-    return robot.episode.is_over or clock.now() >= until
+def _is_over(robot: Robot, clock: Clock, until: float) -> bool:
+    from ..control.simulated import SimulatedRobot
+
+    return clock.now() >= until or (isinstance(robot, SimulatedRobot) and robot.episode.is_over)
 
 
-@contextmanager
-def interruption() -> Generator[Callable[[], bool]]:
-    """Whether a key was pressed, or a signal came that would end the process."""
-    is_signalled = Event()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    with ExitStack() as undo:
-        for number in numbers:
-            undo.callback(signal.signal, number, signal.signal(number, lambda *_: is_signalled.set()))
-        is_pressed = undo.enter_context(keys())
-        yield lambda: is_signalled.is_set() or is_pressed()
+class Operator:
+    """Whoever stands beside the robot, by the keys of this terminal and the signals to this process."""
+
+    def __init__(self) -> None:
+        self._has_pressed = False
+        self._is_signalled = Event()
+        self._terminal = sys.stdin.fileno() if sys.stdin.isatty() else None
+        self._undo = ExitStack()
+
+    def __enter__(self) -> Operator:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._undo.callback(signal.signal, number, signal.signal(number, lambda *_: self._is_signalled.set()))
+        if self._terminal is not None:
+            import termios
+            import tty
+
+            before = termios.tcgetattr(self._terminal)
+            self._undo.callback(termios.tcsetattr, self._terminal, termios.TCSAFLUSH, before)
+            tty.setcbreak(self._terminal)  # every key counts, not only the one that ends a line
+            print("any key ends an episode and stops the robot, Ctrl-C ends them all")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    def begin(self, *, is_asked: bool) -> bool:
+        """Wait for a key, where that is asked or a key has ended the last episode; False where all is to end."""
+        if (is_asked or self._has_pressed) and self._terminal is not None:
+            print("any key begins the next episode")
+            while not self._is_signalled.is_set() and not self._is_pressed(0.1):
+                pass
+        self._has_pressed = False
+        return not self._is_signalled.is_set()
+
+    def interrupts(self) -> bool:
+        """Whether the episode is to end now."""
+        self._has_pressed = self._has_pressed or self._is_pressed(0)
+        return self._has_pressed or self._is_signalled.is_set()
+
+    def _is_pressed(self, seconds: float) -> bool:
+        if self._terminal is None or not select.select([self._terminal], [], [], seconds)[0]:
+            return False
+        os.read(self._terminal, 1024)
+        return True
 
 
-@contextmanager
-def keys() -> Generator[Callable[[], bool]]:
-    """Whether a key was pressed in this terminal; where there is none, never."""
-    if not sys.stdin.isatty():
-        yield lambda: False
-        return
-    import termios
-    import tty
+def _told(seed: int, robot: Robot, summary: Summary) -> dict[str, Any]:
+    """What happened in an episode, as JSON.
 
-    terminal = sys.stdin.fileno()
-    before = termios.tcgetattr(terminal)
-    try:
-        tty.setcbreak(terminal)  # every key counts, not only the one that ends a line
-        print("any key stops the robot")
-        yield lambda: bool(select.select([terminal], [], [], 0)[0])
-    finally:
-        termios.tcsetattr(terminal, termios.TCSAFLUSH, before)
+    One that was not let to its end has neither succeeded nor failed, nor has one that no simulation judges.
+    """
+    from ..control.simulated import SimulatedRobot
 
-
-def _told(episode: Episode, summary: Summary) -> dict[str, Any]:
-    """What happened in an episode, as JSON. One that was not let to its end has neither succeeded nor failed."""
-    is_cut = summary.reason in ("lost", "interrupted") or (summary.reason == "over" and not episode.is_over)
-    return {
-        "seed": episode.seed,
-        "success": None if is_cut else episode.success,
-        "score": round(episode.score, 3),
-        "steps": episode.num_steps,
-        "reason": "cut" if is_cut and summary.reason == "over" else summary.reason,
+    told: dict[str, Any] = {"seed": seed, "success": None, "score": None, "steps": summary.num_steps}
+    if isinstance(robot, SimulatedRobot):
+        episode = robot.episode
+        is_judged = episode.is_over or summary.reason == "stopped for safety"
+        success = episode.success if is_judged and summary.reason not in ("lost", "interrupted") else None
+        told |= {"success": success, "score": round(episode.score, 3), "steps": episode.num_steps}
+    return told | {
+        "reason": summary.reason,
         "commands": summary.num_ticks,
         "late": summary.num_late,
         "skipped": summary.num_skipped,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -72,13 +73,13 @@ class SimulatedRobotConfig:
     def __post_init__(self) -> None:
         not_negative(self, "sensor_delay_ms", "actuation_delay_ms", "jitter_ms", "dropped", "seed")
 
-    def build(self, task: str, *, rate: float) -> SimulatedRobot:
-        """For `rate` commands a second. task: that the policy was trained for."""
+    def build(self, described: Mapping[str, Any], *, rate: float) -> SimulatedRobot:
+        """For `rate` commands a second. described: what the policy's checkpoint says."""
         from ..control.simulated import SimulatedRobot
         from .schema import load_task
 
         return SimulatedRobot(
-            load_task(self.task or task),
+            load_task(self.task or described["task"]),
             rate=rate,
             sensor_delay=self.sensor_delay_ms / 1e3,
             actuation_delay=self.actuation_delay_ms / 1e3,
@@ -90,7 +91,7 @@ class SimulatedRobotConfig:
 
 @dataclass(kw_only=True)
 class ControlConfig:
-    """Control a robot in real time; any key, or an interrupt, brakes it and stops it.
+    """Control a robot in real time; any key ends an episode and stops the robot, an interrupt ends all of them.
 
     run: a run folder, a checkpoint folder or a folder of `recede export`. checkpoint: which of a run's, "last" or
     "best". robot: what is controlled. rate: commands a second. episodes: how many, in simulation on the seeds from

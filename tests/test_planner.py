@@ -192,24 +192,27 @@ def the_process_with(library, *, of):
     return found
 
 
-def test_any_key_stops_the_robot(trained, tmp_path):
+def test_a_key_ends_an_episode_another_begins_the_next_and_an_interrupt_ends_all(trained, tmp_path):
     terminal, theirs = os.openpty()
     with running([str(trained), "robot.task=toys:REACH", f"out={tmp_path}"], theirs) as process:
         try:
             lines = iter(process.stdout.readline, "")
-            while "any key stops the robot" not in next(lines):
-                pass
-            time.sleep(1.0)
+            assert any("any key ends an episode" in line for line in lines)
+            time.sleep(0.5)
             os.write(terminal, b"x")
-            rest = "".join(lines)
+            assert "reason interrupted" in next(lines)
+            assert "any key begins the next episode" in next(lines)
+            os.write(terminal, b"x")
+            time.sleep(0.5)
+            os.kill(process.pid, signal.SIGINT)
+            assert "seed 100001, success None" in next(lines)
+            assert process.wait() == 0
         finally:
             process.kill()
             os.close(terminal)
             os.close(theirs)
-    assert "reason interrupted" in rest
-    content = json.loads((tmp_path / "control.json").read_text())
-    assert content["episodes"][-1]["success"] is None
-    assert process.returncode == 0
+    episodes = json.loads((tmp_path / "control.json").read_text())["episodes"]
+    assert [episode["reason"] for episode in episodes] == ["interrupted", "interrupted"]
 
 
 def test_an_exported_policy_controls_a_robot(recede, trained, tmp_path):
