@@ -13,9 +13,16 @@ from .checks import not_negative, positive
 
 @dataclass(kw_only=True)
 class ExecutionConfig:
-    """The values of one kind of execution."""
+    """The values of one kind of execution. every: steps from one request to the next, the action horizon where it is
+    not given.
+    """
 
     kind: ClassVar[Callable[..., execution.Execution]]
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.every is not None:
+            positive(self, "every")
 
     def build(self, horizons: Horizons, *, delay: int = 0) -> execution.Execution:
         """For one episode, robot or session; delay: the steps that its first chunks are expected to take."""
@@ -31,20 +38,13 @@ class RecedingConfig(ExecutionConfig):
 
 @dataclass(kw_only=True)
 class AsyncReplaceConfig(ExecutionConfig):
-    """Go on with the old chunk until the new one comes, then with that. They are asked for `every` so many steps, the
-    action horizon where it is not given.
-    """
+    """Go on with the old chunk until the new one comes, then with that."""
 
     kind: ClassVar[Any] = execution.AsyncReplace
-    every: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.every is not None:
-            positive(self, "every")
 
 
 @dataclass(kw_only=True)
-class CrossFadeConfig(AsyncReplaceConfig):
+class CrossFadeConfig(ExecutionConfig):
     """From the old chunk to the new one within so many `steps`."""
 
     kind: ClassVar[Any] = execution.CrossFade
@@ -60,14 +60,16 @@ class TemporalEnsembleConfig(ExecutionConfig):
     """The average of all chunks, each newer one counting exp(-`decay`) of the last."""
 
     kind: ClassVar[Any] = execution.TemporalEnsemble
+    every: int | None = 1
     decay: float = 0.01
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         not_negative(self, "decay")
 
 
 @dataclass(kw_only=True)
-class RealTimeChunkingConfig(AsyncReplaceConfig):
+class RealTimeChunkingConfig(ExecutionConfig):
     """Chunks that are sampled to go on from the last one; `limit` and `exact` are of their guidance."""
 
     kind: ClassVar[Any] = execution.RealTimeChunking
@@ -80,7 +82,7 @@ class RealTimeChunkingConfig(AsyncReplaceConfig):
 
 
 @dataclass(kw_only=True)
-class WarmStartConfig(AsyncReplaceConfig):
+class WarmStartConfig(ExecutionConfig):
     """Chunks that are denoised from the last one, in the last share `start` of the denoising steps."""
 
     kind: ClassVar[Any] = execution.WarmStart

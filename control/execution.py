@@ -43,13 +43,18 @@ class Execution(ABC):
     One chunk is under way at a time. Where the plan has run out before the next chunk came, its last action is held.
     A subclass decides when a chunk is due, what it should go on from, and how it joins the plan.
 
-    delay: steps that a chunk is expected to take, as long as none was measured.
+    delay: steps that a chunk is expected to take, as long as none was measured. every: steps from one request to the
+    next, Ta where it is not given. Raises ValueError where they are impossible.
     """
 
-    def __init__(self, horizons: Horizons, *, delay: int = 0) -> None:
+    def __init__(self, horizons: Horizons, *, delay: int = 0, every: int | None = None) -> None:
         if delay < 0:
             raise ValueError(f"delay must be 0 control steps or more, got {delay}")
-        self.horizons, self._delay = horizons, delay
+        self.horizons, self._delay, self.every = horizons, delay, horizons.action if every is None else every
+        if not 1 <= self.every <= self._future:
+            raise ValueError(
+                f"a chunk must be asked for every 1 to {self._future} steps, of which it says what to do, got {every}"
+            )
         self._seen: deque[Mapping[str, NDArray[Any]]] = deque(maxlen=horizons.observation)
         self._delays: deque[int] = deque(maxlen=REMEMBERED)
         self.reset()
@@ -115,6 +120,11 @@ class Execution(ABC):
         return self._plan[min(self._now - self._begin, len(self._plan) - 1)].copy()
 
     @property
+    def _future(self) -> int:
+        """Steps of a chunk from the one on at which it was asked for."""
+        return self.horizons.prediction - self.horizons.observation + 1
+
+    @property
     def expected_delay(self) -> int:
         """Steps that the next chunk may take: the most that one of the last took."""
         return max(self._delays, default=self._delay)
@@ -138,7 +148,7 @@ class Execution(ABC):
 
 
 class RecedingHorizon(Execution):
-    """Execute the first Ta actions, stop, and plan again (Chi et al. 2023, section II.C).
+    """Execute the first actions, stop, and plan again (Chi et al. 2023, section II.C).
 
     The robot holds its last action while it thinks; what it then does was planned for where it stands.
     """
@@ -147,27 +157,22 @@ class RecedingHorizon(Execution):
         return not len(self.planned)
 
     def _join(self, actions: NDArray[Any], late: int) -> NDArray[Any]:
-        return actions[: self.horizons.action].copy()
+        return actions[: self.every].copy()
 
 
 class AsyncReplace(Execution):
-    """Ask for a chunk every so many steps and go on with the old one until it comes; then follow the new one alone.
+    """Ask for a chunk and go on with the old one until it comes; then follow the new one alone.
 
-    every: steps from one request to the next, Ta where it is not given; the next one waits for the chunk of the last.
     Raises ValueError where a chunk is too short for that: it must last until the next one has come.
     """
 
     def __init__(self, horizons: Horizons, *, delay: int = 0, every: int | None = None) -> None:
-        super().__init__(horizons, delay=delay)
-        self.every = horizons.action if every is None else every
-        if self.every < 1:
-            raise ValueError(f"a chunk must be asked for every 1 step or more, got {every}")
-        future = horizons.prediction - horizons.observation + 1
-        if max(self.every, delay) + delay > future:
+        super().__init__(horizons, delay=delay, every=every)
+        if max(self.every, delay) + delay > self._future:
             raise ValueError(
                 f"a chunk must last for max(every, delay) + delay steps, {max(self.every, delay)} + {delay}, but of "
-                f"{horizons.prediction} predicted ones {future} lie ahead: predict more, ask more often, or choose "
-                "execution=receding, which stops for the delay"
+                f"{horizons.prediction} predicted ones {self._future} lie ahead: predict more, ask more often, or "
+                "choose execution=receding, which stops for the delay"
             )
 
     def _is_due(self) -> bool:
@@ -195,14 +200,14 @@ class CrossFade(AsyncReplace):
 
 
 class TemporalEnsemble(AsyncReplace):
-    """Ask for chunks as often as they come, and do what they say on average (Zhao et al. 2023, section IV.B).
+    """Ask for a chunk every step, and do what they all say on average (Zhao et al. 2023, section IV.B).
 
     Of the chunks that speak of a step, the i-th oldest has the weight exp(-decay i), as published: so new ones change
     little. Where there are several ways, the average of them may be none.
     """
 
-    def __init__(self, horizons: Horizons, *, delay: int = 0, decay: float = 0.01) -> None:
-        super().__init__(horizons, delay=delay, every=1)
+    def __init__(self, horizons: Horizons, *, delay: int = 0, every: int | None = 1, decay: float = 0.01) -> None:
+        super().__init__(horizons, delay=delay, every=every)
         self.decay = decay
 
     def reset(self) -> None:
