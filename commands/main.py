@@ -105,11 +105,11 @@ def usage(command: str) -> str:
     positional = f" <{POSITIONAL[command]}>" if command in POSITIONAL else ""
     lines = [f"usage: recede {command}{positional} key=value ...", "", (config.__doc__ or "").strip(), ""]
     for each in fields(config):
-        default = each.default_factory() if each.default_factory is not MISSING else each.default
+        default = default_of(each)
         if each.name in CHOICES:
             value = "one of " + ", ".join(choices(each.name)) + "; see below"
         elif is_dataclass(default):
-            value = " ".join(keys(default, each.name))
+            value = " ".join(keys(type(default), each.name))
         else:
             value = "(required)" if default is MISSING else str(default)
         lines.append(f"  {each.name:<20}{value}")
@@ -118,7 +118,7 @@ def usage(command: str) -> str:
         lines.append("")
         for name, option in CHOICES[slot].items():
             path = f"{slot}.{name}" if slot in MANY else slot.replace("/", ".")
-            lines.append(f"  {slot}={name:<12} {' '.join(keys(option(), path))}".rstrip())
+            lines.append(f"  {slot}={name:<12} {' '.join(keys(option, path))}".rstrip())
     return "\n".join(lines)
 
 
@@ -129,9 +129,18 @@ def choices(slot: str) -> list[str]:
 
 
 def keys(config: Any, path: str) -> list[str]:
-    """The plain values of a configuration at `path`, as arguments."""
-    values = {each.name: getattr(config, each.name) for each in fields(config)}
-    return [f"{path}.{name}={describe(value)}" for name, value in values.items() if not is_dataclass(value)]
+    """The plain values of a kind of configuration at `path`, as arguments; "..." for what must be given."""
+    values = {each.name: default_of(each) for each in fields(config)}
+    return [
+        f"{path}.{name}={'...' if value is MISSING else describe(value)}"
+        for name, value in values.items()
+        if not is_dataclass(value)
+    ]
+
+
+def default_of(field: Any) -> Any:
+    """What a field of a configuration is where it is not given."""
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def overrides(command: str, arguments: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from .checks import not_negative, positive
 from .executions import RecedingConfig, check_executions
 
 if TYPE_CHECKING:
+    from ..control.robot import Robot
     from ..control.safety import Safety
     from ..control.simulated import SimulatedRobot
 
@@ -90,6 +92,25 @@ class SimulatedRobotConfig:
 
 
 @dataclass(kw_only=True)
+class DriverConfig:
+    """Your own driver. make: the "package.module:function" that is called with `rate`, the commands a second, and gives
+    a `control.robot.Robot`.
+    """
+
+    make: str
+
+    def build(self, described: Mapping[str, Any], *, rate: float) -> Robot:
+        """For `rate` commands a second. Raises ValueError where there is no such function."""
+        module, colon, name = self.make.partition(":")
+        if not colon:
+            raise ValueError(f"robot.make must be package.module:function, got {self.make!r}")
+        found = getattr(import_module(module), name, None)
+        if not callable(found):
+            raise ValueError(f"robot.make={self.make} must be a function, but {module} has {found!r} as {name!r}")
+        return found(rate=rate)  # pyright: ignore[reportReturnType]
+
+
+@dataclass(kw_only=True)
 class ControlConfig:
     """Control a robot in real time; any key ends an episode and stops the robot, an interrupt ends all of them.
 
@@ -123,5 +144,5 @@ class ControlConfig:
         check_executions(self.execution, most=1)
 
 
-ROBOTS: dict[str, Any] = {"simulated": SimulatedRobotConfig}
+ROBOTS: dict[str, Any] = {"simulated": SimulatedRobotConfig, "driver": DriverConfig}
 """Name -> what may be controlled."""

@@ -379,9 +379,9 @@ def register() -> None:
     store = ConfigStore.instance()
     for command, config in RUNS.items():
         node = OmegaConf.structured(config)
-        for slot in MANY:
-            if slot in node:  # what is chosen would be added to the default
-                node[slot] = {}
+        for slot in CHOICES:
+            if slot in node and not OmegaConf.is_missing(node, slot):  # what is chosen would be added to the default
+                node[slot] = {} if slot in MANY else None
         store.store(group="schema", name=command, node=node)
     for slot, options in CHOICES.items():
         inner = {path.removeprefix(f"{slot}/") for path in CHOICES if path.startswith(f"{slot}/")}

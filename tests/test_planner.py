@@ -134,6 +134,17 @@ def test_a_policy_controls_a_robot_in_real_time(recede, trained, tmp_path, execu
     assert ticks.num_steps == sum(episode["commands"] for episode in content["episodes"])
 
 
+def test_a_robot_of_ones_own_is_controlled_for_some_seconds_and_judged_by_nobody(recede, trained, tmp_path):
+    driver = ["robot=driver", "robot.make=toys:make_robot", "seconds=1.5", "episodes=2"]
+    found = recede("control", trained, *driver, f"out={tmp_path}")
+    assert found.status == 0, found.err
+    assert "success in" not in found.out
+    episodes = json.loads((tmp_path / "control.json").read_text())["episodes"]
+    assert [(episode["reason"], episode["success"]) for episode in episodes] == [("over", None), ("over", None)]
+    assert all(130 <= episode["commands"] + episode["skipped"] <= 151 for episode in episodes)
+    assert set(DemonstrationStore.open(tmp_path / "demonstrations.zarr").episode_seeds.tolist()) == {-1}
+
+
 def test_what_was_logged_can_be_replayed(recede, trained, tmp_path):
     found = recede("control", trained, "robot.task=toys:REACH", "episodes=2", f"out={tmp_path / 'run'}")
     assert found.status == 0, found.err
@@ -235,6 +246,9 @@ def test_an_exported_policy_controls_a_robot(recede, trained, tmp_path):
             ["robot.task=toys:REACH", "rate=5"],
             "the rate must be at least one command a control period, 10 a second, got 5",
         ),
+        (["robot=driver"], "robot.make is required: give robot.make=..."),
+        (["robot=driver", "robot.make=toys"], "robot.make must be package.module:function, got 'toys'"),
+        (["robot=driver", "robot.make=toys:NO_TASK"], "robot.make=toys:NO_TASK must be a function, but toys has 3"),
         (["robot.task=toys:REACH", "robot.dropped=1"], "dropped must be a share of the readings"),
         (["robot.task=toys:REACH", "safety.speed=0"], "speed must be above 0, got 0"),
         (

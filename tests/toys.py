@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import gymnasium
 import numpy as np
+from recede.control.clock import MonotonicClock
+from recede.control.simulated import Simulation
 from recede.envs.gymnasium_adapter import box
 from recede.envs.task import Task
 from recede.specification import Specification, Stream
@@ -76,6 +78,11 @@ DYING = replace(REACH, make=Dying)
 LAZY = replace(REACH, expert=lazy_expert)
 HOPELESS = replace(REACH, expert=hopeless_expert)
 NO_TASK = 3
+
+
+def make_robot(rate):
+    """A driver of one's own: the toy in the process of the loop, where nobody judges it."""
+    return Simulation(REACH, MonotonicClock(), rate=rate)
 
 
 def echo(request):
