@@ -48,7 +48,7 @@ class Servo:
 
     @property
     def position(self):
-        return round(self.encoder) - self.offset
+        return (round(self.encoder) - self.offset) % 4096
 
     @property
     def goal(self):
@@ -63,10 +63,9 @@ class Servo:
         now = time.monotonic()
         passed, self.has_seen = now - self.has_seen, now
         if self.has_torque and not self.fault:
-            target = min(max(self.goal, self.get(9, 2)), self.get(11, 2)) + self.offset
-            self.encoder += min(max(target - self.encoder, -SPEED * passed), SPEED * passed)
-        position = self.position
-        self.set(56, 2, position if position >= 0 else 0x8000 | -position)
+            way = min(max(self.goal, self.get(9, 2)), self.get(11, 2)) - self.position
+            self.encoder += min(max(way, -SPEED * passed), SPEED * passed)
+        self.set(56, 2, self.position)
 
     def write(self, address, data):
         is_kept = address < 40
