@@ -226,7 +226,6 @@ class Bus:
         self._transport.close()
 
     def _ask(self, servos: Collection[int], start: int, size: int) -> dict[int, tuple[Fault, bytes]]:
-        self._transport.read(self._transport.in_waiting)  # what came too late
         self._transport.write(packet(EVERYBODY, SYNC_READ, bytes([start, size, *servos])))
         received, found = b"", dict[int, tuple[Fault, bytes]]()
         while len(found) < len(servos) and len(received) < MOST:

@@ -13,6 +13,7 @@ from recede.control.arm import SLACK, SerialArm
 from recede.control.calibration import JOINTS
 from recede.control.clock import MonotonicClock
 from recede.control.execution import AsyncReplace
+from recede.control.feetech import open_port
 from recede.control.loop import Controller
 from recede.control.robot import check_robot
 from recede.control.safety import Limits, Safety
@@ -206,8 +207,9 @@ REFUSED = {
 def test_what_is_wrong_at_first_is_refused_and_there_is_no_torque(arm, emulated, name):
     change, error, said = REFUSED[name]
     change(emulated)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=said) as _refused:  # which keeps all that the error came from
         arm.start()
+    open_port(emulated.port, 1_000_000).close()  # it is free
     assert not [told for told in emulated.told if told[1] != 42]
     assert positions(emulated) == [round(servo.encoder) - servo.offset for servo in emulated.servos.values()]
     with pytest.raises(RuntimeError, match=r"start\(\) the arm first"):

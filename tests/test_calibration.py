@@ -23,7 +23,10 @@ def changed(joint, **values):
 @pytest.fixture
 def emulated():
     ats = {1: 300, 2: 1200, 3: 2048, 4: 3900, 5: 0, 6: 4095}
-    bus = EmulatedBus({i: Servo(i, offset=-70, low=1900, high=2100, at=at + 70) for i, at in ats.items()})  # encoders
+    bus = EmulatedBus({i: Servo(i, offset=-70, low=100, high=4000, at=at + 70) for i, at in ats.items()})
+    for number in (1, 2, 3, 4):  # within the range that they have now
+        bus.servos[number].set(42, 2, bus.servos[number].position)
+        bus.servos[number].set(40, 1, 1)
     yield bus
     bus.unplug()
 

@@ -163,9 +163,16 @@ def noisy(servo, answer):
     return b"\xff\xff\x01\xfa\x00\xff" + answer + b"\xff\xff"
 
 
-def late(servo, answer):
-    time.sleep(0.03 if servo == 3 else 0)  # those behind it wait
-    return answer
+def late():
+    """The third servo is late sometimes, so that it is asked again, and then answers twice; those behind it wait."""
+    heard = iter(range(10**9))
+
+    def sometimes(servo, answer):
+        if servo == 3:
+            time.sleep((0.03, 0.01, 0, 0, 0)[next(heard) % 5])
+        return answer
+
+    return sometimes
 
 
 def once_in(times, mangle):
@@ -184,7 +191,7 @@ FAULTS = {
     "corrupted": once_in(3, corrupted),
     "cut": once_in(3, cut),
     "noise": noisy,
-    "late": once_in(5, late),
+    "late": late(),
 }
 
 
@@ -216,6 +223,23 @@ def test_a_fault_that_stays_is_an_error(bus, emulated, mangle):
     emulated.mangle = mangle
     with pytest.raises(TimeoutError, match="check their power, their ids, the cables"):
         bus.sync_read(POSITION)
+
+
+class Noise:
+    """A line on which it never gets quiet."""
+
+    in_waiting = 100
+
+    def write(self, data):
+        pass
+
+    def read(self, size):
+        return b"\xff" * size
+
+
+def test_noise_without_end_is_an_error():
+    with pytest.raises(TimeoutError, match="these did not answer"):
+        Bus(Noise(), NAMES).sync_read(POSITION)
 
 
 def test_a_servo_that_does_not_take_a_value_is_named(bus, emulated):
