@@ -78,10 +78,13 @@ def read_calibration(path: str | Path) -> dict[str, Joint]:
             joints[name] = Joint(**content[name])
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path}, joint {name}: {error}; calibrate again") from None
-    ids = [joint.id for joint in joints.values()]
-    if len(set(ids)) != len(ids):
-        raise ValueError(f"{path}: every joint must have a servo of its own, got the ids {ids}")
+    _check_ids([joint.id for joint in joints.values()], str(path))
     return joints
+
+
+def _check_ids(ids: Sequence[int], place: str) -> None:
+    if len(ids) != len(JOINTS) or len(set(ids)) != len(ids):
+        raise ValueError(f"{place} must give each of {len(JOINTS)} joints a servo of its own, got {[*ids]}")
 
 
 def joints_of(positions: ArrayLike, offsets: Sequence[int], ids: Sequence[int]) -> dict[str, Joint]:
@@ -117,12 +120,13 @@ def calibrate(
 
     ids: of the servos in the order of `JOINTS`. ask: shows a text and returns when that is done.
 
-    Raises FileExistsError where the file is there, ValueError for servos of another model and where a joint was moved
-    in a way that gives no range, and the errors of `Bus`.
+    Raises FileExistsError where the file is there, ValueError for impossible ids, for servos of another model and where
+    a joint was moved in a way that gives no range, and the errors of `open_port` and `Bus`.
     """
     path = Path(path)
     if path.exists():
         raise FileExistsError(f"{path} is there already: remove it, or calibrate to another file")
+    _check_ids(ids, "ids")
     with closing(Bus(open_port(port, baud_rate), dict(zip(ids, JOINTS, strict=True)))) as bus:
         check_models(bus)
         ask("Hold the arm: it will lose its torque. Then press Enter. ")

@@ -122,7 +122,7 @@ def open_port(port: str, baud_rate: int) -> Transport:
     except ImportError:
         raise ValueError("a serial port needs pyserial: pip install 'recede[arm]'") from None
     try:
-        return serial.Serial(port, baud_rate, timeout=SILENCE_S, write_timeout=10 * SILENCE_S, exclusive=True)
+        return serial.Serial(port, baud_rate, timeout=SILENCE_S, write_timeout=1.0, exclusive=True)
     except OSError as error:
         raise ConnectionError(
             f"the serial port {port} cannot be opened ({error}): plug the adapter in, close other programs that use "

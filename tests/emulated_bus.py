@@ -10,15 +10,12 @@ import threading
 import time
 import tty
 
-SPEED = 3000.0
-"""Steps a second that a servo goes at most."""
-
 
 class Servo:
-    """The memory of a servo, and the joint that it turns."""
+    """The memory of a servo, and the joint that it turns. speed: steps a second that it goes at most."""
 
-    def __init__(self, number, *, offset=0, low=1000, high=3000, at=2048):
-        self.memory = bytearray(128)
+    def __init__(self, number, *, offset=0, low=1000, high=3000, at=2048, speed=3000.0):
+        self.memory, self.speed = bytearray(128), speed
         self.encoder = float(at + offset)  # the joint may be pushed past what the servo would go to
         for address, size, value in (
             (3, 2, 777),
@@ -64,7 +61,7 @@ class Servo:
         passed, self.has_seen = now - self.has_seen, now
         if self.has_torque and not self.fault:
             way = min(max(self.goal, self.get(9, 2)), self.get(11, 2)) - self.position
-            self.encoder += min(max(way, -SPEED * passed), SPEED * passed)
+            self.encoder += min(max(way, -self.speed * passed), self.speed * passed)
         self.set(56, 2, self.position)
 
     def write(self, address, data):

@@ -21,7 +21,8 @@ def changed(joint, **values):
 
 
 @pytest.fixture
-def emulated():
+def emulated(monkeypatch):
+    monkeypatch.setattr("recede.control.feetech.SILENCE_S", 0.06)  # beside other work everything takes longer
     ats = {1: 300, 2: 1200, 3: 2048, 4: 3900, 5: 0, 6: 4095}
     bus = EmulatedBus({i: Servo(i, offset=-70, low=100, high=4000, at=at + 70) for i, at in ats.items()})
     for number in (1, 2, 3, 4):  # within the range that they have now
@@ -52,7 +53,7 @@ def test_a_file_is_read_in_the_order_of_the_joints(tmp_path):
         (changed("gripper", drive_mode=True), "drive_mode must be a whole number from 0 to 1, got True"),
         (changed("gripper", id=254), "id must be a whole number from 0 to 253, got 254"),
         (changed("gripper", id=1.5), "id must be a whole number from 0 to 253, got 1.5"),
-        (changed("gripper", id=1), r"every joint must have a servo of its own, got the ids \[1, 2, 3, 4, 5, 1\]"),
+        (changed("gripper", id=1), r"must give each of 6 joints a servo of its own, got \[1, 2, 3, 4, 5, 1\]"),
         (changed("gripper", colour=1), "joint gripper: .*unexpected keyword argument 'colour'"),
         (content() | {"gripper": {"id": 6}}, "joint gripper: .*missing 4 required"),
         (content() | {"gripper": 7}, "joint gripper: "),
@@ -165,6 +166,12 @@ def test_a_calibration_is_not_lost_to_another(emulated, tmp_path):
     with pytest.raises(FileExistsError, match="is there already: remove it, or calibrate to another file"):
         calibrate(emulated.port, tmp_path / "arm.json", ask=lambda text: None)
     assert emulated.requests == []
+
+
+@pytest.mark.parametrize("ids", [(1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 5)])
+def test_ids_that_are_not_of_six_servos_are_refused(tmp_path, ids):
+    with pytest.raises(ValueError, match="ids must give each of 6 joints a servo of its own, got"):
+        calibrate("nowhere", tmp_path / "arm.json", ids=ids)
 
 
 def test_servos_of_another_model_are_not_written_to(emulated, tmp_path):
