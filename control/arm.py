@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +48,6 @@ REMEDIES = {
     Fault.CURRENT: "free the joint, and switch the power off and on",
     Fault.OVERLOAD: "free the joint, and switch the power off and on",
 }
-
-Steps: TypeAlias = NDArray[np.int64]
 
 
 class SerialArm:
@@ -95,9 +93,9 @@ class SerialArm:
         self._thread: threading.Thread | None = None
         self._wake, self._lock = threading.Event(), threading.Lock()
         self._reading = Reading(np.zeros(len(JOINTS), np.float32), 0.0)
-        self._goal: Steps | None = None  # the newest one that was not sent
+        self._goal: list[int] | None = None  # the newest one that was not sent
         self._is_hold_owed, self._is_stopped, self._is_closed = False, False, False
-        self._lost = ""
+        self._lost: OSError | None = None
 
     def start(self) -> None:
         """Check the servos and give them torque where they are, or after `stop` take commands again.
@@ -126,10 +124,10 @@ class SerialArm:
         """Send the joints to positions (6,), rad, within their ranges. Raises ValueError where it is no action."""
         action = checked_action(action, at_time, self.specification)
         self._require()
-        steps = np.rint(action / self._radians + (self._low + self._high) / 2).astype(np.int64)
+        steps = self._inside(action / self._radians + (self._low + self._high) / 2)
         with self._lock:
             if not self._is_stopped:
-                self._goal, self._is_hold_owed = self._inside(steps), False
+                self._goal, self._is_hold_owed = steps, False
         self._wake.set()
 
     def stop(self) -> None:
@@ -160,12 +158,12 @@ class SerialArm:
             self._check(bus)
             steps = self._read(bus)
             self._check_place(steps)
-            bus.write(GOAL, self._inside(steps).tolist())
+            bus.write(GOAL, self._inside(steps))
             bus.write(TORQUE, [1] * len(JOINTS))
         except BaseException:
             bus.close()
             raise
-        self._goal, self._is_hold_owed, self._lost = None, False, ""
+        self._goal, self._is_hold_owed, self._lost = None, False, None
         self._thread = threading.Thread(target=self._serve, args=(bus,), name=f"arm at {self.port}", daemon=True)
         self._thread.start()
 
@@ -184,28 +182,29 @@ class SerialArm:
                     f"{joint.range_min} to {joint.range_max}, got {offset} and {low} to {high}: calibrate again"
                 )
 
-    def _check_place(self, steps: Steps) -> None:
+    def _check_place(self, steps: NDArray[np.int64]) -> None:
         for index in np.flatnonzero((steps < self._low - SLACK) | (steps > self._high + SLACK)):
             raise ValueError(
                 f"joint {JOINTS[index]} must begin within its range, {self._low[index]} to {self._high[index]} steps, "
                 f"but is at {steps[index]}: move it there by hand"
             )
 
-    def _read(self, bus: Bus) -> Steps:
+    def _read(self, bus: Bus) -> NDArray[np.int64]:
         """Where the servos are; kept as the newest reading. Where one reports a fault, all hold and the arm is lost."""
         moment = self.clock.now()
         found = bus.sync_read(POSITION, LOAD, VOLTAGE, TEMPERATURE)
         steps = np.array([answer.values[0] for answer in found.values()])
         for (servo, name), answer in zip(bus.servos.items(), found.values(), strict=True):
             if answer.fault:
-                bus.sync_write(GOAL, self._inside(steps).tolist())
+                bus.sync_write(GOAL, self._inside(steps))
                 raise ConnectionError(f"servo {servo} ({name}) reports {_told(answer.fault, answer.values)}")
         value = (steps - (self._low + self._high) / 2) * self._radians
         self._reading = Reading(value.astype(np.float32), moment)
         return steps
 
-    def _inside(self, steps: Steps) -> Steps:
-        return np.clip(steps, self._low, self._high)
+    def _inside(self, steps: NDArray[Any]) -> list[int]:
+        """The whole steps nearest to these, within the ranges."""
+        return np.rint(np.clip(steps, self._low, self._high)).astype(np.int64).tolist()
 
     def _serve(self, bus: Bus) -> None:
         """The thread: until the arm is closed or lost."""
@@ -213,37 +212,31 @@ class SerialArm:
             with closing(bus):
                 is_last = False
                 while not is_last:
-                    self._wake.wait(
-                        2 / self.rate
-                    )  # longer than a period: commands, which come once in it, set the pace
+                    self._wake.wait(2 / self.rate)  # commands, which come in every period, set the pace
                     self._wake.clear()
                     is_last = self._is_closed  # known before the exchange, so that what was told before is done
                     self._exchange(bus)
                 if self.release:
                     bus.write(TORQUE, [0] * len(JOINTS))
         except OSError as error:
-            self._lost = str(error)
+            self._lost = error
 
     def _exchange(self, bus: Bus) -> None:
         with self._lock:
             goal, self._goal = self._goal, None
             is_hold_owed, self._is_hold_owed = self._is_hold_owed, False
         if goal is not None:
-            bus.sync_write(GOAL, goal.tolist())
+            bus.sync_write(GOAL, goal)
         steps = self._read(bus)
         if is_hold_owed:
-            bus.write(GOAL, self._inside(steps).tolist())
+            bus.write(GOAL, self._inside(steps))
 
 
 def _specification(joints: Mapping[str, Joint], control_dt: float) -> Specification:
-    high = [math.pi * (joint.range_max - joint.range_min) / STEPS for joint in joints.values()]
-    return Specification(
-        (Stream("joints", (len(JOINTS),), units="rad", labels=JOINTS),),
-        Stream(
-            "action", (len(JOINTS),), units="rad", labels=JOINTS, low=tuple(-each for each in high), high=tuple(high)
-        ),
-        control_dt,
-    )
+    size = (len(JOINTS),)
+    high = np.array([math.pi * (joint.range_max - joint.range_min) / STEPS for joint in joints.values()])
+    action = Stream("action", size, units="rad", labels=JOINTS, low=tuple(-high), high=tuple(high))
+    return Specification((Stream("joints", size, units="rad", labels=JOINTS),), action, control_dt)
 
 
 def _told(fault: Fault, values: tuple[int, ...]) -> str:

@@ -68,7 +68,7 @@ def read_calibration(path: str | Path) -> dict[str, Joint]:
     Raises FileNotFoundError where there is none, and ValueError for one that is damaged or impossible.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no calibration {path}: make it, with recede.control.arm.calibrate")
+        raise FileNotFoundError(f"there is no calibration {path}: make it with recede.control.calibration.calibrate")
     content = read_json(Path(path))
     if content.keys() != set(JOINTS):
         raise ValueError(f"{path} must hold the joints {', '.join(JOINTS)}, got {', '.join(content)}: calibrate again")

@@ -107,8 +107,8 @@ def test_it_goes_where_it_is_commanded_and_no_further_than_its_range(arm, emulat
     arm.command(action(2100, 1600, 2400, 2000, 1990, 1300), time.monotonic())
     until(lambda: positions(emulated) == [2100, 1600, 2400, 2000, 1990, 1300])
     until(lambda: np.allclose(arm.position(), action(2100, 1600, 2400, 2000, 1990, 1300), atol=1e-6))
-    arm.command(np.array([9.0, -9.0, 9.0, 0, 0, 0]), time.monotonic())
-    until(lambda: [value for _, _, value in emulated.told[-6:]] == [3000, 1000, 1000, 2000, 2000, 2000])
+    arm.command(np.array([9.0, -9.0, 9.0, 3e38, -3e38, 0]), time.monotonic())
+    until(lambda: [value for _, _, value in emulated.told[-6:]] == [3000, 1000, 1000, 3000, 1000, 2000])
 
 
 def test_what_the_limits_allow_is_not_cut(arm, emulated):
@@ -355,7 +355,7 @@ def is_within(part, whole):
 
 def test_the_control_loop_brings_it_to_a_target_within_the_limits(arm, emulated):
     limits = Limits.of(arm.specification, speed=1.5, acceleration=10.0, jump=9.0)
-    safety = Noted(limits, 1 / arm.rate)
+    safety = Noted(limits, 1 / arm.rate, stale_s=9.0, patience_s=60.0)
     target = action(2600, 2000, 2000, 1700, 2300, 2900)
     controller = Controller(arm, Leading(target), AsyncReplace(Horizons(1, 16, 4)), safety, MonotonicClock())
     end = time.monotonic() + 60
@@ -370,9 +370,8 @@ def test_the_control_loop_brings_it_to_a_target_within_the_limits(arm, emulated)
     arm.close()
     allowed = np.rint(commands.astype(np.float32) / STEP * [1, 1, -1, 1, 1, 1] + MIDDLE).astype(int)
     for index, place in enumerate(PLACES):
-        given = emulated.goals(index + 1)
-        assert given[0] == place
+        first, *given, _ = emulated.goals(index + 1)  # where it was, and where it came to be held, are no commands
+        assert first == place
         assert 1000 <= min(given) <= max(given) <= 3000
-        told = [goal for goal in given[1:] if goal in allowed[:, index]]
-        assert len(told) >= len(given) - 3  # but for the one that held it where it came to be
-        assert is_within(told[:-1], [place, *allowed[:, index].tolist()])
+        assert is_within(given, allowed[:, index].tolist())
+        assert len(given) > 10
