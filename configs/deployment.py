@@ -14,6 +14,7 @@ from .checks import not_negative, positive
 from .executions import RecedingConfig, check_executions
 
 if TYPE_CHECKING:
+    from ..control.arm import SerialArm
     from ..control.robot import Robot
     from ..control.safety import Safety
     from ..control.simulated import SimulatedRobot
@@ -92,6 +93,36 @@ class SimulatedRobotConfig:
 
 
 @dataclass(kw_only=True)
+class SerialArmConfig:
+    """An arm of six serial-bus servos, as the SO-100 and SO-101 are; see docs/your_robot.md.
+
+    port: its name. calibration: a file, see `control.calibration`. actuation_delay_ms: from a command to its effect.
+    release: whether the arm is let go in the end, which must then be supported; otherwise it holds.
+    """
+
+    port: str
+    calibration: str
+    actuation_delay_ms: float = 0.0
+    release: bool = False
+
+    def __post_init__(self) -> None:
+        not_negative(self, "actuation_delay_ms")
+
+    def build(self, described: Mapping[str, Any], *, rate: float) -> SerialArm:
+        """For `rate` commands a second, with the control period of the policy."""
+        from ..control.arm import SerialArm
+
+        return SerialArm(
+            self.port,
+            self.calibration,
+            rate=rate,
+            control_dt=described["specification"].control_dt,
+            actuation_delay=self.actuation_delay_ms / 1e3,
+            release=self.release,
+        )
+
+
+@dataclass(kw_only=True)
 class DriverConfig:
     """Your own driver. make: the "package.module:function" that is called with `rate`, the commands a second, and gives
     a `control.robot.Robot`.
@@ -144,5 +175,9 @@ class ControlConfig:
         check_executions(self.execution, most=1)
 
 
-ROBOTS: dict[str, Any] = {"simulated": SimulatedRobotConfig, "driver": DriverConfig}
+ROBOTS: dict[str, Any] = {
+    "simulated": SimulatedRobotConfig,
+    "serial_arm": SerialArmConfig,
+    "driver": DriverConfig,
+}
 """Name -> what may be controlled."""
