@@ -71,8 +71,12 @@ def control(config: ControlConfig, robot: Robot, horizons: Horizons, out: Path, 
     (execution,), clock = config.execution.values(), MonotonicClock()
     safety = config.safety.build(robot.specification, robot.rate)
     execution.build(horizons)  # refuses before anything is started
+    is_simulated = isinstance(robot, SimulatedRobot)
     with ExitStack() as held:
         held.enter_context(closing(robot))
+        if not is_simulated:  # whether it can be reached shows before anything takes long
+            robot.start()
+            robot.stop()
         policy = held.enter_context(closing(_Policy(config, robot.specification, horizons)))
         policy.ready()
         log = RunLog(out, robot.specification, rate=robot.rate, actuation_delay=robot.actuation_delay)
@@ -80,10 +84,9 @@ def control(config: ControlConfig, robot: Robot, horizons: Horizons, out: Path, 
         operator = held.enter_context(Operator())
         for seed in range(config.first_seed, config.first_seed + config.episodes):
             chosen = execution.build(horizons, delay=policy.ready())
-            is_simulated = isinstance(robot, SimulatedRobot)
             if not operator.begin(is_asked=not is_simulated):  # somebody has to prepare the scene
                 break
-            if is_simulated:
+            if isinstance(robot, SimulatedRobot):
                 robot.reset(seed)
             log.begin(seed if is_simulated else -1)
             controller = Controller(robot, policy.planner, chosen, safety, clock, log=log)

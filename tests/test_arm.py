@@ -17,6 +17,7 @@ from recede.control.feetech import open_port
 from recede.control.loop import Controller
 from recede.control.robot import check_robot
 from recede.control.safety import Limits, Safety
+from recede.datasets.store import DemonstrationStore
 from recede.specification import Horizons
 
 PLACES = (2048, 1500, 2500, 1999, 2001, 1000)
@@ -375,3 +376,29 @@ def test_the_control_loop_brings_it_to_a_target_within_the_limits(arm, emulated)
         assert 1000 <= min(given) <= max(given) <= 3000
         assert is_within(given, allowed[:, index].tolist())
         assert len(given) > 10
+
+
+def test_a_policy_controls_the_arm_and_what_it_did_can_be_trained_on(recede, arm, emulated, calibration, tmp_path):
+    rng, episode = np.random.default_rng(0), np.zeros((40, 6), np.float32)
+    episode += 0.2 * np.sin(np.arange(40) / 5)[:, None] + rng.normal(scale=0.01, size=(40, 6))
+    store = DemonstrationStore.create(tmp_path / "arm.zarr", arm.specification)
+    store.append({"joints": episode, "action": episode})
+    small = ["policy.network.channels=[8]", "policy.network.groups=4", "steps=2", "batch_size=4"]
+    trained = recede("train", f"dataset={store.path}", f"out={tmp_path / 'policy'}", *small)
+    assert trained.status == 0, trained.err
+
+    arm_options = ["robot=serial_arm", f"robot.port={emulated.port}", f"robot.calibration={calibration}"]
+    limits = ["rate=60", "episodes=1", "seconds=1.5", "safety.stale_ms=2000"]
+    found = recede("control", tmp_path / "policy", *arm_options, *limits, f"out={tmp_path / 'run'}")
+    assert found.status == 0, found.err
+    assert "reason over" in found.out
+    done = DemonstrationStore.open(tmp_path / "run" / "demonstrations.zarr")
+    assert done.specification == arm.specification
+    assert done.num_steps > 20
+    assert all(servo.has_torque for servo in emulated.servos.values())
+
+    nowhere = ["robot=serial_arm", "robot.port=/nowhere", arm_options[2], f"out={tmp_path / 'other'}"]
+    refused = recede("control", tmp_path / "policy", *nowhere)
+    assert refused.status == 2
+    assert "/nowhere" in refused.line
+    assert not (tmp_path / "other").exists()
