@@ -14,21 +14,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..configs.deployment import ControlConfig
-from ..configs.schema import command_line, describe, load_task
-from ..specification import Horizons
+from ..configs.schema import TASKS, command_line, describe, load_task
+from ..specification import Horizons, Specification
 
 if TYPE_CHECKING:
     from ..control.loop import Summary
-    from ..control.planner import Predict
+    from ..control.planner import PolicyProcess, Predict
     from ..envs.task import Task
 
 
 def run(config: ControlConfig) -> None:
     """Control the robot for every episode, print what happened, and write it to `out`."""
-    from ..configs.engines import read_description
     from ..policy.checkpoint import write_json
 
-    described = read_description(Path(config.run), config.checkpoint)
+    described = _described(config)
     task = load_task(config.task or described["task"])
     if differences := task.specification.differences(described["specification"]):
         raise ValueError(f"the robot must be the one that the policy was trained for, but {'; '.join(differences)}")
@@ -47,7 +46,6 @@ def control(config: ControlConfig, task: Task, horizons: Horizons) -> dict[str, 
     """Run every episode: the seconds of one prediction, and what happened in each episode, which is printed too."""
     from ..control.clock import MonotonicClock
     from ..control.loop import Controller
-    from ..control.planner import PolicyProcess
     from ..control.simulated import SimulatedRobot
 
     (execution,), specification = config.execution.values(), task.specification
@@ -62,7 +60,7 @@ def control(config: ControlConfig, task: Task, horizons: Horizons) -> dict[str, 
         dropped=config.dropped,
         seed=config.seed,
     )
-    planner = PolicyProcess(specification, horizons, _load, config)
+    planner = _planner(config, specification, horizons)
     episodes: list[dict[str, Any]] = []
     with closing(planner), closing(robot), interruption() as interrupted:
         prediction_s = planner.wait()
@@ -122,6 +120,29 @@ def _told(episode: Any, summary: Summary) -> dict[str, Any]:
         "chunk_ms": round(1e3 * float(np.median(summary.chunk_s)), 1) if summary.chunk_s else None,
         "events": dict(summary.events),
     }
+
+
+def _described(config: ControlConfig) -> dict[str, Any]:
+    """What the policy was trained for, as its folder or its server says."""
+    from ..configs.engines import read_description
+    from ..control.remote import RemotePolicy
+
+    if not config.is_remote:
+        return read_description(Path(config.run), config.checkpoint)
+    with closing(RemotePolicy(config.run)) as served:
+        if config.task is None and served.task not in TASKS:  # no server decides what is imported
+            raise ValueError(f"{config.run} serves a policy for a task that is not of recede: say with task= for which")
+        return {"task": served.task, "specification": served.specification, "horizons": served.horizons}
+
+
+def _planner(config: ControlConfig, specification: Specification, horizons: Horizons) -> PolicyProcess:
+    """The process that predicts, or that asks the server to."""
+    from ..control.planner import PolicyProcess
+    from ..control.remote import connect
+
+    if config.is_remote:
+        return PolicyProcess(specification, horizons, connect, config.run, specification, horizons)
+    return PolicyProcess(specification, horizons, _load, config)
 
 
 def _load(config: ControlConfig) -> Predict:

@@ -30,6 +30,7 @@ SUMMARIES = {
     "evaluate": "roll a policy out and report rates with intervals",
     "export": "make a folder of a policy that predicts without PyTorch",
     "control": "control a robot in real time, and report what happened",
+    "serve": "serve a policy to robots over the network",
     "compare": "put many evaluations into one table",
     "import-checkpoint": "make a checkpoint of what other implementations have trained",
 }
@@ -42,6 +43,7 @@ POSITIONAL = {
     "export": "run",
     "import-checkpoint": "source",
     "inspect": "dataset",
+    "serve": "run",
 }
 """The key that a command's bare argument stands for."""
 

@@ -56,12 +56,13 @@ class SafetyConfig:
 class ControlConfig:
     """Control a robot in real time; here one that is simulated in a process of its own, and behaves like a real one.
 
-    run: a run folder or a checkpoint folder. checkpoint: which of a run's, "last" or "best". task: to simulate, where
-    it is not the one that the policy was trained for. episodes: how many, on the seeds from `first_seed` on, each until
-    it is over. seed: of the policy's noise and of the disturbances. rate: commands a second. out: where to write
-    `control.json`. execution: how chunks follow one another. sampler: to denoise with, where it is not the policy's
-    own. engine: what runs the policy, in a process of its own: as in `recede evaluate`, and run may be a folder of
-    `recede export` too.
+    run: a run folder or a checkpoint folder, or ws://host:port of `recede serve`, where the policy then runs, with the
+    checkpoint, the sampler and the engine that it was given there. checkpoint: which of a run's, "last" or "best".
+    task: to simulate, where it is not the one that the policy was trained for. episodes: how many, on the seeds from
+    `first_seed` on, each until it is over. seed: of the policy's noise and of the disturbances. rate: commands a
+    second. out: where to write `control.json`. execution: how chunks follow one another. sampler: to denoise with,
+    where it is not the policy's own. engine: what runs the policy, in a process of its own: as in `recede evaluate`,
+    and run may be a folder of `recede export` too.
 
     sensor_delay_ms, actuation_delay_ms, jitter_ms: from the capture of a reading to its arrival, from a command to its
     effect, and what is added to each of them at most. dropped: share of the readings that are lost. safety: what is
@@ -89,3 +90,13 @@ class ControlConfig:
         positive(self, "episodes", "rate")
         not_negative(self, "first_seed", "seed", "sensor_delay_ms", "actuation_delay_ms", "jitter_ms", "dropped")
         check_executions(self.execution, most=1)
+        if self.is_remote and (self.sampler is not None or self.engine is not None or self.checkpoint != "last"):
+            raise ValueError(
+                f"{self.run} is served with its checkpoint, its sampler and its engine: leave them out here, and give "
+                "them to recede serve"
+            )
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the policy is one that `recede serve` offers over the network."""
+        return self.run.startswith(("ws://", "wss://"))
