@@ -8,8 +8,8 @@ Shapes: To, Tp observation and prediction horizon; Da size of the action.
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
+import sys
 import time
 from contextlib import ExitStack
 from typing import Any
@@ -41,8 +41,6 @@ RETRY_S = 0.05, 1.0
 
 MAX_SIZE = 2**24
 """Bytes of the largest message that is taken from a server."""
-
-log = logging.getLogger(__name__)
 
 
 class RemotePolicy:
@@ -81,9 +79,10 @@ class RemotePolicy:
         self._number += 1
         message = {"kind": "infer", "number": self._number, "observation": request.history}
         if request.prefix is not None:
-            prefix, given = request.prefix, {"actions": np.float32, "weights": np.float32}
-            arrays = {name: np.asarray(getattr(prefix, name), dtype) for name, dtype in given.items()}
-            message["prefix"] = arrays | {name: getattr(prefix, name) for name in ("start", "limit", "exact")}
+            arrays = {"actions": request.prefix.actions, "weights": request.prefix.weights}
+            message["prefix"] = {name: np.asarray(values, np.float32) for name, values in arrays.items()} | {
+                name: getattr(request.prefix, name) for name in ("start", "limit", "exact")
+            }
         packed = pack(message)
         while True:
             try:
@@ -116,16 +115,14 @@ class RemotePolicy:
     def _open(self) -> Message:
         """What the server says when a session begins."""
         token = read_token()
-        options = {"proxy": None, "compression": None, "max_size": MAX_SIZE}
+        options: dict[str, Any] = {"proxy": None, "compression": None, "max_size": MAX_SIZE}
         options |= {"open_timeout": OPEN_S, "close_timeout": CLOSE_S, "ping_interval": PING_S, "ping_timeout": PING_S}
         if token is not None:
             options["additional_headers"] = {"Authorization": f"Bearer {token}"}
         try:
             socket = self._stack.enter_context(self._client.connect(self.address, **options))
         except self._errors.InvalidURI:
-            raise ValueError(
-                f"the address of a policy must be ws://host:port or wss://host, got {self.address}"
-            ) from None
+            raise ValueError(f"a policy is served at ws://host:port or wss://host, got {self.address}") from None
         except self._errors.InvalidStatus as error:
             self._check_status(error.response.status_code)
             raise
@@ -163,7 +160,7 @@ class RemotePolicy:
         if self._socket is None:
             self._wait()
             return
-        log.warning("%s is lost (%s), and connected to again until it is back", self.address, error)
+        print(f"{self.address} is lost ({error}); it is tried again until it is back", file=sys.stderr, flush=True)
         self.close()
 
     def _wait(self) -> None:

@@ -16,8 +16,8 @@ import asyncio
 import hmac
 import itertools
 import json
-import logging
 import math
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable
@@ -49,10 +49,11 @@ IDLE_S = 600.0
 OVERHEAD = 16 * 1024
 """Bytes of a message beside those of its arrays."""
 
+MAX_KINDS = 16
+"""Ways of guiding a chunk that are served, because an engine may prepare itself for each and keep that."""
+
 REMEMBERED = 1000
 """Requests whose times are told."""
-
-log = logging.getLogger(__name__)
 
 
 class Answer(NamedTuple):
@@ -89,11 +90,15 @@ class Inference:
         self.engine, self.max_batch, self.sizes = engine, max_batch, Counter[int]()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._queue: list[Waiting] = []
+        self._kinds: set[tuple[float, float, bool] | None] = {None}
         self._arrived = asyncio.Event()
 
     async def ask(self, request: Request, noise: NDArray[np.float32]) -> Answer:
         """The chunk for a request, in its turn. Raises ValueError where the engine cannot predict it."""
         waiting = Waiting(request, noise, time.perf_counter(), asyncio.get_running_loop().create_future())
+        if waiting.kind not in self._kinds and len(self._kinds) > MAX_KINDS:
+            raise ValueError(f"there must be at most {MAX_KINDS} pairs of start and limit among all robots")
+        self._kinds.add(waiting.kind)
         self._queue.append(waiting)
         self._arrived.set()
         return await waiting.answer
@@ -115,7 +120,7 @@ class Inference:
             try:
                 chunks = await self._predicted([each.request for each in batch], [each.noise for each in batch])
             except Exception as error:  # an engine may raise anything, and others are to be served
-                log.warning("the prediction of %d requests failed: %s", len(batch), error)
+                print(f"a prediction for {len(batch)} robots failed: {error!r}", file=sys.stderr, flush=True)
                 for each in batch:
                     each.answer.set_exception(ValueError(f"the prediction failed: {error}"))
                 continue
@@ -174,13 +179,10 @@ class Session:
             )
         steps = checked_observation(message.get("observation"), specification, horizons)
         prefix = checked_prefix(message.get("prefix"), specification, horizons)
-        past = {} if message.get("reset", False) else self._history
-        self._history = {
-            name: np.concatenate([past.get(name, values[:1].repeat(horizons.observation, axis=0)), values])[
-                -horizons.observation :
-            ]
-            for name, values in steps.items()
-        }
+        if message.get("reset", False) or not self._history:  # the first step stands for those before it
+            self._history = {name: values[:1].repeat(horizons.observation, axis=0) for name, values in steps.items()}
+        joined = {name: np.concatenate([self._history[name], values]) for name, values in steps.items()}
+        self._history = {name: values[-horizons.observation :] for name, values in joined.items()}
         return Request(self._history, prefix)
 
     def noise(self) -> NDArray[np.float32]:

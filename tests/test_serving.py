@@ -3,16 +3,21 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
+import queue
+import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import msgpack
 import numpy as np
@@ -41,11 +46,8 @@ SECONDS = 30
 
 
 @pytest.fixture(autouse=True)
-def as_in_a_process_of_its_own(monkeypatch):
-    """Without a token, and with what is logged, which Hydra has disabled in this one."""
+def without_a_token(monkeypatch):
     monkeypatch.delenv("RECEDE_TOKEN", raising=False)
-    for module in (remote, server):
-        monkeypatch.setattr(module.log, "disabled", False)
 
 
 @pytest.fixture(scope="module")
@@ -237,12 +239,12 @@ def test_the_requests_of_a_session_are_answered_in_their_order(address, engine):
             np.testing.assert_array_equal(found["chunk"], predicted(engine, steps(number), next(drawn)))
 
 
-def test_an_engine_that_fails_answers_with_an_error_and_goes_on(engine, caplog):
+def test_an_engine_that_fails_answers_with_an_error_and_goes_on(engine, capsys):
     class Failing(Held):
-        def predict(self, observation, *rest):
-            if (observation["position"] > 100).any():
+        def predict(self, *arguments):
+            if (arguments[0]["position"] > 100).any():
                 raise RuntimeError("out of memory")
-            return super().predict(observation, *rest)
+            return super().predict(*arguments)
 
     with served(Failing(engine), seed=5) as (address, _), session(address) as (opened, _):
         far = steps(0) | {"position": np.full((2, 2), 101, np.float32)}
@@ -251,10 +253,24 @@ def test_an_engine_that_fails_answers_with_an_error_and_goes_on(engine, caplog):
         assert found == {"kind": "error", "number": 3, "message": "the prediction failed: out of memory"}
         asked(opened, steps(0))
         assert [health(address)[key] for key in ("answers", "errors")] == [1, 1]
-    assert "the prediction of 1 requests failed: out of memory" in caplog.text
+    assert "a prediction for 1 robots failed: RuntimeError('out of memory')" in capsys.readouterr().err
+
+
+def test_there_are_no_more_kinds_of_guidance_than_an_engine_can_prepare_for(engine):
+    with served(engine) as (address, _), session(address) as (opened, _):
+        for number in range(server.MAX_KINDS):
+            asked(opened, steps(0), **with_prefix(limit=1.0 + number))
+        opened.send(pack({"kind": "infer", "number": 1, "observation": steps(0), **with_prefix(limit=99.0)}))
+        assert "at most 16 pairs of start and limit" in answer(opened)["message"]
+        asked(opened, steps(0), **with_prefix(limit=1.0))
+        asked(opened, steps(0))
 
 
 # --- who is let in
+
+
+def port_of(address):
+    return int(address.rpartition(":")[2])
 
 
 def status(address, **options):
@@ -471,9 +487,11 @@ HOSTILE = {
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """A server whose patience is short."""
+    """A server whose patience is short, and which says what happens, although Hydra has disabled that here."""
     for name in ("OPEN_S", "READ_S"):
         monkeypatch.setattr(server, name, 0.3)
+    monkeypatch.setattr(logging.root.manager, "disable", 0)
+    monkeypatch.setattr(logging.getLogger("websockets.server"), "disabled", False)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -488,7 +506,7 @@ def test_a_hostile_client_is_ended_and_harms_nobody(engine, impatient, name, cap
             said(hostile)  # until it is ended, which an endless one never is
         np.testing.assert_array_equal(asked(honest, steps(3)), predicted(engine, steps(3), next(drawn)))
         until(lambda: health(address)["sessions"] == 1)
-    assert "Traceback" not in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_a_message_that_is_too_large_ends_its_session_alone(address, engine):
@@ -560,20 +578,20 @@ def test_a_remote_policy_answers_as_the_engine_does(engine):
             np.testing.assert_array_equal(policy(request(3, given_prefix and prefix)), expected)
 
 
-def test_a_server_that_comes_back_is_asked_again(engine, caplog):
+def test_a_server_that_comes_back_is_asked_again(engine, capsys):
     with served(engine) as (address, _):
         policy = RemotePolicy(address)
         policy(request(0))
-    port = int(address.rpartition(":")[2])
-    with ThreadPoolExecutor(1) as pool, closing(policy):
-        waiting = pool.submit(policy, request(1))
-        until(lambda: "is lost" in caplog.text)
-        with served(engine, port=port, seed=3):
-            np.testing.assert_array_equal(
-                waiting.result(SECONDS), predicted(engine, steps(1), next(noise(engine, 3, 0)))
-            )
-            policy(request(2))
-    assert caplog.text.count("is lost") == 1
+    chunks = queue.Queue()
+    asking = threading.Thread(target=lambda: chunks.put(policy(request(1))), daemon=True)  # it would ask for ever
+    asking.start()
+    time.sleep(0.3)
+    assert asking.is_alive()
+    with served(engine, port=port_of(address), seed=3), closing(policy):
+        expected = predicted(engine, steps(1), next(noise(engine, 3, 0)))
+        np.testing.assert_array_equal(chunks.get(timeout=SECONDS), expected)
+        policy(request(2))
+    assert capsys.readouterr().err.count("is lost") == 1
 
 
 def test_a_server_that_serves_another_policy_now_is_an_error(engine):
@@ -581,7 +599,7 @@ def test_a_server_that_serves_another_policy_now_is_an_error(engine):
         policy = RemotePolicy(address)
     other = Held(engine)
     other.specification = replace(toys.SPECIFICATION, control_dt=0.2)
-    with served(other, port=int(address.rpartition(":")[2])), closing(policy):
+    with served(other, port=port_of(address)), closing(policy):
         with pytest.raises(ValueError, match=r"must serve the policy that it is asked for, but control_dt is 0\.1 s"):
             policy(request(1))
         with pytest.raises(ValueError, match=r"horizons are Horizons\(observation=2"):
@@ -630,5 +648,150 @@ def test_where_nothing_is_served_is_an_error(monkeypatch):
         port = reserved.getsockname()[1]
     with pytest.raises(ConnectionError, match=f"no policy is served at ws://127.0.0.1:{port} .*recede serve"):
         RemotePolicy(f"ws://127.0.0.1:{port}")
-    with pytest.raises(ValueError, match="a policy is served at ws://host:port or wss://host, got ws://"):
-        RemotePolicy("ws://")
+    with pytest.raises(ValueError, match="a policy is served at ws://host:port or wss://host, got http://"):
+        RemotePolicy("http://127.0.0.1")
+
+
+def test_the_client_of_the_documents_works(address):
+    text = (Path(server.__file__).parents[1] / "docs/serving.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    found = {}
+    exec(program.replace("ws://127.0.0.1:8765", address), found)
+    assert found["actions"].shape == (16, 2)
+
+
+PARENT = """
+import sys, time
+from contextlib import closing
+sys.path.append(sys.argv[1])
+import numpy as np
+import toys
+from recede.control import remote
+from recede.control.execution import Request
+from recede.control.planner import PolicyProcess
+
+if __name__ == "__main__":
+    with closing(remote.RemotePolicy(sys.argv[2])) as policy:
+        horizons = policy.horizons
+    arguments = sys.argv[2], toys.SPECIFICATION, horizons
+    planner = PolicyProcess(toys.SPECIFICATION, horizons, remote.connect, *arguments)
+    planner.wait()
+    print("started", flush=True)
+    while True:
+        planner.ask(Request({name: np.zeros((2, 2), np.float32) for name in ("position", "target")}))
+        time.sleep(0.05)
+"""
+
+
+def test_nobody_is_tried_again_for_a_robot_that_has_ended(engine, tmp_path):
+    program = tmp_path / "parent.py"
+    program.write_text(PARENT)
+    with served(engine) as (address, _):
+        command = [sys.executable, "-P", program, Path(__file__).parent, address]
+        parent = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        assert parent.stdout.readline() == "started\n"
+    with parent:
+        assert "is lost" in parent.stdout.readline()
+        parent.kill()
+        parent.communicate(timeout=SECONDS)  # the process of the policy holds the same pipe: this is its end too
+
+
+# --- recede serve and recede control
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["host=0.0.0.0"], "host=0.0.0.0 lets other machines ask the policy, which needs a token: set RECEDE_TOKEN"),
+        (["host=''"], "lets other machines ask the policy"),
+        (["host=robots.example"], "lets other machines ask the policy"),
+        ([], "there is no run or checkpoint folder nowhere"),
+        (["host=localhost"], "there is no run or checkpoint folder nowhere"),
+        (["host='::1'"], "there is no run or checkpoint folder nowhere"),
+        (["port=70000"], "port must lie between 0 and 65535, got 70000"),
+        (["max_sessions=0"], "max_sessions must be above 0, got 0"),
+        (
+            ["engine=onx"],
+            "engine must be auto or one of eager, cuda_graph, onnx, openvino, openvino_fp32, got 'onx'",
+        ),
+        (["checkpoint=first"], "checkpoint must be 'last' or 'best', got 'first'"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(recede, arguments, said):
+    found = recede("serve", "nowhere", *arguments)
+    assert found.status == 2
+    assert said in found.line
+
+
+def test_a_token_lets_others_be_served(recede, monkeypatch):
+    monkeypatch.setenv("RECEDE_TOKEN", TOKEN)
+    assert "there is no run" in recede("serve", "nowhere", "host=0.0.0.0").line
+    monkeypatch.setenv("RECEDE_TOKEN", "short")
+    assert "at least 16 visible ASCII characters" in recede("serve", "nowhere").line
+
+
+def test_a_policy_elsewhere_controls_a_robot(recede, engine):
+    with served(engine, task="toys:REACH") as (address, _):
+        options = ["task=toys:REACH", "episodes=1", "rate=50", "execution=rtc"]
+        found = recede("control", address, *options)
+        assert found.status == 0, found.err
+        assert "reason over" in found.out
+        assert health(address)["answers"] > 5
+        for wrong, said in (
+            (["task=pick_place"], "the robot must be the one that the policy was trained for, but "),
+            ([], "serves a policy for a task that is not of recede: say with task= for which"),
+            (["engine=onnx"], "is served with its checkpoint, its sampler and its engine: leave them out here"),
+            (["checkpoint=best"], "is served with its checkpoint, its sampler and its engine"),
+        ):
+            refused = recede("control", address, *wrong)
+            assert refused.status == 2
+            assert said in refused.line
+
+
+class Noted(SimulatedRobot):
+    """A robot that notes its commands."""
+
+    def command(self, action, at_time):
+        self.__dict__.setdefault("commands", []).append(np.array(action))
+        super().command(action, at_time)
+
+
+@pytest.mark.slow
+def test_a_robot_is_held_while_the_server_is_away_and_goes_on_when_it_is_back(nursery, trained):
+    with closing(socket.create_server(("127.0.0.1", 0))) as reserved:
+        port = reserved.getsockname()[1]
+    command, address = ("serve", trained, f"port={port}"), f"ws://127.0.0.1:{port}"
+    process = nursery.start(*command)
+    with closing(RemotePolicy(address)) as policy:
+        horizons = policy.horizons
+    arguments = address, toys.SPECIFICATION, horizons
+    limits = Limits.of(toys.SPECIFICATION, speed=2.0, acceleration=40.0, jump=2.0)
+    safety = Safety(limits, 1 / 50, stale_s=0.2, patience_s=60.0)
+    with (
+        closing(Noted(toys.REACH, rate=50.0)) as robot,
+        closing(PolicyProcess(toys.SPECIFICATION, horizons, remote.connect, *arguments)) as planner,
+    ):
+        planner.wait()
+        controller = Controller(robot, planner, AsyncReplace(horizons, delay=1), safety, MonotonicClock())
+        summary, phases, end = controller.summary, iter(["away", "back"]), time.monotonic() + 60
+        phase, num_before, held = "there", 0, []
+
+        def is_over():
+            nonlocal process, phase, num_before, held
+            if phase == "there" and summary.num_chunks == 3:
+                os.kill(process, signal.SIGKILL)
+                phase = next(phases)
+            elif phase == "away" and summary.events[Event.NO_PLAN.name] == 20:
+                held, num_before = robot.commands[-5:], summary.num_chunks
+                assert nursery.wait()[0] == -signal.SIGKILL
+                process, phase = nursery.start(*command), next(phases)
+            return (phase == "back" and summary.num_chunks >= num_before + 3) or time.monotonic() > end
+
+        assert controller.run(is_over).reason == "over"
+        assert summary.num_chunks >= num_before + 3 >= 6
+        assert np.ptp(held, axis=0).max() == 0
+    os.kill(process, signal.SIGTERM)
+    status, output = nursery.wait()
+    assert status == 0, output
+    assert f"is served at {address} by eager" in output
+    assert output.endswith("every session is closed\n")
