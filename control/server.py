@@ -115,19 +115,7 @@ class Inference:
         """Answer for ever."""
         while True:
             await self._arrived.wait()
-            batch = self._next_batch()
-            began = time.perf_counter()
-            try:
-                chunks = await self._predicted([each.request for each in batch], [each.noise for each in batch])
-            except Exception as error:  # an engine may raise anything, and others are to be served
-                print(f"a prediction for {len(batch)} robots failed: {error!r}", file=sys.stderr, flush=True)
-                for each in batch:
-                    each.answer.set_exception(ValueError(f"the prediction failed: {error}"))
-                continue
-            self.sizes[len(batch)] += 1
-            taken = time.perf_counter() - began
-            for each, chunk in zip(batch, chunks, strict=True):
-                each.answer.set_result(Answer(chunk, began - each.since, taken))
+            await self._settle(self._next_batch())
 
     def close(self) -> None:
         """End the thread, after what it is predicting."""
@@ -140,6 +128,24 @@ class Inference:
         if not self._queue:
             self._arrived.clear()
         return alike
+
+    async def _settle(self, batch: list[Waiting]) -> None:
+        """Answer all of a batch; where that fails, each by itself, so that only what is wrong has an error."""
+        began = time.perf_counter()
+        try:
+            chunks = await self._predicted([each.request for each in batch], [each.noise for each in batch])
+        except Exception as error:  # an engine may raise anything, and others are to be served
+            if len(batch) > 1:
+                for each in batch:
+                    await self._settle([each])
+                return
+            print(f"a prediction failed: {error!r}", file=sys.stderr, flush=True)
+            batch[0].answer.set_exception(ValueError(f"the prediction failed: {error}"))
+            return
+        self.sizes[len(batch)] += 1
+        taken = time.perf_counter() - began
+        for each, chunk in zip(batch, chunks, strict=True):
+            each.answer.set_result(Answer(chunk, began - each.since, taken))
 
     async def _predicted(self, requests: list[Request], noise: list[NDArray[np.float32]]) -> NDArray[Any]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._predict, requests, noise)

@@ -6,6 +6,7 @@ little-endian. Every message has a `kind`; what else is in it says docs/serving.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import sys
@@ -30,6 +31,9 @@ DTYPES = (
 
 MAX_DIMENSIONS = 8
 """Of an array."""
+
+MAX_PARTS = 4096
+"""Maps and lists of a message: making millions of empty ones would keep others waiting."""
 
 TOKEN = "RECEDE_TOKEN"
 """The environment variable that holds the secret which servers and clients share."""
@@ -76,9 +80,15 @@ def unpack(data: Any) -> Message:
     """
     if not isinstance(data, bytes):
         raise ValueError("a message must be binary, got text")
-    msgpack = require("msgpack")
+    msgpack, parts = require("msgpack"), itertools.count(1)
+
+    def counted(part: Any) -> Any:
+        if next(parts) > MAX_PARTS:
+            raise ValueError(f"it has more than {MAX_PARTS} maps and lists")
+        return _from_map(part) if isinstance(part, dict) else part
+
     try:
-        message = msgpack.unpackb(data, object_hook=_from_map, ext_hook=_no_extension, max_ext_len=0)
+        message = msgpack.unpackb(data, object_hook=counted, list_hook=counted, ext_hook=_no_extension, max_ext_len=0)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"a message must be msgpack, but {error or type(error).__name__}") from None
     if not isinstance(message, dict) or not isinstance(message.get("kind"), str):

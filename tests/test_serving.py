@@ -246,14 +246,24 @@ def test_an_engine_that_fails_answers_with_an_error_and_goes_on(engine, capsys):
                 raise RuntimeError("out of memory")
             return super().predict(*arguments)
 
-    with served(Failing(engine), seed=5) as (address, _), session(address) as (opened, _):
-        far = steps(0) | {"position": np.full((2, 2), 101, np.float32)}
-        opened.send(pack({"kind": "infer", "number": 3, "observation": far}))
-        found = answer(opened)
-        assert found == {"kind": "error", "number": 3, "message": "the prediction failed: out of memory"}
-        asked(opened, steps(0))
-        assert [health(address)[key] for key in ("answers", "errors")] == [1, 1]
-    assert "a prediction for 1 robots failed: RuntimeError('out of memory')" in capsys.readouterr().err
+    held, far = Failing(engine), steps(0) | {"position": np.full((2, 2), 101, np.float32)}
+    with served(held, seed=5) as (address, made), contextlib.ExitStack() as stack:
+        (first, _), (second, hello), (third, _) = (stack.enter_context(session(address)) for _ in range(3))
+        while held.begun.acquire(blocking=False):  # what warmed it up
+            pass
+        held.is_free.clear()
+        first.send(pack({"kind": "infer", "number": 1, "observation": steps(0)}))
+        assert held.begun.acquire(timeout=SECONDS)
+        for number, (opened, seen) in enumerate([(second, steps(2)), (third, far)]):
+            opened.send(pack({"kind": "infer", "number": number, "observation": seen}))
+            until(lambda queued=number + 1: len(made.inference._queue) == queued)
+        held.is_free.set()
+        assert answer(third) == {"kind": "error", "number": 1, "message": "the prediction failed: out of memory"}
+        expected = predicted(engine, steps(2), next(noise(engine, 5, hello["session"])))
+        np.testing.assert_array_equal(answer(second)["chunk"], expected)
+        asked(third, steps(0), reset=True)
+        assert [health(address)[key] for key in ("answers", "errors")] == [3, 1]
+    assert "a prediction failed: RuntimeError('out of memory')" in capsys.readouterr().err
 
 
 def test_there_are_no_more_kinds_of_guidance_than_an_engine_can_prepare_for(engine):

@@ -145,6 +145,13 @@ def test_what_is_no_message_is_one_error(data):
         unpack(data)
 
 
+@pytest.mark.parametrize("part", [[], {}])
+def test_a_message_of_a_million_parts_is_not_taken_apart(part):
+    data = msgpack.packb({"kind": "x", "value": [part] * 1_000_000})
+    with pytest.raises(ValueError, match="it has more than 4096 maps and lists"):
+        unpack(data)
+
+
 def test_a_truth_value_is_0_or_1():
     found = unpack(msgpack.packb({"kind": "x", "value": {"dtype": "bool", "shape": [3], "data": b"\0\x02\x01"}}))[
         "value"
