@@ -18,25 +18,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..configs.deployment import ControlConfig
-from ..configs.schema import command_line, describe
-from ..specification import Horizons
+from ..configs.schema import TASKS, command_line, describe
+from ..specification import Horizons, Specification
 
 if TYPE_CHECKING:
     from ..control.clock import Clock
     from ..control.loop import Summary
-    from ..control.planner import Predict
+    from ..control.planner import PolicyProcess, Predict
     from ..control.robot import Robot
 
 
 def run(config: ControlConfig) -> None:
     """Control the robot in every episode; print what happened, and write it, the log and the report to `out`."""
-    from ..configs.engines import read_description
     from ..control.log import TICKS
     from ..datasets.store import DemonstrationStore
     from ..evaluation.timeline import summarised, write_timeline
     from ..policy.checkpoint import write_json
 
-    described = read_description(Path(config.run), config.checkpoint)
+    described = _described(config)
     robot = config.robot.build(described, rate=config.rate)
     if differences := robot.specification.differences(described["specification"]):
         raise ValueError(f"the robot must be the one that the policy was trained for, but {'; '.join(differences)}")
@@ -110,10 +109,7 @@ class _Policy:
         self._start()
 
     def _start(self) -> None:
-        from ..control.planner import PolicyProcess
-
-        config, specification, horizons = self._parts
-        self.planner = PolicyProcess(specification, horizons, _load, config)
+        self.planner = _planner(*self._parts)
         self._delay: int | None = None
 
     def ready(self) -> int:
@@ -206,6 +202,28 @@ def _told(seed: int, robot: Robot, summary: Summary) -> dict[str, Any]:
         "chunk_ms": round(1e3 * float(np.median(summary.chunk_s)), 1) if summary.chunk_s else None,
         "events": dict(summary.events),
     }
+
+
+def _described(config: ControlConfig) -> dict[str, Any]:
+    """What the policy was trained for, as its folder or its server says."""
+    from ..configs.engines import read_description
+    from ..control.remote import RemotePolicy
+
+    if not config.is_remote:
+        return read_description(Path(config.run), config.checkpoint)
+    with closing(RemotePolicy(config.run)) as served:
+        task = served.task if served.task in TASKS else None  # no server decides what is imported
+        return {"task": task, "specification": served.specification, "horizons": served.horizons}
+
+
+def _planner(config: ControlConfig, specification: Specification, horizons: Horizons) -> PolicyProcess:
+    """The process that predicts, or that asks the server to."""
+    from ..control.planner import PolicyProcess
+    from ..control.remote import connect
+
+    if config.is_remote:
+        return PolicyProcess(specification, horizons, connect, config.run, specification, horizons)
+    return PolicyProcess(specification, horizons, _load, config)
 
 
 def _load(config: ControlConfig) -> Predict:

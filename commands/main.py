@@ -30,6 +30,7 @@ SUMMARIES = {
     "evaluate": "roll a policy out and report rates with intervals",
     "export": "make a folder of a policy that predicts without PyTorch",
     "control": "control a robot in real time, and report what happened",
+    "serve": "serve a policy to robots over the network",
     "compare": "put many evaluations into one table",
     "import-checkpoint": "make a checkpoint of what other implementations have trained",
 }
@@ -42,6 +43,7 @@ POSITIONAL = {
     "export": "run",
     "import-checkpoint": "source",
     "inspect": "dataset",
+    "serve": "run",
 }
 """The key that a command's bare argument stands for."""
 
@@ -148,13 +150,17 @@ def overrides(command: str, arguments: Sequence[str]) -> list[str]:
 
     >>> overrides("evaluate", ["runs/my run", "episodes=5"])
     ["run='runs/my run'", 'episodes=5']
+    >>> overrides("control", ["policy=ws://127.0.0.1:8765"])
+    ['run=ws://127.0.0.1:8765']
 
     Raises ValueError for what is neither an option, nor of the form key=value, nor the one bare argument.
     """
     result: list[str] = []
     for argument in arguments:
-        key, equals, value = argument.partition("=")
         positional = POSITIONAL.get(command)
+        if positional == "run":  # a trained policy; Hydra takes this word for the group of untrained ones
+            argument = re.sub("^policy=", "run=", argument)
+        key, equals, value = argument.partition("=")
         is_path = positional is not None and "/" in key and key not in CHOICES  # a path may have a = in it
         is_bare = not equals or is_path
         if argument in SWEEP:

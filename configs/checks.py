@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from ..policy.engines.interface import ENGINES
+from ..specification import nearest
+
 
 def positive(config: object, *names: str) -> None:
     """Raises ValueError unless every one of these fields is above 0."""
@@ -15,6 +18,15 @@ def not_negative(config: object, *names: str) -> None:
     for name in names:
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} must be at least 0, got {getattr(config, name)}")
+
+
+def known_engine(name: str | None) -> None:
+    """Raises ValueError unless it is the name of an engine, "auto", or None."""
+    if name not in (*ENGINES, "auto", None):
+        raise ValueError(
+            f"engine must be auto or one of {', '.join(ENGINES)}, got {name!r}: "
+            + nearest(str(name), (*ENGINES, "auto"))
+        )
 
 
 def check_sizes(name: str, sizes: list[int]) -> None:

@@ -81,8 +81,11 @@ class SimulatedRobotConfig:
         from ..control.simulated import SimulatedRobot
         from .schema import load_task
 
+        task = self.task or described["task"]
+        if task is None:
+            raise ValueError("it is not known for which task the policy is: say with robot.task= what to simulate")
         return SimulatedRobot(
-            load_task(self.task or described["task"]),
+            load_task(task),
             rate=rate,
             sensor_delay=self.sensor_delay_ms / 1e3,
             actuation_delay=self.actuation_delay_ms / 1e3,
@@ -145,8 +148,9 @@ class DriverConfig:
 class ControlConfig:
     """Control a robot in real time; any key ends an episode and stops the robot, an interrupt ends all of them.
 
-    run: a run folder, a checkpoint folder or a folder of `recede export`. checkpoint: which of a run's, "last" or
-    "best". robot: what is controlled. rate: commands a second. episodes: how many, in simulation on the seeds from
+    run: a run folder, a checkpoint folder or a folder of `recede export`; or ws://host:port of `recede serve`, where
+    the policy then runs, with the checkpoint, the sampler and the engine that it was given there. checkpoint: which of
+    a run's, "last" or "best". robot: what is controlled. rate: commands a second. episodes: how many, in simulation on the seeds from
     `first_seed` on. seconds: that an episode takes at most. seed: of the policy's noise. out: the folder of the log,
     new or empty; runs/control/DATE-TIME where it is not given. execution: how chunks follow one another. sampler: to
     denoise with, where it is not the policy's own. engine: what runs the policy, in a process of its own: as in
@@ -173,6 +177,16 @@ class ControlConfig:
         if self.seconds is not None:
             positive(self, "seconds")
         check_executions(self.execution, most=1)
+        if self.is_remote and (self.sampler is not None or self.engine is not None or self.checkpoint != "last"):
+            raise ValueError(
+                f"{self.run} is served with its checkpoint, its sampler and its engine: leave them out here, and give "
+                "them to recede serve"
+            )
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the policy is one that `recede serve` offers over the network."""
+        return self.run.startswith(("ws://", "wss://"))
 
 
 ROBOTS: dict[str, Any] = {

@@ -51,11 +51,13 @@ def read_description(folder: Path, which: str = "last") -> dict[str, Any]:
     return read(folder) if is_exported(folder) else read_manifest(find(folder, which))
 
 
-def open_engine(folder: Path, name: str | None, *, which: str = "last", sampler: Any = None) -> Engine:
+def open_engine(
+    folder: Path, name: str | None, *, which: str = "last", sampler: Any = None, device: Any = "cpu"
+) -> Engine:
     """What runs the policy of a run, a checkpoint or an exported folder, which has its engine and its sampler already.
 
-    name: of an engine, eager where it is not given, or "auto". Raises ValueError where an exported folder is asked for
-    what it does not have.
+    name: of an engine, eager where it is not given, or "auto". device: of torch, where that runs it. Raises ValueError
+    where an exported folder is asked for what it does not have.
     """
     from ..policy.engines.folder import is_exported
     from .policies import load_policy
@@ -64,7 +66,7 @@ def open_engine(folder: Path, name: str | None, *, which: str = "last", sampler:
         engine = load_engine(folder)
         check_exported(folder, engine.name, name, which=which, sampler=sampler)
         return engine
-    policy, _ = load_policy(folder, which=which, sampler=sampler)
+    policy, _ = load_policy(folder, which=which, device=device, sampler=sampler)
     return make_engine(policy, name or "eager")[0]
 
 

@@ -13,13 +13,14 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from ..policy.engines.interface import ENGINES, FORMATS
+from ..policy.engines.interface import FORMATS
 from ..specification import nearest
-from .checks import not_negative, pair, positive
+from .checks import known_engine, not_negative, pair, positive
 from .components import CHOICES, MANY, HorizonsConfig, PredictionType, filled
 from .deployment import ControlConfig
 from .encoders import AugmentationConfig
 from .executions import RecedingConfig, check_executions
+from .serving import ServeConfig
 
 if TYPE_CHECKING:
     import torch
@@ -103,11 +104,7 @@ class EvaluateConfig:
     engine: str | None = None
 
     def __post_init__(self) -> None:
-        if self.engine not in (*ENGINES, "auto", None):
-            raise ValueError(
-                f"engine must be auto or one of {', '.join(ENGINES)}, got {self.engine!r}: "
-                + nearest(str(self.engine), (*ENGINES, "auto"))
-            )
+        known_engine(self.engine)
         check_executions(self.execution)
         self.delays  # noqa: B018 - it raises
         positive(self, "episodes", "parallel")
@@ -365,6 +362,7 @@ RUNS = {
     "import-checkpoint": ImportCheckpointConfig,
     "inspect": InspectConfig,
     "replay": ReplayConfig,
+    "serve": ServeConfig,
     "train": TrainConfig,
 }
 """Command -> its configuration."""

@@ -1,0 +1,104 @@
+"""What a policy over the network costs beside the prediction itself: packing, checking, the loopback and back.
+
+    python benchmarks/serving.py [json=FILE]
+
+One session of our own client with a server in the same process, whose engine answers at once: first with two steps of a
+vector alone, then with two frames of a camera too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+from recede.benchmarks.measure import Row, output, report
+from recede.control.execution import Request
+from recede.control.remote import RemotePolicy
+from recede.control.server import Server
+from recede.policy.engines.interface import Arrays
+from recede.specification import Horizons, Prefix, Specification, Stream
+
+ROUNDS = 1000
+"""Chunks of each kind."""
+
+STATE = Stream("state", (20,))
+SEEN = {
+    "a vector": (STATE,),
+    "a vector and 96 x 96 pixels": (STATE, Stream("camera", (96, 96, 3), "uint8")),
+    "a vector and 480 x 640 pixels": (STATE, Stream("camera", (480, 640, 3), "uint8")),
+}
+"""Name -> what the policy sees."""
+
+
+class Instant:
+    """An engine that answers at once."""
+
+    name, precision, noise_shape, horizons = "eager", "fp32", (1, 16, 7), Horizons()
+
+    def __init__(self, streams: tuple[Stream, ...]) -> None:
+        self.specification = Specification(streams, Stream("action", (7,)), control_dt=0.1)
+
+    def encode(self, observation: Arrays) -> NDArray[np.float32]:
+        """Nothing is known of the observation."""
+        return np.zeros((len(next(iter(observation.values()))), 0), np.float32)
+
+    def denoise(self, noisy: NDArray[np.float32], t: float, condition: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Noise is good enough."""
+        return noisy
+
+    def predict(
+        self, observation: Arrays, noise: NDArray[np.float32], prefix: Prefix | None = None
+    ) -> NDArray[np.float32]:
+        """The noise."""
+        return noise[0]
+
+
+@contextmanager
+def served(engine: Instant) -> Generator[str]:
+    """The address of a server in a thread of its own."""
+    loop, stop, ready = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
+    address: list[str] = []
+
+    def tell(found: str) -> None:
+        address.append(found)
+        ready.set()
+
+    run = Server(engine).run("127.0.0.1", 0, ready=tell, stop=stop)
+    thread = threading.Thread(target=loop.run_until_complete, args=(run,))
+    thread.start()
+    ready.wait()
+    try:
+        yield address[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join()
+        loop.close()
+
+
+def measured(name: str, streams: tuple[Stream, ...]) -> list[Row]:
+    """Milliseconds from a request to its chunk."""
+    request = Request({stream.name: np.zeros((2, *stream.shape), stream.dtype) for stream in streams})
+    taken: list[float] = []
+    with served(Instant(streams)) as address, closing(RemotePolicy(address)) as policy:
+        for _ in range(ROUNDS):
+            began = time.perf_counter()
+            policy(request)
+            taken.append(1e3 * (time.perf_counter() - began))
+    parts = {"median": 50, "99th percentile": 99}
+    return [Row(name=f"{name}, {part}", value=float(np.percentile(taken, q)), unit="ms") for part, q in parts.items()]
+
+
+def main() -> None:
+    """Measure and report."""
+    path = output(sys.argv[1:])
+    report([row for name, streams in SEEN.items() for row in measured(name, streams)], path)
+
+
+if __name__ == "__main__":
+    main()
