@@ -150,11 +150,11 @@ class ControlConfig:
 
     run: a run folder, a checkpoint folder or a folder of `recede export`; or ws://host:port of `recede serve`, where
     the policy then runs, with the checkpoint, the sampler and the engine that it was given there. checkpoint: which of
-    a run's, "last" or "best". robot: what is controlled. rate: commands a second. episodes: how many, in simulation on the seeds from
-    `first_seed` on. seconds: that an episode takes at most. seed: of the policy's noise. out: the folder of the log,
-    new or empty; runs/control/DATE-TIME where it is not given. execution: how chunks follow one another. sampler: to
-    denoise with, where it is not the policy's own. engine: what runs the policy, in a process of its own: as in
-    `recede evaluate`. safety: what is commanded at most.
+    a run's, "last" or "best". robot: what is controlled. rate: commands a second. episodes: how many, in simulation on
+    the seeds from `first_seed` on. seconds: that an episode takes at most. seed: of the policy's noise. out: the folder
+    of the log, new or empty; runs/control/DATE-TIME where it is not given. execution: how chunks follow one another.
+    sampler: to denoise with, where it is not the policy's own. engine: what runs the policy, in a process of its own:
+    as in `recede evaluate`. safety: what is commanded at most.
     """
 
     run: str

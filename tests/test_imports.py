@@ -47,7 +47,7 @@ def test_the_light_half_loads_no_torch() -> None:
 
 def test_nothing_loads_what_only_some_functions_need() -> None:
     heavy = ["diffusers", "imageio", "matplotlib", "tensorboard", "gym_pusht", "pygame", "cv2", "transformers"]
-    heavy += ["onnx", "onnxscript", "onnxruntime", "openvino", "serial", "websockets", "msgpack"]
+    heavy += ["onnx", "onnxscript", "onnxruntime", "openvino", "serial", "websockets"]
     assert first_to_load(heavy, [name for package in PACKAGES for name in modules(package)]) == {}
 
 
