@@ -8,11 +8,10 @@ import select
 import signal
 import sys
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -90,19 +89,24 @@ def control(config: ControlConfig, robot: Robot, horizons: Horizons, out: Path, 
             log.begin(seed if is_simulated else -1)
             controller = Controller(robot, policy.planner, chosen, safety, clock, log=log)
             until = clock.now() + (config.seconds or math.inf)
+            failures: list[Exception] = []
             try:
-                controller.run(partial(_is_over, robot, clock, until), is_interrupted=operator.interrupts)
-            except ConnectionError:
-                controller.summary.reason = "lost"
-                raise
-            finally:
-                kept = {"demonstrations": log.end(), "unlogged": log.num_dropped}
-                told.append(_told(seed, robot, controller.summary) | kept)
-                print(", ".join(f"{key} {value}" for key, value in told[-1].items()))
+                controller.run(partial(_is_over, robot), brakes=partial(_brakes, operator, clock, until))
+            except Exception as error:  # what has happened until then is told
+                controller.summary.reason = "lost" if isinstance(error, ConnectionError) else "failed"
+                failures.append(error)
+            told.append(_told(seed, robot, controller.summary))
+            try:
+                told[-1] |= {"demonstrations": log.end(), "unlogged": log.num_dropped}
+            except OSError as error:
+                failures.append(error)
+            print(", ".join(f"{key} {value}" for key, value in told[-1].items()))
+            if failures:
+                raise failures[0] if len(failures) == 1 else ExceptionGroup("the run and its log failed", failures)
 
 
 class _Policy:
-    """The policy in its process; where that was lost in one episode, there is another one for the next."""
+    """The policy in its process; one that is lost or stuck after an episode is replaced before the next."""
 
     def __init__(self, *parts: Any) -> None:
         self._parts = parts
@@ -114,7 +118,7 @@ class _Policy:
 
     def ready(self) -> int:
         """Wait until the policy is there; the control steps that one prediction takes."""
-        if not self.planner.is_alive:
+        if not self.planner.is_idle():
             self.close()
             self._start()
         if self._delay is None:
@@ -128,56 +132,71 @@ class _Policy:
         self.planner.close()
 
 
-def _is_over(robot: Robot, clock: Clock, until: float) -> bool:
+def _is_over(robot: Robot) -> bool:
     from ..control.simulated import SimulatedRobot
 
-    return clock.now() >= until or (isinstance(robot, SimulatedRobot) and robot.episode.is_over)
+    return isinstance(robot, SimulatedRobot) and robot.episode.is_over
 
 
 class Operator:
     """Whoever stands beside the robot, by the keys of this terminal and the signals to this process."""
 
     def __init__(self) -> None:
-        self._has_pressed = False
-        self._is_signalled = Event()
+        self._has_pressed, self._is_signalled = False, False
         self._terminal = sys.stdin.fileno() if sys.stdin.isatty() else None
         self._undo = ExitStack()
 
     def __enter__(self) -> Operator:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._undo.callback(signal.signal, number, signal.signal(number, lambda *_: self._is_signalled.set()))
-        if self._terminal is not None:
-            import termios
-            import tty
+        with ExitStack() as undo:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                undo.callback(signal.signal, number, signal.signal(number, self._signal))
+            if self._terminal is not None:
+                import termios
+                import tty
 
-            before = termios.tcgetattr(self._terminal)
-            self._undo.callback(termios.tcsetattr, self._terminal, termios.TCSAFLUSH, before)
-            tty.setcbreak(self._terminal)  # every key counts, not only the one that ends a line
-            print("any key ends an episode and stops the robot, Ctrl-C ends them all")
+                undo.enter_context(suppress(termios.error))  # of a terminal that is gone
+                undo.callback(termios.tcsetattr, self._terminal, termios.TCSAFLUSH, termios.tcgetattr(self._terminal))
+                tty.setcbreak(self._terminal)  # every key counts, not only the one that ends a line
+                print("any key ends an episode and stops the robot, Ctrl-C ends them all")
+            self._undo = undo.pop_all()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._undo.close()
+    def __exit__(self, *error: Any) -> None:
+        self._undo.__exit__(*error)
 
     def begin(self, *, is_asked: bool) -> bool:
-        """Wait for a key, where that is asked or a key has ended the last episode; False where all is to end."""
+        """Wait for Enter, where that is asked or a key has ended the last episode; False where all is to end.
+
+        What was typed before does not count, and no other key does: whoever is in a hurry to stop presses many.
+        """
         if (is_asked or self._has_pressed) and self._terminal is not None:
-            print("any key begins the next episode")
-            while not self._is_signalled.is_set() and not self._is_pressed(0.1):
+            print("Enter begins the next episode")
+            self._keys(0)
+            while not self._is_signalled and b"\n" not in self._keys(0.1):
                 pass
         self._has_pressed = False
-        return not self._is_signalled.is_set()
+        return not self._is_signalled
 
     def interrupts(self) -> bool:
         """Whether the episode is to end now."""
-        self._has_pressed = self._has_pressed or self._is_pressed(0)
-        return self._has_pressed or self._is_signalled.is_set()
+        self._has_pressed = self._has_pressed or bool(self._keys(0))
+        return self._has_pressed or self._is_signalled
 
-    def _is_pressed(self, seconds: float) -> bool:
+    def _signal(self, *_: Any) -> None:
+        self._is_signalled = True
+
+    def _keys(self, seconds: float) -> bytes:
+        """What was typed, or is within so many seconds."""
         if self._terminal is None or not select.select([self._terminal], [], [], seconds)[0]:
-            return False
-        os.read(self._terminal, 1024)
-        return True
+            return b""
+        return os.read(self._terminal, 4096)
+
+
+def _brakes(operator: Operator, clock: Clock, until: float) -> str:
+    """Why an episode is to end now: by the operator, or because its time is over; nothing while it is to go on."""
+    if operator.interrupts():
+        return "interrupted"
+    return "over" if clock.now() >= until else ""
 
 
 def _told(seed: int, robot: Robot, summary: Summary) -> dict[str, Any]:
@@ -191,7 +210,7 @@ def _told(seed: int, robot: Robot, summary: Summary) -> dict[str, Any]:
     if isinstance(robot, SimulatedRobot):
         episode = robot.episode
         is_judged = episode.is_over or summary.reason == "stopped for safety"
-        success = episode.success if is_judged and summary.reason not in ("lost", "interrupted") else None
+        success = episode.success if is_judged and summary.reason in ("over", "stopped for safety") else None
         told |= {"success": success, "score": round(episode.score, 3), "steps": episode.num_steps}
     return told | {
         "reason": summary.reason,

@@ -5,6 +5,7 @@ Shapes: (...) of one step of a stream.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -18,8 +19,8 @@ from .robot import Reading
 Observed: TypeAlias = dict[str, NDArray[Any]]
 """One step: a stream's name -> its value at the moment."""
 
-REMEMBERED = 64
-"""Readings of each stream that are kept; they must reach back to the newest one of the slowest stream."""
+REMEMBERED_S = 2.0
+"""For which readings are kept; they must reach back to the newest one of the slowest stream."""
 
 
 class Alignment:
@@ -30,7 +31,7 @@ class Alignment:
 
     def __init__(self, specification: Specification) -> None:
         self.streams = {stream.name: stream for stream in specification.observations}
-        self._readings: dict[str, deque[Reading]] = {name: deque(maxlen=REMEMBERED) for name in self.streams}
+        self._readings: dict[str, deque[Reading]] = {name: deque() for name in self.streams}
 
     def add(self, readings: Mapping[str, Reading]) -> None:
         """Take the newest reading of each stream; one that was taken before, or is older, is left out."""
@@ -46,6 +47,8 @@ class Alignment:
             known = self._readings[name]
             if not known or reading.time > known[-1].time:
                 known.append(Reading(value.copy(), reading.time))
+            while len(known) > 2 and known[1].time < known[-1].time - REMEMBERED_S:
+                known.popleft()
 
     def reset(self) -> None:
         """Forget everything."""
@@ -71,7 +74,7 @@ class Alignment:
 
 
 def _value(known: deque[Reading], moment: float) -> NDArray[Any]:
-    after = next((index for index, reading in enumerate(known) if reading.time >= moment), len(known) - 1)
+    after = min(bisect_left(known, moment, key=lambda reading: reading.time), len(known) - 1)
     later, earlier = known[after], known[max(after - 1, 0)]
     if moment >= later.time or earlier is later:
         return later.value

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ class SerialArm:
         self._reading = Reading(np.zeros(len(JOINTS), np.float32), 0.0)
         self._goal: list[int] | None = None  # the newest one that was not sent
         self._is_hold_owed, self._is_stopped, self._is_closed = False, False, False
-        self._lost: OSError | None = None
+        self._lost: Exception | None = None
 
     def start(self) -> None:
         """Check the servos and give them torque where they are, or after `stop` take commands again.
@@ -196,7 +196,8 @@ class SerialArm:
         steps = np.array([answer.values[0] for answer in found.values()])
         for (servo, name), answer in zip(bus.servos.items(), found.values(), strict=True):
             if answer.fault:
-                bus.sync_write(GOAL, self._inside(steps))
+                with suppress(OSError):  # the fault is what matters, and the port may be gone
+                    bus.write(GOAL, self._inside(steps))
                 raise ConnectionError(f"servo {servo} ({name}) reports {_told(answer.fault, answer.values)}")
         value = (steps - (self._low + self._high) / 2) * self._radians
         self._reading = Reading(value.astype(np.float32), moment)
@@ -218,7 +219,7 @@ class SerialArm:
                     self._exchange(bus)
                 if self.release:
                     bus.write(TORQUE, [0] * len(JOINTS))
-        except OSError as error:
+        except Exception as error:  # whatever ends the thread, nothing is commanded any more
             self._lost = error
 
     def _exchange(self, bus: Bus) -> None:

@@ -127,6 +127,7 @@ def calibrate(
     if path.exists():
         raise FileExistsError(f"{path} is there already: remove it, or calibrate to another file")
     _check_ids(ids, "ids")
+    path.parent.mkdir(parents=True, exist_ok=True)
     with closing(Bus(open_port(port, baud_rate), dict(zip(ids, JOINTS, strict=True)))) as bus:
         check_models(bus)
         ask("Hold the arm: it will lose its torque. Then press Enter. ")
@@ -166,11 +167,23 @@ def _keep(bus: Bus, register: Register, values: Sequence[int]) -> None:
 
 def _watched(bus: Bus, ask: Callable[[str], Any]) -> list[list[int]]:
     """Where the joints were, until they were moved."""
-    text = "Move every joint slowly from end to end, and put the arm down. Then press Enter. "
-    asking = threading.Thread(target=ask, args=(text,), daemon=True)
+    text, failures = (
+        "Move every joint slowly from end to end, and put the arm down. Then press Enter. ",
+        list[Exception](),
+    )
+
+    def wait() -> None:
+        try:
+            ask(text)
+        except Exception as error:
+            failures.append(error)
+
+    asking = threading.Thread(target=wait, daemon=True)
     asking.start()
     seen = [_positions(bus)]
     while asking.is_alive():
         seen.append(_positions(bus))
         time.sleep(0.005)
+    if failures:
+        raise failures[0]
     return seen

@@ -8,14 +8,16 @@ A run becomes a folder:
 Both are demonstration stores, so that they can be inspected; the first can be replayed and trained on as well.
 
 A demonstration holds steps at even moments, a control period apart, and for each of them the command that was in force
-then. Where a sensor was silent or the process that writes did not keep up, one demonstration ends and another begins:
-none has a hole. So does one that has become too large to be held. A run that is killed keeps what it had told.
+then. Where a sensor was silent, a number was not finite, or the process that writes did not keep up, one demonstration
+ends and another begins: none has a hole. What is longer than `PART` steps is kept in parts, so that memory does not
+grow with the length of an episode. A run that is killed keeps what it had told.
 
 Shapes: Da size of the action.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import math
 import multiprocessing
@@ -24,7 +26,8 @@ import signal
 import socket
 import time
 from collections import deque
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +47,14 @@ DEMONSTRATIONS, TICKS = "demonstrations.zarr", "ticks.zarr"
 SILENCE_S = 0.5
 """Readings that are further apart say nothing of what was between them."""
 
-HELD_BYTES = 2**28
-"""Of a demonstration that has not ended yet. One that is larger is written, and goes on as another."""
+PART = 10_000
+"""Steps that are written at once, at most."""
+
+PART_BYTES = 2**28
+"""Bytes that are written at once, at most."""
+
+WAITING_PARTS = 2
+"""Parts that may wait for a slow disk."""
 
 WAITING = 4096
 """Messages that wait in the loop until the process takes them; of more the first are lost."""
@@ -64,23 +73,26 @@ class RunLog:
 
     def __init__(self, folder: Path, specification: Specification, *, rate: float, actuation_delay: float) -> None:
         self.folder, self.specification = folder, specification
-        DemonstrationStore.create(folder / DEMONSTRATIONS, specification)
-        DemonstrationStore.create(folder / TICKS, tick_specification(specification, rate))
-        ours, theirs = connected(*layouts(specification))
-        context = multiprocessing.get_context("spawn")  # a fork would copy the threads of this process
-        arguments = theirs, folder, specification, actuation_delay
-        self._process: Any = context.Process(target=_serve, args=arguments)
-        self._channel = Channel(ours, *layouts(specification))
-        self._number, self.num_dropped = 0, 0
+        self._number, self._tick, self.num_dropped = 0, 0, 0
         self._waiting: deque[tuple[str, tuple[Any, ...]]] = deque()
-        with theirs:
+        ours, theirs = connected(*layouts(specification))
+        self._channel = Channel(ours, *layouts(specification))
+        context = multiprocessing.get_context("spawn")  # a fork would copy the threads of this process
+        self._process: Any = context.Process(target=_serve, args=(theirs, folder, specification, actuation_delay))
+        with theirs, ExitStack() as undo:
+            undo.callback(ours.close)
+            for name, streams in ((DEMONSTRATIONS, specification), (TICKS, tick_specification(specification, rate))):
+                DemonstrationStore.create(folder / name, streams)
+                undo.callback(shutil.rmtree, folder / name)
             self._process.start()
+            undo.pop_all()
+        atexit.register(self._channel.close)  # the end of this program waits for that of the process
 
     def begin(self, seed: int) -> None:
         """Begin an episode; seed: of its environment, -1 where there is none."""
         self._number += 1
         self._grid: float | None = None
-        self._known, self._step, self.num_dropped = 0.0, 0, 0
+        self._known, self._step, self._tick, self.num_dropped = 0.0, 0, 0, 0
         self._request("begin", self._number, seed)
 
     def tick(self, tick: Tick, alignment: Alignment) -> None:
@@ -88,7 +100,7 @@ class RunLog:
 
         Where the process has not taken what was told for long, the oldest is lost, and counted in `num_dropped`.
         """
-        self._send("tick", *tick)  # a command is in force in the moment in which it is given
+        self._send("tick", self._tick, *tick)  # a command is in force in the moment in which it is given
         known, dt = alignment.time, self.specification.control_dt
         if self._grid is None:
             self._grid = self._known = known
@@ -96,8 +108,9 @@ class RunLog:
             self._step = math.ceil((known - self._grid - TOLERANCE_S) / dt)
         self._known = known
         while (moment := self._grid + self._step * dt) <= known + TOLERANCE_S:
-            self._send("step", self._step, moment, *self._observed(alignment, moment))
+            self._send("step", self._step, self._tick, moment, *self._observed(alignment, moment))
             self._step += 1
+        self._tick += 1
 
     def end(self) -> int:
         """End the episode and wait until it is written; the number of demonstrations that it became.
@@ -109,6 +122,7 @@ class RunLog:
     def close(self) -> None:
         """End the process, which writes what it was told before. Without an episode no store is left behind."""
         self._channel.close()
+        atexit.unregister(self._channel.close)
         self._process.join(WRITE_S)
         self._process.kill()
         self._process.join()
@@ -163,87 +177,109 @@ def layouts(specification: Specification) -> tuple[Layouts, Layouts]:
     """The messages to the process that writes, and from it."""
     action = specification.action
     streams = [(stream.name, stream.dtype, stream.shape) for stream in specification.observations]
+    times = [(name, "f8") for name in ("time", "late", "age")]
     command = ("command", action.dtype, action.shape)
     told = {
         "begin": np.dtype([("number", "i8"), ("seed", "i8")]),
-        "step": np.dtype([("(step)", "i8"), ("(time)", "f8"), *streams]),
-        "tick": np.dtype(
-            [(name, "f8") for name in Tick._fields[:3]] + [command, ("events", "i8"), ("chunk", "f8"), ("seam", "f8")]
-        ),
+        "step": np.dtype([("(step)", "i8"), ("(tick)", "i8"), ("(time)", "f8"), *streams]),
+        "tick": np.dtype([("(tick)", "i8"), *times, command, ("events", "i8"), ("chunk", "f8"), ("seam", "f8")]),
         "end": np.dtype([("number", "i8")]),
     }
     return told, {"done": np.dtype([("number", "i8"), ("count", "i8")])}
 
 
-class _Writer:
-    """Episodes as they come, written by a thread of its own, so that what comes meanwhile is taken."""
+class _Parts:
+    """Rows of one store, which a thread writes in parts while others come; where it is slow, it is waited for."""
 
-    def __init__(self, folder: Path, specification: Specification, actuation_delay: float) -> None:
-        self._demonstrations = DemonstrationStore.open(folder / DEMONSTRATIONS)
-        self._ticks = DemonstrationStore.open(folder / TICKS)
-        self._specification, self._delay = specification, actuation_delay
-        self._row_bytes = sum(stream.size * np.dtype(stream.dtype).itemsize for stream in specification.streams)
-        self._thread = ThreadPoolExecutor(1)
+    def __init__(self, store: DemonstrationStore, thread: Executor) -> None:
+        self._store, self._thread = store, thread
+        row_bytes = sum(stream.size * np.dtype(stream.dtype).itemsize for stream in store.specification.streams)
+        self._most = max(1, min(PART, PART_BYTES // row_bytes))
         self.begin(-1)
 
     def begin(self, seed: int) -> None:
         """Begin an episode."""
-        self._seed, self._last_step = seed, -1
+        self._seed, self.num_parts = seed, 0
+        self._rows: list[dict[str, Any]] = []
+        self._written: deque[Future[int]] = deque()
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Take the next step: a stream's name -> its value."""
+        if len(self._rows) >= self._most:
+            self.cut()
+        self._rows.append(row)
+
+    def cut(self) -> None:
+        """Let the part end here, if it has begun."""
+        if not self._rows:
+            return
+        while len(self._written) >= WAITING_PARTS:
+            self._written.popleft().result()
+        rows, self._rows = self._rows, []
+        seed = -1 if self.num_parts else self._seed  # only the first one begins where the environment did
+        self._written.append(self._thread.submit(self._append, rows, seed))
+        self.num_parts += 1
+
+    def end(self) -> None:
+        """Wait until everything is written."""
+        self.cut()
+        while self._written:
+            self._written.popleft().result()
+
+    def _append(self, rows: list[dict[str, Any]], seed: int) -> int:
+        return self._store.append({name: np.stack([row[name] for row in rows]) for name in rows[0]}, seed=seed)
+
+
+class _Writer:
+    """Makes rows of what is told of an episode."""
+
+    def __init__(self, folder: Path, specification: Specification, actuation_delay: float) -> None:
+        thread = ThreadPoolExecutor(1)
+        self._demonstrations, self._ticks = (
+            _Parts(DemonstrationStore.open(folder / name), thread) for name in (DEMONSTRATIONS, TICKS)
+        )
+        self._streams, self._delay = [stream.name for stream in specification.observations], actuation_delay
+        self.begin(-1)
+
+    def begin(self, seed: int) -> None:
+        """Begin an episode."""
+        self._demonstrations.begin(seed)
+        self._ticks.begin(seed)
+        self._last_step, self._last_tick = -1, -1
+        self._origin: float | None = None
         self._commands: deque[tuple[float, NDArray[Any]]] = deque()
-        self._rows: list[tuple[Any, NDArray[Any]]] = []
-        self._told: list[Any] = []
-        self._written: list[Future[int]] = []
 
     def step(self, record: Any) -> None:
         """Take a step, with the command that was in force then."""
+        self._follow(int(record["(tick)"]), self._last_tick)
         is_next, self._last_step = record["(step)"] == self._last_step + 1, int(record["(step)"])
-        command = self._in_force(float(record["(time)"]))
-        if not is_next or command is None or len(self._rows) * self._row_bytes >= HELD_BYTES:
-            self._cut()
-        if command is not None:
-            self._rows.append((record, command))
+        seen, command = {name: record[name] for name in self._streams}, self._in_force(float(record["(time)"]))
+        is_whole = all(np.isfinite(value).all() for value in seen.values())
+        if not is_next or not is_whole or command is None:
+            self._demonstrations.cut()
+        if is_whole and command is not None:
+            self._demonstrations.add({**seen, "action": command})
 
     def tick(self, record: Any) -> None:
         """Take what happened in a tick."""
-        self._commands.append((float(record["time"]), record["command"]))
-        self._told.append(record)
+        time = float(record["time"])
+        self._origin = time if self._origin is None else self._origin
+        self._follow(int(record["(tick)"]), self._last_tick + 1)
+        self._commands.append((time, record["command"]))
+        told = {name: record[name][None] for name in ("late", "age", "events", "chunk", "seam")}
+        self._ticks.add({"time": np.array([time - self._origin]), **told, "action": record["command"]})
 
     def end(self) -> int:
         """Write what there is, and wait for it; the number of demonstrations."""
-        self._cut()
-        num_demonstrations = len(self._written)
-        if self._told:
-            ticks = np.array(self._told)
-            origin = ticks["time"][0]
-            rows = {
-                "time": ticks["time"] - origin,
-                **{name: ticks[name] for name in ("chunk", "seam", "events")},
-                "late": ticks["late_s"],
-                "age": ticks["age_s"],
-            }
-            streams = {name: values[:, None] for name, values in rows.items()}
-            whole = {**streams, "action": ticks["command"]}
-            self._written.append(self._thread.submit(self._ticks.append, whole, seed=self._seed))
-        for future in self._written:
-            future.result()
-        self.begin(-1)
-        return num_demonstrations
+        self._demonstrations.end()
+        self._ticks.end()
+        return self._demonstrations.num_parts
 
-    def _cut(self) -> None:
-        """Let the demonstration end here."""
-        if not self._rows:
-            return
-        records, commands = zip(*self._rows, strict=True)
-        seed = -1 if self._written else self._seed  # only the first one begins where the environment did
-        self._rows = []
-        self._written.append(self._thread.submit(self._append, records, commands, seed))
-
-    def _append(self, records: Any, commands: Any, seed: int) -> int:
-        rows = {
-            stream.name: np.stack([record[stream.name] for record in records])
-            for stream in self._specification.observations
-        }
-        return self._demonstrations.append({**rows, "action": np.stack(commands)}, seed=seed)
+    def _follow(self, tick: int, expected: int) -> None:
+        """Where others were lost before this tick, forget the commands: one of those may have been in force."""
+        if tick != expected:
+            self._commands.clear()
+        self._last_tick = tick
 
     def _in_force(self, moment: float) -> NDArray[Any] | None:
         """The newest command that had its effect by then; the older ones will never be wanted."""
@@ -255,7 +291,8 @@ class _Writer:
 
 def _serve(end: socket.socket, folder: Path, specification: Specification, actuation_delay: float) -> None:
     """The process: until the other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the loop is interrupted, and says when it is over
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the loop is interrupted, and says when it is over
+        signal.signal(number, signal.SIG_IGN)
     told, answers = layouts(specification)
     writer = _Writer(folder, specification, actuation_delay)
     with contextlib.closing(Channel(end, answers, told)) as channel:

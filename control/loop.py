@@ -49,7 +49,8 @@ class Tick(NamedTuple):
 
     time: of the command, s. late_s: after it was due. age_s: of the observations behind it. command (Da,). events: the
     `Event`s of safety. chunk_s: what the chunk took that came in this tick, 0 where none came. seam: how far that chunk
-    is from what was planned for this moment, the largest share of what the limits allow in any dimension.
+    is from what was planned for this moment, the largest share of what the limits allow in any dimension; 1 where it is
+    not finite.
     """
 
     time: float
@@ -75,7 +76,7 @@ class Summary:
 
     num_ticks, num_late: commands, and those sent more than half a period late. num_skipped: periods without any.
     num_steps, num_chunks: control steps, and chunks that came. chunk_s: seconds that each of the last ones took.
-    events: how often each `Event` was met. reason: "over", "interrupted" or "stopped for safety".
+    events: how often each `Event` was met. reason: why the run ended.
     """
 
     num_ticks: int = 0
@@ -135,10 +136,13 @@ class Controller:
         self._asked_lead = self._lead = 0.0
         self._is_planned, self._is_asking, self._starved_at = False, False, math.inf
         self._held: NDArray[Any] | None = None
+        self._rest_at = math.inf
 
-    def run(self, is_over: Callable[[], bool], *, is_interrupted: Callable[[], bool] = lambda: False) -> Summary:
-        """Control the robot until `is_over`, or until it was braked to rest because somebody interrupted or for its
-        safety; in the end it is stopped.
+    def run(self, is_over: Callable[[], bool], *, brakes: Callable[[], str] = lambda: "") -> Summary:
+        """Control the robot until `is_over`, or until it was to brake and came to rest; in the end it is stopped.
+
+        brakes: why the robot is to brake now, and the run to end: the `reason` of the summary. Nothing to go on; but
+        its safety may brake the robot, too.
 
         Raises TimeoutError where a stream never comes, ValueError where the robot is not within its limits or the clock
         jumps, and ConnectionError where the robot is lost. Nothing is commanded then.
@@ -147,13 +151,13 @@ class Controller:
             self.robot.start()
             self._wait_for_streams()
             scheduled = last = self.clock.now()
-            while not is_over() and not (self.safety.is_stopped and self.safety.is_at_rest):
+            while not is_over() and not self._is_at_rest():
                 self.clock.sleep_until(scheduled)
                 now = self.clock.now()
                 if not 0 <= now - last <= LARGEST_GAP_S:
                     raise ValueError(f"the clock must go on evenly, but moved by {now - last:.3g} s between two ticks")
-                if is_interrupted() and not self.safety.is_stopped:
-                    self.summary.reason = "interrupted"
+                if not self.safety.is_stopped and (reason := brakes()):
+                    self.summary.reason = reason
                     self.safety.stop()
                 self._tick(now, scheduled)
                 last, scheduled = now, scheduled + self.period
@@ -167,6 +171,13 @@ class Controller:
         finally:
             self.robot.stop()
         return self.summary
+
+    def _is_at_rest(self) -> bool:
+        """Whether the robot is stopped, and its last commands have had their effect."""
+        now = self.clock.now()
+        is_commanded = self.safety.is_stopped and self.safety.is_at_rest
+        self._rest_at = min(self._rest_at, now) if is_commanded else math.inf
+        return now - self._rest_at >= self.robot.actuation_delay
 
     def _wait_for_streams(self) -> None:
         """Until every stream and the position are known; nothing is commanded before."""
@@ -210,7 +221,8 @@ class Controller:
         after = self._target(now)
         if before is None or after is None:
             return 0.0
-        return float(np.max(np.abs(after - before) / (self.safety.limits.high - self.safety.limits.low)))
+        seam = float(np.max(np.abs(after - before) / (self.safety.limits.high - self.safety.limits.low)))
+        return seam if math.isfinite(seam) else 1.0
 
     def _plan(self, now: float) -> None:
         """Where a control step begins, observe and ask for the next chunk."""

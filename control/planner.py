@@ -47,7 +47,7 @@ class PolicyProcess:
         self._channel = Channel(ours, *self._layouts)
         self._streams = [stream.name for stream in specification.observations]
         self._shape = horizons.prediction, specification.action.size
-        self._number = 0
+        self._number, self._answered = 0, 0
         with theirs:
             self._process.start()
 
@@ -79,7 +79,8 @@ class PolicyProcess:
     def poll(self) -> NDArray[Any] | None:
         """The chunk (Tp, Da) of the last request, once it is there. Raises ConnectionError without a process."""
         for _, record in self._receive():
-            if record["number"] == self._number:
+            self._answered = int(record["number"])
+            if self._answered == self._number:
                 return np.array(record["chunk"])
         return None
 
@@ -89,10 +90,14 @@ class PolicyProcess:
         except ConnectionError:
             raise ConnectionError("the process of the policy has ended; it may have said above why") from None
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether the process has not ended."""
-        return self._process.is_alive()
+    def is_idle(self, seconds: float = 10.0) -> bool:
+        """Whether the process is there and has nothing to do; the answer to the last request is waited for."""
+        until = time.monotonic() + seconds
+        with contextlib.suppress(ConnectionError):
+            while self._answered < self._number and time.monotonic() < until:
+                self._channel.wait(0.1)
+                self.poll()
+        return self._answered == self._number and self._process.is_alive()
 
     @property
     def pid(self) -> int:

@@ -108,6 +108,18 @@ def control(robot, planner, clock, *, execution=None, safety=None, seconds=5.0, 
     return controller.run(lambda: clock.now() >= seconds - 1e-9)
 
 
+def test_what_was_seen_while_another_stream_was_silent_is_remembered():
+    alignment = Alignment(SPECIFICATION)
+    for tick in range(1000):  # at 500 Hz, the camera silent from 0.1 s to 1.5 s
+        moment = tick / 500
+        frame = min(moment, 0.1) if moment < 1.5 else moment
+        places = {name: Reading(np.full(size, moment), moment) for name, size in (("moment", 1), ("place", 2))}
+        alignment.add({**places, "camera": Reading(np.zeros((2, 2, 3), np.uint8), frame)})
+        seen = alignment.at(alignment.time)
+        assert seen["place"] == pytest.approx(alignment.time, abs=1e-9)
+    assert len(alignment._readings["place"]) <= 1002
+
+
 EXECUTIONS = {"async_replace": AsyncReplace, "crossfade": CrossFade, "rtc": RealTimeChunking, "te": TemporalEnsemble}
 
 

@@ -2,9 +2,11 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from contextlib import closing
 from pathlib import Path
@@ -104,6 +106,20 @@ def test_a_policy_that_cannot_be_loaded_ends_the_waiting(capfd):
     assert "no such policy" in capfd.readouterr().err
 
 
+def test_a_process_that_is_stuck_or_gone_is_not_idle():
+    with closing(PolicyProcess(SPECIFICATION, HORIZONS, toys.load_echo, 0.05)) as planner:
+        planner.wait()
+        assert planner.is_idle(0)
+        planner.ask(request(1))
+        assert not planner.is_idle(0)
+        assert planner.is_idle()
+        os.kill(planner.pid, signal.SIGSTOP)
+        planner.ask(request(2))
+        assert not planner.is_idle(0.2)
+        os.kill(planner.pid, signal.SIGKILL)
+        assert not planner.is_idle()
+
+
 def test_a_policy_that_takes_too_long_is_an_error():
     late = pytest.raises(TimeoutError, match=r"the policy must be ready within 0\.2 s")
     with closing(PolicyProcess(SPECIFICATION, HORIZONS, toys.load_echo, 60.0)) as planner, late:
@@ -189,11 +205,11 @@ def test_a_robot_that_is_lost_is_told_of(recede, trained, tmp_path):
     assert DemonstrationStore.open(tmp_path / "ticks.zarr").num_steps == episode["commands"]
 
 
-def running(options, stdin):
+def running(options, stdin, **others):
     """The command, which tells line by line what it does."""
     command = [sys.executable, "-u", "-m", "recede", "control", *options]
     path = {"PYTHONPATH": str(Path(__file__).parent)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=stdin, text=True, env=os.environ | path)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stdin=stdin, text=True, env=os.environ | path, **others)
 
 
 def the_process_with(library, *, of):
@@ -203,27 +219,46 @@ def the_process_with(library, *, of):
     return found
 
 
-def test_a_key_ends_an_episode_another_begins_the_next_and_an_interrupt_ends_all(trained, tmp_path):
+def test_a_key_ends_an_episode_enter_begins_the_next_and_an_interrupt_ends_all(trained, tmp_path):
     terminal, theirs = os.openpty()
+    before = termios.tcgetattr(theirs)
     with running([str(trained), "robot.task=toys:REACH", f"out={tmp_path}"], theirs) as process:
         try:
             lines = iter(process.stdout.readline, "")
             assert any("any key ends an episode" in line for line in lines)
-            time.sleep(0.5)
-            os.write(terminal, b"x")
+            os.write(terminal, b"xxx\nx")  # whoever is in a hurry presses many, which begins nothing
             assert "reason interrupted" in next(lines)
-            assert "any key begins the next episode" in next(lines)
-            os.write(terminal, b"x")
-            time.sleep(0.5)
-            os.kill(process.pid, signal.SIGINT)
-            assert "seed 100001, success None" in next(lines)
+            assert "Enter begins the next episode" in next(lines)
+            for typed in (b"y", b" ", b"\n"):
+                time.sleep(0.3)
+                assert not select.select([process.stdout], [], [], 0)[0]
+                os.write(terminal, typed)
+            assert "seed 100001" in next(lines)
+            os.kill(process.pid, signal.SIGHUP)
             assert process.wait() == 0
+            assert termios.tcgetattr(theirs) == before
         finally:
             process.kill()
             os.close(terminal)
             os.close(theirs)
     episodes = json.loads((tmp_path / "control.json").read_text())["episodes"]
-    assert [episode["reason"] for episode in episodes] == ["interrupted", "interrupted"]
+    assert [episode["reason"] for episode in episodes][:2] == ["interrupted", "over"]
+
+
+def test_what_ends_all_processes_leaves_the_log_whole(trained, tmp_path):
+    options = [str(trained), "robot.task=toys:REACH", f"out={tmp_path}"]
+    with running(options, subprocess.DEVNULL, start_new_session=True) as process:
+        try:
+            assert "a prediction takes" in process.stdout.readline()
+            assert "seed 100000" in process.stdout.readline()
+            os.killpg(process.pid, signal.SIGTERM)
+            process.stdout.read()
+        finally:
+            process.kill()
+    episodes = json.loads((tmp_path / "control.json").read_text())["episodes"]
+    assert episodes[-1]["reason"] in ("interrupted", "lost", "over")
+    ticks = DemonstrationStore.open(tmp_path / "ticks.zarr")
+    assert ticks.num_steps == sum(episode["commands"] for episode in episodes)
 
 
 def test_an_exported_policy_controls_a_robot(recede, trained, tmp_path):

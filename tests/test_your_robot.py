@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import recede
 from emulated_bus import EmulatedBus, Servo
+from recede.control.clock import MonotonicClock
 from recede.control.robot import check_robot
 from recede.datasets.store import DemonstrationStore
 
@@ -57,15 +58,19 @@ class Hand:
 def shown(tmp_path, monkeypatch, capsys):
     """What the blocks of the document define, run in their order, and what they print."""
     emulated = EmulatedBus({number: Servo(number) for number in range(1, 7)})
+    monkeypatch.setattr("recede.control.feetech.SILENCE_S", 0.06)  # beside other work everything takes longer
     monkeypatch.setitem(sys.modules, "slide", types.SimpleNamespace(Axis=Axis))
     monkeypatch.setattr("sys.stdin", Hand(emulated))
     monkeypatch.chdir(tmp_path)
     names = {}
-    for block in BLOCKS:
-        exec(compile(block.replace("/dev/ttyACM0", emulated.port), "your_robot.md", "exec"), names)
-    yield names, capsys.readouterr().out
-    names["robot"].close()
-    emulated.unplug()
+    try:
+        for block in BLOCKS:
+            exec(compile(block.replace("/dev/ttyACM0", emulated.port), "your_robot.md", "exec"), names)
+        yield names, capsys.readouterr().out
+    finally:
+        if "robot" in names:
+            names["robot"].close()
+        emulated.unplug()
 
 
 @pytest.mark.slow
@@ -83,6 +88,21 @@ def test_the_document_is_true(shown):
     robot._thread.join(30)
     with pytest.raises(ConnectionError, match="the slide at usb:1 is lost: its cable was cut"):
         robot.observe()
+
+
+def test_the_driver_of_the_document_holds_also_where_it_is_closed_at_once(monkeypatch):
+    monkeypatch.setitem(sys.modules, "slide", types.SimpleNamespace(Axis=Axis))
+    names = {}
+    exec(compile(BLOCKS[0], "your_robot.md", "exec"), names)
+    for _ in range(5):
+        slide = names["Slide"]("usb:1", MonotonicClock())
+        slide.start()
+        slide.command(np.array([0.3], np.float32), 0.0)
+        while len(slide._axis.told) < 2:
+            time.sleep(0.001)
+        slide.stop()
+        slide.close()
+        assert slide._axis.told[-1][1] != pytest.approx(300.0)
 
 
 def test_the_document_shows_what_the_check_prints():
