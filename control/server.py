@@ -49,9 +49,6 @@ IDLE_S = 600.0
 OVERHEAD = 16 * 1024
 """Bytes of a message beside those of its arrays."""
 
-MAX_KINDS = 16
-"""Ways of guiding a chunk that are served, because an engine may prepare itself for each and keep that."""
-
 REMEMBERED = 1000
 """Requests whose times are told."""
 
@@ -90,15 +87,11 @@ class Inference:
         self.engine, self.max_batch, self.sizes = engine, max_batch, Counter[int]()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._queue: list[Waiting] = []
-        self._kinds: set[tuple[float, float, bool] | None] = {None}
         self._arrived = asyncio.Event()
 
     async def ask(self, request: Request, noise: NDArray[np.float32]) -> Answer:
         """The chunk for a request, in its turn. Raises ValueError where the engine cannot predict it."""
         waiting = Waiting(request, noise, time.perf_counter(), asyncio.get_running_loop().create_future())
-        if waiting.kind not in self._kinds and len(self._kinds) > MAX_KINDS:
-            raise ValueError(f"there must be at most {MAX_KINDS} pairs of start and limit among all robots")
-        self._kinds.add(waiting.kind)
         self._queue.append(waiting)
         self._arrived.set()
         return await waiting.answer
@@ -140,12 +133,14 @@ class Inference:
                     await self._settle([each])
                 return
             print(f"a prediction failed: {error!r}", file=sys.stderr, flush=True)
-            batch[0].answer.set_exception(ValueError(f"the prediction failed: {error}"))
+            if not batch[0].answer.done():
+                batch[0].answer.set_exception(ValueError(f"the prediction failed: {error}"))
             return
         self.sizes[len(batch)] += 1
         taken = time.perf_counter() - began
         for each, chunk in zip(batch, chunks, strict=True):
-            each.answer.set_result(Answer(chunk, began - each.since, taken))
+            if not each.answer.done():  # nobody waits for it any more
+                each.answer.set_result(Answer(chunk, began - each.since, taken))
 
     async def _predicted(self, requests: list[Request], noise: list[NDArray[np.float32]]) -> NDArray[Any]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._predict, requests, noise)
@@ -297,10 +292,12 @@ class Server:
             ping_interval=PING_S,
             ping_timeout=PING_S,
         )
-        answering = asyncio.create_task(self.inference.run())
+        answering, stopping = asyncio.create_task(self.inference.run()), asyncio.create_task(stop.wait())
         try:
             ready(_address(listening.sockets[0].getsockname()))
-            await stop.wait()
+            await asyncio.wait([answering, stopping], return_when=asyncio.FIRST_COMPLETED)
+            if answering.done():  # which it never is, unless there is a fault in it: then nobody is served
+                answering.result()
         finally:
             listening.close()
             await listening.wait_closed()

@@ -266,14 +266,27 @@ def test_an_engine_that_fails_answers_with_an_error_and_goes_on(engine, capsys):
     assert "a prediction failed: RuntimeError('out of memory')" in capsys.readouterr().err
 
 
-def test_there_are_no_more_kinds_of_guidance_than_an_engine_can_prepare_for(engine):
-    with served(engine) as (address, _), session(address) as (opened, _):
-        for number in range(server.MAX_KINDS):
-            asked(opened, steps(0), **with_prefix(limit=1.0 + number))
-        opened.send(pack({"kind": "infer", "number": 1, "observation": steps(0), **with_prefix(limit=99.0)}))
-        assert "at most 16 pairs of start and limit" in answer(opened)["message"]
-        asked(opened, steps(0), **with_prefix(limit=1.0))
-        asked(opened, steps(0))
+def test_who_does_not_wait_any_more_keeps_nobody_from_an_answer(engine):
+    async def ask():
+        inference = server.Inference(engine, 4)
+        request, noise = toy_request(engine), np.zeros(engine.noise_shape, np.float32)
+        gone, staying = (asyncio.create_task(inference.ask(request, noise)) for _ in range(2))
+        await asyncio.sleep(0)
+        gone.cancel()
+        answering = asyncio.create_task(inference.run())
+        answer = await asyncio.wait_for(staying, 30)
+        again = await asyncio.wait_for(inference.ask(request, noise), 30)
+        answering.cancel()
+        inference.close()
+        return answer.chunk, again.chunk
+
+    for chunk in asyncio.run(ask()):
+        assert chunk.shape == (engine.horizons.prediction, engine.specification.action.size)
+
+
+def toy_request(engine):
+    steps = engine.horizons.observation
+    return Request({s.name: np.zeros((steps, *s.shape), s.dtype) for s in engine.specification.observations})
 
 
 # --- who is let in

@@ -21,6 +21,10 @@ HALVED = nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d
 """Layers whose weights are held in bf16; norms and what is added stay in fp32, as in training with precision=bf16."""
 
 
+MOST_CAPTURED = 32
+"""Graphs that are held at once; each holds its own memory."""
+
+
 @dataclass(frozen=True)
 class Captured:
     """A captured prediction: its graph, the buffers that it reads, and the one that it writes."""
@@ -70,6 +74,8 @@ class CudaGraphEngine(EagerEngine):
         check_prefix(prefix, drawn)
         key = drawn.shape[1], prefix.start, prefix.limit
         if key not in self._captured:
+            if len(self._captured) >= MOST_CAPTURED:
+                del self._captured[next(iter(self._captured))]  # the oldest
             self._captured[key] = self._capture(given, drawn, prefix)
         captured = self._captured[key]
         for name, values in given.items():
