@@ -55,7 +55,7 @@ def write_timeline(path: Path, told: Mapping[str, Any], ticks: Demonstrations) -
         cards.append(_card("Success", f"{100 * sum(over) / len(over):.0f} %", note, bar))
     write_page(
         path,
-        title=f"{told['task']}, controlled in real time",
+        title=f"{told['task'] or told['policy']}, controlled in real time",
         verdict=unbroken(escape(f"{said}.")),
         cards=cards,
         sections=[
