@@ -56,7 +56,8 @@ def run(config: ControlConfig) -> None:
         if told["episodes"]:
             write_json(out / "control.json", told)
             write_timeline(out / "report.html", told, DemonstrationStore.open(out / TICKS))
-            print(f"{described['task'] or config.run}, {name}: {summarised(told['episodes'])}\nreport: {out / 'report.html'}")
+            print(f"{described['task'] or config.run}, {name}: {summarised(told['episodes'])}")
+            print(f"report: {out / 'report.html'}")
 
 
 def control(config: ControlConfig, robot: Robot, horizons: Horizons, out: Path, told: list[dict[str, Any]]) -> None:
