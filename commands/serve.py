@@ -44,6 +44,7 @@ async def _serve(server: Server, config: ServeConfig) -> None:
 
     def ready(address: str) -> None:
         print(f"{server.task or config.run} is served at {address} by {server.engine.name}")
-        print(f"next: recede control {address}", flush=True)
+        reached = f"ws://THIS-MACHINE:{address.rpartition(':')[2]}" if config.is_open else address
+        print(f"next: recede control {reached}", flush=True)
 
     await server.run(config.host, config.port, ready=ready, stop=stop)

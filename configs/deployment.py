@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..specification import Specification
-from .checks import not_negative, positive
+from .checks import known_engine, not_negative, positive
 from .executions import RecedingConfig, check_executions
 
 if TYPE_CHECKING:
@@ -153,8 +153,12 @@ class ControlConfig:
     a run's, "last" or "best". robot: what is controlled. rate: commands a second. episodes: how many, in simulation on
     the seeds from `first_seed` on. seconds: that an episode takes at most. seed: of the policy's noise. out: the folder
     of the log, new or empty; runs/control/DATE-TIME where it is not given. execution: how chunks follow one another.
-    sampler: to denoise with, where it is not the policy's own. engine: what runs the policy, in a process of its own:
-    as in `recede evaluate`. safety: what is commanded at most.
+    sampler: to denoise with, where it is not the policy's own. engine: what runs the policy, in a process of its own,
+    as in `recede evaluate`: eager, where it is not given, is PyTorch with one thread of the CPU, and cuda_graph a GPU.
+
+    safety: what is commanded at most. speed, acceleration and jump are shares of the range of each dimension of the
+    action (a second, a second squared); workspace is [[low, ...], [high, ...]] in its units. Observations older than
+    stale_ms are not acted on, and a robot that was held for patience_ms is stopped.
     """
 
     run: str
@@ -177,6 +181,9 @@ class ControlConfig:
         if self.seconds is not None:
             positive(self, "seconds")
         check_executions(self.execution, most=1)
+        known_engine(self.engine)
+        if self.checkpoint not in ("last", "best"):
+            raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
         if self.is_remote and (self.sampler is not None or self.engine is not None or self.checkpoint != "last"):
             raise ValueError(
                 f"{self.run} is served with its checkpoint, its sampler and its engine: leave them out here, and give "

@@ -119,7 +119,7 @@ def test_executions_and_delays_are_all_measured_and_an_interrupted_sweep_goes_on
     paths = sorted(tmp_path.glob("*/evaluation.json"))
     assert [path.parent.name for path in paths] == ["receding-0ms", "receding-150ms", "rtc-0ms", "rtc-150ms"]
     results = {path.parent.name: json.loads(path.read_text()) for path in paths}
-    assert results["rtc-150ms"]["execution"] == {"choice": "rtc", "limit": 8.0, "exact": False}
+    assert results["rtc-150ms"]["execution"] == {"choice": "rtc", "every": None, "limit": 8.0, "exact": False}
     assert results["rtc-150ms"]["delay_ms"] == 150
     assert results["receding-150ms"]["steps"] != results["receding-0ms"]["steps"]
     assert (tmp_path / "delays.png").read_bytes().startswith(b"\x89PNG")
@@ -154,8 +154,8 @@ def test_executions_and_delays_are_all_measured_and_an_interrupted_sweep_goes_on
         (["execution=rtc", "execution.rtc.limits=1"], "there is no key 'limits': did you mean 'limit'?"),
         (["execution=warm_start", "execution.warm_start.start=2"], "start must be above 0 and at most 1"),
         (["execution=[]"], "execution must name at least one of"),
-        (["execution=[receding,rtc]", "delay_ms=[0,900]"], "a chunk must last for max(action horizon, delay) + delay"),
-        (["execution=rtc", "delay_ms=900"], "a chunk must last for max(action horizon, delay) + delay steps, 9 + 9"),
+        (["execution=[receding,rtc]", "delay_ms=[0,900]"], "a chunk must last for max(every, delay) + delay"),
+        (["execution=rtc", "delay_ms=900"], "a chunk must last for max(every, delay) + delay steps, 9 + 9"),
     ],
 )
 def test_what_cannot_be_executed_is_refused(recede, trained, tmp_path, options, said):

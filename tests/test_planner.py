@@ -129,14 +129,13 @@ def test_a_policy_that_takes_too_long_is_an_error():
 # --- recede control
 
 
-@pytest.mark.parametrize("execution", ["receding", "rtc"])
-def test_a_policy_controls_a_robot_in_real_time(recede, trained, tmp_path, execution):
-    options = ["episodes=2", "rate=50", f"execution={execution}", f"out={tmp_path}"]
+def test_a_policy_controls_a_robot_in_real_time(recede, trained, tmp_path):
+    options = ["episodes=2", "rate=50", "execution=rtc", f"out={tmp_path}"]
     disturbed = ["robot.task=toys:REACH", "robot.sensor_delay_ms=20", "robot.jitter_ms=5", "robot.dropped=0.05"]
     found = recede("control", trained, *options, *disturbed)
     assert found.status == 0, found.err
     content = json.loads((tmp_path / "control.json").read_text())
-    assert content["execution"]["choice"] == execution
+    assert content["execution"]["choice"] == "rtc"
     assert [episode["seed"] for episode in content["episodes"]] == [100_000, 100_001]
     for episode in content["episodes"]:
         assert episode["reason"] == "over"
@@ -281,6 +280,8 @@ def test_an_exported_policy_controls_a_robot(recede, trained, tmp_path):
             ["robot.task=toys:REACH", "rate=5"],
             "the rate must be at least one command a control period, 10 a second, got 5",
         ),
+        (["robot.task=toys:REACH", "engine=cudagraph"], "engine must be auto or one of eager, cuda_graph"),
+        (["robot.task=toys:REACH", "checkpoint=lsat"], "checkpoint must be 'last' or 'best', got 'lsat'"),
         (["robot=driver"], "robot.make is required: give robot.make=..."),
         (["robot=driver", "robot.make=toys"], "robot.make must be package.module:function, got 'toys'"),
         (["robot=driver", "robot.make=toys:NO_TASK"], "robot.make=toys:NO_TASK must be a function, but toys has 3"),
