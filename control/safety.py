@@ -9,6 +9,7 @@ with the memory of one robot, and with the times after which a robot that is tol
 | faster, or accelerating more, than allowed | as fast as allowed, towards the target |
 | target not finite, or further from the last command than `jump` | braked, and held while that lasts |
 | observations older than `stale_s`, or nothing planned | braked, and held while that lasts |
+| a tick that comes too late | its command is given at once, and periods that passed are skipped: see `control.loop` |
 | held for longer than `patience_s`, or `stop` | stopped: braked and held until `begin` |
 
 Braking is within the acceleration limit, and every command leaves room to brake before the position limits.

@@ -12,7 +12,7 @@ import numpy as np
 from ..configs.executions import EXECUTIONS
 from ..configs.schema import describe
 from ..policy.checkpoint import read_json
-from .evaluate import bootstrap, wilson
+from .intervals import bootstrap, wilson
 
 Result = Mapping[str, Any]
 """The content of one `evaluation.json`."""

@@ -3,40 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 
 from ..control.execution import Execution, RecedingHorizon
 from ..envs.task import Task
 from ..policy.interface import Policy
 from .episode import Outcome
+from .intervals import bootstrap, wilson
 from .rollout import latency, rollout
-
-Interval = tuple[float, float]
-
-
-def wilson(successes: int, episodes: int) -> Interval:
-    """The 95 % confidence interval of a success rate (Wilson 1927).
-
-    >>> [round(bound, 3) for bound in wilson(45, 50)]
-    [0.786, 0.957]
-    """
-    found = stats.binomtest(successes, episodes).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
-
-
-def bootstrap(scores: Sequence[float]) -> Interval:
-    """The 95 % bootstrap interval of a mean score: percentiles of 10,000 resampled means."""
-    if len(set(scores)) == 1:  # nothing to resample; scipy warns of it
-        return scores[0], scores[0]
-    found = stats.bootstrap((scores,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(0))
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..datasets.store import Demonstrations
 from .charts import Series, curve, interval, tag
-from .evaluate import wilson
+from .intervals import wilson
 from .page import section, unbroken, write_page
 
 NUM_BINS = 150

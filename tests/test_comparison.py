@@ -4,7 +4,7 @@ import json
 
 import pytest
 from recede.evaluation.comparison import document, find, table
-from recede.evaluation.evaluate import wilson
+from recede.evaluation.intervals import wilson
 
 
 def result(

@@ -14,7 +14,8 @@ from recede.configs.policies import load_policy
 from recede.configs.schema import describe
 from recede.evaluation import delays
 from recede.evaluation.episode import Outcome
-from recede.evaluation.evaluate import Evaluation, bootstrap, evaluate, wilson
+from recede.evaluation.evaluate import Evaluation, evaluate
+from recede.evaluation.intervals import bootstrap, wilson
 from recede.evaluation.results import measure
 from recede.policy import checkpoint
 from recede.policy.normalizer import Normalizer

@@ -40,7 +40,12 @@ def first_to_load(watched: list[str], names: list[str]) -> dict[str, Any]:
 def test_the_light_half_loads_no_torch() -> None:
     light = ["recede", "recede.specification", "recede.datasets.store"]
     light += [*modules("recede.control"), *modules("recede.envs"), *modules("recede.commands")]
-    light += ["recede.configs.engines", "recede.policy.engines.folder", "recede.policy.engines.choice"]
+    light += [
+        "recede.configs.engines",
+        "recede.policy.engines.folder",
+        "recede.policy.engines.choice",
+        "recede.evaluation.timeline",
+    ]
     heavy = ["torch", "diffusers", "imageio", "matplotlib", "tensorboard", "gym_pusht", "pygame", "cv2", "transformers"]
     assert first_to_load(heavy, light) == {}
 

@@ -260,15 +260,32 @@ def test_what_ends_all_processes_leaves_the_log_whole(trained, tmp_path):
     assert ticks.num_steps == sum(episode["commands"] for episode in episodes)
 
 
-def test_an_exported_policy_controls_a_robot(recede, trained, tmp_path):
+WITHOUT_TORCH = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "safetensors", "diffusers"):
+            raise ImportError(f"{name} is not installed here")
+sys.meta_path.insert(0, Refuse())
+"""
+
+
+def test_an_exported_policy_controls_a_robot_where_there_is_no_torch(recede, trained, tmp_path, monkeypatch):
+    """In none of the processes, which all run this as they start."""
     pytest.importorskip("onnxruntime")
-    folder, common = tmp_path / "exported", ["robot.task=toys:REACH", "episodes=1"]
+    folder, common = tmp_path / "exported", ["robot.task=toys:REACH", "episodes=1", f"out={tmp_path / 'run'}"]
     assert recede("export", trained, f"out={folder}", "engine=onnx").status == 0
-    found = recede("control", folder, *common, f"out={tmp_path / 'run'}")
-    assert found.status == 0, found.err
-    assert "reason over" in found.out
     refused = recede("control", folder, *common, "engine=eager")
     assert refused.status == 2
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(WITHOUT_TORCH)
+    path = os.pathsep.join(map(str, (tmp_path / "site", Path(__file__).parent)))
+    command = [sys.executable, "-m", "recede", "control", str(folder), *common]
+    environment = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "reason over" in done.stdout
+    assert (tmp_path / "run" / "report.html").exists()
 
 
 @pytest.mark.parametrize(
