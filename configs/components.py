@@ -17,7 +17,7 @@ from .encoders import LowdimEncoderConfig, ResNetEncoderConfig, ViTEncoderConfig
 from .executions import EXECUTIONS
 
 if TYPE_CHECKING:
-    from ..policy.interface import Network, NoiseSchedule, Policy, Sampler
+    from ..policy.interface import Network, NoiseSchedule, Policy, Sampler, Weighting
     from ..policy.normalizer import Normalizer
 
 
@@ -231,6 +231,60 @@ class DiffusersSamplerConfig:
         return from_diffusers(self.name, **self.options)
 
 
+@dataclass(kw_only=True)
+class UniformConfig:
+    """All noise levels count alike, in units of what the network predicts."""
+
+    def build(self) -> Weighting:
+        """The weighting."""
+        from ..policy.weighting import uniform
+
+        return uniform
+
+
+@dataclass(kw_only=True)
+class SNRConfig:
+    """The error of x_0 counts by the signal-to-noise ratio."""
+
+    def build(self) -> Weighting:
+        """The weighting."""
+        from ..policy.weighting import by_snr
+
+        return by_snr
+
+
+@dataclass(kw_only=True)
+class MinSNRConfig:
+    """The error of x_0 counts by the signal-to-noise ratio, at most `limit`."""
+
+    limit: float = 5.0
+
+    def __post_init__(self) -> None:
+        positive(self, "limit")
+
+    def build(self) -> Weighting:
+        """The weighting."""
+        from ..policy.weighting import min_snr
+
+        return partial(min_snr, limit=self.limit)
+
+
+@dataclass(kw_only=True)
+class EDMWeightingConfig:
+    """The weights of EDM; `data_std` is the standard deviation of normalised actions."""
+
+    data_std: float = 0.5
+
+    def __post_init__(self) -> None:
+        positive(self, "data_std")
+
+    def build(self) -> Weighting:
+        """The weighting."""
+        from ..policy.weighting import edm
+
+        return partial(edm, data_std=self.data_std)
+
+
 class PredictionType(Enum):
     """What the network predicts; the values name the constants of `policy.prediction`."""
 
@@ -291,6 +345,7 @@ class DiffusionConfig:
     network: Any = field(default_factory=UNet1dConfig)
     schedule: Any = field(default_factory=CosineConfig)
     sampler: Any = field(default_factory=DDIMConfig)
+    weighting: Any = field(default_factory=UniformConfig)
     prediction: PredictionType = PredictionType.sample
     clip: float = 1.0
 
@@ -302,7 +357,7 @@ class DiffusionConfig:
         from ..policy import prediction
         from ..policy.diffusion import DiffusionPolicy
 
-        filled(self, "encoder", "network", "schedule", "sampler", of="policy/")
+        filled(self, "encoder", "network", "schedule", "sampler", "weighting", of="policy/")
         return DiffusionPolicy(
             specification,
             horizons,
@@ -314,6 +369,7 @@ class DiffusionConfig:
             num_steps=self.sampler.num_steps,
             num_draws=self.sampler.num_draws,
             clip=self.clip,
+            weighting=self.weighting.build(),
         )
 
 
@@ -335,6 +391,12 @@ CHOICES: dict[str, dict[str, Any]] = {
         "diffusers": DiffusersScheduleConfig,
     },
     "policy/sampler": _SAMPLERS,
+    "policy/weighting": {
+        "uniform": UniformConfig,
+        "snr": SNRConfig,
+        "min_snr": MinSNRConfig,
+        "edm": EDMWeightingConfig,
+    },
     "sampler": _SAMPLERS,
     "execution": EXECUTIONS,
     "robot": ROBOTS,

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from ..specification import Horizons, Prefix, Specification
 from .guidance import sample
 from .inputs import check_observation, check_prefix
-from .interface import Denoiser, Encoder, Network, NoiseSchedule, Observation, Sampler
+from .interface import Denoiser, Encoder, Network, NoiseSchedule, Observation, Sampler, Weighting
 from .normalizer import Normalizer
 from .prediction import Prediction
+from .weighting import uniform
 
 
 class DiffusionPolicy(nn.Module):
@@ -21,6 +22,9 @@ class DiffusionPolicy(nn.Module):
 
     times: the denoising steps of `sampler`, from `schedule.spacing`. num_draws: fresh noises that the sampler takes on
     its way, 0 where it is deterministic. clip: bound of the estimate of x_0, in normalised units, at every step.
+    weighting: how much each noise level counts in the loss; see `policy.weighting`.
+
+    Raises ValueError if the prediction or the weighting does not suit the schedule.
     """
 
     def __init__(
@@ -37,12 +41,14 @@ class DiffusionPolicy(nn.Module):
         num_steps: int,
         num_draws: int,
         clip: float = 1.0,
+        weighting: Weighting = uniform,
     ) -> None:
         super().__init__()
+        check_weights(schedule, prediction, weighting)
         self.specification, self.horizons = specification, horizons
         self.normalizer, self.encoder, self.network = normalizer, encoder, network
         self.schedule, self.prediction, self.sampler = schedule, prediction, sampler
-        self.num_draws, self.clip = num_draws, clip
+        self.num_draws, self.clip, self.weighting = num_draws, clip, weighting
         self.times = schedule.spacing(num_steps)
 
     @property
@@ -56,7 +62,7 @@ class DiffusionPolicy(nn.Module):
         return self.encoder(self.normalizer.observation(observation))
 
     def loss(self, observation: Observation, action: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        """Squared error of the network's output per step, (K, B, Tp) (Ho et al. 2020, eq. 14); see `Policy.loss`."""
+        """Weighted squared error of the network's output per step, (K, B, Tp); see `Policy.loss`."""
         num_draws = len(noise)
         check_observation(observation, self.specification, self.horizons, crop=self.encoder.crop)
         conditioning = self.encoder(self.normalizer.observation(observation))
@@ -66,6 +72,7 @@ class DiffusionPolicy(nn.Module):
         alpha, sigma = (coefficient[:, None, None] for coefficient in self.schedule(t))
         output = self.network(alpha * x_0 + sigma * epsilon, t, conditioning)
         error = (output - self.prediction.target(x_0, epsilon, alpha, sigma)).square().mean(dim=-1)
+        error = error * relative_weight(self.prediction, self.weighting, alpha[:, 0], sigma[:, 0])
         return rearrange(error, "(k b) t -> k b t", k=num_draws)
 
     def denoiser(self, conditioning: Tensor) -> Denoiser:
@@ -106,3 +113,31 @@ class DiffusionPolicy(nn.Module):
             planned=planned,
         )
         return self.normalizer.unnormalised_action(chunk)
+
+
+MOST_WEIGHT = 1e6
+"""The most that the squared error of an output may be weighed by: beyond it one noise level is nearly all of a loss."""
+
+
+def relative_weight(prediction: Prediction, weighting: Weighting, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """What the squared error of the network's output is multiplied by, so that that of x_0 has the wanted weight."""
+    own = torch.as_tensor(prediction.weight(alpha, sigma))
+    return weighting((alpha / sigma) ** 2, own) / own
+
+
+def check_weights(schedule: NoiseSchedule, prediction: Prediction, weighting: Weighting) -> None:
+    """Raise ValueError unless the prediction determines x_0, and its weight is finite, at all times of training."""
+    t = schedule.time(torch.linspace(0, 1, 10_000)).unique()
+    alpha, sigma = schedule(t)
+    blind = t[torch.as_tensor(prediction.weight(alpha, sigma)).broadcast_to(t.shape) == 0].tolist()
+    if blind:
+        raise ValueError(
+            f"the prediction must determine x_0 at every noise level, but at time {blind[0]} of this schedule it says "
+            "nothing about x_0: choose another policy.prediction, such as sample or velocity"
+        )
+    largest = relative_weight(prediction, weighting, alpha, sigma).max().item()
+    if not largest <= MOST_WEIGHT:
+        raise ValueError(
+            f"the weight of every noise level must be at most {MOST_WEIGHT:g} times that of the prediction type itself, "
+            f"got {largest:.3g}: choose policy/weighting=uniform or min_snr, or policy.prediction=v"
+        )

@@ -23,6 +23,10 @@ Denoiser: TypeAlias = Callable[[Tensor, float], Tensor]
 """(x_t (B, Tp, Da), t) -> estimate of x_0 (B, Tp, Da), both normalised."""
 
 
+Weighting: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(signal-to-noise ratio, weight of the prediction type by itself) -> weight of the squared error of x_0."""
+
+
 class Encoder(Protocol):
     """Turns a normalised observation into conditioning; conditioning_shape is (S, Dc).
 

@@ -33,6 +33,14 @@ class Prediction:
         p, q = self.coefficients(alpha, sigma)
         return (q * x_t - sigma * output) / (q * alpha - p * sigma)
 
+    def weight(self, alpha: Number, sigma: Number) -> Number:
+        """The squared error of the output for a squared error of 1 in x_0, given the same x_t.
+
+        0 if the output says nothing about x_0 at that noise level.
+        """
+        p, q = self.coefficients(alpha, sigma)
+        return ((q * alpha - p * sigma) / sigma) ** 2
+
 
 EPSILON = Prediction(lambda alpha, sigma: (0, 1))
 """The noise (Ho et al. 2020)."""

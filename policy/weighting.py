@@ -1,0 +1,36 @@
+"""How much each noise level counts in the loss: one function for each choice.
+
+A weight belongs to the squared error of x_0. It is a function of the signal-to-noise ratio snr = alpha^2 / sigma^2 and
+of the weight that the prediction type gives by itself, `Prediction.weight`: an unweighted error of epsilon, for
+example, weighs the error of x_0 by the signal-to-noise ratio.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def uniform(snr: Tensor, own: Tensor) -> Tensor:
+    """Weigh all noise levels alike, in units of what the network predicts (Ho et al. 2020, eq. 14)."""
+    return own
+
+
+def by_snr(snr: Tensor, own: Tensor) -> Tensor:
+    """Weigh the error of x_0 by the signal-to-noise ratio, as an unweighted epsilon prediction does."""
+    return snr
+
+
+def min_snr(snr: Tensor, own: Tensor, *, limit: float = 5.0) -> Tensor:
+    """Weigh by the signal-to-noise ratio, at most `limit` (Hang et al. 2023, eq. 8)."""
+    return snr.clamp(max=limit)
+
+
+def edm(snr: Tensor, own: Tensor, *, data_std: float = 0.5) -> Tensor:
+    """Weigh so that an output of unit variance counts alike at all noise levels (Karras et al. 2022, section 5).
+
+    Their (s^2 + data_std^2) / (s data_std)^2 with s = sigma / alpha. data_std: standard deviation of normalised actions.
+    """
+    return snr + data_std**-2
