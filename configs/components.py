@@ -5,11 +5,13 @@ Dimensions come from the data and the task, never from here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass, replace
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..policy.levels import NoiseLevel, check_spacing, spaced
+from ..policy.sampling import Sampler, ddim, ddpm, dpm_solver_2m, from_diffusers, heun
 from ..specification import Horizons, Specification, nearest
 from .checks import positive
 from .deployment import ROBOTS
@@ -17,7 +19,7 @@ from .encoders import LowdimEncoderConfig, ResNetEncoderConfig, ViTEncoderConfig
 from .executions import EXECUTIONS
 
 if TYPE_CHECKING:
-    from ..policy.interface import Network, NoiseSchedule, Policy, Sampler, Weighting
+    from ..policy.interface import Network, NoiseSchedule, Policy, Solver, Weighting
     from ..policy.normalizer import Normalizer
 
 
@@ -147,88 +149,120 @@ class RectifiedFlowConfig:
 
 
 @dataclass(kw_only=True)
-class DDIMConfig:
-    """DDIM in `num_steps` denoising steps; `eta` = 0 is deterministic, 1 draws all the noise of DDPM."""
+class SamplerConfig:
+    """What our samplers share: `num_steps` denoising steps, at levels of the noise schedule chosen by `spacing`.
+
+    spacing: trailing, leading or linspace, which are even in time; karras; or log_snr, even in the logarithm of the
+    signal-to-noise ratio.
+    """
 
     num_steps: int = 10
-    eta: float = 0.0
+    spacing: str = "trailing"
 
     def __post_init__(self) -> None:
+        check_spacing(self.spacing)
+
+    @property
+    def num_draws(self) -> int:
+        """Fresh noises on the way: none, unless a sampler is stochastic."""
+        return 0
+
+    def solver(self) -> Solver:
+        """The function that goes from noise to data."""
+        raise NotImplementedError
+
+    def build(self, schedule: NoiseSchedule) -> Sampler:
+        """The sampler for that schedule."""
+        return self.along(spaced(schedule.levels, self.num_steps, self.spacing))
+
+    def along(self, levels: tuple[NoiseLevel, ...]) -> Sampler:
+        """The sampler that visits these levels, as an exported policy keeps them; torch is not loaded."""
+        return Sampler(self.solver(), levels, num_draws=self.num_draws)
+
+
+@dataclass(kw_only=True)
+class DDIMConfig(SamplerConfig):
+    """DDIM in `num_steps` denoising steps; `eta` = 0 is deterministic, 1 draws all the noise of DDPM.
+
+    keeps_epsilon: if an estimate of x_0 is clipped, still step along the epsilon of the unclipped one, as diffusers
+    does; only with eta = 0.
+    """
+
+    eta: float = 0.0
+    keeps_epsilon: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must be between 0 (DDIM) and 1 (DDPM), got {self.eta}")
-
-    def build(self) -> Sampler:
-        """The sampler."""
-        from ..policy.sampling import ddim
-
-        return partial(ddim, eta=self.eta)
+        if self.keeps_epsilon and self.eta:
+            raise ValueError(f"keeps_epsilon needs deterministic steps, got eta={self.eta}: set eta=0, or leave it out")
 
     @property
     def num_draws(self) -> int:
         """Fresh noises on the way."""
         return self.num_steps if self.eta else 0
 
+    def solver(self) -> Solver:
+        """The function that goes from noise to data."""
+        return partial(ddim, eta=self.eta)
+
+    def along(self, levels: tuple[NoiseLevel, ...]) -> Sampler:
+        """The sampler that visits these levels."""
+        return replace(super().along(levels), keeps_epsilon=self.keeps_epsilon)
+
 
 @dataclass(kw_only=True)
-class DDPMConfig:
+class DDPMConfig(SamplerConfig):
     """Ancestral sampling in `num_steps` denoising steps."""
 
     num_steps: int = 100
-
-    def build(self) -> Sampler:
-        """The sampler."""
-        from ..policy.sampling import ddpm
-
-        return ddpm
 
     @property
     def num_draws(self) -> int:
         """Fresh noises on the way."""
         return self.num_steps
 
+    def solver(self) -> Solver:
+        """The function that goes from noise to data."""
+        return ddpm
+
 
 @dataclass(kw_only=True)
-class DPMSolver2MConfig:
+class DPMSolver2MConfig(SamplerConfig):
     """DPM-Solver++(2M), of second order with one evaluation in each of `num_steps` denoising steps."""
 
     num_steps: int = 8
-    num_draws: ClassVar[int] = 0
+    spacing: str = "log_snr"
 
-    def build(self) -> Sampler:
-        """The sampler."""
-        from ..policy.sampling import dpm_solver_2m
-
+    def solver(self) -> Solver:
+        """The function that goes from noise to data."""
         return dpm_solver_2m
 
 
 @dataclass(kw_only=True)
-class HeunConfig:
+class HeunConfig(SamplerConfig):
     """Heun's method, of second order with two evaluations in each of `num_steps` denoising steps but the last."""
 
     num_steps: int = 5
-    num_draws: ClassVar[int] = 0
 
-    def build(self) -> Sampler:
-        """The sampler."""
-        from ..policy.sampling import heun
-
+    def solver(self) -> Solver:
+        """The function that goes from noise to data."""
         return heun
 
 
 @dataclass(kw_only=True)
 class DiffusersSamplerConfig:
-    """Any scheduler of diffusers, by its class name there, with its own options."""
+    """A scheduler of diffusers, by its class name there, with its own options and its own spacing."""
 
     name: str = "DPMSolverMultistepScheduler"
     num_steps: int = 10
     options: dict[str, Any] = field(default_factory=dict)
     num_draws: ClassVar[int] = 0  # it draws for itself
 
-    def build(self) -> Sampler:
-        """The sampler."""
-        from ..policy.sampling import from_diffusers
-
-        return from_diffusers(self.name, **self.options)
+    def build(self, schedule: NoiseSchedule) -> Sampler:
+        """The sampler for that schedule."""
+        return from_diffusers(self.name, schedule, self.num_steps, **self.options)
 
 
 @dataclass(kw_only=True)
@@ -358,16 +392,15 @@ class DiffusionConfig:
         from ..policy.diffusion import DiffusionPolicy
 
         filled(self, "encoder", "network", "schedule", "sampler", "weighting", of="policy/")
+        schedule = self.schedule.build()
         return DiffusionPolicy(
             specification,
             horizons,
             normalizer=normalizer,
             **encoder_and_network(self, specification, horizons),
-            schedule=self.schedule.build(),
+            schedule=schedule,
             prediction=getattr(prediction, self.prediction.value),
-            sampler=self.sampler.build(),
-            num_steps=self.sampler.num_steps,
-            num_draws=self.sampler.num_draws,
+            sampler=self.sampler.build(schedule),
             clip=self.clip,
             weighting=self.weighting.build(),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from einops import rearrange, repeat
@@ -11,17 +12,19 @@ from torch import Tensor, nn
 from ..specification import Horizons, Prefix, Specification
 from .guidance import sample
 from .inputs import check_observation, check_prefix
-from .interface import Denoiser, Encoder, Network, NoiseSchedule, Observation, Sampler, Weighting
+from .interface import Denoiser, Encoder, Network, NoiseSchedule, Observation, Weighting
+from .levels import NoiseLevel
 from .normalizer import Normalizer
 from .prediction import Prediction
+from .sampling import Sampler, keeping_epsilon
 from .weighting import uniform
 
 
 class DiffusionPolicy(nn.Module):
     """Encoder, network, noise schedule, prediction, sampler and normalizer, in one module.
 
-    times: the denoising steps of `sampler`, from `schedule.spacing`. num_draws: fresh noises that the sampler takes on
-    its way, 0 where it is deterministic. clip: bound of the estimate of x_0, in normalised units, at every step.
+    sampler: a solver with the levels of the schedule that it visits. clip: bound of the estimate of x_0, in normalised
+    units, at every step.
     weighting: how much each noise level counts in the loss; see `policy.weighting`.
 
     Raises ValueError if the prediction or the weighting does not suit the schedule.
@@ -38,8 +41,6 @@ class DiffusionPolicy(nn.Module):
         schedule: NoiseSchedule,
         prediction: Prediction,
         sampler: Sampler,
-        num_steps: int,
-        num_draws: int,
         clip: float = 1.0,
         weighting: Weighting = uniform,
     ) -> None:
@@ -48,13 +49,12 @@ class DiffusionPolicy(nn.Module):
         self.specification, self.horizons = specification, horizons
         self.normalizer, self.encoder, self.network = normalizer, encoder, network
         self.schedule, self.prediction, self.sampler = schedule, prediction, sampler
-        self.num_draws, self.clip, self.weighting = num_draws, clip, weighting
-        self.times = schedule.spacing(num_steps)
+        self.clip, self.weighting = clip, weighting
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
         """(draws, Tp, Da) of one prediction: where it starts, and what the sampler adds."""
-        return 1 + self.num_draws, self.horizons.prediction, self.specification.action.size
+        return 1 + self.sampler.num_draws, self.horizons.prediction, self.specification.action.size
 
     def encode(self, observation: Observation) -> Tensor:
         """Conditioning (B, S, Dc) of an observation in the units of the specification."""
@@ -76,18 +76,20 @@ class DiffusionPolicy(nn.Module):
         return rearrange(error, "(k b) t -> k b t", k=num_draws)
 
     def denoiser(self, conditioning: Tensor) -> Denoiser:
-        """(x_t, t) -> the estimate of x_0, clipped. The network meets the conditioning and the times here, once."""
+        """The clipped estimate of x_0. The network meets the conditioning and the times here, once a chunk."""
         return self.conditioned(self.network.condition(conditioning))
 
     def conditioned(self, condition: Tensor) -> Denoiser:
         """The same from what the network has made of the conditioning."""
-        embedded = dict(zip(self.times[:-1], self.embed(self.times[:-1], condition.device), strict=True))
+        times = [level.time for level in self.sampler.levels[:-1]]
+        embedded = dict(zip(times, self.embed(times, condition.device), strict=True))
 
-        def denoise(x_t: Tensor, t: float) -> Tensor:
-            alpha, sigma = self.schedule.at(t)
-            time = embedded[t] if t in embedded else self.embed([t], x_t.device)[0]  # where a sampler spaces itself
+        def denoise(x_t: Tensor, now: NoiseLevel, then: NoiseLevel) -> Tensor:
+            time = embedded[now.time]
             output = self.network.denoise(x_t, time.expand(len(x_t), *time.shape), condition)
-            return self.prediction.clean(output, x_t, alpha, sigma).clamp(-self.clip, self.clip)
+            raw = self.prediction.clean(output, x_t, now.alpha, now.sigma)
+            x_0 = clipped(raw, self.clip)
+            return keeping_epsilon(raw, x_0, now=now, then=then) if self.sampler.keeps_epsilon else x_0
 
         return denoise
 
@@ -106,13 +108,26 @@ class DiffusionPolicy(nn.Module):
             self.denoiser(self.encode(observation)),
             noise,
             sampler=self.sampler,
-            schedule=self.schedule,
-            times=self.times,
             clip=self.clip,
             prefix=prefix,
             planned=planned,
         )
         return self.normalizer.unnormalised_action(chunk)
+
+
+class _Clip(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bound: float) -> Tensor:
+        return x.clamp(-bound, bound)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
+
+
+def clipped(x: Tensor, bound: float) -> Tensor:
+    """Clip the values of x to [-bound, bound], but not its gradient, which guidance needs at the bound too."""
+    return _Clip.apply(x, bound)  # type: ignore[return-value]
 
 
 MOST_WEIGHT = 1e6
@@ -138,6 +153,6 @@ def check_weights(schedule: NoiseSchedule, prediction: Prediction, weighting: We
     largest = relative_weight(prediction, weighting, alpha, sigma).max().item()
     if not largest <= MOST_WEIGHT:
         raise ValueError(
-            f"the weight of every noise level must be at most {MOST_WEIGHT:g} times that of the prediction type itself, "
+            f"the weight of every noise level must be at most {MOST_WEIGHT:g} times the one of the prediction itself, "
             f"got {largest:.3g}: choose policy/weighting=uniform or min_snr, or policy.prediction=v"
         )

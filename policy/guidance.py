@@ -8,17 +8,18 @@ Shapes: B chunks of Tp actions of size Da, normalised.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..specification import Prefix
+from .levels import NoiseLevel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .interface import Denoiser, NoiseSchedule, Sampler
+    from .interface import Denoiser
+    from .sampling import Sampler
 
 
 def library(x: Any) -> Any:
@@ -30,9 +31,7 @@ def library(x: Any) -> Any:
     return torch
 
 
-def inpainting(
-    denoise: Denoiser, schedule: NoiseSchedule, planned: Tensor, weights: Tensor, *, limit: float, exact: bool
-) -> Denoiser:
+def inpainting(denoise: Denoiser, planned: Tensor, weights: Tensor, *, limit: float, exact: bool) -> Denoiser:
     """Pull every estimate of x_0 towards what is planned (real-time chunking; Black et al. 2025, algorithm 1).
 
     planned (B, Tp, Da); weights (B, Tp): at 1 the chunk is what is planned, at 0 it is free; where all are 0, it is
@@ -48,25 +47,24 @@ def inpainting(
     weights = weights[..., None]
     is_held = weights == 1
 
-    def guided(x_t: Tensor, t: float) -> Tensor:
-        alpha, sigma = schedule.at(t)
-        share = alpha / (alpha + sigma)
+    def guided(x_t: Tensor, now: NoiseLevel, then: NoiseLevel) -> Tensor:
+        share = now.share
         # 1 - share turns a velocity into an estimate of x_0.
         gain = limit * (1 - share)
         if share > 0:
             gain = min(gain, (share**2 + (1 - share) ** 2) / share)
         if not exact:
-            x_0 = denoise(x_t, t)
+            x_0 = denoise(x_t, now, then)
             pull = weights * (planned - x_0)
         else:
             import torch
 
             with torch.enable_grad():
                 x_t = x_t.detach().requires_grad_()
-                x_0 = denoise(x_t, t)
+                x_0 = denoise(x_t, now, then)
                 error = (weights * (planned - x_0)).detach()
                 (gradient,) = torch.autograd.grad(x_0, x_t, error)
-            x_0, pull = x_0.detach(), (alpha + sigma) * gradient
+            x_0, pull = x_0.detach(), (now.alpha + now.sigma) * gradient
         return library(x_0).where(is_held, planned, x_0 + gain * pull)
 
     return guided
@@ -77,8 +75,6 @@ def sample(
     noise: Tensor,
     *,
     sampler: Sampler,
-    schedule: NoiseSchedule,
-    times: Sequence[float],
     clip: float,
     prefix: Prefix | None = None,
     planned: Tensor | None = None,
@@ -86,17 +82,18 @@ def sample(
     """A normalised chunk (B, Tp, Da) from noise (N + 1, B, Tp, Da), going on from `planned` as `prefix` says.
 
     planned: the actions of the prefix, normalised. Estimates that are guided stay within `clip`, as all others do. A
-    warm start leaves out the first of the times, and the noise that the sampler would have added there.
+    warm start leaves out the first of the levels, and the noise that the sampler would have added there.
     """
     if prefix is None or planned is None:
-        return sampler(denoise, noise, schedule, times)
-    guided = inpainting(denoise, schedule, planned, prefix.weights, limit=prefix.limit, exact=prefix.exact)
-    skipped = len(times) - 1 - max(1, round(prefix.start * (len(times) - 1)))
-    times = times[skipped:]
+        return sampler.solve(denoise, noise, sampler.levels)
+    guided = inpainting(denoise, planned, prefix.weights, limit=prefix.limit, exact=prefix.exact)
+    num_steps = len(sampler.levels) - 1
+    skipped = num_steps - max(1, round(prefix.start * num_steps))
+    levels = sampler.levels[skipped:]
     if skipped:
-        alpha, sigma = schedule.at(times[0])
+        _, alpha, sigma = levels[0]
         noise = library(noise).concat([(alpha * planned + sigma * noise[0])[None], noise[1 + skipped :]])
-    return sampler(lambda x_t, t: guided(x_t, t).clip(-clip, clip), noise, schedule, times)
+    return sampler.solve(lambda x_t, now, then: guided(x_t, now, then).clip(-clip, clip), noise, levels)
 
 
 def blended(chunk: Any, prefix: Prefix) -> Any:

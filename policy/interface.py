@@ -9,18 +9,22 @@ one: so a sampler's coefficients are constants, which no accelerator is waited f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
 from ..specification import Horizons, Prefix, Specification
+from .levels import Levels, NoiseLevel
 
 Observation: TypeAlias = Mapping[str, Tensor]
 """A stream's name -> (B, To, ...), in the units of the specification, the current step last."""
 
-Denoiser: TypeAlias = Callable[[Tensor, float], Tensor]
-"""(x_t (B, Tp, Da), t) -> estimate of x_0 (B, Tp, Da), both normalised."""
+Denoiser: TypeAlias = Callable[[Tensor, NoiseLevel, NoiseLevel], Tensor]
+"""(x_t, now, then) -> the x_0 towards which one step from `now` to `then` should go; both (B, Tp, Da), normalised.
+
+For most policies it is the estimate of x_0 at `now`, wherever the step goes. If then is now, it is that estimate.
+"""
 
 
 Weighting: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -73,26 +77,23 @@ class NoiseSchedule(Protocol):
         """The coefficients alpha and sigma, each of the shape of `t`."""
         ...
 
-    def at(self, t: float) -> tuple[float, float]:
-        """The coefficients alpha and sigma at one time."""
+    @property
+    def levels(self) -> Levels:
+        """A table of noise levels from clean data to noise, of which samplers visit some."""
         ...
 
     def time(self, level: Tensor) -> Tensor:
         """The times at which to train, from levels uniform in [0, 1): the inverse of their distribution function."""
         ...
 
-    def spacing(self, num_steps: int) -> Sequence[float]:
-        """num_steps + 1 times from noise to data; at the last one alpha is 1 and sigma is 0."""
-        ...
 
-
-class Sampler(Protocol):
+class Solver(Protocol):
     """Turns noise into a sample. It knows neither networks nor guidance."""
 
-    def __call__(self, denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Sequence[float], /) -> Tensor:
-        """x_0 (B, Tp, Da) from noise (N + 1, B, Tp, Da) along N + 1 times.
+    def __call__(self, denoise: Denoiser, noise: Tensor, levels: Levels, /) -> Tensor:
+        """x_0 (B, Tp, Da) from noise (N + 1, B, Tp, Da) along N + 1 levels.
 
-        noise[0] is where it starts; noise[1:] is what it adds on the way. Deterministic samplers need only noise[0].
+        noise[0] is where it starts; noise[1:] is what it adds on the way. Deterministic solvers need only noise[0].
         """
         ...
 

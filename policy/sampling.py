@@ -1,4 +1,4 @@
-"""Samplers: plain functions (denoise, noise, schedule, times) -> x_0, all built on one step rule.
+"""Samplers: plain functions (denoise, noise, levels) -> x_0, all built on one step rule.
 
 Ours are written with operators alone, so that they take arrays of numpy as well: an exported policy denoises by the
 very same functions, and this module loads without torch.
@@ -9,108 +9,128 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..specification import nearest
+from .levels import Levels, NoiseLevel
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from .interface import Denoiser, NoiseSchedule, Sampler
+    from .interface import Denoiser, NoiseSchedule, Solver
     from .schedule import DiscreteSchedule
 
 
-def step(
-    x_t: Tensor,
-    x_0: Tensor,
-    noise: Tensor | None,
-    *,
-    now: tuple[float, float],
-    then: tuple[float, float],
-    eta: float = 0.0,
-) -> Tensor:
-    """From x_t to the next, less noisy x: keep the direction of the noise, or draw part of it afresh.
+@dataclass(frozen=True)
+class Sampler:
+    """A solver, and the noise levels that it visits.
 
-    now, then: (alpha, sigma) before and after the step. eta = 0 is DDIM and Euler; eta = 1 is the ancestral step of
-    DDPM (Song et al. 2021, eq. 12 and 16, with epsilon taken from x_0 as given, after any clipping of it).
+    levels: N + 1 of them, from noise to clean data. num_draws: fresh noises that the solver adds on the way, 0 if it is
+    deterministic. keeps_epsilon: after an estimate of x_0 was clipped, a step keeps the epsilon of the unclipped one,
+    as diffusers does unless `use_clipped_model_output` is set. runs_on_arrays: whether the solver takes numpy too.
     """
-    (alpha, sigma), (next_alpha, next_sigma) = now, then
-    epsilon = (x_t - alpha * x_0) / sigma
-    if eta == 0.0 or noise is None:
-        return next_alpha * x_0 + next_sigma * epsilon
-    kept = (alpha * next_sigma) / (next_alpha * sigma)  # ratio of the two noise-to-signal ratios
+
+    solve: Solver
+    levels: tuple[NoiseLevel, ...]
+    num_draws: int = 0
+    keeps_epsilon: bool = False
+    runs_on_arrays: bool = True
+
+
+def transition(
+    x_t: Tensor, x_0: Tensor, *, now: NoiseLevel, then: NoiseLevel, eta: float = 0.0
+) -> tuple[Tensor, float]:
+    """Mean and standard deviation of the next, less noisy x, given x_t and an estimate of x_0.
+
+    It keeps the direction of the noise, or draws part of it afresh: eta = 0 is DDIM and Euler, with a standard
+    deviation of 0; eta = 1 is the ancestral step of DDPM (Song et al. 2021, eq. 12 and 16).
+    """
+    epsilon = (x_t - now.alpha * x_0) / now.sigma
+    kept = now.alpha * then.sigma / (then.alpha * now.sigma)  # ratio of the two noise-to-signal ratios
     redrawn = eta**2 * (1 - kept**2)  # share of the noise variance drawn afresh
-    return next_alpha * x_0 + next_sigma * ((1 - redrawn) ** 0.5 * epsilon + redrawn**0.5 * noise)
+    mean = then.alpha * x_0 + then.sigma * (1 - redrawn) ** 0.5 * epsilon
+    return mean, then.sigma * redrawn**0.5
 
 
-def ddim(
-    denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Sequence[float], /, *, eta: float = 0.0
-) -> Tensor:
-    """DDIM (Song et al. 2021): deterministic where eta is 0; stochastic and fed by noise[1:] otherwise.
+def step(x_t: Tensor, x_0: Tensor, *, now: NoiseLevel, then: NoiseLevel) -> Tensor:
+    """The deterministic step from x_t to the next, less noisy x."""
+    return transition(x_t, x_0, now=now, then=then)[0]
+
+
+def keeping_epsilon(raw: Tensor, x_0: Tensor, *, now: NoiseLevel, then: NoiseLevel) -> Tensor:
+    """The x_0 with which a deterministic step keeps the epsilon of `raw` but ends at the clipped estimate `x_0`.
+
+    A step is linear in x_0, so that rule of diffusers is an estimate of its own; of no step, it is the clipped one.
+    """
+    kept = now.alpha * then.sigma / (then.alpha * now.sigma)
+    return x_0 if then == now else x_0 + kept / (1 - kept) * (x_0 - raw)
+
+
+def ddim(denoise: Denoiser, noise: Tensor, levels: Levels, /, *, eta: float = 0.0) -> Tensor:
+    """DDIM (Song et al. 2021): deterministic if eta is 0; otherwise stochastic and fed by noise[1:].
 
     For a rectified flow this is the Euler method.
     """
     x = noise[0]
-    for index, (t, then) in enumerate(pairwise(times)):
-        drawn = noise[index + 1] if eta else None
-        x = step(x, denoise(x, t), drawn, now=schedule.at(t), then=schedule.at(then), eta=eta)
+    for index, (now, then) in enumerate(pairwise(levels)):
+        mean, std = transition(x, denoise(x, now, then), now=now, then=then, eta=eta)
+        x = mean + std * noise[index + 1] if eta else mean
     return x
 
 
-def ddpm(denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Sequence[float], /) -> Tensor:
+def ddpm(denoise: Denoiser, noise: Tensor, levels: Levels, /) -> Tensor:
     """Ancestral sampling (Ho et al. 2020, algorithm 2, with the smaller of the two posterior variances)."""
-    return ddim(denoise, noise, schedule, times, eta=1.0)
+    return ddim(denoise, noise, levels, eta=1.0)
 
 
-def dpm_solver_2m(denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Sequence[float], /) -> Tensor:
+def dpm_solver_2m(denoise: Denoiser, noise: Tensor, levels: Levels, /) -> Tensor:
     """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): x_0 is extrapolated from its last two estimates.
 
     Second order in the logarithm of the signal-to-noise ratio, with one evaluation a step. The first step and the last,
     which ends at clean data, have nothing to extrapolate over.
     """
     x, last, last_span = noise[0], None, math.inf
-    for t, then in pairwise(times):
-        now, after = schedule.at(t), schedule.at(then)
-        x_0, span = denoise(x, t), _log_ratio(after) - _log_ratio(now)
-        ahead = x_0 if last is None or after[1] == 0 else x_0 + (x_0 - last) * (span / (2 * last_span))
-        x = step(x, ahead, None, now=now, then=after)
+    for now, then in pairwise(levels):
+        x_0, span = denoise(x, now, then), then.log_snr - now.log_snr
+        ahead = x_0 if last is None or then.sigma == 0 else x_0 + (x_0 - last) * (span / (2 * last_span))
+        x = step(x, ahead, now=now, then=then)
         last, last_span = x_0, span
     return x
 
 
-def _log_ratio(level: tuple[float, float]) -> float:
-    """Logarithm of the signal-to-noise ratio alpha / sigma, infinite at both ends."""
-    alpha, sigma = level
-    return math.log(alpha / sigma) if alpha and sigma else math.copysign(math.inf, alpha - sigma)
+def heun(denoise: Denoiser, noise: Tensor, levels: Levels, /) -> Tensor:
+    """Heun's method on the velocity of a flow: the mean of the velocities at the two ends of a step.
 
-
-def heun(denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Sequence[float], /) -> Tensor:
-    """Heun's method on x_0: a step, and the step again with the mean of the estimates at its two ends.
-
-    Second order, with two evaluations a step, one in the last (as in Karras et al. 2022, algorithm 1, which averages
-    epsilon instead and so cannot start where there is no signal at all).
+    Second order from noise to data, with two evaluations a step and one in the last (as Karras et al. 2022, algorithm
+    1, who average epsilon, which no estimate determines at pure noise). Divided by alpha + sigma, a sample of any
+    schedule is one of a flow in the time `NoiseLevel.share`, with the velocity (x_0 - x) / (1 - share).
     """
     x = noise[0]
-    for t, then in pairwise(times):
-        now, after = schedule.at(t), schedule.at(then)
-        x_0 = denoise(x, t)
-        if after[1] > 0:
-            x_0 = (x_0 + denoise(step(x, x_0, None, now=now, then=after), then)) / 2
-        x = step(x, x_0, None, now=now, then=after)
+    for now, then in pairwise(levels):
+        x_0 = denoise(x, now, then)
+        if then.sigma > 0:
+            ahead = step(x, x_0, now=now, then=then)
+            velocity = (denoise(ahead, then, then) - ahead / (then.alpha + then.sigma)) / (1 - then.share)
+            from_end = x / (now.alpha + now.sigma) + (1 - now.share) * velocity
+            x_0 = (x_0 + from_end) / 2
+        x = step(x, x_0, now=now, then=then)
     return x
 
 
-def from_diffusers(name: str, **options: Any) -> Sampler:
+def from_diffusers(name: str, schedule: NoiseSchedule, num_steps: int, **options: Any) -> Sampler:
     """Any scheduler of diffusers by its class name, with its own spacing of the times and its own step rule.
 
     Only schedules with betas serve it. A stochastic scheduler draws from one generator a row, seeded from that row's
     noise, so that a row does not depend on the others. `options` go to the scheduler.
 
-    Raises ValueError for a class or an option that there is not, and for schedulers that take no betas.
+    Raises ValueError for a class or an option that does not exist, and for a scheduler that takes no betas.
     """
+    from .schedule import DiscreteSchedule
+
     scheduler_class = _scheduler_class(name)
     known = set(inspect.signature(scheduler_class).parameters)
     if not {"trained_betas", "prediction_type"} <= known:
@@ -119,29 +139,36 @@ def from_diffusers(name: str, **options: Any) -> Sampler:
     for option in options:
         if option not in free:
             raise ValueError(f"{name} has no option {option!r}: {nearest(option, free)}")
+    if not (isinstance(schedule, DiscreteSchedule) and schedule.preserves_variance):
+        raise ValueError(f"{name} needs a noise schedule that is made of betas: use ddim, or schedule=cosine")
     if "clip_sample" in known:
         options = {"clip_sample": False} | options  # the denoiser has clipped already
-    from .schedule import DiscreteSchedule
 
-    def sample(denoise: Denoiser, noise: Tensor, schedule: NoiseSchedule, times: Sequence[float], /) -> Tensor:
-        if not (isinstance(schedule, DiscreteSchedule) and schedule.preserves_variance):
-            raise ValueError(f"{name} needs a noise schedule that is made of betas: use ddim, or schedule=cosine")
-        if list(times) != list(schedule.spacing(len(times) - 1)):
-            raise ValueError(f"{name} spaces its times itself and begins with noise alone: use a sampler of recede")
+    def make() -> Any:
         with warnings.catch_warnings():  # of numpy, about how diffusers turns tensors into arrays
             warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
             scheduler = scheduler_class(  # our denoisers answer with x_0
                 schedule.num_times, trained_betas=_betas(schedule), prediction_type="sample", **options
             )
-            scheduler.set_timesteps(len(times) - 1, device=noise.device)
-            x = noise[0] * scheduler.init_noise_sigma
-            extra = _row_generators(scheduler.step, noise)
-            for t in scheduler.timesteps:
-                x_0 = denoise(scheduler.scale_model_input(x, t), round(t.item()))
-                x = scheduler.step(x_0, t, x, **extra).prev_sample
-            return x
+            scheduler.set_timesteps(num_steps)
+        return scheduler
 
-    return sample
+    times = sorted({round(t) for t in make().timesteps.tolist()}, reverse=True)
+    levels = (*(schedule.levels[t + 1] for t in times), schedule.levels[0])
+
+    def solve(denoise: Denoiser, noise: Tensor, given: Levels, /) -> Tensor:
+        if tuple(given) != levels:
+            raise ValueError(f"{name} begins with noise alone: use a sampler of recede for a warm start")
+        scheduler = make()
+        x = noise[0] * scheduler.init_noise_sigma
+        extra = _row_generators(scheduler.step, noise)
+        for t in scheduler.timesteps:
+            level = schedule.levels[round(t.item()) + 1]
+            x_0 = denoise(scheduler.scale_model_input(x, t), level, level)
+            x = scheduler.step(x_0, t, x, **extra).prev_sample
+        return x
+
+    return Sampler(solve, levels, runs_on_arrays=False)
 
 
 def _scheduler_class(name: str) -> Any:

@@ -1,6 +1,7 @@
 """Noise schedules: how signal turns into noise as time goes from data to noise.
 
-Every schedule answers t -> (alpha, sigma) with x_t = alpha x_0 + sigma epsilon.
+Every schedule answers t -> (alpha, sigma) with x_t = alpha x_0 + sigma epsilon, for tensors of times in training; in
+sampling, where all rows share a time, it is a table of plain numbers, `levels`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .levels import Levels, NoiseLevel
+
 
 class DiscreteSchedule(nn.Module):
     """A table of noise levels: times are the integers 0 to T - 1, and -1 is clean data.
+
+    levels: the table as plain numbers, of the times from -1 on.
 
     alpha, sigma: (T + 1,) float64, of the times from -1 on. Tensors of them are held in torch's default dtype.
     """
@@ -28,7 +33,7 @@ class DiscreteSchedule(nn.Module):
                 "noise levels must begin with clean data (alpha 1, sigma 0) and become noisier with every time, got "
                 f"alpha {alpha.tolist()} and sigma {sigma.tolist()}"
             )
-        self._levels = list(zip(alpha.tolist(), sigma.tolist(), strict=True))
+        self.levels: Levels = tuple(map(NoiseLevel, range(-1, len(alpha) - 1), alpha.tolist(), sigma.tolist()))
         self.register_buffer("alpha", alpha.to(torch.get_default_dtype()), persistent=False)
         self.register_buffer("sigma", sigma.to(torch.get_default_dtype()), persistent=False)
 
@@ -40,31 +45,15 @@ class DiscreteSchedule(nn.Module):
     @property
     def preserves_variance(self) -> bool:
         """Whether alpha^2 + sigma^2 = 1 everywhere, so that betas describe it."""
-        return all(abs(alpha**2 + sigma**2 - 1) < 1e-6 for alpha, sigma in self._levels)
+        return all(abs(alpha**2 + sigma**2 - 1) < 1e-6 for _, alpha, sigma in self.levels)
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The coefficients alpha and sigma at integer times t."""
         return self.alpha[t + 1], self.sigma[t + 1]
 
-    def at(self, t: float) -> tuple[float, float]:
-        """The coefficients alpha and sigma at one time."""
-        return self._levels[int(t) + 1]
-
     def time(self, level: Tensor) -> Tensor:
         """Every time equally often."""
         return (level * self.num_times).long().clamp_(max=self.num_times - 1)
-
-    def spacing(self, num_steps: int) -> list[int]:
-        """Evenly spaced and starting from pure noise: T - 1 first, then the last time of each of the N intervals.
-
-        Known as "trailing" (Lin et al. 2023, table 2); the "leading" spacing starts short of pure noise.
-        """
-        if not 1 <= num_steps <= self.num_times:
-            raise ValueError(
-                f"the number of denoising steps must be between 1 and the {self.num_times} noise levels "
-                f"of the schedule, got {num_steps}"
-            )
-        return [round(step * self.num_times / num_steps) - 1 for step in range(num_steps, -1, -1)]
 
 
 def from_betas(betas: Tensor) -> DiscreteSchedule:

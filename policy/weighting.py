@@ -31,6 +31,6 @@ def min_snr(snr: Tensor, own: Tensor, *, limit: float = 5.0) -> Tensor:
 def edm(snr: Tensor, own: Tensor, *, data_std: float = 0.5) -> Tensor:
     """Weigh so that an output of unit variance counts alike at all noise levels (Karras et al. 2022, section 5).
 
-    Their (s^2 + data_std^2) / (s data_std)^2 with s = sigma / alpha. data_std: standard deviation of normalised actions.
+    Their (s^2 + data_std^2) / (s data_std)^2 with s = sigma / alpha. data_std: of the normalised actions.
     """
     return snr + data_std**-2

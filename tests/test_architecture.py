@@ -17,7 +17,11 @@ SOURCES = {path.with_suffix("").parts: (ROOT / path).read_text() for path in FIL
 
 FLOORS = {
     ("specification",): 0,
-    **{("policy", name): 1 for name in ("interface", "schedule", "prediction", "sampling", "guidance", "weighting", "weights")},
+    **{
+        ("policy", name): 1
+        for name in ("interface", "schedule", "levels", "prediction", "weighting", "sampling", "guidance")
+    },
+    ("policy", "weights"): 1,
     **{("policy", name): 2 for name in ("networks", "encoders", "normalizer", "ema")},
     ("datasets",): 2,
     ("envs",): 2,

@@ -43,7 +43,8 @@ class EagerEngine:
         """One denoising step; see `Engine.denoise`."""
         x_t, met = self._tensor(noisy), self._tensor(condition)
         if isinstance(self.policy, DiffusionPolicy):
-            return self.policy.conditioned(met)(x_t, t).cpu().numpy()
+            (level,) = (level for level in self.policy.sampler.levels if level.time == t)
+            return self.policy.conditioned(met)(x_t, level, level).cpu().numpy()
         time = self.policy.network.embed(torch.tensor([t], device=self.device))
         return Denoise(self.policy)(x_t, time, met).cpu().numpy()
 

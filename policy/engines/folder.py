@@ -11,6 +11,7 @@ import numpy as np
 from ...specification import Horizons, Specification
 from .. import prediction
 from ..checkpoint import read_json
+from ..levels import NoiseLevel
 from .graph import ActionRange, DiffusionEngine, GraphEngine, RegressionEngine
 from .interface import ENGINES, FORMATS, Session
 from .onnx_runtime import OnnxSession
@@ -75,19 +76,20 @@ def open_session(engine: str, folder: Path) -> Session:
 def load(folder: Path, content: dict[str, Any], *, config: Any) -> GraphEngine:
     """The engine of a folder whose content was read. config: the configuration of the policy, as it is noted there."""
     try:
+        levels = tuple(NoiseLevel(*level) for level in content["levels"])
         centre, half_range = (
             np.asarray(content["ranges"]["action"][key], dtype=np.float32) for key in ("centre", "half_range")
         )
         given: Any = {
             "session": open_session(content["engine"], folder),
             "action": ActionRange(centre, half_range),
-            "levels": [tuple(each) for each in content["levels"]],
+            "levels": levels,
             "embedded": np.load(folder / "times.npy", allow_pickle=False),
         }
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'engine.json'} is damaged ({error!r}); {REMEDY}") from None
     if not hasattr(config, "sampler"):
         return RegressionEngine(content["specification"], content["horizons"], **given)
-    given |= {"sampler": config.sampler.build(), "prediction": getattr(prediction, config.prediction.value)}
-    given |= {"num_draws": config.sampler.num_draws, "clip": config.clip}
+    given |= {"sampler": config.sampler.along(levels), "clip": config.clip}
+    given |= {"prediction": getattr(prediction, config.prediction.value)}
     return DiffusionEngine(content["specification"], content["horizons"], **given)

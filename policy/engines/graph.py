@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 from ...specification import Horizons, Prefix, Specification, Stream
 from ..guidance import blended, sample
 from ..inputs import check_noise, check_observation, check_prefix, num_rows
+from ..levels import Levels, NoiseLevel
 from ..prediction import Prediction
+from ..sampling import Sampler, keeping_epsilon
 from .interface import Arrays, Session, check_is_inexact
-
-Levels = tuple[float, float, float]
-"""A time, and alpha and sigma there."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +56,13 @@ class GraphEngine(ABC):
         *,
         session: Session,
         action: ActionRange,
-        levels: list[Levels],
+        levels: Levels,
         embedded: NDArray[np.float32],
     ) -> None:
         self.name, self.precision = session.name, session.precision
         self.specification, self.horizons = specification, horizons
         self._session, self._action = session, action
-        self._embedded = {t: embedded[index : index + 1] for index, (t, *_) in enumerate(levels[: len(embedded)])}
+        self._embedded = {level.time: row[None] for level, row in zip(levels, embedded, strict=False)}
 
     @property
     @abstractmethod
@@ -100,40 +99,33 @@ class GraphEngine(ABC):
 
 
 class DiffusionEngine(GraphEngine):
-    """The engine of a diffusion policy; sampler, prediction, num_draws and clip are its parts.
+    """The engine of a diffusion policy; sampler, prediction and clip are its parts."""
 
-    levels: of the N + 1 times from noise to data.
-    """
-
-    def __init__(
-        self, *parts: Any, sampler: Any, prediction: Prediction, num_draws: int, clip: float, **given: Any
-    ) -> None:
+    def __init__(self, *parts: Any, sampler: Sampler, prediction: Prediction, clip: float, **given: Any) -> None:
         super().__init__(*parts, **given)
-        self._sampler, self._prediction = sampler, prediction
-        self._num_draws, self._clip = num_draws, clip
-        self._times = [t for t, *_ in given["levels"]]
-        self._levels: Mapping[float, tuple[float, float]] = {t: (alpha, sigma) for t, alpha, sigma in given["levels"]}
+        self._sampler, self._prediction, self._clip = sampler, prediction, clip
+        self._levels: Mapping[float, NoiseLevel] = {level.time: level for level in sampler.levels}
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
         """(draws, Tp, Da) of one prediction: where it starts, and what the sampler adds."""
-        return 1 + self._num_draws, self.horizons.prediction, self.specification.action.size
-
-    def at(self, t: float) -> tuple[float, float]:
-        """The coefficients alpha and sigma at one time: all that samplers ask of a noise schedule."""
-        return self._levels[t]
+        return 1 + self._sampler.num_draws, self.horizons.prediction, self.specification.action.size
 
     def denoise(self, noisy: NDArray[Any], t: float, condition: NDArray[Any]) -> NDArray[Any]:
         """One denoising step; see `Engine.denoise`."""
-        output: Any = self._network(noisy, t, condition)
-        estimate: Any = self._prediction.clean(output, noisy, *self.at(t))  # type: ignore[arg-type]
-        return estimate.clip(-self._clip, self._clip)
+        return self._estimate(noisy, self._levels[t], self._levels[t], condition=condition)
+
+    def _estimate(self, x_t: Any, now: NoiseLevel, then: NoiseLevel, *, condition: NDArray[Any]) -> Any:
+        output: Any = self._network(x_t, now.time, condition)
+        raw: Any = self._prediction.clean(output, x_t, now.alpha, now.sigma)
+        x_0 = raw.clip(-self._clip, self._clip)
+        return keeping_epsilon(raw, x_0, now=now, then=then) if self._sampler.keeps_epsilon else x_0
 
     def _chunk(self, condition: NDArray[Any], noise: NDArray[Any], prefix: Prefix | None) -> NDArray[Any]:
-        parts: Any = {"sampler": self._sampler, "schedule": self, "times": self._times, "clip": self._clip}
+        parts: Any = {"sampler": self._sampler, "clip": self._clip}
         if prefix is not None:
             parts |= {"prefix": _in_fp32(prefix), "planned": self._action.normalise(prefix.actions)}
-        chunk: Any = sample(partial(self.denoise, condition=condition), noise, **parts)  # type: ignore[arg-type]
+        chunk: Any = sample(partial(self._estimate, condition=condition), noise, **parts)  # type: ignore[arg-type]
         return self._action.unnormalise(chunk)
 
 

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from .. import sampling
 from ..diffusion import DiffusionPolicy
+from ..levels import Levels, NoiseLevel
 from ..regression import RegressionPolicy
-from .graph import ActionRange, DiffusionEngine, GraphEngine, Levels, RegressionEngine
+from .graph import ActionRange, DiffusionEngine, GraphEngine, RegressionEngine
 from .interface import Session
 
 Exportable: TypeAlias = DiffusionPolicy | RegressionPolicy
-
-SAMPLERS: tuple[Callable[..., Any], ...] = (sampling.ddim, sampling.ddpm, sampling.dpm_solver_2m, sampling.heun)
-"""Samplers that take arrays of numpy."""
 
 
 class Encode(nn.Module):
@@ -52,19 +48,14 @@ def check_exportable(policy: Any) -> Exportable:
         return policy
     if not isinstance(policy, DiffusionPolicy):
         raise ValueError(f"only diffusion and regression policies leave PyTorch, got {type(policy).__name__}")
-    if getattr(policy.sampler, "func", policy.sampler) not in SAMPLERS:
-        raise ValueError(
-            f"the sampler must be one of {', '.join(each.__name__ for each in SAMPLERS)} to run outside of PyTorch; "
-            "schedulers of diffusers need it: choose sampler=ddim, or engine=eager"
-        )
+    if not policy.sampler.runs_on_arrays:
+        raise ValueError("schedulers of diffusers need PyTorch: choose sampler=ddim, or engine=eager")
     return policy
 
 
-def levels(policy: Exportable) -> list[Levels]:
-    """Every time that the sampler meets, with alpha and sigma there; of a regression policy time 0, as it was asked."""
-    if isinstance(policy, RegressionPolicy):
-        return [(0, 0.0, 1.0)]
-    return [(t, *policy.schedule.at(t)) for t in policy.times]
+def levels(policy: Exportable) -> Levels:
+    """The noise levels that the sampler visits; of a regression policy time 0, at which its network is asked."""
+    return [NoiseLevel(0, 0.0, 1.0)] if isinstance(policy, RegressionPolicy) else policy.sampler.levels
 
 
 @torch.no_grad()
@@ -73,7 +64,7 @@ def embedded(policy: Exportable) -> Tensor:
     device = next(policy.parameters()).device
     if isinstance(policy, RegressionPolicy):
         return policy.network.embed(torch.zeros(1, device=device))
-    return policy.embed(policy.times[:-1], device)
+    return policy.embed([level.time for level in policy.sampler.levels[:-1]], device)
 
 
 def action_range(policy: Exportable) -> ActionRange:
@@ -92,6 +83,5 @@ def engine_of(policy: Exportable, session: Session) -> GraphEngine:
     }
     if isinstance(policy, RegressionPolicy):
         return RegressionEngine(policy.specification, policy.horizons, **given)
-    given |= {"sampler": policy.sampler, "prediction": policy.prediction}
-    given |= {"num_draws": policy.num_draws, "clip": policy.clip}
+    given |= {"sampler": policy.sampler, "prediction": policy.prediction, "clip": policy.clip}
     return DiffusionEngine(policy.specification, policy.horizons, **given)
