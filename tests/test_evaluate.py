@@ -102,8 +102,9 @@ def test_a_policy_can_be_evaluated_with_another_sampler(recede, trained, tmp_pat
     assert recede(*common, f"out={plain}").status == 0
     assert recede(*common, f"out={other}", "sampler=ddim", "sampler.num_steps=4", "sampler.eta=1").status == 0
     found = {out: json.loads((out / "evaluation.json").read_text()) for out in (plain, other)}
-    assert found[plain]["policy"]["sampler"] == {"choice": "ddim", "num_steps": 10, "eta": 0.0}
-    assert found[other]["policy"]["sampler"] == {"choice": "ddim", "num_steps": 4, "eta": 1.0}
+    usual = {"choice": "ddim", "num_steps": 10, "spacing": "trailing", "eta": 0.0, "keeps_epsilon": False}
+    assert found[plain]["policy"]["sampler"] == usual
+    assert found[other]["policy"]["sampler"] == usual | {"num_steps": 4, "eta": 1.0}
     assert found[plain]["score"] != found[other]["score"]
     assert load_policy(trained)[1]["policy"]["sampler"]["eta"] == 0.0  # the checkpoint stays as it is
 
