@@ -65,9 +65,22 @@ class Normalizer(nn.Module):
 
     ranges: a stream's name -> (low, high), each of the stream's shape. A normalised observation is clipped to
     [-CLIP, CLIP]: to `CLIP` times the range that was seen, beyond which the network could only guess.
+
+    action_std: (Da,), the standard deviation of the normalised actions of the training episodes. It is 1 where it is
+    not known, in an imported policy, and where the action does not change.
+
+    Raises ValueError for a stream without a range, an impossible range, and an action_std that is not positive.
     """
 
-    def __init__(self, specification: Specification, ranges: Mapping[str, Range]) -> None:
+    action_std: Tensor
+
+    def __init__(
+        self,
+        specification: Specification,
+        ranges: Mapping[str, Range],
+        *,
+        action_std: NDArray[np.floating] | None = None,
+    ) -> None:
         super().__init__()
         streams = _with_ranges(specification)
         missing = [stream.name for stream in streams if stream.name not in ranges]
@@ -75,6 +88,11 @@ class Normalizer(nn.Module):
             raise ValueError(f"the normalizer needs the range of every stream, got none for {missing}")
         self.images = {stream.name for stream in specification.observations if stream.is_image}
         self.streams = nn.ModuleDict({stream.name: Affine(stream, *ranges[stream.name]) for stream in streams})
+        shape = specification.action.shape
+        std = np.ones(shape) if action_std is None else np.asarray(action_std)
+        if std.shape != shape or not np.all((std > 0) & (std < np.inf)):
+            raise ValueError(f"action_std must be {shape[0]} positive numbers, got {action_std}: take 1 if unknown")
+        self.register_buffer("action_std", torch.tensor(std, dtype=torch.float32))
 
     @classmethod
     def empty(cls, specification: Specification) -> Normalizer:
