@@ -61,12 +61,14 @@ class Execution(ABC):
             )
         self._is_zero = np.array([each == "zero" for each in hold] or False)
         self._seen: deque[Mapping[str, NDArray[Any]]] = deque(maxlen=horizons.observation)
+        self._commanded: deque[NDArray[Any]] = deque(maxlen=horizons.observation - 1)
         self._delays: deque[int] = deque(maxlen=REMEMBERED)
         self.reset()
 
     def reset(self) -> None:
         """Forget everything but how long chunks took: a new episode begins."""
         self._seen.clear()
+        self._commanded.clear()
         self._now = -1
         self._asked: int | None = None
         self._before: int | None = None
@@ -74,11 +76,14 @@ class Execution(ABC):
         self._plan: NDArray[Any] = np.empty((0, 0))
         self._begin = 0
 
-    def observe(self, observation: Mapping[str, NDArray[Any]]) -> None:
+    def observe(self, observation: Mapping[str, NDArray[Any]], *, commanded: NDArray[Any] | None = None) -> None:
         """Take the observation of the next control step. The first one stands for the steps before it, as in training.
 
-        It is copied, so that the arrays may be used again for the next step.
+        commanded (Da,): what took effect a step before this observation, if it was not the planned action. Both are
+        copied, so that the arrays may be used again for the next step.
         """
+        if len(self._plan):
+            self._commanded.append(self.act() if commanded is None else np.array(commanded))
         seen = {name: np.array(values) for name, values in observation.items()}
         if not self._seen:
             self._seen.extend([seen] * (self.horizons.observation - 1))
@@ -244,8 +249,9 @@ class TemporalEnsemble(AsyncReplace):
 class RealTimeChunking(AsyncReplace):
     """As `AsyncReplace`, but the new chunk is sampled so that it goes on from the old one (Black et al. 2025).
 
-    The steps that will be over before it comes are held to what is planned; from there on the old plan counts less and
-    less, and nothing where it ends. limit and exact: of the guidance, see `policy.guidance`.
+    The steps before the one at which it is asked for are held to what was commanded. The steps that will be over before
+    it comes are held to what is planned; from there on the old plan counts less and less, and nothing where it ends.
+    exact: pull along the gradient of the network; limit: of that gradient. See `policy.guidance`.
     """
 
     def __init__(self, horizons: Horizons, *, limit: float = 5.0, exact: bool = False, **given: Any) -> None:
@@ -258,6 +264,10 @@ class RealTimeChunking(AsyncReplace):
             return None
         actions = np.zeros((self.horizons.prediction, planned.shape[1]), dtype=planned.dtype)
         weights = np.zeros(self.horizons.prediction, dtype=np.float32)
+        first = past - len(self._commanded)
+        for index, action in enumerate(self._commanded, first):
+            actions[index] = action
+        weights[first:past] = 1
         actions[past : past + len(planned)] = planned
         weights[past : past + len(planned)] = prefix_weights(len(planned), self.expected_delay)
         return Prefix(actions, weights, limit=self.limit, exact=self.exact)

@@ -136,6 +136,7 @@ class Controller:
         self._asked_lead = self._lead = 0.0
         self._is_planned, self._is_asking, self._starved_at = False, False, math.inf
         self._held: NDArray[Any] | None = None
+        self._commanded: deque[tuple[float, NDArray[Any]]] = deque()
         self._rest_at = math.inf
 
     def run(self, is_over: Callable[[], bool], *, brakes: Callable[[], str] = lambda: "") -> Summary:
@@ -206,6 +207,7 @@ class Controller:
                 self.execution.withdraw()
             command, events = self.safety(self._target(now), age_s=age)
         self.robot.command(command, now)
+        self._commanded.append((now + self.robot.actuation_delay, command))
         tick = Tick(now, self.clock.now() - scheduled, age, command, int(events), chunk_s, seam)
         self.summary.count(tick, is_late=tick.late_s > self.period / 2)
         if self.log is not None:
@@ -233,7 +235,8 @@ class Controller:
         # Steps that were slept through are steps too: the plan is as old as the clock says.
         for _ in range(max(1, math.floor((now - self._step_at) / self.control_dt)) if self._is_planned else 1):
             self._observed_at = self.alignment.time
-            self.execution.observe(self.alignment.at(self._observed_at))
+            commanded = self._command_at(self._observed_at - self.control_dt)
+            self.execution.observe(self.alignment.at(self._observed_at), commanded=commanded)
             self._step_at = self._step_at + self.control_dt if self._is_planned else now
             self.summary.num_steps += 1
         request = self.execution.request()
@@ -241,6 +244,19 @@ class Controller:
             self._is_asking, self._asked_at = True, now
             self._asked_lead = self._step_at - self._observed_at + self.robot.actuation_delay
             self.planner.ask(request)
+
+    def _command_at(self, moment: float) -> NDArray[Any] | None:
+        """The command that took effect at a moment, on the line between two of them; None if there was none yet.
+
+        What took effect before is forgotten.
+        """
+        while len(self._commanded) > 1 and self._commanded[1][0] <= moment:
+            self._commanded.popleft()
+        if not self._commanded:
+            return None
+        (first, before), (second, after) = self._commanded[0], self._commanded[min(1, len(self._commanded) - 1)]
+        share = min(max((moment - first) / (second - first), 0.0), 1.0) if second > first else 0.0
+        return before + share * (after - before)
 
     def _target(self, now: float) -> NDArray[Any] | None:
         """The planned action of this moment, or None where there has been none for longer than `stale_s`."""

@@ -111,6 +111,7 @@ class DiffusionPolicy(nn.Module):
             clip=self.clip,
             prefix=prefix,
             planned=planned,
+            std=self.normalizer.action_std,
         )
         return self.normalizer.unnormalised_action(chunk)
 

@@ -162,9 +162,9 @@ def from_diffusers(name: str, schedule: NoiseSchedule, num_steps: int, **options
         scheduler = make()
         x = noise[0] * scheduler.init_noise_sigma
         extra = _row_generators(scheduler.step, noise)
-        for t in scheduler.timesteps:
-            level = schedule.levels[round(t.item()) + 1]
-            x_0 = denoise(scheduler.scale_model_input(x, t), level, level)
+        visited = [schedule.levels[round(t) + 1] for t in scheduler.timesteps.tolist()] + [schedule.levels[0]]
+        for t, now, then in zip(scheduler.timesteps, visited[:-1], visited[1:], strict=True):
+            x_0 = denoise(scheduler.scale_model_input(x, t), now, then)
             x = scheduler.step(x_0, t, x, **extra).prev_sample
         return x
 

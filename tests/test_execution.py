@@ -303,11 +303,50 @@ def test_real_time_chunking_holds_what_will_be_over():
     asked, _ = run(RealTimeChunking(Horizons(2, 8, 3), delay=2, limit=7.0), 4, delay=2)
     prefix = asked[3].prefix
     assert (prefix.limit, prefix.exact, prefix.start) == (7.0, False, 1.0)
-    # Steps 3 to 6 are planned, at indices 4 to 7 of the first chunk; two of them will be over.
-    assert prefix.actions.tolist() == [[0, 0], [0, 4], [0, 5], [0, 6], [0, 7], [0, 0], [0, 0], [0, 0]]
+    # Step 2 is over. Steps 3 to 6 are planned, at indices 4 to 7 of the first chunk; two of them will be over.
+    assert prefix.actions.tolist() == [[0, 3], [0, 4], [0, 5], [0, 6], [0, 7], [0, 0], [0, 0], [0, 0]]
     c = np.array([2 / 3, 1 / 3])
     falling = c * (np.exp(c) - 1) / (np.e - 1)
-    np.testing.assert_allclose(prefix.weights, [0, 1, 1, *falling, 0, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(prefix.weights, [1, 1, 1, *falling, 0, 0, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("delay", [0, 1, 3])
+def test_real_time_chunking_holds_the_steps_that_are_over_to_what_was_commanded(delay):
+    """They come before the step of the request in a chunk. Of steps before the first one nothing is known."""
+    execution = RealTimeChunking(Horizons(observation=4, prediction=12, action=3), delay=delay, every=max(delay, 1))
+    acted, requested_at, num_checked = [], None, 0
+    for step in range(12):
+        # Something else than the plan takes effect in every third step; the array is used again.
+        changed = np.full(2, 100.0 + step) if step % 3 == 1 else None
+        if step:
+            acted.append(execution.act() if changed is None else changed.copy())
+        execution.observe(observation(step), commanded=changed)
+        if changed is not None:
+            changed[:] = np.nan
+        if requested_at is not None and step - requested_at >= delay:
+            execution.accept(chunk(requested_at, execution.horizons))
+            requested_at = None
+        request = execution.request()
+        if request is None:
+            continue
+        if step == 0 or delay == 0:
+            execution.accept(chunk(step, execution.horizons))
+        else:
+            requested_at = step
+        if request.prefix is not None:
+            known = min(step, 3)
+            np.testing.assert_array_equal(request.prefix.actions[3 - known : 3], acted[len(acted) - known :])
+            assert request.prefix.weights[:3].tolist() == [0] * (3 - known) + [1] * known
+            num_checked += 1
+    assert num_checked >= 3
+    execution.reset()
+    execution.observe(observation(0), commanded=np.ones(2))
+    execution.request()
+    execution.accept(chunk(0, execution.horizons))
+    execution.observe(observation(1))
+    execution.observe(observation(2))
+    weights = execution.request()
+    assert weights is None or weights.prefix.weights[:3].tolist() == [0, 1, 1]  # nothing of the last episode
 
 
 def test_weights_of_the_prefix_fall_from_one_to_zero():

@@ -147,6 +147,35 @@ def test_an_action_takes_effect_at_the_moment_it_was_planned_for(execution, infe
     assert ((taken > inference - 1e-9) & (taken < inference + 0.0101)).all()
 
 
+@pytest.mark.parametrize("rate", [20.0, 100.0])
+@pytest.mark.parametrize(("sensor", "actuation"), [(0.0, 0.0), (0.17, 0.0), (0.0, 0.1), (0.12, 0.085)])
+def test_a_request_holds_what_safety_let_through_in_the_steps_that_are_over(sensor, actuation, rate):
+    """The plan is faster than the robot may be: what took effect at the moments of the steps before is not the plan."""
+    clock, checked = VirtualClock(), []
+    robot = Ideal(clock, rate=rate, sensor_delay=sensor, actuation_delay=actuation, camera_dt=0.01)
+    horizons = Horizons(observation=3, prediction=16, action=4)
+
+    def answer(request):
+        moment = request.history["moment"][-1, 0]
+        if request.prefix is not None:
+            assert request.prefix.weights[:2].tolist() == [1, 1]
+            checked.append((moment, request.prefix.actions[:2], request.prefix.actions[2]))
+        return wanted(moment + 0.1 * np.arange(-2, 14))
+
+    limits = Limits.of(SPECIFICATION, speed=0.05, acceleration=np.inf, jump=np.inf)
+    safety = Safety(limits, 1 / rate)
+    control(robot, Delayed(clock, answer, 0.1), clock, execution=RealTimeChunking(horizons, delay=1), safety=safety)
+    times = np.array([at + actuation for at, _ in robot.commands])
+    actions = np.array([action for _, action in robot.commands])
+    assert len(checked) > 5
+    for moment, past, planned in checked:
+        for index, action in enumerate(past):
+            then = moment - 0.1 * (2 - index)
+            effective = [np.interp(then, times, column) for column in actions.T]
+            np.testing.assert_allclose(action, effective, atol=0.05 * 0.011)
+        assert np.abs(planned - past[-1]).max() > 0.05  # the plan is elsewhere
+
+
 def test_a_robot_that_stops_to_think_follows_each_plan_from_where_it_stood():
     clock = VirtualClock()
     robot = Ideal(clock)
