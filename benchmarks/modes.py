@@ -39,7 +39,8 @@ def windows(horizons: Horizons) -> tuple[dict[str, NDArray[np.generic]], Ends]:
     env, histories, ends = PICK_PLACE.make(), list[dict[str, NDArray[np.generic]]](), list[float]()
     for seed in range(FIRST_SEED, FIRST_SEED + NUM_DEMONSTRATIONS):
         streams, _ = demonstrate(PICK_PLACE, env, seed)
-        carried = (streams["gripper"][:, 0] > FORK) & (streams["cube"][:, 2] > LIFTED)
+        gripper, cube = (streams[name].astype(np.float64) for name in ("gripper", "cube"))
+        carried = (gripper[:, 0] > FORK) & (cube[:, 2] > LIFTED)
         now = int(np.argmax(carried))
         first = now - horizons.observation + 1
         histories.append({name: values[first : now + 1] for name, values in streams.items() if name != "action"})
@@ -86,8 +87,8 @@ def main() -> None:
             for measure, function in measures(own).items():
                 draws = np.random.default_rng(0).integers(len(own), size=(1000, len(own)))
                 low, high = np.quantile([function(ends[draw], own[draw]) for draw in draws], [0.025, 0.975])
-                row: Row = {"name": f"{run}, {name}, {measure}", "value": function(ends, own), "unit": ""}
-                rows.append(row | {"unit": f"[{low:.2f}, {high:.2f}]"})
+                value, unit = function(ends, own), f"[{low:.2f}, {high:.2f}]"
+                rows.append({"name": f"{run}, {name}, {measure}", "value": value, "unit": unit})
     report(rows, path)
 
 

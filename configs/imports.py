@@ -68,7 +68,7 @@ def import_checkpoint(config: ImportCheckpointConfig) -> Path:
     policy.network.load_state_dict(foreign.network.weights)
     policy.encoder.load_state_dict(foreign.cameras.weights)
     fill(policy.normalizer, specification, foreign)
-    manifest = {"policy": describe(policy_config), "task": config.task, "step": 0, "seed": 0, "source": str(source)}
+    manifest = {"policy": describe(policy_config), "task": config.task, "step": 0, "seed": None, "source": str(source)}
     with checkpoint.whole_folder(out) as folder:
         checkpoint.save(folder, policy.state_dict(), specification=specification, horizons=horizons, **manifest)
     return out

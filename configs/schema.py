@@ -75,13 +75,14 @@ def device(name: str) -> torch.device:
 class EvaluateConfig:
     """Measure a policy in closed loop.
 
-    run: a run folder or a checkpoint folder. checkpoint: which of a run's, "last" or "best". task: to evaluate in,
-    where it is not the one that it was trained for. episodes: how many, on the seeds from `first_seed` on. seed: of the
-    policy's noise. workers: processes that step environments. parallel: episodes under way at once. videos: episodes
-    to film. out: the folder of the results; beside the policy where it is not given. sampler: to denoise with, where it
-    is not the one that the policy was trained to have. execution: how chunks follow one another. delay_ms: from the
-    request of a chunk to its arrival, in which the robot goes on; rounded up to whole control steps. engine: what runs
-    the policy: eager (PyTorch, the default), cuda_graph, onnx, openvino, openvino_fp32, or auto for the fastest here.
+    run: a run folder or a checkpoint folder. checkpoint: which of a run's, "last" or "best"; the best was chosen on
+    seeds from 50,000 on, and is not measured on those. task: to evaluate in, if not the one that it was trained for.
+    episodes: how many, on the seeds from `first_seed` on. seed: of the policy's noise. workers: processes that step
+    environments. parallel: episodes under way at once. videos: episodes to film. out: the folder of the results; beside
+    the policy where it is not given. sampler: to denoise with, where it is not the one that the policy was trained to
+    have. execution: how chunks follow one another. delay_ms: from the request of a chunk to its arrival, in which the
+    robot goes on; rounded up to whole control steps. engine: what runs the policy: eager (PyTorch, the default),
+    cuda_graph, onnx, openvino, openvino_fp32, or auto for the fastest here.
 
     run may be a folder of `recede export` too, which has its sampler and its engine already.
 
