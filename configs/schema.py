@@ -293,8 +293,13 @@ class ImportCheckpointConfig:
     for, and streams: the task's observations in the order in which they lie side by side there, where there is more
     than one of a kind. Without a task the control period, control_dt, is needed, in seconds.
 
-    horizons and policy: as it was trained; LeRobot's folder says them itself. Of the network nothing is needed but
-    policy/network=transformer policy.network.num_heads=N where a transformer has other than 4 heads.
+    horizons and policy: as it was trained; a folder of LeRobot contains them. The weights show the network, except for
+    policy/network=transformer policy.network.num_heads=N if a transformer does not have 4 heads.
+
+    The policy acts as it did there. LeRobot's settings name its sampler. A state dict does not: it is sampled as the
+    reference implementation does by default, by DDPM in 100 steps. If it was sampled by DDIM, add
+    policy/sampler=reference_ddim policy.sampler.num_steps=N. Both visit the levels of spacing=leading, and DDIM keeps
+    the epsilon of the network, as diffusers does.
     """
 
     source: str

@@ -49,10 +49,11 @@ def transition(
     It keeps the direction of the noise, or draws part of it afresh: eta = 0 is DDIM and Euler, with a standard
     deviation of 0; eta = 1 is the ancestral step of DDPM (Song et al. 2021, eq. 12 and 16).
     """
-    epsilon = (x_t - now.alpha * x_0) / now.sigma
     kept = now.alpha * then.sigma / (then.alpha * now.sigma)  # ratio of the two noise-to-signal ratios
     redrawn = eta**2 * (1 - kept**2)  # share of the noise variance drawn afresh
-    mean = then.alpha * x_0 + then.sigma * (1 - redrawn) ** 0.5 * epsilon
+    direct = (1 - redrawn) ** 0.5
+    # then.alpha x_0 + then.sigma direct epsilon, without the large terms that cancel in it if x_0 is far out of range
+    mean = then.sigma / now.sigma * direct * x_t + then.alpha * (1 - kept * direct) * x_0
     return mean, then.sigma * redrawn**0.5
 
 
