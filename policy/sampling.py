@@ -139,8 +139,10 @@ def from_diffusers(name: str, schedule: NoiseSchedule, num_steps: int, **options
         raise ValueError(f"{name} needs a noise schedule that is made of betas: use ddim, or schedule=cosine")
     check_num_steps(schedule.levels, num_steps)
     try:
-        sampler = _around(_scheduler(scheduler_class, schedule, num_steps, options), schedule)
-        _check_gaussians(sampler)
+        with warnings.catch_warnings():  # some classes mix tensors with arrays of numpy in a way that numpy deprecates
+            warnings.simplefilter("ignore", DeprecationWarning)
+            sampler = _around(_scheduler(scheduler_class, schedule, num_steps, options), schedule)
+            _check_gaussians(sampler)
     except Exception as error:  # whatever a class that is not ours raises is a reason to refuse it
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         given = f" with {options}" if options else ""
@@ -189,13 +191,11 @@ def _scheduler(scheduler_class: Any, schedule: NoiseSchedule, num_steps: int, op
     betas = [1 - (after.alpha / before.alpha) ** 2 for before, after in pairwise(schedule.levels)]
     if "clip_sample" in inspect.signature(scheduler_class).parameters:
         options = {"clip_sample": False} | options  # the denoiser has clipped already
-    with warnings.catch_warnings():  # of numpy, about how diffusers turns tensors into arrays
-        warnings.filterwarnings("ignore", message="__array__ implementation", category=DeprecationWarning)
-        scheduler = scheduler_class(len(betas), trained_betas=betas, prediction_type="sample", **options)
-        signal = torch.tensor([alpha**2 for _, alpha, _ in schedule.levels[1:]])
-        if not torch.allclose(scheduler.alphas_cumprod.to(signal), signal, rtol=1e-3, atol=1e-5):
-            raise ValueError("it changes the noise levels that the policy was trained at")
-        scheduler.set_timesteps(num_steps)
+    scheduler = scheduler_class(len(betas), trained_betas=betas, prediction_type="sample", **options)
+    signal = torch.tensor([alpha**2 for _, alpha, _ in schedule.levels[1:]])
+    if not torch.allclose(scheduler.alphas_cumprod.to(signal), signal, rtol=1e-3, atol=1e-5):
+        raise ValueError("it changes the noise levels that the policy was trained at")
+    scheduler.set_timesteps(num_steps)
     return scheduler
 
 

@@ -50,7 +50,7 @@ class DiscreteSchedule(nn.Module):
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """The coefficients alpha and sigma at integer times t from -1 to T - 1.
 
-        Raises ValueError for times that are not integers, and IndexError on the CPU for times that are not in the table.
+        Raises ValueError for times that are not integers, and on the CPU IndexError for times outside the table.
         """
         if t.is_floating_point():
             raise ValueError(f"times must be integers from -1 to {self.num_times - 1}, got {t.dtype}: round them")
