@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..configs.executions import EXECUTIONS
+from ..configs.components import CHOICES
 from ..configs.schema import describe
 from ..policy.checkpoint import read_json
 from .intervals import MIN_TRAININGS, Interval, bootstrap, over_trainings, wilson
@@ -56,7 +56,7 @@ def find(folder: Path) -> Sequence[Result]:
 
 
 def sampler(policy: Mapping[str, Any]) -> str:
-    """A short name of how a policy denoises: "ddim-10", "flow-4"; "-" where it does not.
+    """A short name of how a policy denoises: "ddim-10", "flow-4"; "-" if it does not.
 
     >>> sampler({"schedule": {"choice": "cosine"}, "sampler": {"choice": "ddim", "num_steps": 10, "eta": 1.0}})
     'ddim-10, eta 1'
@@ -65,20 +65,18 @@ def sampler(policy: Mapping[str, Any]) -> str:
         return "-"
     chosen = policy["sampler"]
     is_flow = policy["schedule"]["choice"] == "rectified_flow" and chosen["choice"] == "ddim"
-    eta = f", eta {chosen['eta']:g}" if chosen.get("eta") else ""
-    return f"{'flow' if is_flow else chosen['choice']}-{chosen['num_steps']}{eta}"
+    name = f"{'flow' if is_flow else chosen['choice']}-{chosen['num_steps']}"
+    return ", ".join([name, *_options(chosen, CHOICES["sampler"], but="num_steps")])
 
 
 def execution(result: Result) -> str:
     """A short name of how chunks followed one another.
 
     >>> execution({"execution": {"choice": "rtc", "limit": 8.0, "exact": False}})
-    'rtc, limit 8.0'
+    'rtc, limit 8'
     """
     chosen = result["execution"]
-    usual = describe(EXECUTIONS[chosen["choice"]]()) if chosen["choice"] in EXECUTIONS else {}
-    options = [f"{name} {value}" for name, value in chosen.items() if name != "choice" and value != usual.get(name)]
-    return ", ".join([chosen["choice"], *options])
+    return ", ".join([chosen["choice"], *_options(chosen, CHOICES["execution"])])
 
 
 def table(results: Iterable[Result]) -> str:
@@ -121,6 +119,14 @@ def differences(recipes: Mapping[str, Result]) -> dict[str, str]:
 def document(results: Sequence[Result], *, command: str) -> str:
     """The table as a page of its own, with the command that wrote it and what its numbers mean."""
     return f"# Results\n\nWritten by `{command}` from {len(results)} evaluations.\n\n{table(results)}\n{LEGEND}"
+
+
+def _options(chosen: Mapping[str, Any], choices: Mapping[str, Any], but: str = "") -> list[str]:
+    """The options of a sampler or an execution that are not its defaults."""
+    usual = describe(choices[chosen["choice"]]()) if chosen["choice"] in choices else {}
+    shown = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in chosen.items()}
+    differing = [name for name in chosen if name not in ("choice", but) and chosen[name] != usual.get(name)]
+    return [f"{name} {shown[name]}" for name in differing]
 
 
 def _label(result: Result) -> tuple[str, str, str, str, float, int]:

@@ -28,7 +28,7 @@ def result(
     delay_ms=0.0,
     **policy,
 ):
-    chosen = {"choice": sampler[0], "num_steps": sampler[1]}
+    chosen = {"choice": sampler[0], "num_steps": sampler[1]} if isinstance(sampler, tuple) else sampler
     return {
         "task": "reach",
         "checkpoint": f"runs/{recipe}{seed}/checkpoints/00002000",
@@ -147,6 +147,21 @@ def test_executions_and_delays_are_other_rows():
         ("receding", "100", "1"),
         ("rtc", "0", "1"),
     ]
+
+
+def test_every_option_of_a_sampler_makes_another_row():
+    schedulers = [
+        {"choice": "diffusers", "name": name, "num_steps": 10, "options": options}
+        for name, options in (("DPMSolverMultistepScheduler", {}), ("DDIMScheduler", {"clip_sample": False}))
+    ]
+    ours = [("ddim", 10), {"choice": "ddim", "num_steps": 10, "eta": 0.5}]
+    found = rows([result(success=[True], sampler=each) for each in (*ours, *schedulers)])
+    assert {row["sampler"] for row in found} == {
+        "ddim-10",
+        "ddim-10, eta 0.5",
+        "diffusers-10",
+        "diffusers-10, name DDIMScheduler, options {'clip_sample': False}",
+    }
 
 
 # --- rows of other recipes have other labels

@@ -223,7 +223,7 @@ def test_executions_and_delays_are_all_measured_and_an_interrupted_sweep_goes_on
     assert results["rtc-150ms"]["delay_ms"] == 150
     assert results["receding-150ms"]["steps"] != results["receding-0ms"]["steps"]
     assert (tmp_path / "delays.png").read_bytes().startswith(b"\x89PNG")
-    assert "rtc, limit 8.0 | 150 |" in (tmp_path / "delays.md").read_text()
+    assert "rtc, limit 8 | 150 |" in (tmp_path / "delays.md").read_text()
     assert "execution=[receding,rtc]" in (tmp_path / "delays.md").read_text()
 
     paths[3].unlink()
