@@ -102,6 +102,10 @@ class Prefix:
             )
 
 
+HOLDS = ("last", "zero")
+"""What an action may do while nobody commands it; see `Stream`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Stream:
     """One named signal over time: an observation, or the action.
@@ -110,6 +114,10 @@ class Stream:
     dtype: numpy's name for it. units, labels, low, high: one entry a dimension of a vector, or empty where unknown;
     a single unit or limit stands for every dimension. Units are SI where a unit exists ("m", "rad", "s"), "px" for
     pixels and "1" for pure numbers. `low` and `high` are the finite limits that a value may take.
+
+    hold: what an action does in each dimension while nobody commands it: before and after an episode, and when a plan
+    has run out. "last" repeats the nearest action, which is right for positions. "zero" is right for velocities and
+    differences, which would move the robot on. One entry a dimension or one for all; empty stands for "last".
 
     >>> Stream("gripper", (3,), units="m", labels=("x", "y", "z"), low=-0.5, high=0.5).high
     (0.5, 0.5, 0.5)
@@ -122,6 +130,7 @@ class Stream:
     labels: tuple[str, ...] = ()
     low: tuple[float, ...] | float = ()
     high: tuple[float, ...] | float = ()
+    hold: tuple[str, ...] | str = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -135,8 +144,14 @@ class Stream:
             raise ValueError(f"stream {self.name!r}: dtype must be one that numpy knows, got {self.dtype!r}") from None
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "dtype", dtype)
-        for field in ("units", "labels", "low", "high"):
+        for field in ("units", "labels", "low", "high", "hold"):
             object.__setattr__(self, field, self._per_dimension(field))
+        if wrong := [value for value in self.hold if value not in HOLDS]:
+            raise ValueError(
+                f"stream {self.name!r}: hold must be 'last' or 'zero', got {wrong[0]!r}: {nearest(wrong[0], HOLDS)}"
+            )
+        if "zero" not in self.hold:  # so that equal streams compare equal
+            object.__setattr__(self, "hold", ())
         if bool(self.low) != bool(self.high):
             raise ValueError(f"stream {self.name!r}: give both limits or neither, got low={self.low} high={self.high}")
         for index, (low, high) in enumerate(zip(self.low, self.high, strict=True)):  # type: ignore[arg-type]
@@ -154,7 +169,7 @@ class Stream:
                 f"stream {self.name!r}: {field} must be empty or hold one entry for each of its {size} dimensions, "
                 f"got {len(values)}: {values}"
             )
-        return tuple(map(str, values)) if field in ("units", "labels") else tuple(map(float, values))
+        return tuple(map(float, values)) if field in ("low", "high") else tuple(map(str, values))
 
     @property
     def is_image(self) -> bool:
@@ -199,6 +214,10 @@ class Specification:
             raise ValueError(
                 f"the action must be a vector stream named 'action', "
                 f"got {self.action.name!r} of shape {self.action.shape}"
+            )
+        if holding := [stream.name for stream in self.observations if stream.hold]:
+            raise ValueError(
+                f"hold says what an action does, got it for the observations {holding}: leave it out there"
             )
         if not (math.isfinite(self.control_dt) and self.control_dt > 0):
             raise ValueError(f"control_dt must be a positive number of seconds, got {self.control_dt}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -24,9 +24,12 @@ class ExecutionConfig:
         if self.every is not None:
             positive(self, "every")
 
-    def build(self, horizons: Horizons, *, delay: int = 0) -> execution.Execution:
-        """For one episode, robot or session; delay: the steps that its first chunks are expected to take."""
-        return type(self).kind(horizons, delay=delay, **asdict(self))
+    def build(self, horizons: Horizons, *, delay: int = 0, hold: Sequence[str] = ()) -> execution.Execution:
+        """For one episode, robot or session; delay: the steps that its first chunks are expected to take.
+
+        hold: that of the action stream.
+        """
+        return type(self).kind(horizons, delay=delay, hold=hold, **asdict(self))
 
 
 @dataclass(kw_only=True)

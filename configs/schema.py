@@ -20,6 +20,7 @@ from .components import CHOICES, MANY, HorizonsConfig, PredictionType, filled
 from .deployment import ControlConfig
 from .encoders import AugmentationConfig
 from .executions import RecedingConfig, check_executions
+from .normalisation import normalisations
 from .serving import ServeConfig
 
 if TYPE_CHECKING:
@@ -145,7 +146,11 @@ class TrainConfig:
     steps: updates of the weights, of `batch_size` windows with `draws` noises each. learning_rate: the highest, after
     `warmup` steps; it falls to 0 along a cosine. betas and weight_decay are those of AdamW. gradient_clip: the largest
     norm of a gradient. The averaged weights keep 1 - n^-`ema_power` of themselves in update n, at most `ema_maximum`.
-    held_out: share of the episodes that is not trained on. mirror: train also on what a mirror shows of the others,
+    held_out: share of the episodes that is not trained on, 0.02 unless it is given. split_seed: chooses them, 0 unless
+    it is given, so that trainings of different `seed` learn from the same episodes. If init_from was trained on the
+    first episodes of this dataset, or on all of them, those that it held out stay held out, and neither may differ.
+    normalisation: of each stream that needs another than the usual one: normalisation.STREAM.kind, .tail and .floor, as
+    in `configs.normalisation`. mirror: train also on what a mirror shows of the others,
     where the task stays the same in it. mask_padding: leave steps beyond an episode's ends out of
     the loss.
 
@@ -172,7 +177,9 @@ class TrainConfig:
     gradient_clip: float = 1.0
     ema_power: float = 0.75
     ema_maximum: float = 0.9999
-    held_out: float = 0.02
+    held_out: float | None = None
+    split_seed: int | None = None
+    normalisation: dict[str, Any] = field(default_factory=dict)
     mirror: bool = False
     mask_padding: bool = False
     init_from: str | None = None
@@ -189,6 +196,9 @@ class TrainConfig:
         positive(self, "steps", "batch_size", "draws", "learning_rate", "gradient_clip")
         positive(self, "log_every", "validate_every", "save_every", "evaluate_episodes")
         not_negative(self, "seed", "weight_decay", "warmup", "evaluate_every")
+        if self.split_seed is not None:
+            not_negative(self, "split_seed")
+        self.normalisation = dict[str, Any](normalisations(self.normalisation))
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be fp32 or bf16, got {self.precision!r}")
         if len(self.betas) != 2:
@@ -380,6 +390,8 @@ def register() -> None:
         for slot in CHOICES:
             if slot in node and not OmegaConf.is_missing(node, slot):  # what is chosen would be added to the default
                 node[slot] = {} if slot in MANY else None
+        if "normalisation" in node:  # its keys are the streams of a dataset
+            OmegaConf.set_struct(node.normalisation, value=False)
         store.store(group="schema", name=command, node=node)
     for slot, options in CHOICES.items():
         inner = {path.removeprefix(f"{slot}/") for path in CHOICES if path.startswith(f"{slot}/")}
@@ -421,6 +433,8 @@ def describe(config: Any) -> Any:
     """A configuration as JSON; what fills a slot says which choice it is. `policy_config` is the inverse."""
     if isinstance(config, Enum):
         return config.name
+    if isinstance(config, Mapping):
+        return {name: describe(value) for name, value in config.items()}  # pyright: ignore[reportUnknownVariableType]
     if not is_dataclass(config):
         return config
     chosen = [name for options in CHOICES.values() for name, option in options.items() if type(config) is option]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -40,14 +40,18 @@ class Execution(ABC):
     """Each control step: `observe`; where `request` answers, have a chunk predicted, and `accept` it now or in a later
     step; then `act`.
 
-    One chunk is under way at a time. Where the plan has run out before the next chunk came, its last action is held.
-    A subclass decides when a chunk is due, what it should go on from, and how it joins the plan.
+    One chunk is under way at a time. If the plan runs out before the next chunk comes, its last action is held, and
+    zero is commanded in each dimension whose stream says `hold="zero"`. A subclass decides when a chunk is due, what it
+    should go on from, and how it joins the plan.
 
     delay: steps that a chunk is expected to take, as long as none was measured. every: steps from one request to the
-    next, Ta where it is not given. Raises ValueError where they are impossible.
+    next, Ta where it is not given. hold: that of the action stream; () holds every dimension. Raises ValueError where
+    they are impossible.
     """
 
-    def __init__(self, horizons: Horizons, *, delay: int = 0, every: int | None = None) -> None:
+    def __init__(
+        self, horizons: Horizons, *, delay: int = 0, every: int | None = None, hold: Sequence[str] = ()
+    ) -> None:
         if delay < 0:
             raise ValueError(f"delay must be 0 control steps or more, got {delay}")
         self.horizons, self._delay, self.every = horizons, delay, horizons.action if every is None else every
@@ -55,6 +59,7 @@ class Execution(ABC):
             raise ValueError(
                 f"a chunk must be asked for every 1 to {self._future} steps, of which it says what to do, got {every}"
             )
+        self._is_zero = np.array([each == "zero" for each in hold] or False)
         self._seen: deque[Mapping[str, NDArray[Any]]] = deque(maxlen=horizons.observation)
         self._commanded: deque[NDArray[Any]] = deque(maxlen=horizons.observation - 1)
         self._delays: deque[int] = deque(maxlen=REMEMBERED)
@@ -122,7 +127,12 @@ class Execution(ABC):
         """The action (Da,) of the current step. Raises RuntimeError before the first chunk."""
         if not len(self._plan):
             raise RuntimeError("no action is planned: predict a chunk from request() and accept() it first")
-        return self._plan[min(self._now - self._begin, len(self._plan) - 1)].copy()
+        left = self.planned
+        return left[0].copy() if len(left) else self._held(self._plan[-1])
+
+    def _held(self, action: NDArray[Any]) -> NDArray[Any]:
+        """What to do (..., Da) for as long as nothing is planned after an action (..., Da)."""
+        return np.where(self._is_zero, np.zeros_like(action), action)
 
     @property
     def _future(self) -> int:
@@ -168,11 +178,12 @@ class RecedingHorizon(Execution):
 class AsyncReplace(Execution):
     """Ask for a chunk and go on with the old one until it comes; then follow the new one alone.
 
-    Raises ValueError where a chunk is too short for that: it must last until the next one has come.
+    given: the other arguments of `Execution`. Raises ValueError where a chunk is too short for that: it must last until
+    the next one has come.
     """
 
-    def __init__(self, horizons: Horizons, *, delay: int = 0, every: int | None = None) -> None:
-        super().__init__(horizons, delay=delay, every=every)
+    def __init__(self, horizons: Horizons, *, delay: int = 0, **given: Any) -> None:
+        super().__init__(horizons, delay=delay, **given)
         if max(self.every, delay) + delay > self._future:
             raise ValueError(
                 f"a chunk must last for max(every, delay) + delay steps, {max(self.every, delay)} + {delay}, but of "
@@ -185,14 +196,14 @@ class AsyncReplace(Execution):
 
     def _join(self, actions: NDArray[Any], late: int) -> NDArray[Any]:
         # A chunk that is too late in all of its steps still says where to go: its last action is held.
-        return actions[min(late, len(actions) - 1) :].copy()
+        return actions[late:].copy() if late < len(actions) else self._held(actions[-1:])
 
 
 class CrossFade(AsyncReplace):
     """As `AsyncReplace`, but change over from the old chunk to the new one linearly, within `steps` steps."""
 
-    def __init__(self, horizons: Horizons, *, delay: int = 0, every: int | None = None, steps: int = 4) -> None:
-        super().__init__(horizons, delay=delay, every=every)
+    def __init__(self, horizons: Horizons, *, steps: int = 4, **given: Any) -> None:
+        super().__init__(horizons, **given)
         self.steps = steps
 
     def _join(self, actions: NDArray[Any], late: int) -> NDArray[Any]:
@@ -211,8 +222,8 @@ class TemporalEnsemble(AsyncReplace):
     little. Where there are several ways, the average of them may be none.
     """
 
-    def __init__(self, horizons: Horizons, *, delay: int = 0, every: int | None = 1, decay: float = 0.01) -> None:
-        super().__init__(horizons, delay=delay, every=every)
+    def __init__(self, horizons: Horizons, *, every: int | None = 1, decay: float = 0.01, **given: Any) -> None:
+        super().__init__(horizons, every=every, **given)
         self.decay = decay
 
     def reset(self) -> None:
@@ -243,10 +254,8 @@ class RealTimeChunking(AsyncReplace):
     exact: pull along the gradient of the network; limit: of that gradient. See `policy.guidance`.
     """
 
-    def __init__(
-        self, horizons: Horizons, *, delay: int = 0, every: int | None = None, limit: float = 5.0, exact: bool = False
-    ) -> None:
-        super().__init__(horizons, delay=delay, every=every)
+    def __init__(self, horizons: Horizons, *, limit: float = 5.0, exact: bool = False, **given: Any) -> None:
+        super().__init__(horizons, **given)
         self.limit, self.exact = limit, exact
 
     def _prefix(self) -> Prefix | None:
@@ -277,14 +286,16 @@ def prefix_weights(num_planned: int, delay: int) -> NDArray[np.floating]:
 class WarmStart(AsyncReplace):
     """As `AsyncReplace`, but denoising starts from what is planned, made noisy as it is at `start` of all noise.
 
-    The plan is moved on by the steps that are over, and its last action repeated at its end.
+    The plan is moved on by the steps that are over, and at its end its last action is held.
     """
 
-    def __init__(self, horizons: Horizons, *, delay: int = 0, every: int | None = None, start: float = 0.4) -> None:
-        super().__init__(horizons, delay=delay, every=every)
+    def __init__(self, horizons: Horizons, *, start: float = 0.4, **given: Any) -> None:
+        super().__init__(horizons, **given)
         self.start = start
 
     def _prefix(self) -> Prefix | None:
         first = self._now - self._begin - (self.horizons.observation - 1)
-        steps = np.clip(np.arange(first, first + self.horizons.prediction), 0, len(self._plan) - 1)
-        return Prefix(self._plan[steps], np.zeros(len(steps), dtype=np.float32), start=self.start)
+        steps = np.arange(first, first + self.horizons.prediction)
+        actions = self._plan[np.clip(steps, 0, len(self._plan) - 1)]
+        actions = np.where(steps[:, None] < len(self._plan), actions, self._held(actions))
+        return Prefix(actions, np.zeros(len(steps), dtype=np.float32), start=self.start)

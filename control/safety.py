@@ -86,10 +86,15 @@ class Limits:
     ) -> Limits:
         """Those of the action stream, and within them a workspace, low and high.
 
-        speed, acceleration and jump: of each dimension or of all. Raises ValueError where the stream has no limits, or
-        the workspace lies outside of them.
+        speed, acceleration and jump: of each dimension or of all. Raises ValueError where the stream has no limits or
+        is not one of positions, or the workspace lies outside of the limits.
         """
         action = specification.action
+        if "zero" in action.hold:
+            raise ValueError(
+                f"the action must be positions to be commanded to a robot, which it holds "
+                f"when it has braked, got hold={list(action.hold)}: integrate velocities to positions in the data"
+            )
         if not action.low:
             raise ValueError("the action must have limits to be commanded to a robot: give its stream low and high")
         low, high = np.array(action.low), np.array(action.high)

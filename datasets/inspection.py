@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..specification import Stream
+from .normalisation import floor, still
 from .statistics import Statistics, statistics
 from .store import Demonstrations
 
@@ -70,7 +71,10 @@ def _rows(stream: Stream, found: Statistics) -> list[str]:
 
 
 def warnings(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list[str]:
-    """What looks wrong: episodes too short to train on; constant dimensions, jumps, NaN, values outside the limits."""
+    """What looks wrong: episodes too short to train on; still dimensions, jumps, NaN, values outside the limits.
+
+    Still is what training takes for still (`datasets.normalisation`), here over all episodes.
+    """
     ends, steps = demonstrations.episode_ends, lengths(demonstrations)
     found = [
         f"episode {index} has {steps[index]} steps, fewer than the {action_horizon} that are executed at once: "
@@ -83,15 +87,20 @@ def warnings(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list
         rows = demonstrations.read(stream.name)
         exact = rows.dtype if rows.dtype.kind == "f" else np.float64
         limits = np.array([stream.low, stream.high]).astype(exact).astype(np.float64)  # as values of the stream are
+        seen = np.stack([rows.min(axis=0), rows.max(axis=0)]).astype(np.float64)
+        seen[:, ~np.isfinite(seen).all(axis=0)] = np.nan  # neither still nor moving
+        least = floor(stream, *seen)
+        found += [f"{name} {what}" for name, what in still(stream, *seen, least).items()]
         for index in range(stream.size):
             values = rows[:, index].astype(np.float64)
-            found += [
-                f"{stream.label(index)} {what}" for what in _of_dimension(values, limits[:, index : index + 1], ends)
-            ]
+            what_is_wrong = _of_dimension(values, limits[:, index : index + 1], ends, least.width[index])
+            found += [f"{stream.label(index)} {what}" for what in what_is_wrong]
     return found
 
 
-def _of_dimension(values: NDArray[np.float64], limits: NDArray[np.float64], ends: NDArray[np.int64]) -> Iterator[str]:
+def _of_dimension(
+    values: NDArray[np.float64], limits: NDArray[np.float64], ends: NDArray[np.int64], floor: float
+) -> Iterator[str]:
     """What looks wrong in one dimension (T,); limits: (2, 1), or (2, 0) where they are unknown."""
 
     def first(wrong: NDArray[np.bool_]) -> str:
@@ -106,9 +115,8 @@ def _of_dimension(values: NDArray[np.float64], limits: NDArray[np.float64], ends
         if (outside := (values < low) | (values > high)).any():
             count = f"{outside.sum()} of {len(values)} steps"
             yield f"is outside its limits [{low:g}, {high:g}] in {count}, {first(outside)}"
-    if not (span := np.ptp(values)):
-        yield f"is constant at {values[0]:g}"
-        return
+    if (span := np.ptp(values)) <= floor:
+        return  # it is still
     jumps = np.abs(np.diff(values, prepend=values[0])) > JUMP * span
     jumps[ends[:-1]] = False  # from one episode to the next
     jumping = np.unique(np.searchsorted(ends, np.flatnonzero(jumps), side="right"))

@@ -42,14 +42,42 @@ def statistics(demonstrations: Demonstrations, name: str, episodes: Sequence[int
     return Statistics(low, high, mean + shift, np.sqrt(np.maximum(squares / count - mean**2, 0)))
 
 
-def _pieces(demonstrations: Demonstrations, name: str, episodes: Sequence[int]) -> Iterator[NDArray[np.generic]]:
-    """Rows of the episodes; neighbouring episodes are read together, at most NUMBERS_AT_ONCE at a time."""
-    sizes = {stream.name: stream.size for stream in demonstrations.specification.streams}
-    most = max(NUMBERS_AT_ONCE // sizes[name], 1)
+def quantiles(
+    demonstrations: Demonstrations, name: str, episodes: Sequence[int], *, tail: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The quantiles `tail` and 1 - `tail` of each dimension over all steps of `episodes`, exactly as numpy's.
+
+    Between two values they are interpolated. Memory: the share `tail` of the values, twice. Raises ValueError if there
+    is no episode.
+    """
+    count = int(_chosen(demonstrations, episodes).sum())
+    if not count:
+        raise ValueError(f"quantiles of stream {name!r} need at least one episode, got none")
+    index, share = divmod(tail * (count - 1), 1)
+    pieces = (rows.astype(np.float64) for rows in _pieces(demonstrations, name, episodes))
+    first = next(pieces)
+    lowest, highest = first[:0], first[:0]
+    for rows in chain([first], pieces):
+        lowest = np.sort(np.concatenate([lowest, rows]), axis=0)[: int(index) + 2]
+        highest = np.sort(np.concatenate([highest, rows]), axis=0)[-int(index) - 2 :]
+    low, high = lowest[[int(index), -1]], highest[[-int(index) - 1, 0]]
+    return low[0] + share * (low[1] - low[0]), high[0] + share * (high[1] - high[0])
+
+
+def _chosen(demonstrations: Demonstrations, episodes: Sequence[int]) -> NDArray[np.bool_]:
+    """Which of all steps (N,) are of the episodes."""
     ends = demonstrations.episode_ends
     chosen = np.zeros(ends[-1] if len(ends) else 0, dtype=bool)
     for episode in episodes:
         chosen[ends[episode - 1] if episode else 0 : ends[episode]] = True
+    return chosen
+
+
+def _pieces(demonstrations: Demonstrations, name: str, episodes: Sequence[int]) -> Iterator[NDArray[np.generic]]:
+    """Rows of the episodes; neighbouring episodes are read together, at most NUMBERS_AT_ONCE at a time."""
+    sizes = {stream.name: stream.size for stream in demonstrations.specification.streams}
+    most = max(NUMBERS_AT_ONCE // sizes[name], 1)
+    chosen = _chosen(demonstrations, episodes)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], chosen, [False]]).astype(np.int8)))
     for start, stop in edges.reshape(-1, 2):
         for begin in range(start, stop, most):

@@ -30,8 +30,9 @@ class Windows:
     """All windows of some demonstrations, with the streams held on one device.
 
     An episode of L steps has one window for each current step c = 0 ... L - Ta. It holds the steps c - To + 1 to
-    c - To + Tp, where steps before the first or after the last one repeat it, as in the reference implementation; so
-    the executed steps of a window are never padding. Only the To steps that are observed are gathered.
+    c - To + Tp; so the executed steps of a window are never padding. Steps before the first or after the last one are
+    padding. They repeat that step, as in the reference implementation, but an action is zero there in each dimension
+    whose stream says `hold="zero"`. Only the To steps that are observed are gathered.
 
     Memory grows with the steps of the demonstrations and time with the batch, neither with Tp x W: a window is three
     numbers, not a copy.
@@ -59,6 +60,8 @@ class Windows:
         edges = np.concatenate([[0], demonstrations.episode_ends])
         self._bounds = np.stack([edges[:-1], edges[1:] - 1], axis=1)  # first and last step
         self.offsets = torch.arange(horizons.prediction, device=device) + 1 - horizons.observation
+        is_zero = [hold == "zero" for hold in demonstrations.specification.action.hold]
+        self._is_zero = torch.tensor(is_zero or False, device=device)
         self._select(range(len(self._bounds)))
 
     def of(self, episodes: Sequence[int]) -> Windows:
@@ -84,11 +87,11 @@ class Windows:
         indices = indices.to(self.current.device)
         wanted = self.current[indices, None] + self.offsets
         steps = torch.clamp(wanted, self.first[indices, None], self.last[indices, None])
-        observed = steps[:, : self.horizons.observation]
+        observed, is_padding = steps[:, : self.horizons.observation], wanted != steps
         return Batch(
             observation={name: self._rows(name, observed) for name in self.streams if name != "action"},
-            action=self._rows("action", steps),
-            is_padding=wanted != steps,
+            action=self._rows("action", steps).masked_fill_(is_padding[..., None] & self._is_zero, 0),
+            is_padding=is_padding,
         )
 
     def _rows(self, name: str, steps: Tensor) -> Tensor:

@@ -95,7 +95,7 @@ def evaluate(
         policy,
         task,
         seeds,
-        execution=execution or partial(RecedingHorizon, policy.horizons),
+        execution=execution or partial(RecedingHorizon, policy.horizons, hold=policy.specification.action.hold),
         delay=delay,
         seed=seed,
         device=device,

@@ -131,7 +131,7 @@ def measure(config: EvaluateConfig) -> Measured:
         raise ValueError(f"{config.run} was trained for a task that is not of recede: say so with task={name}")
     task = load_task(name)
     delay = delay_steps(delay_ms, task.specification.control_dt)
-    make = partial(execution.build, policy.horizons, delay=delay)
+    make = partial(execution.build, policy.horizons, delay=delay, hold=policy.specification.action.hold)
     make()  # refuses a delay that the chunks are too short for
     found = evaluate(
         policy,

@@ -21,7 +21,7 @@ from ..specification import Horizons, Specification
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever older checkpoints can no longer be read."""
 
 KEYS = ("versions", "specification", "horizons", "policy", "task", "step", "weights_sha256")

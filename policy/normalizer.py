@@ -1,4 +1,7 @@
-"""Between the units of the data set and the interval [-1, 1] in which a policy works."""
+"""Between the units of the data set and the interval [-1, 1] in which a policy works.
+
+Shapes: Da size of the action; D of any stream.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,13 @@ Range = tuple[NDArray[np.floating], NDArray[np.floating]]
 
 CLIP = 1.5
 """How many times the range that was seen a normalised observation may reach."""
-TOLERANCE = 1e-4
-"""Below this share of its limits a dimension's range counts as none."""
 
 
 class Affine(nn.Module):
     """One stream's range, mapped to [-1, 1] in each dimension.
 
-    A dimension that hardly moves (less than `TOLERANCE` of its limits, or of its size where it has none) carries
-    no information, and dividing by its range would blow up every deviation: it is mapped to 0, and back to its centre.
+    A still dimension, whose range is empty, is mapped to 0, and back to the one value of its range. Which ranges are
+    too small to count is not decided here; see `datasets.normalisation`.
     """
 
     centre: Tensor
@@ -37,16 +38,8 @@ class Affine(nn.Module):
                 f"stream {stream.name!r}: the range must be finite, low <= high, of shape {stream.shape}, "
                 f"got {low}, {high}"
             )
-        self.stream = stream
-        size = np.subtract(stream.high, stream.low) if stream.low else np.maximum(np.abs(low), np.abs(high))
-        still = high - low <= TOLERANCE * size
         self.register_buffer("centre", torch.tensor((low + high) / 2, dtype=torch.float32))
-        self.register_buffer("half_range", torch.tensor(np.where(still, 0, (high - low) / 2), dtype=torch.float32))
-
-    @property
-    def still(self) -> list[str]:
-        """The dimensions that hardly move, by name; read from the weights, so it holds for loaded ones too."""
-        return [self.stream.label(int(index)) for index in (self.half_range == 0).nonzero()[:, 0]]
+        self.register_buffer("half_range", torch.tensor((high - low) / 2, dtype=torch.float32))
 
     def normalise(self, x: Tensor) -> Tensor:
         """(..., D) in units, of any dtype -> (..., D), [-1, 1] over the range that was seen."""
@@ -63,8 +56,9 @@ class Normalizer(nn.Module):
 
     Images pass unchanged: their range is known, and the encoder that they go to wants them in its own way.
 
-    ranges: a stream's name -> (low, high), each of the stream's shape. A normalised observation is clipped to
-    [-CLIP, CLIP]: to `CLIP` times the range that was seen, beyond which the network could only guess.
+    ranges: a stream's name -> (low, high), each of the stream's shape; a still dimension has an empty range. A
+    normalised observation is clipped to [-CLIP, CLIP]: to `CLIP` times the range that was seen, beyond which the
+    network could only guess.
 
     action_std: (Da,), the standard deviation of the normalised actions of the training episodes. It is 1 where it is
     not known, in an imported policy, and where the action does not change.
@@ -99,11 +93,6 @@ class Normalizer(nn.Module):
         """One whose ranges are to be loaded with the weights of a policy."""
         streams = _with_ranges(specification)
         return cls(specification, {stream.name: (np.zeros(stream.shape), np.zeros(stream.shape)) for stream in streams})
-
-    @property
-    def still(self) -> list[str]:
-        """The dimensions that hardly move, by name: they are mapped to 0."""
-        return [label for affine in self.streams.values() for label in affine.still]  # type: ignore[union-attr]
 
     def observation(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Normalise and clip every stream but images. Raises ValueError for a stream without statistics."""

@@ -252,7 +252,7 @@ def edit_manifest(run, **changes):
 
 
 def newer(run):
-    edit_manifest(run, format=2)
+    edit_manifest(run, format=3)
 
 
 def flip_weights(run):
@@ -300,7 +300,7 @@ def cut_config(run):
 
 
 BOTH = [
-    (newer, ["policy.json: format must be 1, which this version of recede reads, got 2", "or train again"]),
+    (newer, ["policy.json: format must be 2, which this version of recede reads, got 3", "or train again"]),
     (flip_weights, ["policy.safetensors is damaged: its SHA-256 is not the one noted", "use another checkpoint"]),
     (cut_manifest, ["policy.json is damaged", "restore it from a copy"]),
     (wrong_horizons, ["policy.json is damaged (the prediction horizon must cover", "use another checkpoint"]),

@@ -139,10 +139,10 @@ def test_json_that_cannot_be_written_leaves_the_old_one(tmp_path):
     ("changes", "message"),
     [
         (
-            {"format": 2},
-            r"policy.json: format must be 1, which this version of recede reads, got 2: load it with the v",
+            {"format": 1},
+            r"policy.json: format must be 2, which this version of recede reads, got 1: load it with the v",
         ),
-        ({"format": REMOVED}, "format must be 1, .* got None"),
+        ({"format": REMOVED}, "format must be 2, .* got None"),
         ({"horizons": REMOVED}, r"policy.json is damaged: it lacks \['horizons'\]; use another checkpoint"),
         ({"weights_sha256": REMOVED, "task": REMOVED}, r"it lacks \['task', 'weights_sha256'\]"),
         ({"horizons": {"observation": 2, "prediction": 4, "action": 8}}, "policy.json is damaged .*prediction horizon"),

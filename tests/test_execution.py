@@ -363,3 +363,38 @@ def test_warm_start_moves_the_plan_on():
     assert prefix.actions[:, 1].tolist() == [3, 4, 5, 6, 7, 7, 7, 7]  # from the step before on, then the last again
     assert prefix.start == 0.3
     assert not prefix.weights.any()
+
+
+# --- when nothing is planned: dimension 0 holds its last value, dimension 1 is zero
+
+HOLD = ("last", "zero")
+
+
+def test_a_robot_that_waits_for_a_chunk_does_not_go_on_at_its_last_velocity():
+    horizons = Horizons(1, 3, 2)
+    asked, acted = run(RecedingHorizon(horizons, hold=HOLD), 8, delay=3, answer=lambda _, __: np.ones((3, 2)))
+    assert [request is not None for request in asked] == [True, False, True, False, False, False, False, True]
+    assert acted == [(1, 1), (1, 1), (1, 0), (1, 0), (1, 0), (1, 1), (1, 1), (1, 0)]
+
+
+@pytest.mark.parametrize("kind", [AsyncReplace, CrossFade, RealTimeChunking, WarmStart], ids=lambda kind: kind.__name__)
+def test_a_chunk_that_comes_after_all_of_its_steps_moves_nothing(kind):
+    execution = kind(Horizons(1, 3, 1), hold=HOLD)
+    execution.observe(observation(0))
+    execution.request()
+    execution.accept(np.ones((3, 2)))
+    execution.observe(observation(1))
+    execution.request()
+    for step in range(2, 6):
+        execution.observe(observation(step))
+    assert execution.act().tolist() == [1, 0]  # the plan has run out
+    execution.accept(np.full((3, 2), 2.0))
+    assert execution.act().tolist() == [2, 0]
+
+
+def test_warm_start_goes_on_with_zero_behind_the_plan():
+    execution = WarmStart(Horizons(2, 8, 3), delay=2, start=0.3, hold=HOLD)
+    asked, _ = run(execution, 4, delay=2)
+    assert asked[3].prefix.actions[:, 1].tolist() == [3, 4, 5, 6, 7, 0, 0, 0]
+    assert asked[3].prefix.actions[:, 0].tolist() == [0] * 8  # the number of the chunk
+    assert asked[3].prefix.actions.dtype == np.float32

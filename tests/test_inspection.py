@@ -94,6 +94,18 @@ def test_constant_dimensions_are_named(sound):
     assert warnings(sound) == ["contact[0] is constant at 1", "action.opening is constant at 0.5"]
 
 
+def test_dimensions_that_hardly_move_are_named_with_the_rule(sound):
+    """Not their jumps: what is noise may jump."""
+    sound.rows["gripper"][:, 1] = np.where(np.arange(120) == 50, 6e-4, 0)  # of limits 6.4 apart
+    sound.rows["action"][:, 0] = np.where(np.arange(120) == 50, 12000.5, 12000)
+    assert warnings(sound) == [
+        "gripper.yaw moves by 0.0006, from 0 to 0.000600000028, and 0.00064 or less counts as still: "
+        "0.0001 of its limits",
+        "action.x moves by 0.5, from 12000 to 12000.5, and 1.2 or less counts as still: "
+        "0.0001 of its largest magnitude, or of 1 if that is more",
+    ]
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_no_numbers_are_counted_and_placed(sound, value):
     sound.episode(1)["gripper"][3:5, 0] = value

@@ -52,19 +52,23 @@ def test_observations_are_clipped_to_a_multiple_of_the_range():
     torch.testing.assert_close(found, torch.tensor([[[0.0, 1.3, 0.0], [1.5, -1.5, 0.0]]]))
 
 
-def test_a_dimension_that_hardly_moves_is_named_and_says_nothing():
+def test_a_still_dimension_says_nothing_and_is_answered_with_its_value():
     ranges = RANGES | {
-        "gripper": (np.array([0.0, 100.0, 0.3]), np.array([1.0, 100.005, 0.3])),  # z never moves, y less than its noise
-        "yaw": (np.array([0.0]), np.array([0.0005])),  # of limits 6 rad apart
+        "yaw": (np.array([0.5]), np.array([0.5])),
         "action": (np.array([-5.0, 7.0]), np.array([5.0, 7.0])),
     }
     normalizer = Normalizer(SPECIFICATION, ranges)
-    assert normalizer.still == ["gripper.y", "gripper.z", "yaw[0]", "action[1]"]
-    found = normalizer.observation({"gripper": torch.tensor([0.25, 100.005, 0.4]), "yaw": torch.tensor([1.0])})
+    found = normalizer.observation({"gripper": torch.tensor([0.25, 0.0, 0.4]), "yaw": torch.tensor([1.0])})
     assert found["gripper"].tolist() == [-0.5, 0, 0]
     assert found["yaw"].tolist() == [0]
+    assert normalizer.action(torch.tensor([2.5, 9.0])).tolist() == [0.5, 0]
     assert normalizer.unnormalised_action(torch.tensor([0.5, 0.9])).tolist() == [2.5, 7.0]
-    assert Normalizer(SPECIFICATION, RANGES).still == ["gripper.z"]
+
+
+def test_ranges_are_taken_as_they_are_however_small():
+    ranges = RANGES | {"action": (np.array([-1e-7, 12000 - 0.4]), np.array([1e-7, 12000 + 0.4]))}
+    found = Normalizer(SPECIFICATION, ranges).action(torch.tensor([5e-8, 12000.2]))
+    torch.testing.assert_close(found, torch.tensor([0.5, 0.5]), atol=2e-3, rtol=0)  # 12000.2 in fp32
 
 
 def test_a_still_dimension_passes_a_gradient_of_zero():
@@ -82,20 +86,30 @@ def test_streams_of_any_dtype_become_floats(dtype):
 
 
 def test_loaded_ranges_are_those_that_were_fitted():
-    fitted = Normalizer(SPECIFICATION, RANGES)
+    fitted = Normalizer(SPECIFICATION, RANGES, action_std=np.array([0.3, 0.7]))
     loaded = Normalizer.empty(SPECIFICATION)
-    assert len(loaded.still) == 6
     loaded.load_state_dict(fitted.state_dict())
-    assert loaded.still == fitted.still == ["gripper.z"]
     action = torch.tensor([[1.0, 12.0]])
     assert torch.equal(loaded.action(action), fitted.action(action))
     assert torch.equal(loaded.unnormalised_action(action), fitted.unnormalised_action(action))
+    torch.testing.assert_close(loaded.action_std, torch.tensor([0.3, 0.7]), rtol=0, atol=0)
+
+
+def test_a_spread_of_actions_that_is_not_known_is_one():
+    assert Normalizer(SPECIFICATION, RANGES).action_std.tolist() == [1, 1]
+    assert Normalizer.empty(SPECIFICATION).action_std.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("wrong", [[0.5], [0.5, 0.0], [0.5, np.nan], [0.5, np.inf], [0.5, -1.0]])
+def test_an_impossible_spread_is_refused(wrong):
+    with pytest.raises(ValueError, match="action_std must be 2 positive numbers, got"):
+        Normalizer(SPECIFICATION, RANGES, action_std=np.array(wrong))
 
 
 def test_ranges_are_weights_but_are_not_trained():
     normalizer = Normalizer(SPECIFICATION, RANGES)
     assert not list(normalizer.parameters())
-    assert len(normalizer.state_dict()) == 6
+    assert len(normalizer.state_dict()) == 7
 
 
 def test_a_stream_without_statistics_is_refused_with_the_nearest_name():

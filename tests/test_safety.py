@@ -39,6 +39,16 @@ def adversarial(rng, count):
     return np.where(kind == 5, np.nextafter(np.where(side > 0, HIGH, LOW), side * np.inf), target)
 
 
+def test_velocities_are_refused():
+    """Braking to hold a velocity would go on moving the robot."""
+    action = Stream("action", (2,), low=-1, high=1, hold=("last", "zero"))
+    specification = Specification((Stream("joints", (2,)),), action, 0.1)
+    with pytest.raises(
+        ValueError, match=r"the action must be positions .* got hold=\['last', 'zero'\]: integrate velo"
+    ):
+        Limits.of(specification, speed=1, acceleration=1, jump=1)
+
+
 @pytest.mark.parametrize("limits", [LIMITS, TIGHT, FREE], ids=["jumps", "no jumps", "positions alone"])
 @pytest.mark.parametrize("dt", [0.002, 0.01, 0.1])
 def test_a_million_commands_stay_within_the_limits(limits, dt):

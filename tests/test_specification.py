@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recede.specification import Horizons, Specification, Stream, nearest
+from recede.specification import HOLDS, Horizons, Specification, Stream, nearest
 
 FINITE = st.floats(-1e6, 1e6)
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).filter(lambda name: name != "action")
@@ -34,7 +34,8 @@ def streams(draw: st.DrawFn, name: str | None = None) -> Stream:
         for pair in draw(st.lists(st.lists(FINITE, min_size=2, max_size=2, unique=True), min_size=size, max_size=size))
     ]
     low, high = zip(*limits, strict=True) if draw(st.booleans()) else ((), ())
-    return Stream(name, (size,), dtype, draw(words), draw(words), low, high)
+    hold = draw(st.tuples(*[st.sampled_from(HOLDS)] * size)) if name == "action" else ()
+    return Stream(name, (size,), dtype, draw(words), draw(words), low, high, hold)
 
 
 @st.composite
@@ -110,10 +111,29 @@ def test_the_order_of_observations_makes_no_difference(spec: Specification, rand
                 "control_dt is 0.1 s on one side and 0.05 s on the other",
             ],
         ),
+        (
+            {"action": Stream("action", (2,), hold=("zero", "last"))},
+            ["action: hold is () on one side and ('zero', 'last') on the other"],
+        ),
     ],
 )
 def test_differences_name_the_stream_the_field_and_both_values(changes: dict[str, Any], expected: list[str]) -> None:
     assert specification().differences(specification(**changes)) == expected
+
+
+def test_actions_hold_their_last_value_unless_the_stream_says_otherwise() -> None:
+    assert (
+        Stream("action", (2,)) == Stream("action", (2,), hold="last") == Stream("action", (2,), hold=("last", "last"))
+    )
+    assert Stream("action", (2,), hold="zero").hold == ("zero", "zero")
+    assert Stream("action", (2,), hold=("last", "zero")).hold == ("last", "zero")
+
+
+def test_a_specification_that_was_written_without_hold_is_read() -> None:
+    data = specification().to_json()
+    for stream in (*data["observations"], data["action"]):
+        del stream["hold"]
+    assert Specification.from_json(json.loads(json.dumps(data))) == specification()
 
 
 def test_one_unit_or_limit_stands_for_every_dimension() -> None:
@@ -158,6 +178,8 @@ def test_the_size_of_a_stream_counts_its_numbers(shape: tuple[int, ...], size: i
             "labels must be empty or hold one entry for each of its 3 dimensions, got 4",
         ),
         ({"shape": (2, 2), "low": (0, 0), "high": (1, 1)}, "low must be empty"),
+        ({"hold": "zeros"}, "hold must be 'last' or 'zero', got 'zeros': did you mean 'zero'?"),
+        ({"hold": ("last", "zero")}, "hold must be empty or hold one entry for each of its 3 dimensions, got 2"),
         ({"low": 0}, "give both limits or neither"),
         ({"high": 1}, "give both limits or neither"),
         ({"low": 0, "high": math.inf}, "dimension 0: limits must be finite and ascend, got [0.0, inf]"),
@@ -180,6 +202,7 @@ def test_impossible_streams_are_refused(arguments: dict[str, Any], rule: str) ->
         ({"observations": ()}, "at least one observation stream"),
         ({"observations": (Stream("arm", (3,)), Stream("arm", (2,)))}, "different names"),
         ({"observations": (Stream("action", (3,)),)}, "none of them 'action'"),
+        ({"observations": (Stream("arm", (3,), hold="zero"),)}, "got it for the observations ['arm']: leave it out"),
         ({"action": Stream("command", (2,))}, "vector stream named 'action', got 'command'"),
         ({"action": Stream("action", (2, 2))}, "vector stream named 'action', got 'action' of shape (2, 2)"),
         *[({"control_dt": value}, "positive number of seconds") for value in (0, -0.1, math.nan, math.inf)],

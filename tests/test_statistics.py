@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recede.datasets import statistics as module
-from recede.datasets.statistics import statistics
+from recede.datasets.statistics import quantiles, statistics
 from recede.specification import Specification, Stream
 
 
@@ -60,6 +60,24 @@ def test_statistics_are_those_of_all_rows_at_once(lengths, dtype, shape, most, d
     assert found.low.shape == found.std.shape == shape
 
 
+@settings(deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6),
+    tail=st.floats(1e-3, 0.499),
+    most=st.sampled_from([1, 7, 2**22]),
+    data=st.data(),
+)
+def test_quantiles_are_those_of_all_rows_at_once(lengths, tail, most, data):
+    ends = np.cumsum(lengths)
+    rows = np.random.default_rng(data.draw(st.integers(0, 1000))).normal(3, 40, (ends[-1], 2)).round(-1)
+    episodes = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "NUMBERS_AT_ONCE", most)
+        found = quantiles(Recorded(rows, ends), "signal", episodes, tail=tail)
+    chosen = np.concatenate([rows[ends[i] - lengths[i] : ends[i]] for i in sorted(set(episodes))])
+    np.testing.assert_allclose(found, np.quantile(chosen, [tail, 1 - tail], axis=0), rtol=1e-12, atol=1e-9)
+
+
 def test_a_large_offset_costs_no_digits():
     rows = 1e9 + np.random.default_rng(0).normal(0, 1e-3, (1000, 1))
     found = statistics(Recorded(rows, np.array([400, 1000])), "signal", [0, 1])
@@ -86,3 +104,5 @@ def test_no_episodes_are_refused(ends):
     demonstrations = Recorded(np.zeros((5, 1)), np.array(ends, dtype=np.int64))
     with pytest.raises(ValueError, match="stream 'signal' need at least one episode"):
         statistics(demonstrations, "signal", [])
+    with pytest.raises(ValueError, match="stream 'signal' need at least one episode"):
+        quantiles(demonstrations, "signal", [], tail=0.1)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -94,6 +95,16 @@ def test_seeds_are_well_mixed():
     assert all(0 <= seed < 2**63 for seed in found)
 
 
+def test_generators_on_a_cpu_use_half_of_a_seed():
+    """As `mix` and `noise_generator` say."""
+
+    def first(seed):
+        return torch.randn(4, generator=torch.Generator().manual_seed(seed)).tolist()
+
+    assert first(5) == first(5 + 2**32) == first(5 + 2**62)
+    assert first(5) != first(5 + 2**31)
+
+
 def test_the_learning_rate_rises_then_falls_along_a_cosine(tmp_path):
     config = configuration("data", tmp_path, steps=110, warmup=10, learning_rate=2.0)
     assert [learning_rate(step, config) for step in (0, 4, 9, 10)] == [0.2, 1.0, 2.0, 2.0]
@@ -117,6 +128,66 @@ def test_ranges_come_from_the_training_episodes_only(tmp_path, reaches):
     np.testing.assert_allclose(affine.half_range, np.ptp(seen, axis=0) / 2, atol=1e-6)
     assert len(prepared.windows) + len(prepared.validation) == len(Windows(store, Horizons()))
     assert not (tmp_path / "run").exists()
+
+
+def test_seeds_differ_in_everything_but_the_episodes(tmp_path, reaches):
+    first, second, other = (
+        prepare(configuration(reaches, tmp_path / "run", held_out=0.2, **seeds))
+        for seeds in ({"seed": 0}, {"seed": 1}, {"seed": 0, "split_seed": 1})
+    )
+    assert first.manifest["held_out_episodes"] == second.manifest["held_out_episodes"]
+    assert first.manifest["held_out_episodes"] != other.manifest["held_out_episodes"]
+    ranges = [each.policy.normalizer.state_dict() for each in (first, second)]
+    assert all(torch.equal(ranges[0][name], ranges[1][name]) for name in ranges[0])
+    weight = "network.head.1.weight"
+    assert not torch.equal(first.policy.state_dict()[weight], second.policy.state_dict()[weight])
+
+
+def test_a_normaliser_is_what_was_asked_for_and_lies_in_the_checkpoint(tmp_path, reaches, recede, small):
+    """Without the dataset, and with the spread of the normalised actions."""
+    out = tmp_path / "run"
+    options = [
+        "normalisation.position.kind=quantiles",
+        "normalisation.position.tail=0.1",
+        "normalisation.target.floor=9",
+    ]
+    result = recede("train", f"dataset={reaches}", f"out={out}", "steps=2", *small, *options)
+    assert result.status == 0, result.err
+    assert [line.split(" moves")[0] for line in result.out.splitlines() if line.startswith("still: ")] == [
+        "still: target.x",
+        "still: target.y",
+    ]
+    normalizer, manifest = (
+        load_policy(out)[0].normalizer,
+        json.loads((checkpoint.find(out) / "policy.json").read_text()),
+    )
+    store = DemonstrationStore.open(reaches)
+    chosen = [store.episode(index) for index in range(20) if index not in manifest["held_out_episodes"]]
+    position, action = (np.concatenate([each[name] for each in chosen]) for name in ("position", "action"))
+    low, high = np.quantile(position.astype(float), [0.1, 0.9], axis=0)
+    np.testing.assert_allclose(normalizer.streams["position"].centre, (low + high) / 2, atol=1e-6)
+    np.testing.assert_allclose(normalizer.streams["position"].half_range, (high - low) / 2, atol=1e-6)
+    assert normalizer.streams["target"].half_range.tolist() == [0, 0]
+    np.testing.assert_allclose(normalizer.action_std, 2 * action.std(0) / np.ptp(action, axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("normalisation.postion.floor=0", "normalisation must name a stream of numbers, got 'postion': did you mean"),
+        ("normalisation.position.flor=0", "normalisation.position has no option 'flor': did you mean 'floor'?"),
+        ("normalisation.position.kind=rang", "normalisation.position: kind must be one of .*: did you mean 'range'"),
+        ("normalisation.position=range", "normalisation.position must have options, got 'range': give"),
+        ("normalisation.action.floor=1e9", "the action must move in at least one dimension, but action.x moves by"),
+        ("split_seed=-1", "split_seed must be at least 0, got -1"),
+    ],
+)
+def test_an_impossible_normalisation_is_refused_before_anything_is_written(
+    tmp_path, reaches, recede, small, option, message
+):
+    line = recede("train", f"dataset={reaches}", f"out={tmp_path / 'run'}", *small, option).line
+    assert re.search(message, line), line
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_padding_counts_unless_it_is_masked(tmp_path, reaches):

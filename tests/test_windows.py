@@ -98,6 +98,24 @@ def test_an_episode_has_the_same_windows_wherever_it_lies(horizons, expected):
     assert list(zip(observed, actions, strict=True)) == shifted
 
 
+def test_velocities_are_zero_beyond_the_ends_of_an_episode():
+    """Dimension 0 is a position, dimension 1 a velocity, which would move the robot on if it was repeated."""
+    specification = Specification((Stream("state", (1,)),), Stream("action", (2,), hold=("last", "zero")), 0.1)
+    demonstrations = InMemory([9, 5, 7], specification)
+    demonstrations.rows["action"] = np.stack([np.arange(21), np.arange(21) + 100], axis=1).astype("float32")
+    windows = Windows(demonstrations, Horizons(2, 4, 2)).of([1])
+    found = everything(windows)
+    assert found.action[..., 0].int().tolist() == [[9, 9, 10, 11], [9, 10, 11, 12], [10, 11, 12, 13], [11, 12, 13, 13]]
+    assert found.action[..., 1].int().tolist() == [
+        [0, 109, 110, 111],
+        [109, 110, 111, 112],
+        [110, 111, 112, 113],
+        [111, 112, 113, 0],
+    ]
+    assert found.observation["state"][0, :, 0].tolist() == [9, 9]  # the execution repeats observations too
+    assert torch.equal(windows.streams["action"], torch.from_numpy(demonstrations.rows["action"]))
+
+
 def reference(demonstrations, horizons, episodes):
     """One window after the other, one step after the other."""
     for episode in episodes:

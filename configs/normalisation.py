@@ -1,0 +1,58 @@
+"""How the streams of a dataset are normalised: plain values whose `build` makes the real objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..specification import nearest
+
+if TYPE_CHECKING:
+    from ..datasets.normalisation import Normalisation
+
+
+@dataclass(kw_only=True)
+class NormalisationConfig:
+    """Of one stream. kind: range, quantiles or identity. tail: the share of the values beyond either quantile.
+
+    floor: a range of at most this is still, in units of the stream; a number, a list with one for each dimension, or
+    null for the usual one. See `datasets.normalisation`.
+    """
+
+    kind: str = "range"
+    tail: float = 0.01
+    floor: Any = None
+
+    def __post_init__(self) -> None:
+        self.build()
+
+    def build(self) -> Normalisation:
+        """The real one. Raises ValueError for impossible values."""
+        from ..datasets.normalisation import Normalisation
+
+        return Normalisation(kind=self.kind, tail=self.tail, floor=self.floor)
+
+
+def normalisations(given: Mapping[str, Any]) -> dict[str, NormalisationConfig]:
+    """Stream -> its configuration, from the plain values that a command line gives.
+
+    Raises ValueError for what is not of the form STREAM.OPTION=value, for an unknown option and an impossible value.
+    """
+    made: dict[str, NormalisationConfig] = {}
+    options = NormalisationConfig.__dataclass_fields__
+    for stream, values in given.items():
+        path = f"normalisation.{stream}"
+        if isinstance(values, NormalisationConfig):
+            made[stream] = values
+            continue
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{path} must have options, got {values!r}: give {path}.kind, {path}.tail or {path}.floor")
+        for option in values:
+            if option not in options:
+                raise ValueError(f"{path} has no option {option!r}: {nearest(str(option), options)}")
+        try:
+            made[stream] = NormalisationConfig(**values)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path}: {error}") from None
+    return made
