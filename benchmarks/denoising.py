@@ -16,10 +16,11 @@ import torch
 from recede.benchmarks.measure import Row, interleaved_medians, output, report
 from recede.policy.diffusion import DiffusionPolicy
 from recede.policy.encoders.observation import ObservationEncoder
+from recede.policy.levels import NoiseLevel, spaced
 from recede.policy.networks.unet1d import UNet1d
 from recede.policy.normalizer import Normalizer
 from recede.policy.prediction import SAMPLE
-from recede.policy.sampling import ddim
+from recede.policy.sampling import Sampler, ddim
 from recede.policy.schedule import cosine
 from recede.specification import Horizons, Specification, Stream
 from torch import Tensor
@@ -35,17 +36,16 @@ def make(channels: tuple[int, ...]) -> DiffusionPolicy:
     """An untrained policy."""
     encoder = ObservationEncoder(SPECIFICATION, HORIZONS)
     ranges = {stream.name: (-np.ones(stream.shape), np.ones(stream.shape)) for stream in SPECIFICATION.streams}
+    schedule = cosine(100)
     policy = DiffusionPolicy(
         SPECIFICATION,
         HORIZONS,
         normalizer=Normalizer(SPECIFICATION, ranges),
         encoder=encoder,
         network=UNet1d(action_size=2, conditioning_shape=encoder.conditioning_shape, channels=channels),
-        schedule=cosine(100),
+        schedule=schedule,
         prediction=SAMPLE,
-        sampler=ddim,
-        num_steps=10,
-        num_draws=0,
+        sampler=Sampler(ddim, spaced(schedule.levels, 10)),
     )
     return policy.eval().requires_grad_(False)
 
@@ -53,15 +53,15 @@ def make(channels: tuple[int, ...]) -> DiffusionPolicy:
 def plain(policy: DiffusionPolicy, conditioning: Tensor, noise: Tensor) -> None:
     """The whole network at every step."""
 
-    def denoise(x: Tensor, t: float) -> Tensor:
-        return policy.network(x, torch.full((len(x),), int(t)), conditioning).clamp(-1, 1)
+    def denoise(x: Tensor, now: NoiseLevel, then: NoiseLevel) -> Tensor:
+        return policy.network(x, torch.full((len(x),), int(now.time)), conditioning).clamp(-1, 1)
 
-    ddim(denoise, noise, policy.schedule, policy.times)
+    ddim(denoise, noise, policy.sampler.levels)
 
 
 def split(policy: DiffusionPolicy, conditioning: Tensor, noise: Tensor) -> None:
     """Time and conditioning met beforehand."""
-    ddim(policy.denoiser(conditioning), noise, policy.schedule, policy.times)
+    ddim(policy.denoiser(conditioning), noise, policy.sampler.levels)
 
 
 def main() -> None:

@@ -28,10 +28,11 @@ from recede.policy.diffusion import DiffusionPolicy
 from recede.policy.encoders.observation import ObservationEncoder
 from recede.policy.encoders.resnet import ResNetEncoder
 from recede.policy.engines.interface import ENGINES, Engine
+from recede.policy.levels import spaced
 from recede.policy.networks.unet1d import UNet1d
 from recede.policy.normalizer import Normalizer
 from recede.policy.prediction import SAMPLE
-from recede.policy.sampling import ddim
+from recede.policy.sampling import Sampler, ddim
 from recede.policy.schedule import cosine
 from recede.specification import Horizons, Specification, Stream
 
@@ -55,17 +56,16 @@ def make(streams: tuple[Stream, ...]) -> DiffusionPolicy:
         for stream in specification.streams
         if not stream.is_image
     }
+    schedule = cosine(TIMES)
     policy = DiffusionPolicy(
         specification,
         HORIZONS,
         normalizer=Normalizer(specification, ranges),
         encoder=encoder,
         network=UNet1d(action_size=2, conditioning_shape=encoder.conditioning_shape, channels=(256, 512, 1024)),
-        schedule=cosine(TIMES),
+        schedule=schedule,
         prediction=SAMPLE,
-        sampler=ddim,
-        num_steps=STEPS,
-        num_draws=0,
+        sampler=Sampler(ddim, spaced(schedule.levels, STEPS)),
     )
     return policy.eval().requires_grad_(False)
 

@@ -233,7 +233,7 @@ def export(config: ExportConfig) -> Chosen:
                     "observations": chosen.observations,
                 },
                 num_parameters=sum(parameter.numel() for parameter in policy.parameters()),
-                **{name: manifest[name] for name in ("task", "step", "seed")},
+                **{name: manifest.get(name) for name in ("task", "step", "seed", "training")},
                 checkpoint=manifest["path"],
             )
     return chosen

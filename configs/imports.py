@@ -30,8 +30,8 @@ NETWORKS: dict[str, type[TransformerConfig] | type[UNet1dConfig]] = {
     "transformer": TransformerConfig,
     "unet1d": UNet1dConfig,
 }
-DEFAULT = DiffusionConfig(prediction=PredictionType.epsilon)
-"""What a policy is taken to be where nothing is said, as in the reference implementation."""
+DEFAULT = DiffusionConfig(prediction=PredictionType.epsilon, sampler=DDPMConfig(spacing="leading"))
+"""`policy=reference`: what a policy is if the command line does not mention it, as in the reference implementation."""
 UNBOUNDED = 1e6
 """The clip of a policy that was not clipped, in normalised units."""
 
@@ -68,7 +68,7 @@ def import_checkpoint(config: ImportCheckpointConfig) -> Path:
     policy.network.load_state_dict(foreign.network.weights)
     policy.encoder.load_state_dict(foreign.cameras.weights)
     fill(policy.normalizer, specification, foreign)
-    manifest = {"policy": describe(policy_config), "task": config.task, "step": 0, "seed": 0, "source": str(source)}
+    manifest = {"policy": describe(policy_config), "task": config.task, "step": 0, "seed": None, "source": str(source)}
     with checkpoint.whole_folder(out) as folder:
         checkpoint.save(folder, policy.state_dict(), specification=specification, horizons=horizons, **manifest)
     return out
@@ -99,19 +99,27 @@ def check_horizons(foreign: Foreign, horizons: Horizons) -> None:
 
 
 def from_lerobot(config: ImportCheckpointConfig, settings: dict[str, Any]) -> tuple[DiffusionConfig, Horizons]:
-    """The policy and the horizons of a config.json. Raises ValueError where `config` asks for others too."""
+    """The policy and the horizons of a config.json. Raises ValueError if `config` asks for others too.
+
+    LeRobot samples with the DDPM and DDIM schedulers of diffusers: these start at the first level of the noisiest
+    interval, and that of DDIM keeps the epsilon of the network if it clips the estimate of x_0.
+    """
     if config.policy != DEFAULT or config.horizons != HorizonsConfig():
-        raise ValueError(f"policy and horizons must be left out: {config.source}/config.json says them")
+        raise ValueError(
+            f"policy and horizons must be left out: {config.source}/config.json contains them; another sampler can be "
+            "chosen whenever the policy runs, such as by recede evaluate ... sampler=ddim"
+        )
     num_times = settings["num_train_timesteps"]
     if settings["beta_schedule"] == "squaredcos_cap_v2":
         schedule: Any = CosineConfig(num_times=num_times)
     else:
         betas = {name: settings[name] for name in ("beta_schedule", "beta_start", "beta_end")}
         schedule = DiffusersScheduleConfig(num_times=num_times, **betas)
-    sampler = {"DDPM": DDPMConfig, "DDIM": DDIMConfig}[settings["noise_scheduler_type"]]
+    steps: dict[str, Any] = {"num_steps": settings["num_inference_steps"] or num_times, "spacing": "leading"}
+    samplers = {"DDPM": DDPMConfig(**steps), "DDIM": DDIMConfig(**steps, keeps_epsilon=True)}
     policy = DiffusionConfig(
         schedule=schedule,
-        sampler=sampler(num_steps=settings["num_inference_steps"] or num_times),
+        sampler=samplers[settings["noise_scheduler_type"]],
         prediction=PredictionType[settings["prediction_type"]],
         clip=settings["clip_sample_range"] if settings["clip_sample"] else UNBOUNDED,
     )

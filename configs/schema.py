@@ -75,13 +75,14 @@ def device(name: str) -> torch.device:
 class EvaluateConfig:
     """Measure a policy in closed loop.
 
-    run: a run folder or a checkpoint folder. checkpoint: which of a run's, "last" or "best". task: to evaluate in,
-    where it is not the one that it was trained for. episodes: how many, on the seeds from `first_seed` on. seed: of the
-    policy's noise. workers: processes that step environments. parallel: episodes under way at once. videos: episodes
-    to film. out: the folder of the results; beside the policy where it is not given. sampler: to denoise with, where it
-    is not the one that the policy was trained to have. execution: how chunks follow one another. delay_ms: from the
-    request of a chunk to its arrival, in which the robot goes on; rounded up to whole control steps. engine: what runs
-    the policy: eager (PyTorch, the default), cuda_graph, onnx, openvino, openvino_fp32, or auto for the fastest here.
+    run: a run folder or a checkpoint folder. checkpoint: which of a run's, "last" or "best"; the best was chosen on
+    seeds from 50,000 on, and is not measured on those. task: to evaluate in, if not the one that it was trained for.
+    episodes: how many, on the seeds from `first_seed` on. seed: of the policy's noise. workers: processes that step
+    environments. parallel: episodes under way at once. videos: episodes to film. out: the folder of the results; beside
+    the policy where it is not given. sampler: to denoise with, where it is not the one that the policy was trained to
+    have. execution: how chunks follow one another. delay_ms: from the request of a chunk to its arrival, in which the
+    robot goes on; rounded up to whole control steps. engine: what runs the policy: eager (PyTorch, the default),
+    cuda_graph, onnx, openvino, openvino_fp32, or auto for the fastest here.
 
     run may be a folder of `recede export` too, which has its sampler and its engine already.
 
@@ -292,8 +293,13 @@ class ImportCheckpointConfig:
     for, and streams: the task's observations in the order in which they lie side by side there, where there is more
     than one of a kind. Without a task the control period, control_dt, is needed, in seconds.
 
-    horizons and policy: as it was trained; LeRobot's folder says them itself. Of the network nothing is needed but
-    policy/network=transformer policy.network.num_heads=N where a transformer has other than 4 heads.
+    horizons and policy: as it was trained; a folder of LeRobot contains them. The weights show the network, except for
+    policy/network=transformer policy.network.num_heads=N if a transformer does not have 4 heads.
+
+    The policy acts as it did there. LeRobot's settings name its sampler. A state dict does not: it is sampled as the
+    reference implementation does by default, by DDPM in 100 steps. If it was sampled by DDIM, add
+    policy/sampler=reference_ddim policy.sampler.num_steps=N. Both visit the levels of spacing=leading, and DDIM keeps
+    the epsilon of the network, as diffusers does.
     """
 
     source: str

@@ -90,7 +90,7 @@ def warnings(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list
         seen = np.stack([rows.min(axis=0), rows.max(axis=0)]).astype(np.float64)
         seen[:, ~np.isfinite(seen).all(axis=0)] = np.nan  # neither still nor moving
         least = floor(stream, *seen)
-        found += [f"{name} {what}" for name, what in still(stream, *seen, least).items()]
+        found += [f"{name} {what}" for name, what in still(stream, seen[0], seen[1], least).items()]
         for index in range(stream.size):
             values = rows[:, index].astype(np.float64)
             what_is_wrong = _of_dimension(values, limits[:, index : index + 1], ends, least.width[index])

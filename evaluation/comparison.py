@@ -1,8 +1,8 @@
-"""One table of many evaluations: what `evaluation.json` files say, side by side, training seeds taken together."""
+"""One table of many evaluations: what `evaluation.json` files say, side by side, the trainings of a recipe together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,32 +12,36 @@ import numpy as np
 from ..configs.executions import EXECUTIONS
 from ..configs.schema import describe
 from ..policy.checkpoint import read_json
-from .intervals import bootstrap, wilson
+from .intervals import MIN_TRAININGS, Interval, bootstrap, over_trainings, wilson
 
 Result = Mapping[str, Any]
 """The content of one `evaluation.json`."""
 
 COLUMNS = (
-    *(
-        "task",
-        "network",
-        "sampler",
-        "execution",
-        "delay, ms",
-        "steps",
-        "success",
-        "score",
-        "episodes",
-        "training seeds",
-    ),
-    *("parameters", "training", "latency"),
+    *("task", "network", "sampler", "execution", "delay, ms", "steps", "recipe", "trainings", "episodes"),
+    *("success [over episodes]", "success [over trainings]", "score [over episodes]", "score [over trainings]"),
+    *("parameters", "training time", "latency"),
 )
+
+LEGEND = f"""\
+A row is a recipe of training, evaluated after so many steps. Its episodes are those of all its trainings; an episode
+that was evaluated twice counts once. If rows would look alike, the column recipe names the settings that differ.
+
+- Intervals are of 95 %. Over episodes: what these trained policies do in other episodes. Of a rate it is Wilson's
+  interval, of a mean score the percentile bootstrap's with a score of 0 and one of 1 added.
+- Over trainings: what the recipe does with other seeds of training, by Student's t interval of the trainings' means,
+  widened to hold the interval over episodes. It needs {MIN_TRAININGS} trainings: with fewer, two rows may differ by
+  nothing but their seeds.
+- Parameters are those of the whole policy. Training time is the mean over trainings; latency is the median of one
+  prediction for one robot, and the mean of that over trainings. Both depend on the machine and on what else it does:
+  they compare only if it did nothing else.
+"""
 
 
 def find(folder: Path) -> Sequence[Result]:
     """Every `evaluation.json` in a folder and below, by path.
 
-    Raises FileNotFoundError where there is none, and ValueError for one that lacks what is compared.
+    Raises FileNotFoundError if there is none, and ValueError for one that lacks what is compared.
     """
     paths = sorted(folder.rglob("evaluation.json"))
     if not paths:
@@ -79,49 +83,111 @@ def execution(result: Result) -> str:
 
 def table(results: Iterable[Result]) -> str:
     """A markdown table with a row for each task, network, sampler, execution and recipe of training."""
-
-    def key(result: Result) -> tuple[str, str, str, str, float, int, str]:
-        network = result["policy"]["network"]["choice"]
-        engine = result.get("engine", "eager")
-        sampled, executed = sampler(result["policy"]), execution(result)
-        sampled += "" if engine == "eager" else f", {engine}"
-        return result["task"], network, sampled, executed, result["delay_ms"], result["step"], result["recipe"]
-
-    rows = [_row(*names[:-1], group=list(group)) for names, group in groupby(sorted(results, key=key), key)]
+    rows: list[list[str]] = []
+    for label, alike in groupby(sorted(results, key=_label), _label):
+        recipes = {name: list(group) for name, group in groupby(sorted(alike, key=_recipe), _recipe)}
+        differing = differences({name: group[0] for name, group in recipes.items()})
+        shown = [f"{each:g}" if isinstance(each, float) else str(each) for each in label]
+        rows += [[*shown, differing[name], *_measured(group)] for name, group in recipes.items()]
     return "\n".join(map(_line, [COLUMNS, ["---"] * len(COLUMNS), *rows])) + "\n"
+
+
+def differences(recipes: Mapping[str, Result]) -> dict[str, str]:
+    """What tells recipes apart: name -> its settings that are not those of all others; "-" if there is but one.
+
+    recipes: the name of a recipe -> one of its evaluations. If settings do not tell one apart, its name does.
+
+    >>> settings = [{"learning_rate": 1e-3, "policy": {"prediction": each}} for each in ("sample", "epsilon")]
+    >>> differences({"81a2": {"training": settings[0]}, "c07d": {"training": settings[1]}})
+    {'81a2': 'prediction=sample', 'c07d': 'prediction=epsilon'}
+    """
+    if len(recipes) == 1:
+        return dict.fromkeys(recipes, "-")
+    is_known = all(result.get("training") is not None for result in recipes.values())
+    settings = {
+        name: dict(_flat(result["training"] if is_known else {"policy": result["policy"]}))
+        for name, result in recipes.items()
+    }
+    keys = dict.fromkeys(key for each in settings.values() for key in each)
+    differing = [key for key in keys if len({str(each.get(key)) for each in settings.values()}) > 1]
+    said = {
+        name: ", ".join(f"{key.removeprefix('policy.')}={each[key]}" for key in differing if key in each)
+        for name, each in settings.items()
+    }
+    is_unique = {name: list(said.values()).count(text) == 1 and text != "" for name, text in said.items()}
+    return {name: text if is_unique[name] else ", ".join(filter(None, [text, name])) for name, text in said.items()}
 
 
 def document(results: Sequence[Result], *, command: str) -> str:
     """The table as a page of its own, with the command that wrote it and what its numbers mean."""
-    return (
-        f"# Results\n\nWritten by `{command}` from {len(results)} evaluations.\n\n{table(results)}\n"
-        "A row is a recipe of training, steps its length. Success and score are over all episodes of all its training\n"
-        "seeds, an episode that was evaluated twice counting once, with 95 % intervals (Wilson, bootstrap): of\n"
-        "these trained policies in other episodes, not of others that might be trained. Parameters are those of the\n"
-        "whole policy. Training is the mean time of a run; latency is the median of one prediction for one robot, and\n"
-        "the mean of it over runs. Both were taken on the machine of the evaluation.\n"
-    )
+    return f"# Results\n\nWritten by `{command}` from {len(results)} evaluations.\n\n{table(results)}\n{LEGEND}"
 
 
-def _row(*about: str | float, group: Sequence[Result]) -> list[str]:
-    episodes = {  # an episode is determined by the policy, the seed of its noise, and its own
-        (result["checkpoint"], result["seed"], seed): outcome
+def _label(result: Result) -> tuple[str, str, str, str, float, int]:
+    engine = result.get("engine", "eager")
+    sampled = sampler(result["policy"]) + ("" if engine == "eager" else f", {engine}")
+    network = result["policy"]["network"]["choice"]
+    return result["task"], network, sampled, execution(result), result["delay_ms"], result["step"]
+
+
+def _recipe(result: Result) -> str:
+    return result["recipe"]
+
+
+def _flat(settings: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Each setting by the name it is typed with, "network.channels"; the sampler is a column of its own."""
+    for key, value in settings.items():
+        if key == "choice":
+            yield path.removesuffix("."), value
+        elif isinstance(value, Mapping) and key != "sampler":
+            yield from _flat(value, f"{path}{key}.")
+        elif key != "sampler":
+            yield f"{path}{key}", value
+
+
+def _measured(group: Sequence[Result]) -> list[str]:
+    """The columns that were measured, of all evaluations of one recipe."""
+    episodes = {  # an episode is determined by the recipe, the seed of the training, that of the noise, and its own
+        (result["training_seed"], result["seed"], seed): outcome
         for result in group
         for seed, *outcome in zip(result["seeds"], result["success"], result["score"], strict=True)
     }
-    successes, scores = map(list, zip(*episodes.values(), strict=True))
-    rate, score = wilson(sum(successes), len(successes)), bootstrap(scores)
+    trainings = sorted({key[0] for key in episodes}, key=lambda seed: (seed is None, seed))
+    # An array (episodes, 2) for each training, of success and score.
+    outcomes = [np.array([each for key, each in episodes.items() if key[0] == seed], float) for seed in trainings]
+    successes, scores = np.concatenate(outcomes).T
+    rates, means = np.array([each.mean(axis=0) for each in outcomes]).T
+    of_rate, of_score = wilson(int(successes.sum()), len(successes)), bootstrap(scores.tolist())
     seconds = [result["training_s"] for result in group if result["training_s"] is not None]
     return [
-        *(f"{each:g}" if isinstance(each, float) else str(each) for each in about),
-        f"{100 * np.mean(successes):.0f} % [{100 * rate[0]:.0f}, {100 * rate[1]:.0f}]",
-        f"{np.mean(scores):.3f} [{score[0]:.3f}, {score[1]:.3f}]",
+        _trainings(trainings),
         str(len(successes)),
-        str(len({result["training_seed"] for result in group})),
+        _percent(successes.mean(), of_rate),
+        _few(trainings) or _percent(rates.mean(), over_trainings(rates.tolist(), of_rate)),
+        _number(scores.mean(), of_score),
+        _few(trainings) or _number(means.mean(), over_trainings(means.tolist(), of_score)),
         f"{group[0]['num_parameters'] / 1e6:.1f} M",
         f"{np.mean(seconds):.0f} s" if seconds else "-",
         f"{np.mean([result['latency']['p50_ms'] for result in group]):.1f} ms",
     ]
+
+
+def _trainings(seeds: Sequence[int | None]) -> str:
+    known = ", ".join(map(str, seeds)) if seeds != [None] else "unknown"
+    return f"{len(seeds)} (seed{'s' if len(seeds) > 1 else ''} {known})"
+
+
+def _few(trainings: Sequence[int | None]) -> str:
+    """What stands in place of an interval over trainings if there are fewer than `MIN_TRAININGS`."""
+    return {1: "one training", 2: "two trainings"}.get(len(trainings), "")
+
+
+def _percent(rate: float, interval: Interval) -> str:
+    return f"{100 * rate:.0f} % [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}]"
+
+
+def _number(mean: float, interval: Interval) -> str:
+    return f"{mean:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
 def _line(cells: Iterable[str]) -> str:

@@ -25,7 +25,7 @@ def measure_all(config: EvaluateConfig, out: Path) -> list[Mapping[str, Any]]:
     Raises ValueError, before anything is measured, where chunks are too short for one of the delays.
     """
     loaded = load(config)
-    about, results = subject(Path(config.run), loaded.manifest), []
+    about, results = subject(loaded.manifest), []
     for pair in config.pairs:
         (execution,), (delay_ms,) = pair.execution.values(), pair.delays
         delay = delay_steps(delay_ms, loaded.policy.specification.control_dt)

@@ -94,7 +94,7 @@ class _Running:
     def _take(self, observation: Mapping[str, NDArray[Any]], info: Mapping[str, Any]) -> None:
         self.execution.observe(observation)
         self.success = self.success or bool(info["success"])
-        self.score = max(self.score, float(info["score"]))
+        self.score = max(self.score, _score(info))
         if self.is_filmed:
             self.frames.append(self.env.render())
 
@@ -144,6 +144,13 @@ class Arena:
             env.close()
         self._running.clear()
         self._idle = {False: [], True: []}
+
+
+def _score(info: Mapping[str, Any]) -> float:
+    score = float(info["score"])
+    if not 0 <= score <= 1:
+        raise ValueError(f"info['score'] must be a number in [0, 1], the environment gave {score}: scale it there")
+    return score
 
 
 def check_task(task: Task, specification: Any) -> None:

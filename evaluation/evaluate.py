@@ -18,6 +18,9 @@ from .episode import Outcome
 from .intervals import bootstrap, wilson
 from .rollout import latency, rollout
 
+CHOICE_SEED = 50_000
+"""Seed of the first episode that chooses the best policy of a training. Demonstrations are recorded from seed 0 on."""
+
 
 @dataclass(frozen=True)
 class Evaluation:

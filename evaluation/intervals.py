@@ -1,4 +1,4 @@
-"""What a number of episodes says: no rate and no mean without its interval."""
+"""How well episodes and trainings determine a rate or a mean: no rate and no mean without its interval."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from scipy import stats
 
 Interval = tuple[float, float]
 
+NUM_RESAMPLES = 10_000
+
+MIN_TRAININGS = 3
+"""Fewer trainings of a recipe do not show how much trainings differ."""
+
 
 def wilson(successes: int, episodes: int) -> Interval:
     """The 95 % confidence interval of a success rate (Wilson 1927).
@@ -16,13 +21,51 @@ def wilson(successes: int, episodes: int) -> Interval:
     >>> [round(bound, 3) for bound in wilson(45, 50)]
     [0.786, 0.957]
     """
-    found = stats.binomtest(successes, episodes).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
+    bounds = stats.binomtest(successes, episodes).proportion_ci(0.95, method="wilson")
+    return float(bounds.low), float(bounds.high)
 
 
 def bootstrap(scores: Sequence[float]) -> Interval:
-    """The 95 % bootstrap interval of a mean score: percentiles of 10,000 resampled means."""
-    if len(set(scores)) == 1:  # nothing to resample; scipy warns of it
-        return scores[0], scores[0]
-    found = stats.bootstrap((scores,), np.mean, n_resamples=10_000, method="percentile", rng=np.random.default_rng(0))
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    """The 95 % confidence interval of the mean of scores in [0, 1]: a percentile bootstrap with a 0 and a 1 added.
+
+    Percentiles of the scores alone do not know what did not happen in these episodes: if failures are rare, few
+    episodes show none, and the interval of a perfect sample would have no width. As scores are bounded, one more of
+    either extreme bounds what was missed; Agresti and Coull (1998) do the same to a rate, with two of each.
+
+    Raises ValueError for no score, and for scores outside [0, 1].
+
+    >>> [round(bound, 2) for bound in bootstrap([1.0] * 20)]
+    [0.86, 1.0]
+    """
+    if not len(scores) or not all(0 <= score <= 1 for score in scores):
+        wrong = [score for score in scores if not 0 <= score <= 1]
+        raise ValueError(
+            f"scores must be at least one number, all in [0, 1], got {wrong[:3] if wrong else 'none'}: "
+            "scale them to [0, 1], which the interval of their mean rests on"
+        )
+    values = np.array([*scores, 0.0, 1.0])
+    means = np.random.default_rng(0).choice(values, (NUM_RESAMPLES, len(values))).mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def over_trainings(means: Sequence[float], over_episodes: Interval) -> Interval:
+    """The 95 % confidence interval of what a recipe achieves, whatever the seed of its training.
+
+    It is Student's t interval of the trainings' means, cut at 0 and 1 and then widened to hold `over_episodes`, the
+    interval over the episodes of all of them: trainings that happen to agree do not make their episodes more certain.
+
+    means: of each training, a rate or a mean score in [0, 1]. Raises ValueError for fewer than `MIN_TRAININGS`.
+
+    >>> [round(bound, 3) for bound in over_trainings([0.40, 0.46, 0.22], wilson(54, 150))]
+    [0.05, 0.67]
+    """
+    if len(means) < MIN_TRAININGS:
+        raise ValueError(
+            f"an interval over trainings must be of at least {MIN_TRAININGS} trainings, got {len(means)}: "
+            "train with other seeds too"
+        )
+    centre, error = float(np.mean(means)), float(np.std(means, ddof=1)) / len(means) ** 0.5
+    margin = float(stats.t.ppf(0.975, len(means) - 1)) * error
+    low, high = over_episodes
+    return min(low, max(centre - margin, 0.0)), max(high, min(centre + margin, 1.0))

@@ -129,6 +129,7 @@ def verdict(entries: Sequence[Entry]) -> str:
         (low, high), (other_low, other_high) = (entry.evaluation["success_rate_95"] for entry in entries)
         is_apart = low > other_high or other_low > high
         sentence += " The intervals do not overlap." if is_apart else " The intervals overlap: more episodes may tell."
+        sentence += " Each policy is one training of its recipe; another seed may do better or worse."
     return sentence[:1].upper() + sentence[1:]
 
 
@@ -209,8 +210,9 @@ def _table(entries: Sequence[Entry]) -> str:
         for name, cells in rows.items()
     )
     note = (
-        "In brackets: the 95 % interval, Wilson's for rates and the bootstrap's for scores. The score of an episode is "
-        "the best of its steps. Latency is that of one prediction for one robot."
+        "In brackets: the 95 % interval, of this policy in other episodes: Wilson's for rates, and for scores the "
+        "bootstrap's with a score of 0 and one of 1 added. The score of an episode is the best of its steps. Latency "
+        "is that of one prediction for one robot. All times depend on what else the machine did."
     )
     head = tag("thead", tag("tr", "<td></td>" + names))
     return tag("div", tag("table", head + tag("tbody", body)), class_="scroll") + tag("p", note, class_="note")
@@ -288,10 +290,18 @@ def _reproduce(entries: Sequence[Entry], command: str, versions: Mapping[str, st
             said += f", training {entry.training_seed}"
         facts.append((f"seeds of {entry.name}", said))
         if "checkpoint" in found:
-            facts.append((f"checkpoint of {entry.name}", str(found["checkpoint"])))
+            facts.append((f"checkpoint of {entry.name}", str(found["checkpoint"]) + _choice(found)))
     facts.append(("versions", ", ".join(f"{name} {number}" for name, number in versions.items())))
     listed = "".join(tag("dt", escape(name)) + tag("dd", escape(value)) for name, value in facts)
     return tag("pre", tag("code", escape(command))) + tag("dl", listed)
+
+
+def _choice(found: Mapping[str, Any]) -> str:
+    """Which episodes chose the policy, if several of its training were evaluated."""
+    if not found.get("chosen_on"):
+        return ""
+    first, count = found["chosen_on"]["first_seed"], found["chosen_on"]["episodes"]
+    return f", the best of its training in other episodes than these ({_seeds(range(first, first + count))})"
 
 
 def _next(steps: Iterable[tuple[str, str]]) -> str:

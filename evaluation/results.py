@@ -23,7 +23,7 @@ from ..policy import checkpoint
 from ..policy.engines.folder import is_exported
 from ..policy.engines.interface import FORMATS
 from .deployed import Deployed
-from .evaluate import Evaluation, evaluate
+from .evaluate import CHOICE_SEED, Evaluation, evaluate
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Measured:
             if "update_s" in line and line["step"] <= self.manifest["step"]
         )
         return {
-            **subject(self.folder, self.manifest),
+            **subject(self.manifest),
             "training_s": seconds or None,
             "num_parameters": self.num_parameters,
             "execution": describe(self.execution),
@@ -63,22 +63,42 @@ class Measured:
         }
 
 
-def subject(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Which policy was measured, of a run or checkpoint folder and what its checkpoint says.
+def subject(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Which policy was measured, as its checkpoint says.
 
-    recipe: the same for runs that differ in their seed alone; of a checkpoint whose run is not known, its own place.
+    training: how it was trained, apart from the seed; see `training.recipe`. recipe: its digest. Nobody knows how an
+    imported policy was trained: it is a recipe of its own, which goes by its place.
+    chosen_on: of a run's best policy, the episodes that it was chosen by, none of which is among those measured.
     """
-    recipe, path = str(manifest["path"]), folder / "config.json"
-    if path.is_file():
-        config = {key: value for key, value in checkpoint.read_json(path).items() if key != "seed"}
-        recipe = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+    training = manifest.get("training")
+    recipe = hashlib.sha256(json.dumps(training, sort_keys=True).encode()).hexdigest()[:12]
     return {
         "checkpoint": manifest["path"],
         "step": manifest["step"],
         "training_seed": manifest["seed"],
-        "recipe": recipe,
+        "recipe": str(manifest["path"]) if training is None else recipe,
+        "training": training,
+        "chosen_on": manifest.get("chosen_on"),
         "policy": manifest["policy"],
     }
+
+
+def chosen_on(config: EvaluateConfig) -> dict[str, int] | None:
+    """The episodes that chose the policy that `config` names, if it asks for the best one of a run.
+
+    Raises ValueError if `config` would measure the policy on one of them: the best of many is flattered there.
+    """
+    counts = [line["episodes"] for line in checkpoint.metrics(Path(config.run)) if "mean_score" in line]
+    if config.checkpoint != "best" or not counts:
+        return None
+    last = CHOICE_SEED + max(counts) - 1
+    if config.first_seed <= last and config.first_seed + config.episodes > CHOICE_SEED:
+        raise ValueError(
+            f"first_seed={config.first_seed} episodes={config.episodes} must keep clear of the seeds {CHOICE_SEED} to "
+            f"{last}, on which the best policy of {config.run} was chosen: leave first_seed out"
+        )
+    print(f"the best policy of {config.run} was chosen on the seeds {CHOICE_SEED} to {last}, not on those measured")
+    return {"first_seed": CHOICE_SEED, "episodes": max(counts)}
 
 
 @dataclass(frozen=True)
@@ -95,7 +115,8 @@ class Loaded:
 def load(config: EvaluateConfig) -> Loaded:
     """The policy that `config` names, run by the engine that it names.
 
-    Raises ValueError where the engine is not available, or an exported folder is asked for what it does not have.
+    Raises ValueError where the engine is not available, or an exported folder is asked for what it does not have; see
+    also `chosen_on`.
     """
     folder, cpu = Path(config.run), device("cpu")
     if is_exported(folder):
@@ -105,7 +126,9 @@ def load(config: EvaluateConfig) -> Loaded:
         return Loaded(Deployed(engine), manifest, cpu, engine.name, content["num_parameters"])
     name = config.engine or "eager"
     chosen = cpu if name in FORMATS else device(config.device)
+    chosen_by = chosen_on(config)
     policy, manifest = load_policy(folder, which=config.checkpoint, device=chosen, sampler=config.sampler)
+    manifest["chosen_on"] = chosen_by
     num_parameters = sum(parameter.numel() for parameter in policy.parameters())  # type: ignore[attr-defined]
     if name != "eager":
         engine, said = make_engine(policy, name)

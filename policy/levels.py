@@ -43,15 +43,20 @@ def trailing(table: Levels, num_steps: int) -> list[int]:
 
 
 def leading(table: Levels, num_steps: int) -> list[int]:
-    """The first level of each of N equal intervals: the spacing of the DDIM paper, which starts short of pure noise."""
+    """The first level of each of N intervals of T // N times, as diffusers does: it starts short of pure noise.
+
+    (Lin et al. 2023, table 2.) Raises ValueError for one step, which would start where hardly any noise is left.
+    """
     stride = (len(table) - 1) // num_steps
+    if num_steps == 1 < stride:
+        raise ValueError("spacing=leading needs 2 steps or more, got 1: choose spacing=trailing")
     return [1 + step * stride for step in range(num_steps - 1, -1, -1)]
 
 
 def linspace(table: Levels, num_steps: int) -> list[int]:
     """Evenly from the last level to the first noisy one, both included (Lin et al. 2023, table 2)."""
-    last = len(table) - 1
-    return [round(last - (last - 1) * step / max(num_steps - 1, 1)) for step in range(num_steps)]
+    last, gaps = len(table) - 1, max(num_steps - 1, 1)
+    return [1 + round((last - 1) * (gaps - step) / gaps) for step in range(num_steps)]
 
 
 def log_snr(table: Levels, num_steps: int) -> list[int]:
@@ -64,20 +69,22 @@ def karras(table: Levels, num_steps: int) -> list[int]:
     return _even(table, num_steps, lambda value: -math.exp(-value / 7))
 
 
+MOST_NOISE = 20.0
+"""From this sigma / alpha on, levels count as one: normalised actions hardly show, and steps there would be wasted."""
+
+
 def _even(table: Levels, num_steps: int, scale: Callable[[float], float]) -> list[int]:
-    """The levels nearest to even steps of `scale`, an increasing function of log_snr; each level at most once."""
-    ratios = [level.log_snr for level in table[1:]]
-    if ratios[-1] == -math.inf:  # pure noise is as far from the level before it as that one is from its neighbour
-        ratios[-1] = 2 * ratios[-2] - ratios[-3] if len(ratios) > 2 else ratios[0] - 1
-    values = [scale(ratio) for ratio in ratios]
+    """The levels nearest to even steps of `scale`, an increasing function of log_snr, from the last level to the first
+    noisy one; each level at most once.
+    """
+    values = [scale(max(level.log_snr, -math.log(MOST_NOISE))) for level in table[1:]]
     step = (values[0] - values[-1]) / max(num_steps - 1, 1)
-    indices = list[int]()
+    positions = [len(values)]
     for index in range(num_steps):
         target = values[-1] + index * step
-        closest = min(range(len(values)), key=lambda position: abs(values[position] - target))
-        highest = indices[-1] - 2 if indices else closest
-        indices.append(1 + max(min(closest, highest), num_steps - 1 - index))
-    return indices
+        closest = min(reversed(range(len(values))), key=lambda position: abs(values[position] - target))
+        positions.append(max(min(closest, positions[-1] - 1), num_steps - 1 - index))
+    return [1 + position for position in positions[1:]]
 
 
 SPACINGS: dict[str, Callable[[Levels, int], list[int]]] = {
@@ -97,12 +104,17 @@ def spaced(table: Levels, num_steps: int, spacing: str = "trailing") -> tuple[No
     exist, and for more steps than there are noisy levels.
     """
     check_spacing(spacing)
+    check_num_steps(table, num_steps)
+    return (*(table[index] for index in SPACINGS[spacing](table, num_steps)), table[0])
+
+
+def check_num_steps(table: Levels, num_steps: int) -> None:
+    """Raise ValueError unless there is a noisy level of the schedule for every step."""
     if not 1 <= num_steps < len(table):
         raise ValueError(
             f"the number of denoising steps must be between 1 and the {len(table) - 1} noise levels "
             f"of the schedule, got {num_steps}"
         )
-    return (*(table[index] for index in SPACINGS[spacing](table, num_steps)), table[0])
 
 
 def check_spacing(spacing: str) -> None:

@@ -48,8 +48,14 @@ class DiscreteSchedule(nn.Module):
         return all(abs(alpha**2 + sigma**2 - 1) < 1e-6 for _, alpha, sigma in self.levels)
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The coefficients alpha and sigma at integer times t."""
-        return self.alpha[t + 1], self.sigma[t + 1]
+        """The coefficients alpha and sigma at integer times t from -1 to T - 1.
+
+        Raises ValueError for times that are not integers, and on the CPU IndexError for times outside the table.
+        """
+        if t.is_floating_point():
+            raise ValueError(f"times must be integers from -1 to {self.num_times - 1}, got {t.dtype}: round them")
+        index = (t + 1).flatten()
+        return self.alpha.index_select(0, index).view(t.shape), self.sigma.index_select(0, index).view(t.shape)
 
     def time(self, level: Tensor) -> Tensor:
         """Every time equally often."""

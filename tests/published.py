@@ -2,9 +2,12 @@
 
 import json
 import math
+import re
 
 import safetensors.torch
 import torch
+from recede.commands.main import main
+from recede.configs.policies import load_policy
 from torch.nn import functional as F
 
 CHANNELS, KERNEL, TIME, OBSERVED, ACTIONS, STEPS = (16, 24, 16), 5, 8, 5, 2, 8
@@ -12,8 +15,10 @@ SIZE, HEADS, LAYERS = 16, 4, 2
 
 
 def random(shapes, seed=0):
+    """Weights of these shapes. Those of the last layer of a network are larger: some of its estimates are clipped."""
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.randn(shape, generator=generator) * 0.2 for name, shape in shapes.items()}
+    weights = {name: torch.randn(shape, generator=generator) * 0.2 for name, shape in shapes.items()}
+    return {name: 3 * each if re.search(r"\b(final_conv\.1|head)\.", name) else each for name, each in weights.items()}
 
 
 def unet_layout(
@@ -243,6 +248,20 @@ def camera_forward(weights, images, *, kind, depth=18):
 LOW = {"obs": torch.tensor([0.0, -2.0, 10.0, 5.0, -1.0]), "action": torch.tensor([100.0, -3.0])}
 HIGH = {"obs": torch.tensor([4.0, 2.0, 500.0, 5.0, 1.0]), "action": torch.tensor([300.0, -1.0])}
 
+
+def state_dict(kind, seed=0):
+    """A policy of the reference implementation; the fourth observation never changes."""
+    weights = {f"model.{name}": tensor for name, tensor in random(NETWORKS[kind][0](), seed).items()}
+    weights["mask_generator._dummy_variable"] = torch.empty(0)
+    for name, low in LOW.items():
+        still = HIGH[name] == low
+        scale = torch.where(still, 1.0, 2 / (HIGH[name] - low).where(~still, 1.0))
+        offset = torch.where(still, -low, -1 - scale * low)
+        parameters = {"scale": scale, "offset": offset, "input_stats.min": low, "input_stats.max": HIGH[name]}
+        weights |= {f"normalizer.params_dict.{name}.{key}": value for key, value in parameters.items()}
+    return weights
+
+
 SETTINGS = {
     "type": "diffusion",
     "input_features": {
@@ -257,12 +276,12 @@ SETTINGS = {
     "n_groups": 8,
     "use_film_scale_modulation": True,
     "noise_scheduler_type": "DDIM",
-    "num_train_timesteps": 20,
-    "num_inference_steps": None,
+    "num_train_timesteps": 100,
+    "num_inference_steps": 10,
     "beta_schedule": "squaredcos_cap_v2",
     "beta_start": 1e-4,
     "beta_end": 0.02,
-    "prediction_type": "sample",
+    "prediction_type": "epsilon",
     "clip_sample": True,
     "clip_sample_range": 1.5,
     "vision_backbone": "resnet18",
@@ -326,3 +345,30 @@ def image_folder(folder, *names, shape=(3, 40, 76), vectors=(3, 2), kind="group"
     settings = {"input_features": features, "normalization_mapping": mapping} | settings
     settings |= {"use_group_norm": kind == "group"}
     return lerobot_folder(folder, **({"vision_backbone": f"resnet{depth}"} | settings)), weights
+
+
+# --- policies that are imported, and what they see
+
+HORIZONS = ["horizons.observation=2", f"horizons.prediction={STEPS}", "horizons.action=4"]
+
+
+def imported(tmp_path, source, *arguments):
+    """The policy that is imported to `tmp_path / "imported"`. source: a state dict, or a folder of LeRobot."""
+    path, given = source, [f"out={tmp_path / 'imported'}", "control_dt=0.1", *arguments]
+    if isinstance(source, dict):
+        path = tmp_path / "weights.pt"
+        torch.save(source, path)
+        given += HORIZONS
+    assert main(["import-checkpoint", str(path), *given]) == 0
+    return load_policy(tmp_path / "imported")
+
+
+def inputs(batch=5):
+    generator = torch.Generator().manual_seed(3)
+    noisy = torch.randn(batch, STEPS, ACTIONS, generator=generator)
+    return noisy, torch.arange(batch) * 7 % 20, torch.randn(batch, 2, OBSERVED, generator=generator)
+
+
+def observe(batch=5):
+    generator = torch.Generator().manual_seed(4)
+    return LOW["obs"] + torch.rand(batch, 2, OBSERVED, generator=generator) * (HIGH["obs"] - LOW["obs"])

@@ -1,15 +1,20 @@
 """One table of many evaluations."""
 
 import json
+from pathlib import Path
 
 import pytest
+import recede
 from recede.evaluation.comparison import document, find, table
-from recede.evaluation.intervals import wilson
+from recede.evaluation.intervals import bootstrap, wilson
+
+ROOT = Path(recede.__file__).parent
 
 
 def result(
     *,
     success,
+    score=None,
     network="unet1d",
     sampler=("ddim", 10),
     schedule="cosine",
@@ -17,74 +22,209 @@ def result(
     p50=5.0,
     seed=0,
     recipe="a",
+    training=None,
     first=0,
     execution="receding",
     delay_ms=0.0,
+    **policy,
 ):
     chosen = {"choice": sampler[0], "num_steps": sampler[1]}
     return {
         "task": "reach",
         "checkpoint": f"runs/{recipe}{seed}/checkpoints/00002000",
         "recipe": recipe,
+        "training": training,
         "step": 2000,
         "training_seed": seed,
         "execution": {"choice": execution},
         "delay_ms": delay_ms,
         "seed": 0,
         "seeds": list(range(first, first + len(success))),
-        "policy": {"network": {"choice": network}, "schedule": {"choice": schedule}, "sampler": chosen},
+        "policy": {"network": {"choice": network}, "schedule": {"choice": schedule}, "sampler": chosen} | policy,
         "success": success,
-        "score": [float(each) for each in success],
+        "score": [float(each) for each in success] if score is None else score,
         "num_parameters": 4_560_000,
         "training_s": training_s,
         "latency": {"p50_ms": p50},
     }
 
 
+def rates(successes, episodes=50):
+    return [[True] * count + [False] * (episodes - count) for count in successes]
+
+
+def rows(results):
+    """Each row of the table: column -> cell."""
+    names, _, *lines = table(results).splitlines()
+    assert {len(cells(line)) for line in lines} == {len(cells(names))} == {len(set(cells(names)))}
+    return [dict(zip(cells(names), cells(line), strict=True)) for line in lines]
+
+
 def cells(line):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_training_seeds_are_taken_together_and_kinds_apart():
-    lines = table(
+def test_trainings_of_a_recipe_are_taken_together_and_kinds_apart():
+    few, many = rates([30, 40])
+    found = rows(
         [
-            result(success=[True] * 30 + [False] * 20, training_s=100.0, p50=4.0),
-            result(success=[True] * 40 + [False] * 10, training_s=120.0, p50=6.0, seed=1),
+            result(success=few, training_s=100.0, p50=4.0),
+            result(success=many, training_s=120.0, p50=6.0, seed=4),
             result(success=[True] * 50, sampler=("ddim", 4), schedule="rectified_flow"),
             result(success=[False, True], network="dit", training_s=None),
         ]
-    ).splitlines()
-    assert [cells(line)[:3] for line in lines[2:]] == [
-        ["reach", "dit", "ddim-10"],
-        ["reach", "unet1d", "ddim-10"],
-        ["reach", "unet1d", "flow-4"],
+    )
+    assert [(row["task"], row["network"], row["sampler"]) for row in found] == [
+        ("reach", "dit", "ddim-10"),
+        ("reach", "unet1d", "ddim-10"),
+        ("reach", "unet1d", "flow-4"),
     ]
     low, high = (round(100 * bound) for bound in wilson(70, 100))
-    assert cells(lines[3])[3:6] == ["receding", "0", "2000"]
-    assert cells(lines[3])[6] == f"70 % [{low}, {high}]"
-    assert cells(lines[3])[7].startswith("0.700 [0.6")
-    assert cells(lines[3])[8:] == ["100", "2", "4.6 M", "110 s", "5.0 ms"]
-    assert cells(lines[2])[11] == "-"
-    assert {len(cells(line)) for line in lines} == {len(cells(lines[0]))}
+    lowest, highest = bootstrap([1.0] * 70 + [0.0] * 30)
+    assert found[1] == {
+        "task": "reach",
+        "network": "unet1d",
+        "sampler": "ddim-10",
+        "execution": "receding",
+        "delay, ms": "0",
+        "steps": "2000",
+        "recipe": "-",
+        "trainings": "2 (seeds 0, 4)",
+        "episodes": "100",
+        "success [over episodes]": f"70 % [{low}, {high}]",
+        "success [over trainings]": "two trainings",
+        "score [over episodes]": f"0.700 [{lowest:.3f}, {highest:.3f}]",
+        "score [over trainings]": "two trainings",
+        "parameters": "4.6 M",
+        "training time": "110 s",
+        "latency": "5.0 ms",
+    }
+    assert found[0]["training time"] == "-"
+    assert (found[2]["trainings"], found[2]["success [over trainings]"]) == ("1 (seed 0)", "one training")
+
+
+def test_three_trainings_have_an_interval_over_trainings():
+    """Three trainings of one recipe: Student's t of 40, 46 and 22 % is 5 to 67 %, where episodes alone say 29 to 44."""
+    (row,) = rows([result(success=each, seed=seed) for seed, each in enumerate(rates([20, 23, 11]))])
+    assert row["trainings"] == "3 (seeds 0, 1, 2)"
+    assert row["success [over episodes]"] == "36 % [29, 44]"
+    assert row["success [over trainings]"] == "36 % [5, 67]"
+    assert row["score [over trainings]"] == "0.360 [0.050, 0.670]"
+
+
+def test_trainings_that_agree_are_no_more_certain_than_their_episodes():
+    (row,) = rows([result(success=[True] * 50, seed=seed) for seed in range(3)])
+    assert row["success [over trainings]"] == row["success [over episodes]"] == "100 % [98, 100]"
+    assert row["score [over trainings]"] == row["score [over episodes]"]
+
+
+def test_the_mean_over_trainings_weighs_them_alike():
+    few, many, none = [True] * 10, [False] * 80 + [True] * 20, [False] * 40
+    (row,) = rows([result(success=each, seed=seed) for seed, each in enumerate((few, many, none))])
+    assert row["success [over episodes]"].startswith("20 % [")  # 30 of 150
+    assert row["success [over trainings]"] == "40 % [0, 100]"  # the mean of 100, 20 and 0
 
 
 def test_an_episode_counts_once_and_other_recipes_are_other_rows():
     again = [result(success=[True, False, True]), result(success=[True, True, False], first=2)]
-    lines = table([*again, result(success=[False] * 4, recipe="b"), result(success=[True], recipe="c")]).splitlines()
-    assert [cells(line)[8:10] for line in lines[2:]] == [["5", "1"], ["4", "1"], ["1", "1"]]
-    assert [cells(line)[6].split(" %")[0] for line in lines[2:]] == ["60", "0", "100"]
+    moved = again[0] | {"checkpoint": "elsewhere/checkpoints/00002000"}
+    found = rows([*again, moved, result(success=[False] * 4, recipe="b"), result(success=[True], recipe="c")])
+    assert [(row["episodes"], row["trainings"]) for row in found] == [(count, "1 (seed 0)") for count in "541"]
+    assert [row["success [over episodes]"].split(" %")[0] for row in found] == ["60", "0", "100"]
+
+
+def test_an_imported_policy_has_no_seed_of_training():
+    (row,) = rows([result(success=[True, False], seed=None, recipe="imported/pusht")])
+    assert row["trainings"] == "1 (seed unknown)"
 
 
 def test_executions_and_delays_are_other_rows():
     late = [result(success=[True], delay_ms=delay) for delay in (100.0, 50.0)]
-    lines = table([result(success=[True, True]), *late, result(success=[False], execution="rtc")]).splitlines()
-    assert [cells(line)[3:5] for line in lines[2:]] == [
-        ["receding", "0"],
-        ["receding", "50"],
-        ["receding", "100"],
-        ["rtc", "0"],
+    found = rows([result(success=[True, True]), *late, result(success=[False], execution="rtc")])
+    assert [(row["execution"], row["delay, ms"], row["episodes"]) for row in found] == [
+        ("receding", "0", "2"),
+        ("receding", "50", "1"),
+        ("receding", "100", "1"),
+        ("rtc", "0", "1"),
     ]
-    assert [cells(line)[8] for line in lines[2:]] == ["2", "1", "1", "1"]
+
+
+# --- rows of other recipes have other labels
+
+
+def trained_with(recipe, **changes):
+    policy = {"choice": "diffusion", "network": {"choice": "unet1d", "channels": [64, 128]}, "prediction": "sample"}
+    training = {"learning_rate": 1e-3, "mirror": False, "policy": policy} | changes
+    return result(success=[True, False], recipe=recipe, training=training)
+
+
+def labels(*results):
+    return {row["recipe"] for row in rows(results)}
+
+
+def test_recipes_that_predict_otherwise_are_told_apart_by_it():
+    """Their task, network, sampler and execution are the same."""
+    policy = trained_with("s")["training"]["policy"]
+    others = [trained_with(each, policy=policy | {"prediction": each}) for each in ("epsilon", "v")]
+    assert labels(trained_with("s"), *others) == {"prediction=sample", "prediction=epsilon", "prediction=v"}
+
+
+def test_whatever_differs_is_named_and_nothing_else():
+    network = {"choice": "unet1d", "channels": [256]}
+    wide = trained_with("w", policy=trained_with("s")["training"]["policy"] | {"network": network})
+    faster = trained_with("f", learning_rate=2e-3, mirror=True)
+    assert labels(trained_with("s"), faster) == {
+        "learning_rate=0.001, mirror=False",
+        "learning_rate=0.002, mirror=True",
+    }
+    assert labels(trained_with("s"), wide) == {"network.channels=[64, 128]", "network.channels=[256]"}
+
+
+def test_a_kind_of_policy_is_named_as_it_is_typed():
+    regression = {"choice": "regression", "network": {"choice": "unet1d", "channels": [64, 128]}}
+    one, other = trained_with("s"), trained_with("r", policy=regression)
+    assert labels(one, other) == {"policy=diffusion, prediction=sample", "policy=regression"}
+
+
+def test_the_column_is_empty_for_a_recipe_that_looks_like_no_other():
+    other = trained_with("d", mirror=True) | {"task": "another"}
+    assert labels(trained_with("s"), other) == {"-"}
+
+
+def test_recipes_that_differ_in_nothing_that_is_noted_go_by_their_digest():
+    unknown = [result(success=[True], recipe=recipe) for recipe in ("0a1b", "c2d3")]
+    assert labels(*unknown) == {"0a1b", "c2d3"}
+    # One of them is known, so that only what both say of their policies can differ.
+    assert labels(unknown[0], trained_with("s")) == {"0a1b", "s"}
+    otherwise = result(success=[True], recipe="e", prediction="epsilon")
+    assert labels(*unknown, otherwise) == {"0a1b", "c2d3", "prediction=epsilon"}
+
+
+def test_recipes_of_three_kinds_keep_names_of_their_own():
+    """Two share every setting that is named, and have their digest beside it."""
+    twins = [trained_with(recipe, mirror=True) for recipe in ("t1", "t2")]
+    assert labels(trained_with("s"), *twins) == {"mirror=False", "mirror=True, t1", "mirror=True, t2"}
+
+
+def test_two_predictions_that_were_trained_are_two_labels(recede, reaches, small, tmp_path):
+    for prediction in ("sample", "epsilon"):
+        for seed in (0, 1):
+            run = tmp_path / "results" / f"{prediction}-{seed}"
+            options = [f"policy.prediction={prediction}", f"seed={seed}", "steps=2"]
+            assert recede("train", f"dataset={reaches}", f"out={run}", *options, *small).status == 0
+            assert recede("evaluate", run, "task=toys:REACH", "episodes=2", "videos=0").status == 0
+    found = rows(find(tmp_path / "results"))
+    assert sorted((row["recipe"], row["trainings"]) for row in found) == [
+        ("prediction=epsilon", "2 (seeds 0, 1)"),
+        ("prediction=sample", "2 (seeds 0, 1)"),
+    ]
+
+
+def test_the_committed_results_have_rows_that_can_be_told_apart():
+    found = rows(find(ROOT / "docs" / "results"))
+    named = ("task", "network", "sampler", "execution", "delay, ms", "steps", "recipe")
+    assert len({tuple(row[name] for name in named) for row in found}) == len(found)
+    assert table(find(ROOT / "docs" / "results")) in (ROOT / "docs" / "results.md").read_text()
 
 
 def test_the_command_reads_what_evaluate_writes(recede, trained, tmp_path):
@@ -95,7 +235,7 @@ def test_the_command_reads_what_evaluate_writes(recede, trained, tmp_path):
     printed = recede("compare", tmp_path / "results")
     assert printed.status == 0
     assert cells(printed.out.splitlines()[2])[:3] == ["reach", "unet1d", "ddim-10"]
-    assert cells(printed.out.splitlines()[2])[8:10] == ["6", "1"]  # two evaluations of one training
+    assert cells(printed.out.splitlines()[2])[6:9] == ["-", "1 (seed 0)", "6"]  # two evaluations of one training
     page = tmp_path / "results.md"
     assert recede("compare", tmp_path / "results", f"out={page}").status == 0
     assert printed.out in page.read_text()
@@ -113,4 +253,6 @@ def test_a_folder_without_evaluations_is_refused(recede, tmp_path):
 def test_a_page_says_what_its_numbers_mean():
     page = document([result(success=[True, False])], command="recede compare runs")
     assert "Written by `recede compare runs` from 1 evaluations." in page
-    assert "95 % intervals" in page
+    for promise in ("Wilson", "with a score of 0 and one of 1 added", "Student's t", "It needs 3 trainings"):
+        assert promise in page
+    assert "they compare only if it did nothing else" in " ".join(page.split())

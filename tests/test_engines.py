@@ -12,7 +12,15 @@ import cameras
 import numpy as np
 import pytest
 import torch
-from recede.configs.components import DiTConfig, TransformerConfig
+from recede.configs.components import (
+    DDIMConfig,
+    DDPMConfig,
+    DiffusersSamplerConfig,
+    DiTConfig,
+    DPMSolver2MConfig,
+    HeunConfig,
+    TransformerConfig,
+)
 from recede.configs.engines import choose_engine, make_engine
 from recede.policy import prediction, sampling
 from recede.policy.diffusion import DiffusionPolicy
@@ -32,11 +40,12 @@ from recede.specification import Prefix
 from test_policies import HORIZONS, RANGES, SPECIFICATION, diffusion, regression
 
 SAMPLERS = {
-    "ddim": (sampling.ddim, 4, 0),
-    "ddim with noise": (partial(sampling.ddim, eta=0.5), 4, 4),
-    "ddpm": (sampling.ddpm, 10, 10),
-    "dpm_solver_2m": (sampling.dpm_solver_2m, 4, 0),
-    "heun": (sampling.heun, 4, 0),
+    "ddim": DDIMConfig(num_steps=4),
+    "ddim with noise": DDIMConfig(num_steps=4, eta=0.5),
+    "ddim, keeping epsilon": DDIMConfig(num_steps=4, spacing="leading", keeps_epsilon=True),
+    "ddpm": DDPMConfig(num_steps=10),
+    "dpm_solver_2m": DPMSolver2MConfig(num_steps=4),
+    "heun": HeunConfig(num_steps=4),
 }
 PREDICTIONS = {
     "epsilon": prediction.EPSILON,
@@ -64,9 +73,7 @@ def attending(config):
         network=network,
         schedule=cosine(20),
         prediction=prediction.SAMPLE,
-        sampler=sampling.ddim,
-        num_steps=4,
-        num_draws=0,
+        sampler=DDIMConfig(num_steps=4).build(cosine(20)),
     )
 
 
@@ -81,7 +88,6 @@ POLICIES = {
 
 def variant(policy, sampler, kind, schedule):
     """The same encoder and network, denoising in another way."""
-    chosen, num_steps, num_draws = SAMPLERS[sampler]
     return DiffusionPolicy(
         policy.specification,
         policy.horizons,
@@ -90,9 +96,7 @@ def variant(policy, sampler, kind, schedule):
         network=policy.network,
         schedule=schedule,
         prediction=PREDICTIONS[kind],
-        sampler=chosen,
-        num_steps=num_steps,
-        num_draws=num_draws,
+        sampler=SAMPLERS[sampler].build(schedule),
     ).eval()
 
 
@@ -217,7 +221,8 @@ def test_its_two_pieces_are_those_of_the_policy(made):
     engine.encode(ask(policy, seed=1)[0])
     np.testing.assert_allclose(found, wanted, rtol=0, atol=atol)  # and not written over
     noisy = np.random.default_rng(5).standard_normal((5, *policy.noise_shape[1:]), dtype=np.float32)
-    for t in [0] if isinstance(policy, type(regression())) else policy.times[:-1]:
+    is_regression = isinstance(policy, type(regression()))
+    for t in [0] if is_regression else [level.time for level in policy.sampler.levels[:-1]]:
         step = eager.denoise(noisy, t, wanted)
         atol = 2e-5 if engine.precision == "fp32" else 0.1
         np.testing.assert_allclose(engine.denoise(noisy, t, wanted), step, rtol=0, atol=atol)
@@ -305,15 +310,15 @@ def test_pixels_are_bytes(workshop, engine):
 @pytest.mark.parametrize("network", ["unet1d", "transformer", "dit"])
 def test_every_sampler_and_prediction_answers_as_the_policy_does(workshop, network, sampler, kind, engine):
     for schedule in (cosine(20), rectified_flow(20)):
-        policy = variant(workshop.policy(network), sampler, kind, schedule)
-        if kind == "epsilon" and schedule.at(19)[0] == 0:
+        if kind == "epsilon" and schedule.levels[-1].alpha == 0:
             continue  # at pure noise, the noise says nothing of the sample
+        policy = variant(workshop.policy(network), sampler, kind, schedule)
         observation, noise = ask(policy)
         given = {key: torch.from_numpy(values) for key, values in observation.items()}
         expected = policy.predict(given, torch.from_numpy(noise)).numpy()
         tested = workshop.engine(network, engine, policy)
         assert_close(tested, tested.predict(observation, noise), expected, policy)
-        if policy.num_draws:  # the noise on the way counts
+        if policy.sampler.num_draws:  # the noise on the way counts
             changed = noise.copy()
             changed[1] += 1
             assert np.abs(tested.predict(observation, changed) - expected).max() > 1e-3
@@ -333,7 +338,7 @@ def test_the_conditioning_is_met_once_a_chunk_and_times_are_a_table(workshop, mo
 
 
 def test_schedulers_of_diffusers_stay_in_pytorch():
-    policy = diffusion(sampler=sampling.from_diffusers("DDIMScheduler"))
+    policy = diffusion(sampler=DiffusersSamplerConfig(name="DDIMScheduler", num_steps=4))
     with pytest.raises(ValueError, match=r"one of ddim, ddpm, dpm_solver_2m, heun .*schedulers of diffusers need it"):
         make_engine(policy, "onnx")
     assert make_engine(policy, "eager")[0].name == "eager"

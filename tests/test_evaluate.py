@@ -7,7 +7,7 @@ import shlex
 import numpy as np
 import pytest
 import toys
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from recede.configs.components import DDIMConfig, RegressionConfig, UNet1dConfig
 from recede.configs.policies import load_policy
@@ -15,7 +15,7 @@ from recede.configs.schema import describe
 from recede.evaluation import delays
 from recede.evaluation.episode import Outcome
 from recede.evaluation.evaluate import Evaluation, evaluate
-from recede.evaluation.intervals import bootstrap, wilson
+from recede.evaluation.intervals import NUM_RESAMPLES, bootstrap, over_trainings, wilson
 from recede.evaluation.results import measure
 from recede.policy import checkpoint
 from recede.policy.normalizer import Normalizer
@@ -38,9 +38,59 @@ def test_the_interval_of_a_rate_is_wilsons(counts):
     assert high > low
 
 
-@pytest.mark.parametrize("scores", [[0.25], [0.0, 0.0], [1.0] * 50])
-def test_equal_scores_have_an_interval_of_no_width(scores):
-    assert bootstrap(scores) == (scores[0], scores[0])
+def rarely_failing(share):
+    """Scores of 1, and of U(0, 0.6) in this share of the episodes; and their mean."""
+
+    def draw(random, shape):
+        return np.where(random.random(shape) < share, random.uniform(0, 0.6, shape), 1.0)
+
+    return draw, 1 - 0.7 * share
+
+
+def like_pusht(random, shape):
+    kind = random.random(shape)
+    nearly, lost = random.uniform(0.9, 1, shape), random.uniform(0, 0.5, shape)
+    return np.where(kind < 0.70, 1.0, np.where(kind < 0.95, nearly, lost))
+
+
+SCORES = {
+    "2 % fail": rarely_failing(0.02),
+    "5 % fail": rarely_failing(0.05),
+    "like Push-T": (like_pusht, 0.70 + 0.25 * 0.95 + 0.05 * 0.25),
+    "uniform": (lambda random, shape: random.random(shape), 0.5),
+}
+"""Name -> a function that draws scores, and their mean."""
+
+
+def bootstraps(samples):
+    """`bootstrap` of every row at once: it draws the same places of whatever scores, so that sums are one product."""
+    size = samples.shape[1] + 2
+    places = np.random.default_rng(0).choice(size, (NUM_RESAMPLES, size))
+    counts = np.stack([np.bincount(each, minlength=size) for each in places]).astype(np.float32)
+    scores = np.pad(samples, ((0, 0), (0, 1)), constant_values=0)
+    scores = np.pad(scores, ((0, 0), (0, 1)), constant_values=1).astype(np.float32)
+    low, high = np.quantile(scores @ counts.T / size, [0.025, 0.975], axis=1)
+    for index in range(5):
+        assert (low[index], high[index]) == pytest.approx(bootstrap(samples[index]), abs=1e-5)
+    return low, high
+
+
+@pytest.mark.parametrize("episodes", [20, 50, 200])
+@pytest.mark.parametrize("name", SCORES)
+def test_the_interval_of_a_mean_covers_it_in_95_of_100_evaluations(name, episodes):
+    """Also if most samples of 20 episodes show no failure at all; percentiles of the scores alone cover 34 % there."""
+    draw, mean = SCORES[name]
+    samples = draw(np.random.default_rng(episodes), (2_000, episodes))
+    low, high = bootstraps(samples)
+    error = math.sqrt(0.05 * 0.95 / len(samples))  # of a share of misses that is 0.05
+    assert np.mean(low > mean) + np.mean(high < mean) <= 0.05 + 2 * error
+    assert np.mean(low > mean) <= 0.025 + 2 * error
+    assert np.mean(high < mean) <= 0.03 + 2 * error
+    assert (high - low > 1 / (episodes + 2)).all()
+    assert ((low <= samples.mean(axis=1) + 1e-6) & (samples.mean(axis=1) <= high + 1e-6)).all()
+    if episodes == 200:  # it is hardly wider than the spread of the scores asks for
+        asked = 2 * Z * np.std(draw(np.random.default_rng(0), 100_000)) / math.sqrt(episodes)
+        assert 0.95 * asked <= np.mean(high - low) <= (1.05 if name == "uniform" else 1.35) * asked
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution_for_many():
@@ -52,8 +102,56 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution_for_many():
     assert bootstrap(scores) == (low, high)  # the same every time
 
 
-def test_two_scores_are_their_own_interval():
-    assert bootstrap([0.2, 0.6]) == (0.2, 0.6)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=100))
+@settings(max_examples=50, deadline=None)
+def test_the_interval_of_a_mean_has_a_width_and_holds_it(scores):
+    low, high = bootstrap(scores)
+    assert 0 <= low <= np.mean(scores) + 1e-9
+    assert np.mean(scores) - 1e-9 <= high <= 1
+    assert high - low > 1 / (len(scores) + 2)
+
+
+def test_scores_of_zero_and_one_have_an_interval_near_wilsons():
+    """Wilson's rate is drawn towards a half by nearly four episodes, this one by two."""
+    for successes in (0, 1, 25, 45, 49, 50):
+        scores = [1.0] * successes + [0.0] * (50 - successes)
+        assert bootstrap(scores) == pytest.approx(wilson(successes, 50), abs=0.035)
+
+
+@pytest.mark.parametrize(
+    ("scores", "shown"),
+    [([], "got none"), ([0.5, 1.25], r"got \[1.25\]"), ([-1.0], r"got \[-1.0\]"), ([math.nan], r"got \[nan\]")],
+)
+def test_scores_outside_0_and_1_have_no_interval(scores, shown):
+    with pytest.raises(ValueError, match=rf"scores must be at least one number, all in \[0, 1\], {shown}"):
+        bootstrap(scores)
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(0.4, 0.1), (0.9, 0.05), (0.97, 0.02), (0.4, 0.0)])
+def test_the_interval_over_trainings_covers_what_a_recipe_achieves(mean, spread):
+    """Three trainings whose true rates differ by this standard deviation, 50 episodes of each."""
+    random = np.random.default_rng(0)
+    rates = np.clip(random.normal(mean, spread, (1_000, 3)), 0, 1)
+    successes = random.binomial(50, rates)
+    over_episodes = [wilson(int(total), 150) for total in successes.sum(axis=1)]
+    intervals = [over_trainings(each / 50, inner) for each, inner in zip(successes, over_episodes, strict=True)]
+    covered, by_episodes = (np.mean([low <= mean <= high for low, high in of]) for of in (intervals, over_episodes))
+    assert covered >= 0.95
+    if spread >= 0.05:
+        assert by_episodes <= 0.85  # episodes alone do not know that trainings differ
+    assert all(
+        low <= inner[0] and inner[1] <= high for (low, high), inner in zip(intervals, over_episodes, strict=True)
+    )
+
+
+def test_the_interval_over_trainings_is_students():
+    """4.303 is the 97.5 % quantile of t with two degrees of freedom."""
+    low, high = over_trainings([0.5, 0.6, 0.7], (0.55, 0.65))
+    assert (low, high) == pytest.approx((0.6 - 4.303 * 0.1 / math.sqrt(3), 0.6 + 4.303 * 0.1 / math.sqrt(3)), abs=1e-4)
+    assert over_trainings([1.0, 1.0, 1.0], (0.975, 1.0)) == (0.975, 1.0)
+    assert over_trainings([0.0, 0.5, 1.0], (0.4, 0.6)) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="must be of at least 3 trainings, got 2: train with other seeds too"):
+        over_trainings([0.5, 0.6], (0.4, 0.7))
 
 
 def outcomes():
@@ -102,8 +200,9 @@ def test_a_policy_can_be_evaluated_with_another_sampler(recede, trained, tmp_pat
     assert recede(*common, f"out={plain}").status == 0
     assert recede(*common, f"out={other}", "sampler=ddim", "sampler.num_steps=4", "sampler.eta=1").status == 0
     found = {out: json.loads((out / "evaluation.json").read_text()) for out in (plain, other)}
-    assert found[plain]["policy"]["sampler"] == {"choice": "ddim", "num_steps": 10, "eta": 0.0}
-    assert found[other]["policy"]["sampler"] == {"choice": "ddim", "num_steps": 4, "eta": 1.0}
+    usual = {"choice": "ddim", "num_steps": 10, "spacing": "trailing", "eta": 0.0, "keeps_epsilon": False}
+    assert found[plain]["policy"]["sampler"] == usual
+    assert found[other]["policy"]["sampler"] == usual | {"num_steps": 4, "eta": 1.0}
     assert found[plain]["score"] != found[other]["score"]
     assert load_policy(trained)[1]["policy"]["sampler"]["eta"] == 0.0  # the checkpoint stays as it is
 

@@ -6,7 +6,14 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from recede.policy import prediction, sampling
+from recede.configs.components import (
+    DDIMConfig,
+    DDPMConfig,
+    DiffusersSamplerConfig,
+    DPMSolver2MConfig,
+    HeunConfig,
+)
+from recede.policy import prediction
 from recede.policy.diffusion import DiffusionPolicy
 from recede.policy.encoders.observation import ObservationEncoder
 from recede.policy.interface import Policy
@@ -42,9 +49,10 @@ def parts(specification, ranges, channels):
 
 def diffusion(specification=SPECIFICATION, ranges=RANGES, channels=(16, 32), **options):
     torch.manual_seed(0)
-    options = {"sampler": sampling.ddim, "num_steps": 4, "num_draws": 0, "prediction": prediction.EPSILON} | options
-    options = {"schedule": cosine(20)} | options
-    return DiffusionPolicy(specification, HORIZONS, **parts(specification, ranges, channels), **options)
+    options = {"schedule": cosine(20), "prediction": prediction.EPSILON} | options
+    sampler = options.pop("sampler", DDIMConfig(num_steps=4)).build(options["schedule"])
+    made = parts(specification, ranges, channels)
+    return DiffusionPolicy(specification, HORIZONS, **made, sampler=sampler, **options)
 
 
 def regression(specification=SPECIFICATION, ranges=RANGES, channels=(16, 32)):
@@ -54,13 +62,14 @@ def regression(specification=SPECIFICATION, ranges=RANGES, channels=(16, 32)):
 
 POLICIES = {
     "ddim": diffusion,
-    "ddim with noise": partial(diffusion, sampler=partial(sampling.ddim, eta=0.5), num_draws=4),
-    "dpm_solver_2m": partial(diffusion, sampler=sampling.dpm_solver_2m),
-    "heun": partial(diffusion, sampler=sampling.heun),
+    "ddim with noise": partial(diffusion, sampler=DDIMConfig(num_steps=4, eta=0.5)),
+    "ddim, keeping epsilon": partial(diffusion, sampler=DDIMConfig(num_steps=4, spacing="leading", keeps_epsilon=True)),
+    "dpm_solver_2m": partial(diffusion, sampler=DPMSolver2MConfig(num_steps=4)),
+    "heun": partial(diffusion, sampler=HeunConfig(num_steps=4)),
     "flow": partial(diffusion, schedule=rectified_flow(20), prediction=prediction.VELOCITY),
-    "ddpm": partial(diffusion, sampler=sampling.ddpm, num_steps=20, num_draws=20),
-    "diffusers, deterministic": partial(diffusion, sampler=sampling.from_diffusers("DPMSolverMultistepScheduler")),
-    "diffusers, stochastic": partial(diffusion, sampler=sampling.from_diffusers("DDPMScheduler")),
+    "ddpm": partial(diffusion, sampler=DDPMConfig(num_steps=20)),
+    "diffusers, deterministic": partial(diffusion, sampler=DiffusersSamplerConfig(num_steps=4)),
+    "diffusers, stochastic": partial(diffusion, sampler=DiffusersSamplerConfig(name="DDPMScheduler", num_steps=4)),
     "sample prediction": partial(diffusion, prediction=prediction.SAMPLE),
     "v prediction": partial(diffusion, prediction=prediction.V),
     "regression": regression,
@@ -180,24 +189,27 @@ def test_a_warm_start_does_the_last_denoising_steps(policy, monkeypatch):
     if isinstance(policy, RegressionPolicy):
         pytest.skip("it does not denoise")
     observation, noise, planned = observe(4), draw(policy, 4), held(policy, 4)
-    if policy.sampler.__qualname__.startswith("from_diffusers") if hasattr(policy.sampler, "__qualname__") else False:
-        with pytest.raises(ValueError, match="spaces its times itself and begins with noise alone: use a sampler of"):
+    if not policy.sampler.runs_on_arrays:
+        with pytest.raises(ValueError, match="begins with noise alone: use a sampler of"):
             policy.predict(observation, noise, Prefix(planned, torch.zeros(4, 6), start=0.5))
         return
     seen = []
     sampler = policy.sampler
-    policy.sampler = lambda denoise, noise, schedule, times: (
-        seen.append((noise, times)) or sampler(denoise, noise, schedule, times)
-    )
-    num_steps = len(policy.times) - 1
+
+    def solve(denoise, noise, levels):
+        seen.append((noise, levels))
+        return sampler.solve(denoise, noise, levels)
+
+    policy.sampler = replace(sampler, solve=solve)
+    num_steps = len(sampler.levels) - 1
     for start, left in ((1.0, num_steps), (0.5, num_steps // 2), (0.01, 1)):
         found = policy.predict(observation, noise, Prefix(planned, torch.zeros(4, 6), start=start))
-        begin, times = seen.pop()
-        assert list(times) == list(policy.times[-left - 1 :])
-        alpha, sigma = policy.schedule.at(times[0])
+        begin, levels = seen.pop()
+        assert levels == sampler.levels[-left - 1 :]
+        _, alpha, sigma = levels[0]
         expected = noise[0] if start == 1.0 else alpha * policy.normalizer.action(planned) + sigma * noise[0]
         assert torch.equal(begin[0], expected)
-        assert torch.equal(begin[1:], noise[len(noise) - left :] if policy.num_draws else noise[1:])
+        assert torch.equal(begin[1:], noise[len(noise) - left :] if sampler.num_draws else noise[1:])
         assert found.isfinite().all()
 
 
@@ -285,28 +297,30 @@ def test_the_diffusion_loss_is_the_error_of_the_network(kind):
 
 
 def test_the_denoiser_undoes_the_noise_where_the_network_is_right():
-    policy = diffusion()
+    policy = diffusion(sampler=DDIMConfig(num_steps=20))
     action, noise, _ = lesson(1, 4)
     x_0 = policy.normalizer.action(action).clamp(-1, 1)
     policy.network.denoise = lambda noisy, time, condition: noise[0]
     denoise = policy.denoiser(policy.encode(observe(4)))
     for t in (0, 3, 12, 18):
-        alpha, sigma = policy.schedule.at(t)
-        torch.testing.assert_close(denoise(alpha * x_0 + sigma * noise[0], t), x_0, rtol=0, atol=1e-4)
-    found = denoise(torch.full((4, 6, 2), 50.0), 12)
+        level = policy.schedule.levels[t + 1]
+        x_t = level.alpha * x_0 + level.sigma * noise[0]
+        torch.testing.assert_close(denoise(x_t, level, level), x_0, rtol=0, atol=1e-4)
+    found = denoise(torch.full((4, 6, 2), 50.0), level, level)
     assert found.max() == 1.0  # clipped
 
 
-@pytest.mark.parametrize("t", [19, 4, 7])  # two of the sampler's own times, and one that is not
+@pytest.mark.parametrize("t", [19, 4])
 def test_the_denoiser_is_the_network_with_time_and_conditioning_met_before(t):
     policy = diffusion(prediction=prediction.SAMPLE, clip=100.0)
     conditioning, x_t = policy.encode(observe(4)), torch.randn(4, 6, 2, generator=torch.Generator().manual_seed(0))
-    found = policy.denoiser(conditioning)(x_t, t)
+    level = policy.schedule.levels[t + 1]
+    found = policy.denoiser(conditioning)(x_t, level, level)
     torch.testing.assert_close(found, policy.network(x_t, torch.full((4,), t), conditioning))
 
 
 def test_time_and_conditioning_are_met_once_a_chunk():
-    policy, calls = diffusion(num_steps=10), []
+    policy, calls = diffusion(sampler=DDIMConfig(num_steps=10)), []
     for piece in ("embed", "condition"):
         plain = getattr(policy.network, piece)
         setattr(policy.network, piece, lambda x, plain=plain, piece=piece: calls.append((piece, len(x))) or plain(x))
@@ -351,7 +365,8 @@ def learn(policy, num_steps, data, num_draws=1):
 def test_diffusion_learns_both_ways_round_the_wall_and_regression_hits_it():
     at_the_wall, elsewhere = {"wall": torch.ones(200, 2, 1)}, {"wall": torch.zeros(200, 2, 1)}
     found = []
-    for make, num_steps in ((partial(diffusion, prediction=prediction.SAMPLE, num_steps=10), 250), (regression, 100)):
+    many_steps = partial(diffusion, prediction=prediction.SAMPLE, sampler=DDIMConfig(num_steps=10))
+    for make, num_steps in ((many_steps, 250), (regression, 100)):
         policy = make(TOY, TOY_RANGES, channels=(24,))
         learn(policy, num_steps, lambda generator: demonstrated(64, generator))
         noise = draw(policy, 200)

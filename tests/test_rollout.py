@@ -9,6 +9,7 @@ import pytest
 import torch
 import toys
 from recede.configs.components import (
+    DDPMConfig,
     DiffusionConfig,
     DiTConfig,
     RegressionConfig,
@@ -71,10 +72,8 @@ def test_outcomes_depend_on_the_seed_of_the_noise(policy, outcomes):
 
 
 def test_a_stochastic_sampler_changes_nothing_of_that(trained):
-    from recede.policy.sampling import ddpm
-
     policy = load_policy(trained)[0]
-    policy.sampler, policy.num_draws = ddpm, len(policy.times) - 1
+    policy.sampler = DDPMConfig(num_steps=4).build(policy.schedule)
     outcomes = roll(policy)
     assert roll(policy, num_parallel=5) == outcomes
     assert roll(policy, SEEDS[::-1], num_parallel=5) == outcomes[::-1]

@@ -14,11 +14,12 @@ from recede.configs.policies import load_policy
 from recede.configs.schema import TrainConfig
 from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import Windows
+from recede.evaluation.evaluate import CHOICE_SEED, evaluate
 from recede.policy import checkpoint
 from recede.policy.ema import EMA
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons
-from recede.training.loop import VALIDATION_SEED, Order, learning_rate, mix, prepare, train
+from recede.training.loop import Order, learning_rate, mix, prepare, train
 from recede.training.measures import Meter, action_error, is_finite
 from recede.training.state import restore, training_state
 
@@ -289,10 +290,27 @@ def test_the_best_policy_is_kept_beside_the_last(tmp_path, reaches, recede, smal
     assert set(checkpoint.steps(out)) == {best, 40}
     assert checkpoint.find(out, "best") == checkpoint.of_step(out, best)
     policy, _ = load_policy(out, which="best")
-    from recede.evaluation.evaluate import evaluate
-
-    found = evaluate(policy, toys.REACH, episodes=4, first_seed=VALIDATION_SEED, progress=False)
+    found = evaluate(policy, toys.REACH, episodes=4, first_seed=CHOICE_SEED, progress=False)
     assert found.mean_score == scores[best]
+
+    command = ["evaluate", out, "checkpoint=best", "task=toys:REACH", "videos=0", f"out={tmp_path / 'best'}"]
+    for seeds in (["first_seed=50000", "episodes=1"], ["first_seed=50003"], ["first_seed=49990", "episodes=11"]):
+        refused = recede(*command, *seeds)
+        assert refused.status == 2
+        assert (
+            f"must keep clear of the seeds 50000 to 50003, on which the best policy of {out} was chosen" in refused.line
+        )
+    for seeds in (["first_seed=50004", "episodes=1"], ["first_seed=49990", "episodes=10"], ["episodes=1"]):
+        measured = recede(*command, *seeds)
+        assert "was chosen on the seeds 50000 to 50003, not on those measured" in measured.out
+    written = checkpoint.read_json(tmp_path / "best" / "evaluation.json")
+    assert written["chosen_on"] == {"first_seed": 50_000, "episodes": 4}
+    assert "the best of its training in other episodes than these (50000–50003)" in (
+        (tmp_path / "best" / "report.html").read_text()
+    )
+    command[2] = "checkpoint=last"
+    assert recede(*command, "first_seed=50000", "episodes=1").status == 0
+    assert checkpoint.read_json(tmp_path / "best" / "evaluation.json")["chosen_on"] is None
 
 
 def test_init_from_starts_with_the_weights_of_another_run(tmp_path, trained, reaches, recede, small):

@@ -102,14 +102,30 @@ def test_the_published_network_has_its_number_of_parameters():
     assert sum(parameter.numel() for parameter in network.parameters()) == expected == 8_965_122
 
 
-def test_weights_start_small_and_biases_at_zero():
+def test_biases_start_at_zero_and_weights_keep_the_variance_of_their_inputs():
     network = small(size=64, num_layers=4)
     for name, parameter in network.named_parameters():
         if name.endswith("bias"):
             assert not parameter.any(), name
+        elif name.endswith("positions"):
+            torch.testing.assert_close(parameter.std().item(), 0.3, rtol=0.25, atol=0)
         elif "norm" not in name:
-            torch.testing.assert_close(parameter.std().item(), 0.02, rtol=0.25, atol=0), name
-            assert abs(parameter.mean()) < 0.005, name
+            is_added = "blocks" in name and ("output" in name or "contract" in name)
+            expected = (parameter.shape[1] * (12 if is_added else 1)) ** -0.5
+            torch.testing.assert_close(parameter.std().item(), expected, rtol=0.25, atol=0)
+
+
+@pytest.mark.parametrize(("size", "num_layers"), [(128, 4), (256, 8)])
+def test_the_output_depends_on_the_observation_from_the_start(size, num_layers):
+    """Its change over observations is at least a tenth of its change over noisy chunks, of the same deviation."""
+    network = small(action_size=2, conditioning_shape=(1, 20), num_steps=16, num_layers=num_layers, size=size).eval()
+    generator = torch.Generator().manual_seed(1)
+    noisy, t = torch.randn(64, 16, 2, generator=generator), torch.full((64,), 50)
+    conditioning = torch.rand(64, 1, 20, generator=generator) * 2 - 1
+    with torch.no_grad():
+        over_observations = network(noisy[:1].expand(64, -1, -1), t, conditioning).std(dim=0).mean()
+        over_chunks = network(noisy, t, conditioning[:1].expand(64, -1, -1)).std(dim=0).mean()
+    assert over_observations > 0.1 * over_chunks
 
 
 @pytest.mark.parametrize("kind", ["dropout", "embedding_dropout"])

@@ -27,18 +27,16 @@ from ..datasets.normalisation import fit
 from ..datasets.store import check_finite
 from ..datasets.windows import Windows
 from ..envs.task import Task
-from ..evaluation.evaluate import evaluate
+from ..evaluation.evaluate import CHOICE_SEED, evaluate
 from ..policy import checkpoint
 from ..policy.ema import EMA
 from ..policy.normalizer import Normalizer
 from .measures import Meter, action_error, is_finite, metrics_writer
 from .parameters import parameter_groups
+from .recipe import recipe
 from .run import Run, stop_requests
 from .split import choose
 from .state import restore, start_from, training_state
-
-VALIDATION_SEED = 50_000
-"""Episodes that choose the best policy start here: neither those of demonstrations nor those of an evaluation."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -125,7 +123,7 @@ def train(config: TrainConfig) -> Path:
                 write(step=done, action_error=action_error(ema.module, validation, seed=config.seed))
             if is_evaluated and task is not None:
                 found = evaluate(
-                    ema.module, task, episodes=config.evaluate_episodes, first_seed=VALIDATION_SEED, device=device
+                    ema.module, task, episodes=config.evaluate_episodes, first_seed=CHOICE_SEED, device=device
                 )
                 write(
                     step=done,
@@ -145,7 +143,7 @@ def prepare(config: TrainConfig) -> Prepared:
     """Open and check everything that `config` names, and build the untrained policy."""
     horizons, device = config.horizons.build(), choose_device(config.device)
     task = load_task(config.task) if config.task else None
-    demonstrations = open_demonstrations(
+    recorded = demonstrations = open_demonstrations(
         Path(config.dataset),
         specification=task.specification if task else None,
         sources=task.sources if task else None,
@@ -178,8 +176,7 @@ def prepare(config: TrainConfig) -> Prepared:
     windows = Windows(demonstrations, horizons, device=device, frames=config.frames)  # last: it may decode for minutes
     if not len(windows.of(episodes)):
         raise ValueError(f"{config.dataset}: no episode has the {horizons.action} steps of the action horizon")
-    if config.init_from is not None:
-        start_from(policy, Path(config.init_from))
+    init_from = start_from(policy, Path(config.init_from)) if config.init_from is not None else None
     manifest = {
         "specification": specification,
         "horizons": horizons,
@@ -188,6 +185,7 @@ def prepare(config: TrainConfig) -> Prepared:
         "dataset": config.dataset,
         **split.manifest(),
         "seed": config.seed,
+        "training": recipe(config, recorded, init_from=init_from),
     }
     notes = [f"still: {name} {what}" for found in ranges.values() for name, what in found.still.items()]
     if before is not None:

@@ -49,8 +49,8 @@ def restore(folder: Path, policy: nn.Module, ema: EMA[Any], optimizer: torch.opt
     meter.sums.copy_(state["meter"])
 
 
-def start_from(policy: nn.Module, folder: Path) -> None:
-    """Begin with the averaged weights of another run, but with our own normalizer.
+def start_from(policy: nn.Module, folder: Path) -> str:
+    """Begin with the averaged weights of another run, but with our own normalizer; returns the digest of the weights.
 
     Raises ValueError unless its network has the same weights, by name and shape.
     """
@@ -65,6 +65,7 @@ def start_from(policy: nn.Module, folder: Path) -> None:
             f"{differing[:3]}: use the configuration it was trained with, {manifest['policy']}"
         )
     policy.load_state_dict(weights, strict=False)
+    return manifest["weights_sha256"][:12]
 
 
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
