@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from recede.policy import sampling
-from recede.policy.diffusion import clipped
+from recede.policy.diffusion import DiffusionPolicy, clipped
 from recede.policy.guidance import error_gain, gradient_gain, inpainting, sample
 from recede.policy.levels import NoiseLevel, spaced
+from recede.policy.normalizer import Normalizer
+from recede.policy.prediction import SAMPLE
 from recede.policy.sampling import Sampler, ddim, ddpm, dpm_solver_2m, heun
 from recede.policy.schedule import cosine, rectified_flow
-from recede.specification import Prefix
+from recede.specification import Horizons, Prefix, Specification, Stream
 
 NUM_STEPS, HELD, END = 16, 4, 8
 STEPS = torch.arange(NUM_STEPS, dtype=torch.float64)
@@ -367,3 +369,55 @@ def test_an_estimate_that_is_saturated_everywhere_is_still_moved():
     for exact in (False, True):
         pulled = inpainting(saturated, planned, torch.ones(2, NUM_STEPS), limit=5.0, exact=exact)
         assert (pulled(x, now, then) < 0.9).all()
+
+
+class Still(torch.nn.Module):
+    """A network and an encoder of no parameters: the estimate is nearly the noisy chunk."""
+
+    conditioning_shape, crop = (1, 1), None
+
+    def forward(self, observation):
+        return observation["state"]
+
+    def embed(self, t):
+        return t
+
+    def condition(self, conditioning):
+        return conditioning
+
+    def denoise(self, noisy, time, condition):
+        return 0.8 * noisy
+
+
+def test_a_policy_guides_by_the_scale_of_its_own_data():
+    specification = Specification((Stream("state", (1,)),), Stream("action", (1,)), control_dt=0.1)
+    ranges = {name: (np.full(1, -2.0), np.full(1, 2.0)) for name in ("state", "action")}
+    schedule, generator = SCHEDULES["cosine"], torch.Generator().manual_seed(0)
+    noise, planned = torch.randn(2, 1, 3, NUM_STEPS, 1, generator=generator).unbind()
+    prefix = Prefix(planned[0], weights().float().expand(3, -1), exact=True)
+    sampler, chunks_of = sampler_of(schedule, 10), {}
+    for std in (1.0, 0.3):
+        policy = DiffusionPolicy(
+            specification,
+            Horizons(1, NUM_STEPS, 4),
+            normalizer=Normalizer(specification, ranges, action_std=np.full(1, std)),
+            encoder=Still(),
+            network=Still(),
+            schedule=schedule,
+            prediction=SAMPLE,
+            sampler=sampler,
+        )
+        chunks_of[std] = policy.predict({"state": torch.zeros(3, 1, 1)}, noise, prefix)
+        expected = guided(
+            None,
+            planned[0] / 2,
+            weights().float(),
+            noise,
+            sampler=sampler,
+            std=std,
+            clip=1.0,
+            denoise=lambda x_t, *_: clipped(0.8 * x_t, 1.0),
+            exact=True,
+        )
+        torch.testing.assert_close(chunks_of[std], 2 * expected, rtol=1e-5, atol=1e-5)
+    assert (chunks_of[1.0] - chunks_of[0.3])[:, HELD:].abs().max() > 0.01
