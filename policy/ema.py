@@ -14,8 +14,9 @@ Module = TypeVar("Module", bound=nn.Module)
 class EMA(Generic[Module]):
     """A copy of a module whose parameters follow slowly, and whose buffers follow at once.
 
-    After update number n = 1, 2, ... the decay is 1 - n^-power, at most `maximum` (the schedule of the reference
-    implementation: the average of early training is short, that of late training long).
+    In update number n = 1, 2, ... the decay is 1 - n^-power, at most `maximum`: the average of early training is short,
+    that of late training long. This is the warm-up of diffusers' `EMAModel`. The reference implementation of Diffusion
+    Policy is one update behind: with a power of 0.75 its decays are 0, 0, 0.405, ..., and ours 0, 0.405, 0.561, ...
     """
 
     def __init__(self, module: Module, *, power: float = 0.75, maximum: float = 0.9999) -> None:

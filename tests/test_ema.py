@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recede.policy.ema import EMA
@@ -36,9 +37,35 @@ def test_the_decay_has_a_closed_form(update, power, maximum):
     assert 0 <= found <= maximum
 
 
-def test_the_decay_is_that_of_the_reference_recipe():
+def test_the_decay_reaches_the_maximum():
     ema = EMA(nn.Linear(1, 1))
     assert [ema.decay(update) for update in (1, 16, 10_000, 10**6)] == pytest.approx([0, 0.875, 0.999, 0.9999])
+
+
+def published(parameters):
+    """The average of diffusers, as Diffusion Policy configures its own."""
+    return EMAModel(parameters, decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
+
+
+def test_it_is_the_average_of_diffusers():
+    """Decays and weights, over the updates in which the decay changes most."""
+    ema, oracle = EMA(weights(0)), published(list(weights(0).parameters()))
+    for update in range(1, 60):
+        module = weights(update)
+        ema.update(module, update)
+        oracle.step(module.parameters())
+        assert ema.decay(update) == pytest.approx(oracle.cur_decay_value, abs=1e-12)
+        for mine, theirs in zip(ema.module.parameters(), oracle.shadow_params, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-6)
+
+
+def test_it_is_one_update_ahead_of_the_reference():
+    """Which computes the decay by the formula of diffusers, but before it counts the update."""
+    ema, oracle = EMA(nn.Linear(1, 1)), published(list(nn.Linear(1, 1).parameters()))
+    theirs = [oracle.get_decay(count) for count in range(1000)]  # in the update after `count` of them
+    assert [ema.decay(update) for update in range(1, 1000)] == pytest.approx(theirs[1:], abs=1e-12)
+    assert theirs[:3] == pytest.approx([0, 0, 0.405], abs=1e-3)
+    assert [ema.decay(update) for update in (1, 2, 3)] == pytest.approx([0, 0.405, 0.561], abs=1e-3)
 
 
 def test_the_first_update_copies():

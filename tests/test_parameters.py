@@ -107,17 +107,89 @@ def test_without_decay_there_is_one_group():
     assert len(parameter_groups(build("transformer"), weight_decay=0.0)) == 1
 
 
-class Unknown(nn.Module):
+# --- networks of others
+
+
+class Foreign(nn.Module):
+    """What people bring: a network with parameters of its own, of which the rule has never heard."""
+
     def __init__(self):
         super().__init__()
-        self.table = nn.Parameter(torch.zeros(3, 2))
+        self.mixing = nn.Parameter(torch.zeros(3, 2))
+        self.gain = nn.Parameter(torch.zeros(3))
+        for name in (
+            "pos_embed",
+            "cls_token",
+            "register_tokens",
+            "position_embeddings",
+            "positional_embedding",
+            "probe",
+        ):
+            self.register_parameter(name, nn.Parameter(torch.zeros(1, 4, 3)))
 
 
-def test_a_parameter_of_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match=r"the parameter 1\.table must be of a kind.*got one of Unknown: .*positions"):
-        parameter_groups(nn.Sequential(nn.Linear(2, 2), Unknown()), weight_decay=0.1)
-    with pytest.raises(ValueError, match=r"0\.weight must be of a kind.*Bilinear"):
-        parameter_groups(nn.Sequential(nn.Bilinear(2, 2, 2)), weight_decay=0.1)
+@pytest.mark.parametrize(
+    ("layer", "decayed"),
+    [
+        (nn.Bilinear(2, 2, 2), ["weight"]),
+        (nn.Conv3d(2, 2, 3), ["weight"]),
+        (nn.ConvTranspose3d(2, 2, 3), ["weight"]),
+        (nn.LSTM(2, 3, proj_size=2), ["weight_ih_l0", "weight_hh_l0", "weight_hr_l0"]),
+        (nn.GRU(2, 3, num_layers=2), ["weight_ih_l0", "weight_hh_l0", "weight_ih_l1", "weight_hh_l1"]),
+        (nn.RMSNorm((4, 3)), []),
+        (nn.LayerNorm((4, 3)), []),
+        (nn.InstanceNorm2d(2, affine=True), []),
+        (nn.BatchNorm3d(2), []),
+        (nn.PReLU(4), []),
+        (nn.EmbeddingBag(3, 2), []),
+        (Foreign(), ["mixing"]),
+        (nn.utils.parametrizations.orthogonal(nn.Linear(2, 2)), ["parametrizations.weight.original"]),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_whatever_layers_a_network_has_its_matrices_are_decayed(layer, decayed):
+    groups = parameter_groups(nn.Sequential(layer), weight_decay=0.1)
+    found = {
+        group["weight_decay"]: [name.removeprefix("0.") for name in names]
+        for group, names in zip(groups, named(nn.Sequential(layer), groups), strict=True)
+    }
+    assert found.get(0.1, []) == decayed
+    assert sum(map(len, found.values())) == len(list(layer.parameters()))
+
+
+ENCODERS = [
+    ("lowdim", {"mlp": [8]}),
+    ("resnet", {"width": 16, "stages": 2, "mlp": [8]}),
+    ("resnet", {"width": 16, "stages": 1, "depth": 50, "shared": True}),
+    *(
+        ("vit", {"family": family})
+        for family in ("clip_vision_model", "dinov2", "dinov2_with_registers", "siglip_vision_model")
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), ENCODERS)
+def test_of_encoders_linear_layers_and_convolutions_are_decayed_and_nothing_else(name, options):
+    """Of each kind of layer that they have; what is no layer is a token, a table of positions or a scale."""
+    options = dict(options)
+    if name == "vit":
+        pytest.importorskip("transformers")
+        sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+        config = {"model_type": options.pop("family"), "intermediate_size": 24} | sizes
+        options = {"architecture": {"config": config, "mean": [0.5] * 3, "std": [0.5] * 3}, "image_size": 8}
+    camera = (Stream("camera", (16, 16, 3), "uint8"),) if name != "lowdim" else ()
+    specification = Specification((Stream("state", (3,)), *camera), Stream("action", (2,)), control_dt=0.1)
+    encoder = CHOICES["policy/encoder"][name](**options).build(specification, HORIZONS)
+    multiplying = (nn.Linear, nn.Conv1d, nn.Conv2d)
+    expected = {f"{path}.weight" for path, module in encoder.named_modules() if isinstance(module, multiplying)}
+    expected |= {
+        f"{path}.in_proj_weight"
+        for path, module in encoder.named_modules()
+        if isinstance(module, nn.MultiheadAttention)
+    }
+    groups = parameter_groups(encoder, weight_decay=0.1)
+    pairs = zip(groups, named(encoder, groups), strict=True)
+    assert {each for group, names in pairs if group["weight_decay"] for each in names} == expected
 
 
 @pytest.mark.parametrize("scale", [0, -1, float("nan")])
