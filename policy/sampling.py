@@ -156,11 +156,11 @@ def from_diffusers(name: str, schedule: NoiseSchedule, num_steps: int, **options
 def _scheduler_class(name: str) -> Any:
     import diffusers
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
-    from diffusers.utils import DummyObject
+    from diffusers.utils.import_utils import DummyObject
 
     found = getattr(diffusers, name, None)
     if isinstance(found, DummyObject):
-        packages = [package for package in found._backends if find_spec(package) is None]
+        packages = [package for package in found._backends or () if find_spec(package) is None]
         raise ValueError(f"{name} needs packages that are not installed: pip install {' '.join(packages)}")
     if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
         known = [known for known in dir(diffusers) if known.endswith("Scheduler")]

@@ -27,7 +27,7 @@ def tables(draw, largest=60):
     return (NoiseLevel(-1, 1.0, 0.0), *levels)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=500)
 @given(table=tables(), share=st.floats(0, 1), spacing=st.sampled_from(sorted(SPACINGS)))
 def test_any_number_of_steps_descends_from_noise_to_data(table, share, spacing):
     last = len(table) - 1
@@ -41,7 +41,7 @@ def test_any_number_of_steps_descends_from_noise_to_data(table, share, spacing):
     assert all(then.time < now.time for now, then in pairwise(levels))
     if spacing != "leading":
         assert levels[0] == table[-1]
-    if spacing != "trailing" and num_steps > 1:
+    if spacing != "trailing" and num_steps > 1 and table[1].sigma < MOST_NOISE * table[1].alpha:
         assert levels[-2] == table[1]
     if num_steps == last:
         assert levels == table[::-1]
