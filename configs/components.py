@@ -153,7 +153,8 @@ class SamplerConfig:
     """What our samplers share: `num_steps` denoising steps, at levels of the noise schedule chosen by `spacing`.
 
     spacing: trailing, leading or linspace, which are even in time; karras; or log_snr, even in the logarithm of the
-    signal-to-noise ratio.
+    signal-to-noise ratio. trailing ends with a long step, which loses small differences between actions; leading starts
+    short of pure noise, which shifts all actions a little; karras and log_snr end with a short step.
     """
 
     num_steps: int = 10
@@ -253,7 +254,7 @@ class HeunConfig(SamplerConfig):
 
 @dataclass(kw_only=True)
 class DiffusersSamplerConfig:
-    """A scheduler of diffusers, by its class name there, with its own options and its own spacing."""
+    """A scheduler of diffusers, by its class name there, with its own options and its own spacing; tried when built."""
 
     name: str = "DPMSolverMultistepScheduler"
     num_steps: int = 10

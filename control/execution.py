@@ -218,8 +218,8 @@ class CrossFade(AsyncReplace):
 class TemporalEnsemble(AsyncReplace):
     """Ask for a chunk every step, and do what they all say on average (Zhao et al. 2023, section IV.B).
 
-    Of the chunks that speak of a step, the i-th oldest has the weight exp(-decay i), as published: so new ones change
-    little. Where there are several ways, the average of them may be none.
+    Of the chunks that have come and speak of a step, the i-th oldest has the weight exp(-decay i), as published: so new
+    ones change little. Where there are several ways, the average of them may be none.
     """
 
     def __init__(self, horizons: Horizons, *, every: int | None = 1, decay: float = 0.01, **given: Any) -> None:

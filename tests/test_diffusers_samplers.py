@@ -4,10 +4,15 @@ import inspect
 from itertools import pairwise
 
 import diffusers
+import numpy as np
 import pytest
 import torch
+import toys
 from gaussians import MEAN, cosine_path, gaussian
+from recede.configs.components import DiffusersSamplerConfig, DiffusionConfig, UNet1dConfig
 from recede.policy import sampling, schedule
+from recede.policy.normalizer import Normalizer
+from recede.specification import Horizons
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # schedulers mix tensors with arrays
 
@@ -211,3 +216,17 @@ def test_a_scheduler_begins_with_noise_alone():
     assert [level.time for level in sampler.levels] == [*range(90, -1, -10), -1]
     with pytest.raises(ValueError, match="DDIMScheduler begins with noise alone: use a sampler of recede"):
         sampler.solve(gaussian(STD), randn(1, 2, 16, 2), sampler.levels[3:])
+
+
+@pytest.mark.parametrize("name", sorted(SERVING))
+def test_a_policy_predicts_with_every_scheduler_that_serves(name):
+    config = DiffusionConfig(
+        network=UNet1dConfig(channels=[8, 16], time_size=8), sampler=DiffusersSamplerConfig(name=name, num_steps=20)
+    )
+    ranges = {stream.name: (np.full(2, -1.0), np.full(2, 1.0)) for stream in toys.SPECIFICATION.streams}
+    normalizer = Normalizer(toys.SPECIFICATION, ranges)
+    policy = config.build(toys.SPECIFICATION, Horizons(prediction=8, action=4), normalizer).eval()
+    observation = {name: torch.zeros(2, 2, 2) for name in ("position", "target")}
+    chunk = policy.predict(observation, randn(1, 2, 8, 2))
+    assert chunk.shape == (2, 8, 2)
+    assert bool(chunk.isfinite().all())

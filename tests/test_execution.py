@@ -286,17 +286,33 @@ def test_crossfade_by_hand():
     assert acted[7] == (3, 5)
 
 
-def test_temporal_ensemble_is_the_published_sum():
-    """Of the n chunks that speak of a step, the i-th oldest has the weight exp(-k i); here against a full table."""
-    horizons, k = Horizons(2, 8, 3), 0.3
-    generator = np.random.default_rng(0)
-    chunks = generator.normal(size=(12, 8, 2))
-    _, acted = run(TemporalEnsemble(horizons, decay=k), 12, answer=lambda step, _: chunks[step])
-    for step, action in enumerate(acted):
-        speaking = [asked for asked in range(12) if asked <= step < asked + 7]
+@pytest.mark.parametrize("every", [1, 2, 3, 5])
+@pytest.mark.parametrize("late", [[0], [1], [2], [3], [0, 2, 1, 3, 3, 0]], ids=str)
+def test_temporal_ensemble_is_the_published_sum(late, every):
+    """Of the n chunks that have come and speak of a step, the i-th oldest has the weight exp(-k i).
+
+    Against a full table: without delay, and with a chunk every step, it is the sum of Zhao et al. 2023. late: the
+    delays of the chunks in turn, in steps; the first chunk is waited for.
+    """
+    k, chunks = 0.3, np.random.default_rng(0).normal(size=(40, 10, 2))
+    execution = TemporalEnsemble(Horizons(2, 10, 3), delay=max(late), every=every, decay=k)
+    lateness, come, asked = itertools.cycle(late), [], None
+    for step in range(40):
+        execution.observe(observation(step))
+        for _ in range(2):  # a chunk that comes makes room for the next request, and may be there in the same step
+            if execution.request() is not None:
+                asked, due = step, step + (next(lateness) if come else 0)
+            if asked is not None and step == due:
+                execution.accept(chunks[asked])
+                come.append(asked)
+                asked = None
+        speaking = [
+            begin for begin in come if step < begin + 9
+        ]  # To - 1 = 1 of the 10 steps is over when it is asked for
         weights = np.exp(-k * np.arange(len(speaking)))
-        actions = np.stack([chunks[asked, 1 + step - asked] for asked in speaking])
-        np.testing.assert_allclose(action, weights @ actions / weights.sum(), rtol=1e-12)
+        actions = np.stack([chunks[begin, 1 + step - begin] for begin in speaking])
+        np.testing.assert_allclose(execution.act(), weights @ actions / weights.sum(), rtol=1e-12)
+    assert len(come) >= 40 // max(every, *late) - 1
 
 
 def test_real_time_chunking_holds_what_will_be_over():

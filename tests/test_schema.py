@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import MISSING, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from recede.configs.components import (
     CHOICES,
     MANY,
     DDIMConfig,
+    DDPMConfig,
     DiffusersSamplerConfig,
     DiffusionConfig,
     HorizonsConfig,
@@ -92,12 +94,12 @@ def test_every_choice_builds_a_policy_that_predicts(slot, name, prediction):
     small = {"network": UNet1dConfig(channels=[8, 16], time_size=8)}
     config = DiffusionConfig(prediction=prediction, **(small | {slot.split("/")[1]: CHOICES[slot][name]()}))
     ranges = {stream.name: (np.full(2, -1.0), np.full(2, 1.0)) for stream in toys.SPECIFICATION.streams}
-    horizons = Horizons(prediction=8, action=4)
-    if prediction is PredictionType.epsilon and name in ("rectified_flow", "edm"):
+    build = partial(config.build, toys.SPECIFICATION, Horizons(prediction=8, action=4))
+    if prediction is PredictionType.epsilon and name in ("rectified_flow", "edm"):  # see tests/test_weighting.py
         with pytest.raises(ValueError, match=r"choose .*policy.prediction"):
-            config.build(toys.SPECIFICATION, horizons, Normalizer(toys.SPECIFICATION, ranges))
+            build(Normalizer(toys.SPECIFICATION, ranges))
         return
-    policy = config.build(toys.SPECIFICATION, horizons, Normalizer(toys.SPECIFICATION, ranges)).eval()
+    policy = build(Normalizer(toys.SPECIFICATION, ranges)).eval()
     observation = {name: torch.zeros(2, 2, 2) for name in ("position", "target")}
     draws, *shape = policy.noise_shape
     chunk = policy.predict(observation, torch.randn(draws, 2, *shape, generator=torch.Generator().manual_seed(0)))
@@ -121,6 +123,20 @@ def test_every_preset_composes_to_real_objects(path):
         assert type(config.policy) is made[name if group == Path("policy") else "diffusion"]
         assert all(is_dataclass(getattr(config.policy, slot.split("/")[1])) for slot in slots_of(type(config.policy)))
         assert type(config.horizons) is HorizonsConfig
+
+
+def test_the_reference_is_as_published():
+    """Chi et al. 2023, appendix: DDPM in 100 steps; AdamW at 1e-4 after 500 steps, without clipping."""
+    register()
+    with initialize_config_module("recede.configs", version_base="1.3"):
+        policy = OmegaConf.to_object(compose("train", ["policy=reference", "dataset=d", "out=o"])).policy
+        recipe = OmegaConf.to_object(compose("train", ["preset=reference", "dataset=d", "out=o"]))
+    assert policy == recipe.policy == DiffusionConfig(prediction=PredictionType.epsilon, sampler=DDPMConfig())
+    assert policy.sampler.num_steps == policy.schedule.num_times == 100
+    assert (recipe.learning_rate, recipe.warmup, recipe.batch_size) == (1e-4, 500, 256)
+    assert (recipe.betas, recipe.weight_decay) == ([0.95, 0.999], 1e-6)
+    assert (recipe.ema_power, recipe.ema_maximum) == (0.75, 0.9999)
+    assert recipe.gradient_clip >= 1e9
 
 
 def test_a_flow_is_a_diffusion_policy_on_the_straight_path():
