@@ -85,7 +85,7 @@ def table(results: Iterable[Result]) -> str:
     for label, alike in groupby(sorted(results, key=_label), _label):
         recipes = {name: list(group) for name, group in groupby(sorted(alike, key=_recipe), _recipe)}
         differing = differences({name: group[0] for name, group in recipes.items()})
-        shown = [f"{each:g}" if isinstance(each, float) else str(each) for each in label]
+        shown = [f"{part:g}" if isinstance(part, float) else str(part) for part in label]
         rows += [[*shown, differing[name], *_measured(group)] for name, group in recipes.items()]
     return "\n".join(map(_line, [COLUMNS, ["---"] * len(COLUMNS), *rows])) + "\n"
 
@@ -95,7 +95,7 @@ def differences(recipes: Mapping[str, Result]) -> dict[str, str]:
 
     recipes: the name of a recipe -> one of its evaluations. If settings do not tell one apart, its name does.
 
-    >>> settings = [{"learning_rate": 1e-3, "policy": {"prediction": each}} for each in ("sample", "epsilon")]
+    >>> settings = [{"learning_rate": 1e-3, "policy": {"prediction": name}} for name in ("sample", "epsilon")]
     >>> differences({"81a2": {"training": settings[0]}, "c07d": {"training": settings[1]}})
     {'81a2': 'prediction=sample', 'c07d': 'prediction=epsilon'}
     """
@@ -106,14 +106,14 @@ def differences(recipes: Mapping[str, Result]) -> dict[str, str]:
         name: dict(_flat(result["training"] if is_known else {"policy": result["policy"]}))
         for name, result in recipes.items()
     }
-    keys = dict.fromkeys(key for each in settings.values() for key in each)
-    differing = [key for key in keys if len({str(each.get(key)) for each in settings.values()}) > 1]
-    said = {
-        name: ", ".join(f"{key.removeprefix('policy.')}={each[key]}" for key in differing if key in each)
-        for name, each in settings.items()
+    keys = dict.fromkeys(key for values in settings.values() for key in values)
+    differing = [key for key in keys if len({str(values.get(key)) for values in settings.values()}) > 1]
+    texts = {
+        name: ", ".join(f"{key.removeprefix('policy.')}={values[key]}" for key in differing if key in values)
+        for name, values in settings.items()
     }
-    is_unique = {name: list(said.values()).count(text) == 1 and text != "" for name, text in said.items()}
-    return {name: text if is_unique[name] else ", ".join(filter(None, [text, name])) for name, text in said.items()}
+    is_unique = {name: list(texts.values()).count(text) == 1 and text != "" for name, text in texts.items()}
+    return {name: text if is_unique[name] else ", ".join(filter(None, [text, name])) for name, text in texts.items()}
 
 
 def document(results: Sequence[Result], *, command: str) -> str:
@@ -160,9 +160,9 @@ def _measured(group: Sequence[Result]) -> list[str]:
     }
     trainings = sorted({key[0] for key in episodes}, key=lambda seed: (seed is None, seed))
     # An array (episodes, 2) for each training, of success and score.
-    outcomes = [np.array([each for key, each in episodes.items() if key[0] == seed], float) for seed in trainings]
+    outcomes = [np.array([pair for key, pair in episodes.items() if key[0] == seed], float) for seed in trainings]
     successes, scores = np.concatenate(outcomes).T
-    rates, means = np.array([each.mean(axis=0) for each in outcomes]).T
+    rates, means = np.array([pairs.mean(axis=0) for pairs in outcomes]).T
     of_rate, of_score = wilson(int(successes.sum()), len(successes)), bootstrap(scores.tolist())
     seconds = [result["training_s"] for result in group if result["training_s"] is not None]
     return [

@@ -66,7 +66,7 @@ def cells(line):
 
 def test_trainings_of_a_recipe_are_taken_together_and_kinds_apart():
     few, many = rates([30, 40])
-    found = rows(
+    compared = rows(
         [
             result(success=few, training_s=100.0, p50=4.0),
             result(success=many, training_s=120.0, p50=6.0, seed=4),
@@ -74,14 +74,14 @@ def test_trainings_of_a_recipe_are_taken_together_and_kinds_apart():
             result(success=[False, True], network="dit", training_s=None),
         ]
     )
-    assert [(row["task"], row["network"], row["sampler"]) for row in found] == [
+    assert [(row["task"], row["network"], row["sampler"]) for row in compared] == [
         ("reach", "dit", "ddim-10"),
         ("reach", "unet1d", "ddim-10"),
         ("reach", "unet1d", "flow-4"),
     ]
     low, high = (round(100 * bound) for bound in wilson(70, 100))
     lowest, highest = bootstrap([1.0] * 70 + [0.0] * 30)
-    assert found[1] == {
+    assert compared[1] == {
         "task": "reach",
         "network": "unet1d",
         "sampler": "ddim-10",
@@ -99,8 +99,8 @@ def test_trainings_of_a_recipe_are_taken_together_and_kinds_apart():
         "training time": "110 s",
         "latency": "5.0 ms",
     }
-    assert found[0]["training time"] == "-"
-    assert (found[2]["trainings"], found[2]["success [over trainings]"]) == ("1 (seed 0)", "one training")
+    assert compared[0]["training time"] == "-"
+    assert (compared[2]["trainings"], compared[2]["success [over trainings]"]) == ("1 (seed 0)", "one training")
 
 
 def test_three_trainings_have_an_interval_over_trainings():
@@ -128,9 +128,9 @@ def test_the_mean_over_trainings_weighs_them_alike():
 def test_an_episode_counts_once_and_other_recipes_are_other_rows():
     again = [result(success=[True, False, True]), result(success=[True, True, False], first=2)]
     moved = again[0] | {"checkpoint": "elsewhere/checkpoints/00002000"}
-    found = rows([*again, moved, result(success=[False] * 4, recipe="b"), result(success=[True], recipe="c")])
-    assert [(row["episodes"], row["trainings"]) for row in found] == [(count, "1 (seed 0)") for count in "541"]
-    assert [row["success [over episodes]"].split(" %")[0] for row in found] == ["60", "0", "100"]
+    compared = rows([*again, moved, result(success=[False] * 4, recipe="b"), result(success=[True], recipe="c")])
+    assert [(row["episodes"], row["trainings"]) for row in compared] == [(count, "1 (seed 0)") for count in "541"]
+    assert [row["success [over episodes]"].split(" %")[0] for row in compared] == ["60", "0", "100"]
 
 
 def test_an_imported_policy_has_no_seed_of_training():
@@ -140,8 +140,8 @@ def test_an_imported_policy_has_no_seed_of_training():
 
 def test_executions_and_delays_are_other_rows():
     late = [result(success=[True], delay_ms=delay) for delay in (100.0, 50.0)]
-    found = rows([result(success=[True, True]), *late, result(success=[False], execution="rtc")])
-    assert [(row["execution"], row["delay, ms"], row["episodes"]) for row in found] == [
+    compared = rows([result(success=[True, True]), *late, result(success=[False], execution="rtc")])
+    assert [(row["execution"], row["delay, ms"], row["episodes"]) for row in compared] == [
         ("receding", "0", "2"),
         ("receding", "50", "1"),
         ("receding", "100", "1"),
@@ -155,8 +155,8 @@ def test_every_option_of_a_sampler_makes_another_row():
         for name, options in (("DPMSolverMultistepScheduler", {}), ("DDIMScheduler", {"clip_sample": False}))
     ]
     ours = [("ddim", 10), {"choice": "ddim", "num_steps": 10, "eta": 0.5}]
-    found = rows([result(success=[True], sampler=each) for each in (*ours, *schedulers)])
-    assert {row["sampler"] for row in found} == {
+    compared = rows([result(success=[True], sampler=each) for each in (*ours, *schedulers)])
+    assert {row["sampler"] for row in compared} == {
         "ddim-10",
         "ddim-10, eta 0.5",
         "diffusers-10",
@@ -228,17 +228,17 @@ def test_two_predictions_that_were_trained_are_two_labels(recede, reaches, small
             options = [f"policy.prediction={prediction}", f"seed={seed}", "steps=2"]
             assert recede("train", f"dataset={reaches}", f"out={run}", *options, *small).status == 0
             assert recede("evaluate", run, "task=toys:REACH", "episodes=2", "videos=0").status == 0
-    found = rows(find(tmp_path / "results"))
-    assert sorted((row["recipe"], row["trainings"]) for row in found) == [
+    compared = rows(find(tmp_path / "results"))
+    assert sorted((row["recipe"], row["trainings"]) for row in compared) == [
         ("prediction=epsilon", "2 (seeds 0, 1)"),
         ("prediction=sample", "2 (seeds 0, 1)"),
     ]
 
 
 def test_the_committed_results_have_rows_that_can_be_told_apart():
-    found = rows(find(ROOT / "docs" / "results"))
+    compared = rows(find(ROOT / "docs" / "results"))
     named = ("task", "network", "sampler", "execution", "delay, ms", "steps", "recipe")
-    assert len({tuple(row[name] for name in named) for row in found}) == len(found)
+    assert len({tuple(row[name] for name in named) for row in compared}) == len(compared)
     assert table(find(ROOT / "docs" / "results")) in (ROOT / "docs" / "results.md").read_text()
 
 

@@ -66,6 +66,7 @@ def test_the_folder_says_what_it_is_and_the_command_what_was_found(folders, trai
     assert {"recede", "torch", "numpy", "onnx"} == set(content["versions"])
     assert set(content["sha256"]) == {"times.npy", "encode.onnx", "denoise.onnx"}
     assert (content["step"], content["seed"]) == (200, 0)
+    assert content["training"] == manifest["training"]
     assert content["parity"]["difference"] < content["parity"]["tolerance"] == 1e-3
     assert content["parity"]["observations"] == f"of {reaches}"
     assert said.startswith(f"tried on 16 observations of {reaches}:\n  onnx (fp32): differs from eager by ")

@@ -1,5 +1,6 @@
 """What other implementations have trained: state dicts made here from their layouts, and their networks written out."""
 
+import json
 import os
 import pickle
 import re
@@ -97,6 +98,9 @@ def test_the_streams_of_a_task_take_the_place_of_the_observation(tmp_path):
     assert manifest["task"] == "toys:REACH"
     evaluation = ["task=toys:REACH", "episodes=1", "videos=0", f"out={tmp_path / 'results'}"]
     assert main(["evaluate", str(tmp_path / "b"), *evaluation]) == 0
+    content = json.loads((tmp_path / "results" / "evaluation.json").read_text())
+    assert (content["training_seed"], content["training"]) == (None, None)
+    assert content["recipe"] == content["checkpoint"] == str(tmp_path / "b")
 
 
 # --- LeRobot

@@ -208,6 +208,19 @@ def test_what_an_episode_is_judged_by(policy, outcomes):
         assert outcome.frames == outcome.plans == ()
 
 
+class Generous(toys.Reach):
+    """Its scores are distances in per cent."""
+
+    def _observe(self):
+        observation, info = super()._observe()
+        return observation, info | {"score": 100 * info["score"]}
+
+
+def test_a_score_outside_0_and_1_is_refused_at_once(policy):
+    with pytest.raises(ValueError, match=r"info\['score'\] must be a number in \[0, 1\], .* gave \d\d\.\d+: scale it"):
+        roll(policy, task=replace(toys.REACH, make=Generous))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_filmed_episode_shows_its_success(policy, outcomes, workers):
     winner = next(outcome for outcome in outcomes if outcome.success)
