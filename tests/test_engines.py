@@ -339,7 +339,7 @@ def test_the_conditioning_is_met_once_a_chunk_and_times_are_a_table(workshop, mo
 
 def test_schedulers_of_diffusers_stay_in_pytorch():
     policy = diffusion(sampler=DiffusersSamplerConfig(name="DDIMScheduler", num_steps=4))
-    with pytest.raises(ValueError, match=r"one of ddim, ddpm, dpm_solver_2m, heun .*schedulers of diffusers need it"):
+    with pytest.raises(ValueError, match="schedulers of diffusers need PyTorch: choose"):
         make_engine(policy, "onnx")
     assert make_engine(policy, "eager")[0].name == "eager"
     with pytest.raises(ValueError, match="only diffusion and regression policies leave PyTorch, got Linear"):

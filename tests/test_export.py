@@ -206,7 +206,7 @@ def refused(recede, out, *arguments):
         (["engine=onx"], "engine must be one that needs no PyTorch, or auto, got 'onx': did you mean 'onnx'?"),
         (["engine=eager"], "engine must be one that needs no PyTorch, or auto, got 'eager': choose from"),
         (["checkpoint=first"], "checkpoint must be 'last' or 'best', got 'first'"),
-        (["sampler=diffusers"], "schedulers of diffusers need it: choose sampler=ddim, or engine=eager"),
+        (["sampler=diffusers"], "schedulers of diffusers need PyTorch: choose sampler=ddim, or engine=eager"),
         ([TASK], "task says what the dataset is of: give dataset= too"),
         (["dataset=nowhere.zarr"], "nowhere.zarr"),
     ],
