@@ -30,6 +30,7 @@ from recede.configs.components import (
 from recede.configs.encoders import LowdimEncoderConfig, ResNetEncoderConfig, ViTEncoderConfig
 from recede.configs.policies import load_policy
 from recede.configs.schema import TrainConfig
+from recede.datasets import normalisation
 from recede.policy import checkpoint
 from recede.policy.encoders.images import centre_crop
 from recede.policy.encoders.observation import ObservationEncoder
@@ -258,8 +259,8 @@ def test_a_killed_training_on_images_ends_bit_for_bit_the_same(filmed, tmp_path,
 
 def test_training_sees_augmented_images_and_never_counts_them(filmed, tmp_path, monkeypatch):
     counted, seen = [], []
-    plain, check = loop.statistics, loop.check_finite
-    monkeypatch.setattr(loop, "statistics", lambda d, name, e: counted.append(name) or plain(d, name, e))
+    plain, check = normalisation.statistics, loop.check_finite
+    monkeypatch.setattr(normalisation, "statistics", lambda d, name, e: counted.append(name) or plain(d, name, e))
     monkeypatch.setattr(
         loop, "check_finite", lambda rows, stream, path: counted.append(stream.name) or check(rows, stream, path)
     )

@@ -73,10 +73,14 @@ def test_another_split_than_that_of_the_other_run_is_refused(reaches, asked):
         first(store, before=before.manifest(), **asked)
 
 
-def test_datasets_are_known_by_their_lengths_and_actions(reaches):
+def test_datasets_are_known_by_their_lengths_and_actions(reaches, tmp_path):
     store = DemonstrationStore.open(reaches)
     assert len({fingerprint(store, count) for count in range(21)}) == 21
     assert fingerprint(store, 21) is None
+    joined = DemonstrationStore.create(tmp_path / "joined.zarr", store.specification)
+    halves = store.episode(0), store.episode(1)
+    joined.append({name: np.concatenate([half[name] for half in halves]) for name in halves[0]})
+    assert fingerprint(joined, 1) != fingerprint(store, 2)  # the same actions
 
 
 def test_a_training_goes_on_with_the_split_of_the_other(tmp_path, reaches, capsys):

@@ -66,8 +66,7 @@ def train(config: TrainConfig) -> Path:
     groups = parameter_groups(policy, weight_decay=config.weight_decay)
     optimizer = torch.optim.AdamW(groups, betas=(config.betas[0], config.betas[1]), fused=True)
     ema = EMA(policy, power=config.ema_power, maximum=config.ema_maximum)
-    order = Order(len(windows), config.batch_size, config.seed)
-    generator = torch.Generator(device)
+    order, generator = Order(len(windows), config.batch_size, config.seed), torch.Generator(device)
     run = Run(Path(config.out))
     with run.exclusive(), stop_requests() as is_stopping, metrics_writer(run, config.tensorboard) as write:
         start = run.begin({key: value for key, value in describe(config).items() if key != "out"})

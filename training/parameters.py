@@ -20,8 +20,8 @@ The probe is what the attention pool of SigLIP asks with.
 def parameter_groups(policy: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
     """Every parameter of `policy` once, as groups for AdamW, in an order that its construction alone decides.
 
-    Each group has its "weight_decay", which is `weight_decay` for what `is_decayed` and 0 for the rest, and its "scale":
-    a factor of the learning rate, 1 unless a module says otherwise for all of it by `learning_rate_scale`.
+    Each group has its "weight_decay", which is `weight_decay` or 0 as `is_decayed` says, and its "scale", a factor of
+    the learning rate: 1 unless a module says otherwise for all of it by `learning_rate_scale`.
 
     Raises ValueError for a scale that is not positive.
     """
@@ -41,9 +41,9 @@ def parameter_groups(policy: nn.Module, *, weight_decay: float) -> list[dict[str
 def is_decayed(module: nn.Module, name: str) -> bool:
     """Whether weight decay acts on the parameter of that name, of the module itself.
 
-    It acts on what multiplies features, and so has two dimensions or more: weights of linear and recurrent layers, of
-    convolutions and of attention. It does not act on biases, norms, embeddings, positions and tokens, which a name tells
-    if the module does not. As a rule of names and dimensions it holds for networks that are not ours too.
+    It acts on what multiplies features and therefore has two dimensions or more: weights of linear and recurrent
+    layers, of convolutions and of attention. It does not act on biases, norms, embeddings, positions and tokens, which
+    are known by their module or by their name. So the rule covers networks that are not ours.
     """
     is_table = isinstance(module, NOT_DECAYED) or bool({"bias", *TABLES} & set(name.split("_")))
     return module.get_parameter(name).ndim > 1 and not is_table
