@@ -40,16 +40,22 @@ def inpainting(
     they would be without guidance, bit for bit. The pull alone only comes near the plan.
 
     exact: pull along the gradient of the estimate, as real-time chunking was published, which costs a backward pass at
-    every denoising step; otherwise along the error alone. std (Da,) and limit are of the gradient: see `gradient_gain`.
+    every denoising step; otherwise along the error alone. std (Da,) is of the gradient: see `gradient_gain`.
+
+    Along the error, held steps are moved by all of it. Other weighted steps are moved by the gain of the paper, which
+    `limit` bounds: the error tells them nothing but the old plan, and a policy that copies more of it reacts less to
+    what it sees.
 
     The published guidance is of flows. It holds for every schedule in the time of a flow, tau = `NoiseLevel.share`: a
     sample divided by alpha + sigma is one of a flow, and a velocity is an estimate of x_0.
     """
     weights = weights[..., None]
+    is_held = weights == 1
 
     def along_error(x_t: Tensor, now: NoiseLevel, then: NoiseLevel) -> Tensor:
-        x_0 = denoise(x_t, now, then)
-        return x_0 + error_gain(now, then) * (weights * (planned - x_0))
+        x_0, most = denoise(x_t, now, then), error_gain(now, then)
+        pull, some = weights * (planned - x_0), min(most, published_gain(now, limit=limit))
+        return x_0 + library(x_0).where(is_held, most * pull, some * pull)
 
     def along_gradient(x_t: Tensor, now: NoiseLevel, then: NoiseLevel) -> Tensor:
         import torch
@@ -76,6 +82,13 @@ def error_gain(now: NoiseLevel, then: NoiseLevel) -> float:
     """
     span = then.share - now.share
     return (1 - now.share) / span if span > 0 else 1.0
+
+
+def published_gain(now: NoiseLevel, *, limit: float) -> float:
+    """What real-time chunking multiplies a pull by, as an addition to x_0 (Black et al. 2025, eq. 2 to 4)."""
+    tau = now.share
+    gain = limit * (1 - tau)
+    return min(gain, tau + (1 - tau) ** 2 / tau) if tau else gain
 
 
 OVERSHOOT = 1.5

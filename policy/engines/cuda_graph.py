@@ -39,8 +39,8 @@ class Captured:
 class CudaGraphEngine(EagerEngine):
     """Encoder and sampler as one CUDA graph with static buffers, weights in bf16. See `Engine`.
 
-    It is captured anew for each number of rows and start, which a graph holds as constants; no prefix is zeros with
-    zero weights. What the network makes of the times is a constant too. Raises ValueError where there is no GPU.
+    It is captured anew for each number of rows, start and limit, which a graph holds as constants; no prefix is zeros
+    with zero weights. What the network makes of the times is a constant too. Raises ValueError where there is no GPU.
     """
 
     name, precision = "cuda_graph", "bf16"
@@ -60,7 +60,7 @@ class CudaGraphEngine(EagerEngine):
                 if isinstance(layer, HALVED):
                     layer.bfloat16()
         super().__init__(policy)
-        self._captured: dict[tuple[int, float], Captured] = {}
+        self._captured: dict[tuple[int, float, float], Captured] = {}
 
     def predict(self, observation: Arrays, noise: NDArray[Any], prefix: Prefix | None = None) -> NDArray[Any]:
         """An action chunk in units; see `Engine.predict`."""
@@ -72,7 +72,7 @@ class CudaGraphEngine(EagerEngine):
         if prefix is None:
             prefix = Prefix(torch.zeros(drawn.shape[1:]), torch.zeros(drawn.shape[1:-1]))
         check_prefix(prefix, drawn)
-        key = drawn.shape[1], prefix.start
+        key = drawn.shape[1], prefix.start, prefix.limit
         if key not in self._captured:
             if len(self._captured) >= MOST_CAPTURED:
                 del self._captured[next(iter(self._captured))]  # the oldest
