@@ -131,7 +131,8 @@ def test_the_reference_is_as_published():
     with initialize_config_module("recede.configs", version_base="1.3"):
         policy = OmegaConf.to_object(compose("train", ["policy=reference", "dataset=d", "out=o"])).policy
         recipe = OmegaConf.to_object(compose("train", ["preset=reference", "dataset=d", "out=o"]))
-    assert policy == recipe.policy == DiffusionConfig(prediction=PredictionType.epsilon, sampler=DDPMConfig(spacing="leading"))
+    published = DiffusionConfig(prediction=PredictionType.epsilon, sampler=DDPMConfig(spacing="leading"))
+    assert policy == recipe.policy == published
     assert policy.sampler.num_steps == policy.schedule.num_times == 100
     assert (recipe.learning_rate, recipe.warmup, recipe.batch_size) == (1e-4, 500, 256)
     assert (recipe.betas, recipe.weight_decay) == ([0.95, 0.999], 1e-6)
