@@ -74,9 +74,10 @@ class Prefix:
     """What is planned already, where a new chunk should go on from it.
 
     actions: (..., Tp, Da), in the units of the action stream; weights: (..., Tp), 1 where the chunk is held to them, 0
-    where it is free. exact: guide along the gradient of the network, at most as strongly as `limit` says; see
-    `policy.guidance`. start: the share of the denoising steps that are left to do, beginning with these actions made as
-    noisy as they are there; 1 begins with noise alone. Arrays of numpy for one robot, of torch for a batch.
+    where it is free. exact: guide along the gradient of the network. limit: the most that the guidance may
+    weigh; see `policy.guidance`. start: the share of the denoising steps that are left to do, beginning with these
+    actions made as noisy as they are there; 1 begins with noise alone. Arrays of numpy for one robot, of torch for a
+    batch.
 
     >>> Prefix(np.zeros((16, 2)), np.zeros(16), start=2.0)
     Traceback (most recent call last):

@@ -157,6 +157,7 @@ class SamplerConfig:
     short of pure noise, which shifts all actions a little; karras and log_snr end with a short step.
     """
 
+    kind: ClassVar[Any]
     num_steps: int = 10
     spacing: str = "trailing"
 
@@ -168,9 +169,10 @@ class SamplerConfig:
         """Fresh noises on the way: none, unless a sampler is stochastic."""
         return 0
 
+    @property
     def solver(self) -> Solver:
         """The function that goes from noise to data."""
-        raise NotImplementedError
+        return self.kind
 
     def build(self, schedule: NoiseSchedule) -> Sampler:
         """The sampler for that schedule."""
@@ -178,7 +180,7 @@ class SamplerConfig:
 
     def along(self, levels: tuple[NoiseLevel, ...]) -> Sampler:
         """The sampler that visits these levels, as an exported policy keeps them; torch is not loaded."""
-        return Sampler(self.solver(), levels, num_draws=self.num_draws)
+        return Sampler(self.solver, levels, num_draws=self.num_draws)
 
 
 @dataclass(kw_only=True)
@@ -189,6 +191,7 @@ class DDIMConfig(SamplerConfig):
     does; only with eta = 0.
     """
 
+    kind: ClassVar[Any] = staticmethod(ddim)
     eta: float = 0.0
     keeps_epsilon: bool = False
 
@@ -204,9 +207,10 @@ class DDIMConfig(SamplerConfig):
         """Fresh noises on the way."""
         return self.num_steps if self.eta else 0
 
+    @property
     def solver(self) -> Solver:
         """The function that goes from noise to data."""
-        return partial(ddim, eta=self.eta)
+        return partial(self.kind, eta=self.eta)
 
     def along(self, levels: tuple[NoiseLevel, ...]) -> Sampler:
         """The sampler that visits these levels."""
@@ -217,6 +221,7 @@ class DDIMConfig(SamplerConfig):
 class DDPMConfig(SamplerConfig):
     """Ancestral sampling in `num_steps` denoising steps."""
 
+    kind: ClassVar[Any] = staticmethod(ddpm)
     num_steps: int = 100
 
     @property
@@ -224,32 +229,22 @@ class DDPMConfig(SamplerConfig):
         """Fresh noises on the way."""
         return self.num_steps
 
-    def solver(self) -> Solver:
-        """The function that goes from noise to data."""
-        return ddpm
-
 
 @dataclass(kw_only=True)
 class DPMSolver2MConfig(SamplerConfig):
     """DPM-Solver++(2M), of second order with one evaluation in each of `num_steps` denoising steps."""
 
+    kind: ClassVar[Any] = staticmethod(dpm_solver_2m)
     num_steps: int = 8
     spacing: str = "log_snr"
-
-    def solver(self) -> Solver:
-        """The function that goes from noise to data."""
-        return dpm_solver_2m
 
 
 @dataclass(kw_only=True)
 class HeunConfig(SamplerConfig):
     """Heun's method, of second order with two evaluations in each of `num_steps` denoising steps but the last."""
 
+    kind: ClassVar[Any] = staticmethod(heun)
     num_steps: int = 5
-
-    def solver(self) -> Solver:
-        """The function that goes from noise to data."""
-        return heun
 
 
 @dataclass(kw_only=True)
@@ -259,7 +254,6 @@ class DiffusersSamplerConfig:
     name: str = "DPMSolverMultistepScheduler"
     num_steps: int = 10
     options: dict[str, Any] = field(default_factory=dict)
-    num_draws: ClassVar[int] = 0  # it draws for itself
 
     def build(self, schedule: NoiseSchedule) -> Sampler:
         """The sampler for that schedule."""

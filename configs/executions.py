@@ -73,7 +73,7 @@ class TemporalEnsembleConfig(ExecutionConfig):
 
 @dataclass(kw_only=True)
 class RealTimeChunkingConfig(ExecutionConfig):
-    """Chunks that are sampled to go on from the last one; `exact` takes the gradient, `limit` bounds it."""
+    """Chunks that are sampled to go on from the last one; `exact` takes the gradient, `limit` bounds the pull."""
 
     kind: ClassVar[Any] = execution.RealTimeChunking
     limit: float = 5.0

@@ -251,7 +251,7 @@ class RealTimeChunking(AsyncReplace):
 
     The steps before the one at which it is asked for are held to what was commanded. The steps that will be over before
     it comes are held to what is planned; from there on the old plan counts less and less, and nothing where it ends.
-    exact: pull along the gradient of the network; limit: of that gradient. See `policy.guidance`.
+    exact: pull along the gradient of the network; limit: the most that a pull may weigh. See `policy.guidance`.
     """
 
     def __init__(self, horizons: Horizons, *, limit: float = 5.0, exact: bool = False, **given: Any) -> None:

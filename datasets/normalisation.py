@@ -45,7 +45,7 @@ class Normalisation:
     matrices, whose dimensions must keep their proportions.
 
     floor: a range of at most this counts as still, in units of the stream, one number or one for each dimension. None
-    stands for `usual_floor`; 0 keeps whatever moves at all.
+    stands for the usual one, see `TOLERANCE`; 0 keeps whatever moves at all.
 
     Raises ValueError for a kind that does not exist, or for an option that the kind does not have.
     """
@@ -176,10 +176,10 @@ def _identity(stream: Stream, seen: Statistics) -> Range:
     return Range(-one, one, np.where(seen.std > 0, seen.std, one), {})
 
 
-def _check_action(found: Range, stream: Stream, how: Normalisation, seen: Statistics) -> None:
+def _check_action(fitted: Range, stream: Stream, how: Normalisation, seen: Statistics) -> None:
     """Raise ValueError if a policy could not command what the demonstrations do; see `fit`."""
-    is_still, span = found.low == found.high, seen.high - seen.low
-    sentences = [f"{name} {what}" for name, what in found.still.items()]
+    is_still, span = fitted.low == fitted.high, seen.high - seen.low
+    sentences = [f"{name} {what}" for name, what in fitted.still.items()]
     if is_still.all():
         raise ValueError(
             f"the action must move in at least one dimension, but {'; '.join(sentences)}: record demonstrations that "
@@ -190,6 +190,6 @@ def _check_action(found: Range, stream: Stream, how: Normalisation, seen: Statis
     if frozen:
         learn = "kind=range" if how.kind == "quantiles" else "floor=0"
         raise ValueError(
-            f"{frozen[0]} {found.still[frozen[0]]}; a policy would never move it: give normalisation.action.{learn} to "
-            "learn it, or normalisation.action.floor=F with its range or more to keep it still"
+            f"{frozen[0]} {fitted.still[frozen[0]]}; a policy would never move it: give normalisation.action.{learn} "
+            "to learn it, or normalisation.action.floor=F with its range or more to keep it still"
         )

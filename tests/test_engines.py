@@ -12,15 +12,7 @@ import cameras
 import numpy as np
 import pytest
 import torch
-from recede.configs.components import (
-    DDIMConfig,
-    DDPMConfig,
-    DiffusersSamplerConfig,
-    DiTConfig,
-    DPMSolver2MConfig,
-    HeunConfig,
-    TransformerConfig,
-)
+from recede.configs import components
 from recede.configs.engines import choose_engine, make_engine
 from recede.policy import prediction, sampling
 from recede.policy.diffusion import DiffusionPolicy
@@ -40,12 +32,12 @@ from recede.specification import Prefix
 from test_policies import HORIZONS, RANGES, SPECIFICATION, diffusion, regression
 
 SAMPLERS = {
-    "ddim": DDIMConfig(num_steps=4),
-    "ddim with noise": DDIMConfig(num_steps=4, eta=0.5),
-    "ddim, keeping epsilon": DDIMConfig(num_steps=4, spacing="leading", keeps_epsilon=True),
-    "ddpm": DDPMConfig(num_steps=10),
-    "dpm_solver_2m": DPMSolver2MConfig(num_steps=4),
-    "heun": HeunConfig(num_steps=4),
+    "ddim": components.DDIMConfig(num_steps=4),
+    "ddim with noise": components.DDIMConfig(num_steps=4, eta=0.5),
+    "ddim, keeping epsilon": components.DDIMConfig(num_steps=4, spacing="leading", keeps_epsilon=True),
+    "ddpm": components.DDPMConfig(num_steps=10),
+    "dpm_solver_2m": components.DPMSolver2MConfig(num_steps=4),
+    "heun": components.HeunConfig(num_steps=4),
 }
 PREDICTIONS = {
     "epsilon": prediction.EPSILON,
@@ -73,14 +65,14 @@ def attending(config):
         network=network,
         schedule=cosine(20),
         prediction=prediction.SAMPLE,
-        sampler=DDIMConfig(num_steps=4).build(cosine(20)),
+        sampler=components.DDIMConfig(num_steps=4).build(cosine(20)),
     )
 
 
 POLICIES = {
     "unet1d": partial(diffusion, prediction=prediction.SAMPLE),
-    "transformer": partial(attending, TransformerConfig(num_layers=2, num_heads=2, size=16)),
-    "dit": partial(attending, DiTConfig(num_layers=2, num_heads=2, size=16)),
+    "transformer": partial(attending, components.TransformerConfig(num_layers=2, num_heads=2, size=16)),
+    "dit": partial(attending, components.DiTConfig(num_layers=2, num_heads=2, size=16)),
     "images": partial(cameras.policy_of, cameras.SCENE, cameras.WRIST, cameras.STATE, crop=[14, 12]),
     "regression": partial(regression, channels=(8,)),
 }
@@ -338,7 +330,7 @@ def test_the_conditioning_is_met_once_a_chunk_and_times_are_a_table(workshop, mo
 
 
 def test_schedulers_of_diffusers_stay_in_pytorch():
-    policy = diffusion(sampler=DiffusersSamplerConfig(name="DDIMScheduler", num_steps=4))
+    policy = diffusion(sampler=components.DiffusersSamplerConfig(name="DDIMScheduler", num_steps=4))
     with pytest.raises(ValueError, match="schedulers of diffusers need PyTorch: choose"):
         make_engine(policy, "onnx")
     assert make_engine(policy, "eager")[0].name == "eager"

@@ -11,16 +11,26 @@ import zarr
 from recede.configs.components import DDIMConfig, DiffusionConfig, HorizonsConfig, PredictionType, UNet1dConfig
 from recede.configs.encoders import ResNetEncoderConfig
 from recede.configs.schema import TrainConfig
+from recede.datasets.fingerprint import fingerprint
 from recede.datasets.store import DemonstrationStore
 from recede.specification import Specification, Stream
 from recede.training.loop import prepare
-from recede.training.recipe import LEFT_OUT, digest, recipe
+from recede.training.recipe import LEFT_OUT, recipe
+from recede.training.split import choose
 
 
 def configuration(dataset, **changes):
     policy = DiffusionConfig(network=UNet1dConfig(channels=[16, 32], time_size=16))
     given = {"policy": policy, "device": "cpu", "batch_size": 32, "steps": 20}
     return TrainConfig(dataset=str(dataset), out="run", **(given | changes))
+
+
+def split_of(config):
+    return choose(DemonstrationStore.open(config.dataset), held_out=config.held_out, seed=config.split_seed)
+
+
+def digest(store):
+    return fingerprint(store, len(store.episode_ends))[:12]
 
 
 def recipe_of(dataset, **changes):
@@ -43,7 +53,7 @@ def test_places_devices_logs_and_seeds_are_no_part_of_a_recipe(reaches, tmp_path
     }
     assert {*changes, "dataset", "init_from"} - {"policy"} == LEFT_OUT
     config = replace(configuration(tmp_path / "moved.zarr"), **changes)
-    assert recipe(config, DemonstrationStore.open(tmp_path / "moved.zarr"), init_from=None) == usual
+    assert recipe(config, split_of(config), init_from=None) == usual
     assert str(reaches) not in json.dumps(usual)
 
 
@@ -65,18 +75,22 @@ def test_places_devices_logs_and_seeds_are_no_part_of_a_recipe(reaches, tmp_path
     ],
 )
 def test_settings_that_change_what_is_learnt_make_another_recipe(reaches, changes):
-    demonstrations = DemonstrationStore.open(reaches)
-    usual, other = (
-        recipe(configuration(reaches, **options), demonstrations, init_from=None) for options in ({}, changes)
-    )
+    configs = [configuration(reaches, **options) for options in ({}, changes)]
+    usual, other = (recipe(config, split_of(config), init_from=None) for config in configs)
     assert usual != other
+
+
+def test_a_default_that_is_given_makes_no_other_recipe(reaches):
+    configs = [configuration(reaches, **options) for options in ({}, {"held_out": 0.02, "split_seed": 0})]
+    usual, given = (recipe(config, split_of(config), init_from=None) for config in configs)
+    assert usual == given
 
 
 def test_other_demonstrations_make_another_recipe(reaches, tmp_path):
     """One number of one step is enough, and so is an episode that ends elsewhere."""
     usual = recipe_of(reaches)["demonstrations"]
     store = DemonstrationStore.open(reaches)
-    assert usual == {"episodes": 20, "steps": store.num_steps, "digest": digest(store)}
+    assert usual == {"episodes": 20, "digest": digest(store)}
 
     shutil.copytree(reaches, tmp_path / "changed.zarr")
     actions = zarr.open_group(tmp_path / "changed.zarr", mode="r+")["data/action"]
@@ -110,7 +124,7 @@ def test_pretrained_weights_go_by_the_name_of_their_file(reaches):
     one, other = (
         recipe(
             configuration(reaches, policy=DiffusionConfig(encoder=ResNetEncoderConfig(weights=path))),
-            DemonstrationStore.open(reaches),
+            split_of(configuration(reaches)),
             init_from=None,
         )
         for path in ("/here/resnet18.safetensors", "there/resnet18.safetensors")

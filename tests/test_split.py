@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from recede.configs.components import RegressionConfig, UNet1dConfig
 from recede.configs.schema import TrainConfig
+from recede.datasets.fingerprint import fingerprint
 from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import split
 from recede.policy import checkpoint
 from recede.training.loop import prepare, train
-from recede.training.split import choose, fingerprint
+from recede.training.split import choose
 
 
 def grown(source, path, *, episodes=range(20), added=0, scale=1.0):

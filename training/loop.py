@@ -142,7 +142,7 @@ def prepare(config: TrainConfig) -> Prepared:
     """Open and check everything that `config` names, and build the untrained policy."""
     horizons, device = config.horizons.build(), choose_device(config.device)
     task = load_task(config.task) if config.task else None
-    recorded = demonstrations = open_demonstrations(
+    demonstrations = open_demonstrations(
         Path(config.dataset),
         specification=task.specification if task else None,
         sources=task.sources if task else None,
@@ -184,7 +184,7 @@ def prepare(config: TrainConfig) -> Prepared:
         "dataset": config.dataset,
         **split.manifest(),
         "seed": config.seed,
-        "training": recipe(config, recorded, init_from=init_from),
+        "training": recipe(config, split, init_from=init_from),
     }
     notes = [f"still: {name} {what}" for found in ranges.values() for name, what in found.still.items()]
     if before is not None:

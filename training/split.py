@@ -6,12 +6,10 @@ the same others; and a training that goes on from another one keeps its split.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
+from ..datasets.fingerprint import fingerprint
 from ..datasets.store import Demonstrations
 from ..datasets.windows import split
 
@@ -64,12 +62,3 @@ def choose(
     drawn = {"seed": seed, "held_out": held_out, "episodes": num_episodes}
     origin = drawn | {"sha256": fingerprint(demonstrations, num_episodes)}
     return Split(training, kept_apart, origin, is_kept)
-
-
-def fingerprint(demonstrations: Demonstrations, num_episodes: int) -> str | None:
-    """The SHA-256 of the lengths and the actions of the first episodes; None if there are fewer."""
-    if num_episodes > len(demonstrations.episode_ends):
-        return None
-    ends = np.asarray(demonstrations.episode_ends[:num_episodes], dtype=np.int64)
-    actions = demonstrations.read("action", 0, int(ends[-1])) if num_episodes else np.empty(0)
-    return hashlib.sha256(ends.tobytes() + np.ascontiguousarray(actions).tobytes()).hexdigest()
