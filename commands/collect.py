@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..configs.schema import CollectConfig, load_task
+from ..configs.schema import CollectConfig
+from ..envs.catalogue import load_task
 
 
 def run(config: CollectConfig) -> None:

@@ -11,8 +11,8 @@ from ..configs.schema import (
     TrainConfig,
     command_line,
     device,
-    load_task,
 )
+from ..envs.catalogue import load_task
 
 TASK = "pick_place"
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ..configs.checks import pair
 from ..configs.encoders import AugmentationConfig
-from ..configs.schema import InspectConfig, load_task
+from ..configs.schema import InspectConfig
+from ..envs.catalogue import load_task
 
 
 def run(config: InspectConfig) -> None:

@@ -26,37 +26,6 @@ from .serving import ServeConfig
 if TYPE_CHECKING:
     import torch
 
-    from ..envs.task import Task
-
-
-TASKS = {
-    "pick_place": "recede.envs.pick_place:PICK_PLACE",
-    "pick_place_image": "recede.envs.pick_place:PICK_PLACE_IMAGE",
-    "pusht": "recede.envs.pusht:PUSHT",
-    "pusht_image": "recede.envs.pusht:PUSHT_IMAGE",
-}
-"""Where each task is found; a task is imported only when it is used."""
-
-
-def load_task(name: str) -> Task:
-    """The task of that name, or the one at "package.module:CONSTANT", which is how you use your own.
-
-    Raises ValueError for an unknown name, and where there is no task at that place.
-    """
-    from importlib import import_module
-
-    from ..envs.task import Task
-
-    if name not in TASKS and ":" not in name:
-        raise ValueError(
-            f"task must be one that recede knows, or package.module:CONSTANT, got {name!r}: {nearest(name, TASKS)}"
-        )
-    module, constant = TASKS.get(name, name).split(":", 1)
-    found = getattr(import_module(module), constant, None)
-    if not isinstance(found, Task):
-        raise ValueError(f"task={name} must be a Task of recede.envs.task, but {module} has {found!r} as {constant!r}")
-    return found
-
 
 def device(name: str) -> torch.device:
     """The device of that name; "auto" is a GPU where there is one."""

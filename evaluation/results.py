@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from ..configs.engines import check_exported, load_engine, make_engine
 from ..configs.policies import load_policy
-from ..configs.schema import TASKS, EvaluateConfig, describe, device, load_task
+from ..configs.schema import EvaluateConfig, describe, device
+from ..envs.catalogue import known_task, load_task
 from ..envs.task import Task
 from ..policy import checkpoint
 from ..policy.engines.folder import is_exported
@@ -147,12 +148,7 @@ def measure(config: EvaluateConfig) -> Measured:
     (execution,), (delay_ms,) = config.execution.values(), config.delays
     loaded = load(config)
     policy, manifest = loaded.policy, loaded.manifest
-    name = config.task or manifest["task"]
-    if name is None:
-        raise ValueError(f"{config.run} was trained without a task: say with task= what to evaluate it in")
-    if config.task is None and name not in TASKS:  # no checkpoint decides what is imported
-        raise ValueError(f"{config.run} was trained for a task that is not of recede: say so with task={name}")
-    task = load_task(name)
+    task = load_task(config.task) if config.task else known_task(manifest["task"], key="task")
     delay = delay_steps(delay_ms, task.specification.control_dt)
     make = partial(execution.build, policy.horizons, delay=delay, hold=policy.specification.action.hold)
     make()  # refuses a delay that the chunks are too short for

@@ -236,7 +236,7 @@ def test_a_run_and_a_store_of_any_name(recede, empty_folder, reaches, small):
     assert "next: recede control" in result.out
     assert {path.name for path in empty_folder.iterdir()} == {"it's données (1)", "my run's, 日本"}
     line = recede("evaluate", "my run's, 日本").line
-    assert "was trained without a task: say with task= what to evaluate it in" in line
+    assert "the policy was trained without a task: give task=" in line
 
 
 # --- sweeps
@@ -357,7 +357,7 @@ def test_from_demonstrations_to_an_evaluation(recede, empty_folder, reaches, tra
     options = ["episodes=6", "videos=0", "parallel=4", "device=cpu", "out=results"]
     refused = recede("evaluate", "my run", *options)  # no checkpoint decides what is imported
     assert refused.status == 2
-    assert "say so with task=toys:REACH" in refused.err
+    assert "the task 'toys:REACH', which does not come with recede" in refused.err
     assert not (empty_folder / "results").exists()
     found = recede("evaluate", "my run", "task=toys:REACH", *options)
     assert found.status == 0, found.err

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from recede.envs.gymnasium_adapter import box
-from recede.envs.pick_place import PICK_PLACE, PICK_PLACE_IMAGE
+from recede.envs.tasks.pick_place import PICK_PLACE, PICK_PLACE_IMAGE
 
 
 def pusht(name):
     pytest.importorskip("gym_pusht", reason="Push-T needs the extra 'pusht'", exc_type=ImportError)
-    return getattr(importlib.import_module("recede.envs.pusht"), name)
+    return getattr(importlib.import_module("recede.envs.tasks.pusht"), name)
 
 
 TASKS = {

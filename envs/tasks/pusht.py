@@ -23,9 +23,9 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from ..specification import Specification, Stream
-from .gymnasium_adapter import GymnasiumAdapter
-from .task import Observation, Task
+from ...specification import Specification, Stream
+from ..gymnasium_adapter import GymnasiumAdapter
+from ..task import Observation, Task
 
 BOARD = 512
 """Pixels of a side of the board, in which every position is given."""

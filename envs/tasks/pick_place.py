@@ -7,11 +7,6 @@ is `pick_place.xml`: x points from the start side (x < 0) across the wall (x = 0
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
-import importlib
-import os
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,25 +16,11 @@ import gymnasium
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..specification import Specification, Stream
-from .experts import PickPlaceExpert
-from .gymnasium_adapter import box
-from .task import Observation, Task
-
-
-def _import_mujoco() -> Any:
-    """MuJoCo loads its renderer's library while it is imported, and the import fails where a named one is missing."""
-    if sys.platform == "linux" and "MUJOCO_GL" not in os.environ:
-        try:
-            ctypes.CDLL(ctypes.util.find_library("EGL") or "libEGL.so.1")
-        except OSError:
-            os.environ["MUJOCO_GL"] = "disable"
-        else:
-            os.environ["MUJOCO_GL"] = "egl"
-    return importlib.import_module("mujoco")
-
-
-mujoco = _import_mujoco()
+from ...specification import Specification, Stream
+from ..experts.pick_place import PickPlaceExpert
+from ..gymnasium_adapter import box
+from ..physics import Cameras, check_physics, mujoco, position_indices, velocity_indices
+from ..task import Observation, Task
 
 CUBE_HALF = 0.02
 TARGET_TOLERANCE = 0.03
@@ -159,14 +140,13 @@ class PickPlace(gymnasium.Env[Any, Any]):
         self.action_space = self._limits["action"]
         self.observation_space = gymnasium.spaces.Dict({s.name: box(s) for s in specification.observations})
         self._model = mujoco.MjModel.from_xml_path(str(Path(__file__).with_suffix(".xml")))
-        self._model.vis.global_.offwidth = self._model.vis.global_.offheight = max(render_size, IMAGE_SIZE)
+        self._cameras = Cameras(self._model, max_size=max(render_size, IMAGE_SIZE))
         self._data = mujoco.MjData(self._model)
         self._substeps = round(SPECIFICATION.control_dt / self._model.opt.timestep)
         joints = ("x", "y", "z", "yaw", "left_finger", "right_finger")
-        self._axes = np.array([self._model.joint(name).qposadr[0] for name in joints])
-        self._cube = self._model.joint("cube").qposadr[0] + np.arange(7)  # position, quaternion w-x-y-z
-        self._cube_velocity = self._model.joint("cube").dofadr[0] + np.arange(6)  # linear, angular
-        self._renderers: dict[int, Any] = {}  # by the size of their images
+        self._axes = position_indices(self._model, joints)
+        self._cube = position_indices(self._model, ["cube"])  # position, quaternion w-x-y-z
+        self._cube_velocity = velocity_indices(self._model, ["cube"])  # linear, angular
         self._steps, self._score = 0, 0.0
         self._whole_way: float | None = None  # until the first reset
 
@@ -203,7 +183,7 @@ class PickPlace(gymnasium.Env[Any, Any]):
         self._data.ctrl[:] = np.clip(action, limits.low, limits.high)
         mujoco.mj_step(self._model, self._data, nstep=self._substeps)
         self._steps += 1
-        self._check_physics()
+        check_physics(self._data, self._steps)
         state = self._state()
         info = self._info(state, self._whole_way)
         reward, self._score = info["score"] - self._score, info["score"]
@@ -217,25 +197,15 @@ class PickPlace(gymnasium.Env[Any, Any]):
         """
         if self.render_mode is None:
             return None
-        return self._picture("scene", self.render_size, is_shaded=True)
+        return self._cameras.picture(self._data, "scene", self.render_size, is_shaded=True)
 
     def pixels(self, actions: ArrayLike) -> NDArray[np.float64]:
         """Where in the image the positions of `actions` (T, 5) lie: (T, 2) columns and rows."""
-        camera = self._model.camera("scene")
-        axes = np.empty(9)
-        mujoco.mju_quat2Mat(axes, camera.quat)
-        right, up, behind = ((np.asarray(actions, np.float64)[:, :3] - camera.pos) @ axes.reshape(3, 3)).T
-        focal = self.render_size / 2 / np.tan(np.deg2rad(camera.fovy[0]) / 2)
-        return self.render_size / 2 + focal * np.stack([right, -up], axis=1) / -behind[:, None]
+        return self._cameras.pixels("scene", np.asarray(actions)[:, :3], self.render_size)
 
     def close(self) -> None:
         """Free the renderers; a later `render` opens another."""
-        for renderer in self._renderers.values():
-            renderer.close()
-        self._renderers = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_renderers": {}}  # a graphics context belongs to one object in one process
+        self._cameras.close()
 
     def _draw(self) -> dict[str, NDArray[np.float64]]:
         random = self.np_random
@@ -261,18 +231,11 @@ class PickPlace(gymnasium.Env[Any, Any]):
 
     def _observe(self, state: Observation) -> dict[str, NDArray[Any]]:
         return {
-            stream.name: self._picture(stream.name, IMAGE_SIZE) if stream.is_image else state[stream.name]
+            stream.name: self._cameras.picture(self._data, stream.name, IMAGE_SIZE)
+            if stream.is_image
+            else state[stream.name]
             for stream in self.specification.observations
         }
-
-    def _picture(self, camera: str, size: int, *, is_shaded: bool = False) -> NDArray[np.uint8]:
-        """What a camera sees, (size, size, 3); shadows take most of the time where no GPU draws them."""
-        if size not in self._renderers:
-            self._renderers[size] = _open_renderer(self._model, size)
-        renderer = self._renderers[size]
-        renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = is_shaded
-        renderer.update_scene(self._data, camera=camera)
-        return renderer.render()
 
     def _state(self) -> dict[str, NDArray[np.float32]]:
         *gripper, left, right = self._data.qpos[self._axes]
@@ -299,23 +262,6 @@ class PickPlace(gymnasium.Env[Any, Any]):
         velocity = self._data.qvel[self._cube_velocity]
         is_still = np.abs(velocity[:3]).max() < 0.01 and np.abs(velocity[3:]).max() < 0.5  # m/s, rad/s
         return bool(abs(height - CUBE_HALF) < 0.003 and is_still)
-
-    def _check_physics(self) -> None:
-        # MuJoCo answers divergence by silently resetting the simulation; only these counters tell.
-        counts = self._data.warning.number
-        if counts.any():
-            raised = ", ".join(mujoco.mjtWarning(int(index)).name for index in np.flatnonzero(counts))
-            raise FloatingPointError(f"the simulation failed at step {self._steps} ({raised}): reset the environment")
-
-
-def _open_renderer(model: Any, size: int) -> Any:
-    try:
-        return mujoco.Renderer(model, size, size)
-    except Exception as error:  # each graphics library fails in a way of its own
-        raise OSError(
-            f"rendering needs EGL, which cannot be opened here ({error}): on Debian, "
-            "apt-get install libegl1 libgl1-mesa-dri"
-        ) from error
 
 
 def _restore(state: Observation) -> dict[str, Any]:

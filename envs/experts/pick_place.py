@@ -1,11 +1,11 @@
-"""Scripted demonstrators. They decide from what they observe, never from a clock, so that a policy can learn them."""
+"""The demonstrator of `pick_place`. It decides from what it observes, never from a clock, so that it can be learned."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .task import Observation
+from ..task import Observation
 
 Vector = NDArray[np.float64]
 
