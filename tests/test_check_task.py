@@ -129,19 +129,17 @@ CHANGES = {
 }
 
 
-class Broken(Whole):
-    """An environment with one of the `CHANGES`; a class at the top of a module, so that its tasks can be pickled."""
-
-    def __new__(cls, name, render_mode=None):
-        changes = dict(CHANGES[name])
-        attributes = {key: value for key, value in changes.items() if key.endswith("_space")}
-        made = type("Changed", (Whole,), {key: changes[key] for key in changes.keys() - attributes.keys()})(render_mode)
-        made.__dict__.update(attributes)
-        return made
+def made(name, render_mode=None):
+    """An environment with one of the `CHANGES`; a function at the top of a module, so that its tasks can be pickled."""
+    changes = CHANGES[name]
+    methods = {key: value for key, value in changes.items() if not key.endswith("_space")}
+    env = type("Changed", (Whole,), methods)(render_mode)
+    env.__dict__.update({key: value for key, value in changes.items() if key not in methods})
+    return env
 
 
 def broken(name):
-    return replace(WHOLE, make=partial(Broken, name))
+    return replace(WHOLE, make=partial(made, name))
 
 
 def expert_of(answer, seed):
