@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..configs.engines import check_exported, load_engine, make_engine
+from ..configs.engines import check_exported, load_engine, make_engine, read_description
 from ..configs.policies import load_policy
 from ..configs.schema import EvaluateConfig, describe, device
 from ..envs.catalogue import known_task, load_task
@@ -146,9 +146,10 @@ def measure(config: EvaluateConfig) -> Measured:
     Raises ValueError where it was trained for no task, or its chunks are too short for the delay.
     """
     (execution,), (delay_ms,) = config.execution.values(), config.delays
+    described = read_description(Path(config.run), config.checkpoint)
+    task = load_task(config.task) if config.task else known_task(described["task"], key="task")
     loaded = load(config)
     policy, manifest = loaded.policy, loaded.manifest
-    task = load_task(config.task) if config.task else known_task(manifest["task"], key="task")
     delay = delay_steps(delay_ms, task.specification.control_dt)
     make = partial(execution.build, policy.horizons, delay=delay, hold=policy.specification.action.hold)
     make()  # refuses a delay that the chunks are too short for
