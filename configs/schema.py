@@ -245,11 +245,13 @@ class ReplayConfig:
 
 @dataclass(kw_only=True)
 class InspectConfig:
-    """Describe the store `dataset`; `task` is needed for a replay buffer of others. out: the picture.
+    """Describe the store `dataset`; `task` is needed for a replay buffer of others.
 
+    out: the picture; by default it lies beside the store, `data/reach.png` of `data/reach.zarr`, or in `runs/inspect/`
+    if the store's folder cannot be written.
     augment: also draw, into a picture beside that one, what a policy sees in training whose encoder has this `crop`,
-    [height, width], with this `augmentation`; where neither is given, a crop of seven eighths of the images. seed: of
-    its random changes.
+    [height, width], with this `augmentation`; where neither is given, a crop of seven eighths of the images.
+    seed: of its random changes.
     """
 
     dataset: str
