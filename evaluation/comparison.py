@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -11,11 +12,20 @@ import numpy as np
 
 from ..configs.components import CHOICES
 from ..configs.schema import describe
-from ..policy.checkpoint import read_json
+from ..policy.checkpoint import read_json, write_text
 from .intervals import MIN_TRAININGS, Interval, bootstrap, over_trainings, wilson
 
 Result = Mapping[str, Any]
-"""The content of one `evaluation.json`."""
+"""The content of one `evaluation.json`, and the path of that file."""
+
+LINES = ".jsonl"
+"""How the name of a file ends that holds many evaluations, a line each."""
+
+NEEDED = (
+    *("path", "task", "policy", "checkpoint", "recipe", "step", "training_seed", "num_parameters", "training_s"),
+    *("execution", "delay_ms"),
+)
+"""What a result must hold to be compared."""
 
 COLUMNS = (
     *("task", "network", "sampler", "execution", "delay, ms", "steps", "recipe", "trainings", "episodes"),
@@ -38,21 +48,49 @@ that was evaluated twice counts once. If rows would look alike, the column recip
 """
 
 
-def find(folder: Path) -> Sequence[Result]:
-    """Every `evaluation.json` in a folder and below, by path.
+def find(source: Path) -> Sequence[Result]:
+    """Every `evaluation.json` in a folder and below, or the lines of a file of `write_lines`, by path.
 
-    Raises FileNotFoundError if there is none, and ValueError for one that lacks what is compared.
+    A result has the path of its file as `path`. Raises FileNotFoundError if there is none, and ValueError for one that
+    is damaged or lacks what is compared.
     """
-    paths = sorted(folder.rglob("evaluation.json"))
-    if not paths:
-        raise FileNotFoundError(f"{folder}: there is no evaluation.json here or below: run `recede evaluate` first")
-    results = [read_json(path) for path in paths]
-    needed = ("task", "policy", "checkpoint", "recipe", "step", "training_seed", "num_parameters", "training_s")
-    needed += ("execution", "delay_ms")
-    for path, result in zip(paths, results, strict=True):
-        if missing := [key for key in needed if key not in result]:
-            raise ValueError(f"{path} lacks {missing}: evaluate that policy again")
-    return results
+    results = dict(_read_lines(source) if source.suffix == LINES else _read_folder(source))
+    if not results:
+        raise FileNotFoundError(f"{source}: there is no evaluation.json here or below: run `recede evaluate` first")
+    for place, result in results.items():
+        if missing := [key for key in NEEDED if key not in result]:
+            raise ValueError(f"{place} lacks {missing}: evaluate that policy again")
+    return sorted(results.values(), key=_path)
+
+
+def write_lines(path: Path, results: Iterable[Result]) -> int:
+    """Add results to a file with a line an evaluation; the last one of a path stays. Returns how many it then holds."""
+    kept = {_path(result): result for result in (*(find(path) if path.exists() else ()), *results)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(f"{json.dumps(kept[name], allow_nan=False)}\n" for name in sorted(kept)))
+    return len(kept)
+
+
+def _read_folder(folder: Path) -> Iterator[tuple[str, Result]]:
+    for path in folder.rglob("evaluation.json"):
+        yield str(path), {"path": path.as_posix(), **read_json(path)}
+
+
+def _read_lines(path: Path) -> Iterator[tuple[str, Result]]:
+    """Line by line, "results.jsonl, line 2" -> its result."""
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        place = f"{path}, line {number}"
+        try:
+            result = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{place} is damaged ({error}): write the file again with lines=") from None
+        if not isinstance(result, dict):
+            raise ValueError(f"{place} must hold a JSON object, got {line}: write the file again with lines=")
+        yield place, result
+
+
+def _path(result: Result) -> str:
+    return result["path"]
 
 
 def sampler(policy: Mapping[str, Any]) -> str:
