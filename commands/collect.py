@@ -9,7 +9,7 @@ from ..configs.schema import CollectConfig, load_task
 
 def run(config: CollectConfig) -> None:
     """Record, and say how often the expert succeeded."""
-    from ..evaluation.collection import collect
+    from ..recording.scripted import collect
 
     found = collect(
         load_task(config.task),

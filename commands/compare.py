@@ -9,7 +9,7 @@ from ..configs.schema import CompareConfig, command_line
 
 def run(config: CompareConfig) -> None:
     """Print the table of many evaluations, or write it as a document; collect them in one file if asked to."""
-    from ..evaluation.comparison import document, find, table, write_lines
+    from ..evaluation.reports.comparison import document, find, table, write_lines
     from ..policy.checkpoint import write_text
 
     results = find(Path(config.results))

@@ -13,7 +13,8 @@ from ..configs.schema import InspectConfig, load_task
 def run(config: InspectConfig) -> None:
     """Print streams, ranges and warnings, and draw every dimension over time."""
     from ..datasets.formats.replay_buffer import open_demonstrations
-    from ..datasets.inspection import describe, draw, draw_augmented, usual_crop, warnings
+    from ..datasets.inspection import describe, usual_crop, warnings
+    from ..evaluation.reports.demonstrations import draw, draw_augmented
 
     task = load_task(config.task) if config.task else None
     demonstrations = open_demonstrations(

@@ -31,6 +31,7 @@ FLOORS = {
     ("policy",): 3,
     ("control",): 4,
     ("configs",): 5,
+    ("recording",): 6,
     ("evaluation",): 6,
     ("training",): 7,
     ("commands",): 8,
@@ -94,6 +95,11 @@ def test_imports_inside_the_package_are_relative(module: tuple[str, ...]) -> Non
     assert not [name for name in absolute if name.split(".")[0] in own]
 
 
+def test_only_the_evaluation_draws() -> None:
+    drawing = {"/".join(name) for name, source in SOURCES.items() if "matplotlib" in source}
+    assert {name.split("/")[0] for name in drawing} == {"evaluation"}, drawing
+
+
 def test_subpackages_hold_a_docstring_only() -> None:
     for name, source in SOURCES.items():
         if name[-1] == "__init__" and len(name) > 1:
@@ -118,7 +124,7 @@ AT_THE_ROOT = {
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "pyproject.toml", "constraints.txt"),
     *(".gitignore", ".pre-commit-config.yaml", ".ci", "py.typed"),
     *("__init__.py", "__main__.py", "specification.py"),
-    *("policy", "datasets", "envs", "control", "configs", "evaluation", "training", "commands"),
+    *("policy", "datasets", "envs", "control", "configs", "recording", "evaluation", "training", "commands"),
     *("tests", "benchmarks", "docs"),
 }
 

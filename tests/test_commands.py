@@ -14,8 +14,8 @@ import toys
 from recede.commands.main import POSITIONAL, SUMMARIES, main, overrides, quoted
 from recede.configs.schema import RUNS
 from recede.datasets.store import DemonstrationStore
-from recede.evaluation.collection import collect
 from recede.policy import checkpoint
+from recede.recording.scripted import collect
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import recede
-from recede.evaluation.comparison import document, find, table
 from recede.evaluation.intervals import bootstrap, wilson
+from recede.evaluation.reports.comparison import document, find, table
 
 ROOT = Path(recede.__file__).parent
 

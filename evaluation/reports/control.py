@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.store import Demonstrations
+from ...datasets.store import Demonstrations
+from ..intervals import wilson
 from .charts import Series, curve, interval, tag
-from .intervals import wilson
 from .page import section, unbroken, write_page
 
 NUM_BINS = 150

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..configs.components import CHOICES
-from ..configs.schema import describe
-from ..policy.checkpoint import read_json, write_text
-from .intervals import MIN_TRAININGS, Interval, bootstrap, over_trainings, wilson
+from ...configs.components import CHOICES
+from ...configs.schema import describe
+from ...policy.checkpoint import read_json, write_text
+from ..intervals import MIN_TRAININGS, Interval, bootstrap, over_trainings, wilson
 
 Result = Mapping[str, Any]
 """The content of one `evaluation.json`, and the path of that file."""

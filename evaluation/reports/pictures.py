@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .episode import Outcome, Plan
+from ..episode import Outcome, Plan
 
 if TYPE_CHECKING:
     import torch
 
-    from ..policy.interface import Policy
+    from ...policy.interface import Policy
 
 Pixels: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
 """Actions (T, Da) -> (T, 2) pixels: `pixels` of a task's environment."""
@@ -180,8 +180,8 @@ def _chunks(
 ) -> list[NDArray[np.float32]]:
     import torch
 
-    from ..control.execution import Request
-    from .rollout import predict
+    from ...control.execution import Request
+    from ..rollout import predict
 
     count = num_samples if policy.noise_shape[0] else 1
     generator = torch.Generator().manual_seed(seed)

@@ -258,7 +258,7 @@ def _panel(title: str, unit: str, series: Sequence[Series], **axis: Any) -> str:
 
 def _successes(place: int, entry: Entry) -> Series:
     """Success rates in per cent of the evaluations while training whose number of episodes is noted."""
-    from .intervals import wilson
+    from ..intervals import wilson
 
     lines = [line for line in entry.metrics if "success_rate" in line and "episodes" in line]
     bounds = [wilson(round(line["success_rate"] * line["episodes"]), line["episodes"]) for line in lines]

@@ -13,7 +13,7 @@ from .charts import tag
 
 def write_page(path: Path, *, title: str, verdict: str, cards: Iterable[str], sections: Iterable[str]) -> None:
     """Write a page, in whole or not at all; the title is text, everything else markup. Empty sections are left out."""
-    page = Template((files("recede.evaluation") / "report.html").read_text(encoding="utf-8"))
+    page = Template((files("recede.evaluation.reports") / "report.html").read_text(encoding="utf-8"))
     written = page.substitute(
         title=escape(title),
         verdict=verdict,
