@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from recede.configs.components import DDIMConfig, DDPMConfig
 from recede.configs.policies import load_policy
 from recede.envs.tasks.pick_place import PICK_PLACE
-from recede.evaluation.collection import demonstrate
+from recede.recording.scripted import demonstrate
 from recede.specification import Horizons
 
 NUM_DEMONSTRATIONS, NUM_SAMPLES, FIRST_SEED = 100, 8, 400_000

@@ -10,7 +10,7 @@ from ..envs.catalogue import load_task
 
 def run(config: CollectConfig) -> None:
     """Record, and say how often the expert succeeded."""
-    from ..evaluation.collection import collect
+    from ..recording.scripted import collect
 
     found = collect(
         load_task(config.task),

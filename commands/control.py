@@ -28,7 +28,7 @@ def run(config: ControlConfig) -> None:
     """Control the robot in every episode; print what happened, and write it, the log and the report to `out`."""
     from ..control.log import TICKS
     from ..datasets.store import DemonstrationStore
-    from ..evaluation.timeline import summarised, write_timeline
+    from ..evaluation.reports.control import summarised, write_timeline
     from ..policy.checkpoint import write_json
 
     described = _described(config)

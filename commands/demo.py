@@ -19,8 +19,8 @@ TASK = "pick_place"
 
 def run(config: DemoConfig) -> None:
     """Record, train a diffusion and a regression policy on the same data, evaluate both, and report."""
-    from ..evaluation.collection import collect
     from ..evaluation.results import measure, write_results
+    from ..recording.scripted import collect
     from ..training.loop import train
 
     device(config.device)  # refuses a wrong one before anything is recorded

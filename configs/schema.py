@@ -214,11 +214,13 @@ class ReplayConfig:
 
 @dataclass(kw_only=True)
 class InspectConfig:
-    """Describe the store `dataset`; `task` is needed for a replay buffer of others. out: the picture.
+    """Describe the store `dataset`; `task` is needed for a replay buffer of others.
 
+    out: the picture; by default it lies beside the store, `data/reach.png` of `data/reach.zarr`, or in `runs/inspect/`
+    if the store's folder cannot be written.
     augment: also draw, into a picture beside that one, what a policy sees in training whose encoder has this `crop`,
-    [height, width], with this `augmentation`; where neither is given, a crop of seven eighths of the images. seed: of
-    its random changes.
+    [height, width], with this `augmentation`; where neither is given, a crop of seven eighths of the images.
+    seed: of its random changes.
     """
 
     dataset: str
@@ -238,10 +240,20 @@ class InspectConfig:
 
 @dataclass(kw_only=True)
 class CompareConfig:
-    """Put every `evaluation.json` in `folder` and below into one table; out: a markdown file to write it to."""
+    """Put many evaluations into one table.
 
-    folder: str
+    results: a folder, of which every `evaluation.json` in it and below is taken, or a file that `lines` wrote.
+    out: a markdown file to write the table to.
+    lines: a file, results.jsonl, to add the evaluations to, a line each; one of the same path is replaced.
+    """
+
+    results: str
     out: str | None = None
+    lines: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.lines is not None and not self.lines.endswith(".jsonl"):
+            raise ValueError(f"lines={self.lines} must end in .jsonl, a file with a line of JSON for an evaluation")
 
 
 @dataclass(kw_only=True)

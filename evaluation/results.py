@@ -208,7 +208,8 @@ def write_results(
     out: Path, measured: Sequence[Measured], *, title: str, command: str, next_steps: Iterable[tuple[str, str]]
 ) -> None:
     """Write `evaluation.json` of the first policy, films of its filmed episodes, and the report on all of them."""
-    from . import pictures, report
+    from .reports import pictures
+    from .reports.evaluation import installed_versions, write_report
 
     out.mkdir(parents=True, exist_ok=True)
     first = measured[0]
@@ -225,12 +226,12 @@ def write_results(
         shown = sorted(filmed, key=lambda outcome: not outcome.success)[:1]  # a success, where there is one
         fan = pictures.fan({each.name: each.policy for each in measured}, shown, pixels, device=first.device)
         (out / "fan.png").write_bytes(pictures.draw_fan(fan))
-    report.write_report(
+    write_report(
         out / "report.html",
         [entry(each) for each in measured],
         title=title,
         command=command,
-        versions=report.installed_versions(),
+        versions=installed_versions(),
         fan=fan,
         films=films,
         next_steps=next_steps,
@@ -250,7 +251,7 @@ def _pixels(task: Task) -> Any:
 
 def entry(measured: Measured) -> Any:
     """What the report says of one policy."""
-    from .report import Entry
+    from .reports.evaluation import Entry
 
     return Entry(
         name=measured.name,

@@ -14,8 +14,8 @@ import toys
 from recede.commands.main import POSITIONAL, SUMMARIES, main, overrides, quoted
 from recede.configs.schema import RUNS
 from recede.datasets.store import DemonstrationStore
-from recede.evaluation.collection import collect
 from recede.policy import checkpoint
+from recede.recording.scripted import collect
 
 
 @pytest.fixture(autouse=True)
@@ -227,6 +227,18 @@ def test_the_bare_argument_is_the_first_one():
 def test_folders_of_any_name_are_found(recede, empty_folder, name):
     DemonstrationStore.create(empty_folder / name / "store", toys.SPECIFICATION)
     assert recede("inspect", f"./{name}/store").out == "no episodes yet\n"
+
+
+def test_the_picture_of_a_store_lies_beside_it_if_it_can(recede, empty_folder, reaches, monkeypatch):
+    shutil.copytree(reaches, empty_folder / "data" / "reach.zarr")
+    assert recede("inspect", "data/reach.zarr").out.endswith("picture: data/reach.png\n")
+    with monkeypatch.context() as readonly:
+        readonly.setattr("os.access", lambda folder, mode: str(folder) != "data")
+        assert recede("inspect", "data/reach.zarr").out.endswith("picture: runs/inspect/reach.png\n")
+    monkeypatch.chdir("data/reach.zarr")
+    assert recede("inspect", "./").out.endswith(f"picture: {empty_folder / 'data' / 'reach.png'}\n")
+    drawn = {path.relative_to(empty_folder).as_posix() for path in empty_folder.rglob("*.png")}
+    assert drawn == {"data/reach.png", "runs/inspect/reach.png"}
 
 
 def test_a_run_and_a_store_of_any_name(recede, empty_folder, reaches, small):
