@@ -20,8 +20,8 @@ from measure import Row, output, report
 from numpy.typing import NDArray
 from recede.configs.components import DDIMConfig, DDPMConfig
 from recede.configs.policies import load_policy
-from recede.envs.pick_place import PICK_PLACE
-from recede.evaluation.collection import demonstrate
+from recede.envs.tasks.pick_place import PICK_PLACE
+from recede.recording.scripted import demonstrate
 from recede.specification import Horizons
 
 NUM_DEMONSTRATIONS, NUM_SAMPLES, FIRST_SEED = 100, 8, 400_000

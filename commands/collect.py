@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..configs.schema import CollectConfig, load_task
+from ..configs.schema import CollectConfig
+from ..envs.catalogue import load_task
 
 
 def run(config: CollectConfig) -> None:
     """Record, and say how often the expert succeeded."""
-    from ..evaluation.collection import collect
+    from ..recording.scripted import collect
 
     found = collect(
         load_task(config.task),

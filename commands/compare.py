@@ -8,13 +8,16 @@ from ..configs.schema import CompareConfig, command_line
 
 
 def run(config: CompareConfig) -> None:
-    """Print the table of every `evaluation.json` below a folder, or write it as a document."""
-    from ..evaluation.comparison import document, find, table
+    """Print the table of many evaluations, or write it as a document; collect them in one file if asked to."""
+    from ..evaluation.reports.comparison import document, find, table, write_lines
     from ..policy.checkpoint import write_text
 
-    results = find(Path(config.folder))
-    if config.out is None:
+    results = find(Path(config.results))
+    if config.lines is not None:
+        count = write_lines(Path(config.lines), results)
+        print(f"{len(results)} evaluations added, {count} in all: {config.lines}")
+    if config.out is not None:
+        write_text(Path(config.out), document(results, command=command_line("compare", config)))
+        print(f"table of {len(results)} evaluations: {config.out}")
+    elif config.lines is None:
         print(table(results), end="")
-        return
-    write_text(Path(config.out), document(results, command=command_line("compare", config)))
-    print(f"table of {len(results)} evaluations: {config.out}")

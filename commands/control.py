@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..configs.deployment import ControlConfig
-from ..configs.schema import TASKS, command_line, describe
+from ..configs.schema import command_line, describe
 from ..specification import Horizons, Specification
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def run(config: ControlConfig) -> None:
     """Control the robot in every episode; print what happened, and write it, the log and the report to `out`."""
     from ..control.log import TICKS
     from ..datasets.store import DemonstrationStore
-    from ..evaluation.timeline import summarised, write_timeline
+    from ..evaluation.reports.control import summarised, write_timeline
     from ..policy.checkpoint import write_json
 
     described = _described(config)
@@ -176,8 +176,7 @@ def _described(config: ControlConfig) -> dict[str, Any]:
     if not config.is_remote:
         return read_description(Path(config.run), config.checkpoint)
     with closing(RemotePolicy(config.run)) as served:
-        task = served.task if served.task in TASKS else None  # no server decides what is imported
-        return {"task": task, "specification": served.specification, "horizons": served.horizons}
+        return {"task": served.task, "specification": served.specification, "horizons": served.horizons}
 
 
 def _planner(config: ControlConfig, specification: Specification, horizons: Horizons) -> PolicyProcess:

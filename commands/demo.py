@@ -11,16 +11,16 @@ from ..configs.schema import (
     TrainConfig,
     command_line,
     device,
-    load_task,
 )
+from ..envs.catalogue import load_task
 
 TASK = "pick_place"
 
 
 def run(config: DemoConfig) -> None:
     """Record, train a diffusion and a regression policy on the same data, evaluate both, and report."""
-    from ..evaluation.collection import collect
     from ..evaluation.results import measure, write_results
+    from ..recording.scripted import collect
     from ..training.loop import train
 
     device(config.device)  # refuses a wrong one before anything is recorded

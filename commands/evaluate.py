@@ -9,8 +9,8 @@ from ..configs.schema import EvaluateConfig, command_line
 
 def run(config: EvaluateConfig) -> None:
     """Write `evaluation.json`, the report and films, beside the policy or to `out`, and print the rates."""
-    from ..evaluation.comparison import table
     from ..evaluation.delays import measure_all
+    from ..evaluation.reports.comparison import table
     from ..evaluation.results import measure, write_results
 
     out = Path(config.out or config.run)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ..configs.checks import pair
 from ..configs.encoders import AugmentationConfig
-from ..configs.schema import InspectConfig, load_task
+from ..configs.schema import InspectConfig
+from ..envs.catalogue import load_task
 
 
 def run(config: InspectConfig) -> None:
     """Print streams, ranges and warnings, and draw every dimension over time."""
     from ..datasets.formats.replay_buffer import open_demonstrations
-    from ..datasets.inspection import describe, draw, draw_augmented, usual_crop, warnings
+    from ..datasets.inspection import describe, usual_crop, warnings
+    from ..evaluation.reports.demonstrations import draw, draw_augmented
 
     task = load_task(config.task) if config.task else None
     demonstrations = open_demonstrations(
@@ -24,7 +27,7 @@ def run(config: InspectConfig) -> None:
     for warning in warnings(demonstrations):
         print(f"warning: {warning}")
     if len(demonstrations.episode_ends):
-        picture = Path(config.out or f"{Path(config.dataset).name.removesuffix('.zarr')}.png")
+        picture = Path(config.out) if config.out else default_picture(Path(config.dataset))
         picture.parent.mkdir(parents=True, exist_ok=True)
         draw(demonstrations, picture)
         print(f"picture: {picture}")
@@ -34,3 +37,15 @@ def run(config: InspectConfig) -> None:
             crop = pair(config.crop) if is_chosen else usual_crop(demonstrations)
             draw_augmented(demonstrations, config.augmentation.build(crop), augmented, seed=config.seed)
             print(f"augmented: {augmented}")
+
+
+def default_picture(store: Path) -> Path:
+    """The picture of a store: beside it, or in `runs/inspect/` if the store's folder cannot be written.
+
+    >>> default_picture(Path("nobody/can/write/here/reach.zarr")).as_posix()
+    'runs/inspect/reach.png'
+    """
+    if store.name in ("", ".."):  # the store is the current folder or one above it
+        store = store.resolve()
+    folder = store.parent if os.access(store.parent, os.W_OK) else Path("runs", "inspect")
+    return folder / f"{store.name.removesuffix('.zarr')}.png"

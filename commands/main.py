@@ -36,7 +36,7 @@ SUMMARIES = {
 }
 
 POSITIONAL = {
-    "compare": "folder",
+    "compare": "results",
     "control": "run",
     "download": "name",
     "evaluate": "run",

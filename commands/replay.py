@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..configs.schema import ReplayConfig, load_task
+from ..configs.schema import ReplayConfig
+from ..envs.catalogue import load_task
 
 
 def run(config: ReplayConfig) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..envs.catalogue import known_task, load_task
 from ..specification import Specification
 from .checks import known_engine, not_negative, positive
 from .executions import RecedingConfig, check_executions
@@ -79,13 +80,10 @@ class SimulatedRobotConfig:
     def build(self, described: Mapping[str, Any], *, rate: float) -> SimulatedRobot:
         """For `rate` commands a second. described: what the policy's checkpoint says."""
         from ..control.simulated import SimulatedRobot
-        from .schema import load_task
 
-        task = self.task or described["task"]
-        if task is None:
-            raise ValueError("it is not known for which task the policy is: say with robot.task= what to simulate")
+        task = load_task(self.task) if self.task else known_task(described["task"], key="robot.task")
         return SimulatedRobot(
-            load_task(task),
+            task,
             rate=rate,
             sensor_delay=self.sensor_delay_ms / 1e3,
             actuation_delay=self.actuation_delay_ms / 1e3,

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..envs.catalogue import load_task
 from ..policy.engines.interface import ENGINES, FORMATS
-from .schema import ExportConfig, load_task, policy_config
+from .schema import ExportConfig, policy_config
 
 if TYPE_CHECKING:
     from ..policy.engines.choice import Verdict

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..envs.catalogue import load_task
 from ..specification import Horizons, Specification, Stream, nearest
 from .components import (
     CosineConfig,
@@ -19,7 +20,7 @@ from .components import (
     UNet1dConfig,
 )
 from .encoders import LowdimEncoderConfig, ResNetEncoderConfig
-from .schema import ImportCheckpointConfig, describe, load_task
+from .schema import ImportCheckpointConfig, describe
 
 if TYPE_CHECKING:
     from ..policy.foreign import Foreign

@@ -26,37 +26,6 @@ from .serving import ServeConfig
 if TYPE_CHECKING:
     import torch
 
-    from ..envs.task import Task
-
-
-TASKS = {
-    "pick_place": "recede.envs.pick_place:PICK_PLACE",
-    "pick_place_image": "recede.envs.pick_place:PICK_PLACE_IMAGE",
-    "pusht": "recede.envs.pusht:PUSHT",
-    "pusht_image": "recede.envs.pusht:PUSHT_IMAGE",
-}
-"""Where each task is found; a task is imported only when it is used."""
-
-
-def load_task(name: str) -> Task:
-    """The task of that name, or the one at "package.module:CONSTANT", which is how you use your own.
-
-    Raises ValueError for an unknown name, and where there is no task at that place.
-    """
-    from importlib import import_module
-
-    from ..envs.task import Task
-
-    if name not in TASKS and ":" not in name:
-        raise ValueError(
-            f"task must be one that recede knows, or package.module:CONSTANT, got {name!r}: {nearest(name, TASKS)}"
-        )
-    module, constant = TASKS.get(name, name).split(":", 1)
-    found = getattr(import_module(module), constant, None)
-    if not isinstance(found, Task):
-        raise ValueError(f"task={name} must be a Task of recede.envs.task, but {module} has {found!r} as {constant!r}")
-    return found
-
 
 def device(name: str) -> torch.device:
     """The device of that name; "auto" is a GPU where there is one."""
@@ -245,11 +214,13 @@ class ReplayConfig:
 
 @dataclass(kw_only=True)
 class InspectConfig:
-    """Describe the store `dataset`; `task` is needed for a replay buffer of others. out: the picture.
+    """Describe the store `dataset`; `task` is needed for a replay buffer of others.
 
+    out: the picture; by default it lies beside the store, `data/reach.png` of `data/reach.zarr`, or in `runs/inspect/`
+    if the store's folder cannot be written.
     augment: also draw, into a picture beside that one, what a policy sees in training whose encoder has this `crop`,
-    [height, width], with this `augmentation`; where neither is given, a crop of seven eighths of the images. seed: of
-    its random changes.
+    [height, width], with this `augmentation`; where neither is given, a crop of seven eighths of the images.
+    seed: of its random changes.
     """
 
     dataset: str
@@ -269,10 +240,20 @@ class InspectConfig:
 
 @dataclass(kw_only=True)
 class CompareConfig:
-    """Put every `evaluation.json` in `folder` and below into one table; out: a markdown file to write it to."""
+    """Put many evaluations into one table.
 
-    folder: str
+    results: a folder, of which every `evaluation.json` in it and below is taken, or a file that `lines` wrote.
+    out: a markdown file to write the table to.
+    lines: a file, results.jsonl, to add the evaluations to, a line each; one of the same path is replaced.
+    """
+
+    results: str
     out: str | None = None
+    lines: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.lines is not None and not self.lines.endswith(".jsonl"):
+            raise ValueError(f"lines={self.lines} must end in .jsonl, a file with a line of JSON for an evaluation")
 
 
 @dataclass(kw_only=True)

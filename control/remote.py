@@ -183,7 +183,10 @@ def described(data: Any, address: str) -> Message:
         specification, horizons = Specification.from_json(hello["specification"]), Horizons(**hello["horizons"])
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError(f"{address} does not say what it serves: {error!r}") from None
-    return {"task": hello.get("task"), "specification": specification, "horizons": horizons}
+    task = hello.get("task")
+    if not (task is None or (isinstance(task, str) and task.isprintable())):
+        raise ValueError(f"{address} does not say what it serves: its task must be a name, got {task!r}")
+    return {"task": task, "specification": specification, "horizons": horizons}
 
 
 def connect(address: str, specification: Specification, horizons: Horizons) -> RemotePolicy:

@@ -1,10 +1,8 @@
-"""Look at demonstrations before training on them: what is in them, in words and in a picture, and what looks wrong."""
+"""Look at demonstrations before training on them: what is in them, and what looks wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +11,6 @@ from ..specification import Stream
 from .normalisation import floor, still
 from .statistics import Statistics, statistics
 from .store import Demonstrations
-
-if TYPE_CHECKING:
-    from .augmentation import Augmentation
 
 JUMP = 0.5
 """A change from one step to the next of more than this share of a dimension's range is a jump."""
@@ -45,12 +40,12 @@ def describe(demonstrations: Demonstrations) -> list[str]:
         f"{'stream':<24}{'units':<8}{'min':>11}{'mean':>11}{'max':>11}{'std':>11}   limits",
     ]
     for stream in demonstrations.specification.streams:
-        chosen = _spread(len(steps), FEW) if stream.is_image else range(len(steps))
+        chosen = evenly(len(steps), FEW) if stream.is_image else range(len(steps))
         lines += _rows(stream, statistics(demonstrations, stream.name, chosen))
     return lines
 
 
-def _spread(count: int, most: int) -> list[int]:
+def evenly(count: int, most: int) -> list[int]:
     """At most `most` of the numbers below `count`, evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int)).tolist()
 
@@ -127,71 +122,7 @@ def _of_dimension(
         )
 
 
-def draw(demonstrations: Demonstrations, path: Path, *, most: int = 50) -> None:
-    """A picture of every dimension over time, at most `most` episodes laid over one another, and of the lengths."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    streams = [stream for stream in demonstrations.specification.streams if len(stream.shape) == 1]
-    panels = [(stream, index) for stream in streams for index in range(stream.size)]
-    columns = 4
-    rows = -(-(len(panels) + 1) // columns)
-    figure = Figure(figsize=(3.2 * columns, 1.9 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    ends = demonstrations.episode_ends
-    chosen = _spread(len(ends), most)
-    values = {stream.name: demonstrations.read(stream.name) for stream in streams}
-    seconds = np.arange(lengths(demonstrations).max()) * demonstrations.specification.control_dt
-    for axis, (stream, index) in zip(axes, panels, strict=False):
-        for episode in chosen:
-            piece = values[stream.name][ends[episode - 1] if episode else 0 : ends[episode], index]
-            axis.plot(seconds[: len(piece)], piece, lw=0.6, alpha=0.5, color="C1" if stream.name == "action" else "C0")
-        units = f" ({stream.units[index]})" if stream.units else ""
-        axis.set_title(f"{stream.label(index)}{units}", fontsize=9)
-        axis.tick_params(labelsize=7)
-    axes[len(panels)].hist(lengths(demonstrations), bins=20, color="0.6")
-    axes[len(panels)].set_title("episode length (steps)", fontsize=9)
-    axes[len(panels)].tick_params(labelsize=7)
-    for axis in axes[len(panels) + 1 :]:
-        axis.set_visible(False)
-    figure.savefig(path, dpi=110)
-
-
 def usual_crop(demonstrations: Demonstrations) -> tuple[int, int] | None:
     """Seven eighths of the sides of the smallest image, as 84 of 96 pixels in Diffusion Policy; None without images."""
     sizes = [stream.shape[:2] for stream in demonstrations.specification.observations if stream.is_image]
     return (7 * min(h for h, _ in sizes) // 8, 7 * min(w for _, w in sizes) // 8) if sizes else None
-
-
-def draw_augmented(
-    demonstrations: Demonstrations, augmentation: Augmentation, path: Path, *, seed: int = 0, samples: int = 4
-) -> None:
-    """A picture of frames and, beside each, of what `augmentation` makes of it in several draws.
-
-    samples: frames of each camera, from all over the store. Raises ValueError where there are no images, or where a
-    crop does not fit into them.
-    """
-    import torch
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    cameras = [stream for stream in demonstrations.specification.observations if stream.is_image]
-    if not cameras:
-        raise ValueError("augment=true needs a store with images, but there is no stream of images in this one")
-    generator = torch.Generator().manual_seed(seed)
-    chosen, draws = _spread(int(demonstrations.episode_ends[-1]), samples), 5
-    figure = Figure(figsize=(1.6 * (1 + draws), 1.7 * len(cameras) * len(chosen)), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(len(cameras) * len(chosen), 1 + draws, squeeze=False)
-    for axis in axes.ravel():
-        axis.set_axis_off()
-    for row, (stream, step) in zip(axes, ((stream, step) for stream in cameras for step in chosen), strict=True):
-        frame = torch.from_numpy(demonstrations.read(stream.name, step, step + 1))
-        seen = augmentation({stream.name: frame.expand(draws, 1, *stream.shape)}, generator)[stream.name][:, 0]
-        for axis, image in zip(row, [frame[0], *seen], strict=True):
-            shown = image.expand(-1, -1, 3) if stream.shape[2] == 1 else image
-            axis.imshow(shown.numpy(), interpolation="nearest")
-        row[0].set_title(f"{stream.name}, step {step}: {stream.shape[0]} x {stream.shape[1]}", fontsize=7)
-        row[1].set_title(f"augmented: {seen.shape[1]} x {seen.shape[2]}", fontsize=7)
-    figure.savefig(path, dpi=110)

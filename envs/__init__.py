@@ -1,1 +1,1 @@
-"""Robots and tasks in simulation."""
+"""Tasks in simulation and their scripted demonstrators."""

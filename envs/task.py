@@ -1,14 +1,19 @@
 """What a task is: a gymnasium environment with a specification, and what is known beside it.
 
-Every environment of a task keeps the same promises, which `tests/test_envs.py` checks:
+Every task keeps the same promises; `recede.envs.check.check_task` tries them all:
 
+- the task can be pickled, because worker processes get it, and the spaces of its environment are those of the streams;
 - `info["state"]`, where the task has an expert, is the observation that the expert answers, whatever the policy sees;
-- observations are a dictionary with one array for each observation stream, of its shape, dtype and limits;
+- observations are a dictionary with one array for each observation stream, of its shape, dtype and limits, which later
+  steps leave as it is;
 - actions are absolute, in the units of the action stream, and clipped to its limits by the environment;
 - `info` holds `"success"` (bool) and `"score"` (float in [0, 1], of this step) after reset and after every step;
 - an episode is terminated by success and truncated after `max_steps` steps, by the environment itself;
-- with `render_mode="rgb_array"`, `render()` returns an (H, W, 3) uint8 image, and `pixels(actions)` says where in that
-  image the actions (T, Da) point, as (T, 2) columns and rows;
+- a mirror is its own inverse and stays within the limits; `restore` begins in the observed state; a robot that is
+  commanded its `position` stays there;
+- with `render_mode="rgb_array"`, `render()` returns an (H, W, 3) uint8 image or raises OSError if this machine cannot
+  render, and `pixels(actions)`, if there is one, says where in that image the actions (T, Da) point, as (T, 2) columns
+  and rows;
 - on one machine an episode is bitwise determined by the seed given to `reset` and the actions.
 """
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..configs.schema import EvaluateConfig, command_line
 from ..policy import checkpoint
-from .comparison import document
+from .reports.comparison import document
 from .results import delay_steps, load, measure, subject
 
 

@@ -153,7 +153,7 @@ def _score(info: Mapping[str, Any]) -> float:
     return score
 
 
-def check_task(task: Task, specification: Any) -> None:
+def check_fits(task: Task, specification: Any) -> None:
     """Raises ValueError, naming every difference, unless a policy of `specification` fits the task."""
     differences = task.specification.differences(specification)
     if differences:

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..configs.engines import check_exported, load_engine, make_engine
+from ..configs.engines import check_exported, load_engine, make_engine, read_description
 from ..configs.policies import load_policy
-from ..configs.schema import TASKS, EvaluateConfig, describe, device, load_task
+from ..configs.schema import EvaluateConfig, describe, device
+from ..envs.catalogue import known_task, load_task
 from ..envs.task import Task
 from ..policy import checkpoint
 from ..policy.engines.folder import is_exported
@@ -145,14 +146,10 @@ def measure(config: EvaluateConfig) -> Measured:
     Raises ValueError where it was trained for no task, or its chunks are too short for the delay.
     """
     (execution,), (delay_ms,) = config.execution.values(), config.delays
+    described = read_description(Path(config.run), config.checkpoint)
+    task = load_task(config.task) if config.task else known_task(described["task"], key="task")
     loaded = load(config)
     policy, manifest = loaded.policy, loaded.manifest
-    name = config.task or manifest["task"]
-    if name is None:
-        raise ValueError(f"{config.run} was trained without a task: say with task= what to evaluate it in")
-    if config.task is None and name not in TASKS:  # no checkpoint decides what is imported
-        raise ValueError(f"{config.run} was trained for a task that is not of recede: say so with task={name}")
-    task = load_task(name)
     delay = delay_steps(delay_ms, task.specification.control_dt)
     make = partial(execution.build, policy.horizons, delay=delay, hold=policy.specification.action.hold)
     make()  # refuses a delay that the chunks are too short for
@@ -211,7 +208,8 @@ def write_results(
     out: Path, measured: Sequence[Measured], *, title: str, command: str, next_steps: Iterable[tuple[str, str]]
 ) -> None:
     """Write `evaluation.json` of the first policy, films of its filmed episodes, and the report on all of them."""
-    from . import pictures, report
+    from .reports import pictures
+    from .reports.evaluation import installed_versions, write_report
 
     out.mkdir(parents=True, exist_ok=True)
     first = measured[0]
@@ -228,12 +226,12 @@ def write_results(
         shown = sorted(filmed, key=lambda outcome: not outcome.success)[:1]  # a success, where there is one
         fan = pictures.fan({each.name: each.policy for each in measured}, shown, pixels, device=first.device)
         (out / "fan.png").write_bytes(pictures.draw_fan(fan))
-    report.write_report(
+    write_report(
         out / "report.html",
         [entry(each) for each in measured],
         title=title,
         command=command,
-        versions=report.installed_versions(),
+        versions=installed_versions(),
         fan=fan,
         films=films,
         next_steps=next_steps,
@@ -253,7 +251,7 @@ def _pixels(task: Task) -> Any:
 
 def entry(measured: Measured) -> Any:
     """What the report says of one policy."""
-    from .report import Entry
+    from .reports.evaluation import Entry
 
     return Entry(
         name=measured.name,

@@ -29,7 +29,7 @@ from ..control.execution import Execution, Request
 from ..envs.task import Task
 from ..policy.interface import Policy
 from ..specification import Prefix
-from .episode import Arena, Chunks, Outcome, check_task
+from .episode import Arena, Chunks, Outcome, check_fits
 
 ROWS = 16
 """Batches are padded to a multiple of this many rows."""
@@ -68,7 +68,7 @@ def rollout(
     this one. num_parallel: episodes under way at once. filmed: seeds of the episodes whose frames are kept. Raises
     ValueError where policy and task differ.
     """
-    check_task(task, policy.specification)
+    check_fits(task, policy.specification)
     if num_parallel < 1 or workers < 0 or delay < 0 or len(set(seeds)) < len(seeds):
         raise ValueError(
             f"num_parallel must be at least 1, workers and delay at least 0, and the seeds must differ, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ FLOORS = {
     ("policy",): 3,
     ("control",): 4,
     ("configs",): 5,
+    ("recording",): 6,
     ("evaluation",): 6,
     ("training",): 7,
     ("commands",): 8,
@@ -93,6 +95,11 @@ def test_imports_inside_the_package_are_relative(module: tuple[str, ...]) -> Non
     assert not [name for name in absolute if name.split(".")[0] in own]
 
 
+def test_only_the_evaluation_draws() -> None:
+    drawing = {"/".join(name) for name, source in SOURCES.items() if "matplotlib" in source}
+    assert {name.split("/")[0] for name in drawing} == {"evaluation"}, drawing
+
+
 def test_subpackages_hold_a_docstring_only() -> None:
     for name, source in SOURCES.items():
         if name[-1] == "__init__" and len(name) > 1:
@@ -111,6 +118,23 @@ def test_every_folder_of_python_files_is_listed_in_pyproject() -> None:
     }
     assert found == set(PACKAGES)
     assert all((folder / "__init__.py").is_file() for folder in FOLDERS)
+
+
+AT_THE_ROOT = {
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "pyproject.toml", "constraints.txt"),
+    *(".gitignore", ".pre-commit-config.yaml", ".ci", "py.typed"),
+    *("__init__.py", "__main__.py", "specification.py"),
+    *("policy", "datasets", "envs", "control", "configs", "recording", "evaluation", "training", "commands"),
+    *("tests", "benchmarks", "docs"),
+}
+
+
+def test_nothing_but_the_house_stands_at_the_root_of_the_repository() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no checkout of git, which alone knows what belongs to the repository")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    strangers = {name.split("/")[0] for name in listed.split("\0") if name} - AT_THE_ROOT
+    assert not strangers, f"git tracks {strangers} at the root: delete them, or name them in AT_THE_ROOT"
 
 
 def test_no_module_is_called_utils() -> None:

@@ -8,8 +8,8 @@ import torch
 from recede.configs.encoders import AugmentationConfig
 from recede.configs.schema import InspectConfig
 from recede.datasets.augmentation import LUMA, Augmentation, crop, random_crop, recolour, rotate
-from recede.datasets.inspection import draw_augmented
 from recede.datasets.store import DemonstrationStore
+from recede.evaluation.reports.demonstrations import draw_augmented
 from recede.specification import Specification, Stream
 
 SCENE, WRIST = Stream("scene", (12, 16, 3), "uint8"), Stream("wrist", (10, 8, 1), "uint8")

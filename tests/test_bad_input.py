@@ -320,7 +320,8 @@ RESUME_ONLY = [
 @pytest.mark.parametrize(("damage", "words"), [*BOTH, *EVALUATE_ONLY])
 def test_damaged_checkpoints_are_not_evaluated(recede, tmp_path, run, damage, words):
     damage(run)
-    line = refused(recede, tmp_path, "evaluate", run, f"out={tmp_path / 'results'}", "episodes=1", "device=cpu")
+    options = ["task=toys:REACH", f"out={tmp_path / 'results'}", "episodes=1", "device=cpu"]
+    line = refused(recede, tmp_path, "evaluate", run, *options)
     assert str(run) in line
     for each in words:
         assert each in line

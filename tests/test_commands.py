@@ -14,8 +14,8 @@ import toys
 from recede.commands.main import POSITIONAL, SUMMARIES, main, overrides, quoted
 from recede.configs.schema import RUNS
 from recede.datasets.store import DemonstrationStore
-from recede.evaluation.collection import collect
 from recede.policy import checkpoint
+from recede.recording.scripted import collect
 
 
 @pytest.fixture(autouse=True)
@@ -229,6 +229,18 @@ def test_folders_of_any_name_are_found(recede, empty_folder, name):
     assert recede("inspect", f"./{name}/store").out == "no episodes yet\n"
 
 
+def test_the_picture_of_a_store_lies_beside_it_if_it_can(recede, empty_folder, reaches, monkeypatch):
+    shutil.copytree(reaches, empty_folder / "data" / "reach.zarr")
+    assert recede("inspect", "data/reach.zarr").out.endswith("picture: data/reach.png\n")
+    with monkeypatch.context() as readonly:
+        readonly.setattr("os.access", lambda folder, mode: str(folder) != "data")
+        assert recede("inspect", "data/reach.zarr").out.endswith("picture: runs/inspect/reach.png\n")
+    monkeypatch.chdir("data/reach.zarr")
+    assert recede("inspect", "./").out.endswith(f"picture: {empty_folder / 'data' / 'reach.png'}\n")
+    drawn = {path.relative_to(empty_folder).as_posix() for path in empty_folder.rglob("*.png")}
+    assert drawn == {"data/reach.png", "runs/inspect/reach.png"}
+
+
 def test_a_run_and_a_store_of_any_name(recede, empty_folder, reaches, small):
     shutil.copytree(reaches, empty_folder / "it's données (1)")
     result = recede("train", "dataset=it's données (1)", "out=my run's, 日本", "steps=1", *small)
@@ -236,7 +248,7 @@ def test_a_run_and_a_store_of_any_name(recede, empty_folder, reaches, small):
     assert "next: recede control" in result.out
     assert {path.name for path in empty_folder.iterdir()} == {"it's données (1)", "my run's, 日本"}
     line = recede("evaluate", "my run's, 日本").line
-    assert "was trained without a task: say with task= what to evaluate it in" in line
+    assert "the policy was trained without a task: give task=" in line
 
 
 # --- sweeps
@@ -357,7 +369,7 @@ def test_from_demonstrations_to_an_evaluation(recede, empty_folder, reaches, tra
     options = ["episodes=6", "videos=0", "parallel=4", "device=cpu", "out=results"]
     refused = recede("evaluate", "my run", *options)  # no checkpoint decides what is imported
     assert refused.status == 2
-    assert "say so with task=toys:REACH" in refused.err
+    assert "the task 'toys:REACH', which does not come with recede" in refused.err
     assert not (empty_folder / "results").exists()
     found = recede("evaluate", "my run", "task=toys:REACH", *options)
     assert found.status == 0, found.err

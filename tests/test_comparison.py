@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import recede
-from recede.evaluation.comparison import document, find, table
 from recede.evaluation.intervals import bootstrap, wilson
+from recede.evaluation.reports.comparison import document, find, table
 
 ROOT = Path(recede.__file__).parent
 
@@ -236,10 +236,12 @@ def test_two_predictions_that_were_trained_are_two_labels(recede, reaches, small
 
 
 def test_the_committed_results_have_rows_that_can_be_told_apart():
-    compared = rows(find(ROOT / "docs" / "results"))
+    results = find(ROOT / "docs" / "results.jsonl")
+    compared = rows(results)
     named = ("task", "network", "sampler", "execution", "delay, ms", "steps", "recipe")
     assert len({tuple(row[name] for name in named) for row in compared}) == len(compared)
-    assert table(find(ROOT / "docs" / "results")) in (ROOT / "docs" / "results.md").read_text()
+    command = "recede compare results=docs/results.jsonl out=docs/results.md"
+    assert document(results, command=command) == (ROOT / "docs" / "results.md").read_text()
 
 
 def test_the_command_reads_what_evaluate_writes(recede, trained, tmp_path):
@@ -254,7 +256,7 @@ def test_the_command_reads_what_evaluate_writes(recede, trained, tmp_path):
     page = tmp_path / "results.md"
     assert recede("compare", tmp_path / "results", f"out={page}").status == 0
     assert printed.out in page.read_text()
-    assert f"`recede compare folder={tmp_path / 'results'} out={page}` from 2 evaluations" in page.read_text()
+    assert f"`recede compare results={tmp_path / 'results'} out={page}` from 2 evaluations" in page.read_text()
 
 
 def test_a_folder_without_evaluations_is_refused(recede, tmp_path):
@@ -263,6 +265,48 @@ def test_a_folder_without_evaluations_is_refused(recede, tmp_path):
     with pytest.raises(ValueError, match=r"evaluation.json lacks \['policy', 'checkpoint'"):
         find(tmp_path)
     assert recede("compare", tmp_path / "nowhere").status == 2
+
+
+def place(folder, name, content):
+    path = folder / name / "evaluation.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def test_a_file_of_lines_makes_the_table_of_its_evaluations(recede, tmp_path):
+    runs, lines = tmp_path / "runs", tmp_path / "kept" / "results.jsonl"
+    place(runs, "b", result(success=[True, False], score=[0.1, 1 / 3]))
+    place(runs, "a", result(success=[True] * 3, seed=1))
+    assert recede("compare", runs, f"lines={lines}").out == f"2 evaluations added, 2 in all: {lines}\n"
+    paths = [json.loads(line)["path"] for line in lines.read_text().splitlines()]
+    assert paths == [(runs / name / "evaluation.json").as_posix() for name in "ab"]
+    assert find(lines) == find(runs)
+    assert recede("compare", lines).out == recede("compare", runs).out == table(find(runs))
+
+
+def test_an_evaluation_of_the_same_path_is_replaced_and_others_stay(recede, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place(tmp_path, "runs/a", result(success=[True]))
+    place(tmp_path, "other/b", result(success=[False] * 5, recipe="b"))
+    for folder, count in (("runs", 1), ("other", 2), ("runs", 2)):
+        assert f"1 evaluations added, {count} in all" in recede("compare", folder, "lines=results.jsonl").out
+    place(tmp_path, "runs/a", result(success=[False, False]))
+    recede("compare", "runs", "lines=results.jsonl", "out=table.md")
+    kept = {one["path"]: one["success"] for one in find(Path("results.jsonl"))}
+    assert kept == {"runs/a/evaluation.json": [False, False], "other/b/evaluation.json": [False] * 5}
+    assert table(find(Path("runs"))) in Path("table.md").read_text()
+
+
+def test_a_damaged_line_is_named(recede, tmp_path):
+    lines = tmp_path / "results.jsonl"
+    complete = json.dumps({"path": "a", **result(success=[True])})
+    lines.write_text(f"{complete}\n{complete[:50]}\n")
+    assert "results.jsonl, line 2 is damaged" in recede("compare", lines).line
+    lines.write_text(f"{complete}\n" + json.dumps({"path": "b", "task": "reach"}) + "\n")
+    assert "results.jsonl, line 2 lacks ['policy', 'checkpoint'" in recede("compare", lines).line
+    lines.write_text(f"{complete}\n7\n")
+    assert "results.jsonl, line 2 must hold a JSON object, got 7" in recede("compare", lines).line
+    assert "must end in .jsonl" in recede("compare", tmp_path, "lines=results.json").line
 
 
 def test_a_page_says_what_its_numbers_mean():

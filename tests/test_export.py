@@ -12,7 +12,7 @@ import pytest
 import recede as package
 import torch
 from recede.configs.policies import load_policy
-from recede.evaluation.comparison import find, table
+from recede.evaluation.reports.comparison import find, table
 from recede.policy.engines import choice, export
 from recede.policy.engines.eager import EagerEngine
 from recede.specification import Prefix

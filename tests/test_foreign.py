@@ -28,7 +28,7 @@ from published import (
 )
 from recede.commands.main import main
 from recede.configs.policies import load_policy
-from recede.configs.schema import load_task
+from recede.envs.catalogue import load_task
 
 # --- the files of others
 

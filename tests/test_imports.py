@@ -44,7 +44,7 @@ def test_the_light_half_loads_no_torch() -> None:
         "recede.configs.engines",
         "recede.policy.engines.folder",
         "recede.policy.engines.choice",
-        "recede.evaluation.timeline",
+        "recede.evaluation.reports.control",
     ]
     heavy = ["torch", "diffusers", "imageio", "matplotlib", "tensorboard", "gym_pusht", "pygame", "cv2", "transformers"]
     assert first_to_load(heavy, light) == {}

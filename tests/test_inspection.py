@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from recede.datasets.inspection import describe, draw, lengths, warnings
+from recede.datasets.inspection import describe, lengths, warnings
 from recede.datasets.store import DemonstrationStore
+from recede.evaluation.reports.demonstrations import draw
 from recede.specification import Specification, Stream
 
 SPECIFICATION = Specification(

@@ -10,7 +10,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given
 from hypothesis import strategies as st
-from recede.envs.pick_place import PICK_PLACE, WALL_CORNER, PickPlace, remaining_way
+from recede.envs.tasks.pick_place import PICK_PLACE, WALL_CORNER, PickPlace, remaining_way
 
 HIGHEST = 0.09
 OPEN, CLOSED = 0.08, 0.015
@@ -241,7 +241,7 @@ def rendered(render_size=240):
 
 @pytest.mark.filterwarnings("ignore:.*symmetric and normalized")
 def test_gymnasium_makes_and_checks_it():
-    made = gymnasium.make("recede.envs.pick_place:recede/PickPlace-v0", render_mode="rgb_array", render_size=96)
+    made = gymnasium.make("recede.envs.tasks.pick_place:recede/PickPlace-v0", render_mode="rgb_array", render_size=96)
     rendered().close()  # skips without EGL
     assert made.spec.id == "recede/PickPlace-v0"
     check_env(made.unwrapped)
@@ -271,7 +271,7 @@ def test_the_renderer_is_opened_again_after_close():
 
 def test_without_egl_everything_but_rendering_works():
     program = (
-        "from recede.envs.pick_place import PickPlace\n"
+        "from recede.envs.tasks.pick_place import PickPlace\n"
         "env = PickPlace('rgb_array')\n"
         "env.reset(seed=0)\n"
         "env.step(env.action_space.sample())\n"

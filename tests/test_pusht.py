@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from recede.datasets.formats.replay_buffer import ReplayBuffer
-from recede.envs.pusht import (
+from recede.envs.tasks.pusht import (
     KEYPOINTS,
     MAX_STEPS,
     PUSHT,
@@ -60,7 +60,7 @@ def states(count, seed=0):
 def test_it_is_described_without_gym_pusht_and_says_what_to_install():
     code = (
         "import sys; sys.modules['gym_pusht'] = None\n"
-        "from recede.envs.pusht import PUSHT\n"
+        "from recede.envs.tasks.pusht import PUSHT\n"
         "assert PUSHT.specification.action.high == (512, 512) and 'torch' not in sys.modules\n"
         "try: PUSHT.make()\n"
         "except ImportError as error: assert \"pip install 'recede[pusht]'\" in str(error), error\n"

@@ -14,12 +14,11 @@ import pytest
 import torch
 from recede.control.execution import RecedingHorizon
 from recede.envs.task import Task
-from recede.evaluation import report
-from recede.evaluation.charts import Series, curve
 from recede.evaluation.episode import Outcome
 from recede.evaluation.evaluate import Evaluation
-from recede.evaluation.pictures import draw_fan, fan, film, spread
-from recede.evaluation.report import Entry, installed_versions, verdict, write_report
+from recede.evaluation.reports.charts import Series, curve
+from recede.evaluation.reports.evaluation import Entry, installed_versions, verdict, write_report
+from recede.evaluation.reports.pictures import draw_fan, fan, film, spread
 from recede.evaluation.rollout import rollout
 from recede.specification import Horizons, Specification, Stream
 
@@ -322,7 +321,7 @@ def test_films_beyond_the_limit_are_linked(tmp_path, walked, monkeypatch):
     for path in films.values():
         film(walked[1], path, fps=10, pixels=None)
     size = films["first"].stat().st_size
-    monkeypatch.setattr(report, "EMBEDDED_BYTES", size)
+    monkeypatch.setattr("recede.evaluation.reports.evaluation.EMBEDDED_BYTES", size)
     page = Page(written(tmp_path, [Entry(name="a", evaluation=measured())], films=films))
     assert page.tags.count("video") == 1
     assert page.links[-1] == "my%20films/second%231.mp4"

@@ -18,8 +18,8 @@ from recede.configs.components import (
 )
 from recede.configs.encoders import ResNetEncoderConfig
 from recede.configs.policies import load_policy
-from recede.configs.schema import load_task
 from recede.control.execution import AsyncReplace, RealTimeChunking, RecedingHorizon, Request, WarmStart
+from recede.envs.catalogue import load_task
 from recede.evaluation.rollout import ROWS, latency, noise_generator, predict, rollout
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons, Specification, Stream

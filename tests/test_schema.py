@@ -28,15 +28,14 @@ from recede.configs.components import (
 )
 from recede.configs.schema import (
     RUNS,
-    TASKS,
     EvaluateConfig,
     TrainConfig,
     describe,
     device,
-    load_task,
     policy_config,
     register,
 )
+from recede.envs.catalogue import TASKS, load_task
 from recede.envs.task import Task
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons

@@ -763,7 +763,7 @@ def test_a_policy_elsewhere_controls_a_robot(recede, engine, tmp_path):
         assert health(address)["answers"] > 5
         for wrong, said in (
             (["robot.task=pick_place"], "the robot must be the one that the policy was trained for, but "),
-            ([], "it is not known for which task the policy is: say with robot.task= what to simulate"),
+            ([], "name it on the command line with robot.task="),
             (["engine=onnx"], "is served with its checkpoint, its sampler and its engine: leave them out here"),
             (["checkpoint=best"], "is served with its checkpoint, its sampler and its engine"),
         ):

@@ -8,7 +8,7 @@ import pytest
 import toys
 from recede.control.clock import VirtualClock
 from recede.control.simulated import Disturbances, Episode, SimulatedRobot, Simulation
-from recede.envs.pick_place import PICK_PLACE
+from recede.envs.tasks.pick_place import PICK_PLACE
 from toys import REACH
 
 DT = REACH.specification.control_dt

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from recede.control.log import tick_specification
 from recede.datasets.store import DemonstrationStore
-from recede.evaluation.timeline import NUM_BINS, _thinned, summarised, write_timeline
+from recede.evaluation.reports.control import NUM_BINS, _thinned, summarised, write_timeline
 from toys import SPECIFICATION
 
 

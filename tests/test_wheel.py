@@ -57,7 +57,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_holds_the_package_and_nothing_else(wheel: Path) -> None:
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert names == expected()
-    assert {"recede/py.typed", "recede/specification.py", "recede/envs/pick_place.xml"} <= names
+    assert {"recede/py.typed", "recede/specification.py", "recede/envs/tasks/pick_place.xml"} <= names
     assert any(name.endswith(".yaml") for name in names)
     assert not [name for name in names if "test" in Path(name).parts[1]]
 

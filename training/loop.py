@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..configs.schema import TrainConfig, describe, load_task
+from ..configs.schema import TrainConfig, describe
 from ..configs.schema import device as choose_device
 from ..datasets.augmentation import Augmentation
 from ..datasets.formats.replay_buffer import open_demonstrations
@@ -26,6 +26,7 @@ from ..datasets.mirror import Mirrored
 from ..datasets.normalisation import fit
 from ..datasets.store import check_finite
 from ..datasets.windows import Windows
+from ..envs.catalogue import load_task
 from ..envs.task import Task
 from ..evaluation.evaluate import CHOICE_SEED, evaluate
 from ..policy import checkpoint

@@ -48,7 +48,7 @@ def read(folder: Path) -> dict[str, Any]:
             f"{path}: format must be {FORMAT}, which this version of recede reads, got {content.get('format')!r}: "
             "export the policy again"
         )
-    needed = ("engine", "versions", "specification", "horizons", "policy", "levels", "ranges", "sha256")
+    needed = ("engine", "versions", "specification", "horizons", "policy", "task", "levels", "ranges", "sha256")
     if missing := [key for key in needed if key not in content]:
         raise ValueError(f"{path} is damaged: it lacks {missing}; {REMEDY}")
     if content["engine"] not in FORMATS:

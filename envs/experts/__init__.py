@@ -1,0 +1,1 @@
+"""Scripted demonstrators of the tasks."""

@@ -1,0 +1,356 @@
+"""One page that says what was measured: it needs no network, no other file and no JavaScript.
+
+It is made from the contents of `evaluation.json` and `metrics.jsonl` alone, so that it can be made again later.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from .charts import Series, curve, episodes, interval, shares, tag
+from .page import section, unbroken, write_page
+
+if TYPE_CHECKING:
+    from .pictures import Fan
+
+EMBEDDED_BYTES = 8_000_000
+"""Films are put into the page up to this size in all, and linked beyond it."""
+
+NEEDED = (
+    *("task", "episodes", "success_rate", "success_rate_95", "mean_score", "mean_score_95", "mean_steps", "wall_s"),
+    *("latency", "seed", "seeds", "success", "score", "steps"),
+)
+"""Keys of an evaluation without which there is nothing to report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One policy of a report.
+
+    evaluation: the content of its `evaluation.json`. metrics: the lines of its `metrics.jsonl`. training_seed: what
+    its run was trained with. What is not known is left out of the report. Raises ValueError for an evaluation that
+    lacks a key.
+    """
+
+    name: str
+    evaluation: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]] = ()
+    num_parameters: int | None = None
+    training_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        missing = [key for key in NEEDED if key not in self.evaluation]
+        if missing:
+            raise ValueError(
+                f"the evaluation of {self.name!r} must be the content of an evaluation.json, it lacks {missing}"
+            )
+
+    @property
+    def num_steps(self) -> int | None:
+        """Training steps of the policy that was evaluated."""
+        return self.evaluation.get("step") or max((line["step"] for line in self.metrics), default=None)
+
+    def seconds(self) -> dict[str, float]:
+        """Where the time went: "data" and "update" of the training up to that policy, and "evaluation"."""
+        last, found = self.num_steps or 0, dict[str, float]()
+        for kind in ("data", "update"):
+            taken = sum(line.get(f"{kind}_s", 0.0) for line in self.metrics if line["step"] <= last)
+            if taken:
+                found[kind] = taken
+        return found | {"evaluation": self.evaluation["wall_s"]}
+
+    def points(self, key: str) -> list[tuple[float, float]]:
+        """(step, value) of one measurement."""
+        return [(line["step"], line[key]) for line in self.metrics if key in line]
+
+
+def installed_versions() -> dict[str, str]:
+    """The versions that decide what is measured."""
+    packages = ("recede", "torch", "numpy", "gymnasium", "mujoco", "diffusers")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def write_report(
+    path: Path,
+    entries: Sequence[Entry],
+    *,
+    title: str,
+    command: str,
+    versions: Mapping[str, str],
+    fan: Fan | None = None,
+    films: Mapping[str, Path] | None = None,
+    next_steps: Iterable[tuple[str, str]] = (),
+) -> None:
+    """Write the page of one or several policies, in whole or not at all.
+
+    command: what was typed to get here. films: a caption -> an mp4 file. next_steps: (command, what it is for).
+    """
+    if not entries:
+        raise ValueError("a report needs at least one policy that was evaluated, got none")
+    sections = [
+        _fan(fan),
+        _films(films or {}, path),
+        section("Measured", _table(entries)),
+        section("Every episode", _episodes(entries)),
+        section("Learning", _learning(entries)),
+        section("Where the time went", _time(entries)),
+        section("Do it again", _reproduce(entries, command, versions)),
+        section("What to type next", _next(next_steps)),
+    ]
+    write_page(
+        path,
+        title=title,
+        verdict=unbroken(escape(verdict(entries))),
+        cards=[_card(place, entry) for place, entry in enumerate(entries)],
+        sections=sections,
+    )
+
+
+def verdict(entries: Sequence[Entry]) -> str:
+    """What was found, in a sentence or two: each success rate with its interval and its episodes."""
+    said = []
+    for entry in entries:
+        found = entry.evaluation
+        said.append(
+            f"{entry.name} succeeded in {sum(found['success'])} of {found['episodes']} episodes of {found['task']}, "
+            f"{_rate(found)} (95 % interval {_rate_interval(found)})"
+        )
+    sentence = "; ".join(said) + "."
+    if len(entries) == 2:
+        (low, high), (other_low, other_high) = (entry.evaluation["success_rate_95"] for entry in entries)
+        is_apart = low > other_high or other_low > high
+        sentence += " The intervals do not overlap." if is_apart else " The intervals overlap: more episodes may tell."
+        sentence += " Each policy is one training of its recipe; another seed may do better or worse."
+    return sentence[:1].upper() + sentence[1:]
+
+
+def _card(place: int, entry: Entry) -> str:
+    found = entry.evaluation
+    rate, score = found["success_rate"], found["mean_score"]
+    rate_said = f"95 % interval {_rate_interval(found)}, {found['episodes']} episodes"
+    score_said = f"mean score {score:.2f}, 95 % interval {_score_interval(found)}"
+    return tag(
+        "article",
+        tag("h2", escape(entry.name))
+        + tag("p", _rate(found) + tag("span", "success"), class_="figure")
+        + interval(rate, *found["success_rate_95"], place=place, label=f"success {_rate(found)}, {rate_said}")
+        + tag("p", rate_said, class_="note")
+        + interval(score, *found["mean_score_95"], place=place, label=score_said)
+        + tag("p", score_said, class_="note"),
+        class_=f"card s{place}",
+    )
+
+
+def _fan(fan: Fan | None) -> str:
+    if fan is None:
+        return ""
+    from .pictures import draw_fan
+
+    panels = ""
+    for name, points in fan.points.items():
+        said = f"{len(points)} action chunk{'s' if len(points) > 1 else ''} of {name}, drawn over the scene"
+        panels += tag("img", alt=said, src=_data("image/png", draw_fan(fan, [name]))).removesuffix("</img>")
+    first = next(iter(fan.points))
+    caption = (
+        f"Episode {fan.seed}, step {fan.step}: of all moments filmed, the one at which {first} is least decided. Each "
+        f"line is one action chunk that could be executed from here, from its pale beginning to the dot at its end."
+    )
+    body = tag("figure", tag("div", panels, class_="panels") + tag("figcaption", escape(caption)))
+    return section("What each policy would do", body)
+
+
+def _films(films: Mapping[str, Path], page: Path) -> str:
+    body, left = "", EMBEDDED_BYTES
+    for caption, film in films.items():
+        size = film.stat().st_size
+        if size <= left:
+            left -= size
+            source = _data("video/mp4", film.read_bytes())
+            shown = tag("video", src=source, controls="", loop="", muted="", playsinline="", preload="metadata")
+        else:
+            there = quote(os.path.relpath(film, page.parent))
+            shown = tag("p", tag("a", escape(film.name), href=there) + f" ({size / 1e6:.0f} MB)")
+        body += tag("figure", shown + tag("figcaption", escape(caption)))
+    return section("Rolling out", tag("div", body, class_="films") if body else "")
+
+
+def _table(entries: Sequence[Entry]) -> str:
+    """A column for each policy, so that it fits a narrow screen."""
+
+    def training_seconds(entry: Entry) -> float:
+        return sum(taken for kind, taken in entry.seconds().items() if kind != "evaluation")
+
+    rows = {
+        "success rate": [f"{_rate(entry.evaluation)} ({_rate_interval(entry.evaluation)})" for entry in entries],
+        "mean score": [
+            f"{entry.evaluation['mean_score']:.3f} ({_score_interval(entry.evaluation)})" for entry in entries
+        ],
+        "episodes": [f"{entry.evaluation['episodes']}" for entry in entries],
+        "mean steps": [f"{entry.evaluation['mean_steps']:.0f}" for entry in entries],
+        "parameters": [_count(entry.num_parameters) for entry in entries],
+        "training steps": [f"{entry.num_steps:,}" if entry.num_steps else "–" for entry in entries],
+        "training time": [_duration(training_seconds(entry)) for entry in entries],
+        "latency, median": [_milliseconds(entry, "p50_ms") for entry in entries],
+        "latency, 99th percentile": [_milliseconds(entry, "p99_ms") for entry in entries],
+    }
+    names = "".join(
+        tag("th", escape(entry.name), scope="col", class_=f"s{place}") for place, entry in enumerate(entries)
+    )
+    body = "".join(
+        tag("tr", tag("th", escape(name), scope="row") + "".join(tag("td", unbroken(escape(cell))) for cell in cells))
+        for name, cells in rows.items()
+    )
+    note = (
+        "In brackets: the 95 % interval, of this policy in other episodes: Wilson's for rates, and for scores the "
+        "bootstrap's with a score of 0 and one of 1 added. The score of an episode is the best of its steps. Latency "
+        "is that of one prediction for one robot. All times depend on what else the machine did."
+    )
+    head = tag("thead", tag("tr", "<td></td>" + names))
+    return tag("div", tag("table", head + tag("tbody", body)), class_="scroll") + tag("p", note, class_="note")
+
+
+def _episodes(entries: Sequence[Entry]) -> str:
+    body = ""
+    for place, entry in enumerate(entries):
+        found = entry.evaluation
+        said = f"{sum(found['success'])} of {found['episodes']} episodes succeeded"
+        strip = episodes(found, place=place, label=f"{entry.name}: {said}, by seed")
+        body += tag("figure", tag("figcaption", tag("b", escape(entry.name)) + f" {said}") + strip)
+    note = "A column for each seed, as tall as the score; full columns are successes. Equal seeds are equal beginnings."
+    return body + tag("p", note, class_="note")
+
+
+def _learning(entries: Sequence[Entry]) -> str:
+    named = list(enumerate(entries))
+    loss = [Series(place, [(s, v) for s, v in entry.points("loss") if v > 0]) for place, entry in named]
+    error = [Series(place, [(s, 100 * v) for s, v in entry.points("action_error")]) for place, entry in named]
+    successes = [_successes(place, entry) for place, entry in named]
+    is_mixed = sum(bool(line.points) for line in loss) > 1
+    panels = [
+        _panel("Training loss", "each policy has its own" if is_mixed else "mean over batches", loss, is_log=True),
+        _panel("Held-out action error", "% of the range of each action", error),
+        _panel("Success while training", "% with 95 % interval", successes, at_least=100),
+    ]
+    drawn = "".join(panels)
+    if not drawn:
+        return ""
+    legend = "".join(tag("span", escape(entry.name), class_=f"key s{place}") for place, entry in named)
+    key = tag("p", legend, class_="legend") if len(entries) > 1 else ""
+    return key + tag("div", drawn, class_="multiples")
+
+
+def _panel(title: str, unit: str, series: Sequence[Series], **axis: Any) -> str:
+    series = [line for line in series if line.points]
+    if not series:
+        return ""
+    caption = tag("figcaption", tag("b", escape(title)) + " " + tag("span", escape(unit)))
+    return tag("figure", caption + curve(series, label=f"{title} over training steps", **axis))
+
+
+def _successes(place: int, entry: Entry) -> Series:
+    """Success rates in per cent of the evaluations while training whose number of episodes is noted."""
+    from ..intervals import wilson
+
+    lines = [line for line in entry.metrics if "success_rate" in line and "episodes" in line]
+    bounds = [wilson(round(line["success_rate"] * line["episodes"]), line["episodes"]) for line in lines]
+    points = [(line["step"], 100 * line["success_rate"]) for line in lines]
+    return Series(place, points, [(100 * low, 100 * high) for low, high in bounds])
+
+
+def _time(entries: Sequence[Entry]) -> str:
+    longest = max(sum(entry.seconds().values()) for entry in entries)
+    body = ""
+    for entry in entries:
+        seconds = entry.seconds()
+        said = ", ".join(f"{kind} {_duration(taken)}" for kind, taken in seconds.items())
+        bar = shares(seconds, longest=longest or 1.0, label=f"{entry.name}: {said}")
+        keys = "".join(
+            tag("span", f"{kind} {_duration(taken)}", class_=f"key {kind}") for kind, taken in seconds.items()
+        )
+        body += tag("figure", tag("figcaption", tag("b", escape(entry.name)) + " " + keys, class_="legend") + bar)
+    note = "Data: gathering batches. Update: forward, backward and optimiser. Evaluation: every episode."
+    return body + tag("p", note, class_="note")
+
+
+def _reproduce(entries: Sequence[Entry], command: str, versions: Mapping[str, str]) -> str:
+    facts: list[tuple[str, str]] = []
+    for entry in entries:
+        found = entry.evaluation
+        said = f"episodes {_seeds(found['seeds'])}, noise {found['seed']}"
+        if entry.training_seed is not None:
+            said += f", training {entry.training_seed}"
+        facts.append((f"seeds of {entry.name}", said))
+        if "checkpoint" in found:
+            facts.append((f"checkpoint of {entry.name}", str(found["checkpoint"]) + _choice(found)))
+    facts.append(("versions", ", ".join(f"{name} {number}" for name, number in versions.items())))
+    listed = "".join(tag("dt", escape(name)) + tag("dd", escape(value)) for name, value in facts)
+    return tag("pre", tag("code", escape(command))) + tag("dl", listed)
+
+
+def _choice(found: Mapping[str, Any]) -> str:
+    """Which episodes chose the policy, if several of its training were evaluated."""
+    if not found.get("chosen_on"):
+        return ""
+    first, count = found["chosen_on"]["first_seed"], found["chosen_on"]["episodes"]
+    return f", the best of its training in other episodes than these ({_seeds(range(first, first + count))})"
+
+
+def _next(steps: Iterable[tuple[str, str]]) -> str:
+    items = "".join(
+        tag("li", tag("p", escape(purpose)) + tag("pre", tag("code", escape(command)))) for command, purpose in steps
+    )
+    return tag("ol", items) if items else ""
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _rate(found: Mapping[str, Any]) -> str:
+    return f"{100 * found['success_rate']:.0f} %"
+
+
+def _rate_interval(found: Mapping[str, Any]) -> str:
+    low, high = found["success_rate_95"]
+    return f"{100 * low:.0f}–{100 * high:.0f} %"
+
+
+def _score_interval(found: Mapping[str, Any]) -> str:
+    low, high = found["mean_score_95"]
+    return f"{low:.2f}–{high:.2f}"
+
+
+def _milliseconds(entry: Entry, key: str) -> str:
+    taken = entry.evaluation["latency"].get(key)
+    return "–" if taken is None else f"{taken:.3g} ms"
+
+
+def _count(number: int | None) -> str:
+    if number is None:
+        return "–"
+    return f"{number / 1e6:.2f} M" if number >= 1e6 else f"{number:,}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds <= 0:
+        return "–"
+    if seconds < 100:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    if len(seeds) > 1 and list(seeds) == list(range(seeds[0], seeds[0] + len(seeds))):
+        return f"{seeds[0]}–{seeds[-1]}"
+    return ", ".join(map(str, seeds))

@@ -1,0 +1,38 @@
+"""A page in one file, which needs no network, no other file and no JavaScript."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+
+from .charts import tag
+
+
+def write_page(path: Path, *, title: str, verdict: str, cards: Iterable[str], sections: Iterable[str]) -> None:
+    """Write a page, in whole or not at all; the title is text, everything else markup. Empty sections are left out."""
+    page = Template((files("recede.evaluation.reports") / "report.html").read_text(encoding="utf-8"))
+    written = page.substitute(
+        title=escape(title),
+        verdict=verdict,
+        cards="".join(cards),
+        sections="\n".join(section for section in sections if section),
+    )
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_text(written, encoding="utf-8")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def section(heading: str, body: str) -> str:
+    """A part of a page under a heading; nothing where it has no body."""
+    return tag("section", tag("h2", escape(heading)) + body) if body else ""
+
+
+def unbroken(text: str) -> str:
+    """Keeps a number and its per cent sign, and the two ends of an interval, on one line."""
+    return text.replace(" %", "&nbsp;%").replace("–", "–&#8288;")

@@ -1,0 +1,251 @@
+"""Films and pictures of what a policy planned, drawn over the scene that it planned in.
+
+A task's `pixels` says where in the image an action points; a chunk is drawn as the line through its actions.
+
+Shapes: H, W height and width of a frame; N sampled chunks; Tp prediction horizon; Da size of the action; pixels are
+(column, row), from the top left corner.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..episode import Outcome, Plan
+
+if TYPE_CHECKING:
+    import torch
+
+    from ...policy.interface import Policy
+
+Pixels: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
+"""Actions (T, Da) -> (T, 2) pixels: `pixels` of a task's environment."""
+
+COLOURS = ("#ff6ac1", "#4fd8ff", "#ffd166", "#9be564")
+"""One for each policy; they are seen on a darkened scene."""
+
+START_COLOUR = "#fff6e0"
+"""Of the beginning of a chunk, which fades into the colour of its policy."""
+
+NIGHT = np.array([0.5, 0.52, 0.6])
+"""Share of the red, green and blue of a scene that is left where chunks are to shine on it."""
+
+PANEL_INCHES = 4.8
+"""A panel of a fan, at 180 pixels an inch; the gap between two panels is a share of it."""
+
+PANEL_GAP = 0.012
+
+SMALLEST_SIDE = 384
+"""Smaller frames are enlarged to at least this many pixels by repeating theirs."""
+
+
+def film(outcome: Outcome, path: Path, *, fps: float, pixels: Pixels | None, colour: str = COLOURS[0]) -> None:
+    """Write a filmed episode as an mp4 that browsers play, the chunk under way drawn over every frame.
+
+    fps: frames a second; 1 / control_dt for real time. pixels: None draws no chunks. The last frame, which shows
+    success, stays for a second. The file appears whole or not at all. Raises ValueError for an episode that was not
+    filmed.
+    """
+    if not outcome.frames:
+        raise ValueError(f"episode {outcome.seed} has no frames to show: name its seed in `filmed`")
+    import imageio.v2
+
+    partial = path.with_name(f".{path.stem}.partial.mp4")
+    # Sides are made even here, so that imageio need not rescale; "faststart" lets a browser begin before the end.
+    settings: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 1, "quality": None}
+    settings["output_params"] = ["-crf", "21", "-movflags", "+faststart"]
+    try:
+        writer: Any = imageio.v2.get_writer(partial, format="FFMPEG", mode="I", fps=fps, **settings)
+        with writer:
+            for frame in _annotated(outcome, pixels, colour, hold=round(fps)):
+                writer.append_data(frame)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _annotated(outcome: Outcome, pixels: Pixels | None, colour: str, *, hold: int) -> Iterator[NDArray[np.uint8]]:
+    """Every frame with the latest plan of its time, the last one `hold` times more."""
+    plans = {plan.step: plan for plan in outcome.plans}
+    overlay: NDArray[Any] | None = None
+    drawn = outcome.frames[0]
+    for step, original in enumerate(outcome.frames):
+        frame, scale = _presentable(original)
+        if pixels is not None and step in plans:
+            overlay = _overlay(scale * pixels(plans[step].chunk), colour, *frame.shape[:2])
+        drawn = frame if overlay is None else _composed(frame, overlay)
+        yield drawn
+    for _ in range(hold):
+        yield drawn
+
+
+def _presentable(frame: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
+    """The frame enlarged to `SMALLEST_SIDE` and padded to even sides, and the enlargement."""
+    scale = max(1, -(-SMALLEST_SIDE // min(frame.shape[:2])))
+    large = frame.repeat(scale, axis=0).repeat(scale, axis=1)
+    height, width = large.shape[:2]
+    return np.pad(large, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"), scale
+
+
+def _composed(frame: NDArray[np.uint8], overlay: NDArray[Any]) -> NDArray[np.uint8]:
+    colour, alpha = overlay[..., :3], overlay[..., 3:]
+    return np.round(frame + alpha * (colour - frame)).astype(np.uint8)
+
+
+def _overlay(points: NDArray[Any], colour: str, height: int, width: int) -> NDArray[np.float32]:
+    """One chunk (T, 2) as an image (H, W, 4): colours in [0, 255] and an alpha in [0, 1]."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    canvas = FigureCanvasAgg(Figure(figsize=(width / 100, height / 100), dpi=100))
+    canvas.figure.patch.set_alpha(0)
+    axes = canvas.figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.axis("off")
+    # A dark seam, so that the line is seen on a bright scene too.
+    thickness = 0.8 * height / 100
+    axes.plot(*points.T, color="#101828", alpha=0.3, linewidth=thickness + 1.5, solid_capstyle="round")
+    _add_chunks(axes, points[None], colour, linewidth=thickness, alpha=(1.0, 0.5))
+    canvas.draw()
+    rgba = np.array(canvas.buffer_rgba(), np.float32)
+    rgba[..., 3] /= 255
+    return rgba
+
+
+@dataclass(frozen=True)
+class Fan:
+    """What policies would do at one moment of an episode.
+
+    frame: the scene (H, W, 3). points: a policy's name -> its chunks in pixels (N, Tp, 2). spread: of the first
+    policy's chunks, in pixels; see `spread`.
+    """
+
+    seed: int
+    step: int
+    frame: NDArray[np.uint8]
+    points: Mapping[str, NDArray[np.float64]]
+    spread: float
+
+
+def spread(points: NDArray[Any]) -> float:
+    """How much chunks (N, T, 2) disagree: the root of the mean squared distance from the mean chunk.
+
+    >>> spread(np.array([[[3.0, 4.0]], [[-3.0, -4.0]]]))
+    5.0
+    """
+    return float(np.sqrt(np.square(points - points.mean(axis=0)).sum(axis=-1).mean()))
+
+
+def fan(
+    policies: Mapping[str, Policy],
+    outcomes: Sequence[Outcome],
+    pixels: Pixels,
+    *,
+    num_samples: int = 32,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> Fan:
+    """Sample every policy at the moment when the first of them is most undecided.
+
+    The moments are the plans of the filmed among `outcomes`; the noise of the samples is the same at each of them.
+    A policy that draws no noise is asked once. Cost: `num_samples` predictions for each plan. Raises ValueError where
+    no episode was filmed.
+    """
+    from tqdm import tqdm
+
+    moments = [(outcome, plan) for outcome in outcomes if outcome.frames for plan in outcome.plans]
+    if not moments:
+        raise ValueError("a fan is drawn over a filmed episode, but none of these was: name a seed in `filmed`")
+
+    def sample(policy: Policy, plan: Plan) -> NDArray[np.float64]:
+        return np.stack([pixels(chunk) for chunk in _chunks(policy, plan, num_samples, seed, device)])
+
+    first, *_ = policies.values()
+    bar = tqdm(moments, desc="sample chunks", unit="plan", disable=not progress)
+    spreads = [spread(sample(first, plan)) for _, plan in bar]
+    outcome, plan = moments[int(np.argmax(spreads))]
+    points = {name: sample(policy, plan) for name, policy in policies.items()}
+    return Fan(outcome.seed, plan.step, outcome.frames[plan.step], points, max(spreads))
+
+
+def _chunks(
+    policy: Policy, plan: Plan, num_samples: int, seed: int, device: str | torch.device
+) -> list[NDArray[np.float32]]:
+    import torch
+
+    from ...control.execution import Request
+    from ..rollout import predict
+
+    count = num_samples if policy.noise_shape[0] else 1
+    generator = torch.Generator().manual_seed(seed)
+    return predict(policy, [Request(plan.history)] * count, [generator] * count, device)
+
+
+def draw_fan(fan: Fan, names: Sequence[str] = ()) -> bytes:
+    """A PNG with a square panel for each of the named policies, side by side; without names, for all of them."""
+    from matplotlib.figure import Figure
+
+    names = names or list(fan.points)
+    total = len(names) + PANEL_GAP * (len(names) - 1)
+    figure = Figure(figsize=(PANEL_INCHES * total, PANEL_INCHES), dpi=180)
+    for index, name in enumerate(names):
+        axes = figure.add_axes((index * (1 + PANEL_GAP) / total, 0, 1 / total, 1))
+        _draw_panel(axes, fan, name)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", transparent=True)
+    return file.getvalue()
+
+
+def _draw_panel(axes: Any, fan: Fan, name: str) -> None:
+    from matplotlib.patheffects import withStroke
+
+    points, colour = fan.points[name], COLOURS[list(fan.points).index(name) % len(COLOURS)]
+    height, width = fan.frame.shape[:2]
+    (left, right), (top, bottom) = _view(fan)
+    grey = fan.frame.mean(axis=2, keepdims=True)
+    scene = np.round((0.7 * fan.frame + 0.3 * grey) * NIGHT).astype(np.uint8)
+    axes.imshow(scene, extent=(0, width, height, 0), interpolation="bicubic")
+    axes.set(xlim=(left, right), ylim=(bottom, top))
+    axes.axis("off")
+    if len(points) == 1:
+        said, linewidth, alpha, dot = "its one chunk", 3.4, 1.0, 6.0
+    else:
+        said, linewidth, alpha, dot = f"{len(points)} sampled chunks", 1.4, 0.6, 3.2
+    _add_chunks(axes, points, colour, linewidth=linewidth, alpha=(alpha, alpha))
+    axes.plot(*points[:, -1].T, "o", color=colour, markersize=dot, markeredgewidth=0)
+    written: dict[str, Any] = {"transform": axes.transAxes, "va": "top", "parse_math": False}
+    written["path_effects"] = [withStroke(linewidth=3, foreground="#2b3245")]
+    axes.text(0.04, 0.955, name, color="white", size=15, weight="bold", **written)
+    axes.text(0.04, 0.887, said, color="#d9dee8", size=11.5, **written)
+
+
+def _view(fan: Fan) -> tuple[tuple[float, float], tuple[float, float]]:
+    """The square part of the frame to show, (left, right) and (top, bottom): all chunks, and what is around them."""
+    points = np.concatenate([chunks.reshape(-1, 2) for chunks in fan.points.values()])
+    low, high = points.min(axis=0), points.max(axis=0)
+    limits = np.array(fan.frame.shape[1::-1], dtype=np.float64)
+    side = float(np.clip(1.5 * (high - low).max(), 0.5 * limits.min(), limits.min()))
+    corner = np.clip((low + high) / 2 - side / 2, 0, limits - side)
+    return (corner[0], corner[0] + side), (corner[1], corner[1] + side)
+
+
+def _add_chunks(axes: Any, points: NDArray[Any], colour: str, *, linewidth: float, alpha: tuple[float, float]) -> None:
+    """Chunks (N, T, 2) as lines whose colour and alpha change along them."""
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import to_rgb
+
+    along = np.linspace(0, 1, points.shape[1] - 1)[:, None]
+    rgb = (1 - along) ** 1.5 * np.array(to_rgb(START_COLOUR)) + (1 - (1 - along) ** 1.5) * np.array(to_rgb(colour))
+    rgba = np.concatenate([rgb, alpha[0] + along * (alpha[1] - alpha[0])], axis=1)
+    segments = np.stack([points[:, :-1], points[:, 1:]], axis=2).reshape(-1, 2, 2)
+    # Round ends close the gaps of a thick line, but show as beads where translucent ones overlap.
+    ends = "round" if alpha[0] == 1 else "butt"
+    colours = np.tile(rgba, (len(points), 1))
+    axes.add_collection(LineCollection(list(segments), colors=colours, linewidths=linewidth, capstyle=ends))

@@ -1,0 +1,1 @@
+"""Record: demonstrations of whoever knows the task."""
