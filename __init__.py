@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from .datasets.windows import Windows as Windows
     from .evaluation.evaluate import evaluate as evaluate
     from .policy.diffusion import DiffusionPolicy as DiffusionPolicy
-    from .policy.regression import RegressionPolicy as RegressionPolicy
     from .specification import Horizons as Horizons
     from .specification import Specification as Specification
     from .specification import Stream as Stream
@@ -26,7 +25,6 @@ _HOMES = {
     "DiffusionPolicy": ".policy.diffusion",
     "Horizons": ".specification",
     "RecedingHorizon": ".control.execution",
-    "RegressionPolicy": ".policy.regression",
     "Specification": ".specification",
     "Stream": ".specification",
     "Windows": ".datasets.windows",
@@ -40,7 +38,6 @@ __all__ = [
     "DiffusionPolicy",
     "Horizons",
     "RecedingHorizon",
-    "RegressionPolicy",
     "Specification",
     "Stream",
     "Windows",

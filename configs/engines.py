@@ -16,9 +16,9 @@ from ..policy.engines.interface import ENGINES, FORMATS
 from .schema import ExportConfig, policy_config
 
 if TYPE_CHECKING:
+    from ..policy.diffusion import DiffusionPolicy
     from ..policy.engines.choice import Verdict
     from ..policy.engines.interface import Arrays, Engine
-    from ..policy.engines.torch_modules import Exportable
 
 ROWS = 16
 """Observations on which an engine is compared with eager."""
@@ -147,7 +147,7 @@ def _make(policy: Any, name: str, scratch: Path) -> Engine:
     return engine_of(exportable, open_session(name, _graphs(exportable, name, scratch)))
 
 
-def _graphs(policy: Exportable, name: str, scratch: Path) -> Path:
+def _graphs(policy: DiffusionPolicy, name: str, scratch: Path) -> Path:
     """The folder of the graphs in the format of that engine, which are made where they are not there yet."""
     from ..policy.engines.export import to_openvino, write_onnx
     from ..policy.engines.open_vino import library

@@ -28,8 +28,8 @@ def measure_all(config: EvaluateConfig, out: Path) -> list[Mapping[str, Any]]:
     about, results = subject(loaded.manifest), []
     for pair in config.pairs:
         (execution,), (delay_ms,) = pair.execution.values(), pair.delays
-        delay = delay_steps(delay_ms, loaded.policy.specification.control_dt)
-        execution.build(loaded.policy.horizons, delay=delay)
+        delay = delay_steps(delay_ms, loaded.engine.specification.control_dt)
+        execution.build(loaded.engine.horizons, delay=delay)
     for pair in config.pairs:
         (name,) = pair.execution
         folder = out / f"{name}-{pair.delay_ms:g}ms"

@@ -71,6 +71,11 @@ class DiffusionPolicy(nn.Module):
         """U; see `Policy.num_uniforms`."""
         return self.objective.num_uniforms
 
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the objective learns from another policy."""
+        return self.objective.has_teacher
+
     def encode(self, observation: Observation) -> Tensor:
         """Conditioning (B, S, Dc) of an observation in the units of the specification."""
         check_observation(observation, self.specification, self.horizons)
@@ -95,7 +100,7 @@ class DiffusionPolicy(nn.Module):
 
     def conditioned(self, condition: Tensor) -> Denoiser:
         """The same from what the network has made of the conditioning."""
-        rows = self._embedded(condition.device) if self._rows is None else self._rows
+        rows = self.embedded() if self._rows is None else self._rows
         keeps_epsilon = self.sampler.keeps_epsilon
         read = partial(estimate, prediction=self.prediction, clip=self.clip, keeps_epsilon=keeps_epsilon)
 
@@ -106,23 +111,19 @@ class DiffusionPolicy(nn.Module):
 
         return denoise
 
-    def embed(self, steps: Sequence[tuple[NoiseLevel, NoiseLevel]], device: torch.device) -> Tensor:
-        """What the network makes of N steps, of the times that they leave and reach: (N, ...)."""
-        now, then = (torch.tensor([level.time for level in levels], device=device) for levels in zip(*steps, strict=True))
-        return self.network.embed(now, then)
-
-    def _embedded(self, device: torch.device) -> dict[tuple[float, float], Tensor]:
-        """Times of a step -> what the network makes of them, for every step that the sampler may ask for."""
-        rows: dict[tuple[float, float], Tensor] = {}
+    def embedded(self) -> dict[tuple[float, float], Tensor]:
+        """The times of every step that the sampler may ask for -> what the network makes of them, (...)."""
+        rows, device = dict[tuple[float, float], Tensor](), next(self.parameters()).device
         for steps in self.sampler.steps:
-            times = ((now.time, then.time) for now, then in steps)
-            rows |= zip(times, self.embed(steps, device), strict=True)
+            times = [(now.time, then.time) for now, then in steps]
+            now, then = torch.tensor(times, device=device).unbind(dim=1)
+            rows |= zip(times, self.network.embed(now, then), strict=True)
         return rows
 
     @torch.no_grad()
     def hold_times(self) -> None:
         """Compute once what the network makes of the times: its weights do not change any more."""
-        self._rows = self._embedded(next(self.parameters()).device)
+        self._rows = self.embedded()
 
     @torch.no_grad()
     def predict(self, observation: Observation, noise: Tensor, guidance: Sequence[Guidance] = ()) -> Tensor:

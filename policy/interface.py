@@ -95,16 +95,17 @@ class NoiseSchedule(Protocol):
 
 
 class Space(Protocol):
-    """Between actions in units and the x_0 that is denoised, of which L steps have size Dz.
-
-    shape: (L, Dz). std: (Dz,), the standard deviation of x_0 over the training episodes.
-    """
+    """Between actions in units and the x_0 that is denoised: L rows of size Dz."""
 
     @property
-    def shape(self) -> tuple[int, int]: ...
+    def shape(self) -> tuple[int, int]:
+        """(L, Dz)."""
+        ...
 
     @property
-    def std(self) -> Tensor: ...
+    def std(self) -> Tensor:
+        """(Dz,), the standard deviation of x_0 over the training episodes."""
+        ...
 
     def encode(self, action: Tensor) -> Tensor:
         """(B, Tp, Da) in units -> x_0 (B, L, Dz)."""
@@ -162,6 +163,11 @@ class Policy(Protocol):
         """U, the uniform numbers that the loss needs for each draw of noise."""
         ...
 
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the loss needs a teacher."""
+        ...
+
     def loss(self, lesson: Lesson) -> Tensor:
         """Per step, (K, B, L): the caller masks and reduces. The observation is encoded once for all K draws."""
         ...
@@ -175,13 +181,17 @@ class Policy(Protocol):
 
 
 class Objective(Protocol):
-    """What a network is trained to do. Nothing of it is needed once the policy is trained.
+    """What a network is trained to do. Nothing of it is needed once the policy is trained."""
 
-    num_uniforms: U, see `Lesson`. has_teacher: whether it learns from another policy.
-    """
+    @property
+    def num_uniforms(self) -> int:
+        """U."""
+        ...
 
-    num_uniforms: int
-    has_teacher: bool
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a lesson needs a teacher."""
+        ...
 
     def check(self, schedule: NoiseSchedule, prediction: Prediction) -> None:
         """Raise ValueError if the network cannot be trained so with this schedule and this prediction."""

@@ -1,9 +1,9 @@
 """From a policy to a folder that needs no PyTorch: its graphs, and what the loop around them has to know.
 
 engine.json holds what `folder.load` needs: specification, horizons, times, ranges, the policy's parts, versions, and
-the digests of the other files. times.npy is what the network makes of each time, (N, ...) float32. The graphs "encode"
-and "denoise" are in the format of the engine: .onnx, with .onnx.data beside it where the weights are more than the 2 GB
-that the format can hold; or .xml, with the weights in .bin.
+the digests of the other files. times.npy is what the network makes of each step of the sampler, (N, ...) float32. The
+graphs "encode" and "denoise" are in the format of the engine: .onnx, with .onnx.data beside it where the weights are
+more than the 2 GB that the format can hold; or .xml, with the weights in .bin.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ import numpy as np
 import torch
 
 from .. import checkpoint
+from ..diffusion import DiffusionPolicy
 from .folder import FORMAT, digest
 from .interface import FORMATS
 from .open_vino import library
-from .torch_modules import Denoise, Encode, Exportable, embedded, levels
+from .torch_modules import Denoise, Encode, embedded
 
 ROWS = 3
 """Of the batch that is traced: a number that no other dimension is mistaken for, as 1 and 2 would be."""
@@ -34,7 +35,7 @@ LARGEST = 1024
 """Rows that the graphs are traced for at most, which the exporter wants to know; their dimension is free."""
 
 
-def write_onnx(policy: Exportable, folder: Path) -> None:
+def write_onnx(policy: DiffusionPolicy, folder: Path) -> None:
     """Write `encode.onnx` and `denoise.onnx` into a new folder; the rows are a free dimension.
 
     Raises ValueError where the packages that it takes are not installed, or the network cannot be exported.
@@ -106,7 +107,7 @@ def _quietly() -> Generator[None]:
 
 
 def fill(
-    folder: Path, policy: Exportable, graphs: Path, *, engine: str, description: Mapping[str, Any], **more: Any
+    folder: Path, policy: DiffusionPolicy, graphs: Path, *, engine: str, description: Mapping[str, Any], **more: Any
 ) -> None:
     """Fill a folder that exists, with the graphs of another.
 
@@ -124,7 +125,7 @@ def fill(
         "specification": policy.specification.to_json(),
         "horizons": {"observation": horizons.observation, "prediction": horizons.prediction, "action": horizons.action},
         "policy": dict(description),
-        "levels": levels(policy),
+        "levels": policy.sampler.levels,
         "ranges": {
             name: {"centre": affine.centre.tolist(), "half_range": affine.half_range.tolist()}  # type: ignore[union-attr]
             for name, affine in affines
