@@ -113,7 +113,7 @@ class DiffusionPolicy(nn.Module):
 
     def embedded(self) -> dict[tuple[float, float], Tensor]:
         """The times of every step that the sampler may ask for -> what the network makes of them, (...)."""
-        rows, device = dict[tuple[float, float], Tensor](), next(self.parameters()).device
+        rows, device = dict[tuple[float, float], Tensor](), self.normalizer.action_std.device
         for steps in self.sampler.steps:
             times = [(now.time, then.time) for now, then in steps]
             now, then = torch.tensor(times, device=device).unbind(dim=1)

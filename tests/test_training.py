@@ -17,6 +17,7 @@ from recede.datasets.windows import Windows
 from recede.evaluation.evaluate import CHOICE_SEED, evaluate
 from recede.policy import checkpoint
 from recede.policy.ema import EMA
+from recede.policy.interface import Lesson
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons
 from recede.training.loop import Order, learning_rate, mix, prepare, train
@@ -198,7 +199,14 @@ def test_padding_counts_unless_it_is_masked(tmp_path, reaches):
         train(config)
         windows, policy = prepare(config).windows, prepare(config).policy
         batch = windows.batch(Order(len(windows), config.batch_size, config.seed).indices(0))
-        error = policy.loss(batch.observation, batch.action, torch.empty(0), torch.empty(0))[0]
+        error = policy.loss(
+            Lesson(
+                batch.observation,
+                batch.action,
+                torch.zeros(1, *batch.action.shape),
+                torch.zeros(1, len(batch.action), 1),
+            )
+        )[0]
         counted = [e for row, is_padding in zip(error, batch.is_padding, strict=True) for e in row[~is_padding]]
         expected = torch.stack(counted).mean() if mask_padding else error.mean()
         found[mask_padding] = checkpoint.metrics(tmp_path / str(mask_padding))[0]["loss"]

@@ -22,8 +22,8 @@ class EagerEngine:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        parameters: Any = policy.parameters()  # type: ignore[attr-defined]
-        self.device = next((each.device for each in parameters), torch.device("cpu"))
+        parameters = policy.parameters() if isinstance(policy, nn.Module) else iter(())
+        self.device = next((parameter.device for parameter in parameters), torch.device("cpu"))
         self.specification, self.horizons = policy.specification, policy.horizons
 
     @property
@@ -45,4 +45,4 @@ class EagerEngine:
 
 def as_engine(policy: Policy | Engine) -> Engine:
     """An engine as it is, and a policy of PyTorch as an engine on the device where it lies."""
-    return EagerEngine(policy) if isinstance(policy, nn.Module) else policy  # type: ignore[arg-type, return-value]
+    return policy if hasattr(policy, "precision") else EagerEngine(policy)  # type: ignore[arg-type, return-value]
