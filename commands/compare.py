@@ -10,7 +10,7 @@ from ..configs.schema import CompareConfig, command_line
 def run(config: CompareConfig) -> None:
     """Print the table of every `evaluation.json` below a folder, or write it as a document."""
     from ..evaluation.comparison import document, find, table
-    from ..policy.checkpoint import write_text
+    from ..files import write_text
 
     results = find(Path(config.folder))
     if config.out is None:

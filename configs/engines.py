@@ -206,7 +206,7 @@ def export(config: ExportConfig) -> Chosen:
     Raises FileExistsError where the folder is there already, and ValueError where the policy cannot leave PyTorch or
     no engine answers as eager does.
     """
-    from ..policy.checkpoint import whole_folder
+    from ..files import whole_folder
     from ..policy.engines.export import fill
     from ..policy.engines.torch_modules import check_exportable
     from .policies import load_policy

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from ..files import whole_file
 from ..specification import Stream
 from .store import Demonstrations
 
@@ -89,19 +89,15 @@ def _key(demonstrations: Demonstrations, stream: Stream) -> str:
 def _write(path: Path, shape: tuple[int, ...], demonstrations: Demonstrations, stream: Stream) -> None:
     """Write the file beside its place and rename it; by ordinary writes, which say so where the disk is full."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{secrets.token_hex(4)}.partial")
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     try:
-        with unfinished.open("wb") as file:
+        with whole_file(path) as partial, partial.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for _, rows in _decoded(demonstrations, stream):
                 file.write(np.ascontiguousarray(rows).data)
-        unfinished.rename(path)
     except OSError as error:
         raise OSError(
             error.errno,
             f"{path}: {shape[0]} decoded frames of {stream.name!r} could not be kept ({error.strerror or error}): "
             "make room there, name another folder in RECEDE_CACHE, or hold them in memory with frames=device",
         ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)

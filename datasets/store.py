@@ -28,8 +28,6 @@ chunks that its steps touch, and no others.
 from __future__ import annotations
 
 import math
-import secrets
-import shutil
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -43,6 +41,7 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
 
+from ..files import whole_folder
 from ..specification import Specification, Stream, nearest
 from .arrays import DAMAGE, ZarrArray, extend, open_array, open_group, read_rows, require_chunks
 from .image_codec import ImageCodec
@@ -181,14 +180,8 @@ class DemonstrationStore(Episodic):
                 raise ValueError(
                     f"{path}: stream {stream.name!r}: dtype must be one of {', '.join(DTYPES)}, got {stream.dtype}"
                 )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
-        try:
-            _build(unfinished, specification, images)
-            unfinished.rename(path)
-        except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise
+        with whole_folder(path, replace=False) as folder:
+            _build(folder, specification, images)
         return cls(path)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:

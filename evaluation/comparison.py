@@ -11,7 +11,7 @@ import numpy as np
 
 from ..configs.components import CHOICES
 from ..configs.schema import describe
-from ..policy.checkpoint import read_json
+from ..files import read_json
 from .intervals import MIN_TRAININGS, Interval, bootstrap, over_trainings, wilson
 
 Result = Mapping[str, Any]

@@ -17,6 +17,7 @@ SOURCES = {path.with_suffix("").parts: (ROOT / path).read_text() for path in FIL
 
 FLOORS = {
     ("specification",): 0,
+    ("files",): 0,
     **{
         ("policy", name): 1
         for name in ("interface", "schedule", "levels", "prediction", "weighting", "sampling", "guidance")

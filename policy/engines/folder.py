@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ...files import read_json
 from ...specification import Horizons, Specification
 from .. import prediction
-from ..checkpoint import read_json
 from ..levels import NoiseLevel
 from .graph import ActionRange, DiffusionEngine, GraphEngine, RegressionEngine
 from .interface import ENGINES, FORMATS, Session
