@@ -1,8 +1,8 @@
 """Files and folders that are there whole or not at all, and JSON.
 
 A file or folder is written beside its place, under a name that no other writer uses, and renamed. A writer that is
-killed leaves at most something called `.*.partial`. Nothing is forced out of the operating system's cache: what was written
-survives the death of its process, not the loss of power.
+killed leaves at most something called `.*.partial*`. Nothing is forced out of the operating system's cache: what was
+written survives the death of its process, not the loss of power.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from typing import Any
 
 
 def _partial(path: Path) -> Path:
-    """A name beside `path` that no other writer uses: not another process, and not another call in this one."""
-    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial")
+    """A name beside `path` that no other writer uses: not another process, and not another call in this one.
+
+    It ends as `path` does, because writers of films choose the format by it.
+    """
+    return path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}.partial{path.suffix}")
 
 
 @contextmanager

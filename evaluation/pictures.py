@@ -59,7 +59,7 @@ def film(outcome: Outcome, path: Path, *, fps: float, pixels: Pixels | None, col
 
     # Sides are made even here, so that imageio need not rescale; "faststart" lets a browser begin before the end.
     settings: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 1, "quality": None}
-    settings["output_params"] = ["-crf", "21", "-movflags", "+faststart", "-f", "mp4"]
+    settings["output_params"] = ["-crf", "21", "-movflags", "+faststart"]
     with whole_file(path) as partial:
         writer: Any = imageio.v2.get_writer(partial, format="FFMPEG", mode="I", fps=fps, **settings)
         with writer:

@@ -47,10 +47,10 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 
 @pytest.mark.parametrize("whole", [whole_file, whole_folder])
 def test_no_two_writers_share_what_is_unfinished(tmp_path, whole):
-    with whole(tmp_path / "a") as first, whole(tmp_path / "a") as second:
+    with whole(tmp_path / "a.mp4") as first, whole(tmp_path / "a.mp4") as second:
         assert first != second
         for partial in (first, second):
-            assert partial.match(f".a.{os.getpid()}.*.partial")  # the pattern by which a run removes leftovers
+            assert partial.match(f".a.{os.getpid()}.*.partial.mp4")
             if whole is whole_file:
                 partial.write_text("content")
 

@@ -69,7 +69,7 @@ class Run:
 
         Raises ValueError, naming what differs, where the folder holds a run of another configuration.
         """
-        for leftover in list(self.folder.rglob(".*.partial")):
+        for leftover in list(self.folder.rglob(".*.partial*")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
         before = read_json(self.config) if self.config.exists() else config
         if found := differences(before, config):
