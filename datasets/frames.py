@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ..files import whole_file
 from ..specification import Stream
-from .store import Demonstrations
+from .demonstrations import Demonstrations
 
 PLACES = ("auto", "device", "mapped")
 """Where frames may be held: on the training device, or in a file that is mapped into memory."""
@@ -40,7 +40,7 @@ def load_frames(
     """
     if place not in PLACES:
         raise ValueError(f"frames must be held in one of {', '.join(PLACES)}, got {place!r}")
-    shape = (int(demonstrations.episode_ends[-1]), *stream.shape)
+    shape = (demonstrations.num_steps, *stream.shape)
     fits = np.prod(shape, dtype=np.int64) <= RESIDENT_SHARE * free_memory(device)
     if place == "device" or (place == "auto" and fits):
         frames = torch.empty(shape, dtype=torch.uint8, device=device)
@@ -69,7 +69,7 @@ def cache_folder() -> Path:
 
 def _decoded(demonstrations: Demonstrations, stream: Stream) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Each piece of the frames, with the step at which it starts."""
-    num_steps, size = int(demonstrations.episode_ends[-1]), max(BYTES_AT_ONCE // stream.size, 1)
+    num_steps, size = demonstrations.num_steps, max(BYTES_AT_ONCE // stream.size, 1)
     with tqdm(total=num_steps, desc=f"decode {stream.name}", unit="frame", delay=1) as bar:
         for start in range(0, num_steps, size):
             rows = demonstrations.read(stream.name, start, min(start + size, num_steps))

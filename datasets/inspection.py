@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..specification import Stream
+from .demonstrations import Demonstrations
 from .normalisation import floor, still
 from .statistics import Statistics, statistics
-from .store import Demonstrations
 
 if TYPE_CHECKING:
     from .augmentation import Augmentation
@@ -75,7 +75,7 @@ def warnings(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list
 
     Still is what training takes for still (`datasets.normalisation`), here over all episodes.
     """
-    ends, steps = demonstrations.episode_ends, lengths(demonstrations)
+    steps = lengths(demonstrations)
     found = [
         f"episode {index} has {steps[index]} steps, fewer than the {action_horizon} that are executed at once: "
         "it is not trained on"
@@ -93,20 +93,21 @@ def warnings(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list
         found += [f"{name} {what}" for name, what in still(stream, seen[0], seen[1], least).items()]
         for index in range(stream.size):
             values = rows[:, index].astype(np.float64)
-            what_is_wrong = _of_dimension(values, limits[:, index : index + 1], ends, least.width[index])
+            what_is_wrong = _of_dimension(values, limits[:, index : index + 1], demonstrations, least.width[index])
             found += [f"{stream.label(index)} {what}" for what in what_is_wrong]
     return found
 
 
 def _of_dimension(
-    values: NDArray[np.float64], limits: NDArray[np.float64], ends: NDArray[np.int64], floor: float
+    values: NDArray[np.float64], limits: NDArray[np.float64], demonstrations: Demonstrations, floor: float
 ) -> Iterator[str]:
     """What looks wrong in one dimension (T,); limits: (2, 1), or (2, 0) where they are unknown."""
+    ends = demonstrations.episode_ends
 
     def first(wrong: NDArray[np.bool_]) -> str:
         step = int(wrong.argmax())
         episode = int(np.searchsorted(ends, step, side="right"))
-        return f"the first at step {step - (ends[episode - 1] if episode else 0)} of episode {episode}"
+        return f"the first at step {step - demonstrations.bounds(episode)[0]} of episode {episode}"
 
     if not (finite := np.isfinite(values)).all():
         yield f"is NaN or infinite in {np.sum(~finite)} of {len(values)} steps, {first(~finite)}"
@@ -139,13 +140,12 @@ def draw(demonstrations: Demonstrations, path: Path, *, most: int = 50) -> None:
     figure = Figure(figsize=(3.2 * columns, 1.9 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    ends = demonstrations.episode_ends
-    chosen = _spread(len(ends), most)
+    chosen = _spread(len(demonstrations), most)
     values = {stream.name: demonstrations.read(stream.name) for stream in streams}
     seconds = np.arange(lengths(demonstrations).max()) * demonstrations.specification.control_dt
     for axis, (stream, index) in zip(axes, panels, strict=False):
         for episode in chosen:
-            piece = values[stream.name][ends[episode - 1] if episode else 0 : ends[episode], index]
+            piece = values[stream.name][slice(*demonstrations.bounds(episode)), index]
             axis.plot(seconds[: len(piece)], piece, lw=0.6, alpha=0.5, color="C1" if stream.name == "action" else "C0")
         units = f" ({stream.units[index]})" if stream.units else ""
         axis.set_title(f"{stream.label(index)}{units}", fontsize=9)
@@ -180,7 +180,7 @@ def draw_augmented(
     if not cameras:
         raise ValueError("augment=true needs a store with images, but there is no stream of images in this one")
     generator = torch.Generator().manual_seed(seed)
-    chosen, draws = _spread(int(demonstrations.episode_ends[-1]), samples), 5
+    chosen, draws = _spread(demonstrations.num_steps, samples), 5
     figure = Figure(figsize=(1.6 * (1 + draws), 1.7 * len(cameras) * len(chosen)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(cameras) * len(chosen), 1 + draws, squeeze=False)
