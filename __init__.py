@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .configs.engines import load_engine as load_engine
     from .configs.policies import load_policy as load_policy
     from .control.execution import RecedingHorizon as RecedingHorizon
+    from .datasets.check import check_demonstrations as check_demonstrations
     from .datasets.store import DemonstrationStore as DemonstrationStore
     from .datasets.windows import Windows as Windows
     from .evaluation.evaluate import evaluate as evaluate
@@ -28,6 +29,7 @@ _HOMES = {
     "Specification": ".specification",
     "Stream": ".specification",
     "Windows": ".datasets.windows",
+    "check_demonstrations": ".datasets.check",
     "evaluate": ".evaluation.evaluate",
     "load_engine": ".configs.engines",
     "load_policy": ".configs.policies",
@@ -41,6 +43,7 @@ __all__ = [
     "Specification",
     "Stream",
     "Windows",
+    "check_demonstrations",
     "evaluate",
     "load_engine",
     "load_policy",

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from recede.benchmarks.measure import Row, best_rate, output, report
 from recede.datasets.augmentation import Augmentation
+from recede.datasets.demonstrations import Demonstrations
 from recede.datasets.windows import Windows
 from recede.specification import Horizons, Specification, Stream
 from torch.utils.data import DataLoader, Dataset
@@ -31,7 +32,7 @@ COLOURS = Augmentation(crop=(84, 84), brightness=0.2, contrast=0.2, saturation=0
 ROTATION = Augmentation(crop=(84, 84), rotation=5.0)
 
 
-class InMemory:
+class InMemory(Demonstrations):
     """Random demonstrations."""
 
     path = Path()
@@ -59,10 +60,9 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.observed = torch.from_numpy(demonstrations.read(demonstrations.specification.observations[0].name))
         self.is_image = self.observed.dtype == torch.uint8
         self.action = torch.from_numpy(demonstrations.read("action"))
-        ends = demonstrations.episode_ends.tolist()
         self.windows = [
             (current, first, end)
-            for first, end in zip([0, *ends], ends, strict=False)
+            for first, end in map(demonstrations.bounds, range(len(demonstrations)))
             for current in range(first, end - HORIZONS.action + 1)
         ]
 

@@ -29,7 +29,7 @@ def run(config: ControlConfig) -> None:
     from ..control.log import TICKS
     from ..datasets.store import DemonstrationStore
     from ..evaluation.reports.control import summarised, write_timeline
-    from ..policy.checkpoint import write_json
+    from ..files import write_json
 
     described = _described(config)
     robot = config.robot.build(described, rate=config.rate)

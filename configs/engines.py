@@ -175,19 +175,15 @@ def recorded_observations(config: ExportConfig, policy: Any) -> Recorded | None:
 
     Raises ValueError where these are not for the policy.
     """
-    from ..datasets.formats.replay_buffer import open_demonstrations
+    from ..datasets.opening import open_demonstrations
 
     if config.dataset is None:
         return None
     task = load_task(config.task) if config.task else None
-    found = open_demonstrations(
-        config.dataset,
-        specification=task.specification if task else None,
-        sources=task.sources if task else None,
-    )
+    found = open_demonstrations(config.dataset, task)
     if differences := found.specification.differences(policy.specification):
         raise ValueError(f"{config.dataset} must be of the policy's specification: " + "; ".join(differences))
-    if not len(found.episode_ends):
+    if not len(found):
         raise ValueError(f"{config.dataset} must hold demonstrations to compare engines on, got a store without any")
     steps, ends = policy.horizons.observation, found.episode_ends
     currents = np.linspace(0, ends[-1] - 1, ROWS).astype(int)
@@ -207,7 +203,7 @@ def export(config: ExportConfig) -> Chosen:
     Raises FileExistsError where the folder is there already, and ValueError where the policy cannot leave PyTorch or
     no engine answers as eager does.
     """
-    from ..policy.checkpoint import whole_folder
+    from ..files import whole_folder
     from ..policy.engines.export import fill
     from ..policy.engines.torch_modules import check_exportable
     from .policies import load_policy

@@ -41,6 +41,7 @@ def import_checkpoint(config: ImportCheckpointConfig) -> Path:
 
     Raises ValueError or OSError where it cannot be, with the names that differ and the remedy.
     """
+    from ..files import whole_folder
     from ..policy import checkpoint
     from ..policy.foreign import SAVE, lerobot, reference
     from ..policy.normalizer import Normalizer
@@ -69,7 +70,7 @@ def import_checkpoint(config: ImportCheckpointConfig) -> Path:
     policy.encoder.load_state_dict(foreign.cameras.weights)
     fill(policy.normalizer, specification, foreign)
     manifest = {"policy": describe(policy_config), "task": config.task, "step": 0, "seed": None, "source": str(source)}
-    with checkpoint.whole_folder(out) as folder:
+    with whole_folder(out) as folder:
         checkpoint.save(folder, policy.state_dict(), specification=specification, horizons=horizons, **manifest)
     return out
 

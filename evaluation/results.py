@@ -20,6 +20,7 @@ from ..configs.policies import load_policy
 from ..configs.schema import EvaluateConfig, describe, device
 from ..envs.catalogue import known_task, load_task
 from ..envs.task import Task
+from ..files import read_json, write_json
 from ..policy import checkpoint
 from ..policy.engines.folder import is_exported
 from ..policy.engines.interface import FORMATS, Engine
@@ -116,7 +117,7 @@ def load(config: EvaluateConfig) -> Loaded:
     """
     folder = Path(config.run)
     if is_exported(folder):
-        engine, content = load_engine(folder), checkpoint.read_json(folder / "engine.json")
+        engine, content = load_engine(folder), read_json(folder / "engine.json")
         check_exported(folder, engine.name, config.engine, which=config.checkpoint, sampler=config.sampler)
         manifest = content | {"path": str(folder)}
         return Loaded(engine, manifest, content["num_parameters"])
@@ -202,7 +203,7 @@ def write_results(
 
     out.mkdir(parents=True, exist_ok=True)
     first = measured[0]
-    checkpoint.write_json(out / "evaluation.json", first.to_json())
+    write_json(out / "evaluation.json", first.to_json())
     filmed = [outcome for outcome in first.evaluation.outcomes if outcome.frames]
     pixels = _pixels(first.task) if filmed else None
     films, fan = {}, None

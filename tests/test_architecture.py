@@ -18,6 +18,7 @@ SOURCES = {path.with_suffix("").parts: (ROOT / path).read_text() for path in FIL
 
 FLOORS = {
     ("specification",): 0,
+    ("files",): 0,
     **{
         ("policy", name): 1
         for name in (

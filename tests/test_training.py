@@ -15,6 +15,7 @@ from recede.configs.schema import TrainConfig
 from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import Windows
 from recede.evaluation.evaluate import CHOICE_SEED, evaluate
+from recede.files import read_json
 from recede.policy import checkpoint
 from recede.policy.ema import EMA
 from recede.policy.interface import Lesson
@@ -311,14 +312,14 @@ def test_the_best_policy_is_kept_beside_the_last(tmp_path, reaches, recede, smal
     for seeds in (["first_seed=50004", "episodes=1"], ["first_seed=49990", "episodes=10"], ["episodes=1"]):
         measured = recede(*command, *seeds)
         assert "was chosen on the seeds 50000 to 50003, not on those measured" in measured.out
-    written = checkpoint.read_json(tmp_path / "best" / "evaluation.json")
+    written = read_json(tmp_path / "best" / "evaluation.json")
     assert written["chosen_on"] == {"first_seed": 50_000, "episodes": 4}
     assert "the best of its training in other episodes than these (50000–50003)" in (
         (tmp_path / "best" / "report.html").read_text()
     )
     command[2] = "checkpoint=last"
     assert recede(*command, "first_seed=50000", "episodes=1").status == 0
-    assert checkpoint.read_json(tmp_path / "best" / "evaluation.json")["chosen_on"] is None
+    assert read_json(tmp_path / "best" / "evaluation.json")["chosen_on"] is None
 
 
 def test_init_from_starts_with_the_weights_of_another_run(tmp_path, trained, reaches, recede, small):

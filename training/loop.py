@@ -22,10 +22,10 @@ from ..configs.policies import load_policy
 from ..configs.schema import TrainConfig, describe
 from ..configs.schema import device as choose_device
 from ..datasets.augmentation import Augmentation
-from ..datasets.formats.replay_buffer import open_demonstrations
+from ..datasets.demonstrations import check_finite
 from ..datasets.mirror import Mirrored
 from ..datasets.normalisation import fit
-from ..datasets.store import check_finite
+from ..datasets.opening import open_demonstrations
 from ..datasets.windows import Windows
 from ..envs.catalogue import load_task
 from ..envs.task import Task
@@ -152,18 +152,14 @@ def prepare(config: TrainConfig) -> Prepared:
     """Open and check everything that `config` names, and build the untrained policy."""
     horizons, device = config.horizons.build(), choose_device(config.device)
     task = load_task(config.task) if config.task else None
-    demonstrations = open_demonstrations(
-        Path(config.dataset),
-        specification=task.specification if task else None,
-        sources=task.sources if task else None,
-    )
+    demonstrations = open_demonstrations(config.dataset, task)
     specification = demonstrations.specification
-    if not len(demonstrations.episode_ends):
+    if not len(demonstrations):
         raise ValueError(f"{config.dataset} must hold demonstrations to train on, got a store without episodes")
     for stream in specification.streams:
         if np.dtype(stream.dtype).kind == "f":  # foreign writers check nothing
             check_finite(demonstrations.read(stream.name), stream, config.dataset)
-    num_episodes, before = len(demonstrations.episode_ends), None
+    num_episodes, before = len(demonstrations), None
     if config.init_from is not None:
         before = checkpoint.read_manifest(checkpoint.find(Path(config.init_from)))
     split = choose(demonstrations, held_out=config.held_out, seed=config.split_seed, before=before)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ...files import whole_file
 from ..episode import Outcome, Plan
 
 if TYPE_CHECKING:
@@ -54,18 +55,14 @@ def film(outcome: Outcome, path: Path, *, fps: float, pixels: Pixels | None, col
         raise ValueError(f"episode {outcome.seed} has no frames to show: name its seed in `filmed`")
     import imageio.v2
 
-    partial = path.with_name(f".{path.stem}.partial.mp4")
     # Sides are made even here, so that imageio need not rescale; "faststart" lets a browser begin before the end.
     settings: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 1, "quality": None}
     settings["output_params"] = ["-crf", "21", "-movflags", "+faststart"]
-    try:
+    with whole_file(path) as partial:
         writer: Any = imageio.v2.get_writer(partial, format="FFMPEG", mode="I", fps=fps, **settings)
         with writer:
             for frame in _annotated(outcome, pixels, colour, hold=round(fps)):
                 writer.append_data(frame)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _annotated(outcome: Outcome, pixels: Pixels | None, colour: str, *, hold: int) -> Iterator[NDArray[np.uint8]]:

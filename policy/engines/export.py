@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import checkpoint
+from ...files import write_json, writing
 from ..diffusion import DiffusionPolicy
 from .folder import FORMAT, digest
 from .interface import FORMATS
@@ -88,7 +88,7 @@ def _write(path: Path, module: torch.nn.Module, given: Mapping[str, torch.Tensor
         raise ValueError(f"{path.stem} cannot be exported ({reason}): use engine=eager or engine=cuda_graph") from error
     for part in (program.model, program.model.graph, *program.model.graph):
         part.metadata_props.clear()  # from which line of which file each came: half of a small graph, nobody's affair
-    with checkpoint.writing(path):
+    with writing(path):
         program.save(path)
 
 
@@ -114,7 +114,7 @@ def fill(
     description: the policy's parts, as `configs.schema.describe` gives them. more: what else to note in `engine.json`.
     """
     for path in sorted(graphs.iterdir()):
-        with checkpoint.writing(folder / path.name):
+        with writing(folder / path.name):
             shutil.copy(path, folder)
     np.save(folder / "times.npy", embedded(policy).cpu().numpy())
     horizons, affines = policy.horizons, policy.normalizer.streams.items()
@@ -133,4 +133,4 @@ def fill(
         **more,
         "sha256": {path.name: digest(path) for path in sorted(folder.iterdir())},
     }
-    checkpoint.write_json(folder / "engine.json", content)
+    write_json(folder / "engine.json", content)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from ...files import read_json
 from ...specification import Horizons, Specification
-from ..checkpoint import read_json
 from ..levels import NoiseLevel
 from ..prediction import PREDICTIONS
 from .graph import ActionRange, GraphEngine
