@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .configs.choices import add_choice as add_choice
     from .configs.engines import load_engine as load_engine
     from .configs.policies import load_policy as load_policy
     from .control.execution import RecedingHorizon as RecedingHorizon
@@ -30,6 +31,7 @@ _HOMES = {
     "Specification": ".specification",
     "Stream": ".specification",
     "Windows": ".datasets.windows",
+    "add_choice": ".configs.choices",
     "evaluate": ".evaluation.evaluate",
     "load_engine": ".configs.engines",
     "load_policy": ".configs.policies",
@@ -44,6 +46,7 @@ __all__ = [
     "Specification",
     "Stream",
     "Windows",
+    "add_choice",
     "evaluate",
     "load_engine",
     "load_policy",
