@@ -1,7 +1,8 @@
 """The tasks that come with recede, and how a task's name becomes a task.
 
-Your own task is named by its place, "package.module:CONSTANT", and only on the command line or in your own code: no
-checkpoint, exported folder or server decides what is imported.
+Your own task is named by its place, "package.module:CONSTANT", and only on the command line or in your own code, or
+added by a package that is named there (`recede.add_choice`): no checkpoint, exported folder or server decides what is
+imported.
 """
 
 from __future__ import annotations

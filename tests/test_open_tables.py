@@ -20,6 +20,7 @@ from recede.configs.components import CHOICES, DDIMConfig, DiffusionConfig, UNet
 from recede.configs.packages import import_packages
 from recede.configs.schema import UnknownChoice, describe, policy_config, register
 from recede.envs.catalogue import TASKS, load_task
+from recede.evaluation.reports import comparison
 from recede.policy import checkpoint
 from recede.specification import Horizons
 
@@ -139,6 +140,14 @@ def test_a_robot_is_controlled_by_parts_of_the_package(trained, nursery, tmp_pat
     assert (control["robot"]["choice"], control["execution"]["choice"]) == ("bench", "slow")
     assert control["episodes"][0]["chunks"] > 0
     assert "imports=['my_parts']" in shlex.split(control["command"])
+
+
+def test_the_process_of_the_policy_imports_the_package(trained, nursery, tmp_path):
+    """Nothing else that it gets is of the package."""
+    command = ["control", trained, IMPORTS, "episodes=1", "seconds=0.5", f"out={tmp_path / 'out'}"]
+    status, output = nursery.run(*command)
+    assert status == 0, output
+    assert json.loads((tmp_path / "out" / "control.json").read_text())["episodes"][0]["chunks"] > 0
 
 
 def test_the_sampler_of_the_document_is_ddim(trained):
@@ -371,6 +380,16 @@ def test_a_sampler_is_added_for_every_command():
     add_choice("policy/sampler", "mine", PlainConfig)
     assert CHOICES["sampler"]["mine"] is PlainConfig
     add_choice("sampler", "mine", PlainConfig)
+
+
+def test_a_sampler_without_steps_or_defaults_is_named_in_a_table():
+    @dataclass(kw_only=True)
+    class NeedyConfig(PlainConfig):
+        path: str
+
+    add_choice("sampler", "needy", NeedyConfig)
+    chosen = {"choice": "needy", "size": 4, "path": "x"}
+    assert comparison.sampler({"schedule": {"choice": "cosine"}, "sampler": chosen}) == "needy, size 4, path x"
 
 
 def composed(*overrides):
