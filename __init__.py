@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .configs.choices import add_choice as add_choice
     from .configs.engines import load_engine as load_engine
     from .configs.policies import load_policy as load_policy
     from .control.execution import RecedingHorizon as RecedingHorizon
@@ -29,6 +30,7 @@ _HOMES = {
     "Specification": ".specification",
     "Stream": ".specification",
     "Windows": ".datasets.windows",
+    "add_choice": ".configs.choices",
     "check_demonstrations": ".datasets.check",
     "evaluate": ".evaluation.evaluate",
     "load_engine": ".configs.engines",
@@ -43,6 +45,7 @@ __all__ = [
     "Specification",
     "Stream",
     "Windows",
+    "add_choice",
     "check_demonstrations",
     "evaluate",
     "load_engine",

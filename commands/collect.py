@@ -22,4 +22,4 @@ def run(config: CollectConfig) -> None:
     print(f"{found.successes} demonstrations in {config.out}")
     if found.failures:
         print(f"{found.failures} failures of the expert, kept apart in {found.failures_path}")
-    print(f"next: recede train task={config.task} dataset={config.out} out=runs/{config.task}")
+    print(f"next: recede train task={config.task} dataset={config.out} out=runs/{config.task}{config.again}")

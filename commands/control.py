@@ -192,7 +192,9 @@ def _planner(config: ControlConfig, specification: Specification, horizons: Hori
 def _load(config: ControlConfig) -> Predict:
     """What predicts, in the process of the policy, which has one thread."""
     from ..configs.engines import open_engine
+    from ..configs.packages import import_packages
 
+    import_packages(config.imports)  # this process has tables of its own
     engine = open_engine(Path(config.run), config.engine, which=config.checkpoint, sampler=config.sampler)
     noise = np.random.default_rng(config.seed)
 

@@ -18,16 +18,16 @@ def run(config: EvaluateConfig) -> None:
         print(table(measure_all(config, out)))
         print(f"picture: {out / 'delays.png'}")
         return
-    measured = measure(config)
+    measured, again = measure(config), f"recede evaluate {config.run}{config.again}"
     write_results(
         out,
         [measured],
         title=f"{measured.name} on {measured.task.name}",
         command=command_line("evaluate", config),
         next_steps=[
-            (f"recede evaluate {config.run} episodes=200", "a narrower interval"),
-            (f"recede evaluate {config.run} first_seed=200000", "other unseen seeds"),
-            (f"recede evaluate {config.run} delay_ms=[0,200] execution=[receding,rtc]", "if chunks come late"),
+            (f"{again} episodes=200", "a narrower interval"),
+            (f"{again} first_seed=200000", "other unseen seeds"),
+            (f"{again} delay_ms=[0,200] execution=[receding,rtc]", "if chunks come late"),
         ],
     )
     print(measured.evaluation)

@@ -11,4 +11,4 @@ def run(config: ExportConfig) -> None:
 
     print(export(config))
     print(f"{config.out}: exported from {config.run}")
-    print(f"next: recede evaluate {config.out}")
+    print(f"next: recede evaluate {config.out}{config.again}")

@@ -12,4 +12,4 @@ def run(config: ImportCheckpointConfig) -> None:
     path = import_checkpoint(config)
     print(f"{path}: imported from {config.source}")
     if config.task:
-        print(f"next: recede evaluate {path}")
+        print(f"next: recede evaluate {path}{config.again}")

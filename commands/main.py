@@ -12,12 +12,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ..configs.choices import names
 from ..configs.components import CHOICES, MANY
-from ..configs.schema import RUNS, describe
+from ..configs.packages import CommandConfig, check_names, import_packages
+from ..configs.schema import RUNS, default_of, describe
 from ..specification import nearest
 
 SUMMARIES = {
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command not in RUNS:
             raise ValueError(f"there is no command {command!r}: {nearest(command, RUNS)}")
         if any(argument in ("-h", "--help") for argument in rest):
+            import_packages(requested(rest))
             print(usage(command))
             return 0
         compose_and_run(command, overrides(command, rest))
@@ -105,11 +107,12 @@ def usage(command: str) -> str:
     """What `recede <command> --help` prints: the documentation of its configuration, and every key with its default."""
     config = RUNS[command]
     positional = f" <{POSITIONAL[command]}>" if command in POSITIONAL else ""
-    lines = [f"usage: recede {command}{positional} key=value ...", "", (config.__doc__ or "").strip(), ""]
-    for each in fields(config):
+    lines = [f"usage: recede {command}{positional} key=value ...", "", documentation(config), ""]
+    common = CommandConfig.__dataclass_fields__
+    for each in sorted(fields(config), key=lambda each: each.name in common):  # those of every command last
         default = default_of(each)
         if each.name in CHOICES:
-            value = "one of " + ", ".join(choices(each.name)) + "; see below"
+            value = "one of " + ", ".join(names(each.name)) + "; see below"
         elif is_dataclass(default):
             value = " ".join(keys(type(default), each.name))
         else:
@@ -124,10 +127,9 @@ def usage(command: str) -> str:
     return "\n".join(lines)
 
 
-def choices(slot: str) -> list[str]:
-    """What may fill a slot: the table's, and the presets of them that have a file in `configs`."""
-    presets = (Path(__file__).parents[1] / "configs" / slot).glob("*.yaml")
-    return sorted({*CHOICES[slot], *(path.stem for path in presets)})
+def documentation(config: type) -> str:
+    """What a configuration says of its keys, and what all of them say."""
+    return "\n\n    ".join((each.__doc__ or "").strip() for each in (config, CommandConfig))
 
 
 def keys(config: Any, path: str) -> list[str]:
@@ -138,11 +140,6 @@ def keys(config: Any, path: str) -> list[str]:
         for name, value in values.items()
         if not is_dataclass(value)
     ]
-
-
-def default_of(field: Any) -> Any:
-    """What a field of a configuration is where it is not given."""
-    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def overrides(command: str, arguments: Sequence[str]) -> list[str]:
@@ -176,6 +173,23 @@ def overrides(command: str, arguments: Sequence[str]) -> list[str]:
     return result
 
 
+def requested(arguments: Sequence[str]) -> list[str]:
+    """The packages of the last imports=[...] among these arguments; nothing else names any.
+
+    >>> requested(["dataset=d", "imports=[my_package,other.module]"])
+    ['my_package', 'other.module']
+
+    Raises ValueError unless it is a list of names.
+    """
+    given = [argument for argument in arguments if argument.startswith("imports=")]
+    if not given:
+        return []
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    value: Any = OverridesParser.create().parse_override(given[-1]).value() if is_readable(given[-1]) else given[-1]
+    return check_names([getattr(each, "text", each) for each in value] if isinstance(value, list) else value)
+
+
 def quoted(value: str) -> str:
     """The value as a string of Hydra's grammar, whatever is in it."""
     # Backslashes are doubled only where they stand before a quote: elsewhere Hydra keeps them as they are.
@@ -204,6 +218,7 @@ def compose_and_run(command: str, given: Sequence[str]) -> None:
 
     from ..configs.schema import register
 
+    import_packages(requested(given))  # before the tables are registered
     register()
     run: Callable[[Any], None] = import_module(f".{command.replace('-', '_')}", __package__).run
     failures: list[Exception] = []

@@ -15,4 +15,4 @@ def run(config: TrainConfig) -> None:
     is_done = config.steps in steps(Path(config.out))
     path = train(config)
     print(f"{'nothing to do, trained already' if is_done else f'trained for {config.steps} steps'}: {path}")
-    print(f"next: recede {'evaluate' if config.task else 'control'} {config.out}")
+    print(f"next: recede {'evaluate' if config.task else 'control'} {config.out}{config.again}")

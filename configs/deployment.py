@@ -13,6 +13,7 @@ from ..envs.catalogue import known_task, load_task
 from ..specification import Specification
 from .checks import known_engine, not_negative, positive
 from .executions import RecedingConfig, check_executions
+from .packages import CommandConfig
 
 if TYPE_CHECKING:
     from ..control.arm import SerialArm
@@ -143,7 +144,7 @@ class DriverConfig:
 
 
 @dataclass(kw_only=True)
-class ControlConfig:
+class ControlConfig(CommandConfig):
     """Control a robot in real time; any key ends an episode and stops the robot, an interrupt ends all of them.
 
     run: a run folder, a checkpoint folder or a folder of `recede export`; or ws://host:port of `recede serve`, where

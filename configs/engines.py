@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,8 @@ import numpy as np
 
 from ..envs.catalogue import load_task
 from ..policy.engines.interface import ENGINES, FORMATS
-from .schema import ExportConfig, policy_config
+from .components import DiffusionConfig, RegressionConfig
+from .schema import ExportConfig, UnknownChoice, policy_config
 
 if TYPE_CHECKING:
     from ..policy.diffusion import DiffusionPolicy
@@ -35,10 +36,25 @@ def load_engine(folder: str | Path) -> Engine:
     path = Path(folder)
     content = read(path)
     try:
-        config = policy_config(content["policy"])
-    except ValueError as error:
+        config = exported_config(content["policy"])
+    except UnknownChoice as error:
+        raise ValueError(f"{path / 'engine.json'}: {error}") from None
+    except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path / 'engine.json'} is damaged ({error}); {REMEDY}") from None
     return load(path, content, config=config)
+
+
+def exported_config(policy: Mapping[str, Any]) -> DiffusionConfig | RegressionConfig:
+    """What the loop around the graphs of an exported policy needs of its configuration: sampler, prediction and clip.
+
+    The graphs contain the encoder and the network, so the package that added these need not be installed.
+    """
+    if missing := {"encoder", "network"} - policy.keys():
+        raise ValueError(f"policy lacks {sorted(missing)}")
+    if "sampler" not in policy:
+        return RegressionConfig()
+    sampler = policy_config(policy["sampler"], "policy/sampler")
+    return DiffusionConfig(sampler=sampler, prediction=policy["prediction"], clip=policy["clip"])
 
 
 def read_description(folder: Path, which: str = "last") -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .schema import describe, policy_config
+from .schema import UnknownChoice, describe, policy_config
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ def load_policy(
 
     The manifest is the content of `policy.json`, and `manifest["path"]` where it was found. Nothing in the folder is
     executed. Raises FileNotFoundError where there is no policy, and ValueError where it is of another format, damaged,
-    or configured for what this version does not know.
+    or configured for what this version does not know. A choice that a package of yours added must be added before.
     """
     from ..policy import checkpoint
     from ..policy.normalizer import Normalizer
@@ -34,6 +34,8 @@ def load_policy(
     try:
         config = policy_config(manifest["policy"])
         policy: Any = config.build(specification, horizons, Normalizer.empty(specification))
+    except UnknownChoice as error:
+        raise ValueError(f"{path / 'policy.json'}: {error}") from None
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path / 'policy.json'}: no policy can be built from it ({error}): train again") from error
     if sampler is not None:

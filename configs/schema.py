@@ -20,6 +20,7 @@ from .deployment import ControlConfig
 from .encoders import AugmentationConfig
 from .executions import RecedingConfig, check_executions
 from .normalisation import normalisations
+from .packages import CommandConfig
 from .serving import ServeConfig
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def device(name: str) -> torch.device:
 
 
 @dataclass(kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(CommandConfig):
     """Measure a policy in closed loop.
 
     run: a run folder or a checkpoint folder. checkpoint: which of a run's, "last" or "best"; the best was chosen on
@@ -100,7 +101,7 @@ class EvaluateConfig:
 
 
 @dataclass(kw_only=True)
-class TrainConfig:
+class TrainConfig(CommandConfig):
     """Learn a policy from demonstrations.
 
     dataset: a store of demonstrations. task: what they must be of, and what to evaluate in; a store of yours needs
@@ -183,7 +184,7 @@ class TrainConfig:
 
 
 @dataclass(kw_only=True)
-class CollectConfig:
+class CollectConfig(CommandConfig):
     """Record a task's scripted expert into the store `out`: `episodes` successes, on the seeds from `first_seed` on.
 
     Failures of the expert go to a store beside it. The same command goes on after an interruption. images: how those of
@@ -202,7 +203,7 @@ class CollectConfig:
 
 
 @dataclass(kw_only=True)
-class ReplayConfig:
+class ReplayConfig(CommandConfig):
     """Apply the recorded actions of `dataset` open loop in `task` and compare; `episodes` 0 stands for all of them."""
 
     task: str
@@ -214,7 +215,7 @@ class ReplayConfig:
 
 
 @dataclass(kw_only=True)
-class InspectConfig:
+class InspectConfig(CommandConfig):
     """Describe the store `dataset`; `task` is needed for a replay buffer of others.
 
     out: the picture; by default it lies beside the store, `data/reach.png` of `data/reach.zarr`, or in `runs/inspect/`
@@ -240,7 +241,7 @@ class InspectConfig:
 
 
 @dataclass(kw_only=True)
-class CompareConfig:
+class CompareConfig(CommandConfig):
     """Put many evaluations into one table.
 
     results: a folder, of which every `evaluation.json` in it and below is taken, or a file that `lines` wrote.
@@ -258,7 +259,7 @@ class CompareConfig:
 
 
 @dataclass(kw_only=True)
-class DownloadConfig:
+class DownloadConfig(CommandConfig):
     """Fetch published demonstrations; `name` says which. out: the store's folder. url: of a mirror."""
 
     name: str
@@ -267,7 +268,7 @@ class DownloadConfig:
 
 
 @dataclass(kw_only=True)
-class ImportCheckpointConfig:
+class ImportCheckpointConfig(CommandConfig):
     """Make a checkpoint of a policy that another implementation has trained.
 
     source: a file with the state dict of a policy for vectors of the reference implementation, of safetensors or torch,
@@ -298,7 +299,7 @@ class ImportCheckpointConfig:
 
 
 @dataclass(kw_only=True)
-class DemoConfig:
+class DemoConfig(CommandConfig):
     """The whole path on the embedded task, in the folder `out`: record, train two policies, evaluate both, report.
 
     episodes: to record. steps and regression_steps: to train the diffusion and the regression policy.
@@ -318,7 +319,7 @@ class DemoConfig:
 
 
 @dataclass(kw_only=True)
-class ExportConfig:
+class ExportConfig(CommandConfig):
     """Make a folder of a trained policy that predicts without PyTorch, by `recede.load_engine`.
 
     run: a run folder or a checkpoint folder. out: the folder to write, which must not be there yet. engine: onnx,
@@ -367,9 +368,11 @@ RUNS = {
 
 
 def register() -> None:
-    """Store the table in Hydra's ConfigStore; `configs/*.yaml` choose from it."""
+    """Store the table in Hydra's ConfigStore; `configs/*.yaml` choose from it.
+
+    Raises ValueError if the default of a slot is not in its table.
+    """
     from hydra.core.config_store import ConfigStore
-    from omegaconf import MISSING as UNSET
     from omegaconf import OmegaConf
 
     store = ConfigStore.instance()
@@ -382,12 +385,38 @@ def register() -> None:
             OmegaConf.set_struct(node.normalisation, value=False)
         store.store(group="schema", name=command, node=node)
     for slot, options in CHOICES.items():
-        inner = {path.removeprefix(f"{slot}/") for path in CHOICES if path.startswith(f"{slot}/")}
+        inner = [path.removeprefix(f"{slot}/") for path in CHOICES if path.startswith(f"{slot}/")]
         for name, option in options.items():
-            slots = {each.name: UNSET for each in fields(option) if each.name in inner}
-            # What has slots of its own is chosen by a YAML file of its name, which lists their defaults.
-            node, group = option(**slots) if slots else option, "schema" if slots else slot
-            store.store(group=group, name=name, node=node, package=f"{slot}.{name}" if slot in MANY else None)
+            if slots := [each.name for each in fields(option) if each.name in inner]:
+                _register_with_slots(slot, name, slots)
+            else:
+                store.store(group=slot, name=name, node=option, package=f"{slot}.{name}" if slot in MANY else None)
+
+
+def _register_with_slots(slot: str, name: str, slots: list[str]) -> None:
+    """Store a choice that has slots of its own, and which choice fills each of them by default.
+
+    The dataclass says which: the type of a slot's default is looked up in the table. A default with values that differ
+    from those of its type is a choice of its own, which another choice for the slot replaces with all its values.
+    """
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import MISSING as UNSET
+    from omegaconf import OmegaConf
+
+    store, option = ConfigStore.instance(), CHOICES[slot][name]
+    node, chosen = OmegaConf.structured(option), list[Any]()
+    for each in slots:
+        node[each] = UNSET
+        value, path = default_of(option.__dataclass_fields__[each]), f"{slot}/{each}"
+        known = [choice for choice, kind in CHOICES[path].items() if type(value) is kind]
+        if not known and value is not MISSING:
+            raise ValueError(f"{slot}={name}: the default of {each}, {value!r}, must be added to the table of {path}")
+        chosen.append({each: UNSET if value is MISSING else known[0]})
+        if known and changed(value):
+            chosen[-1] = {each: f"default-of-{name}"}  # a name that `add_choice` gives to nothing
+            store.store(group=path, name=f"default-of-{name}", node=value)
+    store.store(group=f"schema/{slot}", name=name, node=node)
+    store.store(group=slot, name=name, node={"defaults": [f"/schema/{slot}/{name}@_here_", *chosen, "_self_"]})
 
 
 def command_line(command: str, config: Any) -> str:
@@ -396,12 +425,19 @@ def command_line(command: str, config: Any) -> str:
     >>> command_line("evaluate", EvaluateConfig(run="runs/my run", episodes=200))
     "recede evaluate 'run=runs/my run' episodes=200"
     """
-    changed: dict[str, Any] = {}
-    for each in fields(config):
-        default = each.default if each.default_factory is MISSING else each.default_factory()
-        if getattr(config, each.name) != default:
-            changed[each.name] = getattr(config, each.name)
-    return shlex.join(["recede", command, *(argument for each in changed.items() for argument in _arguments(*each))])
+    arguments = (argument for each in changed(config).items() for argument in _arguments(*each))
+    return shlex.join(["recede", command, *arguments])
+
+
+def changed(config: Any) -> dict[str, Any]:
+    """The values of a configuration that differ from its defaults."""
+    values = {each.name: (getattr(config, each.name), default_of(each)) for each in fields(config)}
+    return {name: value for name, (value, default) in values.items() if value != default}
+
+
+def default_of(field: Any) -> Any:
+    """The default of a field of a configuration, or MISSING if a value must be given."""
+    return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _arguments(key: str, value: Any) -> list[str]:
@@ -428,12 +464,22 @@ def describe(config: Any) -> Any:
     return ({"choice": chosen[0]} if chosen else {}) | plain
 
 
+class UnknownChoice(ValueError):
+    """A checkpoint or an exported folder names a choice that is in no table: the package that adds it is missing."""
+
+
 def policy_config(data: Mapping[str, Any], slot: str = "policy") -> Any:
-    """The configuration that `describe` gave. Raises ValueError for what this version does not know."""
+    """The configuration that `describe` gave.
+
+    Raises UnknownChoice for a choice that is in no table, and ValueError for values that the choice does not have.
+    """
     data = dict(data)
     name = data.pop("choice", None)
     if name not in CHOICES[slot]:
-        raise ValueError(f"{slot} must be one of {sorted(CHOICES[slot])}, got {name!r}")
+        raise UnknownChoice(
+            f"{slot} must be one of {sorted(CHOICES[slot])}, got {name!r}: add imports=[the package that adds it], or "
+            "in Python import it first"
+        )
     option = CHOICES[slot][name]
     for key, value in data.items():
         if f"{slot}/{key}" in CHOICES:

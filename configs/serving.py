@@ -7,10 +7,11 @@ from ipaddress import ip_address
 from typing import Any
 
 from .checks import known_engine, not_negative, positive
+from .packages import CommandConfig
 
 
 @dataclass(kw_only=True)
-class ServeConfig:
+class ServeConfig(CommandConfig):
     """Serve a policy to robots over the network; `recede control ws://host:port` is led by it.
 
     run: a run folder, a checkpoint folder, or a folder of `recede export`, which has its sampler and its engine

@@ -1,7 +1,8 @@
 """The tasks that come with recede, and how a task's name becomes a task.
 
-Your own task is named by its place, "package.module:CONSTANT", and only on the command line or in your own code: no
-checkpoint, exported folder or server decides what is imported.
+Your own task is named by its place, "package.module:CONSTANT", and only on the command line or in your own code, or
+added by a package that is named there (`recede.add_choice`): no checkpoint, exported folder or server decides what is
+imported.
 """
 
 from __future__ import annotations
@@ -13,13 +14,16 @@ from ..specification import nearest
 if TYPE_CHECKING:
     from .task import Task
 
-TASKS = {
+TASKS: dict[str, str | Task] = {
     "pick_place": "recede.envs.tasks.pick_place:PICK_PLACE",
     "pick_place_image": "recede.envs.tasks.pick_place:PICK_PLACE_IMAGE",
     "pusht": "recede.envs.tasks.pusht:PUSHT",
     "pusht_image": "recede.envs.tasks.pusht:PUSHT_IMAGE",
 }
-"""Name -> the place of a task, which is imported when the task is first used."""
+"""Name -> the place of a task, which is imported when the task is first used, or the task itself.
+
+`recede.add_choice` adds yours.
+"""
 
 
 def load_task(name: str) -> Task:
@@ -34,9 +38,13 @@ def load_task(name: str) -> Task:
 
     if name not in TASKS and ":" not in name:
         raise ValueError(
-            f"task must be one that recede knows, or package.module:CONSTANT, got {name!r}: {nearest(name, TASKS)}"
+            f"task must be package.module:CONSTANT, or one that recede or a package in imports= knows, got {name!r}: "
+            + nearest(name, TASKS)
         )
-    module, constant = TASKS.get(name, name).split(":", 1)
+    place = TASKS.get(name, name)
+    if isinstance(place, Task):
+        return place
+    module, constant = place.split(":", 1)
     task = getattr(import_module(module), constant, None)
     if not isinstance(task, Task):
         raise ValueError(f"task={name} must be a Task of recede.envs.task, but {module} has {task!r} as {constant!r}")
@@ -54,6 +62,7 @@ def known_task(name: Any, *, key: str) -> Task:
     if not isinstance(name, str) or name not in TASKS:
         raise ValueError(
             f"the policy was trained for the task {name!r}, which does not come with recede and is not imported "
-            f"because a file or a server says so: if you trust it, name it on the command line with {key}="
+            f"because a file or a server says so: if you trust it, add imports=[the package that adds it], or name it "
+            f"on the command line with {key}="
         )
     return load_task(name)

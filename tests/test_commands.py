@@ -118,7 +118,10 @@ TRAIN = ["train", "out=run", "steps=2"]
         ),
         ([*TRAIN, "seed=0,1"], "To use it as a list, use key=[value1,value2]"),
         ([*TRAIN, "seed=-1"], "seed must be at least 0, got -1"),
-        ([*TRAIN, "task=pushd"], "task must be one that recede knows, or package.module:CONSTANT, got 'pushd'"),
+        (
+            [*TRAIN, "task=pushd"],
+            "task must be package.module:CONSTANT, or one that recede or a package in imports= knows, got 'pushd'",
+        ),
         ([*TRAIN, "task=pushd"], "did you mean 'pusht'?"),
         ([*TRAIN, "device=gpu"], "device must be auto or one that torch can use here, got 'gpu'"),
         ([*TRAIN, "init_from=nowhere"], "there is no run or checkpoint folder nowhere"),

@@ -273,7 +273,7 @@ def altered(folder, **changes):
         (lambda f: altered(f, levels=None), r"engine.json is damaged: it lacks \['levels'\]"),
         (lambda f: altered(f, engine="tensorrt"), "is damaged: engine must be one of onnx, openvino, openvino_fp32"),
         (lambda f: altered(f, horizons={"observation": 0}), "is damaged .the observation horizon must be at least 1"),
-        (lambda f: altered(f, policy={"choice": "other"}), "is damaged .policy must be one of"),
+        (lambda f: altered(f, policy={"choice": "other"}), r"is damaged .policy lacks \['encoder', 'network'\]"),
         (lambda f: altered(f, ranges={}), "is damaged .KeyError"),
         (lambda f: altered(f, sha256={"../run/x": "0"}), "is missing; export the policy again"),
         (lambda f: (f / "engine.json").write_text("{"), "engine.json is damaged"),

@@ -84,7 +84,7 @@ def test_the_task_that_a_folder_names_is_not_imported(recede, policies, marker, 
     refused = recede(command, policies(kind))
     assert refused.status == 2
     assert REFUSED in refused.line
-    assert refused.line.endswith(f"name it on the command line with {key}")
+    assert refused.line.endswith(f"add imports=[the package that adds it], or name it on the command line with {key}")
     assert not marker.exists()
 
 

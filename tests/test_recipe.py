@@ -48,6 +48,7 @@ def test_places_devices_logs_and_seeds_are_no_part_of_a_recipe(reaches, tmp_path
         "device": "auto",
         "frames": "device",
         "tensorboard": True,
+        "imports": ["toys"],
         **dict.fromkeys(("log_every", "save_every", "validate_every", "evaluate_every", "evaluate_episodes"), 3),
         "policy": replace(policy, sampler=DDIMConfig(num_steps=3)),
     }

@@ -43,9 +43,9 @@ from recede.specification import Horizons
 FOLDER = Path(recede.__file__).parent / "configs"
 REQUIRED = {
     "dataset": "d.zarr",
-    "results": "runs",
     "name": "pusht",
     "out": "runs/x",
+    "results": "runs",
     "run": "runs/x",
     "source": "w.pt",
     "task": "pick_place",
@@ -177,7 +177,7 @@ def test_every_key_is_explained(command):
     text = main.usage(command)
     for each in fields(RUNS[command]):
         assert re.search(rf"^  {each.name} ", text, re.MULTILINE), each.name
-        assert each.name in SELF_EVIDENT or re.search(rf"\b{each.name}\b", RUNS[command].__doc__), each.name
+        assert each.name in SELF_EVIDENT or re.search(rf"\b{each.name}\b", main.documentation(RUNS[command])), each.name
     assert text.startswith(f"usage: recede {command}")
     for slot, options in CHOICES.items():
         if slot.split("/")[0] not in RUNS[command].__dataclass_fields__:
@@ -208,7 +208,7 @@ def test_a_task_of_ones_own_is_found_by_its_place():
         (
             "pushd",
             ValueError,
-            "task must be one that recede knows, or package.module:CONSTANT, .* did you mean 'pusht'",
+            "task must be package.module:CONSTANT, or one that recede or .* knows, got 'pushd': did you mean 'pusht'",
         ),
         (
             "toys:NO_TASK",

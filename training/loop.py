@@ -73,7 +73,7 @@ def train(config: TrainConfig) -> Path:
     order, generator = Order(len(windows), config.batch_size, config.seed), torch.Generator(device)
     run = Run(Path(config.out))
     with run.exclusive(), stop_requests() as is_stopping, metrics_writer(run, config.tensorboard) as write:
-        start = run.begin({key: value for key, value in describe(config).items() if key != "out"})
+        start = run.begin({key: value for key, value in describe(config).items() if key not in ("out", "imports")})
         meter = Meter(device)
         if start:
             restore(run.checkpoint(start), policy, ema, optimizer, meter)

@@ -9,7 +9,7 @@ from ..configs.schema import TrainConfig, describe
 from .split import Split
 
 LEFT_OUT = {
-    *("seed", "task", "dataset", "init_from", "teacher", "out", "device", "frames", "tensorboard"),
+    *("seed", "task", "dataset", "init_from", "teacher", "out", "device", "frames", "imports", "tensorboard"),
     *("log_every", "save_every", "validate_every", "evaluate_every", "evaluate_episodes"),
 }
 """Settings of a run that are no part of its recipe.

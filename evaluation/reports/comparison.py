@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...configs.components import CHOICES
-from ...configs.schema import describe
+from ...configs.schema import default_of, describe
 from ...files import read_json, write_text
 from ..intervals import MIN_TRAININGS, Interval, bootstrap, over_trainings, wilson
 
@@ -103,8 +104,9 @@ def sampler(policy: Mapping[str, Any]) -> str:
         return "-"
     chosen = policy["sampler"]
     is_flow = policy["schedule"]["choice"] == "rectified_flow" and chosen["choice"] == "ddim"
-    name = f"{'flow' if is_flow else chosen['choice']}-{chosen['num_steps']}"
-    return ", ".join([name, *_options(chosen, CHOICES["sampler"], but="num_steps")])
+    name = "flow" if is_flow else chosen["choice"]
+    steps = f"-{chosen['num_steps']}" if "num_steps" in chosen else ""  # a sampler of yours may not have them
+    return ", ".join([f"{name}{steps}", *_options(chosen, CHOICES["sampler"], but="num_steps")])
 
 
 def execution(result: Result) -> str:
@@ -161,7 +163,8 @@ def document(results: Sequence[Result], *, command: str) -> str:
 
 def _options(chosen: Mapping[str, Any], choices: Mapping[str, Any], but: str = "") -> list[str]:
     """The options of a sampler or an execution that are not its defaults."""
-    usual = describe(choices[chosen["choice"]]()) if chosen["choice"] in choices else {}
+    option = choices.get(chosen["choice"])
+    usual = {each.name: describe(default_of(each)) for each in fields(option)} if option else {}
     shown = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in chosen.items()}
     differing = [name for name in chosen if name not in ("choice", but) and chosen[name] != usual.get(name)]
     return [f"{name} {shown[name]}" for name in differing]

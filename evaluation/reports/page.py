@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from ..files import write_text
+from ...files import write_text
 from .charts import tag
 
 
