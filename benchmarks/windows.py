@@ -24,6 +24,10 @@ from recede.datasets.windows import Windows
 from recede.specification import Horizons, Specification, Stream
 from torch.utils.data import DataLoader, Dataset
 
+SECONDS = 3.0
+"""For which epochs of one kind are repeated."""
+SIZES = {"low-dimensional": (206, 25_650), "image": (41, 5_130)}
+"""Name -> episodes and steps."""
 HORIZONS = Horizons(observation=2, prediction=16, action=8)
 STATE = Specification((Stream("state", (20,)),), Stream("action", (2,)), control_dt=0.1)
 IMAGE = Specification((Stream("image", (96, 96, 3), "uint8"),), Stream("action", (2,)), control_dt=0.1)
@@ -37,7 +41,7 @@ class InMemory(Demonstrations):
 
     path = Path()
 
-    def __init__(self, specification: Specification, num_episodes: int = 206, num_steps: int = 25_650) -> None:
+    def __init__(self, specification: Specification, num_episodes: int, num_steps: int) -> None:
         self.specification = specification
         rng = np.random.default_rng(0)
         inner = rng.choice(np.arange(1, num_steps // 10), num_episodes - 1, replace=False) * 10
@@ -111,7 +115,7 @@ def compare(name: str, demonstrations: InMemory, batch_size: int) -> list[Row]:
             persistent_workers=num_workers > 0,
         )
 
-    rate = best_rate(lambda: ours(windows, batch_size), seconds=3)
+    rate = best_rate(lambda: ours(windows, batch_size), seconds=SECONDS)
     rates = {num_workers: _rate_of(loader(num_workers)) for num_workers in (0, 2)}
     rows: list[Row] = [{"name": f"{name} windows, gathered by batch", "value": rate, "unit": "windows/s"}]
     for workers, found in rates.items():
@@ -119,20 +123,20 @@ def compare(name: str, demonstrations: InMemory, batch_size: int) -> list[Row]:
     rows.append({"name": f"{name}: gathered / best DataLoader", "value": rate / max(rates.values()), "unit": "x"})
     if samples.is_image:
         for change, augmentation in (("colours", COLOURS), ("rotation", ROTATION)):
-            found = best_rate(partial(ours, windows, batch_size, augmentation), seconds=3)
+            found = best_rate(partial(ours, windows, batch_size, augmentation), seconds=SECONDS)
             rows.append({"name": f"{name} windows, gathered, with {change}", "value": found, "unit": "windows/s"})
     return rows
 
 
 def _rate_of(loader: DataLoader[tuple[torch.Tensor, torch.Tensor]]) -> float:
-    return best_rate(lambda: theirs(loader), seconds=3)
+    return best_rate(lambda: theirs(loader), seconds=SECONDS)
 
 
 def main() -> None:
     """Measure both and print the table."""
     path = output(sys.argv[1:])
-    rows = compare("low-dimensional", InMemory(STATE), batch_size=256)
-    report(rows + compare("image", InMemory(IMAGE, 41, 5_130), batch_size=64), path)
+    rows = compare("low-dimensional", InMemory(STATE, *SIZES["low-dimensional"]), batch_size=256)
+    report(rows + compare("image", InMemory(IMAGE, *SIZES["image"]), batch_size=64), path)
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ TRAIN = ["train", "out=run", "steps=2"]
         ([*TRAIN, "policy.sampler.num_stepz=3"], "there is no key 'num_stepz': did you mean 'num_steps'?"),
         ([*TRAIN, "policy.netwrok.channels=[8]"], "there is no key 'netwrok': did you mean 'network'?"),
         ([*TRAIN, "policy=regression", "policy/sampler=ddim"], "policy/sampler"),
-        ([*TRAIN, "policy.prediction=epsilom"], "'epsilom', expected one of [epsilon, sample, v, velocity]"),
+        ([*TRAIN, "policy.prediction=epsilom"], "got 'epsilom': did you mean 'epsilon'?"),
         ([*TRAIN, "policy/sampler=diffusers", "policy.sampler.name=DDIMSheduler"], "did you mean 'DDIMScheduler'?"),
         ([*TRAIN, "policy/schedule=diffusers", "policy.schedule.beta_schedule=lin"], "beta_schedule must be one that"),
         ([*TRAIN, "horizons.observatoin=2"], "there is no key 'observatoin': did you mean 'observation'?"),
