@@ -271,15 +271,20 @@ def explain(error: Exception, command: str) -> str | None:
     return None
 
 
+def explain_choice(slot: str, name: str) -> str:
+    """What may fill a slot in place of a name that is in no table."""
+    return f"{slot} cannot be {name!r}: {nearest(name, names(slot))} (imports=[your_package] adds your own)"
+
+
 def explain_composition(error: Exception, command: str) -> str:
     """What Hydra found wrong with the given keys and values, in one line."""
     options = getattr(error, "options", None)
     if options is not None:
         slot, _, name = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
-        return f"{slot} cannot be {name!r}: {nearest(name, options)}"
+        return explain_choice(slot, name) if slot in CHOICES else f"{slot} cannot be {name!r}: {nearest(name, options)}"
     unknown = re.search(r"Could not load '(\w+)/(\w+)'", str(error))  # one of several in a slot
     if unknown and unknown[1] in CHOICES:
-        return f"{unknown[1]} cannot be {unknown[2]!r}: {nearest(unknown[2], CHOICES[unknown[1]])}"
+        return explain_choice(unknown[1], unknown[2])
     cause = error.__cause__
     key, owner = getattr(cause, "key", None), getattr(cause, "object_type", None)
     lines = str(error).split(" To append to your config")[0].splitlines()

@@ -54,12 +54,14 @@ def _check_config(slot: str, name: str, config: Any) -> None:
 
 
 def _check_task(slot: str, name: str, config: Any) -> None:
-    from ..envs.task import Task
+    if isinstance(config, str) and re.fullmatch(r"[\w.]+:\w+", config):
+        return
+    from ..envs.task import Task  # gymnasium takes its time to load
 
     if isinstance(config, Task):
         if config.name != name:
             raise ValueError(f"{slot}={name} must be a task of that name, got one whose name is {config.name!r}")
-    elif not isinstance(config, str) or not re.fullmatch(r"[\w.]+:\w+", config):
+    else:
         raise ValueError(f"{slot}={name} must be a Task, or its place as package.module:CONSTANT, got {config!r}")
 
 

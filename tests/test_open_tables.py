@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import recede as library
 import torch
+from hydra.core.config_store import ConfigStore
 from recede.configs import components
 from recede.configs.choices import add_choice
 from recede.configs.components import CHOICES, DDIMConfig, DiffusionConfig, UNet1dConfig
@@ -44,12 +45,23 @@ def folder(tmp_path_factory):
     sys.path.remove(str(folder))
 
 
+def unregister(tree, names):
+    """Remove the choices of these names from Hydra's store, which keeps them for the life of a process."""
+    for key, node in list(tree.items()):
+        if isinstance(node, dict):
+            unregister(node, names)
+        elif key.removesuffix(".yaml").removeprefix("default-of-") in names:
+            del tree[key]
+
+
 @pytest.fixture(autouse=True)
 def forgotten():
     """Choices and packages that a test adds are gone after it."""
     tables = [TASKS, *CHOICES.values()]
     before = [dict(table) for table in tables]
     yield
+    added = {name for table, content in zip(tables, before, strict=True) for name in table.keys() - content.keys()}
+    unregister(ConfigStore.instance().repo, added)
     for table, content in zip(tables, before, strict=True):
         table.clear()
         table.update(content)
@@ -213,6 +225,30 @@ def test_the_error_of_the_document_is_the_error(trained, recede):
     (shown,) = re.findall(r"```\n(runs/slide.*?)\n```", DOCUMENT, re.DOTALL)
     line = recede("evaluate", trained, "task=pick_place").line
     assert " ".join(shown.split()).partition("policy.json: ")[2] == line.partition("policy.json: ")[2]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("policy=small", "policy cannot be 'small': choose from 'diffusion', 'flow', 'reference', 'regression'"),
+        ("policy/network=mlp", "policy/network cannot be 'mlp': choose from 'dit', 'transformer', 'unet1d'"),
+    ],
+)
+def test_a_choice_on_the_command_line_needs_its_package_and_says_so(recede, argument, message):
+    line = recede("train", argument, "dataset=d", "out=o").line
+    assert line.endswith(f"{message} (imports=[your_package] adds your own)")
+
+
+def test_an_execution_on_the_command_line_needs_its_package_and_says_so(recede):
+    line = recede("evaluate", "run", "execution=[slow]").line
+    assert "execution cannot be 'slow': choose from 'async_replace'" in line
+    assert line.endswith("(imports=[your_package] adds your own)")
+
+
+def test_what_stands_for_a_default_is_not_offered(recede):
+    line = recede("train", IMPORTS, "policy=small", "policy/sampler=xyz", "dataset=d", "out=o").line
+    assert "'euler'" in line
+    assert "default-of" not in line
 
 
 def test_a_task_needs_its_package_and_says_so(trained, recede):
