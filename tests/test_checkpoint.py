@@ -151,7 +151,7 @@ def test_json_that_cannot_be_written_leaves_the_old_one(tmp_path):
         ({"specification": {}}, r"policy.json is damaged \(not a specification: 'observations'\)"),
         ({"specification": []}, "policy.json is damaged"),
         ({"weights_sha256": "0"}, "policy.safetensors is damaged: its SHA-256 is not the one"),
-        ({"policy": {"choice": "difusion"}}, "policy.json: no policy can be built from it .*, got 'difusion'"),
+        ({"policy": {"choice": "difusion"}}, "policy.json: policy must be one of .*, got 'difusion': add imports="),
         ({"policy": {"choice": "diffusion", "prediction": "w"}}, "no policy can be built from it .*'w'"),
         ({"policy": {"choice": "diffusion", "network": {"choice": "unet1d", "chanels": [8]}}}, "no policy .*chanels"),
         ({"policy": {"choice": "diffusion", "network": 3}}, "policy.json: no policy can be built"),
