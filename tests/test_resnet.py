@@ -171,7 +171,7 @@ def test_pretrained_weights_learn_at_a_tenth_of_the_rate_or_not_at_all():
                 assert group["scale"] == (scale if id(parameter) in pretrained else 1.0)
         assert sum(len(group["params"]) for group in groups) == len(list(policy.parameters()))
     frozen = policy_of(SCENE, STATE, weights="w", frozen=True)
-    frozen.loss(observe(SCENE, STATE), *lesson()).mean().backward()
+    frozen.loss(lesson(observe(SCENE, STATE))).mean().backward()
     learning = {name for name, p in frozen.named_parameters() if p.grad is not None and p.grad.any()}
     assert not [name for name in learning if ".trunk." in name]
     assert "encoder.cameras.0.keypoints.detect.weight" in learning
