@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from .configs.engines import load_engine as load_engine
     from .configs.policies import load_policy as load_policy
     from .control.execution import RecedingHorizon as RecedingHorizon
+    from .datasets.check import check_demonstrations as check_demonstrations
     from .datasets.store import DemonstrationStore as DemonstrationStore
     from .datasets.windows import Windows as Windows
     from .evaluation.evaluate import evaluate as evaluate
     from .policy.diffusion import DiffusionPolicy as DiffusionPolicy
-    from .policy.regression import RegressionPolicy as RegressionPolicy
     from .specification import Horizons as Horizons
     from .specification import Specification as Specification
     from .specification import Stream as Stream
@@ -27,11 +27,11 @@ _HOMES = {
     "DiffusionPolicy": ".policy.diffusion",
     "Horizons": ".specification",
     "RecedingHorizon": ".control.execution",
-    "RegressionPolicy": ".policy.regression",
     "Specification": ".specification",
     "Stream": ".specification",
     "Windows": ".datasets.windows",
     "add_choice": ".configs.choices",
+    "check_demonstrations": ".datasets.check",
     "evaluate": ".evaluation.evaluate",
     "load_engine": ".configs.engines",
     "load_policy": ".configs.policies",
@@ -42,11 +42,11 @@ __all__ = [
     "DiffusionPolicy",
     "Horizons",
     "RecedingHorizon",
-    "RegressionPolicy",
     "Specification",
     "Stream",
     "Windows",
     "add_choice",
+    "check_demonstrations",
     "evaluate",
     "load_engine",
     "load_policy",

@@ -69,40 +69,6 @@ class Horizons:
         return slice(self.observation - 1, self.observation - 1 + self.action)
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """What is planned already, where a new chunk should go on from it.
-
-    actions: (..., Tp, Da), in the units of the action stream; weights: (..., Tp), 1 where the chunk is held to them, 0
-    where it is free. exact: guide along the gradient of the network. limit: the most that the guidance may
-    weigh; see `policy.guidance`. start: the share of the denoising steps that are left to do, beginning with these
-    actions made as noisy as they are there; 1 begins with noise alone. Arrays of numpy for one robot, of torch for a
-    batch.
-
-    >>> Prefix(np.zeros((16, 2)), np.zeros(16), start=2.0)
-    Traceback (most recent call last):
-        ...
-    ValueError: start must be above 0 and at most 1, a share of the denoising steps, got 2.0
-    """
-
-    actions: Any
-    weights: Any
-    start: float = 1.0
-    limit: float = 5.0
-    exact: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.start <= 1:
-            raise ValueError(f"start must be above 0 and at most 1, a share of the denoising steps, got {self.start}")
-        if not self.limit > 0:
-            raise ValueError(f"the limit of the guidance must be above 0, got {self.limit}")
-        if self.weights.shape != self.actions.shape[:-1]:
-            raise ValueError(
-                f"there must be a weight for each planned action, {tuple(self.actions.shape[:-1])}, "
-                f"got {tuple(self.weights.shape)}"
-            )
-
-
 HOLDS = ("last", "zero")
 """What an action may do while nobody commands it; see `Stream`."""
 

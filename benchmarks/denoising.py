@@ -27,6 +27,8 @@ from torch import Tensor
 
 SIZES = {"small U-Net": (64, 128, 256), "U-Net of the paper": (256, 512, 1024)}
 """Name -> channels."""
+SECONDS = 8.0
+"""For which both ways take turns with one network."""
 
 SPECIFICATION = Specification((Stream("state", (20,)),), Stream("action", (2,)), control_dt=0.1)
 HORIZONS = Horizons(observation=2, prediction=16, action=8)
@@ -70,7 +72,7 @@ def main() -> None:
     for name, channels in SIZES.items():
         policy = make(channels)
         given = policy, torch.randn(1, 2, 20), torch.randn(policy.noise_shape)[:, None]
-        whole, halves = interleaved_medians([partial(way, *given) for way in (plain, split)], seconds=8)
+        whole, halves = interleaved_medians([partial(way, *given) for way in (plain, split)], seconds=SECONDS)
         rows.append({"name": f"{name}, whole network at each step", "value": 1e3 * whole, "unit": "ms"})
         rows.append({"name": f"{name}, time and conditioning once", "value": 1e3 * halves, "unit": "ms"})
         rows.append({"name": f"{name}, whole / once", "value": whole / halves, "unit": "x"})

@@ -38,6 +38,7 @@ from recede.specification import Horizons, Specification, Stream
 
 HORIZONS = Horizons(observation=2, prediction=16, action=8)
 STEPS, TIMES = 10, 100
+CHANNELS = (256, 512, 1024)
 SECONDS = 40.0
 """For which the engines of one policy take turns."""
 
@@ -62,7 +63,7 @@ def make(streams: tuple[Stream, ...]) -> DiffusionPolicy:
         HORIZONS,
         normalizer=Normalizer(specification, ranges),
         encoder=encoder,
-        network=UNet1d(action_size=2, conditioning_shape=encoder.conditioning_shape, channels=(256, 512, 1024)),
+        network=UNet1d(action_size=2, conditioning_shape=encoder.conditioning_shape, channels=CHANNELS),
         schedule=schedule,
         prediction=SAMPLE,
         sampler=Sampler(ddim, spaced(schedule.levels, STEPS)),

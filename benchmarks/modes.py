@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import Row, output, report
 from numpy.typing import NDArray
+from recede.benchmarks.measure import Row, output, report
 from recede.configs.components import DDIMConfig, DDPMConfig
 from recede.configs.policies import load_policy
 from recede.envs.tasks.pick_place import PICK_PLACE
@@ -59,9 +59,9 @@ def sampled(run: Path, sampler: object, observation: dict[str, NDArray[np.generi
 
 
 def spread(ends: Ends) -> float:
-    """Standard deviation within a side, pooled over both."""
+    """Standard deviation within a side, pooled over both; 0 if `ends` is empty."""
     sides = [ends[ends > 0], ends[ends <= 0]]
-    return float(np.sqrt(sum(((side - side.mean()) ** 2).sum() for side in sides if len(side)) / ends.size))
+    return float(np.sqrt(sum(((side - side.mean()) ** 2).sum() for side in sides if len(side)) / max(ends.size, 1)))
 
 
 def measures(demonstrated: Ends) -> dict[str, Callable[[Ends, Ends], float]]:

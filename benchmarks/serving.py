@@ -12,17 +12,18 @@ import asyncio
 import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing, contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 from recede.benchmarks.measure import Row, output, report
-from recede.control.execution import Request
 from recede.control.remote import RemotePolicy
 from recede.control.server import Server
 from recede.policy.engines.interface import Arrays
-from recede.specification import Horizons, Prefix, Specification, Stream
+from recede.policy.guidance import Guidance
+from recede.policy.requests import Request
+from recede.specification import Horizons, Specification, Stream
 
 ROUNDS = 1000
 """Chunks of each kind."""
@@ -44,16 +45,8 @@ class Instant:
     def __init__(self, streams: tuple[Stream, ...]) -> None:
         self.specification = Specification(streams, Stream("action", (7,)), control_dt=0.1)
 
-    def encode(self, observation: Arrays) -> NDArray[np.float32]:
-        """Nothing is known of the observation."""
-        return np.zeros((len(next(iter(observation.values()))), 0), np.float32)
-
-    def denoise(self, noisy: NDArray[np.float32], t: float, condition: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Noise is good enough."""
-        return noisy
-
     def predict(
-        self, observation: Arrays, noise: NDArray[np.float32], prefix: Prefix | None = None
+        self, observation: Arrays, noise: NDArray[np.float32], guidance: Sequence[Guidance] = ()
     ) -> NDArray[np.float32]:
         """The noise."""
         return noise[0]

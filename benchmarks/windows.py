@@ -19,10 +19,15 @@ import torch
 from numpy.typing import NDArray
 from recede.benchmarks.measure import Row, best_rate, output, report
 from recede.datasets.augmentation import Augmentation
+from recede.datasets.demonstrations import Demonstrations
 from recede.datasets.windows import Windows
 from recede.specification import Horizons, Specification, Stream
 from torch.utils.data import DataLoader, Dataset
 
+SECONDS = 3.0
+"""For which epochs of one kind are repeated."""
+SIZES = {"low-dimensional": (206, 25_650), "image": (41, 5_130)}
+"""Name -> episodes and steps."""
 HORIZONS = Horizons(observation=2, prediction=16, action=8)
 STATE = Specification((Stream("state", (20,)),), Stream("action", (2,)), control_dt=0.1)
 IMAGE = Specification((Stream("image", (96, 96, 3), "uint8"),), Stream("action", (2,)), control_dt=0.1)
@@ -31,12 +36,12 @@ COLOURS = Augmentation(crop=(84, 84), brightness=0.2, contrast=0.2, saturation=0
 ROTATION = Augmentation(crop=(84, 84), rotation=5.0)
 
 
-class InMemory:
+class InMemory(Demonstrations):
     """Random demonstrations."""
 
     path = Path()
 
-    def __init__(self, specification: Specification, num_episodes: int = 206, num_steps: int = 25_650) -> None:
+    def __init__(self, specification: Specification, num_episodes: int, num_steps: int) -> None:
         self.specification = specification
         rng = np.random.default_rng(0)
         inner = rng.choice(np.arange(1, num_steps // 10), num_episodes - 1, replace=False) * 10
@@ -59,10 +64,9 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         self.observed = torch.from_numpy(demonstrations.read(demonstrations.specification.observations[0].name))
         self.is_image = self.observed.dtype == torch.uint8
         self.action = torch.from_numpy(demonstrations.read("action"))
-        ends = demonstrations.episode_ends.tolist()
         self.windows = [
             (current, first, end)
-            for first, end in zip([0, *ends], ends, strict=False)
+            for first, end in map(demonstrations.bounds, range(len(demonstrations)))
             for current in range(first, end - HORIZONS.action + 1)
         ]
 
@@ -111,7 +115,7 @@ def compare(name: str, demonstrations: InMemory, batch_size: int) -> list[Row]:
             persistent_workers=num_workers > 0,
         )
 
-    rate = best_rate(lambda: ours(windows, batch_size), seconds=3)
+    rate = best_rate(lambda: ours(windows, batch_size), seconds=SECONDS)
     rates = {num_workers: _rate_of(loader(num_workers)) for num_workers in (0, 2)}
     rows: list[Row] = [{"name": f"{name} windows, gathered by batch", "value": rate, "unit": "windows/s"}]
     for workers, found in rates.items():
@@ -119,20 +123,20 @@ def compare(name: str, demonstrations: InMemory, batch_size: int) -> list[Row]:
     rows.append({"name": f"{name}: gathered / best DataLoader", "value": rate / max(rates.values()), "unit": "x"})
     if samples.is_image:
         for change, augmentation in (("colours", COLOURS), ("rotation", ROTATION)):
-            found = best_rate(partial(ours, windows, batch_size, augmentation), seconds=3)
+            found = best_rate(partial(ours, windows, batch_size, augmentation), seconds=SECONDS)
             rows.append({"name": f"{name} windows, gathered, with {change}", "value": found, "unit": "windows/s"})
     return rows
 
 
 def _rate_of(loader: DataLoader[tuple[torch.Tensor, torch.Tensor]]) -> float:
-    return best_rate(lambda: theirs(loader), seconds=3)
+    return best_rate(lambda: theirs(loader), seconds=SECONDS)
 
 
 def main() -> None:
     """Measure both and print the table."""
     path = output(sys.argv[1:])
-    rows = compare("low-dimensional", InMemory(STATE), batch_size=256)
-    report(rows + compare("image", InMemory(IMAGE, 41, 5_130), batch_size=64), path)
+    rows = compare("low-dimensional", InMemory(STATE, *SIZES["low-dimensional"]), batch_size=256)
+    report(rows + compare("image", InMemory(IMAGE, *SIZES["image"]), batch_size=64), path)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from ..configs.schema import CompareConfig, command_line
 def run(config: CompareConfig) -> None:
     """Print the table of many evaluations, or write it as a document; collect them in one file if asked to."""
     from ..evaluation.reports.comparison import document, find, table, write_lines
-    from ..policy.checkpoint import write_text
+    from ..files import write_text
 
     results = find(Path(config.results))
     if config.lines is not None:

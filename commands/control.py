@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import numpy as np
 
 from ..configs.deployment import ControlConfig
 from ..configs.schema import command_line, describe
+from ..policy.requests import Request, batch
 from ..specification import Horizons, Specification
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def run(config: ControlConfig) -> None:
     from ..control.log import TICKS
     from ..datasets.store import DemonstrationStore
     from ..evaluation.reports.control import summarised, write_timeline
-    from ..policy.checkpoint import write_json
+    from ..files import write_json
 
     described = _described(config)
     robot = config.robot.build(described, rate=config.rate)
@@ -196,14 +196,11 @@ def _load(config: ControlConfig) -> Predict:
 
     import_packages(config.imports)  # this process has tables of its own
     engine = open_engine(Path(config.run), config.engine, which=config.checkpoint, sampler=config.sampler)
-    draws, *shape = engine.noise_shape
     noise = np.random.default_rng(config.seed)
 
-    def predict(request: Any) -> Any:
-        prefix = request.prefix
-        if prefix is not None:
-            prefix = replace(prefix, actions=prefix.actions[None], weights=prefix.weights[None])
-        history = {name: values[None] for name, values in request.history.items()}
-        return engine.predict(history, noise.standard_normal((draws, 1, *shape), dtype=np.float32), prefix)[0]
+    def predict(request: Request) -> Any:
+        observation, guidance = batch([request])
+        drawn = noise.standard_normal(engine.noise_shape, dtype=np.float32)[:, None]
+        return engine.predict(observation, drawn, guidance)[0]
 
     return predict

@@ -13,20 +13,16 @@ from ..envs.catalogue import load_task
 
 def run(config: InspectConfig) -> None:
     """Print streams, ranges and warnings, and draw every dimension over time."""
-    from ..datasets.formats.replay_buffer import open_demonstrations
     from ..datasets.inspection import describe, usual_crop, warnings
+    from ..datasets.opening import open_demonstrations
     from ..evaluation.reports.demonstrations import draw, draw_augmented
 
     task = load_task(config.task) if config.task else None
-    demonstrations = open_demonstrations(
-        Path(config.dataset),
-        specification=task.specification if task else None,
-        sources=task.sources if task else None,
-    )
+    demonstrations = open_demonstrations(config.dataset, task)
     print("\n".join(describe(demonstrations)))
     for warning in warnings(demonstrations):
         print(f"warning: {warning}")
-    if len(demonstrations.episode_ends):
+    if len(demonstrations):
         picture = Path(config.out) if config.out else default_picture(Path(config.dataset))
         picture.parent.mkdir(parents=True, exist_ok=True)
         draw(demonstrations, picture)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from ..configs.schema import ReplayConfig
@@ -14,12 +12,12 @@ def run(config: ReplayConfig) -> None:
     """Print how far the replayed observations are from the recorded ones."""
     from tqdm import tqdm
 
-    from ..datasets.formats.replay_buffer import open_demonstrations
+    from ..datasets.opening import open_demonstrations
     from ..evaluation.replay import replay
 
     task = load_task(config.task)
-    demonstrations = open_demonstrations(Path(config.dataset), specification=task.specification, sources=task.sources)
-    count = len(demonstrations.episode_ends)
+    demonstrations = open_demonstrations(config.dataset, task)
+    count = len(demonstrations)
     episodes = range(min(config.episodes or count, count))
     found = list(tqdm(replay(task, demonstrations, episodes), total=len(episodes), desc="replay", unit="episode"))
     successes = sum(each.success for each in found)

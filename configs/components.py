@@ -5,12 +5,13 @@ Dimensions come from the data and the task, never from here.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, is_dataclass, replace
-from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..policy.levels import NoiseLevel, check_spacing, spaced
+from ..policy.prediction import PREDICTIONS
 from ..policy.sampling import Sampler, ddim, ddpm, dpm_solver_2m, from_diffusers, heun
 from ..specification import Horizons, Specification, nearest
 from .checks import positive
@@ -19,7 +20,7 @@ from .encoders import LowdimEncoderConfig, ResNetEncoderConfig, ViTEncoderConfig
 from .executions import EXECUTIONS
 
 if TYPE_CHECKING:
-    from ..policy.interface import Network, NoiseSchedule, Policy, Solver, Weighting
+    from ..policy.interface import Network, NoiseSchedule, Objective, Policy, Solver, Weighting
     from ..policy.normalizer import Normalizer
 
 
@@ -314,15 +315,6 @@ class EDMWeightingConfig:
         return partial(edm, data_std=self.data_std)
 
 
-class PredictionType(Enum):
-    """What the network predicts; the values name the constants of `policy.prediction`."""
-
-    epsilon = "EPSILON"
-    sample = "SAMPLE"
-    v = "V"
-    velocity = "VELOCITY"
-
-
 @dataclass(kw_only=True)
 class HorizonsConfig:
     """Steps seen, generated and executed."""
@@ -336,69 +328,106 @@ class HorizonsConfig:
         return Horizons(self.observation, self.prediction, self.action)
 
 
-def encoder_and_network(
-    config: RegressionConfig | DiffusionConfig, specification: Specification, horizons: Horizons
-) -> dict[str, Any]:
-    """The two modules of a policy that learn, the one made to fit the other."""
-    encoder = config.encoder.build(specification, horizons)
-    network = config.network.build(
-        action_size=specification.action.size,
-        num_steps=horizons.prediction,
-        conditioning_shape=encoder.conditioning_shape,
-    )
-    return {"encoder": encoder, "network": network}
+class _PolicyConfig:
+    """What the configurations of our policies share: they differ in what may be chosen."""
 
-
-@dataclass(kw_only=True)
-class RegressionConfig:
-    """Plain behaviour cloning with the same network."""
-
-    encoder: Any = field(default_factory=LowdimEncoderConfig)
-    network: Any = field(default_factory=UNet1dConfig)
+    encoder: Any
+    network: Any
+    schedule: Any
+    sampler: Any
+    objective: Any
+    weighting: Any
+    prediction: Any
+    clip: Any
+    has_noise: ClassVar[bool]
 
     def build(self, specification: Specification, horizons: Horizons, normalizer: Normalizer) -> Policy:
         """An untrained policy."""
-        from ..policy.regression import RegressionPolicy
-
-        filled(self, "encoder", "network", of="policy/")
-        return RegressionPolicy(
-            specification, horizons, normalizer=normalizer, **encoder_and_network(self, specification, horizons)
-        )
-
-
-@dataclass(kw_only=True)
-class DiffusionConfig:
-    """The diffusion policy. clip: bound of the estimate of x_0 at every denoising step, in normalised units."""
-
-    encoder: Any = field(default_factory=LowdimEncoderConfig)
-    network: Any = field(default_factory=UNet1dConfig)
-    schedule: Any = field(default_factory=CosineConfig)
-    sampler: Any = field(default_factory=DDIMConfig)
-    weighting: Any = field(default_factory=UniformConfig)
-    prediction: PredictionType = PredictionType.sample
-    clip: float = 1.0
-
-    def __post_init__(self) -> None:
-        positive(self, "clip")
-
-    def build(self, specification: Specification, horizons: Horizons, normalizer: Normalizer) -> Policy:
-        """An untrained policy."""
-        from ..policy import prediction
         from ..policy.diffusion import DiffusionPolicy
 
-        filled(self, "encoder", "network", "schedule", "sampler", "weighting", of="policy/")
-        schedule = self.schedule.build()
+        slots = [slot.removeprefix("policy/") for slot in CHOICES if slot.startswith("policy/")]
+        filled(self, *slots, of="policy/")
+        schedule, encoder = self.schedule.build(), self.encoder.build(specification, horizons)
+        network = self.network.build(
+            action_size=specification.action.size,
+            num_steps=horizons.prediction,
+            conditioning_shape=encoder.conditioning_shape,
+        )
         return DiffusionPolicy(
             specification,
             horizons,
             normalizer=normalizer,
-            **encoder_and_network(self, specification, horizons),
+            encoder=encoder,
+            network=network,
             schedule=schedule,
-            prediction=getattr(prediction, self.prediction.value),
+            prediction=PREDICTIONS[self.prediction],
             sampler=self.sampler.build(schedule),
             clip=self.clip,
-            weighting=self.weighting.build(),
+            objective=self.objective.build(self.weighting.build()),
+            has_noise=self.has_noise,
         )
+
+
+@dataclass(kw_only=True)
+class OneLevelConfig:
+    """No noise level but the last, at which nothing of a chunk is left."""
+
+    def build(self) -> NoiseSchedule:
+        """The schedule."""
+        from ..policy.schedule import one_level
+
+        return one_level()
+
+
+@dataclass(kw_only=True)
+class DenoisingConfig:
+    """Predict the chunk, the noise, or a mixture of them at every noise level."""
+
+    def build(self, weighting: Weighting) -> Objective:
+        """The objective. weighting: of the noise levels."""
+        from ..policy.objective import Denoising
+
+        return Denoising(weighting)
+
+
+@dataclass(kw_only=True)
+class RegressionConfig(_PolicyConfig):
+    """Plain behaviour cloning with the same network: one noise level, reached without noise, and one step."""
+
+    schedule: ClassVar[Any] = OneLevelConfig()
+    sampler: ClassVar[Any] = DDIMConfig(num_steps=1)
+    objective: ClassVar[Any] = DenoisingConfig()
+    weighting: ClassVar[Any] = UniformConfig()
+    prediction: ClassVar[Any] = "sample"
+    clip: ClassVar[Any] = math.inf
+    has_noise: ClassVar[bool] = False
+    encoder: Any = field(default_factory=LowdimEncoderConfig)
+    network: Any = field(default_factory=UNet1dConfig)
+
+
+@dataclass(kw_only=True)
+class DiffusionConfig(_PolicyConfig):
+    """The diffusion policy. prediction: what the network answers with, epsilon, sample, v or velocity. clip: bound of
+    the estimate of x_0 at every denoising step, in normalised units.
+    """
+
+    has_noise: ClassVar[bool] = True
+    encoder: Any = field(default_factory=LowdimEncoderConfig)
+    network: Any = field(default_factory=UNet1dConfig)
+    schedule: Any = field(default_factory=CosineConfig)
+    sampler: Any = field(default_factory=DDIMConfig)
+    objective: Any = field(default_factory=DenoisingConfig)
+    weighting: Any = field(default_factory=UniformConfig)
+    prediction: str = "sample"
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive(self, "clip")
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(
+                f"policy.prediction must be one of {', '.join(PREDICTIONS)}, got {self.prediction!r}: "
+                + nearest(self.prediction, PREDICTIONS)
+            )
 
 
 _SAMPLERS = {
@@ -419,6 +448,7 @@ CHOICES: dict[str, dict[str, Any]] = {
         "diffusers": DiffusersScheduleConfig,
     },
     "policy/sampler": _SAMPLERS,
+    "policy/objective": {"denoising": DenoisingConfig},
     "policy/weighting": {
         "uniform": UniformConfig,
         "snr": SNRConfig,

@@ -13,13 +13,13 @@ import numpy as np
 
 from ..envs.catalogue import load_task
 from ..policy.engines.interface import ENGINES, FORMATS
-from .components import DiffusionConfig, PredictionType, RegressionConfig
+from .components import DiffusionConfig, RegressionConfig
 from .schema import ExportConfig, UnknownChoice, policy_config
 
 if TYPE_CHECKING:
+    from ..policy.diffusion import DiffusionPolicy
     from ..policy.engines.choice import Verdict
     from ..policy.engines.interface import Arrays, Engine
-    from ..policy.engines.torch_modules import Exportable
 
 ROWS = 16
 """Observations on which an engine is compared with eager."""
@@ -54,7 +54,7 @@ def exported_config(policy: Mapping[str, Any]) -> DiffusionConfig | RegressionCo
     if "sampler" not in policy:
         return RegressionConfig()
     sampler = policy_config(policy["sampler"], "policy/sampler")
-    return DiffusionConfig(sampler=sampler, prediction=PredictionType[policy["prediction"]], clip=policy["clip"])
+    return DiffusionConfig(sampler=sampler, prediction=policy["prediction"], clip=policy["clip"])
 
 
 def read_description(folder: Path, which: str = "last") -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _make(policy: Any, name: str, scratch: Path) -> Engine:
     return engine_of(exportable, open_session(name, _graphs(exportable, name, scratch)))
 
 
-def _graphs(policy: Exportable, name: str, scratch: Path) -> Path:
+def _graphs(policy: DiffusionPolicy, name: str, scratch: Path) -> Path:
     """The folder of the graphs in the format of that engine, which are made where they are not there yet."""
     from ..policy.engines.export import to_openvino, write_onnx
     from ..policy.engines.open_vino import library
@@ -191,19 +191,15 @@ def recorded_observations(config: ExportConfig, policy: Any) -> Recorded | None:
 
     Raises ValueError where these are not for the policy.
     """
-    from ..datasets.formats.replay_buffer import open_demonstrations
+    from ..datasets.opening import open_demonstrations
 
     if config.dataset is None:
         return None
     task = load_task(config.task) if config.task else None
-    found = open_demonstrations(
-        config.dataset,
-        specification=task.specification if task else None,
-        sources=task.sources if task else None,
-    )
+    found = open_demonstrations(config.dataset, task)
     if differences := found.specification.differences(policy.specification):
         raise ValueError(f"{config.dataset} must be of the policy's specification: " + "; ".join(differences))
-    if not len(found.episode_ends):
+    if not len(found):
         raise ValueError(f"{config.dataset} must hold demonstrations to compare engines on, got a store without any")
     steps, ends = policy.horizons.observation, found.episode_ends
     currents = np.linspace(0, ends[-1] - 1, ROWS).astype(int)
@@ -223,7 +219,7 @@ def export(config: ExportConfig) -> Chosen:
     Raises FileExistsError where the folder is there already, and ValueError where the policy cannot leave PyTorch or
     no engine answers as eager does.
     """
-    from ..policy.checkpoint import whole_folder
+    from ..files import whole_folder
     from ..policy.engines.export import fill
     from ..policy.engines.torch_modules import check_exportable
     from .policies import load_policy

@@ -15,7 +15,6 @@ from .components import (
     DiffusersScheduleConfig,
     DiffusionConfig,
     HorizonsConfig,
-    PredictionType,
     TransformerConfig,
     UNet1dConfig,
 )
@@ -31,7 +30,7 @@ NETWORKS: dict[str, type[TransformerConfig] | type[UNet1dConfig]] = {
     "transformer": TransformerConfig,
     "unet1d": UNet1dConfig,
 }
-DEFAULT = DiffusionConfig(prediction=PredictionType.epsilon, sampler=DDPMConfig(spacing="leading"))
+DEFAULT = DiffusionConfig(prediction="epsilon", sampler=DDPMConfig(spacing="leading"))
 """`policy=reference`: what a policy is if the command line does not mention it, as in the reference implementation."""
 UNBOUNDED = 1e6
 """The clip of a policy that was not clipped, in normalised units."""
@@ -42,6 +41,7 @@ def import_checkpoint(config: ImportCheckpointConfig) -> Path:
 
     Raises ValueError or OSError where it cannot be, with the names that differ and the remedy.
     """
+    from ..files import whole_folder
     from ..policy import checkpoint
     from ..policy.foreign import SAVE, lerobot, reference
     from ..policy.normalizer import Normalizer
@@ -70,7 +70,7 @@ def import_checkpoint(config: ImportCheckpointConfig) -> Path:
     policy.encoder.load_state_dict(foreign.cameras.weights)
     fill(policy.normalizer, specification, foreign)
     manifest = {"policy": describe(policy_config), "task": config.task, "step": 0, "seed": None, "source": str(source)}
-    with checkpoint.whole_folder(out) as folder:
+    with whole_folder(out) as folder:
         checkpoint.save(folder, policy.state_dict(), specification=specification, horizons=horizons, **manifest)
     return out
 
@@ -121,7 +121,7 @@ def from_lerobot(config: ImportCheckpointConfig, settings: dict[str, Any]) -> tu
     policy = DiffusionConfig(
         schedule=schedule,
         sampler=samplers[settings["noise_scheduler_type"]],
-        prediction=PredictionType[settings["prediction_type"]],
+        prediction=settings["prediction_type"],
         clip=settings["clip_sample_range"] if settings["clip_sample"] else UNBOUNDED,
     )
     return policy, Horizons(settings["n_obs_steps"], settings["horizon"], settings["n_action_steps"])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .components import DiffusionConfig
 from .schema import UnknownChoice, describe, policy_config
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ def load_policy(
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path / 'policy.json'}: no policy can be built from it ({error}): train again") from error
     if sampler is not None:
-        if not isinstance(config, DiffusionConfig):
-            raise ValueError(f"{path}: sampler must be left out, the policy there is not a diffusion policy")
+        if "sampler" not in {each.name for each in fields(config)}:
+            raise ValueError(f"{path}: sampler must be left out, the policy there has none to choose")
         config.sampler = sampler
         policy = config.build(specification, horizons, Normalizer.empty(specification))
         manifest["policy"] = describe(config)

@@ -10,13 +10,12 @@ import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from ..policy.engines.interface import FORMATS
 from ..specification import nearest
 from .checks import known_engine, not_negative, pair, positive
-from .components import CHOICES, MANY, HorizonsConfig, PredictionType, filled
+from .components import CHOICES, MANY, HorizonsConfig, filled
 from .deployment import ControlConfig
 from .encoders import AugmentationConfig
 from .executions import RecedingConfig, check_executions
@@ -108,6 +107,7 @@ class TrainConfig(CommandConfig):
     dataset: a store of demonstrations. task: what they must be of, and what to evaluate in; a store of yours needs
     none, a replay buffer of others does. out: the run folder. horizons: steps seen, generated and executed. device: of
     torch, or auto for a GPU where there is one. init_from: a run or checkpoint folder whose weights to start with.
+    teacher: a run or checkpoint folder whose policy the objective learns from, if it needs one.
     frames: where decoded images are held: on the device, mapped (from a file in the folder RECEDE_CACHE), or auto, on
     the device where they fit there. augmentation: of images, by up to `rotation` degrees, and by shares of
     `brightness`, `contrast` and `saturation`; crops are those of the encoder, at random places.
@@ -154,6 +154,7 @@ class TrainConfig(CommandConfig):
     mirror: bool = False
     mask_padding: bool = False
     init_from: str | None = None
+    teacher: str | None = None
     frames: str = "auto"
     precision: str = "fp32"
     log_every: int = 50
@@ -386,7 +387,7 @@ def register() -> None:
     for slot, options in CHOICES.items():
         inner = [path.removeprefix(f"{slot}/") for path in CHOICES if path.startswith(f"{slot}/")]
         for name, option in options.items():
-            if slots := [each for each in inner if each in option.__dataclass_fields__]:
+            if slots := [each.name for each in fields(option) if each.name in inner]:
                 _register_with_slots(slot, name, slots)
             else:
                 store.store(group=slot, name=name, node=option, package=f"{slot}.{name}" if slot in MANY else None)
@@ -454,8 +455,6 @@ def _arguments(key: str, value: Any) -> list[str]:
 
 def describe(config: Any) -> Any:
     """A configuration as JSON; what fills a slot says which choice it is. `policy_config` is the inverse."""
-    if isinstance(config, Enum):
-        return config.name
     if isinstance(config, Mapping):
         return {name: describe(value) for name, value in config.items()}  # pyright: ignore[reportUnknownVariableType]
     if not is_dataclass(config):
@@ -486,8 +485,6 @@ def policy_config(data: Mapping[str, Any], slot: str = "policy") -> Any:
         if f"{slot}/{key}" in CHOICES:
             data[key] = policy_config(value, f"{slot}/{key}")
     try:
-        if "prediction" in data:
-            data["prediction"] = PredictionType[data["prediction"]]
         return option(**data)
     except (KeyError, TypeError) as error:
         raise ValueError(f"{slot}={name} cannot have {error}") from None

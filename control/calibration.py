@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..policy.checkpoint import read_json, write_json
+from ..files import read_json, write_json
 from .feetech import (
     BAUD_RATE,
     HOMING_OFFSET,

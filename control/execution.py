@@ -13,27 +13,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..specification import Horizons, Prefix
-
-History: TypeAlias = dict[str, NDArray[Any]]
-"""A stream's name -> the last To observations of it (To, ...), the current one last."""
+from ..policy.guidance import Prefix
+from ..policy.requests import Request
+from ..specification import Horizons
 
 REMEMBERED = 10
 """Delays of so many chunks are remembered; the longest of them is expected of the next."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What to predict a chunk from: the observations and, where it should go on from that, what is planned already."""
-
-    history: History
-    prefix: Prefix | None = None
 
 
 class Execution(ABC):
@@ -98,7 +88,8 @@ class Execution(ABC):
             return None
         self._before, self._asked, self._is_waiting = self._asked, self._now, True
         history = {name: np.stack([seen[name] for seen in self._seen]) for name in self._seen[-1]}
-        return Request(history, self._prefix() if len(self._plan) else None)
+        prefix = self._prefix() if len(self._plan) else None
+        return Request(history, () if prefix is None else (prefix,))
 
     def accept(self, chunk: NDArray[Any]) -> None:
         """Take the chunk (Tp, Da) that was asked for.

@@ -17,9 +17,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..specification import Horizons, Prefix, Specification
+from ..policy.guidance import Prefix
+from ..policy.requests import Request
+from ..specification import Horizons, Specification
 from .channel import Channel, Layouts, connected
-from .execution import Request
 
 Predict: TypeAlias = Callable[[Request], NDArray[Any]]
 """A chunk (Tp, Da) for a request."""
@@ -71,7 +72,7 @@ class PolicyProcess:
         prefix = request.prefix
         if prefix is None:
             prefix = Prefix(np.zeros(self._shape), np.zeros(self._shape[0]))
-        settings = request.prefix is not None, prefix.start, prefix.limit, prefix.exact
+        settings = bool(request.guidance), prefix.start, prefix.limit, prefix.exact
         streams = (request.history[name] for name in self._streams)
         if not self._channel.send("request", self._number, prefix.actions, prefix.weights, *settings, *streams):
             raise ConnectionError("the policy does not read what it is asked")
@@ -158,7 +159,7 @@ def _request(record: Any, streams: list[str]) -> Request:
             limit=float(record["limit"]),
             exact=bool(record["exact"]),
         )
-    return Request({name: np.array(record[name]) for name in streams}, prefix)
+    return Request({name: np.array(record[name]) for name in streams}, () if prefix is None else (prefix,))
 
 
 def _warmed(predict: Predict, layout: np.dtype[Any], streams: list[str]) -> float:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.store import Episodic
+from ..datasets.demonstrations import Demonstrations
 from ..envs.task import check_position
 from .clock import Clock
 from .robot import TOLERANCE_S, Reading, checked_action
@@ -35,7 +35,9 @@ class ReplayRobot:
     Raises ValueError where there is no such episode, or no such stream of the action's shape.
     """
 
-    def __init__(self, demonstrations: Episodic, episode: int, clock: Clock, *, position: str | None = None) -> None:
+    def __init__(
+        self, demonstrations: Demonstrations, episode: int, clock: Clock, *, position: str | None = None
+    ) -> None:
         self.specification, self.clock = demonstrations.specification, clock
         if position is not None:
             check_position(position, self.specification)

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..policy.requests import Request
 from ..specification import Horizons, Specification
-from .execution import Request
 from .wire import PROTOCOL, TOKEN, Message, pack, read_token, require, unpack
 
 FIRST_S = 10.0
@@ -78,10 +78,9 @@ class RemotePolicy:
         """
         self._number += 1
         message = {"kind": "infer", "number": self._number, "observation": request.history}
-        if request.prefix is not None:
-            arrays = {"actions": request.prefix.actions, "weights": request.prefix.weights}
-            message["prefix"] = {name: np.asarray(values, np.float32) for name, values in arrays.items()} | {
-                name: getattr(request.prefix, name) for name in ("start", "limit", "exact")
+        if (prefix := request.prefix) is not None:
+            message["prefix"] = {name: np.asarray(values, np.float32) for name, values in prefix.arrays.items()} | {
+                name: getattr(prefix, name) for name in ("start", "limit", "exact")
             }
         packed = pack(message)
         while True:

@@ -22,7 +22,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
@@ -30,8 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..policy.engines.interface import Engine
-from ..specification import Horizons, Prefix, Specification, Stream, nearest
-from .execution import History, Request
+from ..policy.guidance import Prefix
+from ..policy.requests import History, Request, batch
+from ..specification import Horizons, Specification, Stream, nearest
 from .wire import PROTOCOL, Message, pack, require, unpack
 
 OPEN_S = 5.0
@@ -69,12 +70,6 @@ class Waiting:
     noise: NDArray[np.float32]
     since: float
     answer: asyncio.Future[Answer]
-
-    @property
-    def kind(self) -> tuple[float, float, bool] | None:
-        """How it is guided: only requests that are guided alike are predicted together."""
-        prefix = self.request.prefix
-        return None if prefix is None else (prefix.start, prefix.limit, prefix.exact)
 
 
 class Inference:
@@ -116,7 +111,7 @@ class Inference:
 
     def _next_batch(self) -> list[Waiting]:
         """Those that are guided as the first one is, in their order."""
-        alike = [each for each in self._queue if each.kind == self._queue[0].kind][: self.max_batch]
+        alike = [each for each in self._queue if each.request.kind == self._queue[0].request.kind][: self.max_batch]
         self._queue = [each for each in self._queue if each not in alike]
         if not self._queue:
             self._arrived.clear()
@@ -147,13 +142,9 @@ class Inference:
 
     def _predict(self, requests: list[Request], noise: list[NDArray[np.float32]]) -> NDArray[Any]:
         """The chunks (B, Tp, Da), in the thread of the engine."""
-        observation = {name: np.stack([each.history[name] for each in requests]) for name in requests[0].history}
-        prefix, prefixes = requests[0].prefix, [each.prefix for each in requests if each.prefix is not None]
-        if prefix is not None:
-            actions = np.stack([each.actions for each in prefixes])
-            prefix = replace(prefix, actions=actions, weights=np.stack([each.weights for each in prefixes]))
+        observation, guidance = batch(requests)
         with np.errstate(all="ignore"):  # of one robot's numbers nobody else is to hear
-            return self.engine.predict(observation, np.stack(noise, axis=1), prefix)
+            return self.engine.predict(observation, np.stack(noise, axis=1), guidance)
 
 
 class Session:
@@ -184,7 +175,7 @@ class Session:
             self._history = {name: values[:1].repeat(horizons.observation, axis=0) for name, values in steps.items()}
         joined = {name: np.concatenate([self._history[name], values]) for name, values in steps.items()}
         self._history = {name: values[-horizons.observation :] for name, values in joined.items()}
-        return Request(self._history, prefix)
+        return Request(self._history, () if prefix is None else (prefix,))
 
     def noise(self) -> NDArray[np.float32]:
         """Of the next prediction, (draws, Tp, Da)."""

@@ -144,3 +144,12 @@ def _root(array: ZarrArray) -> Path:
 
 def _place(array: ZarrArray) -> str:
     return f"{_root(array)}: {array.path}"
+
+
+def check_length(array: ZarrArray, num_steps: int, path: Path) -> None:
+    """Raise ValueError if an array over time ends before the last episode does."""
+    if array.shape[0] < num_steps:
+        raise ValueError(
+            f"{path}: {array.path} must reach the last episode's end at step {num_steps}, got {array.shape[0]} steps: "
+            "restore it from a copy"
+        )

@@ -6,7 +6,7 @@ import hashlib
 
 import numpy as np
 
-from .store import Demonstrations
+from .demonstrations import Demonstrations
 
 STEPS_AT_ONCE = 100_000
 
@@ -16,7 +16,7 @@ def fingerprint(demonstrations: Demonstrations, num_episodes: int) -> str | None
 
     Reading all images would take minutes. None if there are fewer episodes. Cost: one pass over the vectors, in pieces.
     """
-    if num_episodes > len(demonstrations.episode_ends):
+    if num_episodes > len(demonstrations):
         return None
     ends = np.asarray(demonstrations.episode_ends[:num_episodes], dtype="<i8")
     num_steps, content = int(ends[-1]) if num_episodes else 0, hashlib.sha256(ends.tobytes())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from ..files import whole_file
 from ..specification import Stream
-from .store import Demonstrations
+from .demonstrations import Demonstrations
 
 PLACES = ("auto", "device", "mapped")
 """Where frames may be held: on the training device, or in a file that is mapped into memory."""
@@ -40,7 +40,7 @@ def load_frames(
     """
     if place not in PLACES:
         raise ValueError(f"frames must be held in one of {', '.join(PLACES)}, got {place!r}")
-    shape = (int(demonstrations.episode_ends[-1]), *stream.shape)
+    shape = (demonstrations.num_steps, *stream.shape)
     fits = np.prod(shape, dtype=np.int64) <= RESIDENT_SHARE * free_memory(device)
     if place == "device" or (place == "auto" and fits):
         frames = torch.empty(shape, dtype=torch.uint8, device=device)
@@ -69,7 +69,7 @@ def cache_folder() -> Path:
 
 def _decoded(demonstrations: Demonstrations, stream: Stream) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Each piece of the frames, with the step at which it starts."""
-    num_steps, size = int(demonstrations.episode_ends[-1]), max(BYTES_AT_ONCE // stream.size, 1)
+    num_steps, size = demonstrations.num_steps, max(BYTES_AT_ONCE // stream.size, 1)
     with tqdm(total=num_steps, desc=f"decode {stream.name}", unit="frame", delay=1) as bar:
         for start in range(0, num_steps, size):
             rows = demonstrations.read(stream.name, start, min(start + size, num_steps))
@@ -89,19 +89,15 @@ def _key(demonstrations: Demonstrations, stream: Stream) -> str:
 def _write(path: Path, shape: tuple[int, ...], demonstrations: Demonstrations, stream: Stream) -> None:
     """Write the file beside its place and rename it; by ordinary writes, which say so where the disk is full."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{secrets.token_hex(4)}.partial")
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     try:
-        with unfinished.open("wb") as file:
+        with whole_file(path) as partial, partial.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for _, rows in _decoded(demonstrations, stream):
                 file.write(np.ascontiguousarray(rows).data)
-        unfinished.rename(path)
     except OSError as error:
         raise OSError(
             error.errno,
             f"{path}: {shape[0]} decoded frames of {stream.name!r} could not be kept ({error.strerror or error}): "
             "make room there, name another folder in RECEDE_CACHE, or hold them in memory with frames=device",
         ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)

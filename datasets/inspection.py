@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..specification import Stream
+from .demonstrations import Demonstrations
 from .normalisation import floor, still
 from .statistics import Statistics, statistics
-from .store import Demonstrations
 
 JUMP = 0.5
 """A change from one step to the next of more than this share of a dimension's range is a jump."""
@@ -70,7 +70,7 @@ def warnings(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list
 
     Still is what training takes for still (`datasets.normalisation`), here over all episodes.
     """
-    ends, steps = demonstrations.episode_ends, lengths(demonstrations)
+    steps = lengths(demonstrations)
     found = [
         f"episode {index} has {steps[index]} steps, fewer than the {action_horizon} that are executed at once: "
         "it is not trained on"
@@ -88,20 +88,21 @@ def warnings(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list
         found += [f"{name} {what}" for name, what in still(stream, seen[0], seen[1], least).items()]
         for index in range(stream.size):
             values = rows[:, index].astype(np.float64)
-            what_is_wrong = _of_dimension(values, limits[:, index : index + 1], ends, least.width[index])
+            what_is_wrong = _of_dimension(values, limits[:, index : index + 1], demonstrations, least.width[index])
             found += [f"{stream.label(index)} {what}" for what in what_is_wrong]
     return found
 
 
 def _of_dimension(
-    values: NDArray[np.float64], limits: NDArray[np.float64], ends: NDArray[np.int64], floor: float
+    values: NDArray[np.float64], limits: NDArray[np.float64], demonstrations: Demonstrations, floor: float
 ) -> Iterator[str]:
     """What looks wrong in one dimension (T,); limits: (2, 1), or (2, 0) where they are unknown."""
+    ends = demonstrations.episode_ends
 
     def first(wrong: NDArray[np.bool_]) -> str:
         step = int(wrong.argmax())
         episode = int(np.searchsorted(ends, step, side="right"))
-        return f"the first at step {step - (ends[episode - 1] if episode else 0)} of episode {episode}"
+        return f"the first at step {step - demonstrations.bounds(episode)[0]} of episode {episode}"
 
     if not (finite := np.isfinite(values)).all():
         yield f"is NaN or infinite in {np.sum(~finite)} of {len(values)} steps, {first(~finite)}"

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .store import Demonstrations, Episodic
+from .demonstrations import Demonstrations
 
 
-class Mirrored(Episodic):
+class Mirrored(Demonstrations):
     """Some demonstrations, and behind them each of them once more, in the same order, as a mirror shows it.
 
     mirror: for every stream, how its rows (T, ...) become those in the mirror. Episode n + i is the image of episode i.
@@ -27,7 +27,7 @@ class Mirrored(Episodic):
             raise ValueError(f"{self.path}: a mirror must show every stream, it does not show {missing}")
         ends = demonstrations.episode_ends
         self._demonstrations, self._mirror = demonstrations, mirror
-        self._middle = int(ends[-1]) if len(ends) else 0
+        self._middle = demonstrations.num_steps
         self.episode_ends = np.concatenate([ends, ends + self._middle])
         self.episode_seeds = np.concatenate([demonstrations.episode_seeds, np.full(len(ends), -1)])
 

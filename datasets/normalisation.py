@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..specification import Stream, nearest
+from .demonstrations import Demonstrations
 from .statistics import Statistics, quantiles, statistics
-from .store import Demonstrations
 
 Array: TypeAlias = NDArray[np.float64]
 

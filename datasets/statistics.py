@@ -9,7 +9,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from .store import Demonstrations
+from .demonstrations import Demonstrations
 
 NUMBERS_AT_ONCE = 2**22
 """Upper bound of the numbers in a piece, where a single step has not more: 32 MB of them in float64."""
@@ -66,10 +66,9 @@ def quantiles(
 
 def _chosen(demonstrations: Demonstrations, episodes: Sequence[int]) -> NDArray[np.bool_]:
     """Which of all steps (N,) are of the episodes."""
-    ends = demonstrations.episode_ends
-    chosen = np.zeros(ends[-1] if len(ends) else 0, dtype=bool)
+    chosen = np.zeros(demonstrations.num_steps, dtype=bool)
     for episode in episodes:
-        chosen[ends[episode - 1] if episode else 0 : ends[episode]] = True
+        chosen[slice(*demonstrations.bounds(episode))] = True
     return chosen
 
 

@@ -28,13 +28,10 @@ chunks that its steps touch, and no others.
 from __future__ import annotations
 
 import math
-import secrets
-import shutil
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import zarr
@@ -43,8 +40,10 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
 
+from ..files import whole_folder
 from ..specification import Specification, Stream, nearest
-from .arrays import DAMAGE, ZarrArray, extend, open_array, open_group, read_rows, require_chunks
+from .arrays import DAMAGE, ZarrArray, check_length, extend, open_array, open_group, read_rows, require_chunks
+from .demonstrations import Demonstrations, check_episode_ends, check_finite
 from .image_codec import ImageCodec
 
 FORMAT = 1
@@ -80,69 +79,7 @@ _APPENDING = threading.Lock()
 _ENDS, _SEEDS = "meta/episode_ends", "meta/episode_seeds"
 
 
-class Demonstrations(Protocol):
-    """Recorded episodes, whatever format they lie in: all that the rest of the package knows of them.
-
-    path: where they lie. specification: the streams, as they are read. episode_ends: (N,) int64, the first step after
-    each episode, ascending. episode_seeds: (N,) int64, the seed of each episode, -1 where it is unknown.
-    """
-
-    path: Path
-    specification: Specification
-    episode_ends: NDArray[np.int64]
-    episode_seeds: NDArray[np.int64]
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Steps start .. stop of a stream, over all episodes in turn: (stop - start, *shape), in the stream's dtype."""
-        ...
-
-
-class Episodic(ABC):
-    """Reading by episode, the same for every kind of `Demonstrations`."""
-
-    path: Path
-    specification: Specification
-    episode_ends: NDArray[np.int64]
-    episode_seeds: NDArray[np.int64]
-
-    @abstractmethod
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Steps start .. stop of a stream: (stop - start, *shape), in the stream's dtype."""
-
-    def __len__(self) -> int:
-        return len(self.episode_ends)
-
-    @property
-    def num_steps(self) -> int:
-        """Steps of all episodes together."""
-        return int(self.episode_ends[-1]) if len(self.episode_ends) else 0
-
-    def episode(self, index: int) -> dict[str, NDArray[Any]]:
-        """Every stream of one episode of L steps, the action among them: name -> (L, *shape).
-
-        Raises ValueError where there is no such episode.
-        """
-        if not 0 <= index < len(self):
-            raise ValueError(f"{self.path}: the episode must be one of 0 .. {len(self) - 1}, got {index}")
-        start, stop = int(self.episode_ends[index - 1]) if index else 0, int(self.episode_ends[index])
-        return {stream.name: self.read(stream.name, start, stop) for stream in self.specification.streams}
-
-    def stream(self, name: str) -> Stream:
-        """The stream of that name; ValueError with the nearest one where there is none."""
-        streams = {stream.name: stream for stream in self.specification.streams}
-        if name not in streams:
-            raise ValueError(f"{self.path}: there is no stream {name!r}: {nearest(name, streams)}")
-        return streams[name]
-
-    def steps(self, start: int, stop: int | None) -> tuple[int, int]:
-        """A range of steps, checked; None stands for the last step's end."""
-        stop = self.num_steps if stop is None else stop
-        if not 0 <= start <= stop <= self.num_steps:
-            raise ValueError(f"{self.path}: steps must lie in 0 .. {self.num_steps}, got {start} .. {stop}")
-        return start, stop
-
-
-class DemonstrationStore(Episodic):
+class DemonstrationStore(Demonstrations):
     """The demonstrations of one folder. Start with `create` or `open`; record with `append`.
 
     An open store shows the episodes that were committed when it was opened or last appended to. Several processes may
@@ -181,14 +118,8 @@ class DemonstrationStore(Episodic):
                 raise ValueError(
                     f"{path}: stream {stream.name!r}: dtype must be one of {', '.join(DTYPES)}, got {stream.dtype}"
                 )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.unfinished")
-        try:
-            _build(unfinished, specification, images)
-            unfinished.rename(path)
-        except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise
+        with whole_folder(path, replace=False) as folder:
+            _build(folder, specification, images)
         return cls(path)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
@@ -272,7 +203,7 @@ class DemonstrationStore(Episodic):
         self.specification, num_episodes = _commit(self._group, self.path)
         self.episode_ends = self._meta(_ENDS, num_episodes)
         self.episode_seeds = self._meta(_SEEDS, num_episodes)
-        check_episode_ends(self.episode_ends, self.path)
+        check_episode_ends(self.episode_ends, f"{self.path}: {_ENDS}")
         self._arrays = {stream.name: self._array(f"data/{stream.name}") for stream in self.specification.streams}
         for stream in self.specification.streams:
             array = self._arrays[stream.name]
@@ -296,39 +227,6 @@ class DemonstrationStore(Episodic):
             )
         require_chunks(array, 0, count)
         return read_rows(array, 0, count).astype(np.int64, copy=False)
-
-
-def check_episode_ends(ends: NDArray[np.int64], path: Path) -> None:
-    """Raise ValueError unless episodes end one after the other, each with a step at least."""
-    lengths = np.diff(ends, prepend=0)
-    if len(wrong := np.flatnonzero(lengths < 1)):
-        index = int(wrong[0])
-        before = f"{ends[index - 1]} for episode {index - 1}" if index else "a start at 0"
-        raise ValueError(
-            f"{path}: meta/episode_ends must ascend, got {ends[index]} for episode {index} after {before}: "
-            "restore it from a copy"
-        )
-
-
-def check_length(array: ZarrArray, num_steps: int, path: Path) -> None:
-    """Raise ValueError where an array over time ends before the last episode does."""
-    if array.shape[0] < num_steps:
-        raise ValueError(
-            f"{path}: {array.path} must reach the last episode's end at step {num_steps}, got {array.shape[0]} steps: "
-            "restore it from a copy"
-        )
-
-
-def check_finite(rows: NDArray[Any], stream: Stream, place: str, first: int = 0) -> None:
-    """Raise ValueError naming the first NaN or infinity in rows (L, *shape) of a stream; the first is step `first`."""
-    if rows.dtype.kind != "f" or np.isfinite(rows).all():
-        return
-    row, *dimension = (int(index) for index in np.argwhere(~np.isfinite(rows))[0])
-    name = stream.label(dimension[0]) if len(dimension) == 1 else f"{stream.name}{dimension}"
-    raise ValueError(
-        f"{place}: stream {stream.name!r}, step {first + row}, dimension {name}: values must be finite, "
-        f"got {rows[(row, *dimension)]}: repair or leave out the episode"
-    )
 
 
 def _fitting(values: NDArray[Any], stream: Stream, path: Path) -> NDArray[Any]:

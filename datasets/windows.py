@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..specification import Horizons, Stream
+from .demonstrations import Demonstrations
 from .frames import cache_folder, load_frames
-from .store import Demonstrations
 
 
 class Batch(NamedTuple):
@@ -52,7 +52,7 @@ class Windows:
         self.horizons, self.device = horizons, torch.device(device)
 
         def held(stream: Stream) -> Tensor:
-            if stream.is_image and len(demonstrations.episode_ends):
+            if stream.is_image and len(demonstrations):
                 return load_frames(demonstrations, stream, device=self.device, place=frames, cache=cache_folder())
             return torch.from_numpy(demonstrations.read(stream.name)).to(self.device)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..configs.schema import EvaluateConfig, command_line
-from ..policy import checkpoint
+from ..files import read_json, write_json, write_text
 from .reports.comparison import document
 from .results import delay_steps, load, measure, subject
 
@@ -28,24 +28,24 @@ def measure_all(config: EvaluateConfig, out: Path) -> list[Mapping[str, Any]]:
     about, results = subject(loaded.manifest), []
     for pair in config.pairs:
         (execution,), (delay_ms,) = pair.execution.values(), pair.delays
-        delay = delay_steps(delay_ms, loaded.policy.specification.control_dt)
-        execution.build(loaded.policy.horizons, delay=delay)
+        delay = delay_steps(delay_ms, loaded.engine.specification.control_dt)
+        execution.build(loaded.engine.horizons, delay=delay)
     for pair in config.pairs:
         (name,) = pair.execution
         folder = out / f"{name}-{pair.delay_ms:g}ms"
         asked = about | {"command": command_line("evaluate", replace(pair, out=str(folder)))}
         path = folder / "evaluation.json"
-        if path.is_file() and asked.items() <= (found := checkpoint.read_json(path)).items():
+        if path.is_file() and asked.items() <= (found := read_json(path)).items():
             results.append(found)
             continue
         measured = measure(replace(pair, videos=0))
         print(f"{name}, {pair.delay_ms:g} ms: {measured.evaluation}")
         results.append(measured.to_json() | asked)
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_json(path, results[-1])
+        write_json(path, results[-1])
     (out / "delays.png").write_bytes(draw(results))
     table = document(results, command=command_line("evaluate", config))
-    (out / "delays.md").write_text(table, encoding="utf-8")
+    write_text(out / "delays.md", table)
     return results
 
 

@@ -12,8 +12,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..control.execution import Execution, History, Request
+from ..control.execution import Execution
 from ..envs.task import Task
+from ..policy.requests import History, Request
 
 Chunks: TypeAlias = Mapping[int, "NDArray[np.float32] | None"]
 """A seed -> the chunk that its episode is waiting for, or None for an episode that has yet to begin."""

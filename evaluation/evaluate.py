@@ -9,10 +9,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..control.execution import Execution, RecedingHorizon
 from ..envs.task import Task
+from ..policy.engines.eager import as_engine
+from ..policy.engines.interface import Engine
 from ..policy.interface import Policy
 from .episode import Outcome
 from .intervals import bootstrap, wilson
@@ -73,7 +74,7 @@ class Evaluation:
 
 
 def evaluate(
-    policy: Policy,
+    policy: Policy | Engine,
     task: Task,
     *,
     episodes: int = 50,
@@ -81,7 +82,6 @@ def evaluate(
     seed: int = 0,
     execution: Callable[[], Execution] | None = None,
     delay: int = 0,
-    device: str | torch.device = "cpu",
     workers: int = 0,
     num_parallel: int = 64,
     videos: int = 0,
@@ -93,19 +93,18 @@ def evaluate(
     what is raised, are those of `rollout`.
     """
     seeds = range(first_seed, first_seed + episodes)
-    start = time.perf_counter()
+    engine, start = as_engine(policy), time.perf_counter()
     outcomes = rollout(
-        policy,
+        engine,
         task,
         seeds,
         execution=execution or partial(RecedingHorizon, policy.horizons, hold=policy.specification.action.hold),
         delay=delay,
         seed=seed,
-        device=device,
         workers=workers,
         num_parallel=num_parallel,
         filmed=seeds[:videos],
         progress=progress,
     )
     wall_s = time.perf_counter() - start
-    return Evaluation(task.name, seed, outcomes, wall_s, latency(policy, device=device))
+    return Evaluation(task.name, seed, outcomes, wall_s, latency(engine))

@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from ..datasets.store import Demonstrations
+from ..datasets.demonstrations import Demonstrations
 from ..envs.task import Observation, Task
 
 
@@ -39,7 +39,7 @@ def replay(task: Task, demonstrations: Demonstrations, episodes: Sequence[int] |
     Raises ValueError, before anything is replayed, where the demonstrations are of another specification than the
     task, an episode does not exist, or there is neither a seed nor a way to restore the initial state.
     """
-    episodes = range(len(demonstrations.episode_ends)) if episodes is None else episodes
+    episodes = range(len(demonstrations)) if episodes is None else episodes
     _check(task, demonstrations, episodes)
     return _replay(task, demonstrations, episodes)
 
@@ -50,7 +50,7 @@ def _check(task: Task, demonstrations: Demonstrations, episodes: Sequence[int]) 
             f"the demonstrations must have the specification of the task {task.name!r} (theirs is named first): "
             + "; ".join(differences)
         )
-    count = len(demonstrations.episode_ends)
+    count = len(demonstrations)
     for episode in episodes:
         if not 0 <= episode < count:
             raise ValueError(f"the episode must be one of 0 .. {count - 1}, got {episode}")
@@ -71,8 +71,7 @@ def _replay(task: Task, demonstrations: Demonstrations, episodes: Sequence[int])
 
 
 def _replay_episode(env: gymnasium.Env[Any, Any], task: Task, demonstrations: Demonstrations, episode: int) -> Replayed:
-    ends = demonstrations.episode_ends
-    start, stop = int(ends[episode - 1]) if episode else 0, int(ends[episode])
+    start, stop = demonstrations.bounds(episode)
     recorded = {stream.name: demonstrations.read(stream.name, start, stop) for stream in task.specification.streams}
     actions = recorded.pop("action")
     observation, info = _begin(env, task, int(demonstrations.episode_seeds[episode]), recorded)

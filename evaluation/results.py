@@ -20,10 +20,10 @@ from ..configs.policies import load_policy
 from ..configs.schema import EvaluateConfig, describe, device
 from ..envs.catalogue import known_task, load_task
 from ..envs.task import Task
+from ..files import read_json, write_json
 from ..policy import checkpoint
 from ..policy.engines.folder import is_exported
-from ..policy.engines.interface import FORMATS
-from .deployed import Deployed
+from ..policy.engines.interface import FORMATS, Engine
 from .evaluate import CHOICE_SEED, Evaluation, evaluate
 
 
@@ -35,15 +35,13 @@ class Measured:
     """
 
     name: str
-    policy: Any
+    engine: Engine
     task: Task
     manifest: dict[str, Any]
     evaluation: Evaluation
     folder: Path
-    device: Any
     execution: Any
     delay_ms: float
-    engine: str
     num_parameters: int
 
     def to_json(self) -> dict[str, Any]:
@@ -59,7 +57,7 @@ class Measured:
             "num_parameters": self.num_parameters,
             "execution": describe(self.execution),
             "delay_ms": self.delay_ms,
-            "engine": self.engine,
+            "engine": self.engine.name,
             **self.evaluation.to_json(),
         }
 
@@ -104,12 +102,10 @@ def chosen_on(config: EvaluateConfig) -> dict[str, int] | None:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What is to be measured: a policy or an engine in its place, and its manifest; see `Measured`."""
+    """What is to be measured: the engine of a policy, and its manifest; see `Measured`."""
 
-    policy: Any
+    engine: Engine
     manifest: dict[str, Any]
-    device: Any
-    engine: str
     num_parameters: int
 
 
@@ -119,25 +115,22 @@ def load(config: EvaluateConfig) -> Loaded:
     Raises ValueError where the engine is not available, or an exported folder is asked for what it does not have; see
     also `chosen_on`.
     """
-    folder, cpu = Path(config.run), device("cpu")
+    folder = Path(config.run)
     if is_exported(folder):
-        engine, content = load_engine(folder), checkpoint.read_json(folder / "engine.json")
+        engine, content = load_engine(folder), read_json(folder / "engine.json")
         check_exported(folder, engine.name, config.engine, which=config.checkpoint, sampler=config.sampler)
         manifest = content | {"path": str(folder)}
-        return Loaded(Deployed(engine), manifest, cpu, engine.name, content["num_parameters"])
+        return Loaded(engine, manifest, content["num_parameters"])
     name = config.engine or "eager"
-    chosen = cpu if name in FORMATS else device(config.device)
+    place = device("cpu" if name in FORMATS else config.device)
     chosen_by = chosen_on(config)
-    policy, manifest = load_policy(folder, which=config.checkpoint, device=chosen, sampler=config.sampler)
+    policy, manifest = load_policy(folder, which=config.checkpoint, device=place, sampler=config.sampler)
     manifest["chosen_on"] = chosen_by
     num_parameters = sum(parameter.numel() for parameter in policy.parameters())  # type: ignore[attr-defined]
+    engine, choice = make_engine(policy, name)
     if name != "eager":
-        engine, said = make_engine(policy, name)
-        print(said)
-        name = engine.name
-        if name != "eager":
-            policy, chosen = Deployed(engine), cpu
-    return Loaded(policy, manifest, chosen, name, num_parameters)
+        print(choice)
+    return Loaded(engine, manifest, num_parameters)
 
 
 def measure(config: EvaluateConfig) -> Measured:
@@ -149,34 +142,31 @@ def measure(config: EvaluateConfig) -> Measured:
     described = read_description(Path(config.run), config.checkpoint)
     task = load_task(config.task) if config.task else known_task(described["task"], key="task")
     loaded = load(config)
-    policy, manifest = loaded.policy, loaded.manifest
+    engine, manifest = loaded.engine, loaded.manifest
     delay = delay_steps(delay_ms, task.specification.control_dt)
-    make = partial(execution.build, policy.horizons, delay=delay, hold=policy.specification.action.hold)
+    make = partial(execution.build, engine.horizons, delay=delay, hold=engine.specification.action.hold)
     make()  # refuses a delay that the chunks are too short for
     found = evaluate(
-        policy,
+        engine,
         task,
         execution=make,
         delay=delay,
         episodes=config.episodes,
         first_seed=config.first_seed,
         seed=config.seed,
-        device=loaded.device,
         workers=config.workers,
         num_parallel=config.parallel,
         videos=min(config.videos, config.episodes) if can_render(task) else 0,
     )
     return Measured(
         name=manifest["policy"]["choice"],
-        policy=policy,
+        engine=engine,
         task=task,
         manifest=manifest,
         evaluation=found,
         folder=Path(config.run),
-        device=loaded.device,
         execution=execution,
         delay_ms=delay_ms,
-        engine=loaded.engine,
         num_parameters=loaded.num_parameters,
     )
 
@@ -213,7 +203,7 @@ def write_results(
 
     out.mkdir(parents=True, exist_ok=True)
     first = measured[0]
-    checkpoint.write_json(out / "evaluation.json", first.to_json())
+    write_json(out / "evaluation.json", first.to_json())
     filmed = [outcome for outcome in first.evaluation.outcomes if outcome.frames]
     pixels = _pixels(first.task) if filmed else None
     films, fan = {}, None
@@ -224,7 +214,7 @@ def write_results(
         films[f"{first.name}, seed {outcome.seed}: {verdict} in {outcome.num_steps} steps"] = path
     if pixels is not None:
         shown = sorted(filmed, key=lambda outcome: not outcome.success)[:1]  # a success, where there is one
-        fan = pictures.fan({each.name: each.policy for each in measured}, shown, pixels, device=first.device)
+        fan = pictures.fan({each.name: each.engine for each in measured}, shown, pixels)
         (out / "fan.png").write_bytes(pictures.draw_fan(fan))
     write_report(
         out / "report.html",

@@ -12,23 +12,23 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from ..control.execution import Execution, Request
+from ..control.execution import Execution
 from ..envs.task import Task
+from ..policy.engines.eager import as_engine
+from ..policy.engines.interface import Engine
 from ..policy.interface import Policy
-from ..specification import Prefix
+from ..policy.requests import Request, batch
 from .episode import Arena, Chunks, Outcome, check_fits
 
 ROWS = 16
@@ -48,14 +48,13 @@ def noise_generator(seed: int, episode_seed: int) -> torch.Generator:
 
 
 def rollout(
-    policy: Policy,
+    policy: Policy | Engine,
     task: Task,
     seeds: Sequence[int],
     *,
     execution: Callable[[], Execution],
     delay: int = 0,
     seed: int = 0,
-    device: str | torch.device = "cpu",
     workers: int = 0,
     num_parallel: int = 64,
     filmed: Sequence[int] = (),
@@ -63,12 +62,13 @@ def rollout(
 ) -> list[Outcome]:
     """The outcomes of one episode for each of `seeds`, in their order.
 
-    execution: makes the `Execution` of each episode. delay: control steps from the request of a chunk to its arrival.
-    seed: of the policy's noise, beside each episode's own. workers: processes that step environments; 0 steps them in
-    this one. num_parallel: episodes under way at once. filmed: seeds of the episodes whose frames are kept. Raises
-    ValueError where policy and task differ.
+    policy: an engine, or a policy on its device. execution: makes the `Execution` of each episode. delay: control steps
+    from the request of a chunk to its arrival. seed: of the policy's noise, beside each episode's own. workers:
+    processes that step environments; 0 steps them in this one. num_parallel: episodes under way at once. filmed: seeds
+    of the episodes whose frames are kept. Raises ValueError if policy and task differ.
     """
-    check_fits(task, policy.specification)
+    engine = as_engine(policy)
+    check_fits(task, engine.specification)
     if num_parallel < 1 or workers < 0 or delay < 0 or len(set(seeds)) < len(seeds):
         raise ValueError(
             f"num_parallel must be at least 1, workers and delay at least 0, and the seeds must differ, "
@@ -89,46 +89,27 @@ def rollout(
             if ended:
                 bar.update(len(ended))
             due = {episode: answer for episode, answer in answers.items() if not isinstance(answer, Outcome)}
-            found = predict(policy, list(due.values()), [generators[episode] for episode in due], device)
-            chunks = dict(zip(due, found, strict=True))
+            predicted = predict(engine, list(due.values()), [generators[episode] for episode in due])
+            chunks = dict(zip(due, predicted, strict=True))
     return [outcomes[episode] for episode in seeds]
 
 
-def predict(
-    policy: Policy, requests: Sequence[Request], generators: Sequence[torch.Generator], device: str | torch.device
-) -> list[np.ndarray]:
+def predict(engine: Engine, requests: Sequence[Request], generators: Sequence[torch.Generator]) -> list[np.ndarray]:
     """A chunk (Tp, Da) for each request, drawing the noise of each from its own generator.
 
-    Requests go together that are guided alike, each kind in one batch.
+    Requests of one kind go in one batch.
     """
-    kinds: dict[Any, list[int]] = {}
+    kinds: dict[Hashable, list[int]] = {}
     for index, request in enumerate(requests):
-        prefix = request.prefix
-        kinds.setdefault(prefix and (prefix.start, prefix.limit, prefix.exact), []).append(index)
+        kinds.setdefault(request.kind, []).append(index)
     chunks: dict[int, np.ndarray] = {}
     for indices in kinds.values():
         rows = indices + indices[:1] * (-len(indices) % ROWS)
-        drawn = {index: torch.randn(policy.noise_shape, generator=generators[index]) for index in indices}
-        noise = torch.stack([drawn[row] for row in rows], dim=1).to(device)
-        histories = [requests[row].history for row in rows]
-        observation = {name: stacked([history[name] for history in histories], device) for name in histories[0]}
-        found = policy.predict(observation, noise, together([requests[row].prefix for row in rows], device))
-        chunks |= zip(indices, found.cpu().numpy(), strict=False)  # what pads the batch is left over
+        drawn = {index: torch.randn(engine.noise_shape, generator=generators[index]).numpy() for index in indices}
+        observation, guidance = batch([requests[row] for row in rows])
+        predicted = engine.predict(observation, np.stack([drawn[row] for row in rows], axis=1), guidance)
+        chunks |= zip(indices, predicted, strict=False)  # what pads the batch is left over
     return [chunks[index] for index in range(len(requests))]
-
-
-def stacked(values: Sequence[np.ndarray], device: str | torch.device) -> Tensor:
-    """One row each."""
-    return torch.from_numpy(np.stack(values)).to(device)
-
-
-def together(prefixes: Sequence[Prefix | None], device: str | torch.device) -> Prefix | None:
-    """Prefixes of one kind as one of a batch; None where there are none."""
-    found = [prefix for prefix in prefixes if prefix is not None]
-    if not found:
-        return None
-    actions, weights = (stacked([getattr(prefix, name) for prefix in found], device) for name in ("actions", "weights"))
-    return replace(found[0], actions=actions, weights=weights)
 
 
 @contextmanager
@@ -174,19 +155,18 @@ def _advance(chunks: Chunks) -> dict[int, Request | Outcome]:
     return _worker[0].advance(chunks)
 
 
-def latency(policy: Policy, *, device: str | torch.device, repeats: int = 50) -> dict[str, float]:
+def latency(engine: Engine, *, repeats: int = 50) -> dict[str, float]:
     """Milliseconds of one prediction for one robot, all of it included: median, 95th and 99th percentile."""
-    specification, steps = policy.specification, policy.horizons.observation
+    specification, steps = engine.specification, engine.horizons.observation
     observation = {
-        stream.name: torch.zeros(1, steps, *stream.shape, dtype=getattr(torch, stream.dtype), device=device)
-        for stream in specification.observations
+        stream.name: np.zeros((1, steps, *stream.shape), dtype=stream.dtype) for stream in specification.observations
     }
-    draws, *shape = policy.noise_shape
-    noise = torch.zeros(draws, 1, *shape, device=device)
+    draws, *shape = engine.noise_shape
+    noise = np.zeros((draws, 1, *shape), dtype=np.float32)
     taken = []
     for _ in range(repeats + 3):  # the first ones warm up
         start = time.perf_counter()
-        policy.predict(observation, noise).cpu()  # the copy waits for the device
+        engine.predict(observation, noise)
         taken.append(1e3 * (time.perf_counter() - start))
     p50, p95, p99 = np.percentile(taken[3:], [50, 95, 99])
     return {"p50_ms": float(p50), "p95_ms": float(p95), "p99_ms": float(p99)}

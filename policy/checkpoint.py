@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import read_json, write_json, writing
 from ..specification import Horizons, Specification
 
 if TYPE_CHECKING:
@@ -26,36 +24,6 @@ FORMAT = 2
 
 KEYS = ("versions", "specification", "horizons", "policy", "task", "step", "weights_sha256")
 """What `policy.json` holds at least, beside its format."""
-
-
-@contextmanager
-def whole_folder(path: Path) -> Generator[Path]:
-    """A folder to fill, which becomes `path` once the block ends; after an error nothing of it remains.
-
-    Replaces a folder that is there already.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if path.exists():
-            shutil.rmtree(path)
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
-def writing(path: Path) -> Generator[None]:
-    """Have an OSError within name the file and the remedy, which a full disk by itself does not."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"{path} could not be written ({error.strerror}), what was saved before is kept: "
-            f"see that the disk has room and can be written to, and repeat the command",
-        ) from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -81,33 +49,6 @@ def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
     if hashlib.sha256(data).hexdigest() != digest:
         raise ValueError(f"{path} is damaged: its SHA-256 is not the one noted beside it; use another checkpoint")
     return safetensors.torch.load(data)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one piece: it is the old one or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with writing(path):
-            partial.write_text(text)
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write readable JSON in one piece."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises ValueError, naming the file, where it is cut short or none."""
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): restore it from a copy, or use another folder") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {content!r}: restore it from a copy")
-    return content
 
 
 def save(folder: Path, weights: Mapping[str, Tensor], **manifest: Any) -> None:

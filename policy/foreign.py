@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .checkpoint import read_json
+from ..files import read_json
 from .layouts import GROUPS, LEROBOT_RULES, Layout, cameras, renamed, transformer, unet1d
 from .normalizer import CLIP
 from .weights import read_state_dict

@@ -3,23 +3,183 @@
 All of it but the exact gradient takes arrays of numpy as well as tensors, as our samplers do: an exported policy goes
 on from what is planned by the very same functions, and this module loads without torch.
 
-Shapes: B chunks of Tp actions of size Da, normalised.
+Shapes: B chunks of Tp actions of size Da; L rows of size Dz of what is denoised.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from ..specification import Prefix
-from .levels import NoiseLevel
+from .levels import Levels, NoiseLevel
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .interface import Denoiser
+    from .interface import Denoiser, Space
     from .sampling import Sampler
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What a guidance may know of the chunks that it guides.
+
+    condition: what the network has made of the conditioning, (B, ...). denoiser: makes the denoiser for a condition.
+    space: between actions and x_0. clip: the bound of estimates of x_0.
+    """
+
+    condition: Any
+    denoiser: Callable[[Any], Denoiser]
+    space: Space
+    clip: float
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Makes another denoiser of a denoiser. A subclass is a frozen dataclass and overrides what it needs.
+
+    Fields that are arrays have a row for each chunk of a batch, or are of one chunk without that axis: numpy's for one
+    robot, torch's in a policy. All other fields are settings, which the chunks of a batch share.
+    """
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """The fields that have a row for each chunk."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if hasattr(value, "shape")}
+
+    @property
+    def kind(self) -> Hashable:
+        """What the chunks of a batch share: the class and the settings."""
+        arrays = self.arrays
+        return type(self), *(getattr(self, field.name) for field in fields(self) if field.name not in arrays)
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether it takes the gradient of the denoiser, which only PyTorch has."""
+        return False
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError unless it can guide chunks of this shape, (B, L, Dz)."""
+
+    def begin(self, noise: Any, levels: Levels, sampling: Sampling) -> tuple[Any, Levels]:
+        """Where sampling starts instead: noise (N + 1, B, L, Dz) and N + 1 levels."""
+        return noise, levels
+
+    def denoiser(self, denoise: Denoiser, sampling: Sampling) -> Denoiser:
+        """The guided denoiser."""
+        return denoise
+
+    def end(self, x_0: Any, sampling: Sampling) -> Any:
+        """What becomes of the finished x_0 (B, L, Dz)."""
+        return x_0
+
+
+Guide = TypeVar("Guide", bound=Guidance)
+
+
+def mapped(guide: Guide, convert: Callable[[Any], Any]) -> Guide:
+    """The same guidance with every array converted."""
+    return replace(guide, **{name: convert(array) for name, array in guide.arrays.items()})
+
+
+def stacked(guides: Sequence[Guide]) -> Guide:
+    """Guidance of several chunks, of one kind, as one of a batch. Arrays of numpy."""
+    return replace(guides[0], **{name: np.stack([guide.arrays[name] for guide in guides]) for name in guides[0].arrays})
+
+
+def check_guidance(guidance: Sequence[Guidance], noise: Any) -> None:
+    """Raise ValueError unless all of it can guide chunks that are made from this noise (draws, B, L, Dz)."""
+    for guide in guidance:
+        guide.check(tuple(noise.shape[1:]))
+
+
+@dataclass(frozen=True)
+class Prefix(Guidance):
+    """What is planned already, where a new chunk should go on from it.
+
+    actions: (..., Tp, Da), in the units of the action stream; weights: (..., Tp), 1 if the chunk is held to them, 0 if
+    it is free. exact: pull along the gradient of the network. limit: the most that the pull may weigh; see
+    `inpainting`. start: the share of the denoising steps that are left to do, beginning with these actions made as
+    noisy as they are there; 1 begins with noise alone.
+
+    >>> Prefix(np.zeros((16, 2)), np.zeros(16), start=2.0)
+    Traceback (most recent call last):
+        ...
+    ValueError: start must be above 0 and at most 1, a share of the denoising steps, got 2.0
+    """
+
+    actions: Any
+    weights: Any
+    start: float = 1.0
+    limit: float = 5.0
+    exact: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.start <= 1:
+            raise ValueError(f"start must be above 0 and at most 1, a share of the denoising steps, got {self.start}")
+        if not self.limit > 0:
+            raise ValueError(f"the limit of the guidance must be above 0, got {self.limit}")
+        if self.weights.shape != self.actions.shape[:-1]:
+            raise ValueError(
+                f"there must be a weight for each planned action, {tuple(self.actions.shape[:-1])}, "
+                f"got {tuple(self.weights.shape)}"
+            )
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether it is exact."""
+        return self.exact
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raise ValueError unless there is a planned action for each row of the chunks."""
+        if tuple(self.actions.shape) != shape:
+            raise ValueError(
+                f"the planned actions must have the shape of the chunks, {shape}, got {tuple(self.actions.shape)}"
+            )
+
+    def begin(self, noise: Any, levels: Levels, sampling: Sampling) -> tuple[Any, Levels]:
+        """Leave out the first of the levels in a warm start, and the noise that the sampler would have added there."""
+        num_steps = len(levels) - 1
+        skipped = num_steps - max(1, round(self.start * num_steps))
+        if not skipped:
+            return noise, levels
+        _, alpha, sigma = levels[skipped]
+        planned = sampling.space.encode(self.actions)
+        first = (alpha * planned + sigma * noise[0])[None]
+        return library(noise).concat([first, noise[1 + skipped :]]), levels[skipped:]
+
+    def denoiser(self, denoise: Denoiser, sampling: Sampling) -> Denoiser:
+        """Pull every estimate towards the plan; see `inpainting`."""
+        planned, std = sampling.space.encode(self.actions), sampling.space.std if self.exact else None
+        return inpainting(denoise, planned, self.weights, std=std, limit=self.limit, exact=self.exact)
+
+    def end(self, x_0: Any, sampling: Sampling) -> Any:
+        """Set held steps to the plan: set earlier, they would not tell the free steps enough.
+
+        The others are clipped here, because a pull goes beyond the bound on purpose.
+        """
+        planned, chunk = sampling.space.encode(self.actions), x_0.clip(-sampling.clip, sampling.clip)
+        return library(chunk).where(self.weights[..., None] == 1, planned, chunk)
+
+
+def sample(sampling: Sampling, noise: Any, *, sampler: Sampler, guidance: Sequence[Guidance] = ()) -> Any:
+    """x_0 (B, L, Dz) from noise (draws, B, L, Dz); without draws, from an empty chunk.
+
+    Every guidance acts on what those before it have made.
+    """
+    x = noise if len(noise) else noise.sum(axis=0)[None]
+    denoise, levels = sampling.denoiser(sampling.condition), sampler.levels
+    for guide in guidance:
+        x, levels = guide.begin(x, levels, sampling)
+        denoise = guide.denoiser(denoise, sampling)
+    x_0 = sampler.solve(denoise, x, levels)
+    for guide in guidance:
+        x_0 = guide.end(x_0, sampling)
+    return x_0
 
 
 def library(x: Any) -> Any:
@@ -116,39 +276,3 @@ def gradient_gain(
     as_one = tau + (1 - tau) ** 2 / (tau * num_pulled * variance)
     bound = OVERSHOOT * error_gain(now, then) * as_one
     return gain.minimum(tau + (1 - tau) ** 2 / (tau * variance)).minimum(bound)
-
-
-def sample(
-    denoise: Denoiser,
-    noise: Tensor,
-    *,
-    sampler: Sampler,
-    clip: float,
-    prefix: Prefix | None = None,
-    planned: Tensor | None = None,
-    std: Tensor | None = None,
-) -> Tensor:
-    """A normalised chunk (B, Tp, Da) from noise (N + 1, B, Tp, Da), going on from `planned` as `prefix` says.
-
-    planned: the actions of the prefix, normalised; std (Da,): of the normalised data, which the exact gradient needs.
-    Held steps are set to the plan in the finished chunk: set earlier, they would not tell the free steps enough. The
-    others are clipped to `clip` there, because a pull goes beyond it on purpose. A warm start leaves out the first of
-    the levels, and the noise that the sampler would have added there.
-    """
-    if prefix is None or planned is None:
-        return sampler.solve(denoise, noise, sampler.levels)
-    guided = inpainting(denoise, planned, prefix.weights, std=std, limit=prefix.limit, exact=prefix.exact)
-    num_steps = len(sampler.levels) - 1
-    skipped = num_steps - max(1, round(prefix.start * num_steps))
-    levels = sampler.levels[skipped:]
-    if skipped:
-        _, alpha, sigma = levels[0]
-        noise = library(noise).concat([(alpha * planned + sigma * noise[0])[None], noise[1 + skipped :]])
-    chunk = sampler.solve(guided, noise, levels).clip(-clip, clip)
-    return library(chunk).where(prefix.weights[..., None] == 1, planned, chunk)
-
-
-def blended(chunk: Any, prefix: Prefix) -> Any:
-    """A chunk (B, Tp, Da) drawn towards what is planned, in the same units, by its weights; for estimates made once."""
-    weights = prefix.weights[..., None]
-    return library(chunk).where(weights == 1, prefix.actions, chunk + weights * (prefix.actions - chunk))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..specification import Horizons, Prefix, Specification, nearest
+from ..specification import Horizons, Specification, nearest
 
 
 def check_observation(
@@ -38,15 +38,6 @@ def check_observation(
             raise ValueError(
                 f"observation {stream.name!r} must have shape (B, {', '.join(map(str, wanted))}), got {shape}"
             )
-
-
-def check_prefix(prefix: Prefix, noise: Any) -> None:
-    """Raise ValueError unless there is a planned action for each that is predicted from this noise."""
-    if prefix.actions.shape != noise.shape[1:]:
-        raise ValueError(
-            f"the planned actions must have the shape of the chunks, {tuple(noise.shape[1:])}, "
-            f"got {tuple(prefix.actions.shape)}"
-        )
 
 
 def num_rows(observation: Mapping[str, Any]) -> int:

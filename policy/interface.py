@@ -9,13 +9,17 @@ one: so a sampler's coefficients are constants, which no accelerator is waited f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
-from ..specification import Horizons, Prefix, Specification
+from ..specification import Horizons, Specification
+from .guidance import Guidance
 from .levels import Levels, NoiseLevel
+from .prediction import Prediction
+from .sampling import Sampler
 
 Observation: TypeAlias = Mapping[str, Tensor]
 """A stream's name -> (B, To, ...), in the units of the specification, the current step last."""
@@ -48,8 +52,8 @@ class Encoder(Protocol):
 class Network(Protocol):
     """What is learned: the function of a noisy chunk, its time and the conditioning.
 
-    It comes in three pieces, because what depends on the time alone is computed once for a whole schedule, and what
-    depends on the conditioning alone once for a whole chunk: network(x, t, c) = network.denoise(x, network.embed(t),
+    It comes in three pieces, because what depends on the times alone is computed once for a whole schedule, and what
+    depends on the conditioning alone once for a whole chunk: network(x, t, c) = network.denoise(x, network.embed(t, t),
     network.condition(c)).
     """
 
@@ -57,8 +61,11 @@ class Network(Protocol):
         """(B, Tp, Da), times (B,), conditioning (B, S, Dc) -> (B, Tp, Da)."""
         ...
 
-    def embed(self, t: Tensor) -> Tensor:
-        """Times (N,) -> (N, ...)."""
+    def embed(self, now: Tensor, then: Tensor) -> Tensor:
+        """Times of x (N,), and times (N,) to which a step goes from there -> (N, ...).
+
+        A network that estimates x_0 ignores `then`; one that learns a whole step, as shortcut models do, needs it.
+        """
         ...
 
     def condition(self, conditioning: Tensor) -> Tensor:
@@ -87,6 +94,28 @@ class NoiseSchedule(Protocol):
         ...
 
 
+class Space(Protocol):
+    """Between actions in units and the x_0 that is denoised: L rows of size Dz."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(L, Dz)."""
+        ...
+
+    @property
+    def std(self) -> Tensor:
+        """(Dz,), the standard deviation of x_0 over the training episodes."""
+        ...
+
+    def encode(self, action: Tensor) -> Tensor:
+        """(B, Tp, Da) in units -> x_0 (B, L, Dz)."""
+        ...
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """x_0 (B, L, Dz) -> (B, Tp, Da) in units."""
+        ...
+
+
 class Solver(Protocol):
     """Turns noise into a sample. It knows neither networks nor guidance."""
 
@@ -98,6 +127,25 @@ class Solver(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """What one update of the weights learns from.
+
+    observation: streams (B, To, ...); action (B, Tp, Da); both in the units of the specification. noise (K, B, L, Dz):
+    standard normal, in the shape of what is denoised. uniform (K, B, U): uniform in [0, 1), as many as the policy asks
+    for by `num_uniforms`. average: the average of the policy's weights over training, in a policy of its own. teacher:
+    another trained policy, if the training has one. progress: the share of the training that is done, from 0 to 1.
+    """
+
+    observation: Observation
+    action: Tensor
+    noise: Tensor
+    uniform: Tensor
+    average: Policy | None = None
+    teacher: Policy | None = None
+    progress: float = 0.0
+
+
 @runtime_checkable
 class Policy(Protocol):
     """Observation in, action chunk out; all randomness is an argument."""
@@ -107,20 +155,61 @@ class Policy(Protocol):
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
-        """What one prediction draws: (number of draws, Tp, Da), standard normal."""
+        """What one prediction draws: (number of draws, L, Dz), standard normal."""
         ...
 
-    def loss(self, observation: Observation, action: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        """Per step, (K, B, Tp): the caller masks and reduces. The observation is encoded once for all K draws.
+    @property
+    def num_uniforms(self) -> int:
+        """U, the uniform numbers that the loss needs for each draw of noise."""
+        ...
 
-        action (B, Tp, Da) in the units of the specification; noise (K, B, Tp, Da) standard normal;
-        level (K, B) uniform in [0, 1), which the noise schedule maps to its times.
+    @property
+    def has_teacher(self) -> bool:
+        """Whether the loss needs a teacher."""
+        ...
+
+    def loss(self, lesson: Lesson) -> Tensor:
+        """Per step, (K, B, L): the caller masks and reduces. The observation is encoded once for all K draws."""
+        ...
+
+    def predict(self, observation: Observation, noise: Tensor, guidance: Sequence[Guidance] = ()) -> Tensor:
+        """An action chunk (B, Tp, Da) in the units of the specification, from noise (draws, B, L, Dz).
+
+        guidance: applied in its order, the first of them next to the network.
         """
         ...
 
-    def predict(self, observation: Observation, noise: Tensor, prefix: Prefix | None = None) -> Tensor:
-        """An action chunk (B, Tp, Da) in the units of the specification, from noise (draws, B, Tp, Da).
 
-        prefix: what each chunk should go on from, (B, Tp, Da) and (B, Tp).
-        """
+class Objective(Protocol):
+    """What a network is trained to do. Nothing of it is needed once the policy is trained."""
+
+    @property
+    def num_uniforms(self) -> int:
+        """U."""
+        ...
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a lesson needs a teacher."""
+        ...
+
+    def check(self, schedule: NoiseSchedule, prediction: Prediction) -> None:
+        """Raise ValueError if the network cannot be trained so with this schedule and this prediction."""
+        ...
+
+    def loss(self, policy: Denoised, x_0: Tensor, conditioning: Tensor, lesson: Lesson) -> Tensor:
+        """Per step (K B, L), from x_0 (K B, L, Dz) and conditioning (K B, S, Dc), in the order of the draws."""
+        ...
+
+
+class Denoised(Protocol):
+    """What an objective may know of the policy that it trains."""
+
+    network: Network
+    schedule: NoiseSchedule
+    prediction: Prediction
+    sampler: Sampler
+
+    def start(self, noise: Tensor) -> Tensor:
+        """What denoising starts from, given standard normal noise of any shape."""
         ...

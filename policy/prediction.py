@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from .levels import NoiseLevel
+from .sampling import keeping_epsilon
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,3 +58,34 @@ V = Prediction(lambda alpha, sigma: (-sigma, alpha))
 
 VELOCITY = Prediction(lambda alpha, sigma: (-1, 1))
 """epsilon - x_0, the velocity of a rectified flow (Liu et al. 2022)."""
+
+PREDICTIONS = {"epsilon": EPSILON, "sample": SAMPLE, "v": V, "velocity": VELOCITY}
+"""Name -> what a network may predict."""
+
+
+def estimate(
+    output: Any,
+    x_t: Any,
+    *,
+    now: NoiseLevel,
+    then: NoiseLevel,
+    prediction: Prediction,
+    clip: float,
+    keeps_epsilon: bool,
+) -> Any:
+    """The clipped estimate of x_0 (B, L, Dz) from a network's output at `now`, for a step to `then`.
+
+    clip: its bound. keeps_epsilon: see `Sampler`. Takes arrays of numpy as well as tensors.
+    """
+    raw: Any = prediction.clean(output, x_t, now.alpha, now.sigma)
+    x_0 = clipped(raw, clip)
+    return keeping_epsilon(raw, x_0, now=now, then=then) if keeps_epsilon else x_0
+
+
+def clipped(x: Any, bound: float) -> Any:
+    """Clip the values of x to [-bound, bound], but not its gradient, which guidance needs at the bound too."""
+    if isinstance(x, np.ndarray):
+        return x.clip(-bound, bound)
+    from .straight_through import Clip
+
+    return Clip.apply(x, bound)

@@ -34,6 +34,7 @@ class Sampler:
     levels: N + 1 of them, from noise to clean data. num_draws: fresh noises that the solver adds on the way, 0 if it is
     deterministic. keeps_epsilon: after an estimate of x_0 was clipped, a step keeps the epsilon of the unclipped one,
     as diffusers does unless `use_clipped_model_output` is set. runs_on_arrays: whether the solver takes numpy too.
+    visited: the steps for which the solver asks the denoiser, if they are not those along the levels.
     """
 
     solve: Solver
@@ -41,6 +42,14 @@ class Sampler:
     num_draws: int = 0
     keeps_epsilon: bool = False
     runs_on_arrays: bool = True
+    visited: tuple[tuple[NoiseLevel, NoiseLevel], ...] = ()
+
+    @property
+    def steps(self) -> list[tuple[tuple[NoiseLevel, NoiseLevel], ...]]:
+        """The steps (now, then) that the denoiser may be asked for: along the levels, and of no length at each."""
+        if self.visited:
+            return [self.visited]
+        return [tuple(pairwise(self.levels)), tuple((level, level) for level in self.levels[:-1])]
 
 
 def transition(
@@ -204,6 +213,8 @@ def _around(prepared: Any, schedule: NoiseSchedule) -> Sampler:
     """A sampler that takes the steps of this scheduler, anew for each chunk."""
     times = sorted({round(t) for t in prepared.timesteps.tolist()}, reverse=True)
     levels = (*(schedule.levels[t + 1] for t in times), schedule.levels[0])
+    order = [schedule.levels[round(t) + 1] for t in prepared.timesteps.tolist()]
+    visited = tuple(pairwise([*order, schedule.levels[0]]))
 
     def solve(denoise: Denoiser, noise: Tensor, given: Levels, /) -> Tensor:
         if tuple(given) != levels:
@@ -212,13 +223,12 @@ def _around(prepared: Any, schedule: NoiseSchedule) -> Sampler:
         scheduler = copy.deepcopy(prepared)
         x = noise[0] * scheduler.init_noise_sigma
         extra = _row_generators(scheduler.step, noise)
-        visited = [schedule.levels[round(t) + 1] for t in scheduler.timesteps.tolist()] + [schedule.levels[0]]
-        for t, now, then in zip(scheduler.timesteps, visited[:-1], visited[1:], strict=True):
+        for t, (now, then) in zip(scheduler.timesteps, visited, strict=True):
             x_0 = denoise(scheduler.scale_model_input(x, t), now, then)
             x = scheduler.step(x_0, t, x, **extra).prev_sample
         return x
 
-    return Sampler(solve, levels, runs_on_arrays=False)
+    return Sampler(solve, levels, runs_on_arrays=False, visited=visited)
 
 
 def _row_generators(scheduler_step: Callable[..., Any], noise: Tensor) -> dict[str, list[torch.Generator]]:

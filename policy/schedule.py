@@ -86,6 +86,11 @@ def cosine(num_times: int) -> DiscreteSchedule:
     return from_betas((1 - signal[1:] / signal[:-1]).clamp(max=0.999))
 
 
+def one_level() -> DiscreteSchedule:
+    """Clean data and no signal at all, with nothing between: the network answers with x_0 at once, as in regression."""
+    return DiscreteSchedule(*torch.tensor([[1, 0], [0, 1]], dtype=torch.float64))
+
+
 def from_diffusers(beta_schedule: str, num_times: int, beta_start: float, beta_end: float) -> DiscreteSchedule:
     """Any beta schedule that `diffusers.DDPMScheduler` knows by name, such as "linear" or "scaled_linear"."""
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler

@@ -8,6 +8,7 @@ from recede.configs.components import (
 )
 from recede.configs.encoders import ResNetEncoderConfig
 from recede.policy.encoders.resnet import ResNet
+from recede.policy.interface import Lesson
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons, Specification, Stream
 
@@ -46,8 +47,11 @@ def policy_of(*streams, config=DiffusionConfig, **options):
     return made.build(described, HORIZONS, Normalizer(described, ranges))
 
 
-def lesson(batch=3, draws=4):
-    return torch.rand(batch, 4, 2), torch.randn(draws, batch, 4, 2), torch.rand(draws, batch)
+def lesson(observation, batch=3, draws=4):
+    """What a loss needs, the same for every observation."""
+    generator = torch.Generator().manual_seed(0)
+    action, noise = torch.rand(batch, 4, 2, generator=generator), torch.randn(draws, batch, 4, 2, generator=generator)
+    return Lesson(observation, action, noise, torch.rand(draws, batch, 1, generator=generator))
 
 
 NETWORK = ["policy.network.channels=[8,16]", "policy.network.time_size=8", "horizons.prediction=4", "horizons.action=2"]

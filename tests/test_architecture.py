@@ -18,9 +18,21 @@ SOURCES = {path.with_suffix("").parts: (ROOT / path).read_text() for path in FIL
 
 FLOORS = {
     ("specification",): 0,
+    ("files",): 0,
     **{
         ("policy", name): 1
-        for name in ("interface", "schedule", "levels", "prediction", "weighting", "sampling", "guidance")
+        for name in (
+            "interface",
+            "schedule",
+            "levels",
+            "prediction",
+            "weighting",
+            "sampling",
+            "guidance",
+            "objective",
+            "requests",
+            "straight_through",
+        )
     },
     ("policy", "weights"): 1,
     **{("policy", name): 2 for name in ("networks", "encoders", "normalizer", "ema")},

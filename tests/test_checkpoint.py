@@ -111,30 +111,6 @@ def test_tensors_of_any_layout_come_back(tmp_path):
         assert found[name].dtype == tensor.dtype
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "deep" / "folder"
-    with pytest.raises(FileNotFoundError), checkpoint.whole_folder(path) as folder:  # noqa: PT012
-        (folder / "a").write_text("half")
-        assert not path.exists()
-        (folder / "nowhere" / "b").write_text("never")
-    assert list(path.parent.iterdir()) == []
-    for content in ("first", "second"):
-        with checkpoint.whole_folder(path) as folder:
-            (folder / content).write_text(content)
-        assert [each.name for each in path.iterdir()] == [content]
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_json_that_cannot_be_written_leaves_the_old_one(tmp_path):
-    path = tmp_path / "notes.json"
-    checkpoint.write_json(path, {"a": 1})
-    for impossible in ({"a": float("nan")}, {"a": object()}):
-        with pytest.raises((ValueError, TypeError)):
-            checkpoint.write_json(path, impossible)
-    assert checkpoint.read_json(path) == {"a": 1}
-    assert list(tmp_path.iterdir()) == [path]
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

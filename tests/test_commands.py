@@ -14,6 +14,7 @@ import toys
 from recede.commands.main import POSITIONAL, SUMMARIES, main, overrides, quoted
 from recede.configs.schema import RUNS
 from recede.datasets.store import DemonstrationStore
+from recede.files import read_json
 from recede.policy import checkpoint
 from recede.recording.scripted import collect
 
@@ -90,7 +91,7 @@ TRAIN = ["train", "out=run", "steps=2"]
         ([*TRAIN, "policy.sampler.num_stepz=3"], "there is no key 'num_stepz': did you mean 'num_steps'?"),
         ([*TRAIN, "policy.netwrok.channels=[8]"], "there is no key 'netwrok': did you mean 'network'?"),
         ([*TRAIN, "policy=regression", "policy/sampler=ddim"], "policy/sampler"),
-        ([*TRAIN, "policy.prediction=epsilom"], "'epsilom', expected one of [epsilon, sample, v, velocity]"),
+        ([*TRAIN, "policy.prediction=epsilom"], "got 'epsilom': did you mean 'epsilon'?"),
         ([*TRAIN, "policy/sampler=diffusers", "policy.sampler.name=DDIMSheduler"], "did you mean 'DDIMScheduler'?"),
         ([*TRAIN, "policy/schedule=diffusers", "policy.schedule.beta_schedule=lin"], "beta_schedule must be one that"),
         ([*TRAIN, "horizons.observatoin=2"], "there is no key 'observatoin': did you mean 'observation'?"),
@@ -263,7 +264,7 @@ def test_a_sweep_writes_a_run_folder_for_each_job(recede, empty_folder, reaches,
     assert result.status == 0, result.err
     assert [path.name for path in empty_folder.iterdir()] == ["sweep"]
     assert sorted(path.name for path in (empty_folder / "sweep").iterdir()) == ["0", "1", "2", "3"]
-    configs = [checkpoint.read_json(empty_folder / "sweep" / str(job) / "config.json") for job in range(4)]
+    configs = [read_json(empty_folder / "sweep" / str(job) / "config.json") for job in range(4)]
     found = [(config["seed"], config["policy"]["choice"]) for config in configs]
     assert found == [(0, "diffusion"), (0, "regression"), (1, "diffusion"), (1, "regression")]
     again = recede("train", "--multirun", *command[1:])

@@ -84,7 +84,7 @@ def test_at_first_every_block_is_the_identity_and_the_output_is_zero():
     network = small()
     noisy, t, conditioning = inputs()
     assert not network(noisy, t, conditioning).any()
-    modulation = (network.embed(t) + network.condition(conditioning))[:, None, : 6 * 16]
+    modulation = (network.embed(t, t) + network.condition(conditioning))[:, None, : 6 * 16]
     x = torch.randn(4, 7, 16)
     for block in network.blocks:
         assert torch.equal(block(x, modulation, rotary(7, network.frequencies)), x)

@@ -1,5 +1,7 @@
 """Encoders of observations: vectors, images, both; in a policy, and in a training."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import safetensors.torch
@@ -168,7 +170,7 @@ def test_images_that_do_not_fit_are_refused(config, change, message):
     with pytest.raises(ValueError, match=message):
         policy.predict(observation, torch.randn(draws, 3, *shape))
     with pytest.raises(ValueError, match=message):
-        policy.loss(observation, *lesson())
+        policy.loss(lesson(observation))
 
 
 @pytest.mark.parametrize("config", [DiffusionConfig, RegressionConfig])
@@ -176,8 +178,7 @@ def test_training_takes_cropped_images_and_prediction_whole_ones(config):
     policy = policy_of(SCENE, STATE, config=config, crop=[14, 12])
     observation = observe(SCENE, STATE)
     cropped = observation | {"scene": centre_crop(observation["scene"], (14, 12))}
-    given = lesson()
-    assert torch.equal(policy.loss(cropped, *given), policy.loss(observation, *given))
+    assert torch.equal(policy.loss(lesson(cropped)), policy.loss(lesson(observation)))
     draws, *shape = policy.noise_shape
     assert policy.predict(observation, torch.randn(draws, 3, *shape)).shape == (3, 4, 2)
     with pytest.raises(ValueError, match=r"'scene' must have shape \(B, 2, 24, 32, 3\), got \(3, 2, 14, 12, 3\)"):
@@ -189,7 +190,7 @@ def test_every_image_is_encoded_once_a_window(config):
     policy, seen = policy_of(SCENE, STATE, WRIST, config=config), []
     for camera in policy.encoder.cameras:
         camera.register_forward_hook(lambda module, arguments, output: seen.append(len(output)))
-    policy.loss(observe(SCENE, STATE, WRIST), *lesson(draws=5))
+    policy.loss(lesson(observe(SCENE, STATE, WRIST), draws=5))
     assert seen == [6, 6]  # 3 windows of 2 steps, whatever the number of noise draws
     draws, *shape = policy.noise_shape
     policy.predict(observe(SCENE, STATE, WRIST), torch.randn(draws, 3, *shape))
@@ -224,12 +225,12 @@ def test_a_policy_learns_what_only_the_image_shows():
     optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3)
     for _ in range(120):
         observation, action = data()
-        loss = policy.loss(observation, action, *lesson()[1:]).mean()
+        loss = policy.loss(replace(lesson(observation, len(action)), action=action)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     observation, action = data(64)
-    error = (policy.predict(observation, torch.empty(0)) - action).abs().mean()
+    error = (policy.predict(observation, torch.empty(0, 64, 4, 2)) - action).abs().mean()
     assert error < 0.12  # by chance it is 0.5
 
 

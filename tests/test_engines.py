@@ -26,9 +26,9 @@ from recede.policy.engines.folder import open_session
 from recede.policy.engines.interface import ENGINES, FORMATS, num_threads
 from recede.policy.engines.open_vino import OpenVinoSession, _SignalStack
 from recede.policy.engines.torch_modules import action_range, check_exportable, engine_of
+from recede.policy.guidance import Prefix
 from recede.policy.normalizer import Normalizer
 from recede.policy.schedule import cosine, rectified_flow
-from recede.specification import Prefix
 from test_policies import HORIZONS, RANGES, SPECIFICATION, diffusion, regression
 
 SAMPLERS = {
@@ -150,7 +150,7 @@ def plan(policy, rows=5, weights=(1.0, 1.0, 0.5, 0.2), seed=3, **options):
     steps, size = policy.noise_shape[1:]
     unit = np.random.default_rng(seed).uniform(-0.9, 0.9, (rows, steps, size)).astype(np.float32)
     padded = np.tile(np.array([*weights, *[0.0] * steps][:steps], dtype=np.float32), (rows, 1))
-    return Prefix(reach.unnormalise(unit), padded, **options)
+    return Prefix(reach.decode(unit), padded, **options)
 
 
 def assert_close(engine, found, expected, policy):
@@ -203,28 +203,11 @@ def test_it_answers_as_the_policy_does_for_any_number_of_rows(made):
     assert_close(engine, engine.predict(*one), expected[3:4], policy)
 
 
-def test_its_two_pieces_are_those_of_the_policy(made):
-    policy, engine = made
-    eager = EagerEngine(policy)
-    observation, _ = ask(policy)
-    wanted = eager.encode(observation)
-    atol = 2e-5 if engine.precision == "fp32" else 0.05 * np.abs(wanted).max()
-    found = engine.encode(observation)
-    engine.encode(ask(policy, seed=1)[0])
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=atol)  # and not written over
-    noisy = np.random.default_rng(5).standard_normal((5, *policy.noise_shape[1:]), dtype=np.float32)
-    is_regression = isinstance(policy, type(regression()))
-    for t in [0] if is_regression else [level.time for level in policy.sampler.levels[:-1]]:
-        step = eager.denoise(noisy, t, wanted)
-        atol = 2e-5 if engine.precision == "fp32" else 0.1
-        np.testing.assert_allclose(engine.denoise(noisy, t, wanted), step, rtol=0, atol=atol)
-
-
 def test_a_prefix_without_weight_changes_not_a_bit(made):
     policy, engine = made
     observation, noise = ask(policy)
     free = engine.predict(observation, noise)
-    assert np.array_equal(engine.predict(observation, noise, plan(policy, weights=())), free)
+    assert np.array_equal(engine.predict(observation, noise, [plan(policy, weights=())]), free)
 
 
 def test_a_prefix_is_followed_as_the_policy_follows_it(made):
@@ -232,8 +215,8 @@ def test_a_prefix_is_followed_as_the_policy_follows_it(made):
     eager, (observation, noise) = EagerEngine(policy), ask(policy)
     for options in ({}, {"limit": 0.3}):
         prefix = plan(policy, **options)
-        found = engine.predict(observation, noise, prefix)
-        assert_close(engine, found, eager.predict(observation, noise, prefix), policy)
+        found = engine.predict(observation, noise, [prefix])
+        assert_close(engine, found, eager.predict(observation, noise, [prefix]), policy)
         np.testing.assert_allclose(found[:, :2], prefix.actions[:, :2], rtol=1e-6, atol=1e-4)  # of full weight
     assert np.abs(found - engine.predict(observation, noise)).max() > 1e-2
 
@@ -244,8 +227,8 @@ def test_a_warm_start_is_that_of_the_policy(made):
     cold = engine.predict(observation, noise)
     for start in (0.5, 0.01):
         warm = plan(policy, weights=(), start=start)
-        found = engine.predict(observation, noise, warm)
-        assert_close(engine, found, eager.predict(observation, noise, warm), policy)
+        found = engine.predict(observation, noise, [warm])
+        assert_close(engine, found, eager.predict(observation, noise, [warm]), policy)
         assert (np.abs(found - cold).max() > 1e-3) == bool(policy.noise_shape[0])
 
 
@@ -255,12 +238,12 @@ def test_only_eager_has_gradients(made):
     prefix = plan(policy, exact=True)
     if engine.name != "eager":
         with pytest.raises(ValueError, match=f"which engine={engine.name} does not have: use engine=eager, or exact=f"):
-            engine.predict(observation, noise, prefix)
+            engine.predict(observation, noise, [prefix])
         return
     given = {key: torch.from_numpy(values) for key, values in observation.items()}
     tensors = Prefix(torch.from_numpy(prefix.actions), torch.from_numpy(prefix.weights), exact=True)
-    expected = policy.predict(given, torch.from_numpy(noise), tensors).numpy()
-    assert np.array_equal(engine.predict(observation, noise, prefix), expected)
+    expected = policy.predict(given, torch.from_numpy(noise), [tensors]).numpy()
+    assert np.array_equal(engine.predict(observation, noise, [prefix]), expected)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +264,7 @@ def test_what_does_not_fit_is_refused(workshop, engine, change, message):
     observation, noise = ask(policy)
     _, noise, prefix = change(observation, noise, None)
     with pytest.raises(ValueError, match=message):
-        workshop.engine("unet1d", engine).predict(observation, noise, prefix)
+        workshop.engine("unet1d", engine).predict(observation, noise, () if prefix is None else [prefix])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -334,7 +317,7 @@ def test_schedulers_of_diffusers_stay_in_pytorch():
     with pytest.raises(ValueError, match="schedulers of diffusers need PyTorch: choose"):
         make_engine(policy, "onnx")
     assert make_engine(policy, "eager")[0].name == "eager"
-    with pytest.raises(ValueError, match="only diffusion and regression policies leave PyTorch, got Linear"):
+    with pytest.raises(ValueError, match="only a DiffusionPolicy leaves PyTorch, got Linear"):
         check_exportable(torch.nn.Linear(1, 1))
 
 
@@ -429,8 +412,8 @@ class Answering:
     def __init__(self, eager, name, added, precision="fp32"):
         self.eager, self.name, self.added, self.precision = eager, name, added, precision
 
-    def predict(self, observation, noise, prefix=None):
-        return self.eager.predict(observation, noise, prefix) + self.added
+    def predict(self, observation, noise, guidance=()):
+        return self.eager.predict(observation, noise, guidance) + self.added
 
 
 def unavailable():

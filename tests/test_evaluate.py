@@ -274,5 +274,5 @@ def test_a_sampler_is_refused_by_a_policy_without_one(tmp_path):
     (tmp_path / "policy").mkdir()
     checkpoint.save(tmp_path / "policy", policy.state_dict(), **manifest)
     load_policy(tmp_path / "policy")
-    with pytest.raises(ValueError, match="sampler must be left out, the policy there is not a diffusion policy"):
+    with pytest.raises(ValueError, match="sampler must be left out, the policy there has none to choose"):
         load_policy(tmp_path / "policy", sampler=DDIMConfig())

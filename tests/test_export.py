@@ -15,7 +15,7 @@ from recede.configs.policies import load_policy
 from recede.evaluation.reports.comparison import find, table
 from recede.policy.engines import choice, export
 from recede.policy.engines.eager import EagerEngine
-from recede.specification import Prefix
+from recede.policy.guidance import Prefix
 
 TASK = "task=toys:REACH"
 
@@ -86,8 +86,8 @@ def test_it_answers_as_the_run_does(folders, trained, engine):
     assert found.noise_shape == policy.noise_shape
     eager = EagerEngine(policy)
     for rows in (1, 3):
-        for prefix in (None, plan(rows), plan(rows, start=0.4, limit=2.0)):
-            given = *ask(rows), prefix
+        for guidance in ((), [plan(rows)], [plan(rows, start=0.4, limit=2.0)]):
+            given = *ask(rows), guidance
             np.testing.assert_allclose(found.predict(*given), eager.predict(*given), rtol=0, atol=1e-4)
 
 
@@ -101,13 +101,13 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import numpy as np
 import recede
-from recede.specification import Prefix
+from recede.policy.guidance import Prefix
 folder, data, out = sys.argv[1:]
 engine = recede.load_engine(folder)
 asked = np.load(data)
 prefix = Prefix(asked["actions"], asked["weights"])
 observation = {name: asked[name] for name in ("position", "target")}
-free, held = (engine.predict(observation, asked["noise"], given) for given in (None, prefix))
+free, held = (engine.predict(observation, asked["noise"], given) for given in ((), [prefix]))
 np.savez(out, free=free, held=held)
 assert engine.specification.action.units == ("m", "m")
 assert "torch" not in sys.modules
@@ -125,7 +125,7 @@ def test_it_predicts_where_there_is_no_torch(folders, tmp_path, engine):
     assert done.returncode == 0, done.stderr
     found, loaded = np.load(tmp_path / "out.npz"), package.load_engine(folders[engine][0])
     assert np.array_equal(found["free"], loaded.predict(observation, noise))
-    assert np.array_equal(found["held"], loaded.predict(observation, noise, prefix))
+    assert np.array_equal(found["held"], loaded.predict(observation, noise, [prefix]))
 
 
 def test_a_regression_policy_is_exported_too(recede, tmp_path, reaches, small):
@@ -135,8 +135,8 @@ def test_a_regression_policy_is_exported_too(recede, tmp_path, reaches, small):
     assert result.status == 0, result.err
     found, eager = package.load_engine(tmp_path / "out"), EagerEngine(load_policy(tmp_path / "run")[0])
     assert found.noise_shape == (0, 16, 2)
-    for prefix in (None, plan(3)):
-        given = *ask(3, draws=0), prefix
+    for guidance in ((), [plan(3)]):
+        given = *ask(3, draws=0), guidance
         np.testing.assert_allclose(found.predict(*given), eager.predict(*given), rtol=0, atol=1e-4)
 
 
@@ -269,7 +269,7 @@ def altered(folder, **changes):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: altered(f, format=0), "format must be 1, which this version of recede reads, got 0"),
+        (lambda f: altered(f, format=0), "format must be 2, which this version of recede reads, got 0"),
         (lambda f: altered(f, levels=None), r"engine.json is damaged: it lacks \['levels'\]"),
         (lambda f: altered(f, engine="tensorrt"), "is damaged: engine must be one of onnx, openvino, openvino_fp32"),
         (lambda f: altered(f, horizons={"observation": 0}), "is damaged .the observation horizon must be at least 1"),

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 from recede.policy import sampling
-from recede.policy.diffusion import DiffusionPolicy, clipped
-from recede.policy.guidance import error_gain, gradient_gain, inpainting, sample
+from recede.policy.diffusion import DiffusionPolicy
+from recede.policy.guidance import Prefix, Sampling, error_gain, gradient_gain, inpainting, sample
 from recede.policy.levels import NoiseLevel, spaced
 from recede.policy.normalizer import Normalizer
-from recede.policy.prediction import SAMPLE
+from recede.policy.prediction import SAMPLE, clipped
 from recede.policy.sampling import Sampler, ddim, ddpm, dpm_solver_2m, heun
 from recede.policy.schedule import cosine, rectified_flow
-from recede.specification import Horizons, Prefix, Specification, Stream
+from recede.specification import Horizons, Specification, Stream
 
 NUM_STEPS, HELD, END = 16, 4, 8
 STEPS = torch.arange(NUM_STEPS, dtype=torch.float64)
@@ -63,12 +63,28 @@ def weights(*, is_soft=True, held=HELD):
     return torch.where(held > STEPS, 1.0, falling if is_soft else 0.0)
 
 
+class Itself:
+    """A space in which actions are denoised as they are."""
+
+    def __init__(self, std=None):
+        self.std = std
+
+    def encode(self, action):
+        return action
+
+
+def sampled(denoise, noise, *, sampler, clip, std=None, guidance=()):
+    """What `sample` makes of a noise with this denoiser."""
+    sampling = Sampling(None, lambda condition: denoise, Itself(std), clip)
+    return sample(sampling, noise, sampler=sampler, guidance=guidance)
+
+
 def guided(covariance, planned, given, noise, *, sampler, std=1.0, clip=ANY_CLIP, denoise=None, **options):
     """What `sample` makes of a noise for a plan, with the same weights (Tp,) in every row."""
     prefix = Prefix(planned, given.expand(len(planned), -1), **options)
     stds = torch.full((1,), std, dtype=planned.dtype)
     denoise = denoise or denoiser(covariance)
-    return sample(denoise, noise, sampler=sampler, clip=clip, prefix=prefix, planned=planned, std=stds)
+    return sampled(denoise, noise, sampler=sampler, clip=clip, std=stds, guidance=[prefix])
 
 
 def sampler_of(schedule, num_steps, *, solve=ddim, spacing="trailing", num_draws=0):
@@ -313,7 +329,7 @@ def test_without_weight_nothing_changes_and_a_held_step_is_the_plan(make, exact)
     def denoise(x_t, now, then):
         return clipped(linear(x_t, now, then), 1.0)
 
-    plain = sample(denoise, noise, sampler=sampler, clip=1.0)
+    plain = sampled(denoise, noise, sampler=sampler, clip=1.0)
     options = {"sampler": sampler, "clip": 1.0, "denoise": denoise, "exact": exact}
     nothing = guided(None, planned, torch.zeros(NUM_STEPS), noise, **options)
     assert torch.equal(nothing, plain)
@@ -333,7 +349,7 @@ def test_numpy_and_torch_agree(schedule):
     def denoise(x_t, now, then):
         return linear(torch.from_numpy(x_t), now, then).numpy()
 
-    found = sample(denoise, noise.numpy(), sampler=sampler, clip=1.0, prefix=prefix, planned=prefix.actions)
+    found = sampled(denoise, noise.numpy(), sampler=sampler, clip=1.0, guidance=[prefix])
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected.numpy(), atol=2e-5)
     assert np.array_equal(found[:, :HELD], prefix.actions[:, :HELD])
@@ -379,8 +395,8 @@ class Still(torch.nn.Module):
     def forward(self, observation):
         return observation["state"]
 
-    def embed(self, t):
-        return t
+    def embed(self, now, then):
+        return now
 
     def condition(self, conditioning):
         return conditioning
@@ -407,7 +423,7 @@ def test_a_policy_guides_by_the_scale_of_its_own_data():
             prediction=SAMPLE,
             sampler=sampler,
         )
-        chunks_of[std] = policy.predict({"state": torch.zeros(3, 1, 1)}, noise, prefix)
+        chunks_of[std] = policy.predict({"state": torch.zeros(3, 1, 1)}, noise, [prefix])
         expected = guided(
             None,
             planned[0] / 2,

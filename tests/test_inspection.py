@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from recede.datasets.demonstrations import Demonstrations
 from recede.datasets.inspection import describe, lengths, warnings
 from recede.datasets.store import DemonstrationStore
 from recede.evaluation.reports.demonstrations import draw
@@ -21,7 +22,7 @@ SPECIFICATION = Specification(
 
 
 @dataclass
-class InMemory:
+class InMemory(Demonstrations):
     """Demonstrations whose rows a test may change."""
 
     rows: dict
@@ -33,8 +34,7 @@ class InMemory:
 
     def episode(self, index):
         """A stream's rows of one episode, to be written to."""
-        start = int(self.episode_ends[index - 1]) if index else 0
-        return {name: rows[start : int(self.episode_ends[index])] for name, rows in self.rows.items()}
+        return {name: rows[slice(*self.bounds(index))] for name, rows in self.rows.items()}
 
 
 @pytest.fixture

@@ -56,8 +56,8 @@ def test_the_three_pieces_are_the_whole(network):
     noisy, t, conditioning = inputs()
     condition = network.condition(conditioning)
     assert len(condition) == 4
-    assert torch.equal(network(noisy, t, conditioning), network.denoise(noisy, network.embed(t), condition))
-    schedule = network.embed(torch.arange(10))
+    assert torch.equal(network(noisy, t, conditioning), network.denoise(noisy, network.embed(t, t), condition))
+    schedule = network.embed(torch.arange(10), torch.arange(10))
     assert len(schedule) == 10
     shared = schedule[7].expand(4, *schedule.shape[1:])
     found = network.denoise(noisy, shared, condition)

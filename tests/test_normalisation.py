@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from recede.datasets.demonstrations import Demonstrations
 from recede.datasets.normalisation import Normalisation, fit
 from recede.policy.normalizer import Normalizer
 from recede.specification import Specification, Stream
 
 
 @dataclass
-class InMemory:
+class InMemory(Demonstrations):
     """Demonstrations of given rows: two episodes, the second of which is not trained on."""
 
     arm: np.ndarray

@@ -356,7 +356,7 @@ class OrphanConfig(DiffusionConfig):
 class RequiringConfig(DiffusionConfig):
     """A policy whose network must be chosen."""
 
-    network: Any
+    network: Any  # pyright: ignore[reportGeneralTypeIssues]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from recede.configs.components import CHOICES
+from recede.files import write_json
 from recede.policy import checkpoint
 from recede.policy.ema import EMA
 from recede.policy.normalizer import Normalizer
@@ -240,7 +241,7 @@ def test_the_moments_of_several_groups_are_restored(tmp_path):
         tmp_path / "training.safetensors", training_state(policies[1], optimizers[1], meter)
     )
     note = {"threads": torch.get_num_threads(), "training_sha256": digest}
-    checkpoint.write_json(tmp_path / "training.json", note)
+    write_json(tmp_path / "training.json", note)
     restore(tmp_path, policies[2], EMA(policies[2]), optimizers[2], meter)
     update(2, 1)
     assert [group["scale"] for group in optimizers[2].param_groups] == [1.0, 1.0, 0.5, 0.5]

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import toys
 from recede.control import safety
-from recede.control.execution import Request
 from recede.control.planner import PolicyProcess
 from recede.datasets.store import DemonstrationStore
 from recede.evaluation.replay import replay
-from recede.specification import Horizons, Prefix, Specification, Stream
+from recede.policy.guidance import Prefix
+from recede.policy.requests import Request
+from recede.specification import Horizons, Specification, Stream
 
 SPECIFICATION = Specification(
     (Stream("state", (3,)), Stream("camera", (4, 4, 3), "uint8")), Stream("action", (2,)), control_dt=0.1
@@ -29,7 +30,7 @@ HORIZONS = Horizons(2, 16, 8)
 
 def request(number, prefix=None):
     history = {"state": np.full((2, 3), number, np.float32), "camera": np.full((2, 4, 4, 3), number, np.uint8)}
-    return Request(history, prefix)
+    return Request(history, () if prefix is None else (prefix,))
 
 
 def answer(planner, seconds=30.0):

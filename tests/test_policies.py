@@ -12,16 +12,19 @@ from recede.configs.components import (
     DiffusersSamplerConfig,
     DPMSolver2MConfig,
     HeunConfig,
+    LowdimEncoderConfig,
+    RegressionConfig,
+    UNet1dConfig,
 )
 from recede.policy import prediction
 from recede.policy.diffusion import DiffusionPolicy
 from recede.policy.encoders.observation import ObservationEncoder
-from recede.policy.interface import Policy
+from recede.policy.guidance import Prefix
+from recede.policy.interface import Lesson, Policy
 from recede.policy.networks.unet1d import UNet1d
 from recede.policy.normalizer import Normalizer
-from recede.policy.regression import RegressionPolicy
 from recede.policy.schedule import cosine, rectified_flow
-from recede.specification import Horizons, Prefix, Specification, Stream
+from recede.specification import Horizons, Specification, Stream
 
 SPECIFICATION = Specification(
     (Stream("state", (3,)), Stream("target", (2,), "float64")), Stream("action", (2,)), control_dt=0.1
@@ -57,7 +60,9 @@ def diffusion(specification=SPECIFICATION, ranges=RANGES, channels=(16, 32), **o
 
 def regression(specification=SPECIFICATION, ranges=RANGES, channels=(16, 32)):
     torch.manual_seed(0)
-    return RegressionPolicy(specification, HORIZONS, **parts(specification, ranges, channels))
+    network = UNet1dConfig(channels=list(channels), kernel_size=3, groups=4, time_size=16)
+    config = RegressionConfig(encoder=LowdimEncoderConfig(), network=network)
+    return config.build(specification, HORIZONS, Normalizer(specification, ranges))
 
 
 POLICIES = {
@@ -95,14 +100,11 @@ def draw(policy, batch, seed=1):
 
 
 def lesson(num_draws, batch, seed=2):
-    """Actions in units, noise and levels for `loss`."""
+    """What a loss needs, with actions in units."""
     generator = torch.Generator().manual_seed(seed)
     action = torch.tensor([150.0, -2.0]) + torch.randn(batch, 6, 2, generator=generator) * torch.tensor([25.0, 0.5])
-    return (
-        action,
-        torch.randn(num_draws, batch, 6, 2, generator=generator),
-        torch.rand(num_draws, batch, generator=generator),
-    )
+    noise = torch.randn(num_draws, batch, 6, 2, generator=generator)
+    return Lesson(observe(batch), action, noise, torch.rand(num_draws, batch, 1, generator=generator))
 
 
 # --- the conformance of every policy
@@ -123,7 +125,7 @@ def test_a_prediction_is_finite_and_in_the_units_of_the_data(policy):
     assert not found.requires_grad
     normalised = policy.normalizer.action(found)
     torch.testing.assert_close(policy.normalizer.unnormalised_action(normalised), found)
-    if not isinstance(policy, RegressionPolicy):
+    if policy.has_noise:
         assert normalised.abs().max() <= 1.001
         low, high = (torch.tensor(limit) for limit in RANGES["action"])
         assert ((found >= low - 0.1) & (found <= high + 0.1)).all()
@@ -164,10 +166,10 @@ def held(policy, batch, seed=3):
 def test_a_prefix_without_weight_changes_nothing(policy, exact):
     observation, noise = observe(4), draw(policy, 4)
     free = Prefix(held(policy, 4), torch.zeros(4, 6), exact=exact)
-    assert torch.equal(policy.predict(observation, noise, free), policy.predict(observation, noise))
+    assert torch.equal(policy.predict(observation, noise, [free]), policy.predict(observation, noise))
     heavy = Prefix(free.actions, torch.ones(4, 6), exact=exact)
     mixed = replace(free, weights=torch.stack([free.weights[0], heavy.weights[1], free.weights[2], free.weights[3]]))
-    found = policy.predict(observation, noise, mixed)
+    found = policy.predict(observation, noise, [mixed])
     assert torch.equal(found[[0, 2, 3]], policy.predict(observation, noise)[[0, 2, 3]])  # row by row
 
 
@@ -175,7 +177,7 @@ def test_a_prefix_without_weight_changes_nothing(policy, exact):
 def test_a_prefix_of_full_weight_is_reproduced(policy, exact):
     observation, noise, planned = observe(4), draw(policy, 4), held(policy, 4)
     weights = torch.tensor([1.0, 1, 1, 0.5, 0.1, 0]).expand(4, 6)
-    found = policy.predict(observation, noise, Prefix(planned, weights, exact=exact))
+    found = policy.predict(observation, noise, [Prefix(planned, weights, exact=exact)])
     torch.testing.assert_close(found[:, :3], planned[:, :3], rtol=1e-6, atol=1e-4)
     assert not found.requires_grad
     free = policy.predict(observation, noise)
@@ -186,12 +188,12 @@ def test_a_prefix_of_full_weight_is_reproduced(policy, exact):
 
 
 def test_a_warm_start_does_the_last_denoising_steps(policy, monkeypatch):
-    if isinstance(policy, RegressionPolicy):
+    if not policy.has_noise:
         pytest.skip("it does not denoise")
     observation, noise, planned = observe(4), draw(policy, 4), held(policy, 4)
     if not policy.sampler.runs_on_arrays:
         with pytest.raises(ValueError, match="begins with noise alone: use a sampler of"):
-            policy.predict(observation, noise, Prefix(planned, torch.zeros(4, 6), start=0.5))
+            policy.predict(observation, noise, [Prefix(planned, torch.zeros(4, 6), start=0.5)])
         return
     seen = []
     sampler = policy.sampler
@@ -203,7 +205,7 @@ def test_a_warm_start_does_the_last_denoising_steps(policy, monkeypatch):
     policy.sampler = replace(sampler, solve=solve)
     num_steps = len(sampler.levels) - 1
     for start, left in ((1.0, num_steps), (0.5, num_steps // 2), (0.01, 1)):
-        found = policy.predict(observation, noise, Prefix(planned, torch.zeros(4, 6), start=start))
+        found = policy.predict(observation, noise, [Prefix(planned, torch.zeros(4, 6), start=start)])
         begin, levels = seen.pop()
         assert levels == sampler.levels[-left - 1 :]
         _, alpha, sigma = levels[0]
@@ -216,35 +218,34 @@ def test_a_warm_start_does_the_last_denoising_steps(policy, monkeypatch):
 def test_a_prefix_of_another_shape_is_refused(policy):
     wrong = Prefix(torch.zeros(4, 5, 2), torch.zeros(4, 5))
     with pytest.raises(ValueError, match=r"must have the shape of the chunks, \(4, 6, 2\), got \(4, 5, 2\)"):
-        policy.predict(observe(4), draw(policy, 4), wrong)
+        policy.predict(observe(4), draw(policy, 4), [wrong])
 
 
 def test_the_loss_of_several_draws_is_that_of_separate_calls(policy):
-    observation, (action, noise, level) = observe(4), lesson(3, 4)
-    together = policy.loss(observation, action, noise, level)
-    assert together.shape in ((3, 4, 6), (1, 4, 6))
+    whole = lesson(3, 4)
+    together = policy.loss(whole)
+    assert together.shape == (3, 4, 6)
     assert (together >= 0).all()
-    apart = torch.cat([policy.loss(observation, action, noise[k : k + 1], level[k : k + 1]) for k in range(3)])
-    torch.testing.assert_close(together.mean(), apart.mean())
-    torch.testing.assert_close(together.expand_as(apart), apart)
+    parts = [replace(whole, noise=whole.noise[k : k + 1], uniform=whole.uniform[k : k + 1]) for k in range(3)]
+    torch.testing.assert_close(together, torch.cat([policy.loss(part) for part in parts]))
 
 
 def test_the_encoder_runs_once_a_window(policy):
     seen = []
     policy.encoder.register_forward_hook(lambda module, arguments, output: seen.append(len(output)))
-    policy.loss(observe(4), *lesson(3, 4))
+    policy.loss(lesson(3, 4))
     policy.predict(observe(5), draw(policy, 5))
     assert seen == [4, 5]
 
 
 def test_every_weight_learns(policy):
-    policy.loss(observe(8), *lesson(2, 8)).mean().backward()
+    policy.loss(lesson(2, 8)).mean().backward()
     without = {
         name for name, parameter in policy.named_parameters() if parameter.grad is None or not parameter.grad.any()
     }
     # Regression starts from an empty chunk at time 0: weights that multiply either of them have nothing to learn.
     empty = {"network.down.0.0.first.0.weight", "network.down.0.0.skip.weight"}
-    assert without == (empty if isinstance(policy, RegressionPolicy) else set())
+    assert without == (empty if not policy.has_noise else set())
 
 
 def test_weights_can_be_saved_and_loaded(policy):
@@ -278,7 +279,7 @@ def test_an_observation_that_does_not_fit_is_refused(policy, change, message):
     with pytest.raises(ValueError, match=message):
         policy.predict(observation, draw(policy, 4))
     with pytest.raises(ValueError, match=message):
-        policy.loss(observation, *lesson(1, 4))
+        policy.loss(replace(lesson(1, 4), observation=observation))
 
 
 # --- the diffusion loss, by its definition
@@ -287,19 +288,19 @@ def test_an_observation_that_does_not_fit_is_refused(policy, change, message):
 @pytest.mark.parametrize("kind", [prediction.EPSILON, prediction.SAMPLE, prediction.V])
 def test_the_diffusion_loss_is_the_error_of_the_network(kind):
     policy = diffusion(prediction=kind)
-    observation, (action, noise, level) = observe(4), lesson(1, 4)
-    x_0 = policy.normalizer.action(action)
-    alpha, sigma = (value[:, None, None] for value in policy.schedule((level[0] * 20).long()))
-    output = policy.network(alpha * x_0 + sigma * noise[0], (level[0] * 20).long(), policy.encode(observation))
+    given = lesson(1, 4)
+    x_0, noise, t = policy.normalizer.action(given.action), given.noise, (given.uniform[0, :, 0] * 20).long()
+    alpha, sigma = (value[:, None, None] for value in policy.schedule(t))
+    output = policy.network(alpha * x_0 + sigma * noise[0], t, policy.encode(given.observation))
     target = kind.target(x_0, noise[0], alpha, sigma)
     expected = torch.nn.functional.mse_loss(output, target, reduction="none").mean(dim=-1)
-    torch.testing.assert_close(policy.loss(observation, action, noise, level)[0], expected)
+    torch.testing.assert_close(policy.loss(given)[0], expected)
 
 
 def test_the_denoiser_undoes_the_noise_where_the_network_is_right():
     policy = diffusion(sampler=DDIMConfig(num_steps=20))
-    action, noise, _ = lesson(1, 4)
-    x_0 = policy.normalizer.action(action).clamp(-1, 1)
+    given = lesson(1, 4)
+    x_0, noise = policy.normalizer.action(given.action).clamp(-1, 1), given.noise
     policy.network.denoise = lambda noisy, time, condition: noise[0]
     denoise = policy.denoiser(policy.encode(observe(4)))
     for t in (0, 3, 12, 18):
@@ -323,9 +324,11 @@ def test_time_and_conditioning_are_met_once_a_chunk():
     policy, calls = diffusion(sampler=DDIMConfig(num_steps=10)), []
     for piece in ("embed", "condition"):
         plain = getattr(policy.network, piece)
-        setattr(policy.network, piece, lambda x, plain=plain, piece=piece: calls.append((piece, len(x))) or plain(x))
+        setattr(
+            policy.network, piece, lambda *x, plain=plain, piece=piece: calls.append((piece, len(x[0]))) or plain(*x)
+        )
     policy.predict(observe(4), draw(policy, 4))
-    assert calls == [("condition", 4), ("embed", 10)]
+    assert calls == [("condition", 4), ("embed", 10), ("embed", 10)]  # steps along the levels, and of no length
 
 
 def test_images_are_refused_by_the_low_dimensional_encoder():
@@ -354,8 +357,8 @@ def learn(policy, num_steps, data, num_draws=1):
     for _ in range(num_steps):
         observation, action = data(generator)
         noise = torch.randn(num_draws, *action.shape, generator=generator)
-        level = torch.rand(num_draws, len(action), generator=generator)
-        loss = policy.loss(observation, action, noise, level).mean()
+        uniform = torch.rand(num_draws, len(action), 1, generator=generator)
+        loss = policy.loss(Lesson(observation, action, noise, uniform)).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -384,7 +387,7 @@ def test_diffusion_learns_both_ways_round_the_wall_and_regression_hits_it():
 @pytest.mark.parametrize("make", [partial(diffusion, prediction=prediction.SAMPLE), regression])
 def test_one_batch_is_learnt_by_heart(make):
     policy = make()
-    observation, (action, _, _) = observe(4), lesson(1, 4)
+    observation, action = observe(4), lesson(1, 4).action
     action = torch.clamp(action, *(torch.tensor(limit).float() for limit in RANGES["action"]))
     learn(policy, 150, lambda generator: (observation, action), num_draws=8)
     found = policy.predict(observation, draw(policy, 4))

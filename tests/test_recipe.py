@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import zarr
-from recede.configs.components import DDIMConfig, DiffusionConfig, HorizonsConfig, PredictionType, UNet1dConfig
+from recede.configs.components import DDIMConfig, DiffusionConfig, HorizonsConfig, UNet1dConfig
 from recede.configs.encoders import ResNetEncoderConfig
 from recede.configs.schema import TrainConfig
 from recede.datasets.fingerprint import fingerprint
@@ -52,9 +52,9 @@ def test_places_devices_logs_and_seeds_are_no_part_of_a_recipe(reaches, tmp_path
         **dict.fromkeys(("log_every", "save_every", "validate_every", "evaluate_every", "evaluate_episodes"), 3),
         "policy": replace(policy, sampler=DDIMConfig(num_steps=3)),
     }
-    assert {*changes, "dataset", "init_from"} - {"policy"} == LEFT_OUT
+    assert {*changes, "dataset", "init_from", "teacher"} - {"policy"} == LEFT_OUT
     config = replace(configuration(tmp_path / "moved.zarr"), **changes)
-    assert recipe(config, split_of(config), init_from=None) == usual
+    assert recipe(config, split_of(config), init_from=None, teacher=None) == usual
     assert str(reaches) not in json.dumps(usual)
 
 
@@ -68,22 +68,18 @@ def test_places_devices_logs_and_seeds_are_no_part_of_a_recipe(reaches, tmp_path
         {"held_out": 0.3},
         {"horizons": HorizonsConfig(observation=1)},
         {"policy": DiffusionConfig(network=UNet1dConfig(channels=[16, 16], time_size=16))},
-        {
-            "policy": DiffusionConfig(
-                network=UNet1dConfig(channels=[16, 32], time_size=16), prediction=PredictionType.epsilon
-            )
-        },
+        {"policy": DiffusionConfig(network=UNet1dConfig(channels=[16, 32], time_size=16), prediction="epsilon")},
     ],
 )
 def test_settings_that_change_what_is_learnt_make_another_recipe(reaches, changes):
     configs = [configuration(reaches, **options) for options in ({}, changes)]
-    usual, other = (recipe(config, split_of(config), init_from=None) for config in configs)
+    usual, other = (recipe(config, split_of(config), init_from=None, teacher=None) for config in configs)
     assert usual != other
 
 
 def test_a_default_that_is_given_makes_no_other_recipe(reaches):
     configs = [configuration(reaches, **options) for options in ({}, {"held_out": 0.02, "split_seed": 0})]
-    usual, given = (recipe(config, split_of(config), init_from=None) for config in configs)
+    usual, given = (recipe(config, split_of(config), init_from=None, teacher=None) for config in configs)
     assert usual == given
 
 
@@ -127,6 +123,7 @@ def test_pretrained_weights_go_by_the_name_of_their_file(reaches):
             configuration(reaches, policy=DiffusionConfig(encoder=ResNetEncoderConfig(weights=path))),
             split_of(configuration(reaches)),
             init_from=None,
+            teacher=None,
         )
         for path in ("/here/resnet18.safetensors", "there/resnet18.safetensors")
     )

@@ -3,6 +3,7 @@ from dataclasses import dataclass
 import gymnasium
 import numpy as np
 import pytest
+from recede.datasets.demonstrations import Demonstrations
 from recede.envs.gymnasium_adapter import GymnasiumAdapter
 from recede.envs.task import Task
 from recede.evaluation.replay import replay
@@ -29,7 +30,7 @@ PENDULUM = Task("pendulum", SPECIFICATION, 30, make)
 
 
 @dataclass
-class Recorded:
+class Recorded(Demonstrations):
     specification: Specification
     streams: dict
     episode_ends: np.ndarray
@@ -70,7 +71,7 @@ def test_an_episode_with_its_seed_is_repeated_exactly():
 def test_the_largest_deviation_of_each_stream_is_found():
     recorded = record(range(8))
     episode = lengths(recorded).index(30, 1)
-    start = int(recorded.episode_ends[episode - 1])
+    start, _ = recorded.bounds(episode)
     recorded.streams["velocity"][start + 4] += 0.5
     recorded.streams["velocity"][start + 2] -= 0.25
     [replayed] = replay(PENDULUM, recorded, [episode])

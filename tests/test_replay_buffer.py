@@ -4,12 +4,15 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numcodecs
 import numpy as np
 import pytest
 import zarr
-from recede.datasets.formats.replay_buffer import ReplayBuffer, open_demonstrations
+from recede.datasets import check
+from recede.datasets.formats.replay_buffer import ReplayBuffer
+from recede.datasets.opening import open_demonstrations
 from recede.datasets.store import DemonstrationStore
 from recede.specification import Specification, Stream
 from zarr.codecs import BloscCodec
@@ -32,6 +35,11 @@ SOURCES = {
     "action": ("action", lambda rows: rows),
 }
 ENDS = [4, 9, 20]
+
+
+class Published(NamedTuple):
+    specification: Specification
+    sources: dict
 
 
 def make_arrays(length=20):
@@ -82,6 +90,13 @@ def test_streams_are_the_converted_rows_of_their_sources(tmp_path, zarr_format):
     assert buffer.keys == ["action", "img", "n_contacts", "state"]
     for key in buffer.keys:
         np.testing.assert_array_equal(buffer.foreign_rows(key, 3, 9), arrays[key][3:9])
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_buffer_keeps_every_promise_of_demonstrations(tmp_path, monkeypatch, zarr_format):
+    monkeypatch.setattr(check, "PIECE_BYTES", 500)  # several pieces of every stream
+    buffer = ReplayBuffer(publish(tmp_path / "buffer", zarr_format), SPECIFICATION, SOURCES)
+    assert check.check_demonstrations(buffer).startswith("3 episodes, 20 steps")
 
 
 def test_doubles_become_the_dtype_of_the_stream_and_rows_behind_the_last_end_are_ignored(tmp_path):
@@ -166,21 +181,21 @@ def test_a_chunk_that_was_cut_off_is_found(tmp_path, zarr_format, chunk):
 def test_the_right_reader_is_opened(tmp_path):
     buffer = publish(tmp_path / "buffer")
     ours = DemonstrationStore.create(tmp_path / "ours", SPECIFICATION).path
-    assert isinstance(open_demonstrations(buffer, specification=SPECIFICATION, sources=SOURCES), ReplayBuffer)
+    assert isinstance(open_demonstrations(buffer, Published(SPECIFICATION, SOURCES)), ReplayBuffer)
     assert isinstance(open_demonstrations(ours), DemonstrationStore)
-    assert isinstance(open_demonstrations(ours, specification=SPECIFICATION, sources=SOURCES), DemonstrationStore)
-    for sources in (None, {}):
+    assert isinstance(open_demonstrations(ours, Published(SPECIFICATION, SOURCES)), DemonstrationStore)
+    for task in (None, Published(SPECIFICATION, {})):
         with pytest.raises(ValueError, match=r"no demonstration store .* say which task it shows with task="):
-            open_demonstrations(buffer, specification=SPECIFICATION, sources=sources)
+            open_demonstrations(buffer, task)
     with pytest.raises(FileNotFoundError, match="nowhere: there is nothing here"):
-        open_demonstrations(tmp_path / "nowhere", specification=SPECIFICATION, sources=SOURCES)
+        open_demonstrations(tmp_path / "nowhere", Published(SPECIFICATION, SOURCES))
 
 
 def test_a_store_with_another_specification_is_refused(tmp_path):
     path = DemonstrationStore.create(tmp_path / "ours", SPECIFICATION).path
     other = Specification(SPECIFICATION.observations, Stream("action", (3,)), control_dt=0.05)
     with pytest.raises(ValueError, match=r"ours: .*action: shape is \(2,\) on one side .*; control_dt is 0.1 s"):
-        open_demonstrations(path, specification=other)
+        open_demonstrations(path, Published(other, {}))
 
 
 # --- the published Push-T demonstrations

@@ -20,6 +20,7 @@ from recede.evaluation.reports.charts import Series, curve
 from recede.evaluation.reports.evaluation import Entry, installed_versions, verdict, write_report
 from recede.evaluation.reports.pictures import draw_fan, fan, film, spread
 from recede.evaluation.rollout import rollout
+from recede.policy.engines.eager import as_engine
 from recede.specification import Horizons, Specification, Stream
 
 SPECIFICATION = Specification(
@@ -69,7 +70,7 @@ class Forked:
 
     specification, horizons, noise_shape = SPECIFICATION, HORIZONS, (1, HORIZONS.prediction, 2)
 
-    def predict(self, observation, noise, prefix=None):
+    def predict(self, observation, noise, guidance=()):
         now = observation["position"][:, -1]
         steps = torch.arange(-1, HORIZONS.prediction - 1) * 0.04
         chunk = now[:, None] + torch.stack([steps, 0 * steps], dim=1)
@@ -83,7 +84,7 @@ class Straight(Forked):
 
     noise_shape = (0, HORIZONS.prediction, 2)
 
-    def predict(self, observation, noise, prefix=None):
+    def predict(self, observation, noise, guidance=()):
         return super().predict(observation, torch.zeros(1, len(observation["position"]), HORIZONS.prediction, 2))
 
 
@@ -92,7 +93,7 @@ def walked():
     """Three episodes, of which two are filmed."""
     task = Task("walk", SPECIFICATION, 100, Walk)
     execution = partial(RecedingHorizon, HORIZONS)
-    return rollout(Straight(), task, [7, 8, 9], execution=execution, filmed=[8, 9], progress=False)
+    return rollout(as_engine(Straight()), task, [7, 8, 9], execution=execution, filmed=[8, 9], progress=False)
 
 
 def read(path):
@@ -189,7 +190,7 @@ def test_an_episode_without_frames_is_refused(tmp_path, walked):
     with pytest.raises(ValueError, match="episode 7 has no frames"):
         film(walked[0], tmp_path / "walk.mp4", fps=10, pixels=None)
     with pytest.raises(ValueError, match="none of these was"):
-        fan({"forked": Forked()}, walked[:1], Walk().pixels, progress=False)
+        fan({"forked": as_engine(Forked())}, walked[:1], Walk().pixels, progress=False)
 
 
 def test_a_film_that_fails_leaves_nothing(tmp_path, walked):
@@ -202,7 +203,13 @@ def test_a_film_that_fails_leaves_nothing(tmp_path, walked):
 
 
 def test_a_fan_is_drawn_where_the_first_policy_is_least_decided(walked):
-    found = fan({"forked": Forked(), "straight": Straight()}, walked, Walk().pixels, num_samples=20, progress=False)
+    found = fan(
+        {"forked": as_engine(Forked()), "straight": as_engine(Straight())},
+        walked,
+        Walk().pixels,
+        num_samples=20,
+        progress=False,
+    )
     outcome = next(outcome for outcome in walked if outcome.seed == found.seed)
     away = {plan.step: abs(plan.history["position"][-1, 0] - 0.5) for plan in outcome.plans}
     assert away[found.step] == min(away.values())
@@ -216,7 +223,7 @@ def test_a_fan_is_drawn_where_the_first_policy_is_least_decided(walked):
 
 def test_a_fan_depends_on_its_seed_alone(walked):
     first, again, other = (
-        fan({"forked": Forked()}, outcomes, Walk().pixels, seed=seed, progress=False)
+        fan({"forked": as_engine(Forked())}, outcomes, Walk().pixels, seed=seed, progress=False)
         for outcomes, seed in ((walked, 0), (walked[::-1], 0), (walked, 1))
     )
     np.testing.assert_array_equal(first.points["forked"], again.points["forked"])
@@ -224,7 +231,9 @@ def test_a_fan_depends_on_its_seed_alone(walked):
 
 
 def test_the_picture_of_a_fan_has_a_panel_for_each_policy_and_shows_every_chunk(walked):
-    found = fan({"forked": Forked(), "straight": Straight()}, walked, Walk().pixels, progress=False)
+    found = fan(
+        {"forked": as_engine(Forked()), "straight": as_engine(Straight())}, walked, Walk().pixels, progress=False
+    )
     both, one = (_pixels_of(draw_fan(found, names)) for names in ((), ["forked"]))
     assert both.shape[1] == pytest.approx(2 * one.shape[1], rel=0.02)
     assert both.shape[0] == one.shape[0] == one.shape[1]
@@ -247,7 +256,7 @@ def test_the_page_stands_on_its_own(tmp_path, walked, num_policies):
     film(walked[1], tmp_path / "walk.mp4", fps=10, pixels=Walk().pixels)
     names = ["diffusion", "regression"][:num_policies]
     entries = [Entry(name=name, evaluation=measured(), metrics=METRICS, num_parameters=4_612_345) for name in names]
-    found = fan(dict.fromkeys(names, Forked()), walked, Walk().pixels, progress=False)
+    found = fan(dict.fromkeys(names, as_engine(Forked())), walked, Walk().pixels, progress=False)
     text = written(
         tmp_path,
         entries,
@@ -308,7 +317,7 @@ def test_every_given_string_is_escaped(tmp_path, walked):
         film(walked[1], path, fps=10, pixels=None)
         entry = Entry(name=said, evaluation=measured(task=said, checkpoint=said), metrics=METRICS)
         given = {"title": said, "command": said, "versions": {said: said}, "next_steps": [(said, said)]}
-        found = fan({said: Forked()}, walked, Walk().pixels, progress=False)
+        found = fan({said: as_engine(Forked())}, walked, Walk().pixels, progress=False)
         pages.append(Page(written(tmp_path, [entry], **given, films={said: path}, fan=found)))
     hostile, harmless = pages
     assert hostile.tags == harmless.tags

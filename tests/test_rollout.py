@@ -18,10 +18,12 @@ from recede.configs.components import (
 )
 from recede.configs.encoders import ResNetEncoderConfig
 from recede.configs.policies import load_policy
-from recede.control.execution import AsyncReplace, RealTimeChunking, RecedingHorizon, Request, WarmStart
+from recede.control.execution import AsyncReplace, RealTimeChunking, RecedingHorizon, WarmStart
 from recede.envs.catalogue import load_task
 from recede.evaluation.rollout import ROWS, latency, noise_generator, predict, rollout
+from recede.policy.engines.eager import as_engine
 from recede.policy.normalizer import Normalizer
+from recede.policy.requests import Request
 from recede.specification import Horizons, Specification, Stream
 
 SEEDS = range(100_000, 100_024)
@@ -178,9 +180,9 @@ def test_every_prediction_has_a_multiple_of_the_rows(policy, monkeypatch):
     counts = []
     original = policy.predict
 
-    def counted(observation, noise, prefix):
+    def counted(observation, noise, guidance):
         counts.append(noise.shape[1])
-        return original(observation, noise, prefix)
+        return original(observation, noise, guidance)
 
     monkeypatch.setattr(policy, "predict", counted)
     roll(policy, SEEDS[:19])
@@ -266,10 +268,10 @@ def test_rows_get_the_noise_of_their_own_episode(policy):
     """Whatever stands beside it, an episode's draws follow one another from its own generator."""
     history = {s.name: np.zeros((2, *s.shape), np.float32) for s in toys.SPECIFICATION.observations}
     alone = noise_generator(0, 3)
-    expected = [predict(policy, [Request(history)], [alone], "cpu")[0] for _ in range(3)]
+    expected = [predict(as_engine(policy), [Request(history)], [alone])[0] for _ in range(3)]
     among, others = noise_generator(0, 3), [noise_generator(0, episode) for episode in range(20)]
     for number, chunk in enumerate(expected):
-        found = predict(policy, [Request(history)] * 21, [*others[:number], among, *others[number:]], "cpu")
+        found = predict(as_engine(policy), [Request(history)] * 21, [*others[:number], among, *others[number:]])
         assert np.array_equal(found[number], chunk)
         assert not np.array_equal(found[number], found[number + 1])
 
@@ -313,7 +315,7 @@ def test_every_environment_is_closed(policy, monkeypatch):
 
 
 def test_latency_is_of_one_robot(policy):
-    found = latency(policy, device="cpu", repeats=5)
+    found = latency(as_engine(policy), repeats=5)
     assert 0 < found["p50_ms"] <= found["p95_ms"] <= found["p99_ms"] < 10_000
 
 

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from recede.configs.engines import open_engine
 from recede.control import remote, server
 from recede.control.clock import MonotonicClock
-from recede.control.execution import AsyncReplace, Request
+from recede.control.execution import AsyncReplace
 from recede.control.loop import Controller
 from recede.control.planner import PolicyProcess
 from recede.control.remote import RemotePolicy
@@ -36,7 +36,9 @@ from recede.control.safety import Event, Limits, Safety
 from recede.control.server import Server, Session, max_size
 from recede.control.simulated import SimulatedRobot
 from recede.control.wire import DTYPES, PROTOCOL, pack, unpack
-from recede.specification import Horizons, Prefix, Specification
+from recede.policy.guidance import Prefix
+from recede.policy.requests import Request
+from recede.specification import Horizons, Specification
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -136,7 +138,9 @@ def predicted(engine, history, drawn, prefix=None):
     """The chunk of one robot alone."""
     if prefix is not None:
         prefix = replace(prefix, actions=prefix.actions[None], weights=prefix.weights[None])
-    return engine.predict({name: values[None] for name, values in history.items()}, drawn[:, None], prefix)[0]
+    return engine.predict(
+        {name: values[None] for name, values in history.items()}, drawn[:, None], () if prefix is None else (prefix,)
+    )[0]
 
 
 def health(address, token=None):
@@ -585,7 +589,7 @@ def test_a_session_that_asks_for_nothing_is_closed(engine, monkeypatch):
 
 
 def request(seed, prefix=None):
-    return Request(steps(seed), prefix)
+    return Request(steps(seed), () if prefix is None else (prefix,))
 
 
 def test_a_remote_policy_answers_as_the_engine_does(engine):
@@ -691,7 +695,7 @@ sys.path.append(sys.argv[1])
 import numpy as np
 import toys
 from recede.control import remote
-from recede.control.execution import Request
+from recede.policy.requests import Request
 from recede.control.planner import PolicyProcess
 
 if __name__ == "__main__":

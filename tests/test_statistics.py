@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recede.datasets import statistics as module
+from recede.datasets.demonstrations import Demonstrations
 from recede.datasets.statistics import quantiles, statistics
 from recede.specification import Specification, Stream
 
 
 @dataclass
-class Recorded:
+class Recorded(Demonstrations):
     """Demonstrations of one stream in memory, which note what is read of them."""
 
     rows: np.ndarray

@@ -14,6 +14,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from recede.datasets import check
 from recede.datasets import store as store_module
 from recede.datasets.store import DemonstrationStore
 from recede.specification import Specification, Stream
@@ -124,6 +125,18 @@ def test_any_episodes_of_any_specification_come_back_bit_for_bit(recording, chun
         everything = np.concatenate([episode["action"] for episode in episodes])
         for start, stop in [(0, None), (1, len(everything)), (len(everything) // 2, len(everything) // 2)]:
             np.testing.assert_array_equal(reader.read("action", start, stop), everything[start:stop])
+
+
+@pytest.mark.parametrize("images", ["zstd", "png", "jpeg"])
+@pytest.mark.parametrize("piece_bytes", [2**26, 1000], ids=["whole", "in pieces"])
+def test_a_store_keeps_every_promise_of_demonstrations(tmp_path, small_chunks, monkeypatch, images, piece_bytes):
+    monkeypatch.setattr(check, "PIECE_BYTES", piece_bytes)
+    store = DemonstrationStore.create(tmp_path / "demos", SPECIFICATION, images=images)
+    assert check.check_demonstrations(store).startswith("0 episodes, 0 steps")
+    for seed, length in enumerate((10, 40, 7)):
+        episode = make_episode(seed, length)
+        store.append(episode | {"gripper": episode["gripper"].clip(-0.5, 0.5)}, seed=seed)
+    assert check.check_demonstrations(DemonstrationStore.open(store.path)).startswith("3 episodes, 57 steps")
 
 
 def test_a_new_store_is_empty_and_an_unknown_seed_is_minus_one(tmp_path):

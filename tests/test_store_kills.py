@@ -222,4 +222,4 @@ def test_a_full_disk_costs_no_episode(tmp_path):
     assert_episodes(store)
     store.append(episode(len(store)), seed=len(store))
     assert_episodes(DemonstrationStore.open(path))
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("*.partial*"))

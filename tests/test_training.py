@@ -15,8 +15,10 @@ from recede.configs.schema import TrainConfig
 from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import Windows
 from recede.evaluation.evaluate import CHOICE_SEED, evaluate
+from recede.files import read_json
 from recede.policy import checkpoint
 from recede.policy.ema import EMA
+from recede.policy.interface import Lesson
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons
 from recede.training.loop import Order, learning_rate, mix, prepare, train
@@ -198,7 +200,14 @@ def test_padding_counts_unless_it_is_masked(tmp_path, reaches):
         train(config)
         windows, policy = prepare(config).windows, prepare(config).policy
         batch = windows.batch(Order(len(windows), config.batch_size, config.seed).indices(0))
-        error = policy.loss(batch.observation, batch.action, torch.empty(0), torch.empty(0))[0]
+        error = policy.loss(
+            Lesson(
+                batch.observation,
+                batch.action,
+                torch.zeros(1, *batch.action.shape),
+                torch.zeros(1, len(batch.action), 1),
+            )
+        )[0]
         counted = [e for row, is_padding in zip(error, batch.is_padding, strict=True) for e in row[~is_padding]]
         expected = torch.stack(counted).mean() if mask_padding else error.mean()
         found[mask_padding] = checkpoint.metrics(tmp_path / str(mask_padding))[0]["loss"]
@@ -303,14 +312,14 @@ def test_the_best_policy_is_kept_beside_the_last(tmp_path, reaches, recede, smal
     for seeds in (["first_seed=50004", "episodes=1"], ["first_seed=49990", "episodes=10"], ["episodes=1"]):
         measured = recede(*command, *seeds)
         assert "was chosen on the seeds 50000 to 50003, not on those measured" in measured.out
-    written = checkpoint.read_json(tmp_path / "best" / "evaluation.json")
+    written = read_json(tmp_path / "best" / "evaluation.json")
     assert written["chosen_on"] == {"first_seed": 50_000, "episodes": 4}
     assert "the best of its training in other episodes than these (50000–50003)" in (
         (tmp_path / "best" / "report.html").read_text()
     )
     command[2] = "checkpoint=last"
     assert recede(*command, "first_seed=50000", "episodes=1").status == 0
-    assert checkpoint.read_json(tmp_path / "best" / "evaluation.json")["chosen_on"] is None
+    assert read_json(tmp_path / "best" / "evaluation.json")["chosen_on"] is None
 
 
 def test_init_from_starts_with_the_weights_of_another_run(tmp_path, trained, reaches, recede, small):

@@ -9,8 +9,10 @@ from recede.configs.components import EDMWeightingConfig, MinSNRConfig
 from recede.policy import prediction, schedule
 from recede.policy.diffusion import DiffusionPolicy
 from recede.policy.encoders.observation import ObservationEncoder
+from recede.policy.interface import Lesson
 from recede.policy.levels import spaced
 from recede.policy.normalizer import Normalizer
+from recede.policy.objective import Denoising
 from recede.policy.sampling import Sampler, ddim
 from recede.policy.weighting import by_snr, edm, min_snr, uniform
 from recede.specification import Horizons, Specification, Stream
@@ -48,7 +50,7 @@ class Knowing(nn.Module):
         return self.kind.target(self.x_0, (noisy - alpha * self.x_0) / sigma, alpha, sigma)
 
 
-def policy(kind, noise_schedule, **options):
+def policy(kind, noise_schedule, *, weighting=uniform):
     return DiffusionPolicy(
         SPECIFICATION,
         HORIZONS,
@@ -58,7 +60,7 @@ def policy(kind, noise_schedule, **options):
         schedule=noise_schedule,
         prediction=kind,
         sampler=Sampler(ddim, spaced(noise_schedule.levels, 4)),
-        **options,
+        objective=Denoising(weighting),
     )
 
 
@@ -67,8 +69,8 @@ def loss(made, times):
     generator = torch.Generator().manual_seed(0)
     action = torch.rand(3, 4, 2, generator=generator) * 2 - 1
     noise = torch.randn(1, 3, 4, 2, generator=generator)
-    level = (torch.tensor([times]) + 0.5) / 100
-    return action, made.loss({"state": torch.zeros(3, 1, 2)}, action, noise, level)[0]
+    uniforms = (torch.tensor([times]) + 0.5)[..., None] / 100
+    return action, made.loss(Lesson({"state": torch.zeros(3, 1, 2)}, action, noise, uniforms))[0]
 
 
 def weights(name, snr, alpha, sigma, kind):

@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recede.datasets.check import check_demonstrations
+from recede.datasets.demonstrations import Demonstrations
 from recede.datasets.mirror import Mirrored
 from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import Windows, split
@@ -21,7 +23,7 @@ SPECIFICATION = Specification(
 
 
 @dataclass
-class InMemory:
+class InMemory(Demonstrations):
     """Demonstrations of given lengths, in which the first number of a state and of an action is the step's index."""
 
     lengths: list[int]
@@ -44,7 +46,8 @@ class InMemory:
             self.rows[name][:, 0] = np.arange(count)
 
     def read(self, name, start=0, stop=None):
-        return self.rows[name][start:stop]
+        start, stop = self.steps(start, stop)
+        return self.rows[self.stream(name).name][start:stop].copy()
 
 
 def everything(windows):
@@ -248,6 +251,7 @@ def test_a_mirror_doubles_the_episodes_in_their_order():
     )
     assert mirrored.episode_ends.tolist() == [5, 14, 17, 22, 31, 34]
     assert mirrored.episode_seeds.tolist() == [-1] * 6
+    check_demonstrations(mirrored)
     for name in plain.rows:
         rows = mirrored.read(name)
         assert rows.dtype == plain.rows[name].dtype

@@ -18,19 +18,21 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..configs.policies import load_policy
 from ..configs.schema import TrainConfig, describe
 from ..configs.schema import device as choose_device
 from ..datasets.augmentation import Augmentation
-from ..datasets.formats.replay_buffer import open_demonstrations
+from ..datasets.demonstrations import check_finite
 from ..datasets.mirror import Mirrored
 from ..datasets.normalisation import fit
-from ..datasets.store import check_finite
+from ..datasets.opening import open_demonstrations
 from ..datasets.windows import Windows
 from ..envs.catalogue import load_task
 from ..envs.task import Task
 from ..evaluation.evaluate import CHOICE_SEED, evaluate
 from ..policy import checkpoint
 from ..policy.ema import EMA
+from ..policy.interface import Lesson, Policy
 from ..policy.normalizer import Normalizer
 from .measures import Meter, action_error, is_finite, metrics_writer
 from .parameters import parameter_groups
@@ -52,6 +54,7 @@ class Prepared(NamedTuple):
     validation: Windows
     augmentation: Augmentation
     policy: Any
+    teacher: Policy | None
     device: torch.device
     manifest: dict[str, Any]
     notes: list[str]
@@ -63,7 +66,7 @@ def train(config: TrainConfig) -> Path:
     Raises ValueError or OSError for what cannot be trained, before anything is written; FloatingPointError once the
     loss, a gradient or a weight is not finite, keeping the last good checkpoint; Interrupted after SIGINT or SIGTERM.
     """
-    task, windows, validation, augmentation, policy, device, manifest, notes = prepare(config)
+    task, windows, validation, augmentation, policy, teacher, device, manifest, notes = prepare(config)
     groups = parameter_groups(policy, weight_decay=config.weight_decay)
     optimizer = torch.optim.AdamW(groups, betas=(config.betas[0], config.betas[1]), fused=True)
     ema = EMA(policy, power=config.ema_power, maximum=config.ema_maximum)
@@ -81,9 +84,17 @@ def train(config: TrainConfig) -> Path:
             batch = windows.batch(order.indices(step))
             generator.manual_seed(mix(config.seed, 1, step))
             size = (config.draws, len(batch.action))
-            noise = torch.randn(*size, *batch.action.shape[1:], generator=generator, device=device)
-            level = torch.rand(size, generator=generator, device=device)
-            observation = augmentation(batch.observation, generator)
+            noise = torch.randn(*size, *policy.noise_shape[1:], generator=generator, device=device)
+            uniform = torch.rand(*size, policy.num_uniforms, generator=generator, device=device)
+            lesson = Lesson(
+                augmentation(batch.observation, generator),
+                batch.action,
+                noise,
+                uniform,
+                average=ema.module,
+                teacher=teacher,
+                progress=step / config.steps,
+            )
             torch.manual_seed(mix(config.seed, 2, step))  # of dropout
             gathered = time.perf_counter()
 
@@ -91,7 +102,7 @@ def train(config: TrainConfig) -> Path:
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                error = policy.loss(observation, batch.action, noise, level)  # (K, B, Tp)
+                error = policy.loss(lesson)  # (K, B, L)
             loss = error[:, ~batch.is_padding].mean() if config.mask_padding else error.mean()
             optimizer.zero_grad()
             loss.backward()
@@ -122,9 +133,7 @@ def train(config: TrainConfig) -> Path:
             if len(validation) and (is_last or done % config.validate_every == 0):
                 write(step=done, action_error=action_error(ema.module, validation, seed=config.seed))
             if is_evaluated and task is not None:
-                found = evaluate(
-                    ema.module, task, episodes=config.evaluate_episodes, first_seed=CHOICE_SEED, device=device
-                )
+                found = evaluate(ema.module, task, episodes=config.evaluate_episodes, first_seed=CHOICE_SEED)
                 write(
                     step=done,
                     mean_score=found.mean_score,
@@ -143,18 +152,14 @@ def prepare(config: TrainConfig) -> Prepared:
     """Open and check everything that `config` names, and build the untrained policy."""
     horizons, device = config.horizons.build(), choose_device(config.device)
     task = load_task(config.task) if config.task else None
-    demonstrations = open_demonstrations(
-        Path(config.dataset),
-        specification=task.specification if task else None,
-        sources=task.sources if task else None,
-    )
+    demonstrations = open_demonstrations(config.dataset, task)
     specification = demonstrations.specification
-    if not len(demonstrations.episode_ends):
+    if not len(demonstrations):
         raise ValueError(f"{config.dataset} must hold demonstrations to train on, got a store without episodes")
     for stream in specification.streams:
         if np.dtype(stream.dtype).kind == "f":  # foreign writers check nothing
             check_finite(demonstrations.read(stream.name), stream, config.dataset)
-    num_episodes, before = len(demonstrations.episode_ends), None
+    num_episodes, before = len(demonstrations), None
     if config.init_from is not None:
         before = checkpoint.read_manifest(checkpoint.find(Path(config.init_from)))
     split = choose(demonstrations, held_out=config.held_out, seed=config.split_seed, before=before)
@@ -176,6 +181,15 @@ def prepare(config: TrainConfig) -> Prepared:
     windows = Windows(demonstrations, horizons, device=device, frames=config.frames)  # last: it may decode for minutes
     if not len(windows.of(episodes)):
         raise ValueError(f"{config.dataset}: no episode has the {horizons.action} steps of the action horizon")
+    teacher, taught_by = None, None
+    if policy.has_teacher != (config.teacher is not None):
+        needed = "needs a teacher: give teacher=RUN" if policy.has_teacher else "has no use for a teacher: leave it out"
+        raise ValueError(f"the objective {needed}, got teacher={config.teacher}")
+    if config.teacher is not None:
+        teacher, described = load_policy(config.teacher, device=device)
+        if differences := described["specification"].differences(specification):
+            raise ValueError(f"teacher={config.teacher} must be of these demonstrations: {'; '.join(differences)}")
+        taught_by = described["weights_sha256"][:12]
     init_from = start_from(policy, Path(config.init_from)) if config.init_from is not None else None
     manifest = {
         "specification": specification,
@@ -185,7 +199,7 @@ def prepare(config: TrainConfig) -> Prepared:
         "dataset": config.dataset,
         **split.manifest(),
         "seed": config.seed,
-        "training": recipe(config, split, init_from=init_from),
+        "training": recipe(config, split, init_from=init_from, teacher=taught_by),
     }
     notes = [f"still: {name} {what}" for found in ranges.values() for name, what in found.still.items()]
     if before is not None:
@@ -194,7 +208,7 @@ def prepare(config: TrainConfig) -> Prepared:
     augmentation = config.augmentation.build(policy.encoder.crop)
     policy = policy.to(device)
     validation = windows.of(split.held_out)
-    return Prepared(task, windows.of(episodes), validation, augmentation, policy, device, manifest, notes)
+    return Prepared(task, windows.of(episodes), validation, augmentation, policy, teacher, device, manifest, notes)
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:

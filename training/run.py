@@ -24,6 +24,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from ..files import read_json, whole_folder, write_json, write_text, writing
 from ..policy import checkpoint
 
 
@@ -68,15 +69,15 @@ class Run:
 
         Raises ValueError, naming what differs, where the folder holds a run of another configuration.
         """
-        for leftover in list(self.folder.rglob(".*.partial")):
+        for leftover in list(self.folder.rglob(".*.partial*")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
-        before = checkpoint.read_json(self.config) if self.config.exists() else config
+        before = read_json(self.config) if self.config.exists() else config
         if found := differences(before, config):
             raise ValueError(
                 f"{self.folder} holds a run of another configuration ({'; '.join(found)}): "
                 f"repeat its command to resume it, or choose another out="
             )
-        checkpoint.write_json(self.config, config)
+        write_json(self.config, config)
         start = max(self.steps, default=0)
         self._forget_after(start)
         return start
@@ -89,11 +90,11 @@ class Run:
         weights: of the averaged policy. training: what else a resumed training needs. manifest: see `checkpoint.save`.
         """
         path = self.checkpoint(step)
-        with checkpoint.whole_folder(path) as folder:
+        with whole_folder(path) as folder:
             checkpoint.save(folder, weights, step=step, **manifest)
             digest = checkpoint.write_tensors(folder / "training.safetensors", training)
             state = {"step": step, "threads": torch.get_num_threads(), "training_sha256": digest}
-            checkpoint.write_json(folder / "training.json", state)
+            write_json(folder / "training.json", state)
         self.prune()
         return path
 
@@ -106,13 +107,13 @@ class Run:
     def log(self, **entry: Any) -> None:
         """Append one line to the metrics."""
         self.last_loss = entry.get("loss", self.last_loss)
-        with checkpoint.writing(self.metrics), self.metrics.open("a") as file:
+        with writing(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
     def _forget_after(self, step: int) -> None:
         """Drop what was measured after `step`, because a resumed training measures it again."""
         kept = [entry for entry in checkpoint.metrics(self.folder) if entry["step"] <= step]
-        checkpoint.write_text(self.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
+        write_text(self.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:

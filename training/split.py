@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from ..datasets.demonstrations import Demonstrations
 from ..datasets.fingerprint import fingerprint
-from ..datasets.store import Demonstrations
 from ..datasets.windows import split
 
 HELD_OUT, SEED = 0.02, 0
@@ -44,7 +44,7 @@ def choose(
 
     Raises ValueError if that split is to be kept and another one is asked for.
     """
-    num_episodes = len(demonstrations.episode_ends)
+    num_episodes = len(demonstrations)
     origin = (before or {}).get("split")
     is_kept = origin is not None and origin["sha256"] == fingerprint(demonstrations, origin["episodes"])
     if before is not None and origin is not None and is_kept:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..files import read_json
 from ..policy import checkpoint
 from ..policy.ema import EMA
 from .measures import Meter
@@ -29,7 +30,7 @@ def restore(folder: Path, policy: nn.Module, ema: EMA[Any], optimizer: torch.opt
     differs from then: sums are then rounded differently.
     """
     weights = checkpoint.load(folder)[1]
-    note = checkpoint.read_json(folder / "training.json")
+    note = read_json(folder / "training.json")
     if not {"threads", "training_sha256"} <= note.keys():
         raise ValueError(f"{folder / 'training.json'} is damaged: it holds only {sorted(note)}; restore it from a copy")
     if note["threads"] != torch.get_num_threads() and next(policy.parameters()).device.type == "cpu":

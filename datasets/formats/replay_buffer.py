@@ -18,14 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...specification import Specification, nearest
-from ..arrays import ZarrArray, open_array, open_group, read_rows
-from ..store import Demonstrations, DemonstrationStore, Episodic, check_episode_ends, check_finite, check_length
+from ..arrays import ZarrArray, check_length, open_array, open_group, read_rows
+from ..demonstrations import Demonstrations, check_episode_ends, check_finite
 
 Source: TypeAlias = tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]
 """A foreign key, and how its rows (T, ...) become the rows of one of our streams."""
 
 
-class ReplayBuffer(Episodic):
+class ReplayBuffer(Demonstrations):
     """A replay buffer as demonstrations; it is only read. No episode's seed is known.
 
     sources: for each stream of the specification, where its rows come from.
@@ -45,7 +45,7 @@ class ReplayBuffer(Episodic):
             )
         self.episode_ends = read_rows(ends, 0, ends.shape[0]).astype(np.int64)
         self.episode_seeds = np.full(len(self.episode_ends), -1, dtype=np.int64)
-        check_episode_ends(self.episode_ends, self.path)
+        check_episode_ends(self.episode_ends, f"{self.path}: meta/episode_ends")
         self._sources = self._covering(sources)
         self._arrays = {key: self._open(key) for key in sorted({key for key, _ in self._sources.values()})}
 
@@ -117,22 +117,3 @@ def as_bytes(images: NDArray[Any], place: str) -> NDArray[Any]:
             f"{place}: images in floating point must hold whole numbers from 0 to 255, got {wrong}: store them as uint8"
         )
     return whole
-
-
-def open_demonstrations(
-    path: str | Path, *, specification: Specification | None = None, sources: Mapping[str, Source] | None = None
-) -> Demonstrations:
-    """The demonstrations at `path`: a store of ours, or a replay buffer that `sources` turn into the specification.
-
-    Raises what `DemonstrationStore.open` and `ReplayBuffer` raise, and ValueError where a store of ours has another
-    specification than the one that is given.
-    """
-    if specification is not None and sources and "recede" not in open_group(path).attrs:
-        return ReplayBuffer(path, specification, sources)
-    store = DemonstrationStore.open(path)
-    if specification is not None and (differences := store.specification.differences(specification)):
-        raise ValueError(
-            f"{path}: the store must have the specification that is asked for (its own is named first): "
-            + "; ".join(differences)
-        )
-    return store

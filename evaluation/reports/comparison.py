@@ -13,7 +13,7 @@ import numpy as np
 
 from ...configs.components import CHOICES
 from ...configs.schema import default_of, describe
-from ...policy.checkpoint import read_json, write_text
+from ...files import read_json, write_text
 from ..intervals import MIN_TRAININGS, Interval, bootstrap, over_trainings, wilson
 
 Result = Mapping[str, Any]

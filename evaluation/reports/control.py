@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...datasets.store import Demonstrations
+from ...datasets.demonstrations import Demonstrations
 from ..intervals import wilson
 from .charts import Series, curve, interval, tag
 from .page import section, unbroken, write_page
@@ -93,7 +93,7 @@ def _card(title: str, figure: str, note: str, picture: str = "") -> str:
 
 def _panels(ticks: Demonstrations) -> str:
     """A line for each measurement over the seconds of control, of all episodes one after the other."""
-    seconds = np.arange(int(ticks.episode_ends[-1]) if len(ticks.episode_ends) else 0) * ticks.specification.control_dt
+    seconds = np.arange(ticks.num_steps) * ticks.specification.control_dt
     if not len(seconds):
         return ""
     came = ticks.read("chunk")[:, 0] > 0

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...datasets.demonstrations import Demonstrations
 from ...datasets.inspection import evenly, lengths
-from ...datasets.store import Demonstrations
 
 if TYPE_CHECKING:
     from ...datasets.augmentation import Augmentation
@@ -26,13 +26,12 @@ def draw(demonstrations: Demonstrations, path: Path, *, most: int = 50) -> None:
     figure = Figure(figsize=(3.2 * columns, 1.9 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    ends = demonstrations.episode_ends
-    chosen = evenly(len(ends), most)
+    chosen = evenly(len(demonstrations), most)
     values = {stream.name: demonstrations.read(stream.name) for stream in streams}
     seconds = np.arange(lengths(demonstrations).max()) * demonstrations.specification.control_dt
     for axis, (stream, index) in zip(axes, panels, strict=False):
         for episode in chosen:
-            piece = values[stream.name][ends[episode - 1] if episode else 0 : ends[episode], index]
+            piece = values[stream.name][slice(*demonstrations.bounds(episode)), index]
             axis.plot(seconds[: len(piece)], piece, lw=0.6, alpha=0.5, color="C1" if stream.name == "action" else "C0")
         units = f" ({stream.units[index]})" if stream.units else ""
         axis.set_title(f"{stream.label(index)}{units}", fontsize=9)
@@ -61,7 +60,7 @@ def draw_augmented(
     if not cameras:
         raise ValueError("augment=true needs a store with images, but there is no stream of images in this one")
     generator = torch.Generator().manual_seed(seed)
-    chosen, draws = evenly(int(demonstrations.episode_ends[-1]), samples), 5
+    chosen, draws = evenly(demonstrations.num_steps, samples), 5
     figure = Figure(figsize=(1.6 * (1 + draws), 1.7 * len(cameras) * len(chosen)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(cameras) * len(chosen), 1 + draws, squeeze=False)

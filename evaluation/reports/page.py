@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from ...files import write_text
 from .charts import tag
 
 
@@ -20,12 +21,7 @@ def write_page(path: Path, *, title: str, verdict: str, cards: Iterable[str], se
         cards="".join(cards),
         sections="\n".join(section for section in sections if section),
     )
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(written, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_text(path, written)
 
 
 def section(heading: str, body: str) -> str:

@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ...files import whole_file
 from ..episode import Outcome, Plan
 
 if TYPE_CHECKING:
-    import torch
-
-    from ...policy.interface import Policy
+    from ...policy.engines.interface import Engine
 
 Pixels: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
 """Actions (T, Da) -> (T, 2) pixels: `pixels` of a task's environment."""
@@ -56,18 +55,14 @@ def film(outcome: Outcome, path: Path, *, fps: float, pixels: Pixels | None, col
         raise ValueError(f"episode {outcome.seed} has no frames to show: name its seed in `filmed`")
     import imageio.v2
 
-    partial = path.with_name(f".{path.stem}.partial.mp4")
     # Sides are made even here, so that imageio need not rescale; "faststart" lets a browser begin before the end.
     settings: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 1, "quality": None}
     settings["output_params"] = ["-crf", "21", "-movflags", "+faststart"]
-    try:
+    with whole_file(path) as partial:
         writer: Any = imageio.v2.get_writer(partial, format="FFMPEG", mode="I", fps=fps, **settings)
         with writer:
             for frame in _annotated(outcome, pixels, colour, hold=round(fps)):
                 writer.append_data(frame)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _annotated(outcome: Outcome, pixels: Pixels | None, colour: str, *, hold: int) -> Iterator[NDArray[np.uint8]]:
@@ -143,19 +138,18 @@ def spread(points: NDArray[Any]) -> float:
 
 
 def fan(
-    policies: Mapping[str, Policy],
+    engines: Mapping[str, Engine],
     outcomes: Sequence[Outcome],
     pixels: Pixels,
     *,
     num_samples: int = 32,
     seed: int = 0,
-    device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> Fan:
     """Sample every policy at the moment when the first of them is most undecided.
 
     The moments are the plans of the filmed among `outcomes`; the noise of the samples is the same at each of them.
-    A policy that draws no noise is asked once. Cost: `num_samples` predictions for each plan. Raises ValueError where
+    An engine that draws no noise is asked once. Cost: `num_samples` predictions for each plan. Raises ValueError where
     no episode was filmed.
     """
     from tqdm import tqdm
@@ -164,28 +158,26 @@ def fan(
     if not moments:
         raise ValueError("a fan is drawn over a filmed episode, but none of these was: name a seed in `filmed`")
 
-    def sample(policy: Policy, plan: Plan) -> NDArray[np.float64]:
-        return np.stack([pixels(chunk) for chunk in _chunks(policy, plan, num_samples, seed, device)])
+    def sample(engine: Engine, plan: Plan) -> NDArray[np.float64]:
+        return np.stack([pixels(chunk) for chunk in _chunks(engine, plan, num_samples, seed)])
 
-    first, *_ = policies.values()
+    first, *_ = engines.values()
     bar = tqdm(moments, desc="sample chunks", unit="plan", disable=not progress)
     spreads = [spread(sample(first, plan)) for _, plan in bar]
     outcome, plan = moments[int(np.argmax(spreads))]
-    points = {name: sample(policy, plan) for name, policy in policies.items()}
+    points = {name: sample(engine, plan) for name, engine in engines.items()}
     return Fan(outcome.seed, plan.step, outcome.frames[plan.step], points, max(spreads))
 
 
-def _chunks(
-    policy: Policy, plan: Plan, num_samples: int, seed: int, device: str | torch.device
-) -> list[NDArray[np.float32]]:
+def _chunks(engine: Engine, plan: Plan, num_samples: int, seed: int) -> list[NDArray[np.float32]]:
     import torch
 
-    from ...control.execution import Request
+    from ...policy.requests import Request
     from ..rollout import predict
 
-    count = num_samples if policy.noise_shape[0] else 1
+    count = num_samples if engine.noise_shape[0] else 1
     generator = torch.Generator().manual_seed(seed)
-    return predict(policy, [Request(plan.history)] * count, [generator] * count, device)
+    return predict(engine, [Request(plan.history)] * count, [generator] * count)
 
 
 def draw_fan(fan: Fan, names: Sequence[str] = ()) -> bytes:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...specification import Prefix
-from ..diffusion import DiffusionPolicy
+from ..guidance import Guidance, mapped
 from ..inputs import check_noise, check_observation, num_rows
-from .interface import Arrays
-from .torch_modules import Denoise, Encode, Exportable
+from ..interface import Policy
+from .interface import Arrays, Engine
 
 
 class EagerEngine:
@@ -21,42 +20,29 @@ class EagerEngine:
 
     name, precision = "eager", "fp32"
 
-    def __init__(self, policy: Exportable) -> None:
-        self.policy, self.device = policy, next(policy.parameters()).device
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        parameters = policy.parameters() if isinstance(policy, nn.Module) else iter(())
+        self.device = next((parameter.device for parameter in parameters), torch.device("cpu"))
         self.specification, self.horizons = policy.specification, policy.horizons
-        self._encode = Encode(policy)
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
         """What one prediction draws; see `Engine.noise_shape`."""
         return self.policy.noise_shape
 
-    @torch.no_grad()
-    def encode(self, observation: Arrays) -> NDArray[Any]:
-        """What depends on the observation alone; see `Engine.encode`."""
-        given = {name: self._tensor(values) for name, values in observation.items()}
-        check_observation(given, self.specification, self.horizons)
-        return self._encode(*(given[stream.name] for stream in self.specification.observations)).float().cpu().numpy()
-
-    @torch.no_grad()
-    def denoise(self, noisy: NDArray[Any], t: float, condition: NDArray[Any]) -> NDArray[Any]:
-        """One denoising step; see `Engine.denoise`."""
-        x_t, met = self._tensor(noisy), self._tensor(condition)
-        if isinstance(self.policy, DiffusionPolicy):
-            (level,) = (level for level in self.policy.sampler.levels if level.time == t)
-            return self.policy.conditioned(met)(x_t, level, level).cpu().numpy()
-        time = self.policy.network.embed(torch.tensor([t], device=self.device))
-        return Denoise(self.policy)(x_t, time, met).cpu().numpy()
-
-    def predict(self, observation: Arrays, noise: NDArray[Any], prefix: Prefix | None = None) -> NDArray[Any]:
+    def predict(self, observation: Arrays, noise: NDArray[Any], guidance: Sequence[Guidance] = ()) -> NDArray[Any]:
         """An action chunk in units; see `Engine.predict`."""
         given = {name: self._tensor(values) for name, values in observation.items()}
         check_observation(given, self.specification, self.horizons)
         check_noise(noise, self.noise_shape, num_rows(given))
-        if prefix is not None:
-            actions, weights = (self._tensor(each).float() for each in (prefix.actions, prefix.weights))
-            prefix = replace(prefix, actions=actions, weights=weights)
-        return self.policy.predict(given, self._tensor(noise).float(), prefix).cpu().numpy()
+        guides = [mapped(guide, lambda values: self._tensor(values).float()) for guide in guidance]
+        return self.policy.predict(given, self._tensor(noise).float(), guides).cpu().numpy()
 
     def _tensor(self, values: NDArray[Any]) -> Tensor:
         return torch.as_tensor(values, device=self.device)
+
+
+def as_engine(policy: Policy | Engine) -> Engine:
+    """An engine as it is, and a policy of PyTorch as an engine on the device where it lies."""
+    return policy if hasattr(policy, "precision") else EagerEngine(policy)  # type: ignore[arg-type, return-value]

@@ -1,9 +1,9 @@
 """From a policy to a folder that needs no PyTorch: its graphs, and what the loop around them has to know.
 
 engine.json holds what `folder.load` needs: specification, horizons, times, ranges, the policy's parts, versions, and
-the digests of the other files. times.npy is what the network makes of each time, (N, ...) float32. The graphs "encode"
-and "denoise" are in the format of the engine: .onnx, with .onnx.data beside it where the weights are more than the 2 GB
-that the format can hold; or .xml, with the weights in .bin.
+the digests of the other files. times.npy is what the network makes of each step of the sampler, (N, ...) float32. The
+graphs "encode" and "denoise" are in the format of the engine: .onnx, with .onnx.data beside it where the weights are
+more than the 2 GB that the format can hold; or .xml, with the weights in .bin.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import checkpoint
+from ...files import write_json, writing
+from ..diffusion import DiffusionPolicy
 from .folder import FORMAT, digest
 from .interface import FORMATS
 from .open_vino import library
-from .torch_modules import Denoise, Encode, Exportable, embedded, levels
+from .torch_modules import Denoise, Encode, embedded
 
 ROWS = 3
 """Of the batch that is traced: a number that no other dimension is mistaken for, as 1 and 2 would be."""
@@ -34,7 +35,7 @@ LARGEST = 1024
 """Rows that the graphs are traced for at most, which the exporter wants to know; their dimension is free."""
 
 
-def write_onnx(policy: Exportable, folder: Path) -> None:
+def write_onnx(policy: DiffusionPolicy, folder: Path) -> None:
     """Write `encode.onnx` and `denoise.onnx` into a new folder; the rows are a free dimension.
 
     Raises ValueError where the packages that it takes are not installed, or the network cannot be exported.
@@ -87,7 +88,7 @@ def _write(path: Path, module: torch.nn.Module, given: Mapping[str, torch.Tensor
         raise ValueError(f"{path.stem} cannot be exported ({reason}): use engine=eager or engine=cuda_graph") from error
     for part in (program.model, program.model.graph, *program.model.graph):
         part.metadata_props.clear()  # from which line of which file each came: half of a small graph, nobody's affair
-    with checkpoint.writing(path):
+    with writing(path):
         program.save(path)
 
 
@@ -106,14 +107,14 @@ def _quietly() -> Generator[None]:
 
 
 def fill(
-    folder: Path, policy: Exportable, graphs: Path, *, engine: str, description: Mapping[str, Any], **more: Any
+    folder: Path, policy: DiffusionPolicy, graphs: Path, *, engine: str, description: Mapping[str, Any], **more: Any
 ) -> None:
     """Fill a folder that exists, with the graphs of another.
 
     description: the policy's parts, as `configs.schema.describe` gives them. more: what else to note in `engine.json`.
     """
     for path in sorted(graphs.iterdir()):
-        with checkpoint.writing(folder / path.name):
+        with writing(folder / path.name):
             shutil.copy(path, folder)
     np.save(folder / "times.npy", embedded(policy).cpu().numpy())
     horizons, affines = policy.horizons, policy.normalizer.streams.items()
@@ -124,7 +125,7 @@ def fill(
         "specification": policy.specification.to_json(),
         "horizons": {"observation": horizons.observation, "prediction": horizons.prediction, "action": horizons.action},
         "policy": dict(description),
-        "levels": levels(policy),
+        "levels": policy.sampler.levels,
         "ranges": {
             name: {"centre": affine.centre.tolist(), "half_range": affine.half_range.tolist()}  # type: ignore[union-attr]
             for name, affine in affines
@@ -132,4 +133,4 @@ def fill(
         **more,
         "sha256": {path.name: digest(path) for path in sorted(folder.iterdir())},
     }
-    checkpoint.write_json(folder / "engine.json", content)
+    write_json(folder / "engine.json", content)

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from ...files import read_json
 from ...specification import Horizons, Specification
-from .. import prediction
-from ..checkpoint import read_json
 from ..levels import NoiseLevel
-from .graph import ActionRange, DiffusionEngine, GraphEngine, RegressionEngine
+from ..prediction import PREDICTIONS
+from .graph import ActionRange, GraphEngine
 from .interface import ENGINES, FORMATS, Session
 from .onnx_runtime import OnnxSession
 from .open_vino import OpenVinoSession
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever older folders can no longer be read."""
 
 REMEDY = "export the policy again, or restore the folder from a copy"
@@ -80,16 +80,16 @@ def load(folder: Path, content: dict[str, Any], *, config: Any) -> GraphEngine:
         centre, half_range = (
             np.asarray(content["ranges"]["action"][key], dtype=np.float32) for key in ("centre", "half_range")
         )
-        given: Any = {
-            "session": open_session(content["engine"], folder),
-            "action": ActionRange(centre, half_range),
-            "levels": levels,
-            "embedded": np.load(folder / "times.npy", allow_pickle=False),
-        }
+        return GraphEngine(
+            content["specification"],
+            content["horizons"],
+            session=open_session(content["engine"], folder),
+            space=ActionRange(centre, half_range),
+            sampler=config.sampler.along(levels),
+            prediction=PREDICTIONS[config.prediction],
+            clip=config.clip,
+            has_noise=config.has_noise,
+            embedded=np.load(folder / "times.npy", allow_pickle=False),
+        )
     except (KeyError, TypeError) as error:
         raise ValueError(f"{folder / 'engine.json'} is damaged ({error!r}); {REMEDY}") from None
-    if not hasattr(config, "sampler"):
-        return RegressionEngine(content["specification"], content["horizons"], **given)
-    given |= {"sampler": config.sampler.along(levels), "clip": config.clip}
-    given |= {"prediction": getattr(prediction, config.prediction.value)}
-    return DiffusionEngine(content["specification"], content["horizons"], **given)

@@ -12,7 +12,8 @@ from typing import Any, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
-from ...specification import Horizons, Prefix, Specification
+from ...specification import Horizons, Specification
+from ..guidance import Guidance
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 """A stream's name -> (B, To, ...), in the units of the specification, the current step last."""
@@ -43,25 +44,14 @@ class Engine(Protocol):
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
-        """What one prediction draws: (number of draws, Tp, Da), standard normal."""
+        """What one prediction draws: (number of draws, L, Dz), standard normal."""
         ...
 
-    def encode(self, observation: Arrays) -> NDArray[Any]:
-        """What depends on the observation alone, computed once a chunk: (B, ...)."""
-        ...
+    def predict(self, observation: Arrays, noise: NDArray[Any], guidance: Sequence[Guidance] = ()) -> NDArray[Any]:
+        """An action chunk (B, Tp, Da) in the units of the specification, from noise (draws, B, L, Dz).
 
-    def denoise(self, noisy: NDArray[Any], t: float, condition: NDArray[Any]) -> NDArray[Any]:
-        """One denoising step: (B, Tp, Da) at time t -> the estimate of x_0 (B, Tp, Da), both normalised.
-
-        t: one of the sampler's times. A policy that does not denoise answers with its chunk, from zeros at time 0.
-        """
-        ...
-
-    def predict(self, observation: Arrays, noise: NDArray[Any], prefix: Prefix | None = None) -> NDArray[Any]:
-        """An action chunk (B, Tp, Da) in the units of the specification, from noise (draws, B, Tp, Da).
-
-        prefix: what each chunk should go on from, (B, Tp, Da) and (B, Tp); without weight it changes not a bit. Raises
-        ValueError for what does not fit, and for an exact prefix wherever there are no gradients.
+        guidance: see `Policy.predict`; a prefix without weight changes not a bit. Raises ValueError for what does not
+        fit, and for guidance that needs gradients if there are none.
         """
         ...
 
@@ -83,9 +73,9 @@ def num_threads() -> int:
     return int(given) if given.isdigit() else 0
 
 
-def check_is_inexact(prefix: Prefix | None, name: str) -> None:
-    """Raise ValueError for a prefix that needs gradients."""
-    if prefix is not None and prefix.exact:
+def check_without_gradient(guidance: Sequence[Guidance], name: str) -> None:
+    """Raise ValueError for guidance that needs gradients."""
+    if any(guide.needs_gradient for guide in guidance):
         raise ValueError(
             f"exact guidance needs the gradient of the network, which engine={name} does not have: "
             "use engine=eager, or exact=false"

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..diffusion import DiffusionPolicy
-from ..levels import Levels, NoiseLevel
-from ..regression import RegressionPolicy
-from .graph import ActionRange, DiffusionEngine, GraphEngine, RegressionEngine
+from ..space import NormalisedActions
+from .graph import ActionRange, GraphEngine
 from .interface import Session
-
-Exportable: TypeAlias = DiffusionPolicy | RegressionPolicy
 
 
 class Encode(nn.Module):
     """Streams in units, (B, To, ...) each, in the order of the specification -> what the network makes of them."""
 
-    def __init__(self, policy: Exportable) -> None:
+    def __init__(self, policy: DiffusionPolicy) -> None:
         super().__init__()
         self.names = [stream.name for stream in policy.specification.observations]
         self.normalizer, self.encoder, self.network = policy.normalizer, policy.encoder, policy.network
@@ -33,7 +30,7 @@ class Encode(nn.Module):
 class Denoise(nn.Module):
     """The network at one step: (B, Tp, Da), an embedded time (1, ...), the condition (B, ...) -> (B, Tp, Da)."""
 
-    def __init__(self, policy: Exportable) -> None:
+    def __init__(self, policy: DiffusionPolicy) -> None:
         super().__init__()
         self.network = policy.network
 
@@ -42,46 +39,39 @@ class Denoise(nn.Module):
         return self.network.denoise(noisy, time.expand(noisy.shape[0], *time.shape[1:]), condition)
 
 
-def check_exportable(policy: Any) -> Exportable:
-    """The policy, where engines other than PyTorch can run it. Raises ValueError where they cannot."""
-    if isinstance(policy, RegressionPolicy):
-        return policy
+def check_exportable(policy: Any) -> DiffusionPolicy:
+    """The policy, if engines other than PyTorch can run it. Raises ValueError if they cannot."""
     if not isinstance(policy, DiffusionPolicy):
-        raise ValueError(f"only diffusion and regression policies leave PyTorch, got {type(policy).__name__}")
+        raise ValueError(f"only a DiffusionPolicy leaves PyTorch, got {type(policy).__name__}: use engine=eager")
     if not policy.sampler.runs_on_arrays:
         raise ValueError("schedulers of diffusers need PyTorch: choose sampler=ddim, or engine=eager")
+    if not isinstance(policy.space, NormalisedActions):
+        raise ValueError(f"only normalised actions leave PyTorch, got {type(policy.space).__name__}: use engine=eager")
     return policy
 
 
-def levels(policy: Exportable) -> Levels:
-    """The noise levels that the sampler visits; of a regression policy time 0, at which its network is asked."""
-    return [NoiseLevel(0, 0.0, 1.0)] if isinstance(policy, RegressionPolicy) else policy.sampler.levels
-
-
 @torch.no_grad()
-def embedded(policy: Exportable) -> Tensor:
-    """What the network makes of each time but the last, clean data: (N, ...); of a regression policy of time 0."""
-    device = next(policy.parameters()).device
-    if isinstance(policy, RegressionPolicy):
-        return policy.network.embed(torch.zeros(1, device=device))
-    return policy.embed([level.time for level in policy.sampler.levels[:-1]], device)
+def embedded(policy: DiffusionPolicy) -> Tensor:
+    """What the network makes of every step that the sampler may ask for, in the order of `Sampler.steps`."""
+    return torch.stack(list(policy.embedded().values()))
 
 
-def action_range(policy: Exportable) -> ActionRange:
+def action_range(policy: DiffusionPolicy) -> ActionRange:
     """The range of the action, as arrays."""
     affine: Any = policy.normalizer.streams["action"]
     return ActionRange(affine.centre.cpu().numpy(), affine.half_range.cpu().numpy())
 
 
-def engine_of(policy: Exportable, session: Session) -> GraphEngine:
+def engine_of(policy: DiffusionPolicy, session: Session) -> GraphEngine:
     """The policy with its network run by `session`."""
-    given: Any = {
-        "session": session,
-        "action": action_range(policy),
-        "levels": levels(policy),
-        "embedded": embedded(policy).cpu().numpy(),
-    }
-    if isinstance(policy, RegressionPolicy):
-        return RegressionEngine(policy.specification, policy.horizons, **given)
-    given |= {"sampler": policy.sampler, "prediction": policy.prediction, "clip": policy.clip}
-    return DiffusionEngine(policy.specification, policy.horizons, **given)
+    return GraphEngine(
+        policy.specification,
+        policy.horizons,
+        session=session,
+        space=action_range(policy),
+        sampler=policy.sampler,
+        prediction=policy.prediction,
+        clip=policy.clip,
+        has_noise=policy.has_noise,
+        embedded=embedded(policy).cpu().numpy(),
+    )

@@ -105,11 +105,11 @@ class DiT(nn.Module):
 
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Tensor) -> Tensor:
         """(B, T, Da), times (B,), conditioning (B, S, Dc) -> (B, T, Da)."""
-        return self.denoise(noisy, self.embed(t), self.condition(conditioning))
+        return self.denoise(noisy, self.embed(t, t), self.condition(conditioning))
 
-    def embed(self, t: Tensor) -> Tensor:
+    def embed(self, now: Tensor, then: Tensor) -> Tensor:
         """The time's half of every shift, scale and gate: (N,) -> (N, M)."""
-        return self.time(t)
+        return self.time(now)
 
     def condition(self, conditioning: Tensor) -> Tensor:
         """The conditioning's half of every shift, scale and gate: (B, S, Dc) -> (B, M)."""

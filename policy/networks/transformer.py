@@ -122,11 +122,11 @@ class Transformer(nn.Module):
 
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Tensor) -> Tensor:
         """(B, T, Da), times (B,), conditioning (B, S, Dc) -> (B, T, Da)."""
-        return self.denoise(noisy, self.embed(t), self.condition(conditioning))
+        return self.denoise(noisy, self.embed(t, t), self.condition(conditioning))
 
-    def embed(self, t: Tensor) -> Tensor:
+    def embed(self, now: Tensor, then: Tensor) -> Tensor:
         """Keys and values of the time in every layer: (N,) -> (N, 2 L, H, 1, E / H)."""
-        return self._project(self.time(t)[:, None], self.memory_positions[:1])
+        return self._project(self.time(now)[:, None], self.memory_positions[:1])
 
     def condition(self, conditioning: Tensor) -> Tensor:
         """Keys and values of the conditioning in every layer: (B, S, Dc) -> (B, 2 L, H, S, E / H)."""

@@ -102,11 +102,11 @@ class UNet1d(nn.Module):
 
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Tensor) -> Tensor:
         """(B, Tp, Da), times (B,), conditioning (B, S, Dc) -> (B, Tp, Da)."""
-        return self.denoise(noisy, self.embed(t), self.condition(conditioning))
+        return self.denoise(noisy, self.embed(t, t), self.condition(conditioning))
 
-    def embed(self, t: Tensor) -> Tensor:
+    def embed(self, now: Tensor, then: Tensor) -> Tensor:
         """The time's half of every scale and shift: (N,) -> (N, M)."""
-        return self.time(t)
+        return self.time(now)
 
     def condition(self, conditioning: Tensor) -> Tensor:
         """The conditioning's half of every scale and shift: (B, S, Dc) -> (B, M)."""

@@ -1,0 +1,33 @@
+"""Where denoising happens: between actions in units and the x_0 that a policy denoises."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..specification import Horizons
+from .normalizer import Normalizer
+
+
+class NormalisedActions:
+    """Every action by itself, its range mapped to [-1, 1]; L is the prediction horizon, Dz the size of the action."""
+
+    def __init__(self, normalizer: Normalizer, horizons: Horizons) -> None:
+        self.normalizer, self.horizons = normalizer, horizons
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(Tp, Da)."""
+        return self.horizons.prediction, len(self.std)
+
+    @property
+    def std(self) -> Tensor:
+        """(Da,); see `Normalizer`."""
+        return self.normalizer.action_std
+
+    def encode(self, action: Tensor) -> Tensor:
+        """(B, Tp, Da) in units -> normalised."""
+        return self.normalizer.action(action)
+
+    def decode(self, x_0: Tensor) -> Tensor:
+        """(B, Tp, Da) normalised -> in units."""
+        return self.normalizer.unnormalised_action(x_0)
