@@ -135,7 +135,7 @@ def test_every_folder_of_python_files_is_listed_in_pyproject() -> None:
 AT_THE_ROOT = {
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "pyproject.toml", "constraints.txt"),
     *(".gitignore", ".pre-commit-config.yaml", ".ci", "py.typed"),
-    *("__init__.py", "__main__.py", "specification.py"),
+    *("__init__.py", "__main__.py", "specification.py", "files.py"),
     *("policy", "datasets", "envs", "control", "configs", "recording", "evaluation", "training", "commands"),
     *("tests", "benchmarks", "docs"),
 }
