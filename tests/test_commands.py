@@ -177,12 +177,12 @@ def test_where_an_error_came_from_is_shown_on_request(monkeypatch, recede):
 
 
 def test_a_fault_of_ours_is_not_hidden(monkeypatch):
-    from recede.evaluation import collection
+    from recede.recording import scripted
 
     def fault(*given, **named):
         raise KeyError("ours")
 
-    monkeypatch.setattr(collection, "collect", fault)
+    monkeypatch.setattr(scripted, "collect", fault)
     with pytest.raises(KeyError, match="ours"):
         main(["collect", "task=toys:REACH", "out=x.zarr"])
 
