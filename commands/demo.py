@@ -47,7 +47,10 @@ def run(config: DemoConfig) -> None:
                 device=config.device,
             )
         )
-        evaluation = EvaluateConfig(run=run_folder, episodes=config.evaluate_episodes, videos=3, device=config.device)
+        videos = 0 if measured else 3  # the report shows films of the first policy alone
+        evaluation = EvaluateConfig(
+            run=run_folder, episodes=config.evaluate_episodes, videos=videos, device=config.device
+        )
         measured.append(measure(evaluation))
         print(measured[-1].evaluation)
     first = measured[0].folder

@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 TINY = {
     "denoising": {"SIZES": {"tiny": (16, 32)}, "SECONDS": 0},
-    "inference": {"CHANNELS": (16, 32), "ENGINES": ("eager",), "SECONDS": 0},
+    "inference": {"CHANNELS": (16, 32), "STEPS": 2, "ENGINES": ("eager",), "SECONDS": 0},
     "modes": {"NUM_DEMONSTRATIONS": 12, "NUM_SAMPLES": 2},
     "serving": {"ROUNDS": 3},
     "windows": {"SIZES": {"low-dimensional": (3, 100), "image": (2, 60)}, "SECONDS": 0},
