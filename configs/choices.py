@@ -16,10 +16,10 @@ from .components import CHOICES
 def add_choice(slot: str, name: str, config: Any) -> None:
     """Make `config` what `slot=name` chooses, on every command line and in every checkpoint.
 
-    slot: "policy", "policy/encoder", "policy/network", "policy/schedule", "policy/sampler", "policy/weighting",
-    "execution", "robot" or "task". name: lower-case letters, digits and underscores. config: a dataclass whose `build`
-    makes the real object, as those in `configs.components`; of a task its place, "package.module:CONSTANT", or the
-    `Task` itself.
+    slot: "policy", "policy/encoder", "policy/network", "policy/schedule", "policy/sampler", "policy/objective",
+    "policy/weighting", "execution", "robot" or "task". name: lower-case letters, digits and underscores. config: a
+    dataclass whose `build` makes the real object, as those in `configs.components`; of a task its place,
+    "package.module:CONSTANT", or the `Task` itself.
 
     Adding the same again changes nothing but the object, so that a module can be reloaded. Raises ValueError for a slot
     that does not exist, a name that is taken, and what cannot fill the slot.

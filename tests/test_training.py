@@ -3,13 +3,14 @@
 import json
 import math
 import re
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 import torch
 import toys
 import zarr
-from recede.configs.components import RegressionConfig, UNet1dConfig
+from recede.configs.components import CHOICES, DiffusionConfig, RegressionConfig, UNet1dConfig
 from recede.configs.policies import load_policy
 from recede.configs.schema import TrainConfig
 from recede.datasets.store import DemonstrationStore
@@ -20,6 +21,7 @@ from recede.policy import checkpoint
 from recede.policy.ema import EMA
 from recede.policy.interface import Lesson
 from recede.policy.normalizer import Normalizer
+from recede.policy.objective import Denoising
 from recede.specification import Horizons
 from recede.training.loop import Order, learning_rate, mix, prepare, train
 from recede.training.measures import Meter, action_error, is_finite
@@ -213,6 +215,61 @@ def test_padding_counts_unless_it_is_masked(tmp_path, reaches):
         found[mask_padding] = checkpoint.metrics(tmp_path / str(mask_padding))[0]["loss"]
         assert found[mask_padding] == pytest.approx(expected.item(), rel=1e-5)
     assert abs(found[True] - found[False]) > 1e-3
+
+
+# --- a teacher
+
+
+@dataclass(frozen=True)
+class Taught(Denoising):
+    """Learns the chunks that its teacher predicts, and notes every lesson."""
+
+    has_teacher: bool = True
+    lessons: list[Lesson] = field(default_factory=list)
+
+    def loss(self, policy, x_0, conditioning, lesson):
+        self.lessons.append(lesson)
+        chunk = lesson.teacher.predict(lesson.observation, lesson.noise[:0])  # regression draws nothing
+        return super().loss(policy, policy.space.encode(chunk), conditioning, lesson)
+
+
+OBJECTIVE = Taught()
+
+
+@dataclass(kw_only=True)
+class TaughtConfig:
+    """The configuration of `OBJECTIVE`."""
+
+    def build(self, weighting):
+        return OBJECTIVE
+
+
+def test_an_objective_learns_from_a_teacher_and_an_average(reaches, tmp_path, monkeypatch):
+    monkeypatch.setitem(CHOICES["policy/objective"], "taught", TaughtConfig)
+    network = UNet1dConfig(channels=[16, 32], time_size=16)
+    train(configuration(reaches, tmp_path / "teacher", steps=2))
+    before = DiffusionConfig(network=network, objective=TaughtConfig())
+    student = configuration(reaches, tmp_path / "student", policy=before, teacher=str(tmp_path / "teacher"), steps=3)
+    checkpoint_folder = train(student)
+    teacher, manifest = load_policy(tmp_path / "teacher")
+    for name, value in OBJECTIVE.lessons[0].teacher.state_dict().items():
+        assert torch.equal(value, teacher.state_dict()[name])
+    assert [lesson.progress for lesson in OBJECTIVE.lessons] == [0, 1 / 3, 2 / 3]
+    assert all(lesson.average is OBJECTIVE.lessons[0].average for lesson in OBJECTIVE.lessons)
+    assert not any(name.startswith("teacher") for name in load_policy(checkpoint_folder)[0].state_dict())
+    recipe = checkpoint.read_manifest(checkpoint_folder)["training"]
+    assert recipe["teacher"] == manifest["weights_sha256"][:12]
+
+
+@pytest.mark.parametrize(("needs", "message"), [(True, "needs a teacher: give teacher=RUN"), (False, "has no use for")])
+def test_a_teacher_is_given_if_and_only_if_one_is_needed(reaches, tmp_path, monkeypatch, needs, message):
+    monkeypatch.setitem(CHOICES["policy/objective"], "taught", TaughtConfig)
+    network = UNet1dConfig(channels=[16, 32], time_size=16)
+    policy = DiffusionConfig(network=network, **({"objective": TaughtConfig()} if needs else {}))
+    config = configuration(reaches, tmp_path / "run", policy=policy, teacher=None if needs else "runs/x")
+    with pytest.raises(ValueError, match=message):
+        train(config)
+    assert not (tmp_path / "run").exists()
 
 
 # --- what comes out of it

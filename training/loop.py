@@ -86,15 +86,8 @@ def train(config: TrainConfig) -> Path:
             size = (config.draws, len(batch.action))
             noise = torch.randn(*size, *policy.noise_shape[1:], generator=generator, device=device)
             uniform = torch.rand(*size, policy.num_uniforms, generator=generator, device=device)
-            lesson = Lesson(
-                augmentation(batch.observation, generator),
-                batch.action,
-                noise,
-                uniform,
-                average=ema.module,
-                teacher=teacher,
-                progress=step / config.steps,
-            )
+            observation, progress = augmentation(batch.observation, generator), step / config.steps
+            lesson = Lesson(observation, batch.action, noise, uniform, ema.module, teacher, progress)
             torch.manual_seed(mix(config.seed, 2, step))  # of dropout
             gathered = time.perf_counter()
 
@@ -118,15 +111,7 @@ def train(config: TrainConfig) -> Path:
             is_stopped = is_stopping()  # asked once: what comes later stops the next step, which is then saved
             is_saved = is_last or is_evaluated or is_stopped or done % config.save_every == 0
             if (is_saved or is_logged) and not is_finite(meter, policy):
-                raise FloatingPointError(
-                    f"the loss, a gradient or a weight was not finite at step {done}: lower learning_rate="
-                    f"{config.learning_rate:g}, or look at {config.dataset} with `recede inspect`; "
-                    + (
-                        f"the last good checkpoint is {run.checkpoint(run.steps[-1])}"
-                        if run.steps
-                        else "nothing was saved"
-                    )
-                )
+                raise not_finite(run, config, done)
             if is_logged:
                 write(step=done, learning_rate=rate, **meter.drain())
                 bar.set_postfix(loss=f"{run.last_loss:.4f}")
@@ -178,18 +163,10 @@ def prepare(config: TrainConfig) -> Prepared:
     torch.manual_seed(config.seed)  # of the initial weights
     policy: Any = config.policy.build(specification, horizons, normalizer)
     config.policy.encoder.start(policy.encoder)
+    teacher, taught_by = load_teacher(config, policy, device)
     windows = Windows(demonstrations, horizons, device=device, frames=config.frames)  # last: it may decode for minutes
     if not len(windows.of(episodes)):
         raise ValueError(f"{config.dataset}: no episode has the {horizons.action} steps of the action horizon")
-    teacher, taught_by = None, None
-    if policy.has_teacher != (config.teacher is not None):
-        needed = "needs a teacher: give teacher=RUN" if policy.has_teacher else "has no use for a teacher: leave it out"
-        raise ValueError(f"the objective {needed}, got teacher={config.teacher}")
-    if config.teacher is not None:
-        teacher, described = load_policy(config.teacher, device=device)
-        if differences := described["specification"].differences(specification):
-            raise ValueError(f"teacher={config.teacher} must be of these demonstrations: {'; '.join(differences)}")
-        taught_by = described["weights_sha256"][:12]
     init_from = start_from(policy, Path(config.init_from)) if config.init_from is not None else None
     manifest = {
         "specification": specification,
@@ -209,6 +186,31 @@ def prepare(config: TrainConfig) -> Prepared:
     policy = policy.to(device)
     validation = windows.of(split.held_out)
     return Prepared(task, windows.of(episodes), validation, augmentation, policy, teacher, device, manifest, notes)
+
+
+def not_finite(run: Run, config: TrainConfig, step: int) -> FloatingPointError:
+    """What to raise once something is not finite, with the last good checkpoint."""
+    saved = f"the last good checkpoint is {run.checkpoint(run.steps[-1])}" if run.steps else "nothing was saved"
+    return FloatingPointError(
+        f"the loss, a gradient or a weight was not finite at step {step}: lower learning_rate="
+        f"{config.learning_rate:g}, or look at {config.dataset} with `recede inspect`; {saved}"
+    )
+
+
+def load_teacher(config: TrainConfig, policy: Policy, device: torch.device) -> tuple[Policy | None, str | None]:
+    """The policy that the objective learns from, if it needs one, and the digest of its weights.
+
+    Raises ValueError if a teacher is missing, given in vain, or of another specification.
+    """
+    if policy.has_teacher != (config.teacher is not None):
+        needed = "needs a teacher: give teacher=RUN" if policy.has_teacher else "has no use for a teacher: leave it out"
+        raise ValueError(f"the objective {needed}, got teacher={config.teacher}")
+    if config.teacher is None:
+        return None, None
+    teacher, manifest = load_policy(config.teacher, device=device)
+    if differences := manifest["specification"].differences(policy.specification):
+        raise ValueError(f"teacher={config.teacher} must be of these demonstrations: {'; '.join(differences)}")
+    return teacher, manifest["weights_sha256"][:12]
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
