@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..diffusion import DiffusionPolicy
-from ..guidance import Guidance, check_guidance, mapped
+from ..guidance import Guidance, Prefix, check_guidance, mapped
 from ..inputs import check_noise, check_observation, num_rows
 from .eager import EagerEngine
 from .interface import Arrays, check_without_gradient
@@ -39,8 +39,9 @@ class Captured:
 class CudaGraphEngine(EagerEngine):
     """Encoder and sampler as one CUDA graph with static buffers, weights in bf16. See `Engine`.
 
-    It is captured anew for each number of rows and each kind of guidance, whose settings a graph holds as constants.
-    What the network makes of the times is a constant too. Raises ValueError if there is no GPU.
+    It is captured anew for each number of rows and each kind of guidance, whose settings a graph holds as constants. No
+    guidance is a prefix without weight, so that the first prefix of an episode does not wait for a capture. What the
+    network makes of the times is a constant too. Raises ValueError if there is no GPU.
     """
 
     name, precision = "cuda_graph", "bf16"
@@ -67,6 +68,7 @@ class CudaGraphEngine(EagerEngine):
         check_observation(given, self.specification, self.horizons)
         drawn = torch.as_tensor(noise).float()
         check_noise(drawn, self.noise_shape, num_rows(given))
+        guidance = guidance or [Prefix(torch.zeros(drawn.shape[1:]), torch.zeros(drawn.shape[1:-1]))]
         check_guidance(guidance, drawn)
         key = drawn.shape[1], *(guide.kind for guide in guidance)
         if key not in self._captured:
