@@ -9,14 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .checkpoints.opening import load_engine as load_engine
+    from .checkpoints.opening import load_policy as load_policy
     from .configs.choices import add_choice as add_choice
-    from .configs.engines import load_engine as load_engine
-    from .configs.policies import load_policy as load_policy
-    from .control.execution import RecedingHorizon as RecedingHorizon
     from .datasets.check import check_demonstrations as check_demonstrations
     from .datasets.store import DemonstrationStore as DemonstrationStore
     from .datasets.windows import Windows as Windows
     from .evaluation.evaluate import evaluate as evaluate
+    from .execution.receding import RecedingHorizon as RecedingHorizon
     from .policy.diffusion import DiffusionPolicy as DiffusionPolicy
     from .specification import Horizons as Horizons
     from .specification import Specification as Specification
@@ -26,15 +26,15 @@ _HOMES = {
     "DemonstrationStore": ".datasets.store",
     "DiffusionPolicy": ".policy.diffusion",
     "Horizons": ".specification",
-    "RecedingHorizon": ".control.execution",
+    "RecedingHorizon": ".execution.receding",
     "Specification": ".specification",
     "Stream": ".specification",
     "Windows": ".datasets.windows",
     "add_choice": ".configs.choices",
     "check_demonstrations": ".datasets.check",
     "evaluate": ".evaluation.evaluate",
-    "load_engine": ".configs.engines",
-    "load_policy": ".configs.policies",
+    "load_engine": ".checkpoints.opening",
+    "load_policy": ".checkpoints.opening",
 }
 
 __all__ = [

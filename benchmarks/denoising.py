@@ -14,14 +14,14 @@ from functools import partial
 import numpy as np
 import torch
 from recede.benchmarks.measure import Row, interleaved_medians, output, report
+from recede.policy.denoising.levels import NoiseLevel, spaced
+from recede.policy.denoising.prediction import SAMPLE
+from recede.policy.denoising.sampling import Sampler, ddim
+from recede.policy.denoising.schedule import cosine
 from recede.policy.diffusion import DiffusionPolicy
 from recede.policy.encoders.observation import ObservationEncoder
-from recede.policy.levels import NoiseLevel, spaced
 from recede.policy.networks.unet1d import UNet1d
 from recede.policy.normalizer import Normalizer
-from recede.policy.prediction import SAMPLE
-from recede.policy.sampling import Sampler, ddim
-from recede.policy.schedule import cosine
 from recede.specification import Horizons, Specification, Stream
 from torch import Tensor
 

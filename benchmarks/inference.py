@@ -23,17 +23,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from recede.benchmarks.measure import Row, output, report
-from recede.configs.engines import choose_engine
+from recede.policy.denoising.levels import spaced
+from recede.policy.denoising.prediction import SAMPLE
+from recede.policy.denoising.sampling import Sampler, ddim
+from recede.policy.denoising.schedule import cosine
 from recede.policy.diffusion import DiffusionPolicy
 from recede.policy.encoders.observation import ObservationEncoder
 from recede.policy.encoders.resnet import ResNetEncoder
 from recede.policy.engines.interface import ENGINES, Engine
-from recede.policy.levels import spaced
+from recede.policy.engines.making import choose_engine
 from recede.policy.networks.unet1d import UNet1d
 from recede.policy.normalizer import Normalizer
-from recede.policy.prediction import SAMPLE
-from recede.policy.sampling import Sampler, ddim
-from recede.policy.schedule import cosine
 from recede.specification import Horizons, Specification, Stream
 
 HORIZONS = Horizons(observation=2, prediction=16, action=8)

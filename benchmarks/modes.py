@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from recede.benchmarks.measure import Row, output, report
-from recede.configs.components import DDIMConfig, DDPMConfig
-from recede.configs.policies import load_policy
+from recede.checkpoints.opening import load_policy
+from recede.configs.components.denoising import DDIMConfig, DDPMConfig
 from recede.envs.tasks.pick_place import PICK_PLACE
 from recede.recording.scripted import demonstrate
 from recede.specification import Horizons

@@ -18,11 +18,11 @@ from contextlib import closing, contextmanager
 import numpy as np
 from numpy.typing import NDArray
 from recede.benchmarks.measure import Row, output, report
-from recede.control.remote import RemotePolicy
-from recede.control.server import Server
+from recede.policy.denoising.guidance import Guidance
 from recede.policy.engines.interface import Arrays
-from recede.policy.guidance import Guidance
 from recede.policy.requests import Request
+from recede.serving.client import RemotePolicy
+from recede.serving.server import Server
 from recede.specification import Horizons, Specification, Stream
 
 ROUNDS = 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..configs.schema import CollectConfig
+from ..configs.datasets import CollectConfig
 from ..envs.catalogue import load_task
 
 

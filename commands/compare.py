@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..configs.schema import CompareConfig, command_line
+from ..configs.evaluation import CompareConfig
+from ..configs.notation import command_line
 
 
 def run(config: CompareConfig) -> None:

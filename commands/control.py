@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..configs.deployment import ControlConfig
-from ..configs.schema import command_line, describe
+from ..configs.notation import command_line, describe
 from ..policy.requests import Request, batch
 from ..specification import Horizons, Specification
 
 if TYPE_CHECKING:
-    from ..control.clock import Clock
     from ..control.loop import Summary
     from ..control.operator import Operator
     from ..control.planner import PolicyProcess, Predict
-    from ..control.robot import Robot
+    from ..realtime import Clock
+    from ..robots.interface import Robot
 
 
 def run(config: ControlConfig) -> None:
@@ -59,11 +59,11 @@ def run(config: ControlConfig) -> None:
 
 def control(config: ControlConfig, robot: Robot, horizons: Horizons, out: Path, told: list[dict[str, Any]]) -> None:
     """Run one episode after the other; what happened in each is printed, and added to what was `told`."""
-    from ..control.clock import MonotonicClock
     from ..control.log import RunLog
     from ..control.loop import Controller
     from ..control.operator import Operator
-    from ..control.simulated import SimulatedRobot
+    from ..realtime import MonotonicClock
+    from ..robots.simulated import SimulatedRobot
 
     (execution,), clock = config.execution.values(), MonotonicClock()
     safety = config.safety.build(robot.specification, robot.rate)
@@ -132,7 +132,7 @@ class _Policy:
 
 
 def _is_over(robot: Robot) -> bool:
-    from ..control.simulated import SimulatedRobot
+    from ..robots.simulated import SimulatedRobot
 
     return isinstance(robot, SimulatedRobot) and robot.episode.is_over
 
@@ -149,7 +149,7 @@ def _told(seed: int, robot: Robot, summary: Summary) -> dict[str, Any]:
 
     One that was not let to its end has neither succeeded nor failed, nor has one that no simulation judges.
     """
-    from ..control.simulated import SimulatedRobot
+    from ..robots.simulated import SimulatedRobot
 
     told: dict[str, Any] = {"seed": seed, "success": None, "score": None, "steps": summary.num_steps}
     if isinstance(robot, SimulatedRobot):
@@ -170,8 +170,8 @@ def _told(seed: int, robot: Robot, summary: Summary) -> dict[str, Any]:
 
 def _described(config: ControlConfig) -> dict[str, Any]:
     """What the policy was trained for, as its folder or its server says."""
-    from ..configs.engines import read_description
-    from ..control.remote import RemotePolicy
+    from ..checkpoints.opening import read_description
+    from ..serving.client import RemotePolicy
 
     if not config.is_remote:
         return read_description(Path(config.run), config.checkpoint)
@@ -182,7 +182,7 @@ def _described(config: ControlConfig) -> dict[str, Any]:
 def _planner(config: ControlConfig, specification: Specification, horizons: Horizons) -> PolicyProcess:
     """The process that predicts, or that asks the server to."""
     from ..control.planner import PolicyProcess
-    from ..control.remote import connect
+    from ..serving.client import connect
 
     if config.is_remote:
         return PolicyProcess(specification, horizons, connect, config.run, specification, horizons)
@@ -191,7 +191,7 @@ def _planner(config: ControlConfig, specification: Specification, horizons: Hori
 
 def _load(config: ControlConfig) -> Predict:
     """What predicts, in the process of the policy, which has one thread."""
-    from ..configs.engines import open_engine
+    from ..checkpoints.opening import open_engine
     from ..configs.packages import import_packages
 
     import_packages(config.imports)  # this process has tables of its own

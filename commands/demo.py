@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..configs.components import DiffusionConfig, RegressionConfig
-from ..configs.schema import (
-    DemoConfig,
-    EvaluateConfig,
-    TrainConfig,
-    command_line,
-    device,
-)
+from ..configs.components.policies import DiffusionConfig, RegressionConfig
+from ..configs.evaluation import EvaluateConfig
+from ..configs.notation import command_line
+from ..configs.training import DemoConfig, TrainConfig
 from ..envs.catalogue import load_task
+from ..policy.device import device
 
 TASK = "pick_place"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..configs.schema import DownloadConfig
+from ..configs.datasets import DownloadConfig
 
 
 def run(config: DownloadConfig) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..configs.schema import EvaluateConfig, command_line
+from ..configs.evaluation import EvaluateConfig
+from ..configs.notation import command_line
 
 
 def run(config: EvaluateConfig) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..configs.schema import ExportConfig
+from ..configs.checkpoints import ExportConfig
 
 
 def run(config: ExportConfig) -> None:
     """Export, and say how far the engine is from PyTorch, how fast it is, and what to do next."""
-    from ..configs.engines import export
+    from ..checkpoints.exporting import export
 
     print(export(config))
     print(f"{config.out}: exported from {config.run}")

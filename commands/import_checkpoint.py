@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from ..configs.schema import ImportCheckpointConfig
+from ..configs.checkpoints import ImportCheckpointConfig
 
 
 def run(config: ImportCheckpointConfig) -> None:
     """Convert, and say what to do next."""
-    from ..configs.imports import import_checkpoint
+    from ..checkpoints.importing import import_checkpoint
 
     path = import_checkpoint(config)
     print(f"{path}: imported from {config.source}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ..configs.augmentation import AugmentationConfig
 from ..configs.checks import pair
-from ..configs.encoders import AugmentationConfig
-from ..configs.schema import InspectConfig
+from ..configs.datasets import InspectConfig
 from ..envs.catalogue import load_task
 
 

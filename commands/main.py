@@ -15,10 +15,10 @@ from importlib import import_module
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..configs.choices import names
-from ..configs.components import CHOICES, MANY
+from ..configs.choices import CHOICES, MANY, names
+from ..configs.commands import RUNS
+from ..configs.notation import default_of, describe
 from ..configs.packages import CommandConfig, check_names, import_packages
-from ..configs.schema import RUNS, default_of, describe
 from ..specification import nearest
 
 SUMMARIES = {
@@ -216,7 +216,7 @@ def compose_and_run(command: str, given: Sequence[str]) -> None:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
-    from ..configs.schema import register
+    from ..configs.commands import register
 
     import_packages(requested(given))  # before the tables are registered
     register()

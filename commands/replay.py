@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..configs.schema import ReplayConfig
+from ..configs.evaluation import ReplayConfig
 from ..envs.catalogue import load_task
 
 

@@ -7,19 +7,19 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..configs.schema import device
-from ..configs.serving import ServeConfig
+from ..configs.deployment import ServeConfig
+from ..policy.device import device
 from ..policy.engines.interface import FORMATS
 
 if TYPE_CHECKING:
-    from ..control.server import Server
+    from ..serving.server import Server
 
 
 def run(config: ServeConfig) -> None:
     """Load the policy and serve it until the process is interrupted or terminated; then every session is closed."""
-    from ..configs.engines import open_engine, read_description
-    from ..control.server import Server
-    from ..control.wire import TOKEN, read_token, require
+    from ..checkpoints.opening import open_engine, read_description
+    from ..serving.server import Server
+    from ..serving.wire import TOKEN, read_token, require
 
     token = read_token()
     if config.is_open and token is None:

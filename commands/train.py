@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..configs.schema import TrainConfig
+from ..configs.training import TrainConfig
 
 
 def run(config: TrainConfig) -> None:
     """Train, and say what to do next."""
-    from ..policy.checkpoint import steps
+    from ..checkpoints.runs import checkpoint_steps
     from ..training.loop import train
 
-    is_done = config.steps in steps(Path(config.out))
+    is_done = config.steps in checkpoint_steps(Path(config.out))
     path = train(config)
     print(f"{'nothing to do, trained already' if is_done else f'trained for {config.steps} steps'}: {path}")
     print(f"next: recede {'evaluate' if config.task else 'control'} {config.out}{config.again}")

@@ -1,16 +1,86 @@
-"""How a package of yours adds to the tables of choices; see docs/your_parts.md."""
+"""The one table of what may be chosen for each slot, and how a package of yours adds to it; see docs/your_parts.md."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..envs.catalogue import TASKS
 from ..specification import nearest
-from .components import CHOICES
+from .components.denoising import (
+    CosineConfig,
+    DDIMConfig,
+    DDPMConfig,
+    DiffusersSamplerConfig,
+    DiffusersScheduleConfig,
+    DPMSolver2MConfig,
+    EDMWeightingConfig,
+    HeunConfig,
+    MinSNRConfig,
+    RectifiedFlowConfig,
+    SNRConfig,
+    UniformConfig,
+)
+from .components.encoders import LowdimEncoderConfig, ResNetEncoderConfig, ViTEncoderConfig
+from .components.executions import EXECUTIONS
+from .components.networks import DiTConfig, TransformerConfig, UNet1dConfig
+from .components.policies import DenoisingConfig, DiffusionConfig, RegressionConfig
+from .components.robots import ROBOTS
+
+
+def require_choices(config: object, *slots: str, parent: str = "") -> None:
+    """Check that one of the `CHOICES` fills each of these slots of `config`, and each slot of what fills it.
+
+    Raises ValueError for a slot that holds a plain value.
+    """
+    for slot in slots:
+        path, value = f"{parent}{slot}", getattr(config, slot)
+        if not is_dataclass(value):
+            raise ValueError(
+                f"{path} must be chosen as {path}=name, got {value!r}: {nearest(str(value), CHOICES[path])}"
+            )
+        inner = [each.name for each in fields(value) if f"{path}/{each.name}" in CHOICES]
+        require_choices(value, *inner, parent=f"{path}/")
+
+
+_SAMPLERS = {
+    "ddim": DDIMConfig,
+    "ddpm": DDPMConfig,
+    "dpm_solver_2m": DPMSolver2MConfig,
+    "heun": HeunConfig,
+    "diffusers": DiffusersSamplerConfig,
+}
+
+CHOICES: dict[str, dict[str, Any]] = {
+    "policy": {"diffusion": DiffusionConfig, "regression": RegressionConfig},
+    "policy/encoder": {"lowdim": LowdimEncoderConfig, "resnet": ResNetEncoderConfig, "vit": ViTEncoderConfig},
+    "policy/network": {"unet1d": UNet1dConfig, "transformer": TransformerConfig, "dit": DiTConfig},
+    "policy/schedule": {
+        "cosine": CosineConfig,
+        "rectified_flow": RectifiedFlowConfig,
+        "diffusers": DiffusersScheduleConfig,
+    },
+    "policy/sampler": _SAMPLERS,
+    "policy/objective": {"denoising": DenoisingConfig},
+    "policy/weighting": {
+        "uniform": UniformConfig,
+        "snr": SNRConfig,
+        "min_snr": MinSNRConfig,
+        "edm": EDMWeightingConfig,
+    },
+    "sampler": _SAMPLERS,
+    "execution": EXECUTIONS,
+    "robot": ROBOTS,
+}
+"""Slot -> name -> what fills it. A slot is a Hydra config group, and its path in the run configuration.
+
+In the slots of `MANY` there may be several, each under its name.
+"""
+
+MANY = ("execution",)
 
 
 def add_choice(slot: str, name: str, config: Any) -> None:

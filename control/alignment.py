@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ..robots.interface import Reading
 from ..specification import Specification
-from .robot import Reading
 
 Observed: TypeAlias = dict[str, NDArray[Any]]
 """One step: a stream's name -> its value at the moment."""

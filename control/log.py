@@ -35,11 +35,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..datasets.store import DemonstrationStore
+from ..realtime import Channel, Layouts, connected
+from ..robots.interface import TOLERANCE_S
 from ..specification import Specification, Stream
 from .alignment import Alignment
-from .channel import Channel, Layouts, connected
 from .loop import Tick
-from .robot import TOLERANCE_S
 
 DEMONSTRATIONS, TICKS = "demonstrations.zarr", "ticks.zarr"
 """The stores of a run, by their names in its folder."""

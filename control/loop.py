@@ -22,10 +22,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ..execution.interface import Execution
+from ..policy.requests import Request
+from ..realtime import Clock
+from ..robots.interface import Robot
 from .alignment import Alignment
-from .clock import Clock
-from .execution import Execution, Request
-from .robot import Robot
 from .safety import Event, Safety
 
 LARGEST_GAP_S = 1.0

@@ -17,10 +17,10 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..policy.guidance import Prefix
+from ..policy.denoising.guidance import Prefix
 from ..policy.requests import Request
+from ..realtime import Channel, Layouts, connected
 from ..specification import Horizons, Specification
-from .channel import Channel, Layouts, connected
 
 Predict: TypeAlias = Callable[[Request], NDArray[Any]]
 """A chunk (Tp, Da) for a request."""

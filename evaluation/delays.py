@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..configs.schema import EvaluateConfig, command_line
+from ..configs.evaluation import EvaluateConfig
+from ..configs.notation import command_line
 from ..files import read_json, write_json, write_text
 from .reports.comparison import document
 from .results import delay_steps, load, measure, subject

@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..control.execution import Execution
 from ..envs.task import Task
+from ..execution.interface import Execution
 from ..policy.requests import History, Request
 
 Chunks: TypeAlias = Mapping[int, "NDArray[np.float32] | None"]

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..control.execution import Execution, RecedingHorizon
 from ..envs.task import Task
+from ..execution.interface import Execution
+from ..execution.receding import RecedingHorizon
 from ..policy.engines.eager import as_engine
 from ..policy.engines.interface import Engine
 from ..policy.interface import Policy

@@ -15,15 +15,17 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..configs.engines import check_exported, load_engine, make_engine, read_description
-from ..configs.policies import load_policy
-from ..configs.schema import EvaluateConfig, describe, device
+from ..checkpoints.opening import check_exported, load_engine, load_policy, read_description
+from ..checkpoints.runs import read_metrics
+from ..configs.evaluation import EvaluateConfig
+from ..configs.notation import describe
 from ..envs.catalogue import known_task, load_task
 from ..envs.task import Task
 from ..files import read_json, write_json
-from ..policy import checkpoint
+from ..policy.device import device
 from ..policy.engines.folder import is_exported
 from ..policy.engines.interface import FORMATS, Engine
+from ..policy.engines.making import make_engine
 from .evaluate import CHOICE_SEED, Evaluation, evaluate
 
 
@@ -48,7 +50,7 @@ class Measured:
         """The content of `evaluation.json`. training_s: of the run whose folder was given, None for a checkpoint's."""
         seconds = sum(
             line["data_s"] + line["update_s"]
-            for line in checkpoint.metrics(self.folder)
+            for line in read_metrics(self.folder)
             if "update_s" in line and line["step"] <= self.manifest["step"]
         )
         return {
@@ -87,7 +89,7 @@ def chosen_on(config: EvaluateConfig) -> dict[str, int] | None:
 
     Raises ValueError if `config` would measure the policy on one of them: the best of many is flattered there.
     """
-    counts = [line["episodes"] for line in checkpoint.metrics(Path(config.run)) if "mean_score" in line]
+    counts = [line["episodes"] for line in read_metrics(Path(config.run)) if "mean_score" in line]
     if config.checkpoint != "best" or not counts:
         return None
     last = CHOICE_SEED + max(counts) - 1
@@ -246,7 +248,7 @@ def entry(measured: Measured) -> Any:
     return Entry(
         name=measured.name,
         evaluation=measured.to_json(),
-        metrics=checkpoint.metrics(measured.folder),
+        metrics=read_metrics(measured.folder),
         num_parameters=measured.num_parameters,
         training_seed=measured.manifest["seed"],
     )

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..control.execution import Execution
 from ..envs.task import Task
+from ..execution.interface import Execution
 from ..policy.engines.eager import as_engine
 from ..policy.engines.interface import Engine
 from ..policy.interface import Policy

@@ -13,14 +13,15 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from ..specification import Horizons, Specification
-from .guidance import Guidance, Sampling, check_guidance, sample
+from .denoising.guidance import Guidance, Sampling, check_guidance, sample
+from .denoising.interface import Denoiser, NoiseSchedule, Space
+from .denoising.levels import NoiseLevel
+from .denoising.prediction import Prediction, estimate
+from .denoising.sampling import Sampler
 from .inputs import check_observation
-from .interface import Denoiser, Encoder, Lesson, Network, NoiseSchedule, Objective, Observation, Space
-from .levels import NoiseLevel
+from .interface import Encoder, Lesson, Network, Objective, Observation
 from .normalizer import Normalizer
 from .objective import Denoising
-from .prediction import Prediction, estimate
-from .sampling import Sampler
 from .space import NormalisedActions
 
 

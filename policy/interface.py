@@ -9,30 +9,20 @@ one: so a sampler's coefficients are constants, which no accelerator is waited f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
 from ..specification import Horizons, Specification
-from .guidance import Guidance
-from .levels import Levels, NoiseLevel
-from .prediction import Prediction
-from .sampling import Sampler
+from .denoising.guidance import Guidance
+from .denoising.interface import NoiseSchedule
+from .denoising.prediction import Prediction
+from .denoising.sampling import Sampler
 
 Observation: TypeAlias = Mapping[str, Tensor]
 """A stream's name -> (B, To, ...), in the units of the specification, the current step last."""
-
-Denoiser: TypeAlias = Callable[[Tensor, NoiseLevel, NoiseLevel], Tensor]
-"""(x_t, now, then) -> the x_0 towards which one step from `now` to `then` should go; both (B, Tp, Da), normalised.
-
-For most policies it is the estimate of x_0 at `now`, wherever the step goes. If then is now, it is that estimate.
-"""
-
-
-Weighting: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""(signal-to-noise ratio, weight of the prediction type by itself) -> weight of the squared error of x_0."""
 
 
 class Encoder(Protocol):
@@ -74,56 +64,6 @@ class Network(Protocol):
 
     def denoise(self, noisy: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         """(B, Tp, Da), rows of `embed` and of `condition` -> (B, Tp, Da)."""
-        ...
-
-
-class NoiseSchedule(Protocol):
-    """How much signal and noise there is at time t: x_t = alpha(t) x_0 + sigma(t) epsilon."""
-
-    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The coefficients alpha and sigma, each of the shape of `t`."""
-        ...
-
-    @property
-    def levels(self) -> Levels:
-        """A table of noise levels from clean data to noise, of which samplers visit some."""
-        ...
-
-    def time(self, level: Tensor) -> Tensor:
-        """The times at which to train, from levels uniform in [0, 1): the inverse of their distribution function."""
-        ...
-
-
-class Space(Protocol):
-    """Between actions in units and the x_0 that is denoised: L rows of size Dz."""
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(L, Dz)."""
-        ...
-
-    @property
-    def std(self) -> Tensor:
-        """(Dz,), the standard deviation of x_0 over the training episodes."""
-        ...
-
-    def encode(self, action: Tensor) -> Tensor:
-        """(B, Tp, Da) in units -> x_0 (B, L, Dz)."""
-        ...
-
-    def decode(self, x_0: Tensor) -> Tensor:
-        """x_0 (B, L, Dz) -> (B, Tp, Da) in units."""
-        ...
-
-
-class Solver(Protocol):
-    """Turns noise into a sample. It knows neither networks nor guidance."""
-
-    def __call__(self, denoise: Denoiser, noise: Tensor, levels: Levels, /) -> Tensor:
-        """x_0 (B, Tp, Da) from noise (N + 1, B, Tp, Da) along N + 1 levels.
-
-        noise[0] is where it starts; noise[1:] is what it adds on the way. Deterministic solvers need only noise[0].
-        """
         ...
 
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .weighting import uniform
+from .denoising.weighting import uniform
 
 if TYPE_CHECKING:
-    from .interface import Denoised, Lesson, NoiseSchedule, Weighting
-    from .prediction import Prediction
+    from .denoising.interface import NoiseSchedule, Weighting
+    from .denoising.prediction import Prediction
+    from .interface import Denoised, Lesson
 
 MOST_WEIGHT = 1e6
 """The most that the squared error of an output may be weighed by: beyond it one noise level is nearly all of a loss."""
@@ -22,7 +23,7 @@ MOST_WEIGHT = 1e6
 class Denoising:
     """Predict x_0, the noise or a mixture of them at every noise level (Ho et al. 2020, algorithm 1).
 
-    weighting: how much each noise level counts in the loss; see `policy.weighting`.
+    weighting: how much each noise level counts in the loss; see `policy.denoising.weighting`.
     """
 
     weighting: Weighting = uniform

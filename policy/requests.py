@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from .guidance import Guidance, Prefix, stacked
+from .denoising.guidance import Guidance, Prefix, stacked
 
 History: TypeAlias = dict[str, NDArray[Any]]
 """A stream's name -> the last To observations of it (To, ...), the current one last."""

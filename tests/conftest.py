@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # small tensors are slower with more, and resumed runs must have the same number
-sys.path.append(str(Path(__file__).parent))  # where `task=toys:REACH` is found; worker processes inherit it
+sys.path.append(str(Path(__file__).parent / "helpers"))  # where `task=toys:REACH` is found; worker processes inherit it
 
 SMALL = ["policy.network.channels=[16,32]", "policy.network.time_size=16", "batch_size=32", "device=cpu"]
 """A network and batches that train in milliseconds a step."""

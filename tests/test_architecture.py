@@ -19,36 +19,29 @@ SOURCES = {path.with_suffix("").parts: (ROOT / path).read_text() for path in FIL
 FLOORS = {
     ("specification",): 0,
     ("files",): 0,
-    **{
-        ("policy", name): 1
-        for name in (
-            "interface",
-            "schedule",
-            "levels",
-            "prediction",
-            "weighting",
-            "sampling",
-            "guidance",
-            "objective",
-            "requests",
-            "straight_through",
-        )
-    },
-    ("policy", "weights"): 1,
-    **{("policy", name): 2 for name in ("networks", "encoders", "normalizer", "ema")},
-    ("datasets",): 2,
-    ("envs",): 2,
-    ("control", "execution"): 2,
-    ("control", "safety"): 2,
-    ("policy",): 3,
-    ("control",): 4,
-    ("configs",): 5,
-    ("recording",): 6,
-    ("evaluation",): 6,
-    ("training",): 7,
-    ("commands",): 8,
-    ("__init__",): 9,
-    ("__main__",): 9,
+    ("realtime",): 0,
+    ("datasets",): 1,
+    ("envs",): 1,
+    ("policy", "denoising"): 1,
+    ("policy", "interface"): 2,
+    ("policy", "requests"): 2,
+    ("policy", "weights"): 2,
+    ("policy", "networks"): 3,
+    ("policy", "encoders"): 3,
+    ("policy", "normalizer"): 3,
+    ("execution",): 3,
+    ("policy",): 4,
+    ("robots",): 4,
+    ("recording",): 4,
+    ("serving",): 5,
+    ("control",): 6,
+    ("configs",): 7,
+    ("checkpoints",): 8,
+    ("evaluation",): 9,
+    ("training",): 10,
+    ("commands",): 11,
+    ("__init__",): 12,
+    ("__main__",): 12,
 }
 APART = {"policy", "datasets", "envs"}
 
@@ -82,16 +75,16 @@ def test_imports_only_point_down_the_floors(importer: tuple[str, ...]) -> None:
 
 def test_the_rules_know_right_from_wrong() -> None:
     assert is_allowed(("policy", "diffusion"), ("policy", "normalizer"))
-    assert is_allowed(("evaluation", "rollout"), ("control", "execution"))
+    assert is_allowed(("evaluation", "rollout"), ("execution", "interface"))
     assert is_allowed(("training", "loop"), ("evaluation", "evaluate"))
     assert not is_allowed(("evaluation", "evaluate"), ("training", "loop"))
     assert not is_allowed(("policy", "diffusion"), ("datasets", "windows"))
     assert not is_allowed(("datasets", "windows"), ("envs", "task"))
-    assert not is_allowed(("policy", "sampling"), ("policy", "diffusion"))
-    assert not is_allowed(("envs", "task"), ("configs", "schema"))
-    assert list(imports(("policy", "networks", "x"), "from ..schedule import a\nfrom .. import ema")) == [
-        ("policy", "schedule"),
-        ("policy", "ema"),
+    assert not is_allowed(("policy", "denoising", "sampling"), ("policy", "diffusion"))
+    assert not is_allowed(("envs", "task"), ("configs", "choices"))
+    assert list(imports(("policy", "networks", "x"), "from ..interface import a\nfrom .. import space")) == [
+        ("policy", "interface"),
+        ("policy", "space"),
     ]
 
 
@@ -135,8 +128,9 @@ def test_every_folder_of_python_files_is_listed_in_pyproject() -> None:
 AT_THE_ROOT = {
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "pyproject.toml", "constraints.txt"),
     *(".gitignore", ".pre-commit-config.yaml", ".ci", "py.typed"),
-    *("__init__.py", "__main__.py", "specification.py", "files.py"),
-    *("policy", "datasets", "envs", "control", "configs", "recording", "evaluation", "training", "commands"),
+    *("__init__.py", "__main__.py", "specification.py", "files.py", "realtime.py"),
+    *("policy", "datasets", "envs", "execution", "robots", "recording", "serving", "control"),
+    *("configs", "checkpoints", "evaluation", "training", "commands"),
     *("tests", "benchmarks", "docs"),
 }
 

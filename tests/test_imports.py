@@ -38,10 +38,12 @@ def first_to_load(watched: list[str], names: list[str]) -> dict[str, Any]:
 
 
 def test_the_light_half_loads_no_torch() -> None:
-    light = ["recede", "recede.specification", "recede.datasets.store"]
-    light += [*modules("recede.control"), *modules("recede.envs"), *modules("recede.commands")]
+    light = ["recede", "recede.specification", "recede.files", "recede.realtime", "recede.datasets.store"]
+    folders = ("execution", "robots", "robots.feetech", "serving", "control", "envs", "commands")
+    light += [module for folder in folders for module in modules(f"recede.{folder}")]
     light += [
-        "recede.configs.engines",
+        "recede.checkpoints.folder",
+        "recede.checkpoints.opening",
         "recede.policy.engines.folder",
         "recede.policy.engines.choice",
         "recede.evaluation.reports.control",
@@ -57,4 +59,5 @@ def test_nothing_loads_what_only_some_functions_need() -> None:
 
 
 def test_the_watch_sees_torch() -> None:
-    assert first_to_load(["torch"], ["recede", "recede.policy.schedule"]) == {"torch": "recede.policy.schedule"}
+    module = "recede.policy.denoising.schedule"
+    assert first_to_load(["torch"], ["recede", module]) == {"torch": module}

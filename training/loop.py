@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..configs.policies import load_policy
-from ..configs.schema import TrainConfig, describe
-from ..configs.schema import device as choose_device
+from ..checkpoints.folder import read_manifest
+from ..checkpoints.opening import load_policy
+from ..checkpoints.runs import resolve_checkpoint
+from ..configs.notation import describe
+from ..configs.training import TrainConfig
 from ..datasets.augmentation import Augmentation
 from ..datasets.demonstrations import check_finite
 from ..datasets.mirror import Mirrored
@@ -30,10 +32,10 @@ from ..datasets.windows import Windows
 from ..envs.catalogue import load_task
 from ..envs.task import Task
 from ..evaluation.evaluate import CHOICE_SEED, evaluate
-from ..policy import checkpoint
-from ..policy.ema import EMA
+from ..policy.device import device as choose_device
 from ..policy.interface import Lesson, Policy
 from ..policy.normalizer import Normalizer
+from .ema import EMA
 from .measures import Meter, action_error, is_finite, metrics_writer
 from .parameters import parameter_groups
 from .recipe import recipe
@@ -146,7 +148,7 @@ def prepare(config: TrainConfig) -> Prepared:
             check_finite(demonstrations.read(stream.name), stream, config.dataset)
     num_episodes, before = len(demonstrations), None
     if config.init_from is not None:
-        before = checkpoint.read_manifest(checkpoint.find(Path(config.init_from)))
+        before = read_manifest(resolve_checkpoint(Path(config.init_from)))
     split = choose(demonstrations, held_out=config.held_out, seed=config.split_seed, before=before)
     episodes = split.training
     if config.mirror:

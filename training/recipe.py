@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..configs.schema import TrainConfig, describe
+from ..configs.notation import describe
+from ..configs.training import TrainConfig
 from .split import Split
 
 LEFT_OUT = {

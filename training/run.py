@@ -24,8 +24,9 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from ..checkpoints.folder import write_checkpoint, write_tensors
+from ..checkpoints.runs import best_step, checkpoint_of_step, checkpoint_steps, read_metrics
 from ..files import read_json, whole_folder, write_json, write_text, writing
-from ..policy import checkpoint
 
 
 class Run:
@@ -39,11 +40,11 @@ class Run:
     @property
     def steps(self) -> list[int]:
         """The steps of the checkpoints, ascending."""
-        return checkpoint.steps(self.folder)
+        return checkpoint_steps(self.folder)
 
     def checkpoint(self, step: int) -> Path:
         """The folder of the checkpoint after `step` updates."""
-        return checkpoint.of_step(self.folder, step)
+        return checkpoint_of_step(self.folder, step)
 
     @contextmanager
     def exclusive(self) -> Generator[None]:
@@ -87,12 +88,12 @@ class Run:
     ) -> Path:
         """Write the checkpoint after `step` updates and drop what is neither last nor best.
 
-        weights: of the averaged policy. training: what else a resumed training needs. manifest: see `checkpoint.save`.
+        weights: of the averaged policy. training: what else a resumed training needs. manifest: see `write_checkpoint`.
         """
         path = self.checkpoint(step)
         with whole_folder(path) as folder:
-            checkpoint.save(folder, weights, step=step, **manifest)
-            digest = checkpoint.write_tensors(folder / "training.safetensors", training)
+            write_checkpoint(folder, weights, step=step, **manifest)
+            digest = write_tensors(folder / "training.safetensors", training)
             state = {"step": step, "threads": torch.get_num_threads(), "training_sha256": digest}
             write_json(folder / "training.json", state)
         self.prune()
@@ -100,7 +101,7 @@ class Run:
 
     def prune(self) -> None:
         """Remove every checkpoint but the last and the best."""
-        kept = {self.steps[-1], checkpoint.best(self.folder)}
+        kept = {self.steps[-1], best_step(self.folder)}
         for step in set(self.steps) - kept:
             shutil.rmtree(self.checkpoint(step))
 
@@ -112,7 +113,7 @@ class Run:
 
     def _forget_after(self, step: int) -> None:
         """Drop what was measured after `step`, because a resumed training measures it again."""
-        kept = [entry for entry in checkpoint.metrics(self.folder) if entry["step"] <= step]
+        kept = [entry for entry in read_metrics(self.folder) if entry["step"] <= step]
         write_text(self.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.folder import read_checkpoint, read_tensors
+from ..checkpoints.runs import resolve_checkpoint
 from ..files import read_json
-from ..policy import checkpoint
-from ..policy.ema import EMA
+from .ema import EMA
 from .measures import Meter
 
 
@@ -29,7 +30,7 @@ def restore(folder: Path, policy: nn.Module, ema: EMA[Any], optimizer: torch.opt
     Raises ValueError or FileNotFoundError where the checkpoint is damaged. Warns where the number of CPU threads
     differs from then: sums are then rounded differently.
     """
-    weights = checkpoint.load(folder)[1]
+    weights = read_checkpoint(folder)[1]
     note = read_json(folder / "training.json")
     if not {"threads", "training_sha256"} <= note.keys():
         raise ValueError(f"{folder / 'training.json'} is damaged: it holds only {sorted(note)}; restore it from a copy")
@@ -39,7 +40,7 @@ def restore(folder: Path, policy: nn.Module, ema: EMA[Any], optimizer: torch.opt
             f"good, but not bitwise that of an uninterrupted run (set OMP_NUM_THREADS={note['threads']} for that)",
             stacklevel=2,
         )
-    state = checkpoint.read_tensors(folder / "training.safetensors", note["training_sha256"])
+    state = read_tensors(folder / "training.safetensors", note["training_sha256"])
     policy.load_state_dict(_under("policy", state))
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in _under("optimizer", state).items():
@@ -55,7 +56,7 @@ def start_from(policy: nn.Module, folder: Path) -> str:
 
     Raises ValueError unless its network has the same weights, by name and shape.
     """
-    manifest, weights = checkpoint.load(checkpoint.find(folder))
+    manifest, weights = read_checkpoint(resolve_checkpoint(folder))
     wanted = {name: tensor for name, tensor in policy.state_dict().items() if not name.startswith("normalizer.")}
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith("normalizer.")}
     differing = sorted(wanted.keys() ^ weights.keys())

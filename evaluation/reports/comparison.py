@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ...configs.components import CHOICES
-from ...configs.schema import default_of, describe
+from ...configs.choices import CHOICES
+from ...configs.notation import default_of, describe
 from ...files import read_json, write_text
 from ..intervals import MIN_TRAININGS, Interval, bootstrap, over_trainings, wilson
 

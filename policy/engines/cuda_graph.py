@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..denoising.guidance import Guidance, Prefix, check_guidance, mapped
 from ..diffusion import DiffusionPolicy
-from ..guidance import Guidance, Prefix, check_guidance, mapped
 from ..inputs import check_noise, check_observation, num_rows
 from .eager import EagerEngine
 from .interface import Arrays, check_without_gradient

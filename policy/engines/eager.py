@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..guidance import Guidance, mapped
+from ..denoising.guidance import Guidance, mapped
 from ..inputs import check_noise, check_observation, num_rows
 from ..interface import Policy
 from .interface import Arrays, Engine

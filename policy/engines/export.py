@@ -111,7 +111,7 @@ def fill(
 ) -> None:
     """Fill a folder that exists, with the graphs of another.
 
-    description: the policy's parts, as `configs.schema.describe` gives them. more: what else to note in `engine.json`.
+    description: the policy's parts as JSON, of `configs.notation.describe`. more: what else to note in `engine.json`.
     """
     for path in sorted(graphs.iterdir()):
         with writing(folder / path.name):

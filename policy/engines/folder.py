@@ -10,8 +10,8 @@ import numpy as np
 
 from ...files import read_json
 from ...specification import Horizons, Specification
-from ..levels import NoiseLevel
-from ..prediction import PREDICTIONS
+from ..denoising.levels import NoiseLevel
+from ..denoising.prediction import PREDICTIONS
 from .graph import ActionRange, GraphEngine
 from .interface import ENGINES, FORMATS, Session
 from .onnx_runtime import OnnxSession

@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...specification import Horizons, Specification, Stream
-from ..guidance import Guidance, Sampling, check_guidance, mapped, sample
+from ..denoising.guidance import Guidance, Sampling, check_guidance, mapped, sample
+from ..denoising.levels import NoiseLevel
+from ..denoising.prediction import Prediction, estimate
+from ..denoising.sampling import Sampler
 from ..inputs import check_noise, check_observation, num_rows
-from ..levels import NoiseLevel
-from ..prediction import Prediction, estimate
-from ..sampling import Sampler
 from .interface import Arrays, Session, check_without_gradient
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias
 from numpy.typing import NDArray
 
 from ...specification import Horizons, Specification
-from ..guidance import Guidance
+from ..denoising.guidance import Guidance
 
 Arrays: TypeAlias = Mapping[str, NDArray[Any]]
 """A stream's name -> (B, To, ...), in the units of the specification, the current step last."""

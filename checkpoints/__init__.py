@@ -1,0 +1,1 @@
+"""Trained policies on disk: written, opened, exported, and imported from other libraries."""

@@ -1,0 +1,100 @@
+"""Checkpoints: a policy as a folder of two files, `policy.json` and `policy.safetensors`; neither holds code.
+
+The folder appears whole or not at all. `policy.json` says what the weights are for (specification with units and
+control period, horizons, the configuration to build the network from, versions) and the SHA-256 of the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..files import read_json, write_json, writing
+from ..specification import Horizons, Specification
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+FORMAT = 2
+"""Raised whenever older checkpoints can no longer be read."""
+
+KEYS = ("versions", "specification", "horizons", "policy", "task", "step", "weights_sha256")
+"""What `policy.json` holds at least, beside its format."""
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write tensors as safetensors; returns the SHA-256 of the file."""
+    import safetensors.torch
+
+    data = safetensors.torch.save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
+    with writing(path):  # safetensors' own writer reports a full disk as an error of its own
+        path.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
+    """The tensors of `write_tensors`.
+
+    Raises FileNotFoundError where the file is missing, and ValueError where it is not the one that was written.
+    """
+    import safetensors.torch
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing from its checkpoint: restore it, or use another checkpoint")
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ValueError(f"{path} is damaged: its SHA-256 is not the one noted beside it; use another checkpoint")
+    return safetensors.torch.load(data)
+
+
+def write_checkpoint(folder: Path, weights: Mapping[str, Tensor], **manifest: Any) -> None:
+    """Write `policy.json` and `policy.safetensors` into a folder that exists.
+
+    manifest: what to note beside the weights; specification, horizons and config are needed to load them again.
+    """
+    digest = write_tensors(folder / "policy.safetensors", weights)
+    specification: Specification = manifest.pop("specification")
+    horizons: Horizons = manifest.pop("horizons")
+    content = {
+        "format": FORMAT,
+        "versions": {name: version(name) for name in ("recede", "torch", "numpy")},
+        "specification": specification.to_json(),
+        "horizons": {"observation": horizons.observation, "prediction": horizons.prediction, "action": horizons.action},
+        **manifest,
+        "weights_sha256": digest,
+    }
+    write_json(folder / "policy.json", content)
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The manifest and the weights of a checkpoint; see `read_manifest`. Raises ValueError where they are damaged."""
+    manifest = read_manifest(folder)
+    return manifest, read_tensors(folder / "policy.safetensors", manifest["weights_sha256"])
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What `policy.json` says, with its specification and its horizons built; torch is not loaded.
+
+    Raises FileNotFoundError where there is none, and ValueError where it is of another format or damaged.
+    """
+    if not (folder / "policy.json").is_file():
+        raise FileNotFoundError(f"{folder} is no checkpoint: it has no policy.json")
+    manifest = read_json(folder / "policy.json")
+    if manifest.get("format") != FORMAT:
+        raise ValueError(
+            f"{folder / 'policy.json'}: format must be {FORMAT}, which this version of recede reads, "
+            f"got {manifest.get('format')!r}: load it with the version noted in it, or train again"
+        )
+    missing = [key for key in KEYS if key not in manifest]
+    if missing:
+        raise ValueError(f"{folder / 'policy.json'} is damaged: it lacks {missing}; use another checkpoint")
+    try:
+        manifest["specification"] = Specification.from_json(manifest["specification"])
+        manifest["horizons"] = Horizons(**manifest["horizons"])
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / 'policy.json'} is damaged ({error}): use another checkpoint") from None
+    return manifest

@@ -1,0 +1,1 @@
+"""Policies that other libraries have trained: their files and their networks."""

@@ -1,0 +1,53 @@
+"""The folder of a training: its checkpoints and its metrics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def checkpoint_steps(run: Path) -> list[int]:
+    """The steps of the checkpoints of a run, ascending."""
+    return sorted(int(path.name) for path in (run / "checkpoints").glob("[0-9]*"))
+
+
+def checkpoint_of_step(run: Path, step: int) -> Path:
+    """The checkpoint of a run after `step` updates."""
+    return run / "checkpoints" / f"{step:08d}"
+
+
+def best_step(run: Path) -> int | None:
+    """The step of the checkpoint that scored best of those evaluated while training, the earliest of equals."""
+    kept = set(checkpoint_steps(run))
+    measured = [entry for entry in read_metrics(run) if "mean_score" in entry and entry["step"] in kept]
+    return max(measured, key=lambda entry: entry["mean_score"], default={}).get("step")
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Every line of a run's metrics so far; a last line that was cut short is left out."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    try:
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}): restore it from a copy, or remove it") from None
+
+
+def resolve_checkpoint(folder: Path, which: str = "last") -> Path:
+    """The checkpoint meant by a run folder ("last" or "best" of it) or a checkpoint folder.
+
+    Raises FileNotFoundError where there is none.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no run or checkpoint folder {folder}")
+    if (folder / "policy.json").exists():
+        return folder
+    if not checkpoint_steps(folder):
+        raise FileNotFoundError(f"{folder} is neither a run folder nor a checkpoint: it holds no checkpoints")
+    if which == "last":
+        return checkpoint_of_step(folder, checkpoint_steps(folder)[-1])
+    chosen = best_step(folder)
+    if chosen is None:
+        raise FileNotFoundError(f"{folder} has no best policy: train with evaluate_every=N, or use the last one")
+    return checkpoint_of_step(folder, chosen)

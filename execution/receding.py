@@ -1,0 +1,22 @@
+"""Execute a part of a chunk, stop, and plan again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from .interface import Execution
+
+
+class RecedingHorizon(Execution):
+    """Execute the first actions, stop, and plan again (Chi et al. 2023, section II.C).
+
+    The robot holds its last action while it thinks; what it then does was planned for where it stands.
+    """
+
+    def _is_due(self) -> bool:
+        return not len(self.planned)
+
+    def _join(self, actions: NDArray[Any], late: int) -> NDArray[Any]:
+        return actions[: self.every].copy()

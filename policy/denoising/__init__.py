@@ -1,0 +1,1 @@
+"""The mathematics of denoising: schedules, predictions, samplers and guidance."""

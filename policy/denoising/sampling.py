@@ -1,0 +1,125 @@
+"""Samplers: plain functions (denoise, noise, levels) -> x_0, all built on one step rule.
+
+Ours are written with operators alone, so that they take arrays of numpy as well: an exported policy denoises by the
+very same functions, and this module loads without torch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from .levels import Levels, NoiseLevel
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .interface import Denoiser, Solver
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A solver, and the noise levels that it visits.
+
+    levels: N + 1 of them, from noise to clean data. num_draws: fresh noises that the solver adds on the way, 0 if it is
+    deterministic. keeps_epsilon: after an estimate of x_0 was clipped, a step keeps the epsilon of the unclipped one,
+    as diffusers does unless `use_clipped_model_output` is set. runs_on_arrays: whether the solver takes numpy too.
+    visited: the steps for which the solver asks the denoiser, if they are not those along the levels.
+    """
+
+    solve: Solver
+    levels: tuple[NoiseLevel, ...]
+    num_draws: int = 0
+    keeps_epsilon: bool = False
+    runs_on_arrays: bool = True
+    visited: tuple[tuple[NoiseLevel, NoiseLevel], ...] = ()
+
+    @property
+    def steps(self) -> list[tuple[tuple[NoiseLevel, NoiseLevel], ...]]:
+        """The steps (now, then) that the denoiser may be asked for: along the levels, and of no length at each."""
+        if self.visited:
+            return [self.visited]
+        return [tuple(pairwise(self.levels)), tuple((level, level) for level in self.levels[:-1])]
+
+
+def transition(
+    x_t: Tensor, x_0: Tensor, *, now: NoiseLevel, then: NoiseLevel, eta: float = 0.0
+) -> tuple[Tensor, float]:
+    """Mean and standard deviation of the next, less noisy x, given x_t and an estimate of x_0.
+
+    It keeps the direction of the noise, or draws part of it afresh: eta = 0 is DDIM and Euler, with a standard
+    deviation of 0; eta = 1 is the ancestral step of DDPM (Song et al. 2021, eq. 12 and 16).
+    """
+    kept = now.alpha * then.sigma / (then.alpha * now.sigma)  # ratio of the two noise-to-signal ratios
+    redrawn = eta**2 * (1 - kept**2)  # share of the noise variance drawn afresh
+    direct = (1 - redrawn) ** 0.5
+    # then.alpha x_0 + then.sigma direct epsilon, without the large terms that cancel in it if x_0 is far out of range
+    mean = then.sigma / now.sigma * direct * x_t + then.alpha * (1 - kept * direct) * x_0
+    return mean, then.sigma * redrawn**0.5
+
+
+def step(x_t: Tensor, x_0: Tensor, *, now: NoiseLevel, then: NoiseLevel) -> Tensor:
+    """The deterministic step from x_t to the next, less noisy x."""
+    return transition(x_t, x_0, now=now, then=then)[0]
+
+
+def keeping_epsilon(raw: Tensor, x_0: Tensor, *, now: NoiseLevel, then: NoiseLevel) -> Tensor:
+    """The x_0 with which a deterministic step keeps the epsilon of `raw` but ends at the clipped estimate `x_0`.
+
+    A step is linear in x_0, so that rule of diffusers is an estimate of its own; of no step, it is the clipped one.
+    """
+    kept = now.alpha * then.sigma / (then.alpha * now.sigma)
+    return x_0 if then == now else x_0 + kept / (1 - kept) * (x_0 - raw)
+
+
+def ddim(denoise: Denoiser, noise: Tensor, levels: Levels, /, *, eta: float = 0.0) -> Tensor:
+    """DDIM (Song et al. 2021): deterministic if eta is 0; otherwise stochastic and fed by noise[1:].
+
+    For a rectified flow this is the Euler method.
+    """
+    x = noise[0]
+    for index, (now, then) in enumerate(pairwise(levels)):
+        mean, std = transition(x, denoise(x, now, then), now=now, then=then, eta=eta)
+        x = mean + std * noise[index + 1] if eta else mean
+    return x
+
+
+def ddpm(denoise: Denoiser, noise: Tensor, levels: Levels, /) -> Tensor:
+    """Ancestral sampling (Ho et al. 2020, algorithm 2, with the smaller of the two posterior variances)."""
+    return ddim(denoise, noise, levels, eta=1.0)
+
+
+def dpm_solver_2m(denoise: Denoiser, noise: Tensor, levels: Levels, /) -> Tensor:
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): x_0 is extrapolated from its last two estimates.
+
+    Second order in the logarithm of the signal-to-noise ratio, with one evaluation a step. The first step and the last,
+    which ends at clean data, have nothing to extrapolate over.
+    """
+    x, last, last_span = noise[0], None, math.inf
+    for now, then in pairwise(levels):
+        x_0, span = denoise(x, now, then), then.log_snr - now.log_snr
+        ahead = x_0 if last is None or then.sigma == 0 else x_0 + (x_0 - last) * (span / (2 * last_span))
+        x = step(x, ahead, now=now, then=then)
+        last, last_span = x_0, span
+    return x
+
+
+def heun(denoise: Denoiser, noise: Tensor, levels: Levels, /) -> Tensor:
+    """Heun's method on the velocity of a flow: the mean of the velocities at the two ends of a step.
+
+    Second order from noise to data, with two evaluations a step and one in the last (as Karras et al. 2022, algorithm
+    1, who average epsilon, which no estimate determines at pure noise). Divided by alpha + sigma, a sample of any
+    schedule is one of a flow in the time `NoiseLevel.share`, with the velocity (x_0 - x) / (1 - share).
+    """
+    x = noise[0]
+    for now, then in pairwise(levels):
+        x_0 = denoise(x, now, then)
+        if then.sigma > 0:
+            ahead = step(x, x_0, now=now, then=then)
+            velocity = (denoise(ahead, then, then) - ahead / (then.alpha + then.sigma)) / (1 - then.share)
+            from_end = x / (now.alpha + now.sigma) + (1 - now.share) * velocity
+            x_0 = (x_0 + from_end) / 2
+        x = step(x, x_0, now=now, then=then)
+    return x

@@ -1,0 +1,214 @@
+"""A check of a driver, which commands nothing but the position that the robot is in.
+
+Shapes: Da size of the action.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..realtime import Clock
+from ..specification import Stream, nearest
+from .interface import TOLERANCE_S, Reading, Robot
+
+Answer = TypeVar("Answer")
+
+
+def check_robot(
+    robot: Robot,
+    clock: Clock,
+    *,
+    seconds: float = 2.0,
+    start_s: float = 5.0,
+    max_age_s: float = 1.0,
+    max_call_s: float = 0.02,
+    max_move: float = 0.05,
+) -> str:
+    """Start a robot, have it hold its position, and check every promise of `Robot`; what was found, in lines to print.
+
+    The robot is stopped in the end, and not closed.
+
+    seconds: how long it is watched. start_s: within which every stream must come. max_age_s: of a reading. max_call_s:
+    that a call may take by the clock of the machine, which goes on also beside a virtual one. max_move: by how much it
+    may leave its position, as a share of the limits of the action, or in its units where it has none.
+
+    Raises ValueError for a promise that is broken, and TimeoutError where a stream does not come or a call blocks.
+    """
+    _check_description(robot)
+    watch = _Watch(robot, clock, max_age_s, max_call_s, max_move)
+    try:
+        robot.start()
+        watch.wait(start_s)
+        watch.go_on(seconds, is_commanded=True)
+        for _ in range(2):
+            watch.call("stop", robot.stop)
+        watch.go_on(seconds / 2, is_commanded=False)
+    finally:
+        robot.stop()
+    watch.check_progress(seconds)
+    return watch.report()
+
+
+def _check_description(robot: Robot) -> None:
+    if not (math.isfinite(robot.rate) and robot.rate > 0):
+        raise ValueError(f"rate must be a positive number of commands a second, got {robot.rate}")
+    if not (math.isfinite(robot.actuation_delay) and robot.actuation_delay >= 0):
+        raise ValueError(f"actuation_delay must be 0 seconds or more, got {robot.actuation_delay}")
+
+
+@dataclass
+class _Watch:
+    """What was seen of a robot, each of it checked."""
+
+    robot: Robot
+    clock: Clock
+    max_age_s: float
+    max_call_s: float
+    max_move: float
+    newest: dict[str, Reading] = field(default_factory=lambda: dict[str, Reading]())
+    num_readings: dict[str, int] = field(default_factory=lambda: dict[str, int]())
+    oldest_s: dict[str, float] = field(default_factory=lambda: dict[str, float]())
+    slowest_s: dict[str, float] = field(default_factory=lambda: dict[str, float]())
+    home: NDArray[Any] | None = None
+    moved: float = 0.0
+
+    def wait(self, start_s: float) -> None:
+        """Until every stream and the position are known; a robot may never know its position."""
+        until = self.clock.now() + start_s
+        streams = self.robot.specification.observations
+        while True:
+            self._look()
+            self.home = self._position()
+            missing = [stream.name for stream in streams if stream.name not in self.newest]
+            if not missing and self.home is not None:
+                return
+            if self.clock.now() >= until:
+                break
+            self._sleep()
+        if missing:
+            raise TimeoutError(f"every stream must come within {start_s:g} s of start(), {missing} did not")
+
+    def go_on(self, seconds: float, *, is_commanded: bool) -> None:
+        """Look, and where that is wanted command the position, in each period."""
+        until = self.clock.now() + seconds
+        while self.clock.now() < until - TOLERANCE_S:
+            self._look()
+            self._check_rest("commanded its own position" if is_commanded else "stopped")
+            if is_commanded and self.home is not None:
+                self.call("command", self.robot.command, self._within_limits(self.home), self.clock.now())
+            self._sleep()
+
+    def call(self, name: str, function: Callable[..., Answer], *arguments: Any) -> Answer:
+        """What a call answers, which must be soon."""
+        begin = time.perf_counter()
+        answer = function(*arguments)
+        taken = time.perf_counter() - begin
+        self.slowest_s[name] = max(taken, self.slowest_s.get(name, 0.0))
+        if taken > self.max_call_s:
+            raise TimeoutError(
+                f"{name}() must return within {self.max_call_s:g} s, but took {taken:.3g} s: talk to the robot in "
+                "a thread or process of its own, and keep the newest of what it says"
+            )
+        return answer
+
+    def check_progress(self, seconds: float) -> None:
+        """Every stream must have gone on."""
+        for name, count in self.num_readings.items():
+            if count < 2:
+                raise ValueError(
+                    f"stream {name!r}: capture times must grow, but in {seconds:g} s no reading came after the one "
+                    f"of {self.newest[name].time:.3f} s"
+                )
+
+    def report(self) -> str:
+        """What was found."""
+        robot = self.robot
+        lines = [f"{robot.rate:g} commands/s, each {1e3 * robot.actuation_delay:.1f} ms before its effect"]
+        lines += [
+            f"{name:<20}{self.num_readings[name]} readings, at most {1e3 * self.oldest_s[name]:.1f} ms old"
+            for name in self.newest
+        ]
+        lines += [f"{name + '()':<20}at most {1e3 * taken:.2f} ms" for name, taken in self.slowest_s.items()]
+        kept = f"kept, moved by at most {self.moved:.2g} of {self.max_move:g}"
+        lines.append(f"{'its position':<20}{kept if self.home is not None else 'not known: nothing was commanded'}")
+        return "\n".join(lines)
+
+    def _sleep(self) -> None:
+        self.clock.sleep_until(self.clock.now() + 1 / self.robot.rate)
+
+    def _look(self) -> None:
+        readings = self.call("observe", self.robot.observe)
+        now = self.clock.now()
+        streams = {stream.name: stream for stream in self.robot.specification.observations}
+        for name, reading in readings.items():
+            if name not in streams:
+                raise ValueError(
+                    f"observe() must give streams of the specification, got {name!r}: {nearest(name, streams)}"
+                )
+            self._check_time(name, reading.time, now)
+            _check_value(streams[name], reading.value)
+            if name not in self.newest or reading.time > self.newest[name].time:
+                self.num_readings[name] = self.num_readings.get(name, 0) + 1
+            self.newest[name] = reading
+        if lost := self.newest.keys() - readings.keys():
+            raise ValueError(f"observe() must give every stream that has come, {sorted(lost)} came and went")
+
+    def _check_time(self, name: str, captured: float, now: float) -> None:
+        place = f"stream {name!r}: a capture time"
+        if not captured <= now + TOLERANCE_S:
+            raise ValueError(f"{place} must not be in the future, got {captured:.6f} s at {now:.6f} s: use one clock")
+        if now - captured > self.max_age_s:
+            raise ValueError(f"{place} must be at most {self.max_age_s:g} s ago, got {now - captured:.3g} s")
+        if name in self.newest and captured < self.newest[name].time:
+            raise ValueError(f"{place} must not go back, got {captured:.6f} s after {self.newest[name].time:.6f} s")
+        self.oldest_s[name] = max(now - captured, self.oldest_s.get(name, 0.0))
+
+    def _position(self) -> NDArray[Any] | None:
+        position, stream = self.call("position", self.robot.position), self.robot.specification.action
+        if position is None:
+            return None
+        if np.shape(position) != stream.shape or not np.isfinite(position).all():
+            raise ValueError(f"position() must be {stream.size} finite numbers or None, got {position}")
+        return np.array(position, dtype=np.float64)
+
+    def _check_rest(self, why: str) -> None:
+        position = self._position()
+        if self.home is None or position is None:
+            return
+        action = self.robot.specification.action
+        scale = np.subtract(action.high, action.low) if action.low else np.ones(action.shape)
+        shares = np.abs(position - self.home) / scale
+        self.moved = max(self.moved, float(shares.max()))
+        if self.moved > self.max_move:
+            worst = int(shares.argmax())
+            raise ValueError(
+                f"a robot that is {why} must stay there, but {action.label(worst)} went from {self.home[worst]:.4g} "
+                f"to {position[worst]:.4g}, {shares[worst]:.2g} of its limits where {self.max_move:g} is allowed"
+            )
+
+    def _within_limits(self, position: NDArray[Any]) -> NDArray[Any]:
+        action = self.robot.specification.action
+        return (np.clip(position, action.low, action.high) if action.low else position).astype(action.dtype)
+
+
+def _check_value(stream: Stream, value: Any) -> None:
+    place = f"stream {stream.name!r}: a reading"
+    if not isinstance(value, np.ndarray) or (value.shape, value.dtype.name) != (stream.shape, stream.dtype):
+        found = f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise ValueError(f"{place} must be an array of {stream.dtype} of shape {stream.shape}, got {found}")
+    if stream.low:
+        low, high = np.array(stream.low, stream.dtype), np.array(stream.high, stream.dtype)
+        for index in np.flatnonzero(~((low <= value) & (value <= high))):  # which NaN is not, either
+            raise ValueError(
+                f"{place} must lie within its limits, but {stream.label(int(index))} is {value[index]} "
+                f"and not in [{low[index]}, {high[index]}]: convert its units, or state wider limits"
+            )
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        raise ValueError(f"{place} must be finite, got {value}")

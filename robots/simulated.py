@@ -1,0 +1,239 @@
+"""A task in simulation as a robot in a process of its own, in real time."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import socket
+import time
+from typing import Any, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..envs.task import Task
+from ..realtime import Channel, Layouts, MonotonicClock, connected
+from ..specification import Specification
+from .interface import Reading, checked_action
+from .simulation import Disturbances, Episode, Options, Simulation, command_rate
+
+START_S = 60.0
+"""Seconds within which a process must have started and made its environment."""
+
+ANSWER_S = 10.0
+"""Seconds within which a simulation that has started must begin an episode."""
+
+STATUS = "(episode)"
+"""A message of this name tells how the episode is going; no stream can be called so."""
+
+
+class SimulatedRobot:
+    """The same in a process of its own and in real time: it goes on at its own pace, whatever the controller does.
+
+    Its clock is the monotonic one of the machine. No call but `start` and `reset` waits for the process: what it does
+    not take is dropped, and a `stop` that it did not take is sent again by the calls that follow. It ends with the
+    process that made it. A simulation that is slower than real time falls behind, which the times of its readings show.
+
+    first_seed: of the first episode. rate: commands a second that it wants. options: see `Disturbances`.
+    """
+
+    def __init__(
+        self, task: Task, *, first_seed: int = 0, rate: float | None = None, **options: Unpack[Options]
+    ) -> None:
+        self.task, self.specification = task, task.specification
+        self.rate = command_rate(task, rate)
+        self.actuation_delay = Disturbances(task.specification, **options).actuation_delay
+        self._options: Options = options
+        self._episode = Episode(first_seed)
+        self._channel: Channel | None = None
+        self._process: Any = None
+        self._readings: dict[str, Reading] = {}
+        self._asked, self._answered = 0, 0  # requests so far, and the last one that was answered
+        self._is_stopped, self._is_stop_owed, self._is_closed = False, False, False
+
+    def start(self) -> None:
+        """Start the process and its first episode, or after `stop` take commands again.
+
+        Raises TimeoutError where the process does not answer, and ConnectionError where it has ended.
+        """
+        if self._process is None and not self._is_closed:
+            self._open()
+        if not self._answered:
+            self._request("start", START_S, self._episode.seed)
+        elif self._is_stopped:
+            self._request("continue", ANSWER_S)
+
+    def reset(self, seed: int) -> None:
+        """Begin another episode; what was on its way is lost. Before `start` this only says which one is the first.
+
+        Raises TimeoutError where the process does not answer, and ConnectionError where it has ended.
+        """
+        if self._process is None and not self._is_closed:
+            self._episode = Episode(seed)
+        else:
+            self._request("reset", ANSWER_S, seed)
+
+    def observe(self) -> dict[str, Reading]:
+        """The newest reading of every stream that has come so far in this episode."""
+        self._receive()
+        return dict(self._readings)
+
+    def position(self) -> NDArray[Any] | None:
+        """Where it was by the newest reading of `Task.position`, in the dtype of the action."""
+        reading = self.observe().get(self.task.position or "")
+        return None if reading is None else reading.value.astype(self.specification.action.dtype)
+
+    def command(self, action: NDArray[Any], at_time: float) -> None:
+        """Send an action (Da,), given at that time, s. Raises ValueError where it is no action."""
+        action = checked_action(action, at_time, self.specification)
+        self._receive()
+        if not self._is_stopped:
+            self._send("command", at_time, action)
+
+    def stop(self) -> None:
+        """Hold the position of the moment at which the process reads this; commands on their way are lost."""
+        if self._process is not None and not self._is_closed:
+            self._is_stop_owed = self._is_stop_owed or not self._is_stopped
+            self._is_stopped = True
+            with contextlib.suppress(ConnectionError):
+                self._receive()
+
+    def close(self) -> None:
+        """End the process."""
+        self._is_closed = True
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+            self._process.join(1.0)
+            self._process.kill()  # one that is suspended has not noticed
+            self._process.join()
+
+    @property
+    def episode(self) -> Episode:
+        """How the episode is going, as far as the process has told."""
+        if self._channel is not None:
+            with contextlib.suppress(ConnectionError):
+                self._receive()
+        return self._episode
+
+    def _open(self) -> None:
+        requests, answers = layouts(self.specification)
+        ours, theirs = connected(requests, answers)
+        context = multiprocessing.get_context("spawn")  # a fork would copy the threads and the GPU of this process
+        process = context.Process(target=_serve, args=(theirs, self.task, self._options), daemon=True)
+        with theirs, contextlib.ExitStack() as undo:
+            undo.enter_context(ours)
+            process.start()
+            undo.pop_all()
+        self._process, self._channel = process, Channel(ours, requests, answers)
+
+    def _request(self, name: str, seconds: float, *values: Any) -> None:
+        """Have something done, and wait until it is; readings of before are forgotten."""
+        until = time.monotonic() + seconds
+        self._asked += 1
+        is_sent = False
+        while self._answered < self._asked:
+            is_sent = is_sent or self._send(name, self._asked, *values)
+            self._receive()
+            if time.monotonic() > until:
+                raise TimeoutError(f"the simulation of {self.task.name!r} did not {name} within {seconds:g} s")
+            if self._answered < self._asked and self._channel is not None:
+                self._channel.wait(min(until - time.monotonic(), self.specification.control_dt))
+        self._is_stopped = self._is_stop_owed = False
+
+    def _send(self, name: str, *values: Any) -> bool:
+        try:
+            return self._connection().send(name, *values)
+        except ConnectionError:
+            raise self._lost() from None
+
+    def _receive(self) -> None:
+        """Take all that has come, and send what is owed."""
+        if self._is_stop_owed and self._send("stop"):
+            self._is_stop_owed = False
+        try:
+            for name, record in self._connection().receive():
+                if name == STATUS:
+                    self._take(*record.tolist())
+                else:
+                    self._readings[name] = Reading(np.array(record["value"]), float(record["time"]))
+        except ConnectionError:
+            raise self._lost() from None
+
+    def _take(self, answered: int, *episode: Any) -> None:
+        if answered != self._answered:
+            self._readings.clear()
+        self._answered, self._episode = answered, Episode(*episode)
+
+    def _connection(self) -> Channel:
+        if self._is_closed:
+            raise ConnectionError
+        if self._channel is None:
+            raise RuntimeError("start() the robot first")
+        return self._channel
+
+    def _lost(self) -> ConnectionError:
+        if self._is_closed:
+            return ConnectionError(f"the simulation of {self.task.name!r} is closed: make another one")
+        code = self._process.exitcode
+        how = "" if code is None else f" with exit code {code}"
+        return ConnectionError(f"the process that simulates {self.task.name!r} has ended{how}: make another one")
+
+
+def layouts(specification: Specification) -> tuple[Layouts, Layouts]:
+    """The messages to a simulation and from it. Every request has a number, and the newest is part of every status."""
+    action = specification.action
+    requests = {
+        "command": np.dtype([("time", "f8"), ("action", action.dtype, action.shape)]),
+        "stop": np.dtype([]),
+        "continue": np.dtype([("number", "i8")]),
+        "start": np.dtype([("number", "i8"), ("seed", "i8")]),
+        "reset": np.dtype([("number", "i8"), ("seed", "i8")]),
+    }
+    status = [("seed", "i8"), ("success", "?"), ("score", "f8"), ("num_steps", "i8"), ("is_over", "?")]
+    answers = {
+        STATUS: np.dtype([("number", "i8"), *status]),
+        **{s.name: np.dtype([("time", "f8"), ("value", s.dtype, s.shape)]) for s in specification.observations},
+    }
+    return requests, answers
+
+
+def _serve(end: socket.socket, task: Task, options: Options) -> None:
+    """The process of a `SimulatedRobot`: until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the controller is interrupted, and must still be able to stop it
+    requests, answers = layouts(task.specification)
+    channel, simulation = Channel(end, answers, requests), Simulation(task, MonotonicClock(), **options)
+    number, sent = 0, dict[str, float]()
+    with contextlib.suppress(ConnectionError), contextlib.closing(simulation), contextlib.closing(channel):
+        while True:
+            before = number
+            for name, record in channel.receive():
+                number = _obey(simulation, name, record, number)
+            if number == 0:
+                channel.wait(START_S)
+                continue
+            readings = simulation.observe()
+            fresh = [name for name, reading in readings.items() if reading.time != sent.get(name)]
+            if fresh or number != before:
+                channel.send(STATUS, number, *simulation.episode)
+            for name in fresh:
+                if channel.send(name, readings[name].time, readings[name].value):
+                    sent[name] = readings[name].time
+            channel.wait(simulation.due - simulation.clock.now())
+
+
+def _obey(simulation: Simulation, name: str, record: Any, number: int) -> int:
+    """Do what a message asks for; the number of the last request is returned."""
+    if name == "command":
+        simulation.command(record["action"], float(record["time"]))
+        return number
+    if name == "stop":
+        simulation.stop()
+        return number
+    if name == "continue":
+        simulation.start()
+    else:
+        simulation.reset(int(record["seed"]))
+        simulation.start()
+    return int(record["number"])

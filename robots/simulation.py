@@ -1,0 +1,255 @@
+"""Tasks in simulation as robots: in this process on any clock, or in a process of their own in real time.
+
+Time is cut into control periods from the start of an episode on. At the beginning of each the state is captured, and
+the newest command that has arrived by then is what the environment is stepped with. A command that arrives within a
+period therefore waits for the next one.
+
+What real robots do besides is an option: readings and commands take their time, and readings are lost.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypedDict, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..envs.task import Task
+from ..realtime import Clock
+from ..specification import Specification, nearest
+from .interface import TOLERANCE_S, Reading, checked_action
+
+
+class Episode(NamedTuple):
+    """How an episode is going. score: the best of any step, in [0, 1]. num_steps: control steps taken."""
+
+    seed: int
+    success: bool = False
+    score: float = 0.0
+    num_steps: int = 0
+    is_over: bool = False
+
+
+class Options(TypedDict, total=False):
+    """What lies between a robot and its controller; see `Disturbances`."""
+
+    sensor_delay: float | Mapping[str, float]
+    actuation_delay: float
+    jitter: float
+    dropped: float
+    seed: int
+
+
+def command_rate(task: Task, rate: float | None) -> float:
+    """Commands a second: `rate`, or one a control period. Raises ValueError where that is less than these."""
+    slowest = 1 / task.specification.control_dt
+    if rate is not None and not rate >= slowest * (1 - 1e-9):
+        raise ValueError(f"the rate must be at least one command a control period, {slowest:g} a second, got {rate}")
+    return slowest if rate is None else rate
+
+
+class Disturbances:
+    """Delays and losses on the way, each a function of the seeds and of the order of readings and of commands alone.
+
+    sensor_delay: s from the capture of a reading until it can be observed, for all streams or by their names (0 where a
+    stream is not named). actuation_delay: s from a command to its arrival. jitter: s, the upper bound of what is added
+    to each of these delays, drawn uniformly. dropped: share of the readings that are lost. seed: of all this, beside
+    the episode's own.
+
+    Raises ValueError for a delay that is negative, a share that is none, and a stream that there is not.
+    """
+
+    def __init__(
+        self,
+        specification: Specification,
+        *,
+        sensor_delay: float | Mapping[str, float] = 0.0,
+        actuation_delay: float = 0.0,
+        jitter: float = 0.0,
+        dropped: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        names = [stream.name for stream in specification.observations]
+        given = sensor_delay if isinstance(sensor_delay, Mapping) else dict.fromkeys(names, sensor_delay)
+        for name in given:
+            if name not in names:
+                raise ValueError(f"sensor_delay must name observation streams, got {name!r}: {nearest(name, names)}")
+        delays = {f"sensor_delay of {name!r}": delay for name, delay in given.items()}
+        for what, delay in {**delays, "actuation_delay": actuation_delay, "jitter": jitter}.items():
+            if not (math.isfinite(delay) and delay >= 0):
+                raise ValueError(f"{what} must be 0 seconds or more, got {delay}")
+        if not 0 <= dropped < 1:
+            raise ValueError(f"dropped must be a share of the readings, at least 0 and below 1, got {dropped}")
+        self.sensor_delay = {name: float(given.get(name, 0.0)) for name in names}
+        self.actuation_delay, self.jitter, self.dropped, self.seed = float(actuation_delay), jitter, dropped, seed
+        self.reset(0)
+
+    def reset(self, episode_seed: int) -> None:
+        """Begin with the readings and commands of an episode."""
+        sequences = np.random.SeedSequence([self.seed, episode_seed]).spawn(2)
+        self._readings, self._commands = (np.random.default_rng(sequence) for sequence in sequences)
+
+    def visible_at(self, name: str, captured: float) -> float | None:
+        """When the next reading of a stream can be observed, s; None where it is lost."""
+        late, lot = self._readings.random(2)
+        return None if lot < self.dropped else captured + self.sensor_delay[name] + self.jitter * late
+
+    def arrives_at(self, given: float) -> float:
+        """When the next command arrives, s."""
+        return given + self.actuation_delay + self.jitter * self._commands.random()
+
+
+class Simulation:
+    """A task as a robot in this process: whoever touches it steps it for all the control periods that are over.
+
+    Readings of a stream keep their order. Until the first command has arrived, and once stopped, it holds the position
+    that it is in; where the task does not say what that is (`Task.position`), the world stands still instead. So it
+    does once the episode is over, while readings still come. A new episode begins with `reset`.
+
+    first_seed: of the first episode. rate: commands a second that it wants, of which it needs one a control period.
+    options: see `Disturbances`.
+    """
+
+    def __init__(
+        self, task: Task, clock: Clock, *, first_seed: int = 0, rate: float | None = None, **options: Unpack[Options]
+    ) -> None:
+        self.task, self.clock, self.specification = task, clock, task.specification
+        self.rate = command_rate(task, rate)
+        self._disturbances = Disturbances(task.specification, **options)
+        self.actuation_delay = self._disturbances.actuation_delay
+        self._env = task.make()
+        self._episode = Episode(first_seed)
+        self._is_started, self._is_closed = False, False
+
+    def start(self) -> None:
+        """Begin the first episode, or after `stop` take commands again."""
+        self._require(is_started=False)
+        if not self._is_started:
+            self._is_started = True
+            self._begin(self._episode.seed)
+        self._is_stopped = False
+
+    def reset(self, seed: int) -> None:
+        """Begin another episode; what was on its way is lost. Before `start` this only says which one is the first."""
+        self._require(is_started=False)
+        if self._is_started:
+            self._begin(seed)
+        else:
+            self._episode = Episode(seed)
+
+    def observe(self) -> dict[str, Reading]:
+        """The newest reading of every stream that has come so far in this episode."""
+        self._advance()
+        return dict(self._newest)
+
+    def position(self) -> NDArray[Any] | None:
+        """Where it was by the newest reading of `Task.position`, in the dtype of the action."""
+        self._advance()
+        reading = self._newest.get(self.task.position or "")
+        return None if reading is None else reading.value.astype(self.specification.action.dtype)
+
+    def command(self, action: NDArray[Any], at_time: float) -> None:
+        """Have an action (Da,) on its way from that time on, s. Raises ValueError where it is no action."""
+        action = checked_action(action, at_time, self.specification)
+        self._advance()
+        if not self._is_stopped:
+            self._commands.append((self._disturbances.arrives_at(at_time), action))
+
+    def stop(self) -> None:
+        """Hold the position of this moment; commands on their way are lost."""
+        if self._is_started and not self._is_closed and not self._is_stopped:
+            self._advance()
+            self._is_stopped, self._commands, self._held = True, [], self._here()
+
+    def close(self) -> None:
+        """Close the environment."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._env.close()
+
+    @property
+    def episode(self) -> Episode:
+        """How the episode is going."""
+        if self._is_started and not self._is_closed:
+            self._advance()
+        return self._episode
+
+    @property
+    def due(self) -> float:
+        """When something happens next, s: the end of a period, or a reading that can be observed."""
+        coming = [readings[0][0] for readings in self._coming.values() if readings]
+        return min([self._moment(self._num_periods + 1), *coming])
+
+    def _require(self, *, is_started: bool = True) -> None:
+        if self._is_closed:
+            raise ConnectionError(f"the simulation of {self.task.name!r} is closed: make another one")
+        if is_started and not self._is_started:
+            raise RuntimeError("start() the simulation first")
+
+    def _begin(self, seed: int) -> None:
+        self._disturbances.reset(seed)
+        self._state, info = self._env.reset(seed=seed)
+        self._episode = Episode(seed, bool(info["success"]), float(info["score"]))
+        self._is_stopped, self._held = False, self._here()
+        self._commands: list[tuple[float, NDArray[Any]]] = []  # when each arrives, in the order of their giving
+        self._newest: dict[str, Reading] = {}
+        self._coming: dict[str, deque[tuple[float, Reading]]] = {
+            stream.name: deque() for stream in self.specification.observations
+        }
+        self._origin, self._num_periods = self.clock.now(), 0
+        self._capture()
+
+    def _moment(self, period: int) -> float:
+        return self._origin + period * self.specification.control_dt
+
+    def _advance(self) -> None:
+        self._require()
+        now = self.clock.now()
+        while self._moment(self._num_periods + 1) <= now + TOLERANCE_S:
+            self._step(self._moment(self._num_periods))
+            self._num_periods += 1
+            self._capture()
+            self._show(now)
+        self._show(now)
+
+    def _step(self, begin: float) -> None:
+        action = self._arrived(begin)
+        if action is None or self._episode.is_over:
+            return
+        self._state, _, terminated, truncated, info = self._env.step(action)
+        seed, success, score, num_steps, _ = self._episode
+        self._episode = Episode(
+            seed,
+            success or bool(info["success"]),
+            max(score, float(info["score"])),
+            num_steps + 1,
+            bool(terminated or truncated),
+        )
+
+    def _arrived(self, moment: float) -> NDArray[Any] | None:
+        """The last given of the commands that are there; the earlier ones will never be wanted."""
+        for index in reversed(range(len(self._commands))):
+            if self._commands[index][0] <= moment + TOLERANCE_S:
+                del self._commands[:index]
+                return self._commands[0][1]
+        return self._held
+
+    def _here(self) -> NDArray[Any] | None:
+        if self.task.position is None:
+            return None
+        return self._state[self.task.position].astype(self.specification.action.dtype)
+
+    def _capture(self) -> None:
+        moment = self._moment(self._num_periods)
+        for name, coming in self._coming.items():
+            visible = self._disturbances.visible_at(name, moment)
+            if visible is not None:
+                coming.append((visible, Reading(self._state[name], moment)))
+
+    def _show(self, now: float) -> None:
+        for name, coming in self._coming.items():
+            while coming and coming[0][0] <= now + TOLERANCE_S:  # one that is late keeps those behind it back
+                self._newest[name] = coming.popleft()[1]

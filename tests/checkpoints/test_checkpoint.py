@@ -1,0 +1,191 @@
+"""Checkpoints: what goes in comes out, and whatever is wrong is said."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recede.checkpoints.folder import FORMAT, read_tensors, write_checkpoint, write_tensors
+from recede.checkpoints.opening import load_policy
+from recede.checkpoints.runs import checkpoint_steps, resolve_checkpoint
+from recede.configs.choices import CHOICES
+from recede.configs.notation import policy_config
+from recede.policy.normalizer import Normalizer
+from recede.specification import Horizons, Specification, Stream
+
+SPECIFICATION = Specification(
+    (Stream("joints", (3,), units="rad", low=-3, high=3), Stream("cup", (2,), units="m")),
+    Stream("action", (3,), units="rad"),
+    control_dt=0.05,
+)
+HORIZONS = Horizons(observation=2, prediction=8, action=4)
+SMALL = {"choice": "unet1d", "channels": [8, 16], "kernel_size": 3, "groups": 4, "time_size": 8}
+REMOVED = object()
+
+
+def build(choice="diffusion"):
+    ranges = {s.name: (np.full(s.shape, -1.5), np.linspace(1, 2, s.size)) for s in SPECIFICATION.streams}
+    torch.manual_seed(0)
+    config = policy_config({"choice": choice, "network": SMALL})
+    return config.build(SPECIFICATION, HORIZONS, Normalizer(SPECIFICATION, ranges)).eval()
+
+
+def save(folder, choice="diffusion", **changes):
+    manifest = {
+        "specification": SPECIFICATION,
+        "horizons": HORIZONS,
+        "policy": {"choice": choice, "network": SMALL},
+        "task": None,
+        "step": 7,
+    } | changes
+    folder.mkdir(parents=True)
+    write_checkpoint(folder, build(choice).state_dict(), **manifest)
+    return folder
+
+
+def edit(folder, **changes):
+    """Change entries of policy.json, or remove them."""
+    path = folder / "policy.json"
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not REMOVED}))
+
+
+@pytest.mark.parametrize("choice", sorted(CHOICES["policy"]))
+def test_a_policy_predicts_the_same_after_a_round_trip(tmp_path, choice):
+    policy = build(choice)
+    loaded, manifest = load_policy(save(tmp_path / "checkpoint", choice))
+    generator = torch.Generator().manual_seed(1)
+    observation = {
+        stream.name: torch.randn(5, HORIZONS.observation, *stream.shape, generator=generator)
+        for stream in SPECIFICATION.observations
+    }
+    draws, *shape = policy.noise_shape
+    noise = torch.randn(draws, 5, *shape, generator=generator)
+    assert torch.equal(loaded.predict(observation, noise), policy.predict(observation, noise))
+    assert loaded.specification == SPECIFICATION
+    assert loaded.horizons == HORIZONS
+    assert (manifest["step"], manifest["task"], manifest["path"]) == (7, None, str(tmp_path / "checkpoint"))
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert not loaded.training
+
+
+def test_it_says_how_to_understand_itself(tmp_path):
+    content = json.loads((save(tmp_path / "checkpoint") / "policy.json").read_text())
+    assert content["format"] == FORMAT
+    assert content["specification"]["control_dt"] == 0.05
+    assert content["specification"]["observations"][0]["units"] == ["rad"] * 3
+    assert content["versions"]["torch"] == torch.__version__
+    assert content["horizons"] == {"observation": 2, "prediction": 8, "action": 4}
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_every_flipped_bit_and_every_cut_of_the_weights_is_found(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("tensors") / "weights.safetensors"
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b.c": torch.ones(3, dtype=torch.int64)}
+    digest = write_tensors(path, tensors)
+    content = bytearray(path.read_bytes())
+    if data.draw(st.booleans()):
+        place = data.draw(st.integers(0, 8 * len(content) - 1))
+        content[place // 8] ^= 1 << place % 8
+    else:
+        content = content[: data.draw(st.integers(0, len(content) - 1))]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"weights.safetensors is damaged: its SHA-256 is not the one noted beside it"):
+        read_tensors(path, digest)
+
+
+def test_tensors_of_any_layout_come_back(tmp_path):
+    tensors = {
+        "transposed": torch.arange(6.0).reshape(2, 3).T,
+        "scalar": torch.tensor(3.5, requires_grad=True),
+        "empty": torch.zeros(0, 2),
+        "half": torch.ones(2, dtype=torch.bfloat16),
+    }
+    found = read_tensors(tmp_path / "t", write_tensors(tmp_path / "t", tensors))
+    assert found.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(found[name], tensor), name
+        assert found[name].dtype == tensor.dtype
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"format": 1},
+            r"policy.json: format must be 2, which this version of recede reads, got 1: load it with the v",
+        ),
+        ({"format": REMOVED}, "format must be 2, .* got None"),
+        ({"horizons": REMOVED}, r"policy.json is damaged: it lacks \['horizons'\]; use another checkpoint"),
+        ({"weights_sha256": REMOVED, "task": REMOVED}, r"it lacks \['task', 'weights_sha256'\]"),
+        ({"horizons": {"observation": 2, "prediction": 4, "action": 8}}, "policy.json is damaged .*prediction horizon"),
+        ({"horizons": {"observed": 2}}, "policy.json is damaged"),
+        ({"horizons": 3}, "policy.json is damaged"),
+        ({"specification": {}}, r"policy.json is damaged \(not a specification: 'observations'\)"),
+        ({"specification": []}, "policy.json is damaged"),
+        ({"weights_sha256": "0"}, "policy.safetensors is damaged: its SHA-256 is not the one"),
+        ({"policy": {"choice": "difusion"}}, "policy.json: .*got 'difusion'"),
+        ({"policy": {"choice": "diffusion", "prediction": "w"}}, "no policy can be built from it .*'w'"),
+        ({"policy": {"choice": "diffusion", "network": {"choice": "unet1d", "chanels": [8]}}}, "no policy .*chanels"),
+        ({"policy": {"choice": "diffusion", "network": 3}}, "policy.json: no policy can be built"),
+        ({"policy": "diffusion"}, "policy.json: no policy can be built"),
+        ({"policy": {"choice": "diffusion", "network": SMALL | {"channels": [8]}}}, "checkpoint: the weights must be"),
+        ({"policy": {"choice": "regression", "network": SMALL | {"groups": 0}}}, "groups must be above 0"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_is_refused(tmp_path, changes, message):
+    folder = save(tmp_path / "checkpoint")
+    edit(folder, **changes)
+    with pytest.raises(ValueError, match=message):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '"format"', "null", "\x00\xff"])
+def test_a_manifest_that_is_none_is_refused(tmp_path, content):
+    folder = save(tmp_path / "checkpoint")
+    (folder / "policy.json").write_text(content)
+    with pytest.raises(ValueError, match=r"policy.json (is damaged|must hold a JSON object)"):
+        load_policy(folder)
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path):
+    folder = save(tmp_path / "checkpoint")
+    (folder / "policy.json").write_bytes(b"\xff\xfe{")
+    with pytest.raises(ValueError, match=r"policy.json is damaged"):
+        load_policy(folder)
+
+
+def test_missing_files_are_named(tmp_path):
+    folder = save(tmp_path / "run/checkpoints/00000007")
+    (folder / "policy.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"policy.safetensors is missing from its checkpoint: restore it"):
+        load_policy(tmp_path / "run")
+    (folder / "policy.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"00000007 is no checkpoint: it has no policy.json"):
+        load_policy(tmp_path / "run")
+    shutil.rmtree(folder)
+    with pytest.raises(FileNotFoundError, match="neither a run folder nor a checkpoint"):
+        load_policy(tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match="there is no run or checkpoint folder"):
+        load_policy(tmp_path / "walk")
+
+
+def test_the_last_and_the_best_are_found(tmp_path):
+    run = tmp_path / "run"
+    for step in (7, 20, 100_000_000):
+        save(run / "checkpoints" / f"{step:08d}")
+    assert checkpoint_steps(run) == [7, 20, 100_000_000]
+    assert resolve_checkpoint(run).name == "100000000"
+    with pytest.raises(FileNotFoundError, match="has no best policy: train with evaluate_every=N"):
+        resolve_checkpoint(run, "best")
+    lines = [{"step": 7, "mean_score": 0.5}, {"step": 9, "mean_score": 0.9}, {"step": 20, "loss": 1.0}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 20, "mean_sc')
+    assert resolve_checkpoint(run, "best").name == "00000007"  # of those that are there
+    assert resolve_checkpoint(run / "checkpoints/00000020", "best").name == "00000020"
+    (run / "metrics.jsonl").write_text("{\n")
+    with pytest.raises(ValueError, match=r"metrics.jsonl is damaged"):
+        resolve_checkpoint(run, "best")

@@ -1,0 +1,53 @@
+"""Every command that our documents show is one that the command line takes."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import recede
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+from recede.commands.main import overrides
+from recede.configs.commands import RUNS, register
+from recede.configs.notation import command_line
+
+ROOT = Path(recede.__file__).parent
+
+
+def shown():
+    """The arguments of every `recede ...` in a code block or between backticks, but for those with an ellipsis.
+
+    Those with a package of one's own are run by tests/test_open_tables.py.
+    """
+    for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = document.read_text()
+        blocks = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+        inline = [
+            " ".join(each.split())
+            for each in re.findall(r"`(recede [^`]*)`", re.sub(r"```.*?```", "", text, flags=re.S))
+        ]
+        for line in blocks + inline:
+            arguments = shlex.split(line, comments=True)
+            left_out = {"...", "<command>", "--help", "-m", "imports=[my_parts]"}
+            if arguments[:1] == ["recede"] and not left_out & set(arguments):
+                yield pytest.param(arguments[1:], id=f"{document.name}: {' '.join(arguments[1:])}")
+
+
+@pytest.mark.parametrize("arguments", list(shown()))
+def test_a_command_that_is_shown_is_understood(arguments):
+    command, *rest = arguments
+    assert command in RUNS
+    if not rest:  # named, not typed
+        return
+    register()
+    with initialize_config_module("recede.configs", version_base="1.3"):
+        config = OmegaConf.to_object(compose(command, overrides(command, rest)))
+    assert type(config) is RUNS[command]
+    with initialize_config_module("recede.configs", version_base="1.3"):
+        typed = shlex.split(command_line(command, config))[2:]
+        assert OmegaConf.to_object(compose(command, overrides(command, typed))) == config
+
+
+def test_the_documents_show_every_command():
+    assert {each.values[0][0] for each in shown()} == set(RUNS)

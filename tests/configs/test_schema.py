@@ -1,0 +1,270 @@
+"""Run configurations: every choice can be described, read back, composed and explained."""
+
+import json
+import re
+from dataclasses import MISSING, fields, is_dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import recede
+import torch
+import toys
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+from recede.commands import main
+from recede.configs.choices import CHOICES, MANY
+from recede.configs.commands import RUNS, register
+from recede.configs.components.denoising import DDIMConfig, DDPMConfig, DiffusersSamplerConfig, RectifiedFlowConfig
+from recede.configs.components.networks import UNet1dConfig
+from recede.configs.components.policies import DiffusionConfig, HorizonsConfig
+from recede.configs.evaluation import EvaluateConfig
+from recede.configs.notation import describe, policy_config
+from recede.configs.training import TrainConfig
+from recede.envs.catalogue import TASKS, load_task
+from recede.envs.task import Task
+from recede.policy.denoising.prediction import PREDICTIONS
+from recede.policy.device import device
+from recede.policy.normalizer import Normalizer
+from recede.specification import Horizons
+
+FOLDER = Path(recede.__file__).parent / "configs"
+REQUIRED = {
+    "dataset": "d.zarr",
+    "name": "pusht",
+    "out": "runs/x",
+    "results": "runs",
+    "run": "runs/x",
+    "source": "w.pt",
+    "task": "pick_place",
+}
+SELF_EVIDENT = {"seed", "device", "steps", "episodes", "out", "task", "policy"}
+
+
+def slots_of(option):
+    names = {each.name for each in fields(option)}
+    return [slot for slot in CHOICES if slot.count("/") and slot.split("/")[1] in names]
+
+
+PARTS = [
+    (policy, slot, name)
+    for policy, option in CHOICES["policy"].items()
+    for slot in slots_of(option)
+    for name in CHOICES[slot]
+]
+
+
+@pytest.mark.parametrize(("policy", "slot", "name"), PARTS)
+def test_every_choice_comes_back_from_json(policy, slot, name):
+    option = CHOICES["policy"][policy]
+    config = option(**{slot.split("/")[1]: CHOICES[slot][name]()})
+    described = json.loads(json.dumps(describe(config), allow_nan=False))
+    assert described["choice"] == policy
+    assert described[slot.split("/")[1]]["choice"] == name
+    again = policy_config(described)
+    assert again == config
+    assert type(getattr(again, slot.split("/")[1])) is CHOICES[slot][name]
+
+
+def test_every_value_comes_back_not_only_the_defaults():
+    config = DiffusionConfig(
+        network=UNet1dConfig(channels=[8, 24], kernel_size=3, groups=4, time_size=6),
+        sampler=DiffusersSamplerConfig(name="DDIMScheduler", num_steps=7, options={"clip_sample": True}),
+        prediction="v",
+        clip=1.25,
+    )
+    assert policy_config(json.loads(json.dumps(describe(config)))) == config
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize(("slot", "name"), [(slot, name) for policy, slot, name in PARTS if policy == "diffusion"])
+def test_every_choice_builds_a_policy_that_predicts(slot, name, prediction):
+    small = {"network": UNet1dConfig(channels=[8, 16], time_size=8)}
+    config = DiffusionConfig(prediction=prediction, **(small | {slot.split("/")[1]: CHOICES[slot][name]()}))
+    ranges = {stream.name: (np.full(2, -1.0), np.full(2, 1.0)) for stream in toys.SPECIFICATION.streams}
+    build = partial(config.build, toys.SPECIFICATION, Horizons(prediction=8, action=4))
+    if prediction == "epsilon" and name in ("rectified_flow", "edm"):  # see tests/test_weighting.py
+        with pytest.raises(ValueError, match=r"choose .*policy.prediction"):
+            build(Normalizer(toys.SPECIFICATION, ranges))
+        return
+    policy = build(Normalizer(toys.SPECIFICATION, ranges)).eval()
+    observation = {name: torch.zeros(2, 2, 2) for name in ("position", "target")}
+    draws, *shape = policy.noise_shape
+    chunk = policy.predict(observation, torch.randn(draws, 2, *shape, generator=torch.Generator().manual_seed(0)))
+    assert chunk.shape == (2, 8, 2)
+    assert bool(chunk.isfinite().all())
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.yaml")), ids=lambda path: str(path.relative_to(FOLDER)))
+def test_every_preset_composes_to_real_objects(path):
+    """A file of a command by itself, a file of a group as what `train` is given."""
+    register()
+    group, name = path.parent.relative_to(FOLDER), path.stem
+    command = name if group == Path() else "train"
+    chosen = [] if group == Path() else [f"{group}={name}"]
+    required = [f"{key}={value}" for key, value in REQUIRED.items() if is_required(RUNS[command], key)]
+    with initialize_config_module("recede.configs", version_base="1.3"):
+        config = OmegaConf.to_object(compose(command, [*chosen, *required]))
+    assert type(config) is RUNS[command]
+    if command == "train":
+        made = {"flow": DiffusionConfig, "reference": DiffusionConfig} | CHOICES["policy"]
+        assert type(config.policy) is made[name if group == Path("policy") else "diffusion"]
+        assert all(is_dataclass(getattr(config.policy, slot.split("/")[1])) for slot in slots_of(type(config.policy)))
+        assert type(config.horizons) is HorizonsConfig
+
+
+def test_the_reference_is_as_published():
+    """Chi et al. 2023, appendix: DDPM in 100 steps; AdamW at 1e-4 after 500 steps, without clipping."""
+    register()
+    with initialize_config_module("recede.configs", version_base="1.3"):
+        policy = OmegaConf.to_object(compose("train", ["policy=reference", "dataset=d", "out=o"])).policy
+        recipe = OmegaConf.to_object(compose("train", ["preset=reference", "dataset=d", "out=o"]))
+    published = DiffusionConfig(prediction="epsilon", sampler=DDPMConfig(spacing="leading"))
+    assert policy == recipe.policy == published
+    assert policy.sampler.num_steps == policy.schedule.num_times == 100
+    assert (recipe.learning_rate, recipe.warmup, recipe.batch_size) == (1e-4, 500, 256)
+    assert (recipe.betas, recipe.weight_decay) == ([0.95, 0.999], 1e-6)
+    assert (recipe.ema_power, recipe.ema_maximum) == (0.75, 0.9999)
+    assert recipe.gradient_clip >= 1e9
+
+
+def test_a_flow_is_a_diffusion_policy_on_the_straight_path():
+    register()
+    with initialize_config_module("recede.configs", version_base="1.3"):
+        config = OmegaConf.to_object(compose("train", ["policy=flow", "dataset=d", "out=o"]))
+    assert config.policy == DiffusionConfig(
+        schedule=RectifiedFlowConfig(), prediction="velocity", sampler=DDIMConfig(num_steps=4)
+    )
+
+
+@pytest.mark.parametrize(("policy", "slot", "name"), PARTS)
+def test_every_choice_can_be_chosen(policy, slot, name):
+    register()
+    with initialize_config_module("recede.configs", version_base="1.3"):
+        overrides = [f"policy={policy}", f"{slot}={name}", "dataset=d", "out=o"]
+        config = OmegaConf.to_object(compose("train", overrides))
+    assert getattr(config.policy, slot.split("/")[1]) == CHOICES[slot][name]()
+
+
+def test_every_command_has_a_file_a_preset_and_a_summary():
+    files = {path.stem for path in (FOLDER.parent / "commands").glob("*.py")} - {"__init__", "main"}
+    commands = {name.replace("_", "-") for name in files}
+    assert set(RUNS) == commands == set(main.SUMMARIES) == {path.stem for path in FOLDER.glob("*.yaml")}
+    assert set(main.POSITIONAL) <= set(RUNS)
+    assert all(key in RUNS[command].__dataclass_fields__ for command, key in main.POSITIONAL.items())
+
+
+def is_required(config, key):
+    known = config.__dataclass_fields__
+    return key in known and known[key].default is MISSING and known[key].default_factory is MISSING
+
+
+@pytest.mark.parametrize("command", sorted(RUNS))
+def test_every_key_is_explained(command):
+    """`recede <command> --help` lists it, and the documentation of the configuration says what it is."""
+    text = main.usage(command)
+    for each in fields(RUNS[command]):
+        assert re.search(rf"^  {each.name} ", text, re.MULTILINE), each.name
+        assert each.name in SELF_EVIDENT or re.search(rf"\b{each.name}\b", main.documentation(RUNS[command])), each.name
+    assert text.startswith(f"usage: recede {command}")
+    for slot, options in CHOICES.items():
+        if slot.split("/")[0] not in RUNS[command].__dataclass_fields__:
+            continue
+        for name, option in options.items():
+            assert f"{slot}={name}" in text
+            path = f"{slot}.{name}" if slot in MANY else slot.replace("/", ".")
+            for each in fields(option):
+                assert f"{path}.{each.name}=" in text or f"{slot}/{each.name}=" in text
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_every_task_is_found(name):
+    if name == "pusht":
+        pytest.importorskip("gym_pusht")
+    task = load_task(name)
+    assert isinstance(task, Task)
+    assert task.name == name
+
+
+def test_a_task_of_ones_own_is_found_by_its_place():
+    assert load_task("toys:REACH") is toys.REACH
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        (
+            "pushd",
+            ValueError,
+            "task must be package.module:CONSTANT, or one that recede or .* knows, got 'pushd': did you mean 'pusht'",
+        ),
+        (
+            "toys:NO_TASK",
+            ValueError,
+            "task=toys:NO_TASK must be a Task of recede.envs.task, but toys has 3 as 'NO_TASK'",
+        ),
+        ("toys:NOTHING", ValueError, "toys has None as 'NOTHING'"),
+        ("nowhere_at_all:REACH", ImportError, "nowhere_at_all"),
+        (":REACH", ValueError, "Empty module name"),
+    ],
+)
+def test_what_is_no_task_is_refused(name, error, message):
+    with pytest.raises(error, match=message):
+        load_task(name)
+
+
+def train_config(**changes):
+    return TrainConfig(**({"dataset": "d", "out": "o", "policy": DiffusionConfig()} | changes))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: train_config(steps=0), "steps must be above 0, got 0"),
+        (lambda: train_config(learning_rate=float("nan")), "learning_rate must be above 0, got nan"),
+        (lambda: train_config(save_every=-1), "save_every must be above 0"),
+        (lambda: train_config(evaluate_every=-1), "evaluate_every must be at least 0"),
+        (lambda: train_config(evaluate_every=5), "evaluate_every=5 needs a task to evaluate in: give task="),
+        (lambda: train_config(betas=[0.9]), r"betas must be two numbers.*got \[0.9\]"),
+        (lambda: train_config(seed=-1), "seed must be at least 0, got -1"),
+        (lambda: train_config(horizons=HorizonsConfig(action=40)), "2 - 1 \\+ 40 = 41 steps, got 16"),
+        (
+            lambda: train_config(policy="diffusion"),
+            "policy must be chosen as policy=name, got 'diffusion': did you mean",
+        ),
+        (lambda: EvaluateConfig(run="r", episodes=0), "episodes must be above 0"),
+        (lambda: EvaluateConfig(run="r", workers=-1), "workers must be at least 0"),
+        (lambda: EvaluateConfig(run="r", checkpoint="beste"), "checkpoint must be 'last' or 'best', got 'beste'"),
+        (lambda: RUNS["collect"](task="t", out="o", first_seed=-1), "first_seed must be at least 0"),
+        (lambda: RUNS["replay"](task="t", dataset="d", episodes=-1), "episodes must be at least 0"),
+        (lambda: RUNS["demo"](steps=0), "steps must be above 0"),
+        (lambda: UNet1dConfig(groups=0), "groups must be above 0"),
+        (lambda: DDIMConfig(eta=2), "eta must be between 0 .* and 1"),
+        (lambda: DiffusionConfig(clip=0), "clip must be above 0"),
+        (lambda: policy_config({"choice": "difusion"}), "policy must be one of .*got 'difusion'"),
+        (
+            lambda: policy_config({"choice": "diffusion", "prediction": "w"}),
+            "policy.prediction must be one of epsilon, .* got 'w'",
+        ),
+        (lambda: policy_config({"choice": "diffusion", "clop": 1}), "policy=diffusion cannot have .*clop"),
+        (lambda: device("gpu"), "device must be auto or one that torch can use here, got 'gpu'"),
+    ],
+)
+def test_impossible_values_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.mark.parametrize("slot", ["network", "schedule", "sampler"])
+@pytest.mark.parametrize("value", ["ddpm", 3, None])
+def test_a_slot_must_be_filled_with_a_choice(slot, value):
+    ranges = {stream.name: (np.full(2, -1.0), np.full(2, 1.0)) for stream in toys.SPECIFICATION.streams}
+    config = DiffusionConfig(**{slot: value})
+    with pytest.raises(ValueError, match=f"policy/{slot} must be chosen as policy/{slot}=name, got {value!r}: "):
+        config.build(toys.SPECIFICATION, Horizons(), Normalizer(toys.SPECIFICATION, ranges))
+
+
+def test_the_device_is_a_real_one():
+    assert device("cpu") == torch.device("cpu")
+    assert device("auto").type in {"cpu", "cuda", "mps", "xpu"}

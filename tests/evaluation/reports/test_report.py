@@ -1,0 +1,376 @@
+"""Films, fans and the report: what they show is what was measured, and the page stands on its own."""
+
+import io
+import json
+import re
+import subprocess
+from dataclasses import replace
+from functools import partial
+from html.parser import HTMLParser
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from recede.envs.task import Task
+from recede.evaluation.episode import Outcome
+from recede.evaluation.evaluate import Evaluation
+from recede.evaluation.reports.charts import Series, curve
+from recede.evaluation.reports.evaluation import Entry, installed_versions, verdict, write_report
+from recede.evaluation.reports.pictures import draw_fan, fan, film, spread
+from recede.evaluation.rollout import rollout
+from recede.execution.receding import RecedingHorizon
+from recede.policy.engines.eager import as_engine
+from recede.specification import Horizons, Specification, Stream
+
+SPECIFICATION = Specification(
+    (Stream("position", (2,), low=0, high=1),), Stream("action", (2,), low=0, high=1), control_dt=0.1
+)
+HORIZONS = Horizons(observation=2, prediction=8, action=4)
+GOAL = 0.9
+
+
+class Walk(gymnasium.Env):
+    """A point walks to the right edge; the scene is grey with the point in red, and blue at the goal."""
+
+    observation_space = gymnasium.spaces.Dict({"position": gymnasium.spaces.Box(0, 1, (2,), np.float32)})
+    action_space = gymnasium.spaces.Box(0, 1, (2,), np.float32)
+
+    def __init__(self, render_mode=None, *, height=96, width=96):
+        self.render_mode, self.height, self.width = render_mode, height, width
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.position = np.array([0.05, self.np_random.uniform(0.4, 0.6)])
+        return self.observation(), {"success": False, "score": 0.0}
+
+    def step(self, action):
+        self.position = np.clip(action, 0, 1)
+        success = bool(self.position[0] >= GOAL)
+        score = float(self.position[0])
+        return self.observation(), 0.0, success, False, {"success": success, "score": score}
+
+    def observation(self):
+        return {"position": self.position.astype(np.float32)}
+
+    def render(self):
+        image = np.full((self.height, self.width, 3), 128, np.uint8)
+        if self.position[0] >= GOAL:
+            image[:] = (20, 40, 200)
+        column, row = self.pixels(self.position[None])[0].astype(int)
+        image[row - 3 : row + 3, column - 3 : column + 3] = (180, 20, 20)
+        return image
+
+    def pixels(self, actions):
+        return np.asarray(actions)[:, :2] * (self.width, self.height)
+
+
+class Forked:
+    """Walks right; in the middle of the scene, and only there, its noise decides between up and down."""
+
+    specification, horizons, noise_shape = SPECIFICATION, HORIZONS, (1, HORIZONS.prediction, 2)
+
+    def predict(self, observation, noise, guidance=()):
+        now = observation["position"][:, -1]
+        steps = torch.arange(-1, HORIZONS.prediction - 1) * 0.04
+        chunk = now[:, None] + torch.stack([steps, 0 * steps], dim=1)
+        doubt = torch.exp(-(((now[:, :1] - 0.5) / 0.1) ** 2))
+        chunk[..., 1] += doubt * noise[0, :, :1, 0].sign() * torch.linspace(0, 0.3, HORIZONS.prediction)
+        return chunk
+
+
+class Straight(Forked):
+    """Walks right, without noise."""
+
+    noise_shape = (0, HORIZONS.prediction, 2)
+
+    def predict(self, observation, noise, guidance=()):
+        return super().predict(observation, torch.zeros(1, len(observation["position"]), HORIZONS.prediction, 2))
+
+
+@pytest.fixture(scope="module")
+def walked():
+    """Three episodes, of which two are filmed."""
+    task = Task("walk", SPECIFICATION, 100, Walk)
+    execution = partial(RecedingHorizon, HORIZONS)
+    return rollout(as_engine(Straight()), task, [7, 8, 9], execution=execution, filmed=[8, 9], progress=False)
+
+
+def read(path):
+    """The frames of a film (T, H, W, 3), and what ffmpeg says of it."""
+    from imageio_ffmpeg import get_ffmpeg_exe
+
+    command = [get_ffmpeg_exe(), "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    found = subprocess.run(command, capture_output=True, check=True)
+    stream = re.search(r"Stream #0:0.*Video: .*", found.stderr.decode())[0]
+    width, height = map(int, re.search(r", (\d+)x(\d+)", stream).groups())
+    return np.frombuffer(found.stdout, np.uint8).reshape(-1, height, width, 3), stream
+
+
+def measured(rate=0.6, episodes=10, **more):
+    outcomes = [
+        Outcome(100 + i, i < rate * episodes, 1.0 if i < rate * episodes else 0.25, 40 + i) for i in range(episodes)
+    ]
+    found = Evaluation("walk", 3, outcomes, 12.5, {"p50_ms": 4.5, "p95_ms": 5.0, "p99_ms": 6.25})
+    return json.loads(json.dumps(found.to_json())) | more
+
+
+METRICS = (
+    [{"step": 50 * n, "loss": 1 / n, "data_s": 0.5, "update_s": 2.0} for n in range(1, 9)]
+    + [{"step": 50 * n, "action_error": 0.2 / n} for n in range(1, 9)]
+    + [{"step": 200, "success_rate": 0.5, "mean_score": 0.7, "episodes": 20}]
+)
+
+
+class Page(HTMLParser):
+    """What a page holds; refuses elements that are not closed, or not in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links, self.said, self._open = [], [], [], []
+        self.feed(text)
+        assert not self._open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "poster", "action")]
+        assert all(re.fullmatch("(?!on)[a-z0-9-]+", name) for name, _ in attrs), attrs
+        if tag not in ("meta", "img"):
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        if self._open and self._open[-1] != "style":
+            self.said.append(data)
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", " ".join(self.said)).replace("\u2060", "").replace("\xa0", " ")
+
+
+def written(folder, entries, **more):
+    path = folder / "report.html"
+    given = {"title": "A walk", "command": "recede evaluate runs/walk", "versions": {"python": "3"}} | more
+    write_report(path, entries, **given)
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("height", "width", "shown"), [(96, 96, (384, 384)), (385, 401, (386, 402))])
+def test_a_film_holds_every_frame_and_the_last_one_for_a_second(tmp_path, walked, height, width, shown):
+    env = Walk(height=height, width=width)
+    frames = tuple(np.resize(frame[:1, :1], (height, width, 3)) for frame in walked[1].frames)
+    film(replace(walked[1], frames=frames), tmp_path / "walk.mp4", fps=10, pixels=env.pixels)
+    found, stream = read(tmp_path / "walk.mp4")
+    assert found.shape == (walked[1].num_steps + 1 + 10, *shown, 3)
+    assert all(word in stream for word in ("h264", "yuv420p", "10 fps"))
+    goal, before = found[-11:, 10, 10].astype(int), found[-12, 10, 10].astype(int)
+    assert np.abs(goal - (20, 40, 200)).max() < 12  # the frame of success, and not the one before it
+    assert np.abs(before - 128).max() < 12
+    assert [path.name for path in tmp_path.iterdir()] == ["walk.mp4"]
+
+
+def test_a_film_shows_the_chunk_under_way(tmp_path, walked):
+    outcome, env = walked[1], Walk()
+    film(outcome, tmp_path / "drawn.mp4", fps=10, pixels=env.pixels)
+    film(outcome, tmp_path / "plain.mp4", fps=10, pixels=None)
+    drawn, plain = (read(tmp_path / name)[0].astype(int) for name in ("drawn.mp4", "plain.mp4"))
+    is_drawn = np.abs(drawn - plain).max(axis=-1) > 40
+    for step in (0, 5, 9):
+        plan = [plan for plan in outcome.plans if plan.step <= step][-1]
+        low, high = np.floor(4 * env.pixels(plan.chunk)[[0, -1], 0])
+        columns = np.flatnonzero(is_drawn[step].any(axis=0))
+        assert abs(columns.min() - max(low, 0)) < 8, step
+        assert abs(columns.max() - high) < 8, step
+        assert np.abs(np.flatnonzero(is_drawn[step].any(axis=1)) - 384 * plan.chunk[0, 1]).max() < 8, step
+
+
+def test_an_episode_without_frames_is_refused(tmp_path, walked):
+    with pytest.raises(ValueError, match="episode 7 has no frames"):
+        film(walked[0], tmp_path / "walk.mp4", fps=10, pixels=None)
+    with pytest.raises(ValueError, match="none of these was"):
+        fan({"forked": as_engine(Forked())}, walked[:1], Walk().pixels, progress=False)
+
+
+def test_a_film_that_fails_leaves_nothing(tmp_path, walked):
+    def pixels(actions):
+        raise ValueError("nobody knows where")
+
+    with pytest.raises(ValueError, match="nobody knows where"):
+        film(walked[1], tmp_path / "walk.mp4", fps=10, pixels=pixels)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fan_is_drawn_where_the_first_policy_is_least_decided(walked):
+    found = fan(
+        {"forked": as_engine(Forked()), "straight": as_engine(Straight())},
+        walked,
+        Walk().pixels,
+        num_samples=20,
+        progress=False,
+    )
+    outcome = next(outcome for outcome in walked if outcome.seed == found.seed)
+    away = {plan.step: abs(plan.history["position"][-1, 0] - 0.5) for plan in outcome.plans}
+    assert away[found.step] == min(away.values())
+    np.testing.assert_array_equal(found.frame, outcome.frames[found.step])
+    assert found.points["forked"].shape == (20, 8, 2)
+    assert found.points["straight"].shape == (1, 8, 2)
+    ends = found.points["forked"][:, -1, 1]
+    assert len(set(np.sign(ends - found.points["straight"][0, -1, 1]))) == 2  # both ways are among the samples
+    assert found.spread == pytest.approx(spread(found.points["forked"]))
+
+
+def test_a_fan_depends_on_its_seed_alone(walked):
+    first, again, other = (
+        fan({"forked": as_engine(Forked())}, outcomes, Walk().pixels, seed=seed, progress=False)
+        for outcomes, seed in ((walked, 0), (walked[::-1], 0), (walked, 1))
+    )
+    np.testing.assert_array_equal(first.points["forked"], again.points["forked"])
+    assert not np.array_equal(first.points["forked"], other.points["forked"])
+
+
+def test_the_picture_of_a_fan_has_a_panel_for_each_policy_and_shows_every_chunk(walked):
+    found = fan(
+        {"forked": as_engine(Forked()), "straight": as_engine(Straight())}, walked, Walk().pixels, progress=False
+    )
+    both, one = (_pixels_of(draw_fan(found, names)) for names in ((), ["forked"]))
+    assert both.shape[1] == pytest.approx(2 * one.shape[1], rel=0.02)
+    assert both.shape[0] == one.shape[0] == one.shape[1]
+    for panel, colour, parts in ((0, (255, 106, 193), 2), (1, (79, 216, 255), 1)):
+        start = panel * (both.shape[1] - one.shape[1])
+        is_coloured = np.abs(both[:, start : start + len(one)].astype(int) - colour).max(axis=-1) < 25
+        rows = np.flatnonzero(is_coloured.any(axis=1))
+        assert len(rows)
+        assert (np.diff(rows) > len(one) / 10).sum() == parts - 1, colour  # the two ways end far apart
+
+
+def _pixels_of(png):
+    from PIL import Image
+
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+@pytest.mark.parametrize("num_policies", [1, 2])
+def test_the_page_stands_on_its_own(tmp_path, walked, num_policies):
+    film(walked[1], tmp_path / "walk.mp4", fps=10, pixels=Walk().pixels)
+    names = ["diffusion", "regression"][:num_policies]
+    entries = [Entry(name=name, evaluation=measured(), metrics=METRICS, num_parameters=4_612_345) for name in names]
+    found = fan(dict.fromkeys(names, as_engine(Forked())), walked, Walk().pixels, progress=False)
+    text = written(
+        tmp_path,
+        entries,
+        fan=found,
+        films={"A success": tmp_path / "walk.mp4"},
+        next_steps=[("recede evaluate runs/walk episodes=200", "Narrow the interval.")],
+        versions=installed_versions(),
+    )
+    page = Page(text)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"base64,[\w+/=]+", "", text))
+    assert page.links
+    assert all(link.startswith("data:") for link in page.links)
+    assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(page.tags)
+    assert page.tags.count("img") == num_policies
+    assert page.tags.count("video") == 1
+    assert page.tags.count("article") == num_policies
+    for said in ("6 of 10 episodes", "60 % (31–83 %)", "4.61 M", "4.5 ms", "6.25 ms", "20 s", "100–109", "noise 3"):
+        assert said in page.text, said
+    for said in ("recede evaluate runs/walk", "Narrow the interval.", "seed 107: no success, score 0.25, 47 steps"):
+        assert said in page.text, said
+    assert page.said.count("Success while training") == 1
+
+
+def test_every_rate_is_shown_with_its_interval_and_episodes():
+    few, many = (Entry(name="a", evaluation=measured(rate, episodes)) for rate, episodes in ((0.2, 10), (0.9, 100)))
+    assert verdict([few]) == "A succeeded in 2 of 10 episodes of walk, 20 % (95 % interval 6–51 %)."
+    assert verdict([few, many]).endswith("a succeeded in 90 of 100 episodes of walk, 90 % (95 % interval 83–94 %). "
+                                         "The intervals do not overlap. Each policy is one training of its recipe; "
+                                         "another seed may do better or worse.")  # fmt: skip
+    assert "The intervals overlap: more episodes may tell. Each policy is one training" in verdict([few, few])
+
+
+def test_a_rate_of_unknown_episodes_is_not_shown(tmp_path):
+    metrics = [line for line in METRICS if "success_rate" not in line] + [{"step": 200, "success_rate": 0.5}]
+    text = written(tmp_path, [Entry(name="a", evaluation=measured(), metrics=metrics)])
+    assert "Success while training" not in text
+    assert "Held-out action error" in text
+
+
+def test_without_metrics_and_pictures_there_is_still_a_report(tmp_path):
+    evaluation = measured()
+    page = Page(written(tmp_path, [Entry(name="a", evaluation=evaluation)]))
+    assert "Learning" not in page.said
+    assert "What each policy would do" not in page.said
+    assert "Rolling out" not in page.said
+    assert "What to type next" not in page.said
+    assert "Every episode" in page.said
+    assert not re.search(r"\b(nan|inf|None)\b", page.text)
+
+
+HOSTILE = "<script>alert('x')</script> & \"$title\" ${x}"
+
+
+def test_every_given_string_is_escaped(tmp_path, walked):
+    pages = []
+    for said, name in ((HOSTILE, HOSTILE.replace("/", "")), ("harmless", "harmless")):
+        path = tmp_path / f"{name}.mp4"
+        film(walked[1], path, fps=10, pixels=None)
+        entry = Entry(name=said, evaluation=measured(task=said, checkpoint=said), metrics=METRICS)
+        given = {"title": said, "command": said, "versions": {said: said}, "next_steps": [(said, said)]}
+        found = fan({said: as_engine(Forked())}, walked, Walk().pixels, progress=False)
+        pages.append(Page(written(tmp_path, [entry], **given, films={said: path}, fan=found)))
+    hostile, harmless = pages
+    assert hostile.tags == harmless.tags
+    assert hostile.text == harmless.text.replace("harmless", HOSTILE).replace("Harmless", HOSTILE)
+
+
+def test_films_beyond_the_limit_are_linked(tmp_path, walked, monkeypatch):
+    (tmp_path / "my films").mkdir()
+    films = {"first": tmp_path / "first.mp4", "second": tmp_path / "my films" / "second#1.mp4"}
+    for path in films.values():
+        film(walked[1], path, fps=10, pixels=None)
+    size = films["first"].stat().st_size
+    monkeypatch.setattr("recede.evaluation.reports.evaluation.EMBEDDED_BYTES", size)
+    page = Page(written(tmp_path, [Entry(name="a", evaluation=measured())], films=films))
+    assert page.tags.count("video") == 1
+    assert page.links[-1] == "my%20films/second%231.mp4"
+
+
+def test_a_report_appears_whole_or_not_at_all(tmp_path):
+    before = written(tmp_path, [Entry(name="a", evaluation=measured())])
+    with pytest.raises(FileNotFoundError):
+        written(tmp_path, [Entry(name="b", evaluation=measured())], films={"gone": tmp_path / "gone.mp4"})
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == before
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_what_is_no_evaluation_is_refused(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"'a' must be the content of an evaluation.json, it lacks \['wall_s', 'seeds'\]"
+    ):
+        Entry(name="a", evaluation={key: value for key, value in measured().items() if key not in ("wall_s", "seeds")})
+    with pytest.raises(ValueError, match="at least one policy"):
+        written(tmp_path, [])
+
+
+def test_a_curve_puts_values_where_its_axes_say():
+    drawn = curve([Series(1, [(0, 0.0), (50, 5.0), (100, 10.0)])], label="x")
+    assert 'd="M40.0 164.0L176.0 88.0L312.0 12.0"' in drawn
+    assert re.findall(r">([\d.]+)</text>", drawn)[:6] == ["0", "2", "4", "6", "8", "10"]
+    logarithmic = curve([Series(0, [(0, 100.0), (100, 0.01)])], label="x", is_log=True)
+    heights = [float(y) for y in re.findall(r'class="grid" d="M40 ([\d.]+)H', logarithmic)]
+    assert re.findall(r'text-anchor="end">([\d.]+)<', logarithmic) == ["0.01", "0.1", "1", "10", "100"]
+    np.testing.assert_allclose(heights, np.linspace(164, 12, 5))
+
+
+def test_curves_of_one_or_equal_points_are_drawn():
+    for points in ([(10, 0.5)], [(10, 0.0)], [(10, 0.3), (20, 0.3)]):
+        assert "nan" not in curve([Series(0, points)], label="x")
+    assert "nan" not in curve([Series(0, [(10, 0.3), (20, 0.3)])], label="x", is_log=True)
+
+
+def test_spread_is_that_of_the_closed_form():
+    rng = np.random.default_rng(0)
+    points = rng.normal(scale=3, size=(20_000, 4, 2)) + rng.normal(size=(4, 2)) * 100
+    assert spread(points) == pytest.approx(3 * 2**0.5, rel=0.02)
+    assert spread(points[:1]) == 0

@@ -1,0 +1,110 @@
+"""A task that takes microseconds a step, in its own module so that worker processes and `task=toys:REACH` find it."""
+
+import os
+import time
+from dataclasses import replace
+
+import gymnasium
+import numpy as np
+from recede.envs.gymnasium_adapter import box
+from recede.envs.task import Task
+from recede.realtime import MonotonicClock
+from recede.robots.simulation import Simulation
+from recede.specification import Specification, Stream
+
+AREA = {"units": "m", "labels": ("x", "y"), "low": -1.0, "high": 1.0}
+SPECIFICATION = Specification(
+    (Stream("position", (2,), **AREA), Stream("target", (2,), **AREA)), Stream("action", (2,), **AREA), control_dt=0.1
+)
+MAX_STEPS = 40
+
+
+class Reach(gymnasium.Env):
+    """Move a point to a target. It refuses a step after its end, and paints its frames white once it has succeeded."""
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+        self.observation_space = gymnasium.spaces.Dict({s.name: box(s) for s in SPECIFICATION.observations})
+        self.action_space = box(SPECIFICATION.action)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.position, self.target = self.np_random.uniform([(-0.7, -0.7), (0, -0.7)], [(-0.2, 0.7), (0.7, 0.7)])
+        self.num_steps, self.is_over = 0, False
+        return self._observe()
+
+    def step(self, action):
+        assert not self.is_over, "a finished environment was stepped again"
+        move = np.clip(action, -1, 1) - self.position
+        self.position = self.position + move * min(1.0, 0.06 / max(np.linalg.norm(move), 1e-9))
+        self.num_steps += 1
+        observation, info = self._observe()
+        self.is_over = info["success"] or self.num_steps == MAX_STEPS
+        return observation, 0.0, bool(info["success"]), self.num_steps == MAX_STEPS, info
+
+    def _observe(self):
+        distance = float(np.linalg.norm(self.position - self.target))
+        observation = {"position": self.position.astype(np.float32), "target": self.target.astype(np.float32)}
+        info = {"success": distance < 0.1, "score": max(0.0, 1 - distance), "state": observation}
+        return observation, info
+
+    def render(self):
+        success = self._observe()[1]["success"]
+        return np.full((8, 8, 3), 255 if success else self.num_steps, dtype=np.uint8)
+
+
+class Dying(Reach):
+    """A simulation that takes its process with it."""
+
+    def step(self, action):
+        os._exit(3)
+
+
+def expert(seed):
+    return lambda observation: observation["target"]
+
+
+def lazy_expert(seed):
+    """It does not move on every third seed."""
+    return lambda observation: observation["position" if seed % 3 == 0 else "target"]
+
+
+def hopeless_expert(seed):
+    return lambda observation: observation["position"]
+
+
+REACH = Task("reach", SPECIFICATION, MAX_STEPS, Reach, expert, position="position")
+DYING = replace(REACH, make=Dying)
+LAZY = replace(REACH, expert=lazy_expert)
+HOPELESS = replace(REACH, expert=hopeless_expert)
+NO_TASK = 3
+
+
+def make_robot(rate):
+    """A driver of one's own: the toy in the process of the loop, where nobody judges it."""
+    return Simulation(REACH, MonotonicClock(), rate=rate)
+
+
+def echo(request):
+    """A planner that says what it was asked: a chunk (16, 2) of sums, and of the prefix where there is one."""
+    seen = sum(float(np.sum(values)) for values in request.history.values())
+    chunk = np.full((16, 2), seen, dtype=np.float32)
+    if request.prefix is not None:
+        prefix = request.prefix
+        chunk += prefix.weights[:, None] * prefix.actions
+        chunk[-1] = prefix.start, prefix.limit + 100 * prefix.exact
+    return chunk
+
+
+def load_echo(seconds=0.0):
+    """`echo`, taking its time."""
+
+    def predict(request):
+        time.sleep(seconds)
+        return echo(request)
+
+    return predict
+
+
+def load_nothing(message):
+    raise ValueError(message)

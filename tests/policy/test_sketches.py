@@ -1,0 +1,320 @@
+"""Methods that we do not ship, sketched against the interfaces: what each needs of them is there.
+
+The data are Gaussian, so that it is known what should come out. Everything below is what the author of such a method
+would write: an objective, a guidance, or a function of the steps.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from recede.policy.denoising.guidance import Guidance
+from recede.policy.denoising.levels import NoiseLevel, spaced
+from recede.policy.denoising.prediction import SAMPLE
+from recede.policy.denoising.sampling import Sampler, ddim, ddpm, step, transition
+from recede.policy.denoising.schedule import cosine
+from recede.policy.diffusion import DiffusionPolicy
+from recede.policy.engines.eager import EagerEngine
+from recede.policy.interface import Lesson
+from recede.policy.normalizer import Normalizer
+from recede.policy.objective import Denoising
+from recede.policy.requests import Request, batch
+from recede.specification import Horizons, Specification, Stream
+from recede.training.ema import EMA
+from torch import nn
+
+SPECIFICATION = Specification((Stream("state", (1,)),), Stream("action", (1,)), control_dt=0.1)
+HORIZONS = Horizons(observation=1, prediction=2, action=1)
+RANGES = {name: (np.full(1, -1.0), np.full(1, 1.0)) for name in ("state", "action")}
+SCHEDULE = cosine(20)
+STD = 0.4
+
+
+class State(nn.Module):
+    """An encoder that shows the state as it is."""
+
+    conditioning_shape, crop = (1, 1), None
+
+    def forward(self, observation):
+        return observation["state"]
+
+
+class MLP(nn.Module):
+    """A network that is told where its step goes: an estimate of x_0 beside what is left of x."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
+
+    def forward(self, noisy, t, conditioning):
+        return self.denoise(noisy, self.embed(t, t), self.condition(conditioning))
+
+    def embed(self, now, then):
+        return torch.stack([now, then], dim=-1) / 20
+
+    def condition(self, conditioning):
+        return conditioning[:, 0]
+
+    def denoise(self, noisy, time, condition):
+        steps = noisy.shape[1]
+        seen = [each[:, None].expand(-1, steps, -1) for each in (time, condition)]
+        return self.layers(torch.cat([noisy, *seen], dim=-1))
+
+
+class Exact(MLP):
+    """The best estimate of x_0 of mean `state` and standard deviation `STD`."""
+
+    def embed(self, now, then):
+        return torch.stack(SCHEDULE(now.long()), dim=-1)
+
+    def denoise(self, noisy, time, condition):
+        alpha, sigma = time[:, None].split(1, dim=-1)
+        mean = condition[:, None]
+        return mean + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (noisy - alpha * mean)
+
+
+def policy(network, *, num_steps=10, solve=ddim, **options):
+    levels = spaced(SCHEDULE.levels, num_steps)
+    draws = num_steps if solve is ddpm else 0
+    return DiffusionPolicy(
+        SPECIFICATION,
+        HORIZONS,
+        normalizer=Normalizer(SPECIFICATION, RANGES),
+        encoder=State(),
+        network=network,
+        schedule=SCHEDULE,
+        prediction=SAMPLE,
+        sampler=Sampler(solve, levels, num_draws=draws),
+        clip=10.0,
+        **options,
+    )
+
+
+def draw(made, rows=512, seed=1):
+    draws, *shape = made.noise_shape
+    return torch.randn(draws, rows, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def state(rows=512, value=0.0):
+    return {"state": torch.full((rows, 1, 1), value)}
+
+
+def train(made, *, teacher=None, num_steps=400, mean=0.0):
+    """A training loop like that of `recede train`, on actions about `mean`."""
+    generator, optimizer = torch.Generator().manual_seed(0), torch.optim.AdamW(made.parameters(), lr=4e-3)
+    rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
+    average = EMA(made, maximum=0.98)
+    for index in range(num_steps):
+        action = mean + STD * torch.randn(256, 2, 1, generator=generator)
+        lesson = Lesson(
+            state(256, mean),
+            action,
+            torch.randn(1, 256, 2, 1, generator=generator),
+            torch.rand(1, 256, made.num_uniforms, generator=generator),
+            average=average.module,
+            teacher=teacher,
+            progress=index / num_steps,
+        )
+        optimizer.zero_grad()
+        made.loss(lesson).mean().backward()
+        optimizer.step()
+        rates.step()
+        average.update(made, index + 1)
+    return average.module
+
+
+def levels_at(t):
+    """The levels of times (B,), a row each, for steps of whole batches."""
+    alpha, sigma = (value[:, None, None] for value in SCHEDULE(t))
+    return NoiseLevel(t, alpha, sigma)
+
+
+def estimated(made, x, now, then, conditioning):
+    """x_0 by the network of a policy, for steps between times that differ from row to row."""
+    network = made.network
+    return network.denoise(x, network.embed(now.float(), then.float()), network.condition(conditioning))
+
+
+# --- consistency distillation (Song et al. 2023, algorithm 2): a frozen teacher, and the average as the target
+
+
+@dataclass(frozen=True)
+class Consistency:
+    num_uniforms: int = 1
+    has_teacher: bool = True
+
+    def check(self, schedule, prediction):
+        pass
+
+    def loss(self, made, x_0, conditioning, lesson):
+        t = made.schedule.time(lesson.uniform[..., 0]).flatten()
+        now, then, clean = levels_at(t), levels_at(t - 1), torch.full_like(t, -1)
+        x = now.alpha * x_0 + now.sigma * lesson.noise.flatten(0, 1)
+        with torch.no_grad():
+            ahead = step(x, estimated(lesson.teacher, x, t, t - 1, conditioning), now=now, then=then)
+            target = estimated(lesson.average, ahead, t - 1, clean, conditioning)
+            target = torch.where((t == 0)[:, None, None], ahead, target)  # at clean data it is the sample itself
+        return (estimated(made, x, t, clean, conditioning) - target).square().mean(dim=-1)
+
+
+def test_a_consistency_policy_lands_in_one_step_where_its_teacher_lands_in_many():
+    torch.manual_seed(0)
+    teacher = policy(Exact(), num_steps=20).requires_grad_(False)
+    student = train(policy(MLP(), num_steps=1, objective=Consistency()), teacher=teacher, num_steps=2000)
+    noise = draw(student)
+    found, expected = student.predict(state(), noise), teacher.predict(state(), noise)
+    assert expected.std() > 0.8 * STD
+    assert (found - expected).abs().mean() < 0.15 * STD
+
+
+# --- shortcut models (Frans et al. 2024): one step lands where two of half its length land
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    num_uniforms: int = 3
+    has_teacher: bool = False
+
+    def check(self, schedule, prediction):
+        pass
+
+    def loss(self, made, x_0, conditioning, lesson):
+        level, length, share = lesson.uniform.flatten(0, 1).unbind(dim=-1)
+        t = made.schedule.time(level)
+        half = ((t + 1) * length / 2).long()  # times to go, twice
+        half = torch.where(share < 0.5, 0, half)  # half of all lessons are plain denoising
+        now, mid, then = (levels_at(t - count) for count in (0 * half, half, 2 * half))
+        x = now.alpha * x_0 + now.sigma * lesson.noise.flatten(0, 1)
+        with torch.no_grad():
+            first = estimated(lesson.average, x, t, t - half, conditioning)
+            halfway = step(x, first, now=now, then=mid)
+            second = estimated(lesson.average, halfway, t - half, t - 2 * half, conditioning)
+            landed = step(halfway, second, now=mid, then=then)
+            target = torch.where((half > 0)[:, None, None], implied(x, landed, now=now, then=then), x_0)
+        return (estimated(made, x, t, t - 2 * half, conditioning) - target).square().mean(dim=-1)
+
+
+def implied(x_t, landed, *, now, then):
+    """The x_0 towards which a step goes that lands there: the inverse of `step`, which is linear in x_0."""
+    kept = now.alpha * then.sigma / (then.alpha * now.sigma)
+    return (landed - then.sigma / now.sigma * x_t) / (then.alpha * (1 - kept))
+
+
+def test_a_step_has_the_estimate_that_is_implied_by_where_it_lands():
+    x, x_0 = torch.randn(2, 5, 2, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for now, then in pairwise(reversed(SCHEDULE.levels)):
+        landed = step(x, x_0, now=now, then=then)
+        torch.testing.assert_close(implied(x, landed, now=now, then=then), x_0, rtol=1e-9, atol=1e-9)
+
+
+def test_a_shortcut_policy_keeps_its_spread_in_a_single_step():
+    torch.manual_seed(0)
+    made = train(policy(MLP(), num_steps=1, objective=Shortcut()), num_steps=1200)
+    assert made.predict(state(), draw(made)).std().item() == pytest.approx(STD, rel=0.25)
+    plain = policy(Exact(), num_steps=1)  # one step of denoising ends at the mean
+    assert plain.predict(state(), draw(plain)).std() < 0.1 * STD
+
+
+# --- classifier-free guidance (Ho & Salimans 2022): conditioning that is dropped, and a guidance that needs it twice
+
+
+@dataclass(frozen=True)
+class Dropping(Denoising):
+    num_uniforms: int = 2
+
+    def loss(self, policy, x_0, conditioning, lesson):
+        is_dropped = (lesson.uniform[..., 1] < 0.3).flatten()
+        return super().loss(policy, x_0, torch.where(is_dropped[:, None, None], 0.0, conditioning), lesson)
+
+
+@dataclass(frozen=True)
+class ClassifierFree(Guidance):
+    weight: float
+
+    def denoiser(self, denoise, sampling):
+        free = sampling.denoiser(torch.zeros_like(sampling.condition))
+
+        def guided(x_t, now, then):
+            without = free(x_t, now, then)
+            return without + self.weight * (denoise(x_t, now, then) - without)
+
+        return guided
+
+
+def test_classifier_free_guidance_is_a_denoiser_of_two():
+    """The exact denoiser of mean m, guided by w, is that of mean w m."""
+    made = policy(Exact())
+    noise = draw(made)
+    for weight in (0.0, 1.0, 2.0):
+        found = made.predict(state(value=0.3), noise, [ClassifierFree(weight)])
+        expected = made.predict(state(value=0.3 * weight), noise)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+
+
+def test_conditioning_is_dropped_in_training():
+    """Half as many lessons leave the mean of all: what is predicted without conditioning is in the data too."""
+    torch.manual_seed(0)
+    made = train(policy(MLP(), objective=Dropping()), mean=0.5)
+    found = made.predict(state(value=0.0), draw(made)).mean()
+    assert found == pytest.approx(0.5, abs=0.1)
+
+
+def test_guidance_of_ones_own_goes_through_engines_and_batches():
+    made = policy(Exact())
+    engine, noise = EagerEngine(made), draw(made, rows=2)
+    history = {"state": np.full((1, 1), 0.3, np.float32)}
+    requests = [Request(history, (ClassifierFree(2.0),))] * 2
+    assert requests[0].kind == requests[1].kind != Request(history, (ClassifierFree(1.0),)).kind
+    observation, guidance = batch(requests)
+    expected = made.predict(state(2, 0.3), noise, [ClassifierFree(2.0)])
+    np.testing.assert_array_equal(engine.predict(observation, noise.numpy(), guidance), expected.numpy())
+    with pytest.raises(ValueError, match="only one Prefix can be passed to another process"):
+        requests[0].prefix  # noqa: B018 - it raises
+
+
+# --- policy gradients on the denoising steps (DPPO, Ren et al. 2024): a step has a density
+
+
+def chain(denoise, noise, levels):
+    """Every x on the way of DDPM: (N + 1, B, ...)."""
+    x = [noise[0]]
+    for index, (now, then) in enumerate(pairwise(levels)):
+        mean, std = transition(x[-1], denoise(x[-1], now, then), now=now, then=then, eta=1.0)
+        x.append(mean + std * noise[index + 1])
+    return torch.stack(x)
+
+
+def log_density(denoise, x, levels):
+    """Log p of the random steps of a chain (B,): all but the last, which adds no noise."""
+    total = torch.zeros(x.shape[1])
+    for index, (now, then) in enumerate(list(pairwise(levels))[:-1]):
+        mean, std = transition(x[index], denoise(x[index], now, then), now=now, then=then, eta=1.0)
+        total = total + torch.distributions.Normal(mean, std).log_prob(x[index + 1]).sum(dim=(1, 2))
+    return total
+
+
+def test_the_density_of_denoising_steps_weighs_one_policy_as_another():
+    """The mean of importance weights is 1, and weighted samples of one policy have the mean of the other."""
+    rows = 20_000
+    made = policy(Exact(), num_steps=10, solve=ddpm)
+    noise, levels = draw(made, rows), made.sampler.levels
+    one, other = (made.denoiser(made.encode(state(rows, value))) for value in (0.0, 0.05))
+    x = chain(one, noise, levels)
+    torch.testing.assert_close(x[-1], made.space.encode(made.predict(state(rows), noise)), rtol=0, atol=1e-5)
+    weights = (log_density(other, x, levels) - log_density(one, x, levels)).exp()
+    assert weights.std() > 0.05
+    assert weights.mean() == pytest.approx(1, abs=4 * weights.std().item() / math.sqrt(rows))
+    early = (weights[:, None, None] * x[-2]).mean() / levels[-2].alpha  # the last random x
+    assert early == pytest.approx(0.05, abs=0.01)
+
+
+def test_the_density_of_denoising_steps_has_a_gradient():
+    torch.manual_seed(0)
+    made = policy(MLP(), num_steps=4, solve=ddpm)
+    with torch.no_grad():
+        x = chain(made.denoiser(made.encode(state(8))), draw(made, 8), made.sampler.levels)
+    log_density(made.denoiser(made.encode(state(8))), x, made.sampler.levels).sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in made.network.parameters())

@@ -1,0 +1,422 @@
+"""An arm of six servos on an emulated bus: nothing jumps, nothing leaves its range, and what fails says so."""
+
+import contextlib
+import json
+import math
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+from emulated_bus import EmulatedBus, Servo
+from recede.control.loop import Controller
+from recede.control.safety import Limits, Safety
+from recede.datasets.store import DemonstrationStore
+from recede.execution.overlapping import AsyncReplace
+from recede.realtime import MonotonicClock
+from recede.robots.check import check_robot
+from recede.robots.feetech.arm import SLACK, SerialArm
+from recede.robots.feetech.bus import open_port
+from recede.robots.feetech.calibration import JOINTS
+from recede.specification import Horizons
+
+PLACES = (2048, 1500, 2500, 1999, 2001, 1000)
+"""Steps where the joints are at first; the gripper is closed."""
+
+MIDDLE = 2000
+STEP = 2 * math.pi / 4096
+"""Radians."""
+
+
+def until(condition, seconds=30.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    monkeypatch.setattr("recede.robots.feetech.bus.SILENCE_S", 0.06)  # beside other work everything takes longer
+    bus = EmulatedBus({i: Servo(i, offset=10 * i, at=place) for i, place in enumerate(PLACES, 1)})
+    yield bus
+    bus.unplug()
+
+
+@pytest.fixture
+def calibration(tmp_path):
+    path, common = tmp_path / "arm.json", {"range_min": 1000, "range_max": 3000}
+    content = {
+        name: {"id": number, "drive_mode": int(name == "elbow_flex"), "homing_offset": 10 * number, **common}
+        for number, name in enumerate(JOINTS, 1)
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+@pytest.fixture
+def arm(emulated, calibration):
+    with contextlib.closing(SerialArm(emulated.port, calibration)) as arm:
+        yield arm
+
+
+def positions(emulated):
+    return [servo.position for servo in emulated.servos.values()]
+
+
+def slow(emulated):
+    """Have the servos go so slowly that they are caught on their way."""
+    for servo in emulated.servos.values():
+        servo.speed = 200.0
+
+
+def action(*steps):
+    """The action that sends the joints to steps; the third one turns the other way."""
+    return STEP * (np.array(steps) - MIDDLE) * [1, 1, -1, 1, 1, 1]
+
+
+def test_it_keeps_every_promise_of_a_robot(arm, emulated):
+    report = check_robot(arm, MonotonicClock(), seconds=0.5, max_call_s=1.0)
+    assert "60 commands/s" in report
+    assert "moved by at most 0 " in report
+    assert positions(emulated) == list(PLACES)
+
+
+def test_nothing_jumps_when_it_gets_its_torque(arm, emulated):
+    goals = [(number, 42, place) for number, place in enumerate(PLACES, 1)]
+    arm.start()
+    assert emulated.told[:12] == goals + [(number, 40, 1) for number in range(1, 7)]
+    assert set(emulated.told[12:]) <= set(goals)
+    time.sleep(0.1)
+    assert positions(emulated) == list(PLACES)
+
+
+def test_positions_are_radians_about_the_middle_of_the_range(arm, emulated):
+    arm.start()
+    reading = arm.observe()["joints"]
+    expected = [48 * STEP, -500 * STEP, -500 * STEP, -STEP, STEP, -1000 * STEP]
+    np.testing.assert_allclose(reading.value, expected, rtol=1e-6)
+    assert reading.value.dtype == np.float32
+    assert 0 <= time.monotonic() - reading.time < 30
+    np.testing.assert_allclose(arm.position(), expected, rtol=1e-6)
+    assert arm.specification.action.high == pytest.approx([1000 * STEP] * 6)
+    assert arm.specification.action.low == pytest.approx([-1000 * STEP] * 6)
+
+
+def test_it_goes_where_it_is_commanded_and_no_further_than_its_range(arm, emulated):
+    arm.start()
+    arm.command(action(2100, 1600, 2400, 2000, 1990, 1300), time.monotonic())
+    until(lambda: positions(emulated) == [2100, 1600, 2400, 2000, 1990, 1300])
+    until(lambda: np.allclose(arm.position(), action(2100, 1600, 2400, 2000, 1990, 1300), atol=1e-6))
+    arm.command(np.array([9.0, -9.0, 9.0, 3e38, -3e38, 0]), time.monotonic())
+    until(lambda: [value for _, _, value in emulated.told[-6:]] == [3000, 1000, 1000, 3000, 1000, 2000])
+
+
+def test_what_the_limits_allow_is_not_cut(arm, emulated):
+    arm.start()
+    for end in (arm.specification.action.low, arm.specification.action.high):
+        arm.command(np.array(end, np.float32), time.monotonic())
+        steps = [1000 if (value < 0) != (index == 2) else 3000 for index, value in enumerate(end)]
+        until(lambda steps=steps: [value for _, _, value in emulated.told[-6:]] == steps)
+
+
+def test_it_stops_in_the_middle_of_a_move_and_holds(arm, emulated):
+    slow(emulated)
+    arm.start()
+    arm.command(action(3000, 1500, 2500, 2000, 2000, 1000), time.monotonic())
+    until(lambda: emulated.servos[1].position > 2060)
+    for _ in range(2):
+        arm.stop()
+    until(lambda: emulated.goals(1)[-1] != 3000)
+    held = emulated.goals(1)[-1]
+    assert 2060 < held < 3000
+    arm.command(action(1000, 1000, 1000, 1000, 1000, 1000), time.monotonic())  # is left undone
+    time.sleep(0.1)
+    assert emulated.goals(1)[-1] == held
+    until(lambda: emulated.servos[1].position == held)
+    assert all(servo.has_torque for servo in emulated.servos.values())
+    arm.start()
+    arm.command(action(2100, 1500, 2500, 2000, 2000, 1000), time.monotonic())
+    until(lambda: emulated.servos[1].position == 2100)
+
+
+@pytest.mark.parametrize("release", [False, True])
+def test_closed_it_holds_or_is_let_go(emulated, calibration, release):
+    slow(emulated)
+    arm = SerialArm(emulated.port, calibration, release=release)
+    arm.start()
+    arm.command(action(3000, 1500, 2500, 2000, 2000, 1000), time.monotonic())
+    until(lambda: emulated.servos[1].position > 2060)
+    arm.stop()
+    arm.close()
+    assert [servo.has_torque for servo in emulated.servos.values()] == [not release] * 6
+    assert 2060 < emulated.goals(1)[-1] < 3000  # the stop was done
+    with contextlib.closing(SerialArm(emulated.port, calibration)) as again:  # the port is free
+        again.start()
+
+
+def test_what_is_not_started_or_closed_says_so(arm):
+    arm.stop()
+    for call in (arm.observe, arm.position, partial(arm.command, np.zeros(6), 0.0)):
+        with pytest.raises(RuntimeError, match=r"start\(\) the arm first"):
+            call()
+    for _ in range(2):
+        arm.close()
+        arm.stop()
+    for call in (arm.start, arm.observe, arm.position, partial(arm.command, np.zeros(6), 0.0)):
+        with pytest.raises(ConnectionError, match="is closed: make another one"):
+            call()
+
+
+@pytest.mark.parametrize("wrong", [np.zeros(5), np.full(6, np.nan)])
+def test_what_is_no_command_is_refused(arm, wrong):
+    arm.start()
+    with pytest.raises(ValueError, match="6 finite numbers at a finite time"):
+        arm.command(wrong, 0.0)
+
+
+@pytest.mark.parametrize("options", [{"rate": 0.0}, {"rate": math.inf}, {"actuation_delay": -0.1}])
+def test_impossible_numbers_are_refused(calibration, options):
+    with pytest.raises(ValueError, match="rate must be above 0 and actuation_delay at least 0, got"):
+        SerialArm("nowhere", calibration, **options)
+
+
+# What is refused before there is torque
+
+
+def silent(emulated):
+    del emulated.servos[4]
+
+
+def elsewhere(emulated):
+    emulated.servos[2].encoder = 3000 + SLACK + 1 + 20
+
+
+def reporting(servo, fault, **memory):
+    def change(emulated):
+        emulated.servos[servo].fault = fault
+        for address, (size, value) in {int(key[1:]): value for key, value in memory.items()}.items():
+            emulated.servos[servo].set(address, size, value)
+
+    return change
+
+
+REFUSED = {
+    "silent": (silent, TimeoutError, r"did not answer, asked 5 times: 4 \(wrist_flex\); check their power"),
+    "model": (reporting(3, 0, _3=(2, 1284)), ValueError, r"servo 3 \(elbow_flex\) must be an STS3215.*got model 1284"),
+    "mode": (reporting(3, 0, _33=(1, 1)), ValueError, r"\(elbow_flex\) must be in the mode of positions, 0, got 1"),
+    "offset": (reporting(3, 0, _31=(2, 7)), ValueError, r"arm.json, offset 30 and range 1000 to 3000, got 7 and 1000"),
+    "range": (reporting(3, 0, _9=(2, 900)), ValueError, r"got 30 and 900 to 3000: calibrate again"),
+    "place": (elsewhere, ValueError, r"joint shoulder_lift must begin within its range, 1000 to 3000 .*at 3024"),
+    "voltage": (reporting(1, 1, _62=(1, 48)), ConnectionError, r"\(shoulder_pan\) reports voltage, at 0 % load, 4.8 V"),
+    "overload": (reporting(6, 32, _60=(2, 0x400 | 980)), ConnectionError, r"overload, at -98 % load, 7.4 V and 31 °C"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_wrong_at_first_is_refused_and_there_is_no_torque(arm, emulated, name):
+    change, error, said = REFUSED[name]
+    change(emulated)
+    with pytest.raises(error, match=said) as _refused:  # which keeps all that the error came from
+        arm.start()
+    open_port(emulated.port, 1_000_000).close()  # it is free
+    assert not [told for told in emulated.told if told[1] != 42]
+    assert positions(emulated) == [round(servo.encoder) - servo.offset for servo in emulated.servos.values()]
+    with pytest.raises(RuntimeError, match=r"start\(\) the arm first"):
+        arm.observe()
+
+
+def test_a_joint_a_little_outside_its_range_is_at_its_end(arm, emulated):
+    emulated.servos[6].encoder = 1000 - SLACK + 60
+    arm.start()
+    assert emulated.goals(6)[0] == 1000
+    assert arm.position()[5] >= arm.specification.action.low[5]
+
+
+# What fails in between
+
+
+def lost(arm, said):
+    """Every call says the same, and stopping is no error."""
+
+    def is_lost():
+        try:
+            arm.observe()
+        except ConnectionError:
+            return True
+        return False
+
+    until(is_lost)
+    for call in (arm.observe, arm.position, partial(arm.command, np.zeros(6), 0.0)):
+        with pytest.raises(ConnectionError, match=said):
+            call()
+    arm.stop()
+
+
+def test_a_servo_that_vanishes_loses_the_arm_until_it_is_back(arm, emulated):
+    arm.start()
+    gone = emulated.servos.pop(3)
+    lost(arm, r"the arm at .* is lost: of 6 servos these did not answer, asked 5 times: 3 \(elbow_flex\)")
+    with pytest.raises(TimeoutError, match="elbow_flex"):
+        arm.start()
+    emulated.servos = dict(sorted((emulated.servos | {3: gone}).items()))
+    arm.start()
+    arm.command(action(2100, 1500, 2400, 2000, 2000, 1000), time.monotonic())
+    until(lambda: emulated.servos[3].position == 2400)
+
+
+def test_a_cable_that_is_pulled_out_loses_the_arm(arm, emulated):
+    arm.start()
+    emulated.unplug()
+    lost(arm, "the arm at .* is lost")
+    with pytest.raises(ConnectionError, match=r"the serial port .* cannot be opened"):
+        arm.start()
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (4, r"servo 2 \(shoulder_lift\) reports temperature, at 0 % load, 7.4 V and 71 °C: let it cool"),
+        (32, r"servo 2 \(shoulder_lift\) reports overload, .*: free the joint, and switch the power off and on"),
+        (36, r"servo 2 \(shoulder_lift\) reports temperature and overload, "),
+        (16, r"servo 2 \(shoulder_lift\) reports fault 16, .*: see its manual"),
+    ],
+)
+def test_a_servo_that_reports_a_fault_stops_all(arm, emulated, fault, said):
+    slow(emulated)
+    arm.start()
+    arm.command(action(3000, 3000, 1000, 1000, 3000, 3000), time.monotonic())
+    until(lambda: emulated.servos[6].position > 1010)
+    emulated.servos[2].set(63, 1, 71)
+    emulated.servos[4].write = partial(missing_one, emulated.servos[4].write, [])
+    emulated.servos[2].fault = fault
+    lost(arm, said)
+    for number, servo in emulated.servos.items():
+        until(lambda servo=servo: servo.position == servo.goal)
+        assert 1000 < servo.goal == emulated.goals(number)[-1] < 3000
+
+
+def missing_one(write, missed, address, data):
+    """A servo that does not hear what it is told once the arm is in trouble; commands go on coming until then."""
+    is_hold = address == 42 and 1000 < int.from_bytes(data, "little") < 3000
+    if is_hold and not missed:
+        missed.append(data)
+    else:
+        write(address, data)
+
+
+def test_an_error_in_the_thread_of_the_arm_is_told(arm, emulated, monkeypatch):
+    arm.start()
+    monkeypatch.setattr(arm, "_inside", lambda steps: 1 / 0)
+    with contextlib.suppress(ZeroDivisionError):
+        arm.stop()
+    lost(arm, "the arm at .* is lost: division by zero")
+
+
+def once_in(times, mangle):
+    heard = iter(range(10**9))
+    return lambda servo, answer: mangle(answer) if next(heard) % times == times - 1 else answer
+
+
+@pytest.mark.parametrize(
+    "mangle",
+    [
+        once_in(13, lambda answer: b""),
+        once_in(13, lambda answer: answer[:4] + bytes([answer[4] ^ 32]) + answer[5:]),  # an overload that is none
+        lambda servo, answer: b"\xff\xff\x01\x0a" + answer,
+    ],
+    ids=["dropped", "corrupted", "noise"],
+)
+def test_what_the_bus_loses_is_survived(arm, emulated, mangle):
+    emulated.mangle = mangle
+    arm.start()
+    for place in (2100, 1900, 2200):
+        arm.command(action(place, 1600, 2400, place, 2000, 1100), time.monotonic())
+        until(lambda place=place: positions(emulated) == [place, 1600, 2400, place, 2000, 1100])
+
+
+# The whole loop
+
+
+class Leading:
+    """A planner at hand that leads from where the arm is to a target, in chunks that ask for far too much."""
+
+    def __init__(self, target):
+        self.target, self.asked = target, None
+
+    def ask(self, request):
+        self.asked = request.history["joints"][-1]
+
+    def poll(self):
+        asked, self.asked = self.asked, None
+        share = np.linspace(0, 3, 16)[:, None]
+        return None if asked is None else asked + np.minimum(share, 1) * (self.target - asked)
+
+
+class Noted(Safety):
+    """It keeps what it allowed."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.commands = []
+
+    def __call__(self, target, *, age_s=0.0):
+        verdict = super().__call__(target, age_s=age_s)
+        self.commands.append(verdict.command)
+        return verdict
+
+
+def is_within(part, whole):
+    """Whether the one is in the other, in its order."""
+    rest = iter(whole)
+    return all(any(found == wanted for found in rest) for wanted in part)
+
+
+def test_the_control_loop_brings_it_to_a_target_within_the_limits(arm, emulated):
+    limits = Limits.of(arm.specification, speed=1.5, acceleration=10.0, jump=9.0)
+    safety = Noted(limits, 1 / arm.rate, stale_s=9.0, patience_s=60.0)
+    target = action(2600, 2000, 2000, 1700, 2300, 2900)
+    controller = Controller(arm, Leading(target), AsyncReplace(Horizons(1, 16, 4)), safety, MonotonicClock())
+    end = time.monotonic() + 60
+    summary = controller.run(lambda: np.abs(arm.position() - target).max() < 2 * STEP or time.monotonic() > end)
+    assert summary.reason == "over"
+    np.testing.assert_allclose(arm.position(), target, atol=0.05)
+    commands = np.array(safety.commands)
+    velocity = np.diff(commands, axis=0, prepend=action(*PLACES)[None]) * arm.rate
+    assert (np.abs(velocity) <= 1.5 + 1e-6).all()
+    assert np.abs(velocity).max() > 1.4  # it was limited
+    assert (np.abs(np.diff(velocity, axis=0, prepend=0)) * arm.rate <= 10.0 + 1e-3).all()  # positions are float32
+    arm.close()
+    allowed = np.rint(commands.astype(np.float32) / STEP * [1, 1, -1, 1, 1, 1] + MIDDLE).astype(int)
+    for index, place in enumerate(PLACES):
+        first, *given, _ = emulated.goals(index + 1)  # where it was, and where it came to be held, are no commands
+        assert first == place
+        assert 1000 <= min(given) <= max(given) <= 3000
+        assert is_within(given, allowed[:, index].tolist())
+        assert len(given) > 10
+
+
+def test_a_policy_controls_the_arm_and_what_it_did_can_be_trained_on(recede, arm, emulated, calibration, tmp_path):
+    rng, episode = np.random.default_rng(0), np.zeros((40, 6), np.float32)
+    episode += 0.2 * np.sin(np.arange(40) / 5)[:, None] + rng.normal(scale=0.01, size=(40, 6))
+    store = DemonstrationStore.create(tmp_path / "arm.zarr", arm.specification)
+    store.append({"joints": episode, "action": episode})
+    small = ["policy.network.channels=[8]", "policy.network.groups=4", "steps=2", "batch_size=4"]
+    trained = recede("train", f"dataset={store.path}", f"out={tmp_path / 'policy'}", *small)
+    assert trained.status == 0, trained.err
+
+    arm_options = ["robot=serial_arm", f"robot.port={emulated.port}", f"robot.calibration={calibration}"]
+    limits = ["rate=60", "episodes=1", "seconds=3", "safety.stale_ms=9000"]
+    found = recede("control", tmp_path / "policy", *arm_options, *limits, f"out={tmp_path / 'run'}")
+    assert found.status == 0, found.err
+    assert "reason over" in found.out
+    done = DemonstrationStore.open(tmp_path / "run" / "demonstrations.zarr")
+    assert done.specification == arm.specification
+    assert done.num_steps > 0
+    assert all(servo.has_torque for servo in emulated.servos.values())
+
+    nowhere = ["robot=serial_arm", "robot.port=/nowhere", arm_options[2], f"out={tmp_path / 'other'}"]
+    refused = recede("control", tmp_path / "policy", *nowhere)
+    assert refused.status == 2
+    assert "/nowhere" in refused.line
+    assert not (tmp_path / "other").exists()

@@ -1,0 +1,239 @@
+"""Tasks as robots on a clock that never waits: what is seen when, and what commands do, by hand-made expectations."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import toys
+from recede.envs.tasks.pick_place import PICK_PLACE
+from recede.realtime import VirtualClock
+from recede.robots.simulated import SimulatedRobot
+from recede.robots.simulation import Disturbances, Episode, Simulation
+from toys import REACH
+
+DT = REACH.specification.control_dt
+FAR = np.ones(2, np.float32)
+"""Further than the toy gets in an episode."""
+
+
+def at(clock, moment, robot):
+    """What is seen of the position at that time, and when it was captured."""
+    clock.sleep_until(moment)
+    reading = robot.observe()["position"]
+    return reading.value.tolist(), round(reading.time, 6)
+
+
+@pytest.fixture
+def clock():
+    return VirtualClock(100.0)
+
+
+@pytest.mark.parametrize("task", [REACH, PICK_PLACE], ids=lambda task: task.name)
+def test_commands_at_each_step_do_what_the_environment_does(task):
+    clock, env, expert = VirtualClock(7.7), task.make(), task.expert(0)
+    robot = Simulation(task, clock, first_seed=3)
+    robot.start()
+    scheduled = clock.now()
+    observation, info = env.reset(seed=3)
+    best, steps, is_over = info["score"], 0, False
+    while not is_over:
+        readings = robot.observe()
+        for name, value in observation.items():
+            assert readings[name].value.tobytes() == value.tobytes()
+            assert readings[name].time == pytest.approx(clock.now())
+        action = expert(info["state"])
+        robot.command(action, clock.now())
+        observation, _, terminated, truncated, info = env.step(action)
+        best, steps, is_over = max(best, info["score"]), steps + 1, terminated or truncated
+        scheduled += task.specification.control_dt  # a sum, which is not exact
+        clock.sleep_until(scheduled + (1e-9 if steps % 2 else -1e-9))
+    assert robot.episode == Episode(3, info["success"], best, steps, True)
+
+
+def test_it_holds_its_position_until_it_is_commanded(clock):
+    robot = Simulation(REACH, clock)
+    robot.start()
+    start, _ = at(clock, 100, robot)
+    assert at(clock, 100.25, robot) == (start, 100.2)
+    assert robot.episode.num_steps == 2
+    assert robot.position().tolist() == start
+
+
+def test_a_reading_is_seen_when_its_delay_is_over(clock):
+    robot = Simulation(REACH, clock, sensor_delay={"position": 0.25})
+    robot.start()
+    assert set(robot.observe()) == {"target"}
+    assert robot.position() is None
+    robot.command(FAR, 100.0)
+    clock.sleep_until(100.24)
+    assert set(robot.observe()) == {"target"}
+    start, captured = at(clock, 100.25, robot)
+    assert captured == 100.0
+    assert robot.observe()["target"].time == pytest.approx(100.2)
+    assert at(clock, 100.34, robot) == (start, 100.0)
+    moved, captured = at(clock, 100.35, robot)
+    assert captured == 100.1
+    assert np.linalg.norm(np.subtract(moved, start)) == pytest.approx(0.06, abs=1e-6)
+
+
+def test_a_command_takes_effect_in_the_first_step_after_its_arrival(clock):
+    robot = Simulation(REACH, clock, actuation_delay=0.15)
+    assert robot.actuation_delay == 0.15
+    robot.start()
+    robot.command(FAR, 100.0)  # it arrives at 100.15, within the second step
+    start, _ = at(clock, 100, robot)
+    assert at(clock, 100.2, robot) == (start, 100.2)
+    assert at(clock, 100.3, robot) != (start, 100.3)
+
+
+def test_the_newest_command_that_has_arrived_counts(clock):
+    robot = Simulation(REACH, clock)
+    robot.start()
+    start = np.array(at(clock, 100, robot)[0])
+    robot.command(-FAR, 100.0)
+    robot.command(FAR, 100.0)
+    robot.command(-FAR, 100.2)  # for later
+    moves = [np.subtract(at(clock, 100 + k * DT, robot)[0], start).sum() for k in (1, 2, 3, 4)]
+    assert moves[0] > 0
+    assert moves[1] > moves[0]
+    assert moves[2] < moves[1]
+    assert moves[3] < moves[2]
+
+
+def test_whoever_asks_seldom_sees_the_same(clock):
+    often, seldom = (Simulation(REACH, clock, jitter=0.15, dropped=0.2, sensor_delay=0.1) for _ in range(2))
+    often.start()
+    seldom.start()
+    for robot in (often, seldom):
+        robot.command(FAR, 100.0)
+        robot.command(-FAR, 100.7)
+    for moment in np.arange(100, 102, 0.03):
+        clock.sleep_until(moment)
+        often.observe()
+    assert at(clock, 102, often) == at(clock, 102, seldom)
+    assert often.episode == seldom.episode
+
+
+def test_jitter_and_losses_depend_on_the_seeds_alone():
+    def seen(first_seed, seed, then=None):
+        clock = VirtualClock()
+        robot = Simulation(REACH, clock, first_seed=first_seed, jitter=0.25, dropped=0.3, seed=seed)
+        robot.start()
+        if then is not None:
+            clock.sleep_until(1.0)
+            robot.reset(then)
+        origin = clock.now()
+        return [
+            [(name, round(r.time - origin, 6)) for name, r in robot.observe().items()]
+            for moment in np.arange(0, 2, 0.02)
+            if clock.sleep_until(origin + moment) is None
+        ]
+
+    assert seen(0, 0) == seen(0, 0) == seen(5, 0, then=0)
+    assert seen(0, 0) != seen(0, 1)
+    assert seen(0, 0) != seen(1, 0)
+
+
+def test_jitter_has_bounds_and_keeps_the_order_and_losses_their_share(clock):
+    robot = Simulation(REACH, clock, sensor_delay=0.1, jitter=0.25, dropped=0.3)
+    robot.start()
+    seen = {}
+    for moment in np.arange(100, 160, 0.01):
+        clock.sleep_until(moment)
+        if "position" in (readings := robot.observe()):
+            seen.setdefault(round(readings["position"].time, 6), moment)
+    captured = list(seen)
+    assert captured == sorted(captured)
+    late = [moment - time for time, moment in seen.items()]
+    assert min(late) > 0.1 - 1e-6
+    assert max(late) < 0.36 + 1e-6  # and the hundredth in which it is seen
+    assert np.ptp(late) > 0.15
+    kept = len(captured) / 600
+    assert 0.3 < kept < 0.75  # some that come are overtaken within a hundredth by the next
+
+    lots = Disturbances(REACH.specification, dropped=0.3)
+    lost = np.mean([lots.visible_at("position", 0.0) is None for _ in range(5000)])
+    assert lost == pytest.approx(0.3, abs=0.03)
+
+
+def test_a_stopped_robot_holds_until_it_is_started_again(clock):
+    robot = Simulation(REACH, clock, actuation_delay=0.05)
+    robot.stop()  # before it has begun there is nothing to do
+    robot.start()
+    robot.command(FAR, 100.0)
+    clock.sleep_until(100.3)
+    robot.command(-FAR, 100.3)  # on its way
+    robot.stop()
+    robot.stop()
+    stopped, _ = at(clock, 100.3, robot)
+    robot.command(-FAR, 100.3)
+    assert at(clock, 101, robot) == (stopped, 101.0)
+    assert robot.episode.num_steps == 10
+    robot.start()
+    assert at(clock, 102, robot) == (stopped, 102.0)
+    robot.command(FAR, 102.0)
+    assert at(clock, 103, robot) != (stopped, 103.0)
+
+
+def test_the_world_stands_still_once_the_episode_is_over(clock):
+    robot = Simulation(REACH, clock, first_seed=4)
+    robot.start()
+    robot.command(FAR, 100.0)
+    clock.sleep_until(100 + DT * toys.MAX_STEPS)
+    over, _ = at(clock, 100 + DT * toys.MAX_STEPS, robot)
+    assert robot.episode._replace(score=0.0, success=False) == Episode(4, num_steps=toys.MAX_STEPS, is_over=True)
+    robot.command(-FAR, clock.now())
+    assert at(clock, 110, robot) == (over, 110.0)
+    robot.stop()
+    assert at(clock, 111, robot) == (over, 111.0)
+
+    robot.reset(4)
+    again, captured = at(clock, 111.05, robot)
+    assert captured == 111.0
+    assert robot.episode == Episode(4, score=robot.episode.score)
+    robot.command(FAR, clock.now())  # nor is it stopped any more
+    assert at(clock, 112, robot)[0] != again
+
+
+def test_a_reset_forgets_what_was_on_its_way(clock):
+    robot = Simulation(REACH, clock, sensor_delay=0.25, actuation_delay=0.25)
+    robot.reset(8)
+    robot.start()
+    assert robot.episode.seed == 8
+    clock.sleep_until(100.5)
+    robot.command(FAR, 100.5)
+    robot.reset(9)
+    assert robot.observe() == {}
+    start, captured = at(clock, 100.75, robot)
+    assert captured == 100.5
+    assert at(clock, 102.25, robot) == (start, 102.0)
+
+
+def test_the_world_waits_for_a_command_where_a_position_is_not_known(clock):
+    robot = Simulation(replace(REACH, position=None), clock)
+    robot.start()
+    clock.sleep_until(101)
+    assert (robot.position(), robot.episode.num_steps) == (None, 0)
+    robot.command(FAR, 101.0)
+    clock.sleep_until(102)
+    assert robot.episode.num_steps == 10
+    robot.stop()
+    clock.sleep_until(103)
+    assert robot.episode.num_steps == 10
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"sensor_delay": -1}, "sensor_delay of 'position' must be 0"),
+        ({"sensor_delay": {"postion": 1}}, "did you mean 'position'"),
+        ({"actuation_delay": np.inf}, "actuation_delay must be 0"),
+        ({"jitter": -0.1}, "jitter must be 0"),
+        ({"dropped": 1.0}, "share of the readings"),
+    ],
+)
+def test_an_impossible_disturbance_is_refused(option, message):
+    for make in (partial(Simulation, REACH, VirtualClock()), partial(SimulatedRobot, REACH)):
+        with pytest.raises(ValueError, match=message):
+            make(**option)

@@ -1,0 +1,287 @@
+"""A killed, interrupted or stopped training goes on to the very same end."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from recede.checkpoints.folder import read_checkpoint
+from recede.checkpoints.runs import best_step, checkpoint_of_step, checkpoint_steps, read_metrics, resolve_checkpoint
+from recede.training.run import Run
+
+STEPS = 40
+TIMES = ("data_s", "update_s")
+
+
+def arguments(demonstrations, small, out, *more):
+    every = ["save_every=2", "log_every=7", "validate_every=19", "warmup=5", "held_out=0.2"]
+    return ["train", f"dataset={demonstrations}", f"out={out}", f"steps={STEPS}", *small, *every, *more]
+
+
+def metrics(run):
+    return [{key: value for key, value in entry.items() if key not in TIMES} for entry in read_metrics(run)]
+
+
+def assert_equal_runs(one, other):
+    """Bit for bit: weights, average, moments and what was measured, but for the seconds that it took."""
+    assert checkpoint_steps(one) == checkpoint_steps(other) == [STEPS]
+    for name in ("policy.safetensors", "training.safetensors", "policy.json", "training.json"):
+        files = [checkpoint_of_step(run, STEPS) / name for run in (one, other)]
+        assert files[0].read_bytes() == files[1].read_bytes(), name
+    assert metrics(one) == metrics(other)
+    assert (one / "config.json").read_text() == (other / "config.json").read_text()
+
+
+def wait_for(condition, *, seconds=120.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, nursery, demonstrations, small):
+    out = tmp_path_factory.mktemp("uninterrupted") / "run"
+    status, output = nursery.run(*arguments(demonstrations, small, out))
+    assert status == 0, output
+    return out
+
+
+def kill_and_resume(nursery, command, out, *, kills, seed):
+    """Kill the training at random moments, each after some progress, and then let it end; return how often."""
+    moments, done = random.Random(seed), 0
+    while done < kills and (before := max(checkpoint_steps(out), default=0)) < STEPS - 15:
+        process = nursery.start(*command)
+        wait_for(lambda: max(checkpoint_steps(out), default=0) > before)
+        time.sleep(moments.uniform(0, 0.04))
+        os.kill(process, signal.SIGKILL)
+        status, output = nursery.wait()
+        assert status == -signal.SIGKILL, output
+        done += 1
+    status, output = nursery.run(*command)
+    assert status == 0, output
+    return done
+
+
+def test_a_killed_training_ends_bit_for_bit_as_an_uninterrupted_one(
+    tmp_path, nursery, demonstrations, small, uninterrupted
+):
+    out = tmp_path / "run"
+    assert kill_and_resume(nursery, arguments(demonstrations, small, out), out, kills=4, seed=0) >= 2
+    assert_equal_runs(out, uninterrupted)
+    assert not list(out.rglob("*.partial*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_many_killed_trainings_end_the_same(tmp_path, nursery, demonstrations, small, uninterrupted, seed):
+    out = tmp_path / "run"
+    kill_and_resume(nursery, arguments(demonstrations, small, out), out, kills=6, seed=seed)
+    assert_equal_runs(out, uninterrupted)
+
+
+def test_a_killed_training_with_dropout_ends_the_same(tmp_path, nursery, demonstrations):
+    """What is dropped is a function of seed and step too, and several groups of parameters keep their moments."""
+    network = ["policy/network=transformer", "policy.network.num_layers=1", "policy.network.size=16"]
+    options = ["policy.network.dropout=0.3", "weight_decay=0.1", "batch_size=32", "device=cpu"]
+    runs = [tmp_path / "uninterrupted", tmp_path / "killed"]
+    commands = [arguments(demonstrations, [*network, *options], run) for run in runs]
+    status, output = nursery.run(*commands[0])
+    assert status == 0, output
+    assert kill_and_resume(nursery, commands[1], runs[1], kills=1, seed=3) == 1
+    assert_equal_runs(runs[1], runs[0])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_training_saves_says_so_and_goes_on(tmp_path, nursery, demonstrations, small, uninterrupted, number):
+    out = tmp_path / "run"
+    command = arguments(demonstrations, small, out)
+    process = nursery.start(*command)
+    wait_for(lambda: len(checkpoint_steps(out)) > 0)
+    os.kill(process, number)
+    status, output = nursery.wait()
+    assert status == 130, output
+    stopped = checkpoint_steps(out)[-1]
+    assert output.splitlines()[-1] == (
+        f"recede train: stopped and saved after step {stopped} of {STEPS}: the same command goes on"
+    )
+    assert "Traceback" not in output
+    status, output = nursery.run(*command)
+    assert status == 0, output
+    assert_equal_runs(out, uninterrupted)
+
+
+@pytest.mark.slow
+def test_the_installed_command_stops_and_goes_on_too(tmp_path, demonstrations, small, uninterrupted):
+    program = Path(sys.executable).with_name("recede")
+    command = [program, *arguments(demonstrations, small, tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: len(checkpoint_steps(tmp_path / "run")) > 0)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines()[-1].startswith("recede train: stopped and saved after step")
+    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert_equal_runs(tmp_path / "run", uninterrupted)
+
+
+def test_a_signal_between_asking_and_saving_is_not_lost(tmp_path, demonstrations, small, monkeypatch, recede):
+    """It comes while the held-out error is measured, of a step that is not to be saved: the next step is."""
+    from recede.training import loop
+
+    def interrupted_measure(*given, **named):
+        if not checkpoint_steps(tmp_path / "run"):
+            signal.raise_signal(signal.SIGTERM)
+        return 0.5
+
+    monkeypatch.setattr(loop, "action_error", interrupted_measure)
+    command = arguments(demonstrations, small, tmp_path / "run", "save_every=100")
+    result = recede(*command)
+    assert result.status == 130
+    assert checkpoint_steps(tmp_path / "run") == [20]
+    assert f"stopped and saved after step 20 of {STEPS}" in result.err
+
+
+def test_a_finished_training_is_left_as_it_is(nursery, demonstrations, small, uninterrupted):
+    before = {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
+    status, output = nursery.run(*arguments(demonstrations, small, uninterrupted))
+    assert status == 0
+    assert f"nothing to do, trained already: {checkpoint_of_step(uninterrupted, STEPS)}" in output
+    assert {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()} == before
+
+
+def test_another_configuration_is_refused_naming_what_differs(demonstrations, small, uninterrupted, recede):
+    before = {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
+    more = ("learning_rate=2e-3", "policy/sampler=ddpm", "horizons.action=4")
+    line = recede(*arguments(demonstrations, small, uninterrupted, *more)).line
+    assert f"{uninterrupted} holds a run of another configuration" in line
+    assert "learning_rate was 0.001 and is 0.002" in line
+    assert "horizons.action was 8 and is 4" in line
+    assert "policy.sampler.choice was 'ddim' and is 'ddpm'" in line
+    assert "; steps was" not in line
+    assert "repeat its command to resume it, or choose another out=" in line
+    assert {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_a_moved_run_goes_on(tmp_path, nursery, demonstrations, small, uninterrupted):
+    command = arguments(demonstrations, small, "run")
+    process = nursery.start(*command, folder=tmp_path)
+    wait_for(lambda: len(checkpoint_steps(tmp_path / "run")) > 0)
+    os.kill(process, signal.SIGKILL)
+    nursery.wait()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    status, output = nursery.run(*arguments(demonstrations, small, "./moved"), folder=tmp_path)
+    assert status == 0, output
+    assert_equal_runs(tmp_path / "moved", uninterrupted)
+
+
+def test_one_training_at_a_time(tmp_path, nursery, demonstrations, small, recede):
+    out = tmp_path / "run"
+    command = arguments(demonstrations, small, out, "steps=100000")
+    process = nursery.start(*command)
+    wait_for(lambda: len(checkpoint_steps(out)) > 0)
+    result = recede(*command)
+    os.kill(process, signal.SIGINT)
+    assert nursery.wait()[0] == 130
+    assert result.status == 2
+    assert f"{out} is being trained by another process: wait for it, or use another out=" in result.line
+
+
+def test_what_a_killed_writer_leaves_is_removed(tmp_path, demonstrations, small, recede, nursery, uninterrupted):
+    out = tmp_path / "run"
+    command = arguments(demonstrations, small, out)
+    unfinished = out / "checkpoints/.00000004.123.partial"
+    unfinished.mkdir(parents=True)
+    (unfinished / ".policy.json.partial").write_text("{")
+    (unfinished / "policy.safetensors").write_bytes(b"half")
+    (out / ".config.123.0f.partial.json").write_text("{")
+    (out / "metrics.jsonl").write_text('{"step": 7, "loss": 3.0}\n{"step": 8, "lo')  # and no checkpoint of step 7
+    status, output = nursery.run(*command)
+    assert status == 0, output
+    assert_equal_runs(out, uninterrupted)
+    assert not list(out.rglob("*.partial*"))
+
+
+def test_the_metrics_survive_a_full_disk(tmp_path, nursery, demonstrations, small):
+    """What was measured is written anew when a run is resumed; it must still be there where that fails."""
+    out = tmp_path / "run"
+    command = arguments(demonstrations, small, out)
+    process = nursery.start(*command)
+    wait_for(lambda: max(checkpoint_steps(out), default=0) > STEPS / 2)
+    os.kill(process, signal.SIGKILL)
+    nursery.wait()
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 3, "note": "long"}\n' * 1000)
+    before = (out / "metrics.jsonl").read_bytes()
+    status, output = nursery.run(*command, limit=20_000)
+    assert status == 2
+    assert "metrics.jsonl could not be written (File too large)" in output.splitlines()[-1]
+    assert (out / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="this system cannot limit the size of files")
+def test_a_full_disk_costs_no_checkpoint(tmp_path, nursery, demonstrations, small, uninterrupted):
+    out = tmp_path / "run"
+    command = arguments(demonstrations, small, out)
+    sizes = {path.name: path.stat().st_size for path in checkpoint_of_step(uninterrupted, STEPS).iterdir()}
+    process = nursery.start(*command)
+    wait_for(lambda: len(checkpoint_steps(out)) > 0)
+    os.kill(process, signal.SIGINT)
+    nursery.wait()
+    saved = checkpoint_steps(out)
+    for name in ("policy.safetensors", "training.safetensors"):
+        status, output = nursery.run(*command, limit=sizes[name] - 1)
+        assert status == 2, output
+        error = output.splitlines()[-1]
+        assert "Traceback" not in output
+        assert name in error
+        assert "could not be written (File too large), what was saved before is kept" in error
+        assert "see that the disk has room" in error
+        assert checkpoint_steps(out) == saved
+        assert not list(out.rglob("*.partial*"))
+        read_checkpoint(checkpoint_of_step(out, saved[0]))
+    status, output = nursery.run(*command)
+    assert status == 0, output
+    assert_equal_runs(out, uninterrupted)
+
+
+def test_a_disk_that_is_full_from_the_start_leaves_no_folder(tmp_path, nursery, demonstrations, small):
+    status, output = nursery.run(*arguments(demonstrations, small, tmp_path / "run"), limit=512)
+    assert status == 2
+    assert "config.json could not be written" in output.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoints_of_a_run_are_the_last_and_the_best(tmp_path):
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    run.begin({})
+    from recede.specification import Horizons, Specification, Stream
+
+    action = Stream("action", (1,))
+    manifest = {
+        "specification": Specification((Stream("state", (1,)),), action, 0.1),
+        "horizons": Horizons(),
+        "policy": {},
+        "task": None,
+    }
+    kept = []
+    for step, score in [(1, 0.5), (2, 0.25), (3, 0.75), (4, 0.75), (5, None), (6, 0.1)]:
+        if score is not None:
+            run.log(step=step, mean_score=score)
+        run.save(step, weights={}, training={}, manifest=manifest)
+        kept.append((run.steps, best_step(run.folder)))
+    assert kept == [([1], 1), ([1, 2], 1), ([3], 3), ([3, 4], 3), ([3, 5], 3), ([3, 6], 3)]
+    assert resolve_checkpoint(run.folder) == run.checkpoint(6)
+    assert resolve_checkpoint(run.folder, "best") == run.checkpoint(3)
+    with (run.folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 7, "mean_')  # killed while writing
+    assert best_step(run.folder) == 3
+    assert json.loads((run.checkpoint(6) / "policy.json").read_text())["step"] == 6

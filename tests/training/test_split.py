@@ -1,0 +1,108 @@
+"""Which episodes are held out: by seed and share, and kept by a training that goes on from another one."""
+
+import numpy as np
+import pytest
+from recede.checkpoints.folder import read_manifest
+from recede.checkpoints.runs import resolve_checkpoint
+from recede.configs.components.networks import UNet1dConfig
+from recede.configs.components.policies import RegressionConfig
+from recede.configs.training import TrainConfig
+from recede.datasets.fingerprint import fingerprint
+from recede.datasets.store import DemonstrationStore
+from recede.datasets.windows import split
+from recede.training.loop import prepare, train
+from recede.training.split import choose
+
+
+def grown(source, path, *, episodes=range(20), added=0, scale=1.0):
+    """A copy with some of the episodes, scaled, and new ones behind them."""
+    store = DemonstrationStore.open(source)
+    copied = DemonstrationStore.create(path, store.specification)
+    for index in [*episodes, *range(added)]:
+        copied.append({name: values * np.float32(scale) for name, values in store.episode(index).items()})
+    return copied
+
+
+def first(store, **asked):
+    return choose(store, **{"held_out": None, "seed": None, **asked})
+
+
+def test_a_split_is_that_of_its_seed_and_share(reaches):
+    store = DemonstrationStore.open(reaches)
+    for held_out, seed in ((None, None), (0.3, None), (None, 4), (0.0, 1)):
+        found = choose(store, held_out=held_out, seed=seed)
+        expected = split(20, held_out=0.02 if held_out is None else held_out, seed=seed or 0)
+        assert (found.training, found.held_out) == expected
+        assert not found.is_kept
+
+
+def test_the_split_of_another_run_is_kept(reaches):
+    store = DemonstrationStore.open(reaches)
+    before = first(store, held_out=0.25, seed=3)
+    for asked in ({}, {"seed": 3}, {"held_out": 0.25}):
+        found = first(store, before=before.manifest(), **asked)
+        assert found == before._replace(is_kept=True)
+        assert first(store, before=found.manifest()) == found  # and by one that goes on from that
+
+
+def test_episodes_that_were_added_since_are_trained_on(reaches, tmp_path):
+    before = first(DemonstrationStore.open(reaches), held_out=0.25, seed=3)
+    store = grown(reaches, tmp_path / "grown.zarr", added=7)
+    found = first(store, before=before.manifest())
+    assert found.is_kept
+    assert found.held_out == before.held_out
+    assert found.training == sorted({*range(27)} - {*before.held_out})
+    assert first(store, before=found.manifest()) == found
+
+
+@pytest.mark.parametrize("changes", [{"scale": 2.0}, {"episodes": range(19)}, {"episodes": [1, 0, *range(2, 20)]}])
+def test_other_episodes_are_split_anew(reaches, tmp_path, changes):
+    before = first(DemonstrationStore.open(reaches), held_out=0.25, seed=3)
+    store = grown(reaches, tmp_path / "other.zarr", **changes)
+    assert first(store, before=before.manifest()) == first(store)
+    assert first(store, before=before.manifest(), seed=7) == first(store, seed=7)
+
+
+def test_a_policy_that_notes_no_split_holds_nothing_out(reaches):
+    store = DemonstrationStore.open(reaches)
+    assert first(store, before={"policy": {}, "source": "model.safetensors"}) == first(store)
+
+
+@pytest.mark.parametrize("asked", [{"seed": 0}, {"held_out": 0.3}, {"held_out": 0.0, "seed": 3}])
+def test_another_split_than_that_of_the_other_run_is_refused(reaches, asked):
+    store = DemonstrationStore.open(reaches)
+    before = first(store, held_out=0.25, seed=3)
+    with pytest.raises(ValueError, match=r"with held_out=0.25 and split_seed=3, .* leave both out to keep its split"):
+        first(store, before=before.manifest(), **asked)
+
+
+def test_datasets_are_known_by_their_lengths_and_actions(reaches, tmp_path):
+    store = DemonstrationStore.open(reaches)
+    assert len({fingerprint(store, count) for count in range(21)}) == 21
+    assert fingerprint(store, 21) is None
+    joined = DemonstrationStore.create(tmp_path / "joined.zarr", store.specification)
+    halves = store.episode(0), store.episode(1)
+    joined.append({name: np.concatenate([half[name] for half in halves]) for name in halves[0]})
+    assert fingerprint(joined, 1) != fingerprint(store, 2)  # the same actions
+
+
+def test_a_training_goes_on_with_the_split_of_the_other(tmp_path, reaches, capsys):
+    def config(out, **changes):
+        policy = RegressionConfig(network=UNet1dConfig(channels=[16, 32], time_size=16))
+        given = {"policy": policy, "device": "cpu", "batch_size": 32, "steps": 2, "warmup": 1} | changes
+        return TrainConfig(dataset=str(reaches), out=str(tmp_path / out), **given)
+
+    train(config("first", held_out=0.25, split_seed=3))
+    assert "held out" not in capsys.readouterr().out
+    train(config("second", seed=5, init_from=str(tmp_path / "first")))
+    assert "held out: 5 of 20 episodes, as by init_from" in capsys.readouterr().out
+    manifests = [read_manifest(resolve_checkpoint(tmp_path / name)) for name in ("first", "second")]
+    assert manifests[0]["held_out_episodes"] == manifests[1]["held_out_episodes"] == split(20, held_out=0.25, seed=3)[1]
+    assert manifests[0]["split"] == manifests[1]["split"]
+    assert {key: manifests[0]["split"][key] for key in ("seed", "held_out", "episodes")} == {
+        "seed": 3,
+        "held_out": 0.25,
+        "episodes": 20,
+    }
+    with pytest.raises(ValueError, match="leave both out to keep its split"):
+        prepare(config("third", split_seed=0, init_from=str(tmp_path / "first")))
