@@ -116,10 +116,10 @@ def test_a_child_that_does_not_notice_the_end_is_killed():
 
 
 def test_a_child_that_cannot_be_started_leaves_no_socket_open():
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(Exception, match="pickle"):
         Child(lambda channel: None, NUMBERS, NUMBERS)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 PROGRAM = """
