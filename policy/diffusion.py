@@ -21,7 +21,6 @@ from .denoising.sampling import Sampler
 from .inputs import check_observation
 from .interface import Encoder, Lesson, Network, Objective, Observation
 from .normalizer import Normalizer
-from .objective import Denoising
 from .space import NormalisedActions
 
 
@@ -47,16 +46,16 @@ class DiffusionPolicy(nn.Module):
         schedule: NoiseSchedule,
         prediction: Prediction,
         sampler: Sampler,
-        clip: float = 1.0,
-        objective: Objective | None = None,
+        clip: float,
+        objective: Objective,
+        has_noise: bool,
         space: Space | None = None,
-        has_noise: bool = True,
     ) -> None:
         super().__init__()
         self.specification, self.horizons = specification, horizons
         self.normalizer, self.encoder, self.network = normalizer, encoder, network
         self.schedule, self.prediction, self.sampler = schedule, prediction, sampler
-        self.objective: Objective = Denoising() if objective is None else objective
+        self.objective = objective
         self.space: Space = NormalisedActions(normalizer, horizons) if space is None else space
         self.clip, self.has_noise = clip, has_noise
         self.objective.check(schedule, prediction)

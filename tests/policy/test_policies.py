@@ -14,10 +14,10 @@ from recede.configs.components.denoising import (
     DPMSolver2MConfig,
     HeunConfig,
 )
+from recede.configs.components.encoders import LowdimEncoderConfig
 from recede.policy.denoising import prediction
 from recede.policy.denoising.guidance import Prefix
 from recede.policy.denoising.schedule import rectified_flow
-from recede.policy.encoders.observation import ObservationEncoder
 from recede.policy.interface import Lesson, Policy
 from recede.policy.normalizer import Normalizer
 from recede.specification import Specification, Stream
@@ -291,7 +291,7 @@ def test_time_and_conditioning_are_met_once_a_chunk():
 def test_images_are_refused_by_the_low_dimensional_encoder():
     specification = Specification((Stream("camera", (8, 8, 3), "uint8"),), Stream("action", (2,)), 0.1)
     with pytest.raises(ValueError, match=r"takes vector streams only, got \['camera'\]"):
-        ObservationEncoder(specification, HORIZONS)
+        LowdimEncoderConfig().build(specification, HORIZONS)
 
 
 # --- learning

@@ -325,7 +325,7 @@ def test_a_network_and_an_average_are_restored_exactly(tmp_path, reaches):
     folder = resolve_checkpoint(tmp_path / "run")
     policy = prepare(config).policy
     optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
-    ema, meter = EMA(policy), Meter(torch.device("cpu"))
+    ema, meter = EMA(policy, power=0.75, maximum=0.9999), Meter(torch.device("cpu"))
     restore(folder, policy, ema, optimizer, meter)
     digest = json.loads((folder / "training.json").read_text())["training_sha256"]
     saved = read_tensors(folder / "training.safetensors", digest)
@@ -343,7 +343,11 @@ def test_another_number_of_threads_is_pointed_out(tmp_path, reaches):
     path = resolve_checkpoint(tmp_path / "run") / "training.json"
     note = json.loads(path.read_text())
     path.write_text(json.dumps(note | {"threads": 7}))
-    rest = EMA(policy), torch.optim.AdamW(policy.parameters(), fused=True), Meter(torch.device("cpu"))
+    rest = (
+        EMA(policy, power=0.75, maximum=0.9999),
+        torch.optim.AdamW(policy.parameters(), fused=True),
+        Meter(torch.device("cpu")),
+    )
     with pytest.warns(UserWarning, match=r"threads what was begun with 7: .* \(set OMP_NUM_THREADS=7 for that"):
         restore(path.parent, policy, *rest)
 
