@@ -333,7 +333,7 @@ def test_a_simulation_that_fails_is_lost():
 PARENT = """
 import sys
 sys.path.append(sys.argv[1])
-from recede.control.simulated import SimulatedRobot
+from recede.robots.simulated import SimulatedRobot
 from toys import REACH
 robot = SimulatedRobot(REACH)
 robot.start()
