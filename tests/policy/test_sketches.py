@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from policies import USUAL
+from recede.policy.check import check_policy
 from recede.policy.denoising.guidance import Guidance
 from recede.policy.denoising.levels import NoiseLevel, spaced
 from recede.policy.denoising.prediction import SAMPLE
@@ -263,6 +264,13 @@ def test_conditioning_is_dropped_in_training():
     made = train(policy(MLP(), objective=Dropping(uniform)), mean=0.5)
     found = made.predict(state(value=0.0), draw(made)).mean()
     assert found == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "objective", [Consistency(), Shortcut(), Dropping(uniform)], ids=lambda made: type(made).__name__
+)
+def test_a_policy_with_an_objective_of_ones_own_keeps_every_promise(objective):
+    check_policy(lambda: policy(MLP(), num_steps=2, objective=objective))
 
 
 def test_guidance_of_ones_own_goes_through_engines_and_batches():
