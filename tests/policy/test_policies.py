@@ -227,15 +227,21 @@ def test_the_denoiser_is_the_network_with_time_and_conditioning_met_before(t):
     torch.testing.assert_close(found, policy.network(x_t, torch.full((4,), t), conditioning))
 
 
-def test_time_and_conditioning_are_met_once_a_chunk():
-    policy, calls = diffusion(sampler=DDIMConfig(num_steps=10)), []
+@pytest.mark.parametrize(("sampler", "embedded"), [(DDIMConfig, [10]), (HeunConfig, [10, 10])])
+def test_time_and_conditioning_are_embedded_once_a_chunk(sampler, embedded):
+    """Heun's method also asks for steps of no length."""
+    policy, calls = diffusion(sampler=sampler(num_steps=10)), []
     for piece in ("embed", "condition"):
         plain = getattr(policy.network, piece)
         setattr(
             policy.network, piece, lambda *x, plain=plain, piece=piece: calls.append((piece, len(x[0]))) or plain(*x)
         )
-    policy.predict(observe(4), draw(policy, 4))
-    assert calls == [("condition", 4), ("embed", 10), ("embed", 10)]  # steps along the levels, and of no length
+    expected = policy.predict(observe(4), draw(policy, 4))
+    assert calls == [("condition", 4), *(("embed", count) for count in embedded)]
+    policy.hold_times()
+    calls.clear()
+    assert torch.equal(policy.predict(observe(4), draw(policy, 4)), expected)
+    assert calls == [("condition", 4)]
 
 
 def test_images_are_refused_by_the_low_dimensional_encoder():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from policies import USUAL
-from recede.policy.denoising import schedulers
+from recede.policy.denoising.diffusers_samplers import diffusers_sampler
 from recede.policy.denoising.guidance import Prefix, Sampling, error_gain, gradient_gain, inpainting, sample
 from recede.policy.denoising.levels import NoiseLevel, spaced
 from recede.policy.denoising.prediction import SAMPLE, clipped
@@ -314,7 +314,7 @@ SAMPLERS = {
     "heun": lambda schedule: sampler_of(schedule, 6, solve=heun),
     "leading": lambda schedule: sampler_of(schedule, 10, spacing="leading"),
     **{
-        name: lambda schedule, name=name: schedulers.from_diffusers(name, schedule, 10)
+        name: lambda schedule, name=name: diffusers_sampler(name, schedule, 10)
         for name in ("DDIMScheduler", "DDPMScheduler", "UniPCMultistepScheduler", "DPMSolverMultistepScheduler")
     },
 }

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 from .sampling import Sampler, ddim
 
 
-def from_diffusers(name: str, schedule: NoiseSchedule, num_steps: int, **options: Any) -> Sampler:
+def diffusers_sampler(name: str, schedule: NoiseSchedule, num_steps: int, **options: Any) -> Sampler:
     """A scheduler of diffusers by its class name, with its own spacing of the times and its own step rule.
 
     The schedule must be made of betas, and the class must take betas and estimates of x_0. It is tried here: two
