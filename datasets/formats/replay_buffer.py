@@ -59,7 +59,7 @@ class ReplayBuffer(Demonstrations):
         of the stream, for NaN and infinity, for float images of other than whole numbers, and for a damaged chunk.
         """
         stream = self.stream(name)
-        start, stop = self.steps(start, stop)
+        start, stop = self.step_range(start, stop)
         key, convert = self._sources[name]
         rows = np.asarray(convert(self.foreign_rows(key, start, stop)))
         place = f"{self.path}: data/{key}"
@@ -79,7 +79,7 @@ class ReplayBuffer(Demonstrations):
 
         Raises ValueError for a key or a step that does not exist, and for a damaged chunk.
         """
-        start, stop = self.steps(start, stop)
+        start, stop = self.step_range(start, stop)
         array = self._arrays[key] if key in self._arrays else self._open(key)
         return read_rows(array, start, stop)
 
