@@ -280,7 +280,7 @@ def test_an_exported_policy_controls_a_robot_where_there_is_no_torch(recede, tra
     assert refused.status == 2
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(WITHOUT_TORCH)
-    path = os.pathsep.join(map(str, (tmp_path / "site", Path(__file__).parent)))
+    path = os.pathsep.join(map(str, (tmp_path / "site", Path(toys.__file__).parent)))
     command = [sys.executable, "-m", "recede", "control", str(folder), *common]
     environment = os.environ | {"PYTHONPATH": path}
     done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)

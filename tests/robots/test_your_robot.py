@@ -106,7 +106,7 @@ def test_the_driver_of_the_document_holds_also_where_it_is_closed_at_once(monkey
 
 
 def test_the_document_shows_what_the_check_prints():
-    (shown,) = re.findall(r"```\n(.*?)```", DOCUMENT.split("## Limits")[0].split("otherwise it prints")[1], re.DOTALL)
+    (shown,) = re.findall(r"```\n(.*?)```", DOCUMENT.split("## Limits")[0].split("Otherwise it prints")[1], re.DOTALL)
     assert [line.split()[0] for line in shown.splitlines()] == [
         "60", "joints", "read()", "position()", "command()", "stop()", "its",
     ]  # fmt: skip
