@@ -235,7 +235,7 @@ def test_a_process_that_is_lost_is_told_at_the_end_of_the_episode(tmp_path):
 
 
 def test_a_folder_with_a_run_in_it_is_refused_and_one_without_episodes_is_left_empty(tmp_path):
-    with kept(tmp_path, SMALL), pytest.raises(FileExistsError, match="exists already"):
+    with kept(tmp_path, SMALL), pytest.raises(FileExistsError, match="already exists"):
         RunLog(tmp_path, SMALL, rate=100.0, actuation_delay=0.0)
     assert not list(tmp_path.iterdir())
 
