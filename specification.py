@@ -12,11 +12,15 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
+
+Source: TypeAlias = tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]
+"""Where a foreign dataset holds a stream: a key, and a function from the key's rows (T, ...) to rows of the stream."""
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

@@ -21,7 +21,7 @@ class TrainConfig(CommandConfig):
     none, a replay buffer of others does. out: the run folder. horizons: steps seen, generated and executed. device: of
     torch, or auto for a GPU where there is one. init_from: a run or checkpoint folder whose weights to start with.
     teacher: a run or checkpoint folder whose policy the objective learns from, if it needs one.
-    frames: where decoded images are held: on the device, mapped (from a file in the folder RECEDE_CACHE), or auto, on
+    image_cache: where decoded images are held: on the device, mapped (from a file in the folder RECEDE_CACHE), or auto, on
     the device where they fit there. augmentation: of images, by up to `rotation` degrees, and by shares of
     `brightness`, `contrast` and `saturation`; crops are those of the encoder, at random places.
 
@@ -68,7 +68,7 @@ class TrainConfig(CommandConfig):
     mask_padding: bool = False
     init_from: str | None = None
     teacher: str | None = None
-    frames: str = "auto"
+    image_cache: str = "auto"
     precision: str = "fp32"
     log_every: int = 50
     validate_every: int = 500

@@ -173,7 +173,7 @@ def _check_refusals(demonstrations: Demonstrations, stream: Stream, place: str) 
         if not _is_refused(demonstrations, stream.name, start, stop):
             raise ValueError(
                 f"{place}: read(name, {start}, {stop}) must raise ValueError, because there are {num_steps} steps: "
-                "let self.steps(start, stop) check them"
+                "let self.step_range(start, stop) check them"
             )
     unknown = f"no_{stream.name}"
     if not _is_refused(demonstrations, unknown, 0, 0):

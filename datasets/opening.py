@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from ..specification import Specification
+from ..specification import Source, Specification
 from .arrays import open_group
 from .demonstrations import Demonstrations
-from .formats.replay_buffer import ReplayBuffer, Source
+from .formats.replay_buffer import ReplayBuffer
 from .store import DemonstrationStore
 
 

@@ -128,7 +128,7 @@ class DemonstrationStore(Demonstrations):
         Raises ValueError for a stream or a step that does not exist, and for a chunk file that is missing or damaged.
         """
         stream = self.stream(name)
-        start, stop = self.steps(start, stop)
+        start, stop = self.step_range(start, stop)
         array = self._arrays[name]
         require_chunks(array, start, stop)
         return read_rows(array, start, stop).astype(stream.dtype, copy=False)

@@ -27,16 +27,13 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from ..specification import Specification, nearest
+from ..specification import Source, Specification, nearest
 
 Observation: TypeAlias = Mapping[str, NDArray[Any]]
 """One step: a stream's name -> array of the stream's shape."""
 
 Expert: TypeAlias = Callable[[Observation], NDArray[np.float32]]
 """One episode's scripted demonstrator: it is shown each `info["state"]` in turn and answers with an action (Da,)."""
-
-Source: TypeAlias = tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]
-"""A foreign key, and how its rows (T, ...) become the rows of one of our streams."""
 
 
 @dataclass(frozen=True)

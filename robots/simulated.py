@@ -74,14 +74,14 @@ class SimulatedRobot:
         else:
             self._request("reset", ANSWER_S, seed)
 
-    def observe(self) -> dict[str, Reading]:
+    def read(self) -> dict[str, Reading]:
         """The newest reading of every stream that has come so far in this episode."""
         self._receive()
         return dict(self._readings)
 
     def position(self) -> NDArray[Any] | None:
         """Where it was by the newest reading of `Task.position`, in the dtype of the action."""
-        reading = self.observe().get(self.task.position or "")
+        reading = self.read().get(self.task.position or "")
         return None if reading is None else reading.value.astype(self.specification.action.dtype)
 
     def command(self, action: NDArray[Any], at_time: float) -> None:
@@ -213,7 +213,7 @@ def _serve(end: socket.socket, task: Task, options: Options) -> None:
             if number == 0:
                 channel.wait(START_S)
                 continue
-            readings = simulation.observe()
+            readings = simulation.read()
             fresh = [name for name, reading in readings.items() if reading.time != sent.get(name)]
             if fresh or number != before:
                 channel.send(STATUS, number, *simulation.episode)

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...policy.encoders.resnet import GROUP_SIZE, Norm, ResNetEncoder
-from ...policy.networks.transformer import Transformer
+from ...configs.components.encoders import ResNetEncoderConfig
+from ...configs.components.networks import TransformerConfig
+from ...policy.encoders.resnet import GROUP_SIZE, Norm
 from ...policy.networks.unet1d import UNet1d
 
 GROUPS = 8
@@ -183,8 +184,8 @@ def transformer(weights: Mapping[str, Tensor]) -> Layout:
     num_steps, action_size = size(weights, "pos_emb", 1, TRANSFORMER), size(weights, "head.weight", 0, TRANSFORMER)
     sizes = {"num_layers": num_layers, "size": width}
     with torch.device("meta"):
-        network = Transformer(
-            action_size=action_size, conditioning_shape=shape, num_steps=num_steps, num_heads=1, **sizes
+        network = TransformerConfig(num_heads=1, **sizes).build(
+            action_size=action_size, num_steps=num_steps, conditioning_shape=shape
         )
     ours = {name: shape for name, shape in shapes(network).items() if not name.startswith("keys_values.")}
     cross = [f"decoder.layers.{layer}.multihead_attn.in_proj_" for layer in range(num_layers)]
@@ -232,15 +233,13 @@ def cameras(
         size(weights, f"{prefixes[0]}{name}.weight", 0, CAMERA) for name in ("backbone.0", "pool.nets", "out")
     )
     with torch.device("meta"):
-        camera = ResNetEncoder(
-            shape[2],
-            shape[:2],
+        camera = ResNetEncoderConfig(
             depth=depth,
             width=max(GROUP_SIZE, width // GROUP_SIZE * GROUP_SIZE),  # of another one the shapes differ
             norm=norm,
-            num_keypoints=num_keypoints,
-            num_features=num_features,
-        )
+            keypoints=num_keypoints,
+            features=num_features,
+        ).camera()(shape[2], shape[:2])
     ours = shapes(camera)
     expected = {renamed(name, CAMERA_RULES): each for name, each in ours.items()}
     # The coordinates of the cells of the last map, which has a 32nd of the image's height and width; ours are computed.

@@ -10,19 +10,16 @@ not. A missing chunk is one of zeros by zarr's own rule, because some writers le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...specification import Specification, nearest
+from ...specification import Source, Specification, nearest
 from ..arrays import ZarrArray, check_length, open_array, open_group, read_rows
 from ..demonstrations import Demonstrations, check_episode_ends, check_finite
-
-Source: TypeAlias = tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]
-"""A foreign key, and how its rows (T, ...) become the rows of one of our streams."""
 
 
 class ReplayBuffer(Demonstrations):
@@ -62,7 +59,7 @@ class ReplayBuffer(Demonstrations):
         of the stream, for NaN and infinity, for float images of other than whole numbers, and for a damaged chunk.
         """
         stream = self.stream(name)
-        start, stop = self.steps(start, stop)
+        start, stop = self.step_range(start, stop)
         key, convert = self._sources[name]
         rows = np.asarray(convert(self.foreign_rows(key, start, stop)))
         place = f"{self.path}: data/{key}"
@@ -82,7 +79,7 @@ class ReplayBuffer(Demonstrations):
 
         Raises ValueError for a key or a step that does not exist, and for a damaged chunk.
         """
-        start, stop = self.steps(start, stop)
+        start, stop = self.step_range(start, stop)
         array = self._arrays[key] if key in self._arrays else self._open(key)
         return read_rows(array, start, stop)
 
