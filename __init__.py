@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate as evaluate
     from .execution.receding import RecedingHorizon as RecedingHorizon
     from .policy.diffusion import DiffusionPolicy as DiffusionPolicy
+    from .policy.engines.check import check_engine as check_engine
     from .specification import Horizons as Horizons
     from .specification import Specification as Specification
     from .specification import Stream as Stream
@@ -32,6 +33,7 @@ _HOMES = {
     "Windows": ".datasets.windows",
     "add_choice": ".configs.choices",
     "check_demonstrations": ".datasets.check",
+    "check_engine": ".policy.engines.check",
     "evaluate": ".evaluation.evaluate",
     "load_engine": ".checkpoints.opening",
     "load_policy": ".checkpoints.opening",
@@ -47,6 +49,7 @@ __all__ = [
     "Windows",
     "add_choice",
     "check_demonstrations",
+    "check_engine",
     "evaluate",
     "load_engine",
     "load_policy",

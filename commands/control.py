@@ -191,11 +191,12 @@ def _planner(config: ControlConfig, specification: Specification, horizons: Hori
 
 def _load(config: ControlConfig) -> Predict:
     """What predicts, in the process of the policy, which has one thread."""
-    from ..checkpoints.opening import open_engine
+    from ..checkpoints.opening import open_policy
     from ..configs.packages import import_packages
 
     import_packages(config.imports)  # this process has tables of its own
-    engine = open_engine(Path(config.run), config.engine, which=config.checkpoint, sampler=config.sampler)
+    opened = open_policy(config.run, engine=config.engine, which=config.checkpoint, sampler=config.sampler)
+    engine = opened.engine
     noise = np.random.default_rng(config.seed)
 
     def predict(request: Request) -> Any:
