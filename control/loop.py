@@ -167,7 +167,7 @@ class Controller:
                     self.safety.stop()
                 self._tick(now, scheduled)
                 last, scheduled = now, scheduled + self.period
-                # Missed periods are skipped: the limits are per period, so commands must not follow one another at once.
+                # Missed periods are skipped: commands that follow one another at once would exceed the limits.
                 behind = math.ceil((now - scheduled) / self.period + 0.5)
                 behind = max(behind, math.floor((self.clock.now() - scheduled) / self.period), 0)
                 self.summary.num_skipped += behind
