@@ -111,7 +111,7 @@ def add_choice(slot: str, name: str, config: Any) -> None:
 def names(slot: str) -> list[str]:
     """What may fill a slot: the table's, and the presets of them that have a file in this folder."""
     presets = (Path(__file__).parent / slot).glob("*.yaml")
-    return sorted({*CHOICES[slot], *(path.stem for path in presets)})
+    return sorted({*CHOICES.get(slot, ()), *(path.stem for path in presets)})
 
 
 def _check_config(slot: str, name: str, config: Any) -> None:

@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class NormalisationConfig:
-    """Of one stream. kind: range, quantiles or identity. tail: the share of the values beyond either quantile.
-
-    floor: a range of at most this is still, in units of the stream; a number, a list with one for each dimension, or
-    null for the usual one. See `datasets.normalisation`.
-    """
+    """How one stream is normalised; see `datasets.normalisation`."""
 
     kind: str = "range"
+    """range, quantiles or identity."""
     tail: float = 0.01
+    """Share of the values beyond either quantile."""
     floor: Any = None
+    """Largest range that counts as still, in the unit of the stream: one number, or a list of one per dimension. null
+    chooses it from the limits of the stream."""
 
     def __post_init__(self) -> None:
         self.build()
