@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import toys
 from recede.checkpoints.runs import checkpoint_steps
-from recede.commands.main import main, overrides, quoted
+from recede.commands.grammar import overrides, quoted
+from recede.commands.main import main
 from recede.configs.commands import COMMANDS
 from recede.datasets.store import DemonstrationStore
 from recede.files import read_json

@@ -1,0 +1,86 @@
+"""What `recede --help` and `recede <command> --help` print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from textwrap import wrap
+
+from ..configs.choices import CHOICES
+from ..configs.commands import COMMANDS
+from ..configs.documentation import Choice, Key, choices, sections, summary
+
+WIDTH = 100
+"""Longest line in characters."""
+KEY_WIDTH, DEFAULT_WIDTH = 28, 14
+"""Widest columns. After a longer entry, the meaning begins on the next line."""
+
+PRESETS = "preset=NAME sets many keys at once. Keys that you type take precedence."
+
+
+def overview() -> str:
+    """What `recede --help` prints: the commands by their use."""
+    lines = ["usage: recede <command> [folder] key=value ..."]
+    heading = ""
+    for name, command in COMMANDS.items():
+        if command.group != heading:
+            heading = command.group
+            lines += ["", heading]
+        lines.append(f"  {name:<19}{command.summary}")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "`recede <command> --help` lists the keys of a command with their defaults and meanings.",
+            "Type a list as key=[a,b], a truth value as key=true, and no value as key=null.",
+            "With -m, a command runs once for each of the values key=a,b, each in its own folder in out=.",
+        ]
+    )
+
+
+def usage(command: str) -> str:
+    """What `recede <command> --help` prints: what it does, its keys, and what one may choose for its slots."""
+    config, positional = COMMANDS[command].config, COMMANDS[command].positional
+    blocks = {heading or "Keys": list(keys) for heading, keys in sections(config).items()}
+    options = {slot: choices(slot) for slot in slots(command)}
+    every = [key for keys in blocks.values() for key in keys]
+    every += [key for of_slot in options.values() for choice in of_slot for key in choice.keys]
+    columns = (
+        min(max(len(key.path) for key in every), KEY_WIDTH),
+        min(max(len(key.default) for key in every), DEFAULT_WIDTH),
+    )
+    lines = [f"usage: recede {command}{f' <{positional}>' if positional else ''} key=value ...", ""]
+    lines += wrap(summary(config), WIDTH)
+    for heading, keys in blocks.items():
+        lines += ["", heading, *(line for key in keys for line in _row(key, columns))]
+    for slot, of_slot in options.items():
+        lines += ["", PRESETS if slot == "preset" else f"Choices for {slot}"]
+        lines += [line for choice in of_slot for line in _choice(choice, columns)]
+    return "\n".join(lines)
+
+
+def slots(command: str) -> list[str]:
+    """The slots of a command and of what may fill them, such as `policy` and `policy/network`."""
+    names = [slot for slot in CHOICES if slot.split("/")[0] in COMMANDS[command].config.__dataclass_fields__]
+    return names + (["preset"] if COMMANDS[command].has_presets else [])
+
+
+def _row(key: Key, columns: tuple[int, int], *, indent: str = "  ") -> Iterator[str]:
+    """The lines of a key: its path, its default and its meaning side by side."""
+    line, start = f"{indent + key.path:<{columns[0] + 2}}  {key.default}", sum(columns) + 6
+    if len(line) + 2 > start:
+        yield line
+        line = ""
+    yield from _beside(line.ljust(start), key.meaning)
+
+
+def _choice(choice: Choice, columns: tuple[int, int]) -> Iterator[str]:
+    """The lines of a choice: what it is, then its keys."""
+    yield from _beside(f"  {choice.argument:<{columns[0]}}  ", choice.summary)
+    for key in choice.keys:
+        yield from _row(key, columns, indent="    ")
+
+
+def _beside(line: str, text: str) -> Sequence[str]:
+    """A text that begins after `line` and goes on below itself."""
+    lines = wrap(text, WIDTH, initial_indent=line, subsequent_indent=" " * len(line), break_on_hyphens=False)
+    return lines or [line.rstrip()]
