@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +19,17 @@ from .grammar import SWEEP, is_sweep, quoted, requested_imports
 
 QUIET = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.run.dir=.", "hydra.output_subdir=null")
 """Hydra writes no files of its own: a run folder holds its configuration already."""
+
+
+RULES = {
+    "could not be converted to Integer": "the value must be a whole number",
+    "could not be converted to Float": "the value must be a number",
+    "is not a valid bool": "the value must be true or false",
+    "is not a ListConfig, list or tuple": "the value must be a list, as in key=[a,b]",
+    "is not Optional": "the value must not be null",
+    "is not a subclass of": "this key has keys of its own, as in key.name=value",
+}
+"""What OmegaConf says of a refused value -> the rule that the value breaks."""
 
 
 def compose_and_run(command: str, arguments: Sequence[str]) -> None:
@@ -88,19 +99,29 @@ def explain_choice(slot: str, name: str) -> str:
 
 def explain_composition(error: Exception, command: str) -> str:
     """One line for a key or a value that Hydra refuses."""
+    text, cause = str(error), error.__cause__
     options = getattr(error, "options", None)
     if options is not None:
         slot, _, name = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
         return explain_choice(slot, name) if slot in CHOICES else f"{slot} cannot be {name!r}: {nearest(name, options)}"
-    unknown = re.search(r"Could not load '(\w+)/(\w+)'", str(error))  # one of several in a slot
+    unknown = re.search(r"Could not load '(\w+)/(\w+)'", text)  # one of several in a slot
     if unknown and unknown[1] in CHOICES:
         return explain_choice(unknown[1], unknown[2])
-    cause = error.__cause__
     key, owner = getattr(cause, "key", None), getattr(cause, "object_type", None)
-    if key is not None and owner is not None and " not in " in str(cause):
-        return f"there is no key {key!r}: {nearest(str(key), [field.name for field in fields(owner)])}"
-    lines = str(error).split(" To append to your config")[0].splitlines()
-    first = " ".join(" ".join(lines if "Ambiguous" in lines[0] else lines[:1]).split())  # the others say the remedy
-    if cause is not None:
-        return f"{first}: {str(cause).splitlines()[0]}"
-    return f"{first} (see `recede {command} --help`)"
+    if key is not None and " not in " in str(cause):
+        if is_dataclass(owner):
+            return f"there is no key {key!r}: {nearest(str(key), [field.name for field in fields(owner)])}"
+        path = getattr(cause, "full_key", key)
+        return f"{path} belongs to nothing that was chosen: choose it first, see {_help(command)}"
+    if override := re.match("Error merging override (.*)", text):
+        rules = [rule for reason, rule in RULES.items() if reason in str(cause)]
+        return f"{override[1]}: {rules[0] if rules else str(cause).splitlines()[0]}"
+    if several := re.match("Ambiguous value for argument '(.*)'", text):
+        return f"{several[1]} has several values: add -m to run once with each, or write a list as key=[a,b]"
+    if absent := re.match("Could not override '(.*?)'", text):
+        return f"there is no slot {absent[1]} in what was chosen: see {_help(command)}"
+    return f"{' '.join(text.splitlines()[0].split())} (see {_help(command)})"
+
+
+def _help(command: str) -> str:
+    return f"`recede {command} --help`"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from textwrap import wrap
 
 from ..configs.choices import CHOICES
@@ -40,22 +40,26 @@ def overview() -> str:
 def usage(command: str) -> str:
     """What `recede <command> --help` prints: what it does, its keys, and what one may choose for its slots."""
     config, positional = COMMANDS[command].config, COMMANDS[command].positional
-    blocks = {heading or "Keys": list(keys) for heading, keys in sections(config).items()}
+    blocks = {heading or "Keys": keys for heading, keys in sections(config).items()}
     options = {slot: choices(slot) for slot in slots(command)}
-    every = [key for keys in blocks.values() for key in keys]
-    every += [key for of_slot in options.values() for choice in of_slot for key in choice.keys]
-    columns = (
-        min(max(len(key.path) for key in every), KEY_WIDTH),
-        min(max(len(key.default) for key in every), DEFAULT_WIDTH),
-    )
+    columns = _columns(blocks.values(), options.values())
     lines = [f"usage: recede {command}{f' <{positional}>' if positional else ''} key=value ...", ""]
     lines += wrap(summary(config), WIDTH)
     for heading, keys in blocks.items():
         lines += ["", heading, *(line for key in keys for line in _row(key, columns))]
-    for slot, of_slot in options.items():
+    for slot, available in options.items():
         lines += ["", PRESETS if slot == "preset" else f"Choices for {slot}"]
-        lines += [line for choice in of_slot for line in _choice(choice, columns)]
+        lines += [line for choice in available for line in _choice(choice, columns)]
     return "\n".join(lines)
+
+
+def _columns(blocks: Iterable[list[Key]], options: Iterable[list[Choice]]) -> tuple[int, int]:
+    """The widths of the columns of keys and of defaults on a page."""
+    indented = [key for slot in options for choice in slot for key in choice.keys]
+    keys = [key for block in blocks for key in block]
+    paths = [len(key.path) for key in keys] + [len(key.path) + 2 for key in indented]
+    defaults = [len(key.default) for key in keys + indented]
+    return min(max(paths), KEY_WIDTH), min(max(defaults), DEFAULT_WIDTH)
 
 
 def slots(command: str) -> list[str]:

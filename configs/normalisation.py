@@ -1,4 +1,4 @@
-"""How the streams of a dataset are normalised: plain values whose `build` makes the real objects."""
+"""How single streams of a dataset are normalised."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ class NormalisationConfig:
         self.build()
 
     def build(self) -> Normalisation:
-        """The real one. Raises ValueError for impossible values."""
+        """The normalisation. Raises ValueError for impossible values."""
         from ..datasets.normalisation import Normalisation
 
         return Normalisation(kind=self.kind, tail=self.tail, floor=self.floor)
 
 
-def normalisations(given: Mapping[str, Any]) -> dict[str, NormalisationConfig]:
-    """Stream -> its configuration, from the plain values that a command line gives.
+def normalisations(plain: Mapping[str, Any]) -> dict[str, NormalisationConfig]:
+    """Stream -> its configuration, from the plain values of a command line.
 
-    Raises ValueError for what is not of the form STREAM.OPTION=value, for an unknown option and an impossible value.
+    Raises ValueError for anything but STREAM.OPTION=value, for an unknown option, and for an impossible value.
     """
-    made: dict[str, NormalisationConfig] = {}
+    result: dict[str, NormalisationConfig] = {}
     options = NormalisationConfig.__dataclass_fields__
-    for stream, values in given.items():
+    for stream, values in plain.items():
         path = f"normalisation.{stream}"
         if isinstance(values, NormalisationConfig):
-            made[stream] = values
+            result[stream] = values
             continue
         if not isinstance(values, Mapping):
             raise ValueError(f"{path} must have options, got {values!r}: give {path}.kind, {path}.tail or {path}.floor")
@@ -52,7 +52,7 @@ def normalisations(given: Mapping[str, Any]) -> dict[str, NormalisationConfig]:
             if option not in options:
                 raise ValueError(f"{path} has no option {option!r}: {nearest(str(option), options)}")
         try:
-            made[stream] = NormalisationConfig(**values)
+            result[stream] = NormalisationConfig(**values)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from None
-    return made
+    return result

@@ -184,7 +184,7 @@ def test_help_lists_what_the_package_adds(recede):
         r"  policy/network=mlp +One hidden layer of `size` numbers\.",
         r"    policy.network.size +64",
         "  policy=small .*",
-        r"    policy/sampler +euler num_steps=4 .*",
+        r"    policy/sampler +euler num_steps=4",
         "  policy/sampler=euler .*",
     ):
         assert re.search(f"^{line}$", result.out, re.MULTILINE), line
@@ -372,7 +372,7 @@ class RequiringConfig(DiffusionConfig):
 @pytest.mark.parametrize(
     ("slot", "name", "config", "message"),
     [
-        ("policy/netwrok", "mine", PlainConfig, "got 'policy/netwrok': did you mean 'policy/network'?"),
+        ("policy/netwrok", "mine", PlainConfig, "'policy/netwrok': did you mean 'policy/network'?"),
         (
             "policy/network",
             "Mine",
@@ -418,7 +418,7 @@ def test_a_task_is_added_itself_or_by_its_place():
 
     again = importlib.util.module_from_spec(toys.__spec__)  # as a reloaded module, which would change `toys` for others
     toys.__spec__.loader.exec_module(again)
-    with pytest.raises(ValueError, match="task=mine must be a task of that name, got one whose name is 'reach'"):
+    with pytest.raises(ValueError, match="task=mine must be a task of that name, got 'reach'"):
         add_choice("task", "mine", toys.REACH)
     add_choice("task", "reach", toys.REACH)
     assert load_task("reach") is toys.REACH
