@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from ...configs.components.encoders import ResNetEncoderConfig
-from ...configs.components.networks import TransformerConfig
 from ...policy.encoders.resnet import GROUP_SIZE, Norm
+from ...policy.networks.transformer import Transformer
 from ...policy.networks.unet1d import UNet1d
 
 GROUPS = 8
@@ -184,8 +184,14 @@ def transformer(weights: Mapping[str, Tensor]) -> Layout:
     num_steps, action_size = size(weights, "pos_emb", 1, TRANSFORMER), size(weights, "head.weight", 0, TRANSFORMER)
     sizes = {"num_layers": num_layers, "size": width}
     with torch.device("meta"):
-        network = TransformerConfig(num_heads=1, **sizes).build(
-            action_size=action_size, num_steps=num_steps, conditioning_shape=shape
+        network = Transformer(
+            action_size=action_size,
+            conditioning_shape=shape,
+            num_steps=num_steps,
+            num_heads=1,
+            dropout=0.0,
+            embedding_dropout=0.0,
+            **sizes,
         )
     ours = {name: shape for name, shape in shapes(network).items() if not name.startswith("keys_values.")}
     cross = [f"decoder.layers.{layer}.multihead_attn.in_proj_" for layer in range(num_layers)]

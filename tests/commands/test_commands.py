@@ -133,7 +133,7 @@ TRAIN = ["train", "out=run", "steps=2"]
         ([*TRAIN, "task=pushd"], "did you mean 'pusht'?"),
         ([*TRAIN, "device=gpu"], "device must be auto or one that torch can use here, got 'gpu'"),
         ([*TRAIN, "init_from=nowhere"], "there is no run or checkpoint folder nowhere"),
-        ([*TRAIN, "dataset=nowhere"], "nowhere: there is nothing here: check the path"),
+        ([*TRAIN, "dataset=nowhere"], "nowhere does not exist: check the path"),
         (["train", "steps=2,3", "-m"], "a sweep needs out=FOLDER"),
         (["train", "out=run", "steps=0,-1", "-m"], "steps must be above 0"),
         (["evaluate", "nowhere"], "there is no run or checkpoint folder nowhere"),
@@ -141,9 +141,9 @@ TRAIN = ["train", "out=run", "steps=2"]
         (["evaluate", "nowhere", "and", "more"], "'and' is not of the form key=value"),
         (["evaluate", "nowhere", "workers=-1"], "workers must be at least 0, got -1"),
         (["evaluate", "nowhere", "checkpoint=beste"], "checkpoint must be 'last' or 'best', got 'beste'"),
-        (["inspect", "nowhere"], "nowhere: there is nothing here: check the path"),
-        (["inspect", "a/b=c"], "a/b=c: there is nothing here: check the path"),
-        (["replay", "task=toys:REACH", "dataset=nowhere"], "nowhere: there is nothing here: check the path"),
+        (["inspect", "nowhere"], "nowhere does not exist: check the path"),
+        (["inspect", "a/b=c"], "a/b=c does not exist: check the path"),
+        (["replay", "task=toys:REACH", "dataset=nowhere"], "nowhere does not exist: check the path"),
         (["collect", "task=pusht", "out=x.zarr"], "task 'pusht' has no scripted expert to record"),
         (["collect", "task=toys:REACH", "out=x.zarr", "episodes=0"], "episodes must be above 0, got 0"),
         (["download", "pushd"], "there are no published demonstrations 'pushd': did you mean 'pusht'?"),
@@ -364,7 +364,7 @@ def test_an_expert_that_never_succeeds_is_not_waited_for(empty_folder):
 def test_a_store_of_another_task_is_not_added_to(recede, empty_folder, demonstrations):
     shutil.copytree(demonstrations, empty_folder / "demos.zarr")
     line = recede("collect", "task=toys:REACH", "out=demos.zarr", "episodes=9").line
-    assert "demos.zarr holds demonstrations of something else than 'reach': " in line
+    assert "demos.zarr must hold demonstrations of 'reach'" in line
     assert len(episodes_of("demos.zarr")) == 6
 
 
