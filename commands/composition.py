@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from importlib import import_module
@@ -62,7 +62,7 @@ def compose_and_run(command: str, arguments: Sequence[str]) -> None:
 
 
 @contextmanager
-def _hydra_arguments(command: str, arguments: Sequence[str]) -> Iterator[None]:
+def _hydra_arguments(command: str, arguments: Sequence[str]) -> Generator[None]:
     """`sys.argv` as Hydra reads it. Hydra raises its errors instead of printing them."""
     argv, variables = sys.argv, dict(os.environ)
     options = ["--multirun"] if is_sweep(arguments) else []
@@ -112,14 +112,14 @@ def explain_composition(error: Exception, command: str) -> str:
         if is_dataclass(owner):
             return f"there is no key {key!r}: {nearest(str(key), [field.name for field in fields(owner)])}"
         path = getattr(cause, "full_key", key)
-        return f"{path} belongs to nothing that was chosen: choose it first, see {_help(command)}"
+        return f"{path} belongs to none of the choices: choose its owner first, see {_help(command)}"
     if override := re.match("Error merging override (.*)", text):
         rules = [rule for reason, rule in RULES.items() if reason in str(cause)]
         return f"{override[1]}: {rules[0] if rules else str(cause).splitlines()[0]}"
     if several := re.match("Ambiguous value for argument '(.*)'", text):
         return f"{several[1]} has several values: add -m to run once with each, or write a list as key=[a,b]"
     if absent := re.match("Could not override '(.*?)'", text):
-        return f"there is no slot {absent[1]} in what was chosen: see {_help(command)}"
+        return f"none of the choices has a slot {absent[1]}: see {_help(command)}"
     return f"{' '.join(text.splitlines()[0].split())} (see {_help(command)})"
 
 

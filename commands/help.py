@@ -1,4 +1,4 @@
-"""What `recede --help` and `recede <command> --help` print."""
+"""The texts of `recede --help` and `recede <command> --help`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRESETS = "preset=NAME sets many keys at once. Keys that you type take precedenc
 
 
 def overview() -> str:
-    """What `recede --help` prints: the commands by their use."""
+    """The text of `recede --help`: the commands by their use."""
     lines = ["usage: recede <command> [folder] key=value ..."]
     heading = ""
     for name, command in COMMANDS.items():
@@ -32,13 +32,13 @@ def overview() -> str:
             "",
             "`recede <command> --help` lists the keys of a command with their defaults and meanings.",
             "Type a list as key=[a,b], a truth value as key=true, and no value as key=null.",
-            "With -m, a command runs once for each of the values key=a,b, each in its own folder in out=.",
+            "With -m, a command runs once with each of the values key=a,b, in a numbered folder in out=FOLDER.",
         ]
     )
 
 
 def usage(command: str) -> str:
-    """What `recede <command> --help` prints: what it does, its keys, and what one may choose for its slots."""
+    """The text of `recede <command> --help`: its purpose, its keys, and the choices for its slots."""
     config, positional = COMMANDS[command].config, COMMANDS[command].positional
     blocks = {heading or "Keys": keys for heading, keys in sections(config).items()}
     options = {slot: choices(slot) for slot in slots(command)}
@@ -78,7 +78,7 @@ def _row(key: Key, columns: tuple[int, int], *, indent: str = "  ") -> Iterator[
 
 
 def _choice(choice: Choice, columns: tuple[int, int]) -> Iterator[str]:
-    """The lines of a choice: what it is, then its keys."""
+    """The lines of a choice: its description, then its keys."""
     yield from _beside(f"  {choice.argument:<{columns[0]}}  ", choice.summary)
     for key in choice.keys:
         yield from _row(key, columns, indent="    ")

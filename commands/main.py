@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"recede {command}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 130
     except Exception as error:
-        messages = [explain(each, command) for each in getattr(error, "exceptions", [error])]
+        messages = [explain(cause, command) for cause in getattr(error, "exceptions", [error])]
         if is_verbose or None in messages:
             raise
         for message in messages:

@@ -1,4 +1,4 @@
-"""Generates docs/commands.md, the page of every command and every key, from what `recede <command> --help` prints.
+"""Generates docs/commands.md, the page of all commands and keys, from the texts of `recede <command> --help`.
 
 Run `python -m recede.commands.reference > docs/commands.md` after a change to a configuration.
 """
@@ -14,7 +14,7 @@ from .help import PRESETS, slots
 
 
 def page() -> str:
-    """The reference page in markdown: the commands by their use, then what one may choose for each slot."""
+    """The reference page in markdown: the commands by their use, then the choices for each slot."""
     lines = [
         "# Commands and keys",
         "",

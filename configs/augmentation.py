@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .components.lazy import values
+
 if TYPE_CHECKING:
     from ..datasets.augmentation import Augmentation
 
@@ -30,10 +32,4 @@ class AugmentationConfig:
         """The augmentation for an encoder that sees a `crop` (h, w) of every image."""
         from ..datasets.augmentation import Augmentation
 
-        return Augmentation(
-            crop=crop,
-            rotation=self.rotation,
-            brightness=self.brightness,
-            contrast=self.contrast,
-            saturation=self.saturation,
-        )
+        return Augmentation(crop=crop, **values(self))

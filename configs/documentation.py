@@ -1,4 +1,4 @@
-"""What each key of a configuration means, read from the strings under the fields in its source.
+"""The meaning of each key of a configuration, read from the strings under the fields in its source.
 
 A string under a field says what the field means. Any other string in the body of a configuration, apart from its
 docstring, is the heading of the fields that follow.
@@ -24,7 +24,7 @@ REQUIRED = "(required)"
 
 
 class Key(NamedTuple):
-    """A key of the command line: as one types it, its default as one types it, and what it means."""
+    """A key of the command line and its default, both as typed, and its meaning."""
 
     path: str
     default: str
@@ -32,7 +32,7 @@ class Key(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What one may choose for a slot: the argument that chooses it, what it is, and its keys."""
+    """A choice for a slot: the argument that selects it, its description and its keys."""
 
     argument: str
     summary: str
@@ -57,7 +57,7 @@ def sections(config: type) -> dict[str, list[Key]]:
 
 
 def choices(slot: str) -> list[Choice]:
-    """What one may choose for a slot: the choices of its table, then its presets."""
+    """The choices of a slot, followed by its presets."""
     table = CHOICES.get(slot, {})
     result = [
         Choice(f"{slot}={name}", summary(option), list(_keys_of(option, f"{slot}.{name}" if slot in MANY else slot)))
@@ -115,7 +115,7 @@ def _default_choice(slot: str, field: Any) -> str:
 
 @cache
 def _texts(config: type) -> dict[str, tuple[str, str]]:
-    """Field -> its heading and its meaning. What a class does not say of a field, it inherits."""
+    """Field -> its heading and its meaning. A class inherits what it does not state."""
     result: dict[str, tuple[str, str]] = {}
     for base in reversed(config.__mro__):
         for name, (heading, meaning) in _texts_of_body(_body(base)).items():

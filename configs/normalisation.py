@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..specification import nearest
+from .components.lazy import values
 
 if TYPE_CHECKING:
     from ..datasets.normalisation import Normalisation
@@ -31,7 +32,7 @@ class NormalisationConfig:
         """The normalisation. Raises ValueError for impossible values."""
         from ..datasets.normalisation import Normalisation
 
-        return Normalisation(kind=self.kind, tail=self.tail, floor=self.floor)
+        return Normalisation(**values(self))
 
 
 def normalisations(plain: Mapping[str, Any]) -> dict[str, NormalisationConfig]:
@@ -41,18 +42,18 @@ def normalisations(plain: Mapping[str, Any]) -> dict[str, NormalisationConfig]:
     """
     result: dict[str, NormalisationConfig] = {}
     options = NormalisationConfig.__dataclass_fields__
-    for stream, values in plain.items():
+    for stream, chosen in plain.items():
         path = f"normalisation.{stream}"
-        if isinstance(values, NormalisationConfig):
-            result[stream] = values
+        if isinstance(chosen, NormalisationConfig):
+            result[stream] = chosen
             continue
-        if not isinstance(values, Mapping):
-            raise ValueError(f"{path} must have options, got {values!r}: give {path}.kind, {path}.tail or {path}.floor")
-        for option in values:
+        if not isinstance(chosen, Mapping):
+            raise ValueError(f"{path} must have options, got {chosen!r}: give {path}.kind, {path}.tail or {path}.floor")
+        for option in chosen:
             if option not in options:
                 raise ValueError(f"{path} has no option {option!r}: {nearest(str(option), options)}")
         try:
-            result[stream] = NormalisationConfig(**values)
+            result[stream] = NormalisationConfig(**chosen)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from None
     return result

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ...policy.denoising.prediction import PREDICTIONS
 from ...specification import Horizons, Specification, nearest
 from ..checks import positive
+from .denoising import CosineConfig, DDIMConfig, OneLevelConfig, UniformConfig
 from .encoders import LowdimEncoderConfig
+from .networks import UNet1dConfig
 
 if TYPE_CHECKING:
     from ...policy.denoising.interface import Weighting
     from ...policy.diffusion import DiffusionPolicy
     from ...policy.interface import Objective
     from ...policy.normalizer import Normalizer
-from .denoising import CosineConfig, DDIMConfig, OneLevelConfig, UniformConfig
-from .networks import UNet1dConfig
 
 
 @dataclass(kw_only=True)

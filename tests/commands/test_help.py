@@ -35,15 +35,15 @@ def test_help_shows_every_key_and_every_choice(command):
     text = usage(command)
     lines = [line.split()[0] for line in text.splitlines() if line.startswith("  ")]
     config = COMMANDS[command].config
-    for each in fields(config):
-        assert each.name in lines
+    for field in fields(config):
+        assert field.name in lines
     for slot in slots(command):
         for name in names(slot):
             assert f"{slot}={name}" in lines
         for name, option in CHOICES.get(slot, {}).items():
             path = f"{slot}.{name}" if slot in MANY else slot.replace("/", ".")
-            for each in fields(option):
-                assert f"{path}.{each.name}" in lines or f"{slot}/{each.name}" in lines
+            for field in fields(option):
+                assert f"{path}.{field.name}" in lines or f"{slot}/{field.name}" in lines
 
 
 def test_the_columns_of_a_page_are_aligned():

@@ -26,8 +26,8 @@ def shown():
         text = document.read_text()
         blocks = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
         inline = [
-            " ".join(each.split())
-            for each in re.findall(r"`(recede [^`]*)`", re.sub(r"```.*?```", "", text, flags=re.S))
+            " ".join(match.split())
+            for match in re.findall(r"`(recede [^`]*)`", re.sub(r"```.*?```", "", text, flags=re.S))
         ]
         for line in blocks + inline:
             arguments = shlex.split(line, comments=True)
@@ -52,4 +52,4 @@ def test_a_command_that_is_shown_is_understood(arguments):
 
 
 def test_the_documents_show_every_command():
-    assert {each.values[0][0] for each in shown()} == set(COMMANDS)
+    assert {parameter.values[0][0] for parameter in shown()} == set(COMMANDS)

@@ -19,7 +19,7 @@ from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig, HorizonsConfig
 from recede.configs.datasets import CollectConfig
 from recede.configs.evaluation import EvaluateConfig, ReplayConfig
-from recede.configs.notation import describe, policy_config
+from recede.configs.notation import default_of, describe, policy_config
 from recede.configs.training import DemoConfig, TrainConfig
 from recede.envs.catalogue import TASKS, load_task
 from recede.envs.task import Task
@@ -41,7 +41,7 @@ REQUIRED = {
 
 
 def slots_of(option):
-    names = {each.name for each in fields(option)}
+    names = {field.name for field in fields(option)}
     return [slot for slot in CHOICES if slot.count("/") and slot.split("/")[1] in names]
 
 
@@ -166,8 +166,8 @@ def test_every_command_has_a_module_and_a_key_for_its_bare_argument():
 
 
 def is_required(config, key):
-    known = config.__dataclass_fields__
-    return key in known and known[key].default is MISSING and known[key].default_factory is MISSING
+    fields_of = config.__dataclass_fields__
+    return key in fields_of and default_of(fields_of[key]) is MISSING
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
