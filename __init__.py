@@ -1,6 +1,6 @@
-"""Recede: diffusion policies for robot control. Train from demonstrations, evaluate in simulation, deploy.
+"""Recede: diffusion policies for robot control. Train on demonstrations, evaluate in simulation, deploy to a robot.
 
-The public names load on first use, so that importing the package takes no time.
+The public names load on first use, which keeps importing the package fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`recede serve`: a policy on the network."""
+"""`recede serve`: serve a policy to robots over the network."""
 
 from __future__ import annotations
 
