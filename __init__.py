@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .datasets.store import DemonstrationStore as DemonstrationStore
     from .datasets.windows import Windows as Windows
     from .evaluation.evaluate import evaluate as evaluate
+    from .execution.check import check_execution as check_execution
     from .execution.receding import RecedingHorizon as RecedingHorizon
     from .policy.diffusion import DiffusionPolicy as DiffusionPolicy
     from .specification import Horizons as Horizons
@@ -32,6 +33,7 @@ _HOMES = {
     "Windows": ".datasets.windows",
     "add_choice": ".configs.choices",
     "check_demonstrations": ".datasets.check",
+    "check_execution": ".execution.check",
     "evaluate": ".evaluation.evaluate",
     "load_engine": ".checkpoints.opening",
     "load_policy": ".checkpoints.opening",
@@ -47,6 +49,7 @@ __all__ = [
     "Windows",
     "add_choice",
     "check_demonstrations",
+    "check_execution",
     "evaluate",
     "load_engine",
     "load_policy",
