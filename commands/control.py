@@ -28,7 +28,7 @@ def run(config: ControlConfig) -> None:
     """Control the robot in every episode; print what happened, and write it, the log and the report to `out`."""
     from ..control.log import TICKS
     from ..datasets.store import DemonstrationStore
-    from ..evaluation.reports.control import summarised, write_timeline
+    from ..evaluation.reports.control import summary_line, write_timeline
     from ..files import write_json
 
     described = _described(config)
@@ -53,7 +53,7 @@ def run(config: ControlConfig) -> None:
         if told["episodes"]:
             write_json(out / "control.json", told)
             write_timeline(out / "report.html", told, DemonstrationStore.open(out / TICKS))
-            print(f"{described['task'] or config.run}, {name}: {summarised(told['episodes'])}")
+            print(f"{described['task'] or config.run}, {name}: {summary_line(told['episodes'])}")
             print(f"report: {out / 'report.html'}")
 
 

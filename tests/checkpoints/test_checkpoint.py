@@ -130,7 +130,10 @@ def test_tensors_of_any_layout_come_back(tmp_path):
         ({"weights_sha256": "0"}, "policy.safetensors is damaged: its SHA-256 is not the one"),
         ({"policy": {"choice": "difusion"}}, "policy.json: .*got 'difusion'"),
         ({"policy": {"choice": "diffusion", "prediction": "w"}}, "policy.json: cannot build .*'w'"),
-        ({"policy": {"choice": "diffusion", "network": {"choice": "unet1d", "chanels": [8]}}}, "policy.json: cannot build .*chanels"),
+        (
+            {"policy": {"choice": "diffusion", "network": {"choice": "unet1d", "chanels": [8]}}},
+            "cannot build .*chanels",
+        ),
         ({"policy": {"choice": "diffusion", "network": 3}}, "policy.json: cannot build"),
         ({"policy": "diffusion"}, "policy.json: cannot build"),
         ({"policy": {"choice": "diffusion", "network": SMALL | {"channels": [8]}}}, "checkpoint: the weights must be"),
