@@ -125,7 +125,7 @@ def from_lerobot(config: ImportCheckpointConfig, settings: dict[str, Any]) -> tu
 
 
 def specification_of(config: ImportCheckpointConfig, foreign: Foreign) -> Specification:
-    """The task's specification, with its observations in the order of `streams`; without a task, that of the weights."""
+    """The task's specification with its observations in the order of `streams`, or that of the weights."""
     if (config.task is None) == (config.control_dt is None):
         raise ValueError(f"give either task= or control_dt=, got task={config.task} and control_dt={config.control_dt}")
     if config.control_dt is not None:

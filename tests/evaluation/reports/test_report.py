@@ -280,6 +280,15 @@ def test_the_page_stands_on_its_own(tmp_path, walked, num_policies):
     assert page.said.count("Success during training") == 1
 
 
+def test_a_long_command_does_not_widen_the_page(tmp_path):
+    """A grid column is as wide as its longest line unless its minimum is 0."""
+    rules = re.findall(r"{([^}]*grid[^}]*)}", written(tmp_path, [Entry(name="a", evaluation=measured())]))
+    assert len(rules) >= 4
+    for rule in rules:
+        columns = re.search(r"grid-template-columns: ([^;]*)", rule)[1]
+        assert "1fr" not in columns.replace("minmax(0, 1fr)", "").replace("minmax(min(100%, 17rem), 1fr)", "")
+
+
 def test_every_rate_is_shown_with_its_interval_and_episodes():
     few, many = (Entry(name="a", evaluation=measured(rate, episodes)) for rate, episodes in ((0.2, 10), (0.9, 100)))
     assert verdict([few]) == "A succeeded in 2 of 10 episodes of walk, 20 % (95 % interval 6–51 %)."
