@@ -256,7 +256,7 @@ def test_only_eager_has_gradients(made):
         (lambda o, n, p: (o.update(stat=o["state"]), n, p), "does not know the observation 'stat': did you mean 'st"),
         (lambda o, n, p: (o.update(state=o["state"][:, :1]), n, p), r"'state' must have shape \(B, 2, 3\), got \(5, 1"),
         (lambda o, n, p: (o.update(state=o["state"][:3]), n, p), "same number of rows, got {.*'state': 3"),
-        (lambda o, n, p: (None, n[:, :3], p), r"the noise must have shape \(1, 5, 6, 2\).*got \(1, 3, 6, 2\)"),
+        (lambda o, n, p: (None, n[:, :3], p), r"noise .*\(1, 5, 6, 2\).*got \(1, 3, 6, 2\)"),
         (lambda o, n, p: (None, np.concatenate([n, n]), p), r"must have shape \(1, 5, 6, 2\).*got \(2, 5, 6, 2\)"),
         (lambda o, n, p: (None, n, plan(diffusion(), rows=4)), r"planned actions must have the shape.*got \(4, 6, 2\)"),
     ],
@@ -275,7 +275,7 @@ def test_pixels_are_bytes(workshop, engine):
     policy = workshop.policy("images")
     observation, noise = ask(policy)
     observation["scene"] = observation["scene"].astype(np.float32) / 255
-    with pytest.raises(ValueError, match=r"'scene' must hold images of uint8.*got .*float32: do not scale"):
+    with pytest.raises(ValueError, match=r"'scene' .*uint8.*got .*float32: do not scale"):
         workshop.engine("images", engine).predict(observation, noise)
 
 
