@@ -26,10 +26,10 @@ demo: $(VENV)/base $(VENV)/rendering ## record, train, evaluate and report on th
 	$(BIN)/recede demo
 
 test: check ## set up, lint, check types, run every test
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests --numprocesses auto --dist worksteal
 
 quick: setup ## run the tests that take less than ten seconds each
-	$(BIN)/python -m pytest tests -m "not slow"
+	$(BIN)/python -m pytest tests --numprocesses auto --dist worksteal -m "not slow"
 
 check: setup ## lint, format and types
 	$(BIN)/ruff check

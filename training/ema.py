@@ -21,7 +21,7 @@ class EMA(Generic[Module]):
     Raises ValueError if power is not positive or maximum is not between 0 and 1.
     """
 
-    def __init__(self, module: Module, *, power: float = 0.75, maximum: float = 0.9999) -> None:
+    def __init__(self, module: Module, *, power: float, maximum: float) -> None:
         if not (power > 0 and 0 < maximum < 1):
             raise ValueError(f"power must be positive and the maximum decay between 0 and 1, got {power} and {maximum}")
         self.module = deepcopy(module).eval().requires_grad_(False)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 import toys
 from recede.checkpoints.runs import checkpoint_steps
-from recede.commands.main import POSITIONAL, SUMMARIES, main, overrides, quoted
-from recede.configs.commands import RUNS
+from recede.commands.main import main, overrides, quoted
+from recede.configs.commands import COMMANDS
 from recede.datasets.store import DemonstrationStore
 from recede.files import read_json
 from recede.recording.scripted import collect
@@ -34,16 +35,17 @@ def test_the_overview_names_every_command(recede):
     for arguments in ([], ["--help"], ["-h"], ["help"]):
         result = recede(*arguments)
         assert result.status == 0
-        for command, summary in SUMMARIES.items():
-            assert f"{command:<19}{summary}" in result.out
+        for name, command in COMMANDS.items():
+            assert re.search(rf"^  {name} +{command.summary}$", result.out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", sorted(RUNS))
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_every_command_explains_itself(recede, command, option):
     result = recede(command, option)
     assert result.status == 0
-    positional = f" <{POSITIONAL[command]}>" if command in POSITIONAL else ""
+    key = COMMANDS[command].positional
+    positional = f" <{key}>" if key else ""
     assert result.out.startswith(f"usage: recede {command}{positional} key=value ...\n")
     assert recede(command, "anything", option).out == result.out  # whatever stands beside it
 

@@ -331,7 +331,7 @@ def test_a_network_and_an_average_are_restored_exactly(tmp_path, reaches):
     folder = resolve_checkpoint(tmp_path / "run")
     policy = prepare(config).policy
     optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
-    ema, meter = EMA(policy), Meter(torch.device("cpu"))
+    ema, meter = EMA(policy, power=0.75, maximum=0.9999), Meter(torch.device("cpu"))
     restore_training(folder, policy, ema, optimizer, meter)
     digest = json.loads((folder / "training.json").read_text())["training_sha256"]
     saved = read_tensors(folder / "training.safetensors", digest)
@@ -349,7 +349,11 @@ def test_another_number_of_threads_warns(tmp_path, reaches):
     path = resolve_checkpoint(tmp_path / "run") / "training.json"
     note = json.loads(path.read_text())
     path.write_text(json.dumps(note | {"threads": 7}))
-    rest = EMA(policy), torch.optim.AdamW(policy.parameters(), fused=True), Meter(torch.device("cpu"))
+    rest = (
+        EMA(policy, power=0.75, maximum=0.9999),
+        torch.optim.AdamW(policy.parameters(), fused=True),
+        Meter(torch.device("cpu")),
+    )
     with pytest.warns(UserWarning, match=r"7 threads .*OMP_NUM_THREADS=7"):
         restore_training(path.parent, policy, *rest)
 
@@ -372,12 +376,11 @@ def test_the_best_policy_is_kept_beside_the_last(tmp_path, reaches, recede, smal
     for seeds in (["first_seed=50000", "episodes=1"], ["first_seed=50003"], ["first_seed=49998", "episodes=3"]):
         refused = recede(*command, *seeds)
         assert refused.status == 2
-        assert (
-            f"must keep clear of the seeds 50000 to 50003, on which the best policy of {out} was chosen" in refused.line
-        )
+        assert "50000 to 50003" in refused.line
+        assert "leave first_seed out" in refused.line
     for seeds in (["first_seed=50004", "episodes=1"], ["first_seed=49998", "episodes=2"], ["episodes=1"]):
         measured = recede(*command, *seeds)
-        assert "was chosen on the seeds 50000 to 50003, not on those measured" in measured.out
+        assert "50000 to 50003" in measured.out
     written = read_json(tmp_path / "best" / "evaluation.json")
     assert written["chosen_on"] == {"first_seed": 50_000, "episodes": 4}
     assert "the best of its training in other episodes than these (50000–50003)" in (
