@@ -10,8 +10,8 @@ Every number is the one of the CPU, so a computation on the device must give the
 - `TypeError`: `.numpy()` of a tensor on the GPU; `RuntimeError`: a random generator of another device;
 - `CaptureError`: a CUDA graph captures something that it must not, or reads memory that was freed.
 
-Whatever makes the host wait for the device is an `Event` with the file that causes it: `.item()`, `bool()`, `.tolist()`,
-`nonzero`, boolean masks, and copies between host and device.
+Whatever makes the host wait for the device is an `Event` with the file that causes it: `.item()`, `bool()`,
+`.tolist()`, `nonzero`, boolean masks, and copies between host and device.
 
 A `TorchFunctionMode` answers questions about devices; a `TorchDispatchMode` sees every operation, backward passes
 included, carries the labels on, and records captures. A replay runs the record on the recorded buffers.
