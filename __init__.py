@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .datasets.windows import Windows as Windows
     from .evaluation.evaluate import evaluate as evaluate
     from .execution.receding import RecedingHorizon as RecedingHorizon
+    from .policy.check import check_policy as check_policy
     from .policy.diffusion import DiffusionPolicy as DiffusionPolicy
     from .specification import Horizons as Horizons
     from .specification import Specification as Specification
@@ -32,6 +33,7 @@ _HOMES = {
     "Windows": ".datasets.windows",
     "add_choice": ".configs.choices",
     "check_demonstrations": ".datasets.check",
+    "check_policy": ".policy.check",
     "evaluate": ".evaluation.evaluate",
     "load_engine": ".checkpoints.opening",
     "load_policy": ".checkpoints.opening",
@@ -47,6 +49,7 @@ __all__ = [
     "Windows",
     "add_choice",
     "check_demonstrations",
+    "check_policy",
     "evaluate",
     "load_engine",
     "load_policy",

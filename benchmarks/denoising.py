@@ -14,18 +14,15 @@ from functools import partial
 import numpy as np
 import torch
 from recede.benchmarks.measure import Row, interleaved_medians, output, report
-from recede.policy.denoising.levels import NoiseLevel, spaced
-from recede.policy.denoising.prediction import SAMPLE
-from recede.policy.denoising.sampling import Sampler, ddim
-from recede.policy.denoising.schedule import cosine
+from recede.configs.components.networks import UNet1dConfig
+from recede.configs.components.policies import DiffusionConfig
+from recede.policy.denoising.levels import NoiseLevel
 from recede.policy.diffusion import DiffusionPolicy
-from recede.policy.encoders.observation import ObservationEncoder
-from recede.policy.networks.unet1d import UNet1d
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons, Specification, Stream
 from torch import Tensor
 
-SIZES = {"small U-Net": (64, 128, 256), "U-Net of the paper": (256, 512, 1024)}
+SIZES = {"small U-Net": [64, 128, 256], "U-Net of the paper": [256, 512, 1024]}
 """Name -> channels."""
 SECONDS = 8.0
 """For which both ways take turns with one network."""
@@ -34,21 +31,11 @@ SPECIFICATION = Specification((Stream("state", (20,)),), Stream("action", (2,)),
 HORIZONS = Horizons(observation=2, prediction=16, action=8)
 
 
-def make(channels: tuple[int, ...]) -> DiffusionPolicy:
+def make(channels: list[int]) -> DiffusionPolicy:
     """An untrained policy."""
-    encoder = ObservationEncoder(SPECIFICATION, HORIZONS)
     ranges = {stream.name: (-np.ones(stream.shape), np.ones(stream.shape)) for stream in SPECIFICATION.streams}
-    schedule = cosine(100)
-    policy = DiffusionPolicy(
-        SPECIFICATION,
-        HORIZONS,
-        normalizer=Normalizer(SPECIFICATION, ranges),
-        encoder=encoder,
-        network=UNet1d(action_size=2, conditioning_shape=encoder.conditioning_shape, channels=channels),
-        schedule=schedule,
-        prediction=SAMPLE,
-        sampler=Sampler(ddim, spaced(schedule.levels, 10)),
-    )
+    config = DiffusionConfig(network=UNet1dConfig(channels=channels, time_size=256))
+    policy = config.build(SPECIFICATION, HORIZONS, Normalizer(SPECIFICATION, ranges))
     return policy.eval().requires_grad_(False)
 
 
@@ -58,12 +45,12 @@ def plain(policy: DiffusionPolicy, conditioning: Tensor, noise: Tensor) -> None:
     def denoise(x: Tensor, now: NoiseLevel, then: NoiseLevel) -> Tensor:
         return policy.network(x, torch.full((len(x),), int(now.time)), conditioning).clamp(-1, 1)
 
-    ddim(denoise, noise, policy.sampler.levels)
+    policy.sampler.solve(denoise, noise, policy.sampler.levels)
 
 
 def split(policy: DiffusionPolicy, conditioning: Tensor, noise: Tensor) -> None:
     """Time and conditioning met beforehand."""
-    ddim(policy.denoiser(conditioning), noise, policy.sampler.levels)
+    policy.sampler.solve(policy.denoiser(conditioning), noise, policy.sampler.levels)
 
 
 def main() -> None:

@@ -23,22 +23,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from recede.benchmarks.measure import Row, output, report
-from recede.policy.denoising.levels import spaced
-from recede.policy.denoising.prediction import SAMPLE
-from recede.policy.denoising.sampling import Sampler, ddim
-from recede.policy.denoising.schedule import cosine
+from recede.configs.components.denoising import CosineConfig, DDIMConfig
+from recede.configs.components.encoders import ResNetEncoderConfig
+from recede.configs.components.networks import UNet1dConfig
+from recede.configs.components.policies import DiffusionConfig
 from recede.policy.diffusion import DiffusionPolicy
-from recede.policy.encoders.observation import ObservationEncoder
-from recede.policy.encoders.resnet import ResNetEncoder
 from recede.policy.engines.interface import ENGINES, Engine
 from recede.policy.engines.making import choose_engine
-from recede.policy.networks.unet1d import UNet1d
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons, Specification, Stream
 
 HORIZONS = Horizons(observation=2, prediction=16, action=8)
 STEPS, TIMES = 10, 100
-CHANNELS = (256, 512, 1024)
+CHANNELS = [256, 512, 1024]
 SECONDS = 40.0
 """For which the engines of one policy take turns."""
 
@@ -51,23 +48,18 @@ def make(streams: tuple[Stream, ...]) -> DiffusionPolicy:
     """An untrained policy."""
     torch.manual_seed(0)
     specification = Specification(streams, Stream("action", (2,)), control_dt=0.1)
-    encoder = ObservationEncoder(specification, HORIZONS, make_camera=ResNetEncoder)
     ranges = {
         stream.name: (-np.ones(stream.shape), np.ones(stream.shape))
         for stream in specification.streams
         if not stream.is_image
     }
-    schedule = cosine(TIMES)
-    policy = DiffusionPolicy(
-        specification,
-        HORIZONS,
-        normalizer=Normalizer(specification, ranges),
-        encoder=encoder,
-        network=UNet1d(action_size=2, conditioning_shape=encoder.conditioning_shape, channels=CHANNELS),
-        schedule=schedule,
-        prediction=SAMPLE,
-        sampler=Sampler(ddim, spaced(schedule.levels, STEPS)),
+    config = DiffusionConfig(
+        encoder=ResNetEncoderConfig(),
+        network=UNet1dConfig(channels=CHANNELS, time_size=256),
+        schedule=CosineConfig(num_times=TIMES),
+        sampler=DDIMConfig(num_steps=STEPS),
     )
+    policy = config.build(specification, HORIZONS, Normalizer(specification, ranges))
     return policy.eval().requires_grad_(False)
 
 

@@ -29,11 +29,10 @@ def recorded_observations(config: ExportConfig, policy: Any) -> Recorded | None:
         raise ValueError(f"{config.dataset} must be of the policy's specification: " + "; ".join(differences))
     if not len(found):
         raise ValueError(f"{config.dataset} must hold demonstrations to compare engines on, got a store without any")
-    steps, ends = policy.horizons.observation, found.episode_ends
-    currents = np.linspace(0, ends[-1] - 1, ROWS).astype(int)
-    firsts = np.concatenate([[0], ends])[np.searchsorted(ends, currents, side="right")]
+    steps, currents = policy.horizons.observation, np.linspace(0, found.num_steps - 1, ROWS).astype(int).tolist()
+    firsts = [found.bounds(episode)[0] for episode in found.episode_of(currents).tolist()]
     rows = {name: [] for name in (stream.name for stream in policy.specification.observations)}
-    for current, first in zip(currents.tolist(), firsts.tolist(), strict=True):
+    for current, first in zip(currents, firsts, strict=True):
         start = max(first, current + 1 - steps)
         for name, values in rows.items():
             read = found.read(name, start, current + 1)

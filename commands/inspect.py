@@ -13,13 +13,13 @@ from ..envs.catalogue import load_task
 
 def run(config: InspectConfig) -> None:
     """Print streams, ranges and warnings, and draw every dimension over time."""
-    from ..datasets.inspection import describe, usual_crop, warnings
+    from ..datasets.inspection import summarise, usual_crop, warnings
     from ..datasets.opening import open_demonstrations
     from ..evaluation.reports.demonstrations import draw, draw_augmented
 
     task = load_task(config.task) if config.task else None
     demonstrations = open_demonstrations(config.dataset, task)
-    print("\n".join(describe(demonstrations)))
+    print("\n".join(summarise(demonstrations)))
     for warning in warnings(demonstrations):
         print(f"warning: {warning}")
     if len(demonstrations):

@@ -8,7 +8,7 @@ from typing import Any
 from .augmentation import AugmentationConfig
 from .checks import not_negative, positive
 from .choices import require_choices
-from .components.policies import HorizonsConfig
+from .components.policies import DiffusionConfig, HorizonsConfig
 from .normalisation import normalisations
 from .packages import CommandConfig
 
@@ -21,7 +21,7 @@ class TrainConfig(CommandConfig):
     none, a replay buffer of others does. out: the run folder. horizons: steps seen, generated and executed. device: of
     torch, or auto for a GPU where there is one. init_from: a run or checkpoint folder whose weights to start with.
     teacher: a run or checkpoint folder whose policy the objective learns from, if it needs one.
-    frames: where decoded images are held: on the device, mapped (from a file in the folder RECEDE_CACHE), or auto, on
+    image_cache: where decoded images are held: on the device, mapped (from a file in the folder RECEDE_CACHE), or auto, on
     the device where they fit there. augmentation: of images, by up to `rotation` degrees, and by shares of
     `brightness`, `contrast` and `saturation`; crops are those of the encoder, at random places.
 
@@ -45,7 +45,7 @@ class TrainConfig(CommandConfig):
 
     dataset: str
     out: str
-    policy: Any
+    policy: Any = field(default_factory=DiffusionConfig)
     task: str | None = None
     horizons: HorizonsConfig = field(default_factory=HorizonsConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
@@ -68,7 +68,7 @@ class TrainConfig(CommandConfig):
     mask_padding: bool = False
     init_from: str | None = None
     teacher: str | None = None
-    frames: str = "auto"
+    image_cache: str = "auto"
     precision: str = "fp32"
     log_every: int = 50
     validate_every: int = 500

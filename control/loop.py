@@ -185,7 +185,7 @@ class Controller:
         """Until every stream and the position are known; nothing is commanded before."""
         until = self.clock.now() + self.start_s
         while True:
-            self.alignment.add(self.robot.observe())
+            self.alignment.add(self.robot.read())
             position = self.robot.position()
             if not self.alignment.missing and position is not None:
                 self.safety.begin(position)
@@ -196,7 +196,7 @@ class Controller:
             self.clock.sleep_until(self.clock.now() + self.period)
 
     def _tick(self, now: float, scheduled: float) -> None:
-        self.alignment.add(self.robot.observe())
+        self.alignment.add(self.robot.read())
         age, chunk_s, seam = now - self.alignment.time, 0.0, 0.0
         with np.errstate(all="ignore"):  # what a policy says may be anything; safety looks at it
             try:

@@ -21,7 +21,6 @@ from .denoising.sampling import Sampler
 from .inputs import check_observation
 from .interface import Encoder, Lesson, Network, Objective, Observation
 from .normalizer import Normalizer
-from .objective import Denoising
 from .space import NormalisedActions
 
 
@@ -47,16 +46,16 @@ class DiffusionPolicy(nn.Module):
         schedule: NoiseSchedule,
         prediction: Prediction,
         sampler: Sampler,
-        clip: float = 1.0,
-        objective: Objective | None = None,
+        clip: float,
+        objective: Objective,
+        has_noise: bool,
         space: Space | None = None,
-        has_noise: bool = True,
     ) -> None:
         super().__init__()
         self.specification, self.horizons = specification, horizons
         self.normalizer, self.encoder, self.network = normalizer, encoder, network
         self.schedule, self.prediction, self.sampler = schedule, prediction, sampler
-        self.objective: Objective = Denoising() if objective is None else objective
+        self.objective = objective
         self.space: Space = NormalisedActions(normalizer, horizons) if space is None else space
         self.clip, self.has_noise = clip, has_noise
         self.objective.check(schedule, prediction)
@@ -100,12 +99,14 @@ class DiffusionPolicy(nn.Module):
         return self.conditioned(self.network.condition(conditioning))
 
     def conditioned(self, condition: Tensor) -> Denoiser:
-        """The same from what the network has made of the conditioning."""
-        rows = self.embedded() if self._rows is None else self._rows
+        """The denoiser for what the network has made of the conditioning."""
+        rows = self._embed(self.sampler.steps[0]) if self._rows is None else self._rows
         keeps_epsilon = self.sampler.keeps_epsilon
         read = partial(estimate, prediction=self.prediction, clip=self.clip, keeps_epsilon=keeps_epsilon)
 
         def denoise(x_t: Tensor, now: NoiseLevel, then: NoiseLevel) -> Tensor:
+            if (now.time, then.time) not in rows:  # few solvers ask for steps of no length
+                rows.update(self._embed(next(steps for steps in self.sampler.steps if (now, then) in steps)))
             time = rows[now.time, then.time]
             output = self.network.denoise(x_t, time.expand(len(x_t), *time.shape), condition)
             return read(output, x_t, now=now, then=then)
@@ -114,12 +115,15 @@ class DiffusionPolicy(nn.Module):
 
     def embedded(self) -> dict[tuple[float, float], Tensor]:
         """The times of every step that the sampler may ask for -> what the network makes of them, (...)."""
-        rows, device = dict[tuple[float, float], Tensor](), self.normalizer.action_std.device
+        rows = dict[tuple[float, float], Tensor]()
         for steps in self.sampler.steps:
-            times = [(now.time, then.time) for now, then in steps]
-            now, then = torch.tensor(times, device=device).unbind(dim=1)
-            rows |= zip(times, self.network.embed(now, then), strict=True)
+            rows |= self._embed(steps)
         return rows
+
+    def _embed(self, steps: Sequence[tuple[NoiseLevel, NoiseLevel]]) -> dict[tuple[float, float], Tensor]:
+        times = [(now.time, then.time) for now, then in steps]
+        now, then = torch.tensor(times, device=self.normalizer.action_std.device).unbind(dim=1)
+        return dict(zip(times, self.network.embed(now, then), strict=True))
 
     @torch.no_grad()
     def hold_times(self) -> None:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .denoising.weighting import uniform
-
 if TYPE_CHECKING:
     from .denoising.interface import NoiseSchedule, Weighting
     from .denoising.prediction import Prediction
@@ -26,7 +24,7 @@ class Denoising:
     weighting: how much each noise level counts in the loss; see `policy.denoising.weighting`.
     """
 
-    weighting: Weighting = uniform
+    weighting: Weighting
     num_uniforms: int = 1
     has_teacher: bool = False
 

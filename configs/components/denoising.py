@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...policy.denoising.diffusers_samplers import diffusers_sampler
 from ...policy.denoising.levels import NoiseLevel, check_spacing, spaced
 from ...policy.denoising.sampling import Sampler, ddim, ddpm, dpm_solver_2m, heun
-from ...policy.denoising.schedulers import from_diffusers
 from ..checks import positive
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class DiffusersSamplerConfig:
 
     def build(self, schedule: NoiseSchedule) -> Sampler:
         """The sampler for that schedule."""
-        return from_diffusers(self.name, schedule, self.num_steps, **self.options)
+        return diffusers_sampler(self.name, schedule, self.num_steps, **self.options)
 
 
 @dataclass(kw_only=True)

@@ -56,16 +56,10 @@ class CameraEncoderConfig(ABC):
 
     def build(self, specification: Specification, horizons: Horizons) -> ObservationEncoder:
         """An encoder of every observation stream, with random weights. Raises ValueError where they do not fit it."""
-        from ...policy.encoders.observation import ObservationEncoder
+        from ...policy.encoders.observation import Cameras, ObservationEncoder
 
-        return ObservationEncoder(
-            specification,
-            horizons,
-            hidden=self.mlp,
-            make_camera=self.camera(),
-            crop=pair(self.crop),
-            is_shared=self.shared,
-        )
+        cameras = Cameras(self.camera(), crop=pair(self.crop), is_shared=self.shared)
+        return ObservationEncoder(specification, horizons, hidden=self.mlp, cameras=cameras)
 
     def start(self, encoder: ObservationEncoder) -> None:
         """Give a new encoder the pretrained weights; that of a checkpoint has its own."""

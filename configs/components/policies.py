@@ -13,7 +13,8 @@ from .encoders import LowdimEncoderConfig
 
 if TYPE_CHECKING:
     from ...policy.denoising.interface import Weighting
-    from ...policy.interface import Objective, Policy
+    from ...policy.diffusion import DiffusionPolicy
+    from ...policy.interface import Objective
     from ...policy.normalizer import Normalizer
 from .denoising import CosineConfig, DDIMConfig, OneLevelConfig, UniformConfig
 from .networks import UNet1dConfig
@@ -45,7 +46,7 @@ class _PolicyConfig:
     clip: Any
     has_noise: ClassVar[bool]
 
-    def build(self, specification: Specification, horizons: Horizons, normalizer: Normalizer) -> Policy:
+    def build(self, specification: Specification, horizons: Horizons, normalizer: Normalizer) -> DiffusionPolicy:
         """An untrained policy."""
         from ...policy.diffusion import DiffusionPolicy
 

@@ -8,6 +8,7 @@ Shapes: B chunks of Tp actions of size Da; L rows of size Dz of what is denoised
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -244,11 +245,29 @@ def error_gain(now: NoiseLevel, then: NoiseLevel) -> float:
     return (1 - now.share) / span if span > 0 else 1.0
 
 
-def published_gain(now: NoiseLevel, *, limit: float) -> float:
-    """What real-time chunking multiplies a pull by, as an addition to x_0 (Black et al. 2025, eq. 2 to 4)."""
+def published_gain(now: NoiseLevel, *, limit: float, variance: Any = 1.0) -> Any:
+    """What real-time chunking multiplies a pull by, as an addition to x_0 (Black et al. 2025, eq. 2 to 4).
+
+    limit: the most that a pull may weigh in a velocity, for data of variance 1. variance: of the normalised data, one
+    number or (Da,); the paper has 1, see `posterior_gain`.
+    """
+    return _at_most(limit * (1 - now.share) / variance, posterior_gain(now, variance))
+
+
+def posterior_gain(now: NoiseLevel, variance: Any, num_pulled: Any = 1.0) -> Any:
+    """Tau + (1 - tau)^2 / (tau n s^2), infinite at noise, where tau is 0.
+
+    Of Gaussian x_0 with variance s^2, x = tau x_0 + (1 - tau) noise leaves r^2 = (1 - tau)^2 s^2 / (tau^2 s^2 +
+    (1 - tau)^2); a likelihood of variance r^2 adds (1 - tau)^2 / (tau r^2) times the gradient to the estimate of x_0,
+    which is this with n = 1. If n steps are one and the same, they are a single step of variance n s^2.
+    """
     tau = now.share
-    gain = limit * (1 - tau)
-    return min(gain, tau + (1 - tau) ** 2 / tau) if tau else gain
+    return tau + (1 - tau) ** 2 / (tau * num_pulled * variance) if tau else math.inf
+
+
+def _at_most(x: Any, bound: Any) -> Any:
+    """The smaller of the two, for numbers and for tensors."""
+    return min(x, bound) if isinstance(x, float) else x.clip(max=bound)
 
 
 OVERSHOOT = 1.5
@@ -258,21 +277,14 @@ OVERSHOOT = 1.5
 def gradient_gain(
     now: NoiseLevel, then: NoiseLevel, *, std: Tensor, limit: float, num_pulled: Tensor | float
 ) -> Tensor:
-    """What the gradient of the error is multiplied by, as an addition to x_0 (Black et al. 2025, eq. 2 to 4).
+    """What the gradient of the error is multiplied by: `published_gain` for data of any variance, and a bound.
 
-    Of Gaussian x_0 with variance s^2, x = tau x_0 + (1 - tau) noise leaves r^2 = (1 - tau)^2 s^2 / (tau^2 s^2 +
-    (1 - tau)^2); a likelihood of variance r^2 adds (1 - tau)^2 / (tau r^2) times the gradient to the estimate of x_0,
-    which is tau + (1 - tau)^2 / (tau s^2). The paper has s = 1.
+    If all pulled steps are one and the same, the pull moves x by at most `OVERSHOOT` times the error; unbounded, a few
+    denoising steps would go far beyond the plan.
 
-    std: s (Da,) of the normalised data; 0, of a dimension that is still, counts as 1. limit: the most that the gradient
-    may weigh in a velocity, for s = 1: it is divided by s^2. num_pulled: the sum of the weights, at least 1. If so many
-    steps are one and the same, the estimate changes by tau n s^2 / (tau^2 n s^2 + (1 - tau)^2) times x, and the pull
-    may move x by at most `OVERSHOOT` times the error: with few denoising steps it would go far beyond the plan.
+    std: s (Da,) of the normalised data; 0, of a dimension that is still, counts as 1. num_pulled: n, the sum of the
+    weights, at least 1. limit: see `published_gain`.
     """
-    tau, variance = now.share, std.where(std > 0, 1.0) ** 2
-    gain = limit * (1 - tau) / variance
-    if tau == 0:
-        return gain
-    as_one = tau + (1 - tau) ** 2 / (tau * num_pulled * variance)
-    bound = OVERSHOOT * error_gain(now, then) * as_one
-    return gain.minimum(tau + (1 - tau) ** 2 / (tau * variance)).minimum(bound)
+    variance = std.where(std > 0, 1.0) ** 2
+    bound = OVERSHOOT * error_gain(now, then) * posterior_gain(now, variance, num_pulled)
+    return _at_most(published_gain(now, limit=limit, variance=variance), bound)

@@ -97,7 +97,7 @@ SPACINGS: dict[str, Callable[[Levels, int], list[int]]] = {
 """Name -> (table, N) -> the indices of N noisy levels of the table, the noisiest first."""
 
 
-def spaced(table: Levels, num_steps: int, spacing: str = "trailing") -> tuple[NoiseLevel, ...]:
+def spaced(table: Levels, num_steps: int, spacing: str) -> tuple[NoiseLevel, ...]:
     """The N + 1 levels of a sampler with N steps, from noise to clean data.
 
     table: of a schedule, clean data first. spacing: one of `SPACINGS`. Raises ValueError for a spacing that does not

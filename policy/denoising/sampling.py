@@ -44,9 +44,7 @@ class Sampler:
         return [tuple(pairwise(self.levels)), tuple((level, level) for level in self.levels[:-1])]
 
 
-def transition(
-    x_t: Tensor, x_0: Tensor, *, now: NoiseLevel, then: NoiseLevel, eta: float = 0.0
-) -> tuple[Tensor, float]:
+def transition(x_t: Tensor, x_0: Tensor, *, now: NoiseLevel, then: NoiseLevel, eta: float) -> tuple[Tensor, float]:
     """Mean and standard deviation of the next, less noisy x, given x_t and an estimate of x_0.
 
     It keeps the direction of the noise, or draws part of it afresh: eta = 0 is DDIM and Euler, with a standard
@@ -62,7 +60,7 @@ def transition(
 
 def step(x_t: Tensor, x_0: Tensor, *, now: NoiseLevel, then: NoiseLevel) -> Tensor:
     """The deterministic step from x_t to the next, less noisy x."""
-    return transition(x_t, x_0, now=now, then=then)[0]
+    return transition(x_t, x_0, now=now, then=then, eta=0.0)[0]
 
 
 def keeping_epsilon(raw: Tensor, x_0: Tensor, *, now: NoiseLevel, then: NoiseLevel) -> Tensor:
@@ -74,7 +72,7 @@ def keeping_epsilon(raw: Tensor, x_0: Tensor, *, now: NoiseLevel, then: NoiseLev
     return x_0 if then == now else x_0 + kept / (1 - kept) * (x_0 - raw)
 
 
-def ddim(denoise: Denoiser, noise: Tensor, levels: Levels, /, *, eta: float = 0.0) -> Tensor:
+def ddim(denoise: Denoiser, noise: Tensor, levels: Levels, /, *, eta: float) -> Tensor:
     """DDIM (Song et al. 2021): deterministic if eta is 0; otherwise stochastic and fed by noise[1:].
 
     For a rectified flow this is the Euler method.

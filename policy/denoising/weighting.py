@@ -23,12 +23,12 @@ def by_snr(snr: Tensor, own: Tensor) -> Tensor:
     return snr
 
 
-def min_snr(snr: Tensor, own: Tensor, *, limit: float = 5.0) -> Tensor:
+def min_snr(snr: Tensor, own: Tensor, *, limit: float) -> Tensor:
     """Weigh by the signal-to-noise ratio, at most `limit` (Hang et al. 2023, eq. 8)."""
     return snr.clamp(max=limit)
 
 
-def edm(snr: Tensor, own: Tensor, *, data_std: float = 0.5) -> Tensor:
+def edm(snr: Tensor, own: Tensor, *, data_std: float) -> Tensor:
     """Weigh so that an output of unit variance counts alike at all noise levels (Karras et al. 2022, section 5).
 
     Their (s^2 + data_std^2) / (s data_std)^2 with s = sigma / alpha. data_std: of the normalised actions.

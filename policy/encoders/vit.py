@@ -96,9 +96,9 @@ class ViTEncoder(ImageEncoder):
         channels: int,
         *,
         architecture: Mapping[str, Any],
-        image_size: int = 224,
-        num_features: int = 64,
-        is_frozen: bool = False,
+        image_size: int,
+        num_features: int,
+        is_frozen: bool,
     ) -> None:
         super().__init__()
         if channels != 3:

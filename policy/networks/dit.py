@@ -74,9 +74,9 @@ class DiT(nn.Module):
         *,
         action_size: int,
         conditioning_shape: tuple[int, int],
-        num_layers: int = 8,
-        num_heads: int = 4,
-        size: int = 256,
+        num_layers: int,
+        num_heads: int,
+        size: int,
     ) -> None:
         super().__init__()
         check_sizes(size, num_heads, num_layers)

@@ -70,11 +70,11 @@ class Transformer(nn.Module):
         action_size: int,
         conditioning_shape: tuple[int, int],
         num_steps: int,
-        num_layers: int = 8,
-        num_heads: int = 4,
-        size: int = 256,
-        dropout: float = 0.01,
-        embedding_dropout: float = 0.0,
+        num_layers: int,
+        num_heads: int,
+        size: int,
+        dropout: float,
+        embedding_dropout: float,
     ) -> None:
         super().__init__()
         num_tokens, token_size = conditioning_shape

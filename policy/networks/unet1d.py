@@ -60,10 +60,10 @@ class UNet1d(nn.Module):
         *,
         action_size: int,
         conditioning_shape: tuple[int, int],
-        channels: Sequence[int] = (256, 512, 1024),
-        kernel_size: int = 5,
-        groups: int = 8,
-        time_size: int = 256,
+        channels: Sequence[int],
+        kernel_size: int,
+        groups: int,
+        time_size: int,
     ) -> None:
         super().__init__()
         if not channels or any(width < 1 or width % groups for width in channels):

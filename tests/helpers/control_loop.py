@@ -33,7 +33,7 @@ class Ideal:
     def start(self):
         self.started_at = self.clock.now()
 
-    def observe(self):
+    def read(self):
         now = min(self.clock.now(), self.silent_from)
         seen = now - self.sensor_delay
         frame = math.floor(seen / self.camera_dt + 1e-9)

@@ -6,16 +6,20 @@ would write: an objective, a guidance, or a function of the steps.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from policies import USUAL
+from recede.policy.check import check_policy
 from recede.policy.denoising.guidance import Guidance
 from recede.policy.denoising.levels import NoiseLevel, spaced
 from recede.policy.denoising.prediction import SAMPLE
 from recede.policy.denoising.sampling import Sampler, ddim, ddpm, step, transition
 from recede.policy.denoising.schedule import cosine
+from recede.policy.denoising.weighting import uniform
 from recede.policy.diffusion import DiffusionPolicy
 from recede.policy.engines.eager import EagerEngine
 from recede.policy.interface import Lesson
@@ -31,6 +35,7 @@ HORIZONS = Horizons(observation=1, prediction=2, action=1)
 RANGES = {name: (np.full(1, -1.0), np.full(1, 1.0)) for name in ("state", "action")}
 SCHEDULE = cosine(20)
 STD = 0.4
+DDIM = partial(ddim, eta=0.0)
 
 
 class State(nn.Module):
@@ -76,8 +81,8 @@ class Exact(MLP):
         return mean + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (noisy - alpha * mean)
 
 
-def policy(network, *, num_steps=10, solve=ddim, **options):
-    levels = spaced(SCHEDULE.levels, num_steps)
+def policy(network, *, num_steps=10, solve=DDIM, **options):
+    levels = spaced(SCHEDULE.levels, num_steps, "trailing")
     draws = num_steps if solve is ddpm else 0
     return DiffusionPolicy(
         SPECIFICATION,
@@ -88,8 +93,7 @@ def policy(network, *, num_steps=10, solve=ddim, **options):
         schedule=SCHEDULE,
         prediction=SAMPLE,
         sampler=Sampler(solve, levels, num_draws=draws),
-        clip=10.0,
-        **options,
+        **(USUAL | {"clip": 10.0} | options),
     )
 
 
@@ -106,7 +110,7 @@ def train(made, *, teacher=None, num_steps=400, mean=0.0):
     """A training loop like that of `recede train`, on actions about `mean`."""
     generator, optimizer = torch.Generator().manual_seed(0), torch.optim.AdamW(made.parameters(), lr=4e-3)
     rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
-    average = EMA(made, maximum=0.98)
+    average = EMA(made, power=0.75, maximum=0.98)
     for index in range(num_steps):
         action = mean + STD * torch.randn(256, 2, 1, generator=generator)
         lesson = Lesson(
@@ -257,9 +261,16 @@ def test_classifier_free_guidance_is_a_denoiser_of_two():
 def test_conditioning_is_dropped_in_training():
     """Half as many lessons leave the mean of all: what is predicted without conditioning is in the data too."""
     torch.manual_seed(0)
-    made = train(policy(MLP(), objective=Dropping()), mean=0.5)
+    made = train(policy(MLP(), objective=Dropping(uniform)), mean=0.5)
     found = made.predict(state(value=0.0), draw(made)).mean()
     assert found == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    "objective", [Consistency(), Shortcut(), Dropping(uniform)], ids=lambda made: type(made).__name__
+)
+def test_a_policy_with_an_objective_of_ones_own_keeps_every_promise(objective):
+    check_policy(lambda: policy(MLP(), num_steps=2, objective=objective))
 
 
 def test_guidance_of_ones_own_goes_through_engines_and_batches():

@@ -109,7 +109,7 @@ def test_a_stopped_training_saves_says_so_and_goes_on(tmp_path, nursery, demonst
     assert status == 130, output
     stopped = checkpoint_steps(out)[-1]
     assert output.splitlines()[-1] == (
-        f"recede train: stopped and saved after step {stopped} of {STEPS}: the same command goes on"
+        f"recede train: stopped and saved after step {stopped} of {STEPS}: repeat the command to resume"
     )
     assert "Traceback" not in output
     status, output = nursery.run(*command)

@@ -2,12 +2,14 @@
 
 import itertools
 import math
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from recede.policy.denoising import schedulers
+from policies import USUAL
+from recede.policy.denoising.diffusers_samplers import diffusers_sampler
 from recede.policy.denoising.guidance import Prefix, Sampling, error_gain, gradient_gain, inpainting, sample
 from recede.policy.denoising.levels import NoiseLevel, spaced
 from recede.policy.denoising.prediction import SAMPLE, clipped
@@ -29,6 +31,7 @@ COVARIANCES = {
 SCHEDULES = {"cosine": cosine(100), "flow": rectified_flow(100)}
 STDS = 1.0, 0.35, 0.2
 ANY_CLIP = 1e9
+DDIM = partial(ddim, eta=0.0)
 
 
 @pytest.fixture(params=SCHEDULES.values(), ids=SCHEDULES.keys())
@@ -87,7 +90,7 @@ def guided(covariance, planned, given, noise, *, sampler, std=1.0, clip=ANY_CLIP
     return sampled(denoise, noise, sampler=sampler, clip=clip, std=stds, guidance=[prefix])
 
 
-def sampler_of(schedule, num_steps, *, solve=ddim, spacing="trailing", num_draws=0):
+def sampler_of(schedule, num_steps, *, solve=DDIM, spacing="trailing", num_draws=0):
     return Sampler(solve, spaced(schedule.levels, num_steps, spacing), num_draws=num_draws)
 
 
@@ -104,7 +107,7 @@ class Law:
     conditional covariance and the true one; both in standard deviations of the data.
     """
 
-    def __init__(self, kind, std, schedule, num_steps, *, given, held=HELD, solve=ddim, num_draws=0, **options):
+    def __init__(self, kind, std, schedule, num_steps, *, given, held=HELD, solve=DDIM, num_draws=0, **options):
         covariance = std**2 * COVARIANCES[kind]
         sampler = sampler_of(schedule, num_steps, solve=solve, num_draws=num_draws)
         num_noises = (1 + num_draws) * NUM_STEPS
@@ -245,7 +248,7 @@ def test_the_pull_is_along_the_error_or_the_gradient(schedule):
     covariance = COVARIANCES["rbf"]
     denoise, planned, x = denoiser(covariance), chunks(5, 0), chunks(5, 1)
     given = weights().expand(5, -1)
-    for now, then in pairwise(spaced(schedule.levels, 10)):
+    for now, then in pairwise(spaced(schedule.levels, 10, "trailing")):
         estimate = denoise(x, now, then)
         error = given[..., None] * (planned - estimate)
         matrix = denoise(EYE[..., None], now, then)[..., 0]  # row j: what unit vector j is estimated as
@@ -311,7 +314,7 @@ SAMPLERS = {
     "heun": lambda schedule: sampler_of(schedule, 6, solve=heun),
     "leading": lambda schedule: sampler_of(schedule, 10, spacing="leading"),
     **{
-        name: lambda schedule, name=name: schedulers.from_diffusers(name, schedule, 10)
+        name: lambda schedule, name=name: diffusers_sampler(name, schedule, 10)
         for name in ("DDIMScheduler", "DDPMScheduler", "UniPCMultistepScheduler", "DPMSolverMultistepScheduler")
     },
 }
@@ -422,6 +425,7 @@ def test_a_policy_guides_by_the_scale_of_its_own_data():
             schedule=schedule,
             prediction=SAMPLE,
             sampler=sampler,
+            **USUAL,
         )
         chunks_of[std] = policy.predict({"state": torch.zeros(3, 1, 1)}, noise, [prefix])
         expected = guided(

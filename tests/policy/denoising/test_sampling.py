@@ -1,6 +1,7 @@
 """The step rule and the solvers, against diffusers step by step and against closed forms."""
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import diffusers
@@ -86,7 +87,7 @@ def test_the_schedules_of_diffusers_are_theirs(name):
 @pytest.mark.parametrize("kind", PREDICTIONS)
 def test_ddpm_equals_diffusers_step_by_step(kind):
     noise, ours = randn(101, *SHAPE), schedule.cosine(100)
-    levels = spaced(ours.levels, 100)
+    levels = spaced(ours.levels, 100, "trailing")
     theirs = exact(diffusers.DDPMScheduler(100, beta_schedule="squaredcos_cap_v2", prediction_type=kind))
     theirs.set_timesteps(100)
     assert [level.time for level in levels[:-1]] == theirs.timesteps.tolist()
@@ -168,20 +169,24 @@ def test_the_law_of_the_samples_is_that_of_the_recursion_of_means_and_variances(
         slope = direction + gain * (then.alpha - direction * now.alpha)
         mean = slope * mean + (then.alpha - direction * now.alpha) * MEAN * (1 - gain * now.alpha)
         variance = slope**2 * variance + fresh
-    error, ratio = law(Sampler(lambda *given: sampling.ddim(*given, eta=eta), levels, num_draws=num_steps), std)
+    error, ratio = law(Sampler(partial(sampling.ddim, eta=eta), levels, num_draws=num_steps), std)
     assert error == pytest.approx(mean - MEAN, abs=1e-12)
     assert ratio == pytest.approx(math.sqrt(variance) / std, rel=1e-9)
 
 
 def test_ddpm_samples_a_gaussian_whose_denoiser_is_known():
-    levels = spaced(schedule.cosine(100).levels, 100)
+    levels = spaced(schedule.cosine(100).levels, 100, "trailing")
     samples = sampling.ddpm(gaussian(0.2), randn(101, 4000, 1, 1), levels)
     assert samples.dtype == torch.float32
     assert abs(samples.mean().item() - MEAN) < 0.01
     assert abs(samples.std().item() / 0.2 - 0.927) < 0.03  # see `law`
 
 
-SOLVERS = {"ddim": (sampling.ddim, 1), "dpm_solver_2m": (sampling.dpm_solver_2m, 2), "heun": (sampling.heun, 2)}
+SOLVERS = {
+    "ddim": (partial(sampling.ddim, eta=0.0), 1),
+    "dpm_solver_2m": (sampling.dpm_solver_2m, 2),
+    "heun": (sampling.heun, 2),
+}
 PATHS = pytest.mark.parametrize("path", [cosine_path, straight_path])
 Z = torch.linspace(-2, 2, 9, dtype=torch.float64)[:, None, None]
 
@@ -251,7 +256,7 @@ def test_heun_needs_two_evaluations_a_step_and_one_in_the_last():
         asked.append((now.time, then.time))
         return x
 
-    sampling.heun(denoise, randn(1, *SHAPE), spaced(schedule.cosine(100).levels, 4))
+    sampling.heun(denoise, randn(1, *SHAPE), spaced(schedule.cosine(100).levels, 4, "trailing"))
     assert asked == [(99, 74), (74, 74), (74, 49), (49, 49), (49, 24), (24, 24), (24, -1)]
 
 
@@ -278,7 +283,7 @@ def test_ddim_on_the_straight_path_is_the_euler_method_of_a_rectified_flow():
     x = noise[0]
     for now, then in pairwise(levels):
         x = x + (then.time - now.time) * velocity(x, now.time)
-    torch.testing.assert_close(sampling.ddim(denoise, noise, levels), x, rtol=0, atol=1e-13)
+    torch.testing.assert_close(sampling.ddim(denoise, noise, levels, eta=0.0), x, rtol=0, atol=1e-13)
 
 
 @settings(deadline=None)

@@ -1,17 +1,14 @@
 """How much each noise level counts in the loss, and which predictions a schedule allows."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
-from recede.configs.components.denoising import EDMWeightingConfig, MinSNRConfig
+from policies import USUAL
+from recede.configs.components.denoising import DDIMConfig, EDMWeightingConfig, MinSNRConfig
+from recede.configs.components.encoders import LowdimEncoderConfig
 from recede.policy.denoising import prediction, schedule
-from recede.policy.denoising.levels import spaced
-from recede.policy.denoising.sampling import Sampler, ddim
-from recede.policy.denoising.weighting import by_snr, edm, min_snr, uniform
+from recede.policy.denoising.weighting import by_snr, uniform
 from recede.policy.diffusion import DiffusionPolicy
-from recede.policy.encoders.observation import ObservationEncoder
 from recede.policy.interface import Lesson
 from recede.policy.normalizer import Normalizer
 from recede.policy.objective import Denoising
@@ -31,9 +28,9 @@ SCHEDULES = {"cosine": schedule.cosine(100), "flow": schedule.rectified_flow(100
 WEIGHTINGS = {
     "uniform": uniform,
     "snr": by_snr,
-    "min_snr": min_snr,
-    "min_snr 2": partial(min_snr, limit=2.0),
-    "edm": edm,
+    "min_snr": MinSNRConfig().build(),
+    "min_snr 2": MinSNRConfig(limit=2.0).build(),
+    "edm": EDMWeightingConfig().build(),
 }
 
 
@@ -55,12 +52,12 @@ def policy(kind, noise_schedule, *, weighting=uniform):
         SPECIFICATION,
         HORIZONS,
         normalizer=Normalizer(SPECIFICATION, RANGES),
-        encoder=ObservationEncoder(SPECIFICATION, HORIZONS),
+        encoder=LowdimEncoderConfig().build(SPECIFICATION, HORIZONS),
         network=Knowing(kind, noise_schedule),
         schedule=noise_schedule,
         prediction=kind,
-        sampler=Sampler(ddim, spaced(noise_schedule.levels, 4)),
-        objective=Denoising(weighting),
+        sampler=DDIMConfig(num_steps=4).build(noise_schedule),
+        **(USUAL | {"objective": Denoising(weighting)}),
     )
 
 
@@ -139,8 +136,8 @@ def test_a_prediction_of_epsilon_is_refused_on_a_rectified_flow(weighting):
 
 def test_a_weight_that_drowns_all_others_is_refused():
     with pytest.raises(ValueError, match=r"at most 1e\+06 times.*got 1.65e\+07: choose policy/weighting=uniform"):
-        policy(prediction.EPSILON, SCHEDULES["cosine"], weighting=edm)
-    policy(prediction.V, SCHEDULES["cosine"], weighting=edm)
+        policy(prediction.EPSILON, SCHEDULES["cosine"], weighting=WEIGHTINGS["edm"])
+    policy(prediction.V, SCHEDULES["cosine"], weighting=WEIGHTINGS["edm"])
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])

@@ -22,10 +22,16 @@ from cameras import (
 from published import resnet_forward
 from recede.configs.components.encoders import ResNetEncoderConfig
 from recede.policy.encoders.images import IMAGENET, Pixels, SpatialSoftmax, centre_crop
-from recede.policy.encoders.resnet import ResNet, ResNetEncoder
+from recede.policy.encoders.resnet import ResNet
 from recede.specification import Stream
 from recede.training.parameters import parameter_groups
 from torch import nn
+
+
+def camera_of(size, **options):
+    """The encoder of one camera, which weights are to be loaded into."""
+    return ResNetEncoderConfig(weights="weights.pth", **options).camera()(3, size)
+
 
 # --- residual networks
 
@@ -72,7 +78,7 @@ def test_a_frozen_resnet_is_that_of_torchvision(depth, tmp_path):
     torch.manual_seed(0)
     theirs = shaken(getattr(models, f"resnet{depth}")(weights=None)).eval()
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
-    ours = ResNetEncoder(3, (64, 64), depth=depth, norm="frozen", is_pretrained=True)
+    ours = camera_of((64, 64), depth=depth, norm="frozen")
     ours.load_pretrained(tmp_path / "weights.pth")
     x = torch.randn(2, 3, 64, 64)
     theirs.avgpool = theirs.fc = nn.Identity()
@@ -133,7 +139,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, change, message):
     weights = as_torchvision()
     change(weights)
     torch.save(weights, tmp_path / "weights.pth")
-    camera = ResNetEncoder(3, (40, 40), width=16, norm="frozen", is_pretrained=True)
+    camera = camera_of((40, 40), width=16, norm="frozen")
     with pytest.raises(ValueError, match=message):
         camera.load_pretrained(tmp_path / "weights.pth")
 
@@ -151,10 +157,10 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
     torch.save({"conv1.weight": Evil(tmp_path / "trace")}, tmp_path / "weights.pt")
     for name in ("weights.pth", "weights.pt"):
         with pytest.raises(ValueError, match="must hold tensors by name and nothing that runs code"):
-            ResNetEncoder(3, (40, 40), width=16, is_pretrained=True).load_pretrained(tmp_path / name)
+            camera_of((40, 40), width=16).load_pretrained(tmp_path / name)
     assert not (tmp_path / "trace").exists()
     with pytest.raises(FileNotFoundError, match=r"absent\.pth"):
-        ResNetEncoder(3, (40, 40), width=16, is_pretrained=True).load_pretrained(tmp_path / "absent.pth")
+        camera_of((40, 40), width=16).load_pretrained(tmp_path / "absent.pth")
 
 
 def test_pretrained_weights_learn_at_a_tenth_of_the_rate_or_not_at_all():

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import recede
 import torch
-from policies import HORIZONS, RANGES, SPECIFICATION, diffusion, regression
+from policies import HORIZONS, RANGES, SPECIFICATION, USUAL, diffusion, regression
 from recede.configs.components import denoising, networks
+from recede.configs.components.encoders import LowdimEncoderConfig
 from recede.policy.denoising import prediction
 from recede.policy.denoising.guidance import Prefix
 from recede.policy.denoising.schedule import cosine, rectified_flow
 from recede.policy.diffusion import DiffusionPolicy
-from recede.policy.encoders.observation import ObservationEncoder
 from recede.policy.engines import choice, onnx_runtime
 from recede.policy.engines.choice import TOLERANCES, difference
 from recede.policy.engines.cuda_graph import CudaGraphEngine
@@ -53,7 +53,7 @@ CLOSE = {"fp32": 2e-4, "bf16": TOLERANCES["bf16"]}
 def attending(config):
     """A policy of SPECIFICATION with a transformer whose weights are all other than 0."""
     torch.manual_seed(0)
-    encoder = ObservationEncoder(SPECIFICATION, HORIZONS)
+    encoder = LowdimEncoderConfig().build(SPECIFICATION, HORIZONS)
     network = config.build(action_size=2, num_steps=6, conditioning_shape=encoder.conditioning_shape)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -67,6 +67,7 @@ def attending(config):
         schedule=cosine(20),
         prediction=prediction.SAMPLE,
         sampler=denoising.DDIMConfig(num_steps=4).build(cosine(20)),
+        **USUAL,
     )
 
 
@@ -90,6 +91,7 @@ def variant(policy, sampler, kind, schedule):
         schedule=schedule,
         prediction=PREDICTIONS[kind],
         sampler=SAMPLERS[sampler].build(schedule),
+        **USUAL,
     ).eval()
 
 

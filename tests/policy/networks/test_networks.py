@@ -5,16 +5,14 @@ from functools import partial
 import pytest
 import torch
 from recede.configs.choices import CHOICES
-from recede.policy.networks.dit import DiT
-from recede.policy.networks.transformer import Transformer
-from recede.policy.networks.unet1d import UNet1d
+from recede.configs.components.networks import DiTConfig, TransformerConfig, UNet1dConfig
 
 MAX_STEPS = 20
 
 NETWORKS = {
-    "unet1d": partial(UNet1d, channels=(16, 24, 32), groups=4, time_size=8),
-    "transformer": partial(Transformer, num_steps=MAX_STEPS, num_layers=2, num_heads=2, size=16),
-    "dit": partial(DiT, num_layers=2, num_heads=2, size=16),
+    "unet1d": UNet1dConfig(channels=[16, 24, 32], groups=4, time_size=8),
+    "transformer": TransformerConfig(num_layers=2, num_heads=2, size=16),
+    "dit": DiTConfig(num_layers=2, num_heads=2, size=16),
 }
 
 
@@ -22,7 +20,7 @@ NETWORKS = {
 def network(request):
     """One with weights as after some training: none of them is zero, as some are at first. Dropout is off."""
     torch.manual_seed(0)
-    made = request.param(action_size=3, conditioning_shape=(2, 5)).eval()
+    made = request.param.build(action_size=3, num_steps=MAX_STEPS, conditioning_shape=(2, 5)).eval()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.2)

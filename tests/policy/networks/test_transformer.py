@@ -14,8 +14,11 @@ def small(**options):
         "num_steps": 8,
         "num_layers": 2,
         "num_heads": 2,
+        "size": 16,
+        "dropout": 0.0,
+        "embedding_dropout": 0.0,
     } | options
-    return Transformer(**({"size": 16, "dropout": 0.0} | options))
+    return Transformer(**options)
 
 
 def inputs(batch=4, steps=8, tokens=2):
@@ -93,7 +96,7 @@ def test_more_steps_than_positions_are_refused():
 
 def test_the_published_network_has_its_number_of_parameters():
     with torch.device("meta"):
-        network = Transformer(action_size=2, conditioning_shape=(2, 20), num_steps=16)
+        network = small(action_size=2, conditioning_shape=(2, 20), num_steps=16, num_layers=8, num_heads=4, size=256)
     size, layers = 256, 8
     block = 4 * size * size + 4 * size + 4 * size * size + 4 * size + 8 * size * size + 5 * size + 6 * size
     mlp = 8 * size * size + 5 * size

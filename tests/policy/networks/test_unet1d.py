@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 def small(channels=(16, 24, 32), **options):
     torch.manual_seed(0)
-    options = {"action_size": 3, "conditioning_shape": (2, 5), "groups": 4, "time_size": 8} | options
-    return UNet1d(channels=channels, **options)
+    sizes = {"action_size": 3, "conditioning_shape": (2, 5), "kernel_size": 5, "groups": 4, "time_size": 8}
+    return UNet1d(channels=channels, **(sizes | options))
 
 
 def inputs(batch, steps, dtype=torch.float32):
@@ -97,7 +97,7 @@ def test_padding_is_zeros_at_the_end():
 
 def test_the_network_of_the_paper_has_its_number_of_parameters():
     with torch.device("meta"):
-        network = UNet1d(action_size=2, conditioning_shape=(2, 20))
+        network = small((256, 512, 1024), action_size=2, conditioning_shape=(2, 20), groups=8, time_size=256)
     found = sum(parameter.numel() for parameter in network.parameters())
     assert found == counted([2, 256, 512, 1024], 5, 256, 40) == 65_783_298
 

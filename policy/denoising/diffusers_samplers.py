@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 from .sampling import Sampler, ddim
 
 
-def from_diffusers(name: str, schedule: NoiseSchedule, num_steps: int, **options: Any) -> Sampler:
+def diffusers_sampler(name: str, schedule: NoiseSchedule, num_steps: int, **options: Any) -> Sampler:
     """A scheduler of diffusers by its class name, with its own spacing of the times and its own step rule.
 
     The schedule must be made of betas, and the class must take betas and estimates of x_0. It is tried here: two
@@ -151,7 +151,9 @@ def _check_gaussians(sampler: Sampler) -> None:
     noise = quantiles[:, None].expand(1, 2, 256, 1)
     with torch.random.fork_rng(devices=[]):
         samples = sampler.solve(denoise, noise, sampler.levels)
-    for x, plain, wanted in zip(samples, ddim(denoise, noise, sampler.levels), std.flatten().tolist(), strict=True):
+    for x, plain, wanted in zip(
+        samples, ddim(denoise, noise, sampler.levels, eta=0.0), std.flatten().tolist(), strict=True
+    ):
         center, spread, least = x.mean().item(), x.std().item(), plain.std().item() / 2 - 0.02 * wanted
         if not (abs(center - mean) < 0.2 * wanted and least < spread < 1.25 * wanted):
             raise ValueError(
