@@ -139,7 +139,7 @@ TRAININGS = {
     "dit in bf16": (LOW | {"policy": DiffusionConfig(network=DIT, sampler=SHORT), "precision": "bf16"}, INDICES),
     "regression": (LOW | {"policy": RegressionConfig(network=UNET)}, INDICES),
     "images": (IMAGES, INDICES),
-    "mapped images": (IMAGES | {"frames": "mapped"}, {"datasets/windows.py": 5}),  # both ways, for two cameras
+    "mapped images": (IMAGES | {"image_cache": "mapped"}, {"datasets/windows.py": 5}),  # both ways, for two cameras
     "padding masked": (LOW | {"mask_padding": True}, INDICES),
     "colours": (IMAGES | {"augmentation": AugmentationConfig(brightness=0.3)}, INDICES),
 }
