@@ -36,8 +36,9 @@ check: setup ## lint, format and types
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
-gpu: setup ## prove on a GPU: agreement with the CPU and speed, in ten minutes; writes gpu.json
-	$(BIN)/python benchmarks/gpu.py json=gpu.json
+gpu: setup ## prove on a GPU: agreement with the CPU and speed, in ten minutes: runs/gpu.json
+	mkdir -p runs
+	$(BIN)/python benchmarks/gpu.py json=runs/gpu.json
 
 setup: $(VENV)/complete $(VENV)/rendering $(VENV)/typing/recede ## make .venv with everything, exactly as pinned
 

@@ -33,7 +33,8 @@ from numpy.typing import NDArray
 from recede.benchmarks.inference import interleaved
 from recede.benchmarks.measure import Row, report
 from recede.benchmarks.windows import CROP, HORIZONS, IMAGE, STATE, InMemory
-from recede.configs.components.encoders import ResNetEncoderConfig
+from recede.configs.components.denoising import DDIMConfig
+from recede.configs.components.encoders import LowdimEncoderConfig, ResNetEncoderConfig
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig
 from recede.datasets.augmentation import Augmentation
@@ -66,6 +67,7 @@ class Size:
     """K of the policy with a camera."""
     seconds: float
     """Length of each measurement."""
+    denoising_steps: int
     rows: tuple[int, ...]
     """Batch sizes of the comparison with the CPU."""
     episodes: int
@@ -73,8 +75,10 @@ class Size:
     """Steps of the training that is stopped and resumed."""
 
 
-FULL = Size({"U-Net": [64, 128, 256], "U-Net of the paper": [256, 512, 1024]}, 256, 4, 10.0, (16, 32, 48, 64), 128, 40)
-TINY = Size({"U-Net": [8, 16], "U-Net of the paper": [16, 32]}, 4, 2, 0.0, (2, 3), 2, 4)
+FULL = Size(
+    {"U-Net": [64, 128, 256], "U-Net of the paper": [256, 512, 1024]}, 256, 4, 10.0, 10, (16, 32, 48, 64), 128, 40
+)
+TINY = Size({"U-Net": [8, 16], "U-Net of the paper": [16, 32]}, 4, 2, 0.0, 1, (2, 3), 2, 4)
 
 
 @dataclass(frozen=True)
@@ -91,30 +95,27 @@ class Bench:
 
     def policies(self) -> dict[str, DiffusionPolicy]:
         """Untrained policies on the CPU: both networks on vectors, and the larger one on images."""
-        (small, large) = self.size.channels.values()
-        return {
-            "U-Net": untrained(STATE, small),
-            "U-Net of the paper": untrained(STATE, large),
-            "ResNet-18 and U-Net": untrained(IMAGE, large),
-        }
+        policies = {name: self.untrained(STATE, name) for name in self.size.channels}
+        return policies | {"ResNet-18 and U-Net": self.untrained(IMAGE, list(self.size.channels)[-1])}
+
+    def untrained(self, specification: Specification, network: str) -> DiffusionPolicy:
+        """A policy with DDIM and fixed weights."""
+        torch.manual_seed(0)
+        vectors = [stream for stream in specification.streams if not stream.is_image]
+        ranges = {stream.name: (np.zeros(stream.shape), np.full(stream.shape, 100.0)) for stream in vectors}
+        encoder = ResNetEncoderConfig(crop=[84, 84]) if specification is IMAGE else LowdimEncoderConfig()
+        config = DiffusionConfig(
+            encoder=encoder,
+            network=UNet1dConfig(channels=self.size.channels[network]),
+            sampler=DDIMConfig(num_steps=self.size.denoising_steps),
+        )
+        policy: Any = config.build(specification, HORIZONS, Normalizer(specification, ranges))
+        return policy.eval()
 
     def synchronize(self) -> None:
         """Wait for the device."""
         if self.is_gpu:
             torch.cuda.synchronize(self.device)
-
-
-def untrained(specification: Specification, channels: list[int]) -> DiffusionPolicy:
-    """A policy with DDIM-10 and fixed weights."""
-    torch.manual_seed(0)
-    vectors = [stream for stream in specification.streams if not stream.is_image]
-    ranges = {stream.name: (np.zeros(stream.shape), np.full(stream.shape, 100.0)) for stream in vectors}
-    network = UNet1dConfig(channels=channels)
-    config = DiffusionConfig(network=network)
-    if specification is IMAGE:
-        config = DiffusionConfig(network=network, encoder=ResNetEncoderConfig(crop=[84, 84]))
-    policy: Any = config.build(specification, HORIZONS, Normalizer(specification, ranges))
-    return policy.eval()
 
 
 def question(policy: DiffusionPolicy, rows: int) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
@@ -136,15 +137,12 @@ def frozen(policy: DiffusionPolicy, device: torch.device) -> DiffusionPolicy:
 @contextmanager
 def tf32(is_on: bool) -> Generator[None]:
     """Whether convolutions and products of fp32 may be rounded to TF32."""
-    settings = [(torch.backends.cudnn, torch.backends.cudnn.allow_tf32)]
-    settings.append((torch.backends.cuda.matmul, torch.backends.cuda.matmul.allow_tf32))
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     try:
-        for owner, _ in settings:
-            owner.allow_tf32 = is_on
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = is_on
         yield
     finally:
-        for owner, before in settings:
-            owner.allow_tf32 = before
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
 
 
 def require(is_true: bool, message: str) -> None:
@@ -283,9 +281,9 @@ class Step:
         self.average.update(self.policy, self.count)
 
     def _lesson(self, batch: Batch) -> Lesson:
-        size, drawn = (self.draws, len(batch.action)), {"generator": self.generator, "device": self.device}
-        noise = torch.randn(*size, *self.policy.noise_shape[1:], **drawn)
-        uniform = torch.rand(*size, self.policy.num_uniforms, **drawn)
+        size, generator, device = (self.draws, len(batch.action)), self.generator, self.device
+        noise = torch.randn(*size, *self.policy.noise_shape[1:], generator=generator, device=device)
+        uniform = torch.rand(*size, self.policy.num_uniforms, generator=generator, device=device)
         return Lesson(self.augmentation(batch.observation, self.generator), batch.action, noise, uniform)
 
 
@@ -296,7 +294,7 @@ def episodes(bench: Bench) -> Iterator[Row]:
     from recede.execution.receding import RecedingHorizon
 
     count, workers = bench.size.episodes, min(os.cpu_count() or 1, 16) if bench.size is FULL else 0
-    policy = untrained(PICK_PLACE.specification, bench.size.channels["U-Net"])
+    policy = bench.untrained(PICK_PLACE.specification, "U-Net")
     execution = partial(RecedingHorizon, HORIZONS, hold=policy.specification.action.hold)
     engines: dict[str, Engine] = {"eager": EagerEngine(frozen(policy, bench.device))}
     if bench.is_gpu:
@@ -381,7 +379,7 @@ PROOFS: dict[str, Callable[[Bench], Iterator[Row]]] = {
 
 def options(arguments: list[str]) -> dict[str, str]:
     """The arguments by key. Exits 2 if there is another one."""
-    given = dict(argument.partition("=")[::2] for argument in arguments)
+    given = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
     known = given.keys() <= {"json", "device", "tiny"} and all(given.values()) and len(given) == len(arguments)
     if not known or given.get("tiny", "true") not in ("true", "false"):
         print(f"{USAGE}, got {' '.join(arguments)}", file=sys.stderr)
@@ -412,7 +410,8 @@ def prove(bench: Bench) -> dict[str, Any]:
     for name, proof in PROOFS.items():
         began = time.perf_counter()
         try:
-            rows.extend(Row(row | {"name": f"{name}: {row['name']}"}) for row in proof(bench))
+            for row in proof(bench):
+                rows.append(Row(name=f"{name}: {row['name']}", value=row["value"], unit=row["unit"]))
         except ModuleNotFoundError as error:
             skipped[name] = f"needs the package {error.name}, which is not installed"
         except Exception as error:

@@ -110,7 +110,7 @@ class Generator(torch.Generator):
         return made
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> torch.device:  # type: ignore[override]
         return self.place
 
 
@@ -237,7 +237,7 @@ class Buffer(NamedTuple):
     where: str
 
     def tensor(self) -> Tensor:
-        storage = torch.UntypedStorage._new_with_weak_ptr(self.storage.cdata)
+        storage: Any = torch.UntypedStorage._new_with_weak_ptr(self.storage.cdata)
         if storage is None:
             raise CaptureError(f"a CUDA graph reads memory that was freed since its capture in {self.where}")
         return torch.empty(0, dtype=self.dtype).set_(storage, *self.layout)
