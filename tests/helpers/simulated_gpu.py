@@ -87,7 +87,12 @@ def named(device: Any) -> torch.device:
 
 
 def tensors_in(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor)]
+    """The tensors among arguments or results; several times as fast as torch's own trees."""
+    if isinstance(tree, Tensor):
+        return [tree]
+    if isinstance(tree, dict):
+        tree = list(tree.values())
+    return [x for part in tree for x in tensors_in(part)] if isinstance(tree, list | tuple) else []
 
 
 def caller() -> str:
