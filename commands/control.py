@@ -60,7 +60,7 @@ def _report(config: ControlConfig, task: str | None, session: Session) -> None:
     """Write the records and the page of a session to its folder, and print a line about both."""
     from ..control.log import TICKS
     from ..datasets.store import DemonstrationStore
-    from ..evaluation.reports.control import summarised, write_timeline
+    from ..evaluation.reports.control import summary_line, write_timeline
     from ..files import write_json
 
     ((name, execution),) = config.execution.items()
@@ -75,7 +75,7 @@ def _report(config: ControlConfig, task: str | None, session: Session) -> None:
     page = session.out / "report.html"
     write_json(session.out / "control.json", content)
     write_timeline(page, content, DemonstrationStore.open(session.out / TICKS))
-    print(f"{task or config.run}, {name}: {summarised(session.records)}")
+    print(f"{task or config.run}, {name}: {summary_line(session.records)}")
     print(f"report: {page}")
 
 
@@ -102,11 +102,12 @@ def _start_policy(config: ControlConfig, specification: Specification, horizons:
 
 def _load(config: ControlConfig) -> Predict:
     """Load the engine, in the process of the policy, which has one thread."""
-    from ..checkpoints.opening import open_engine
+    from ..checkpoints.opening import open_policy
     from ..configs.packages import import_packages
 
     import_packages(config.imports)  # this process has its own tables of choices
-    engine = open_engine(Path(config.run), config.engine, which=config.checkpoint, sampler=config.sampler)
+    opened = open_policy(config.run, engine=config.engine, which=config.checkpoint, sampler=config.sampler)
+    engine = opened.engine
     rng = np.random.default_rng(config.seed)
 
     def predict(request: Request) -> Any:

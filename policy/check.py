@@ -182,7 +182,7 @@ class _Check:
 
     def prediction(self) -> None:
         """Shape, dtype and range of a prediction."""
-        chunk = self.predict()
+        chunk: Any = self.predict()
         shape = BATCH, self.horizons.prediction, self.policy.specification.action.size
         _require(
             isinstance(chunk, Tensor) and tuple(chunk.shape) == shape,

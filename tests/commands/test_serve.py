@@ -14,7 +14,7 @@ from policy_server import (
     read_health,
     serve,
 )
-from recede.checkpoints.opening import open_engine
+from recede.checkpoints.opening import open_policy
 from recede.control.loop import Controller
 from recede.control.planner import PolicyProcess
 from recede.control.safety import Event, Limits, Safety
@@ -62,7 +62,7 @@ def test_a_token_allows_other_machines(recede, monkeypatch):
 
 
 def test_a_served_policy_controls_a_robot(recede, trained, tmp_path):
-    with serve(open_engine(trained, None), task="toys:REACH") as (address, _):
+    with serve(open_policy(trained).engine, task="toys:REACH") as (address, _):
         options = ["robot.task=toys:REACH", "episodes=1", "rate=50", "execution=rtc", f"out={tmp_path / 'run'}"]
         result = recede("control", f"policy={address}", *options)
         assert result.status == 0, result.err

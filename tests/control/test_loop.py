@@ -5,11 +5,10 @@ import pytest
 from control_loop import FREE, HORIZONS, SPECIFICATION, Delayed, Ideal, control, line, path
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recede.configs.components.executions import EXECUTIONS, RealTimeChunkingConfig, TemporalEnsembleConfig
 from recede.control.alignment import Alignment
 from recede.control.loop import Controller, interpolate
 from recede.control.safety import Event, Limits, Safety
-from recede.execution.guided import RealTimeChunking
-from recede.execution.overlapping import AsyncReplace, CrossFade, TemporalEnsemble
 from recede.execution.receding import RecedingHorizon
 from recede.realtime import VirtualClock
 from recede.robots.interface import Reading
@@ -28,10 +27,10 @@ def test_readings_are_kept_while_another_stream_is_silent():
     assert alignment.num_readings("place") <= 1002
 
 
-EXECUTIONS = {"async_replace": AsyncReplace, "crossfade": CrossFade, "rtc": RealTimeChunking, "te": TemporalEnsemble}
+OVERLAPPING = ("async_replace", "crossfade", "rtc", "temporal_ensemble")
 
 
-@pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS.keys())
+@pytest.mark.parametrize("execution", OVERLAPPING)
 @pytest.mark.parametrize("inference", [0.0, 0.13, 0.4])
 @pytest.mark.parametrize(("sensor", "actuation"), [(0.0, 0.0), (0.17, 0.0), (0.0, 0.1), (0.12, 0.085)])
 def test_an_action_takes_effect_at_its_planned_moment(execution, inference, sensor, actuation):
@@ -39,13 +38,13 @@ def test_an_action_takes_effect_at_its_planned_moment(execution, inference, sens
     clock = VirtualClock(7.0)
     robot = Ideal(clock, sensor_delay=sensor, actuation_delay=actuation, camera_dt=0.03)
     planner = Delayed(clock, line, inference)
-    summary = control(robot, planner, clock, execution=execution(HORIZONS, delay=4), seconds=12.0)
+    summary = control(robot, planner, clock, execution=EXECUTIONS[execution]().build(HORIZONS, delay=4), seconds=12.0)
     begun = next(at for at, action in robot.commands if action.any())
     assert begun == pytest.approx(7 + sensor + inference, abs=0.06)
     for at, action in robot.commands:
         if at > begun + 3.0:  # the robot stood until the first chunk came, and follows it late
             # Blending assumes chunks of one moment; here they are up to one camera frame apart.
-            blended = 0.3 * 0.031 if execution in (CrossFade, TemporalEnsemble) else 1e-6
+            blended = 0.3 * 0.031 if execution in ("crossfade", "temporal_ensemble") else 1e-6
             np.testing.assert_allclose(action, path(at + actuation), atol=blended)
     assert summary.num_ticks == len(robot.commands)
     assert summary.num_late == summary.num_skipped == 0
@@ -71,8 +70,8 @@ def test_a_request_holds_the_safe_commands_of_past_steps(sensor, actuation, rate
         return path(moment + 0.1 * np.arange(-2, 14))
 
     limits = Limits.of(SPECIFICATION, speed=0.05, acceleration=np.inf, jump=np.inf)
-    safety = Safety(limits, 1 / rate)
-    control(robot, Delayed(clock, answer, 0.1), clock, execution=RealTimeChunking(horizons, delay=1), safety=safety)
+    safety, execution = Safety(limits, 1 / rate), RealTimeChunkingConfig().build(horizons, delay=1)
+    control(robot, Delayed(clock, answer, 0.1), clock, execution=execution, safety=safety)
     times = np.array([at + actuation for at, _ in robot.commands])
     actions = np.array([action for _, action in robot.commands])
     assert len(checked) > 5
@@ -108,7 +107,7 @@ def test_control_steps_come_once_a_period_at_any_rate(rate):
         moments.append(request.history["moment"][-1, 0])
         return line(request)
 
-    execution = TemporalEnsemble(HORIZONS)
+    execution = TemporalEnsembleConfig().build(HORIZONS)
     summary = control(robot, Delayed(clock, answer), clock, execution=execution, seconds=3.0)
     assert summary.num_ticks == pytest.approx(3 * rate, abs=1)
     assert summary.num_steps == pytest.approx(30, abs=2)
@@ -223,7 +222,7 @@ worlds = st.fixed_dictionaries(
         "silent": st.floats(0.3, 4),
         "lost": st.floats(0, 4),
         "away": st.floats(0, 2),
-        "execution": st.sampled_from([RecedingHorizon, *EXECUTIONS.values()]),
+        "execution": st.sampled_from(["receding", *OVERLAPPING]),
     }
 )
 
@@ -244,7 +243,8 @@ def test_no_command_outside_the_limits_reaches_the_robot(world):
 
     planner = Delayed(clock, answer, world["inference"], lost=(world["lost"], world["lost"] + world["away"]))
     safety = Safety(LIMITS, 1 / robot.rate, stale_s=0.5, patience_s=0.5)
-    control(robot, planner, clock, execution=world["execution"](HORIZONS, delay=4), safety=safety, seconds=2.0)
+    execution = EXECUTIONS[world["execution"]]().build(HORIZONS, delay=4)
+    control(robot, planner, clock, execution=execution, safety=safety, seconds=2.0)
     actions = np.array([np.zeros(2), *(action for _, action in robot.commands)])
     velocity = np.diff(actions, axis=0) * robot.rate
     assert np.isfinite(actions).all()

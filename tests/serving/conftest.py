@@ -2,7 +2,7 @@
 
 import pytest
 from policy_server import serve
-from recede.checkpoints.opening import open_engine
+from recede.checkpoints.opening import open_policy
 
 
 @pytest.fixture(autouse=True)
@@ -12,7 +12,7 @@ def without_a_token(monkeypatch):
 
 @pytest.fixture(scope="module")
 def engine(trained):
-    return open_engine(trained, None)
+    return open_policy(trained).engine
 
 
 @pytest.fixture(scope="module")
