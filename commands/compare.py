@@ -10,10 +10,10 @@ from ..configs.notation import command_line
 
 def run(config: CompareConfig) -> None:
     """Print the table, or write it as a document with `out`; add the evaluations to a file with `lines`."""
-    from ..evaluation.reports.comparison import document, find, table, write_lines
+    from ..evaluation.reports.comparison import document, find_evaluations, table, write_lines
     from ..files import write_text
 
-    results = find(Path(config.results))
+    results = find_evaluations(Path(config.results))
     if config.lines is not None:
         count = write_lines(Path(config.lines), results)
         print(f"{len(results)} evaluations added, {count} in all: {config.lines}")

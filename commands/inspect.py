@@ -15,7 +15,7 @@ def run(config: InspectConfig) -> None:
     """Print streams, ranges and warnings, and draw every dimension over time. `augment` draws images too."""
     from ..datasets.inspection import summarise, usual_crop, warnings
     from ..datasets.opening import open_demonstrations
-    from ..evaluation.reports.demonstrations import draw, draw_augmented
+    from ..evaluation.reports.demonstrations import draw_augmented, draw_demonstrations
 
     task = load_task(config.task) if config.task else None
     demonstrations = open_demonstrations(config.dataset, task)
@@ -25,7 +25,7 @@ def run(config: InspectConfig) -> None:
     if len(demonstrations):
         picture = Path(config.out) if config.out else default_picture(Path(config.dataset))
         picture.parent.mkdir(parents=True, exist_ok=True)
-        draw(demonstrations, picture)
+        draw_demonstrations(demonstrations, picture)
         print(f"picture: {picture}")
         if config.augment:
             augmented = picture.with_name(f"{picture.stem}.augmented.png")

@@ -304,7 +304,7 @@ BOTH = [
     (flip_weights, ["policy.safetensors is damaged: its SHA-256 is not the one noted", "use another checkpoint"]),
     (cut_manifest, ["policy.json is damaged", "restore it from a copy"]),
     (wrong_horizons, ["policy.json is damaged (the prediction horizon must cover", "use another checkpoint"]),
-    (lose_weights, ["policy.safetensors is missing from its checkpoint: restore it, or use another checkpoint"]),
+    (lose_weights, ["policy.safetensors is missing: restore it, or use another checkpoint"]),
 ]
 EVALUATE_ONLY = [
     (wrong_specification, ["the weights must be those of the configured policy"]),
