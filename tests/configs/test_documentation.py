@@ -120,8 +120,8 @@ def kind_of(option) -> Any:
     return load(kind) if isinstance(kind, str) else kind
 
 
-BUILT = {name: (option, kind_of(option)) for name, option in OPTIONS.items() if hasattr(option, "kind")}
-BUILT |= {
+BUILT = {
+    **{name: (option, kind_of(option)) for name, option in OPTIONS.items() if hasattr(option, "kind")},
     "augmentation": (AugmentationConfig, Augmentation),
     "normalisation": (NormalisationConfig, Normalisation),
     "safety": (SafetyConfig, Safety),
