@@ -23,7 +23,7 @@ from recede.robots.feetech.arm import SerialArm
 OPTIONS = {f"{slot}={name}": option for slot, options in CHOICES.items() for name, option in options.items()}
 NESTED = [HorizonsConfig, AugmentationConfig, NormalisationConfig, SafetyConfig]
 CONFIGS = [*(command.config for command in COMMANDS.values()), *OPTIONS.values(), *NESTED]
-UNEXPLAINED = {*CHOICES["execution"].values(), *CHOICES["robot"].values(), SafetyConfig}
+UNEXPLAINED = {*CHOICES["robot"].values(), SafetyConfig}
 """Their fields are not explained yet."""
 
 
@@ -120,16 +120,14 @@ def kind_of(option) -> Any:
     return load(kind) if isinstance(kind, str) else kind
 
 
-BUILT = {name: (option, kind_of(option)) for name, option in OPTIONS.items() if hasattr(option, "kind")}
-BUILT |= {
+BUILT = {
+    **{name: (option, kind_of(option)) for name, option in OPTIONS.items() if hasattr(option, "kind")},
     "augmentation": (AugmentationConfig, Augmentation),
     "normalisation": (NormalisationConfig, Normalisation),
     "safety": (SafetyConfig, Safety),
     "robot=serial_arm": (SerialArmConfig, SerialArm),
 }
-WRITTEN_TWICE = {"augmentation", "normalisation", "robot=serial_arm"} | {
-    f"execution={name}" for name in CHOICES["execution"]
-}
+WRITTEN_TWICE = {"augmentation", "normalisation", "robot=serial_arm", "execution=receding"}
 """Components whose defaults stand in what they build too."""
 
 

@@ -150,7 +150,7 @@ def test_an_evaluation_of_parts_that_nobody_knows_is_compared(trained, nursery, 
 
 def test_a_robot_is_controlled_by_parts_of_the_package(trained, nursery, tmp_path):
     command = ["control", trained, IMPORTS, "robot=bench", "execution=[slow]", "sampler=euler", "sampler.num_steps=2"]
-    status, output = nursery.run(*command, "episodes=1", "seconds=0.5", f"out={tmp_path / 'out'}")
+    status, output = nursery.run(*command, "episodes=1", "seconds=3", f"out={tmp_path / 'out'}")
     assert status == 0, output
     control = json.loads((tmp_path / "out" / "control.json").read_text())
     assert (control["robot"]["choice"], control["execution"]["choice"]) == ("bench", "slow")
