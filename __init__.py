@@ -1,6 +1,6 @@
-"""Recede: diffusion policies for robot control. Train from demonstrations, evaluate in simulation, deploy.
+"""Recede: diffusion policies for robot control. Train on demonstrations, evaluate in simulation, deploy to a robot.
 
-The public names load on first use, so that importing the package takes no time.
+The public names load on first use, which keeps importing the package fast.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from .evaluation.evaluate import evaluate as evaluate
     from .execution.check import check_execution as check_execution
     from .execution.receding import RecedingHorizon as RecedingHorizon
+    from .policy.check import check_policy as check_policy
     from .policy.diffusion import DiffusionPolicy as DiffusionPolicy
+    from .policy.engines.check import check_engine as check_engine
     from .specification import Horizons as Horizons
     from .specification import Specification as Specification
     from .specification import Stream as Stream
@@ -33,7 +35,9 @@ _HOMES = {
     "Windows": ".datasets.windows",
     "add_choice": ".configs.choices",
     "check_demonstrations": ".datasets.check",
+    "check_engine": ".policy.engines.check",
     "check_execution": ".execution.check",
+    "check_policy": ".policy.check",
     "evaluate": ".evaluation.evaluate",
     "load_engine": ".checkpoints.opening",
     "load_policy": ".checkpoints.opening",
@@ -49,7 +53,9 @@ __all__ = [
     "Windows",
     "add_choice",
     "check_demonstrations",
+    "check_engine",
     "check_execution",
+    "check_policy",
     "evaluate",
     "load_engine",
     "load_policy",

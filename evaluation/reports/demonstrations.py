@@ -1,4 +1,4 @@
-"""Pictures of demonstrations: every dimension over time, and images beside what training makes of them."""
+"""Pictures of demonstrations: every dimension over time, and images beside their augmented copies."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...datasets.demonstrations import Demonstrations
-from ...datasets.inspection import evenly, lengths
+from ...datasets.inspection import evenly_spaced
 
 if TYPE_CHECKING:
     from ...datasets.augmentation import Augmentation
 
 
-def draw(demonstrations: Demonstrations, path: Path, *, most: int = 50) -> None:
-    """A picture of every dimension over time, at most `most` episodes laid over one another, and of the lengths."""
+def draw_demonstrations(demonstrations: Demonstrations, path: Path, *, most: int = 50) -> None:
+    """Write a picture of every dimension over time, for at most `most` episodes, and of the lengths of all episodes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -26,9 +26,9 @@ def draw(demonstrations: Demonstrations, path: Path, *, most: int = 50) -> None:
     figure = Figure(figsize=(3.2 * columns, 1.9 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    chosen = evenly(len(demonstrations), most)
+    chosen = evenly_spaced(len(demonstrations), most)
     values = {stream.name: demonstrations.read(stream.name) for stream in streams}
-    seconds = np.arange(lengths(demonstrations).max()) * demonstrations.specification.control_dt
+    seconds = np.arange(demonstrations.episode_lengths.max()) * demonstrations.specification.control_dt
     for axis, (stream, index) in zip(axes, panels, strict=False):
         for episode in chosen:
             piece = values[stream.name][slice(*demonstrations.bounds(episode)), index]
@@ -36,7 +36,7 @@ def draw(demonstrations: Demonstrations, path: Path, *, most: int = 50) -> None:
         units = f" ({stream.units[index]})" if stream.units else ""
         axis.set_title(f"{stream.label(index)}{units}", fontsize=9)
         axis.tick_params(labelsize=7)
-    axes[len(panels)].hist(lengths(demonstrations), bins=20, color="0.6")
+    axes[len(panels)].hist(demonstrations.episode_lengths, bins=20, color="0.6")
     axes[len(panels)].set_title("episode length (steps)", fontsize=9)
     axes[len(panels)].tick_params(labelsize=7)
     for axis in axes[len(panels) + 1 :]:
@@ -47,10 +47,10 @@ def draw(demonstrations: Demonstrations, path: Path, *, most: int = 50) -> None:
 def draw_augmented(
     demonstrations: Demonstrations, augmentation: Augmentation, path: Path, *, seed: int = 0, samples: int = 4
 ) -> None:
-    """A picture of frames and, beside each, of what `augmentation` makes of it in several draws.
+    """Write a picture of frames, each beside several augmented copies.
 
-    samples: frames of each camera, from all over the store. Raises ValueError where there are no images, or where a
-    crop does not fit into them.
+    samples: number of frames of each camera, spread evenly over the store. Raises ValueError if there are no images, or
+    if a crop does not fit into them.
     """
     import torch
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -58,9 +58,9 @@ def draw_augmented(
 
     cameras = [stream for stream in demonstrations.specification.observations if stream.is_image]
     if not cameras:
-        raise ValueError("augment=true needs a store with images, but there is no stream of images in this one")
+        raise ValueError("augment=true needs a store with images, but this one has no stream of images")
     generator = torch.Generator().manual_seed(seed)
-    chosen, draws = evenly(demonstrations.num_steps, samples), 5
+    chosen, draws = evenly_spaced(demonstrations.num_steps, samples), 5
     figure = Figure(figsize=(1.6 * (1 + draws), 1.7 * len(cameras) * len(chosen)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(cameras) * len(chosen), 1 + draws, squeeze=False)
@@ -68,10 +68,10 @@ def draw_augmented(
         axis.set_axis_off()
     for row, (stream, step) in zip(axes, ((stream, step) for stream in cameras for step in chosen), strict=True):
         frame = torch.from_numpy(demonstrations.read(stream.name, step, step + 1))
-        seen = augmentation({stream.name: frame.expand(draws, 1, *stream.shape)}, generator)[stream.name][:, 0]
-        for axis, image in zip(row, [frame[0], *seen], strict=True):
+        augmented = augmentation({stream.name: frame.expand(draws, 1, *stream.shape)}, generator)[stream.name][:, 0]
+        for axis, image in zip(row, [frame[0], *augmented], strict=True):
             shown = image.expand(-1, -1, 3) if stream.shape[2] == 1 else image
             axis.imshow(shown.numpy(), interpolation="nearest")
         row[0].set_title(f"{stream.name}, step {step}: {stream.shape[0]} x {stream.shape[1]}", fontsize=7)
-        row[1].set_title(f"augmented: {seen.shape[1]} x {seen.shape[2]}", fontsize=7)
+        row[1].set_title(f"augmented: {augmented.shape[1]} x {augmented.shape[2]}", fontsize=7)
     figure.savefig(path, dpi=110)

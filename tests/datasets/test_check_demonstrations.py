@@ -32,7 +32,7 @@ class Sound(Demonstrations):
         self.rows["gripper"][7] = 0.1  # in float32 a little more than in float64
 
     def read(self, name, start=0, stop=None):
-        start, stop = self.steps(start, stop)
+        start, stop = self.step_range(start, stop)
         return self.rows[self.stream(name).name][start:stop].copy()
 
 
@@ -61,7 +61,7 @@ def with_value(stream, value):
 
 class Viewed(Sound):
     def read(self, name, start=0, stop=None):
-        start, stop = self.steps(start, stop)
+        start, stop = self.step_range(start, stop)
         return self.rows[self.stream(name).name][start:stop]
 
 
@@ -72,7 +72,7 @@ class Unchecked(Sound):
 
 class Nameless(Sound):
     def read(self, name, start=0, stop=None):
-        start, stop = self.steps(start, stop)
+        start, stop = self.step_range(start, stop)
         return self.rows[name][start:stop].copy()
 
 

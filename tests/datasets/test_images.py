@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import zarr
-from recede.datasets import frames as frames_module
+from recede.datasets import image_cache
 from recede.datasets.formats.replay_buffer import ReplayBuffer
-from recede.datasets.frames import load_frames
+from recede.datasets.image_cache import decode_images
 from recede.datasets.store import IMAGE_COMPRESSIONS, DemonstrationStore
 from recede.datasets.windows import Windows
 from recede.specification import Horizons, Specification, Stream
@@ -111,7 +111,7 @@ def test_a_stream_of_images_that_was_cut_short_is_one_clear_error(tmp_path, imag
 
 def test_mapped_frames_are_those_of_the_device(recorded, tmp_path, monkeypatch):
     monkeypatch.setenv("RECEDE_CACHE", str(tmp_path / "cache"))
-    resident, mapped = (Windows(recorded, HORIZONS, frames=place) for place in ("device", "mapped"))
+    resident, mapped = (Windows(recorded, HORIZONS, image_cache=place) for place in ("device", "mapped"))
     everything = torch.arange(len(resident))
     for name, values in resident.batch(everything).observation.items():
         assert torch.equal(values, mapped.batch(everything).observation[name])
@@ -122,17 +122,17 @@ def test_mapped_frames_are_those_of_the_device(recorded, tmp_path, monkeypatch):
 def test_frames_are_mapped_where_the_device_has_no_room(recorded, tmp_path, monkeypatch):
     monkeypatch.setenv("RECEDE_CACHE", str(tmp_path / "cache"))
     whole = recorded.num_steps * 12 * 16 * 3
-    monkeypatch.setattr(frames_module, "free_memory", lambda device: whole / frames_module.RESIDENT_SHARE)
+    monkeypatch.setattr(image_cache, "free_memory", lambda device: whole / image_cache.RESIDENT_SHARE)
     Windows(recorded, HORIZONS)
     assert not (tmp_path / "cache").exists()
-    monkeypatch.setattr(frames_module, "free_memory", lambda device: (whole - 1) / frames_module.RESIDENT_SHARE)
+    monkeypatch.setattr(image_cache, "free_memory", lambda device: (whole - 1) / image_cache.RESIDENT_SHARE)
     Windows(recorded, HORIZONS)
     assert [file.name for file in (tmp_path / "cache").rglob("*.npy")] == ["scene.npy"]
 
 
 def test_decoded_frames_are_used_again_until_the_store_grows(recorded, tmp_path):
     def load():
-        return load_frames(recorded, recorded.stream("scene"), device=CPU, place="mapped", cache=tmp_path / "cache")
+        return decode_images(recorded, recorded.stream("scene"), device=CPU, place="mapped", cache=tmp_path / "cache")
 
     load()
     (file,) = (tmp_path / "cache").rglob("*.npy")
@@ -146,25 +146,25 @@ def test_decoded_frames_are_used_again_until_the_store_grows(recorded, tmp_path)
 
 def test_another_store_at_the_same_path_is_decoded_again(recorded, tmp_path):
     cache = tmp_path / "cache"
-    before = load_frames(recorded, recorded.stream("scene"), device=CPU, place="mapped", cache=cache).clone()
+    before = decode_images(recorded, recorded.stream("scene"), device=CPU, place="mapped", cache=cache).clone()
     shutil.rmtree(recorded.path)
     time.sleep(0.01)
     other = DemonstrationStore.create(recorded.path, SPECIFICATION)
     for seed in range(10, 13):
         other.append(episode(seed))
-    after = load_frames(other, other.stream("scene"), device=CPU, place="mapped", cache=cache)
+    after = decode_images(other, other.stream("scene"), device=CPU, place="mapped", cache=cache)
     assert not torch.equal(before, after)
     assert torch.equal(after, torch.from_numpy(other.read("scene")))
 
 
 def test_frames_are_decoded_in_pieces(recorded, monkeypatch):
     asked = []
-    monkeypatch.setattr(frames_module, "BYTES_AT_ONCE", 5 * 12 * 16 * 3)
+    monkeypatch.setattr(image_cache, "BYTES_AT_ONCE", 5 * 12 * 16 * 3)
     read = recorded.read
     monkeypatch.setattr(
         recorded, "read", lambda name, start, stop: asked.append(stop - start) or read(name, start, stop)
     )
-    found = load_frames(recorded, recorded.stream("scene"), device=CPU, place="device", cache=recorded.path)
+    found = decode_images(recorded, recorded.stream("scene"), device=CPU, place="device", cache=recorded.path)
     assert asked == [5, 5, 5, 5, 5, 2]
     assert torch.equal(found, torch.from_numpy(read("scene")))
 
@@ -178,15 +178,15 @@ def test_a_full_disk_leaves_no_half_written_frames(recorded, tmp_path, monkeypat
             yield from self.decoded(demonstrations, stream)
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(frames_module, "_decoded", Full(frames_module._decoded))
-    with pytest.raises(OSError, match=r"27 decoded frames of 'scene' could not be kept \(No space left.*RECEDE_CACHE"):
-        load_frames(recorded, recorded.stream("scene"), device=CPU, place="mapped", cache=tmp_path / "cache")
+    monkeypatch.setattr(image_cache, "_decoded_pieces", Full(image_cache._decoded_pieces))
+    with pytest.raises(OSError, match=r"27 .*'scene'.*No space left.*RECEDE_CACHE"):
+        decode_images(recorded, recorded.stream("scene"), device=CPU, place="mapped", cache=tmp_path / "cache")
     assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
 
 
 def test_an_unknown_place_is_refused(recorded):
-    with pytest.raises(ValueError, match="one of auto, device, mapped, got 'disk'"):
-        Windows(recorded, HORIZONS, frames="disk")
+    with pytest.raises(ValueError, match=r"image_cache.*auto, device, mapped.*disk"):
+        Windows(recorded, HORIZONS, image_cache="disk")
 
 
 def test_only_the_observed_frames_are_gathered(recorded):

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from recede.datasets.demonstrations import Demonstrations
-from recede.datasets.inspection import describe, lengths, warnings
+from recede.datasets.inspection import summarise, warnings
 from recede.datasets.store import DemonstrationStore
-from recede.evaluation.reports.demonstrations import draw
+from recede.evaluation.reports.demonstrations import draw_demonstrations
 from recede.specification import Specification, Stream
 
 SPECIFICATION = Specification(
@@ -160,9 +160,8 @@ def test_limits_of_whole_numbers_need_not_be_whole():
 def test_episodes_too_short_to_train_on_are_named(sound):
     sound.episode_ends = np.array([7, 20, 40, 60, 80, 112, 120])
     found = warnings(sound)
-    assert [warning for warning in found if "fewer than" in warning] == [
-        "episode 0 has 7 steps, fewer than the 8 that are executed at once: it is not trained on"
-    ]
+    (short,) = [warning for warning in found if "fewer than" in warning]
+    assert short.startswith("episode 0 has 7 steps, fewer than the 8")
     assert not [warning for warning in warnings(sound, action_horizon=7) if "fewer than" in warning]
 
 
@@ -175,7 +174,7 @@ def store(sound, tmp_path):
 
 
 def test_the_description_says_what_is_there(store):
-    text = describe(store)
+    text = summarise(store)
     assert text[0] == "6 episodes, 120 steps of 0.1 s (0.2 min)"
     assert text[1] == "episode length: min 20, median 20, max 20 steps"
     opening = store.read("action")[:, 1].astype(float)
@@ -187,13 +186,13 @@ def test_the_description_says_what_is_there(store):
     assert line.endswith("[-3.2, 3.2]")
     (line,) = [line for line in text if line.startswith("image")]
     assert "uint8[4, 4, 3]" in line
-    assert lengths(store).tolist() == [20] * 6
+    assert store.episode_lengths.tolist() == [20] * 6
     assert warnings(store) == []
 
 
 def test_a_store_without_episodes_is_described(tmp_path):
     empty = DemonstrationStore.create(tmp_path / "empty.zarr", SPECIFICATION)
-    assert describe(empty) == ["no episodes yet"]
+    assert summarise(empty) == ["no episodes yet"]
     assert warnings(empty) == []
 
 
@@ -203,7 +202,7 @@ def test_a_picture_is_drawn(sound, tmp_path, damage):
 
     if damage is not None:
         sound.rows["action"][5, 0] = damage
-    draw(sound, tmp_path / "demos.png", most=3)
+    draw_demonstrations(sound, tmp_path / "demos.png", most=3)
     picture = imageio.v3.imread(tmp_path / "demos.png")
     assert min(picture.shape[:2]) > 200
     assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 50

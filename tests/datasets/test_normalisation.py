@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from recede.datasets.demonstrations import Demonstrations
-from recede.datasets.normalisation import Normalisation, fit
+from recede.datasets.normalisation import Normalisation, fit_ranges
 from recede.policy.normalizer import Normalizer
 from recede.specification import Specification, Stream
 
@@ -44,7 +44,7 @@ def fitted(arm=MOVING, action=MOVING, *, streams=None, **how):
         name, option = key.split("_")
         chosen.setdefault(name, {})[option] = value
     chosen = {name: Normalisation(**options) for name, options in chosen.items()}
-    return fit(InMemory(arm, action, streams or {}), [0], chosen)
+    return fit_ranges(InMemory(arm, action, streams or {}), [0], chosen)
 
 
 def test_the_range_is_that_of_the_training_episodes():
@@ -64,7 +64,7 @@ def test_the_identity_changes_nothing():
     quaternions = np.random.default_rng(0).normal(size=(20, 4))
     quaternions /= np.linalg.norm(quaternions, axis=1, keepdims=True)
     demonstrations = InMemory(quaternions, MOVING.repeat(2, axis=0)[:20])
-    ranges = fit(demonstrations, [0], {"arm": Normalisation(kind="identity")})
+    ranges = fit_ranges(demonstrations, [0], {"arm": Normalisation(kind="identity")})
     normalizer = Normalizer(demonstrations.specification, {name: (r.low, r.high) for name, r in ranges.items()})
     given = torch.from_numpy(quaternions).float()
     assert torch.equal(normalizer.observation({"arm": given})["arm"], given)
@@ -82,7 +82,7 @@ def test_values_that_a_policy_cannot_have_are_refused_as_they_are():
 def test_the_spread_is_that_of_normalised_actions(options):
     action = np.random.default_rng(0).uniform(-0.9, 0.7, (200, 2)) ** 3
     demonstrations = InMemory(MOVING.repeat(20, axis=0)[:200], action)
-    ranges = fit(demonstrations, [0], {"action": Normalisation(**options)})
+    ranges = fit_ranges(demonstrations, [0], {"action": Normalisation(**options)})
     normalizer = Normalizer(
         demonstrations.specification,
         {name: (found.low, found.high) for name, found in ranges.items()},

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from recede.training.ema import EMA
 from torch import nn
 
+USUAL = {"power": 0.75, "maximum": 0.9999}
+
 
 class Counted(nn.Module):
     """Two parameters and two buffers of different dtypes."""
@@ -38,7 +40,7 @@ def test_the_decay_has_a_closed_form(update, power, maximum):
 
 
 def test_the_decay_reaches_the_maximum():
-    ema = EMA(nn.Linear(1, 1))
+    ema = EMA(nn.Linear(1, 1), **USUAL)
     assert [ema.decay(update) for update in (1, 16, 10_000, 10**6)] == pytest.approx([0, 0.875, 0.999, 0.9999])
 
 
@@ -49,7 +51,7 @@ def published(parameters):
 
 def test_it_is_the_average_of_diffusers():
     """Decays and weights, over the updates in which the decay changes most."""
-    ema, oracle = EMA(weights(0)), published(list(weights(0).parameters()))
+    ema, oracle = EMA(weights(0), **USUAL), published(list(weights(0).parameters()))
     for update in range(1, 60):
         module = weights(update)
         ema.update(module, update)
@@ -61,7 +63,7 @@ def test_it_is_the_average_of_diffusers():
 
 def test_it_is_one_update_ahead_of_the_reference():
     """Which computes the decay by the formula of diffusers, but before it counts the update."""
-    ema, oracle = EMA(nn.Linear(1, 1)), published(list(nn.Linear(1, 1).parameters()))
+    ema, oracle = EMA(nn.Linear(1, 1), **USUAL), published(list(nn.Linear(1, 1).parameters()))
     theirs = [oracle.get_decay(count) for count in range(1000)]  # in the update after `count` of them
     assert [ema.decay(update) for update in range(1, 1000)] == pytest.approx(theirs[1:], abs=1e-12)
     assert theirs[:3] == pytest.approx([0, 0, 0.405], abs=1e-3)
@@ -69,7 +71,7 @@ def test_it_is_one_update_ahead_of_the_reference():
 
 
 def test_the_first_update_copies():
-    ema, module = EMA(weights(0)), weights(1)
+    ema, module = EMA(weights(0), **USUAL), weights(1)
     ema.update(module, 1)
     for name, value in module.state_dict().items():
         assert torch.equal(ema.module.state_dict()[name], value)
@@ -90,11 +92,11 @@ def test_it_is_a_plain_loop_over_every_parameter():
 
 
 def test_it_goes_on_exactly_from_saved_weights():
-    whole, half = EMA(weights(0)), EMA(weights(0))
+    whole, half = EMA(weights(0), **USUAL), EMA(weights(0), **USUAL)
     for update in range(1, 11):
         whole.update(weights(update), update)
         half.update(weights(update), update)
-    resumed = EMA(weights(100))
+    resumed = EMA(weights(100), **USUAL)
     resumed.module.load_state_dict(half.module.state_dict())
     for update in range(11, 21):
         whole.update(weights(update), update)
@@ -105,7 +107,7 @@ def test_it_goes_on_exactly_from_saved_weights():
 
 def test_the_average_is_a_copy_to_evaluate_and_does_not_train():
     module = weights(0)
-    ema = EMA(module)
+    ema = EMA(module, **USUAL)
     module.linear.weight.data.add_(1)
     assert not torch.equal(ema.module.linear.weight, module.linear.weight)
     assert not ema.module.training

@@ -11,7 +11,7 @@ from recede.specification import Horizons, Specification, Stream
 from recede.training.ema import EMA
 from recede.training.measures import Meter
 from recede.training.parameters import parameter_groups
-from recede.training.state import restore, training_state
+from recede.training.state import restore_training, training_state
 from torch import nn
 
 SPECIFICATION = Specification((Stream("state", (3,)),), Stream("action", (2,)), control_dt=0.1)
@@ -240,7 +240,7 @@ def test_the_moments_of_several_groups_are_restored(tmp_path):
     digest = write_tensors(tmp_path / "training.safetensors", training_state(policies[1], optimizers[1], meter))
     note = {"threads": torch.get_num_threads(), "training_sha256": digest}
     write_json(tmp_path / "training.json", note)
-    restore(tmp_path, policies[2], EMA(policies[2]), optimizers[2], meter)
+    restore_training(tmp_path, policies[2], EMA(policies[2], power=0.75, maximum=0.9999), optimizers[2], meter)
     update(2, 1)
     assert [group["scale"] for group in optimizers[2].param_groups] == [1.0, 1.0, 0.5, 0.5]
     for name, parameter in policies[0].named_parameters():

@@ -18,7 +18,7 @@ from recede.datasets.store import DemonstrationStore
 from recede.specification import Specification, Stream
 from recede.training.loop import prepare
 from recede.training.recipe import LEFT_OUT, recipe
-from recede.training.split import choose
+from recede.training.split import choose_split
 
 
 def configuration(dataset, **changes):
@@ -28,7 +28,7 @@ def configuration(dataset, **changes):
 
 
 def split_of(config):
-    return choose(DemonstrationStore.open(config.dataset), held_out=config.held_out, seed=config.split_seed)
+    return choose_split(DemonstrationStore.open(config.dataset), held_out=config.held_out, seed=config.split_seed)
 
 
 def digest(store):
@@ -48,7 +48,7 @@ def test_places_devices_logs_and_seeds_are_no_part_of_a_recipe(reaches, tmp_path
         "seed": 7,
         "task": "toys:REACH",
         "device": "auto",
-        "frames": "device",
+        "image_cache": "device",
         "tensorboard": True,
         "imports": ["toys"],
         **dict.fromkeys(("log_every", "save_every", "validate_every", "evaluate_every", "evaluate_episodes"), 3),

@@ -109,7 +109,7 @@ def test_a_stopped_training_saves_says_so_and_goes_on(tmp_path, nursery, demonst
     assert status == 130, output
     stopped = checkpoint_steps(out)[-1]
     assert output.splitlines()[-1] == (
-        f"recede train: stopped and saved after step {stopped} of {STEPS}: the same command goes on"
+        f"recede train: stopped and saved after step {stopped} of {STEPS}: repeat the command to resume"
     )
     assert "Traceback" not in output
     status, output = nursery.run(*command)
@@ -242,7 +242,7 @@ def test_a_full_disk_costs_no_checkpoint(tmp_path, nursery, demonstrations, smal
         error = output.splitlines()[-1]
         assert "Traceback" not in output
         assert name in error
-        assert "could not be written (File too large), what was saved before is kept" in error
+        assert "could not be written (File too large)" in error
         assert "see that the disk has room" in error
         assert checkpoint_steps(out) == saved
         assert not list(out.rglob("*.partial*"))

@@ -26,9 +26,9 @@ from recede.policy.normalizer import Normalizer
 from recede.policy.objective import Denoising
 from recede.specification import Horizons
 from recede.training.ema import EMA
-from recede.training.loop import Order, learning_rate, mix, prepare, train
+from recede.training.loop import Order, learning_rate, mix_seeds, prepare, train
 from recede.training.measures import Meter, action_error, is_finite
-from recede.training.state import restore, training_state
+from recede.training.state import restore_training, training_state
 
 
 def configuration(dataset, out, **changes):
@@ -98,13 +98,13 @@ def test_a_batch_is_a_function_of_the_step():
 
 
 def test_seeds_are_well_mixed():
-    found = {mix(seed, purpose, step) for seed in range(5) for purpose in range(2) for step in range(20)}
+    found = {mix_seeds(seed, purpose, step) for seed in range(5) for purpose in range(2) for step in range(20)}
     assert len(found) == 200
     assert all(0 <= seed < 2**63 for seed in found)
 
 
 def test_generators_on_a_cpu_use_half_of_a_seed():
-    """As `mix` and `noise_generator` say."""
+    """As `mix_seeds` and `noise_generator` say."""
 
     def first(seed):
         return torch.randn(4, generator=torch.Generator().manual_seed(seed)).tolist()
@@ -325,8 +325,8 @@ def test_a_network_and_an_average_are_restored_exactly(tmp_path, reaches):
     folder = resolve_checkpoint(tmp_path / "run")
     policy = prepare(config).policy
     optimizer = torch.optim.AdamW(policy.parameters(), fused=True)
-    ema, meter = EMA(policy), Meter(torch.device("cpu"))
-    restore(folder, policy, ema, optimizer, meter)
+    ema, meter = EMA(policy, power=0.75, maximum=0.9999), Meter(torch.device("cpu"))
+    restore_training(folder, policy, ema, optimizer, meter)
     digest = json.loads((folder / "training.json").read_text())["training_sha256"]
     saved = read_tensors(folder / "training.safetensors", digest)
     again = training_state(policy, optimizer, meter)
@@ -343,9 +343,13 @@ def test_another_number_of_threads_is_pointed_out(tmp_path, reaches):
     path = resolve_checkpoint(tmp_path / "run") / "training.json"
     note = json.loads(path.read_text())
     path.write_text(json.dumps(note | {"threads": 7}))
-    rest = EMA(policy), torch.optim.AdamW(policy.parameters(), fused=True), Meter(torch.device("cpu"))
-    with pytest.warns(UserWarning, match=r"threads what was begun with 7: .* \(set OMP_NUM_THREADS=7 for that"):
-        restore(path.parent, policy, *rest)
+    rest = (
+        EMA(policy, power=0.75, maximum=0.9999),
+        torch.optim.AdamW(policy.parameters(), fused=True),
+        Meter(torch.device("cpu")),
+    )
+    with pytest.warns(UserWarning, match=r"7 threads .*OMP_NUM_THREADS=7"):
+        restore_training(path.parent, policy, *rest)
 
 
 def test_the_best_policy_is_kept_beside_the_last(tmp_path, reaches, recede, small):
@@ -366,17 +370,14 @@ def test_the_best_policy_is_kept_beside_the_last(tmp_path, reaches, recede, smal
     for seeds in (["first_seed=50000", "episodes=1"], ["first_seed=50003"], ["first_seed=49990", "episodes=11"]):
         refused = recede(*command, *seeds)
         assert refused.status == 2
-        assert (
-            f"must keep clear of the seeds 50000 to 50003, on which the best policy of {out} was chosen" in refused.line
-        )
+        assert "50000 to 50003" in refused.line
+        assert "leave first_seed out" in refused.line
     for seeds in (["first_seed=50004", "episodes=1"], ["first_seed=49990", "episodes=10"], ["episodes=1"]):
         measured = recede(*command, *seeds)
-        assert "was chosen on the seeds 50000 to 50003, not on those measured" in measured.out
+        assert "50000 to 50003" in measured.out
     written = read_json(tmp_path / "best" / "evaluation.json")
     assert written["chosen_on"] == {"first_seed": 50_000, "episodes": 4}
-    assert "the best of its training in other episodes than these (50000–50003)" in (
-        (tmp_path / "best" / "report.html").read_text()
-    )
+    assert "other episodes (50000–50003)" in ((tmp_path / "best" / "report.html").read_text())
     command[2] = "checkpoint=last"
     assert recede(*command, "first_seed=50000", "episodes=1").status == 0
     assert read_json(tmp_path / "best" / "evaluation.json")["chosen_on"] is None
