@@ -149,7 +149,9 @@ class _Drive:
 
     def take(self, step: int) -> None:
         """Take one control step as the control loop does."""
-        commanded = self.actions[-1].copy() if step % 2 else None  # half of the time it is said what is planned anyway
+        commanded = (
+            self.actions[-1].copy() if step % 2 else None
+        )  # the planned action, passed explicitly in every second step
         self.execution.observe(_observation(step), commanded=commanded)
         if self.requested_at is not None and step - self.requested_at >= self.case.delay:
             self._accept(step)

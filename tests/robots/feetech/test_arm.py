@@ -177,7 +177,7 @@ def test_what_is_no_command_is_refused(arm, wrong):
 
 @pytest.mark.parametrize("options", [{"rate": 0.0}, {"rate": math.inf}, {"actuation_delay": -0.1}])
 def test_impossible_numbers_are_refused(calibration, options):
-    with pytest.raises(ValueError, match="rate must be above 0 and actuation_delay at least 0, got"):
+    with pytest.raises(ValueError, match=r"rate .*actuation_delay .*got"):
         SerialArm("nowhere", calibration, **options)
 
 
@@ -202,9 +202,9 @@ def reporting(servo, fault, **memory):
 
 
 REFUSED = {
-    "silent": (silent, TimeoutError, r"did not answer, asked 5 times: 4 \(wrist_flex\); check their power"),
+    "silent": (silent, TimeoutError, r"asked 5 times: 4 \(wrist_flex\); check their power"),
     "model": (reporting(3, 0, _3=(2, 1284)), ValueError, r"servo 3 \(elbow_flex\) must be an STS3215.*got model 1284"),
-    "mode": (reporting(3, 0, _33=(1, 1)), ValueError, r"\(elbow_flex\) must be in the mode of positions, 0, got 1"),
+    "mode": (reporting(3, 0, _33=(1, 1)), ValueError, r"\(elbow_flex\) position mode, 0, got 1"),
     "offset": (reporting(3, 0, _31=(2, 7)), ValueError, r"arm.json, offset 30 and range 1000 to 3000, got 7 and 1000"),
     "range": (reporting(3, 0, _9=(2, 900)), ValueError, r"got 30 and 900 to 3000: calibrate again"),
     "place": (elsewhere, ValueError, r"joint shoulder_lift must begin within its range, 1000 to 3000 .*at 3024"),

@@ -163,7 +163,7 @@ def test_an_arm_that_is_not_moved_gives_no_file(emulated, tmp_path):
 
 def test_a_calibration_is_not_lost_to_another(emulated, tmp_path):
     (tmp_path / "arm.json").write_text("{}")
-    with pytest.raises(FileExistsError, match="is there already: remove it, or calibrate to another file"):
+    with pytest.raises(FileExistsError, match="remove it, or calibrate to another file"):
         calibrate(emulated.port, tmp_path / "arm.json", ask=lambda text: None)
     assert emulated.requests == []
 

@@ -22,13 +22,13 @@ from recede.robots.feetech.bus import (
     TEMPERATURE,
     TORQUE,
     VOLTAGE,
-    Answer,
     Bus,
     Fault,
     Register,
-    answers,
+    Reply,
     open_port,
     packet,
+    replies,
 )
 
 NAMES = {1: "base", 2: "shoulder", 3: "elbow", 4: "wrist", 5: "roll", 6: "gripper"}
@@ -71,7 +71,7 @@ def test_packets_are_those_of_the_manual(servo, instruction, parameters, said):
 
 def test_answers_are_those_of_the_manual():
     received = bytes.fromhex("ff ff 01 0a 00 00 08 00 00 00 00 79 1e 55 ff ff 02 0a 00 ff 07 00 00 00 00 77 23 53")
-    found = answers(received, [1, 2], 8)
+    found = replies(received, [1, 2], 8)
     assert {servo: fault for servo, (fault, _) in found.items()} == {1: Fault(0), 2: Fault(0)}
     assert [POSITION.decode(data[:2]) for _, data in found.values()] == [2048, 2047]
     assert [VOLTAGE.decode(data[6:7]) for _, data in found.values()] == [121, 119]
@@ -103,14 +103,14 @@ def test_what_is_written_is_read(register, value):
     if (0 if register.sign is None else -most) <= value <= most:
         assert register.decode(register.encode(value)) == value
     else:
-        with pytest.raises(ValueError, match=rf"register 0 must be told .* to {most}, got {value}"):
+        with pytest.raises(ValueError, match=rf"register 0 .* to {most}, got {value}"):
             register.encode(value)
 
 
 @given(st.binary(max_size=200), st.integers(0, 4))
 @example(b"\xff\xff\x01\x03\x00\x07\xf4", 1)
 def test_noise_is_an_answer_only_where_it_is_a_right_packet(noise, size):
-    for servo, (fault, data) in answers(noise, range(254), size).items():
+    for servo, (fault, data) in replies(noise, range(254), size).items():
         body = bytes([servo, size + 2, fault, *data])
         assert b"\xff\xff" + body + bytes([255 - sum(body) % 256]) in noise
 
@@ -118,14 +118,14 @@ def test_noise_is_an_answer_only_where_it_is_a_right_packet(noise, size):
 @given(st.lists(st.integers(0, 254), max_size=50), st.binary(max_size=50), st.integers(0, 253), st.binary(max_size=20))
 def test_an_answer_is_found_behind_noise(noise, after, servo, data):
     received = bytes(noise) + b"\xff" + packet(servo, 32, data) + after
-    assert answers(received, [servo], len(data))[servo][0] is Fault.OVERLOAD
+    assert replies(received, [servo], len(data))[servo][0] is Fault.OVERLOAD
 
 
 def test_an_echo_is_no_answer():
     asked = packet(EVERYBODY, SYNC_READ, bytes([56, 2, *range(1, 7)]))
     told = packet(EVERYBODY, SYNC_WRITE, bytes([42, 2, 1, 0xFF, 0x0F, 2, 0xFF, 0x8F]))
     for size in range(16):
-        assert answers(asked + told, range(254), size) == {}
+        assert replies(asked + told, range(254), size) == {}
 
 
 # On a bus
@@ -136,8 +136,8 @@ def test_registers_are_read_from_all_servos_at_once(bus, emulated):
     emulated.servos[3].fault = 4 | 32
     found = bus.sync_read(VOLTAGE, POSITION)
     assert list(found) == list(NAMES)
-    assert found[2] == Answer(Fault(0), (74, 1234))
-    assert found[3] == Answer(Fault.TEMPERATURE | Fault.OVERLOAD, (74, 2048))
+    assert found[2] == Reply(Fault(0), (74, 1234))
+    assert found[3] == Reply(Fault.TEMPERATURE | Fault.OVERLOAD, (74, 2048))
     assert [request.hex(" ") for request in emulated.requests] == ["ff ff fe 0a 82 38 07 01 02 03 04 05 06 21"]
 
 
@@ -207,12 +207,12 @@ def test_a_fault_that_passes_is_survived(bus, emulated, fault):
 def test_an_adapter_may_echo(bus, emulated):
     emulated.echo = True
     bus.write(GOAL, [2000] * 6)
-    assert bus.sync_read(GOAL) == dict.fromkeys(NAMES, Answer(Fault(0), (2000,)))
+    assert bus.sync_read(GOAL) == dict.fromkeys(NAMES, Reply(Fault(0), (2000,)))
 
 
 def test_a_servo_that_is_silent_is_named(bus, emulated):
     del emulated.servos[3], emulated.servos[5]
-    with pytest.raises(TimeoutError, match=r"of 6 servos these did not answer, asked 5 times: 3 \(elbow\), 5 \(roll\)"):
+    with pytest.raises(TimeoutError, match=r"asked 5 times: 3 \(elbow\), 5 \(roll\)"):
         bus.sync_read(POSITION)
     assert len(emulated.requests) == ATTEMPTS
     assert emulated.requests[1][7:-1] == bytes([3, 5])  # nobody else is asked again
@@ -221,7 +221,7 @@ def test_a_servo_that_is_silent_is_named(bus, emulated):
 @pytest.mark.parametrize("mangle", [dropped, corrupted, cut, lambda servo, answer: b"\xff" * 3000])
 def test_a_fault_that_stays_is_an_error(bus, emulated, mangle):
     emulated.mangle = mangle
-    with pytest.raises(TimeoutError, match="check their power, their ids, the cables"):
+    with pytest.raises(TimeoutError, match="power"):
         bus.sync_read(POSITION)
 
 
@@ -238,13 +238,13 @@ class Noise:
 
 
 def test_noise_without_end_is_an_error():
-    with pytest.raises(TimeoutError, match="these did not answer"):
+    with pytest.raises(TimeoutError, match="not reply"):
         Bus(Noise(), NAMES).sync_read(POSITION)
 
 
 def test_a_servo_that_does_not_take_a_value_is_named(bus, emulated):
     emulated.servos[2].write = lambda address, data: None
-    with pytest.raises(ConnectionError, match=r"register 42 .*, but of servo 2 \(shoulder\) 1 for 2000: switch"):
+    with pytest.raises(ConnectionError, match=r"register 42 .*, servo 2 \(shoulder\) holds 1 instead of 2000: switch"):
         bus.write(GOAL, [2000] * 6)
     assert emulated.goals(2) == [2000] * ATTEMPTS
 
