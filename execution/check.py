@@ -322,8 +322,8 @@ def _check_withdrawal(case: _Case) -> None:
 
 def _check_late_chunk(case: _Case) -> None:
     """Until a late chunk arrives the last action is held, and even a chunk whose steps are all over gives an action."""
-    execution, last = case.begin(), None
-    for step in range(1, 2 * case.horizons.prediction + 3):
+    execution, last, end = case.begin(), None, 2 * case.horizons.prediction + 3
+    for step in range(1, end + 1):
         execution.observe(_observation(step))
         execution.request()
         action = execution.act()
@@ -333,10 +333,10 @@ def _check_late_chunk(case: _Case) -> None:
             promise = f"must hold the last action once nothing is planned, {expected}, got {action}"
             case.require(np.array_equal(action, expected), step, promise, "use _hold")
         last = action
-    execution.accept(case.chunk(step))
+    execution.accept(case.chunk(end))
     is_kept = len(execution.planned) > 0
-    case.require(is_kept, step, "must plan at least one action when a chunk is late", "keep the last one in _join")
-    _check_action(case, step, execution.act())
+    case.require(is_kept, end, "must plan at least one action when a chunk is late", "keep the last one in _join")
+    _check_action(case, end, execution.act())
 
 
 def _check_reset(case: _Case) -> None:

@@ -102,8 +102,8 @@ def seeing(change):
     """A `read` that changes the reading of the position; change: (reading, the robot) -> reading."""
 
     def read(self):
-        found = Simulation.read(self)
-        return {**found, "position": change(found["position"], self)}
+        readings = Simulation.read(self)
+        return {**readings, "position": change(readings["position"], self)}
 
     return {"read": read}
 
@@ -303,11 +303,11 @@ def test_a_suspended_simulation_blocks_nobody_and_is_stopped_when_it_wakes(live,
     finally:
         os.kill(live.pid, signal.SIGCONT)
     until(lambda: live.read() and not live._is_stop_owed)
-    seen = live.read()["position"].time
-    until(lambda: live.read()["position"].time > seen + 2.5 * DT)
+    before = live.read()["position"].time
+    until(lambda: live.read()["position"].time > before + 2.5 * DT)
     stopped = live.position()
-    seen = live.read()["position"].time
-    until(lambda: live.read()["position"].time > seen + 2.5 * DT)
+    before = live.read()["position"].time
+    until(lambda: live.read()["position"].time > before + 2.5 * DT)
     np.testing.assert_allclose(live.position(), stopped, atol=1e-6)
 
 

@@ -116,7 +116,7 @@ def test_whoever_asks_seldom_sees_the_same(clock):
 
 
 def test_jitter_and_losses_depend_on_the_seeds_alone():
-    def seen(first_seed, seed, then=None):
+    def arrivals(first_seed, seed, then=None):
         clock = VirtualClock()
         robot = Simulation(REACH, clock, first_seed=first_seed, jitter=0.25, dropped=0.3, seed=seed)
         robot.start()
@@ -130,24 +130,24 @@ def test_jitter_and_losses_depend_on_the_seeds_alone():
             if clock.sleep_until(origin + moment) is None
         ]
 
-    assert seen(0, 0) == seen(0, 0) == seen(5, 0, then=0)
-    assert seen(0, 0) != seen(0, 1)
-    assert seen(0, 0) != seen(1, 0)
+    assert arrivals(0, 0) == arrivals(0, 0) == arrivals(5, 0, then=0)
+    assert arrivals(0, 0) != arrivals(0, 1)
+    assert arrivals(0, 0) != arrivals(1, 0)
 
 
 def test_jitter_has_bounds_and_keeps_the_order_and_losses_their_share(clock):
     robot = Simulation(REACH, clock, sensor_delay=0.1, jitter=0.25, dropped=0.3)
     robot.start()
-    seen = {}
+    arrivals = {}
     for moment in np.arange(100, 160, 0.01):
         clock.sleep_until(moment)
         if "position" in (readings := robot.read()):
-            seen.setdefault(round(readings["position"].time, 6), moment)
-    captured = list(seen)
+            arrivals.setdefault(round(readings["position"].time, 6), moment)
+    captured = list(arrivals)
     assert captured == sorted(captured)
-    late = [moment - time for time, moment in seen.items()]
+    late = [moment - time for time, moment in arrivals.items()]
     assert min(late) > 0.1 - 1e-6
-    assert max(late) < 0.36 + 1e-6  # and the hundredth in which it is seen
+    assert max(late) < 0.36 + 1e-6  # and the hundredth in which it is arrivals
     assert np.ptp(late) > 0.15
     kept = len(captured) / 600
     assert 0.3 < kept < 0.75  # some that come are overtaken within a hundredth by the next

@@ -23,15 +23,15 @@ class Axis:
     """What the maker of the slide supplies: calls that take their time, and a motor that takes some more."""
 
     def __init__(self, address):
-        self.told = [(0.0, 200.0)]
+        self.commands = [(0.0, 200.0)]
 
     def go_to_mm(self, place):
         time.sleep(0.002)
-        self.told.append((time.monotonic() + DELAY_S, place))
+        self.commands.append((time.monotonic() + DELAY_S, place))
 
     def read_mm(self):
         time.sleep(0.002)
-        return next(place for moment, place in reversed(self.told) if moment <= time.monotonic())
+        return next(place for moment, place in reversed(self.commands) if moment <= time.monotonic())
 
 
 class Hand:
@@ -98,11 +98,11 @@ def test_the_driver_of_the_document_holds_also_where_it_is_closed_at_once(monkey
         slide = names["Slide"]("usb:1", MonotonicClock())
         slide.start()
         slide.command(np.array([0.3], np.float32), 0.0)
-        while len(slide._axis.told) < 2:
+        while len(slide._axis.commands) < 2:
             time.sleep(0.001)
         slide.stop()
         slide.close()
-        assert slide._axis.told[-1][1] != pytest.approx(300.0)
+        assert slide._axis.commands[-1][1] != pytest.approx(300.0)
 
 
 def test_the_document_shows_what_the_check_prints():

@@ -85,8 +85,8 @@ def test_it_keeps_every_promise_of_a_robot(arm, emulated):
 def test_nothing_jumps_when_it_gets_its_torque(arm, emulated):
     goals = [(number, 42, place) for number, place in enumerate(PLACES, 1)]
     arm.start()
-    assert emulated.told[:12] == goals + [(number, 40, 1) for number in range(1, 7)]
-    assert set(emulated.told[12:]) <= set(goals)
+    assert emulated.writes[:12] == goals + [(number, 40, 1) for number in range(1, 7)]
+    assert set(emulated.writes[12:]) <= set(goals)
     time.sleep(0.1)
     assert positions(emulated) == list(PLACES)
 
@@ -109,7 +109,7 @@ def test_it_goes_where_it_is_commanded_and_no_further_than_its_range(arm, emulat
     until(lambda: positions(emulated) == [2100, 1600, 2400, 2000, 1990, 1300])
     until(lambda: np.allclose(arm.position(), action(2100, 1600, 2400, 2000, 1990, 1300), atol=1e-6))
     arm.command(np.array([9.0, -9.0, 9.0, 3e38, -3e38, 0]), time.monotonic())
-    until(lambda: [value for _, _, value in emulated.told[-6:]] == [3000, 1000, 1000, 3000, 1000, 2000])
+    until(lambda: [value for _, _, value in emulated.writes[-6:]] == [3000, 1000, 1000, 3000, 1000, 2000])
 
 
 def test_what_the_limits_allow_is_not_cut(arm, emulated):
@@ -117,7 +117,7 @@ def test_what_the_limits_allow_is_not_cut(arm, emulated):
     for end in (arm.specification.action.low, arm.specification.action.high):
         arm.command(np.array(end, np.float32), time.monotonic())
         steps = [1000 if (value < 0) != (index == 2) else 3000 for index, value in enumerate(end)]
-        until(lambda steps=steps: [value for _, _, value in emulated.told[-6:]] == steps)
+        until(lambda steps=steps: [value for _, _, value in emulated.writes[-6:]] == steps)
 
 
 def test_it_stops_in_the_middle_of_a_move_and_holds(arm, emulated):
@@ -215,12 +215,12 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_wrong_at_first_is_refused_and_there_is_no_torque(arm, emulated, name):
-    change, error, said = REFUSED[name]
+    change, error, message = REFUSED[name]
     change(emulated)
-    with pytest.raises(error, match=said) as _refused:  # which keeps all that the error came from
+    with pytest.raises(error, match=message) as _refused:  # which keeps all that the error came from
         arm.start()
     open_port(emulated.port, 1_000_000).close()  # it is free
-    assert not [told for told in emulated.told if told[1] != 42]
+    assert not [write for write in emulated.writes if write[1] != 42]
     assert positions(emulated) == [round(servo.encoder) - servo.offset for servo in emulated.servos.values()]
     with pytest.raises(RuntimeError, match=r"start\(\) the arm first"):
         arm.read()
@@ -236,7 +236,7 @@ def test_a_joint_a_little_outside_its_range_is_at_its_end(arm, emulated):
 # What fails in between
 
 
-def lost(arm, said):
+def lost(arm, message):
     """Every call says the same, and stopping is no error."""
 
     def is_lost():
@@ -248,7 +248,7 @@ def lost(arm, said):
 
     until(is_lost)
     for call in (arm.read, arm.position, partial(arm.command, np.zeros(6), 0.0)):
-        with pytest.raises(ConnectionError, match=said):
+        with pytest.raises(ConnectionError, match=message):
             call()
     arm.stop()
 
@@ -256,7 +256,7 @@ def lost(arm, said):
 def test_a_servo_that_vanishes_loses_the_arm_until_it_is_back(arm, emulated):
     arm.start()
     gone = emulated.servos.pop(3)
-    lost(arm, r"the arm at .* is lost: of 6 servos these did not answer, asked 5 times: 3 \(elbow_flex\)")
+    lost(arm, r"the arm at .* is lost: of 6 servos .*asked 5 times: 3 \(elbow_flex\)")
     with pytest.raises(TimeoutError, match="elbow_flex"):
         arm.start()
     emulated.servos = dict(sorted((emulated.servos | {3: gone}).items()))
@@ -274,7 +274,7 @@ def test_a_cable_that_is_pulled_out_loses_the_arm(arm, emulated):
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [
         (4, r"servo 2 \(shoulder_lift\) reports temperature, at 0 % load, 7.4 V and 71 °C: let it cool"),
         (32, r"servo 2 \(shoulder_lift\) reports overload, .*: free the joint, and switch the power off and on"),
@@ -282,7 +282,7 @@ def test_a_cable_that_is_pulled_out_loses_the_arm(arm, emulated):
         (16, r"servo 2 \(shoulder_lift\) reports fault 16, .*: see its manual"),
     ],
 )
-def test_a_servo_that_reports_a_fault_stops_all(arm, emulated, fault, said):
+def test_a_servo_that_reports_a_fault_stops_all(arm, emulated, fault, message):
     slow(emulated)
     arm.start()
     arm.command(action(3000, 3000, 1000, 1000, 3000, 3000), time.monotonic())
@@ -290,7 +290,7 @@ def test_a_servo_that_reports_a_fault_stops_all(arm, emulated, fault, said):
     emulated.servos[2].set(63, 1, 71)
     emulated.servos[4].write = partial(missing_one, emulated.servos[4].write, [])
     emulated.servos[2].fault = fault
-    lost(arm, said)
+    lost(arm, message)
     for number, servo in emulated.servos.items():
         until(lambda servo=servo: servo.position == servo.goal)
         assert 1000 < servo.goal == emulated.goals(number)[-1] < 3000
@@ -342,15 +342,15 @@ class Leading:
     """A planner at hand that leads from where the arm is to a target, in chunks that ask for far too much."""
 
     def __init__(self, target):
-        self.target, self.asked = target, None
+        self.target, self.position = target, None
 
     def ask(self, request):
-        self.asked = request.history["joints"][-1]
+        self.position = request.history["joints"][-1]
 
     def poll(self):
-        asked, self.asked = self.asked, None
+        position, self.position = self.position, None
         share = np.linspace(0, 3, 16)[:, None]
-        return None if asked is None else asked + np.minimum(share, 1) * (self.target - asked)
+        return None if position is None else position + np.minimum(share, 1) * (self.target - position)
 
 
 class Noted(Safety):
@@ -369,7 +369,7 @@ class Noted(Safety):
 def is_within(part, whole):
     """Whether the one is in the other, in its order."""
     rest = iter(whole)
-    return all(any(found == wanted for found in rest) for wanted in part)
+    return all(any(goal == command for goal in rest) for command in part)
 
 
 def test_the_control_loop_brings_it_to_a_target_within_the_limits(arm, emulated):
@@ -389,11 +389,11 @@ def test_the_control_loop_brings_it_to_a_target_within_the_limits(arm, emulated)
     arm.close()
     allowed = np.rint(commands.astype(np.float32) / STEP * [1, 1, -1, 1, 1, 1] + MIDDLE).astype(int)
     for index, place in enumerate(PLACES):
-        first, *given, _ = emulated.goals(index + 1)  # where it was, and where it came to be held, are no commands
+        first, *goals, _ = emulated.goals(index + 1)  # where it was, and where it came to be held, are no commands
         assert first == place
-        assert 1000 <= min(given) <= max(given) <= 3000
-        assert is_within(given, allowed[:, index].tolist())
-        assert len(given) > 10
+        assert 1000 <= min(goals) <= max(goals) <= 3000
+        assert is_within(goals, allowed[:, index].tolist())
+        assert len(goals) > 10
 
 
 def test_a_policy_controls_the_arm_and_what_it_did_can_be_trained_on(recede, arm, emulated, calibration, tmp_path):
@@ -407,9 +407,9 @@ def test_a_policy_controls_the_arm_and_what_it_did_can_be_trained_on(recede, arm
 
     arm_options = ["robot=serial_arm", f"robot.port={emulated.port}", f"robot.calibration={calibration}"]
     limits = ["rate=60", "episodes=1", "seconds=3", "safety.stale_ms=9000"]
-    found = recede("control", tmp_path / "policy", *arm_options, *limits, f"out={tmp_path / 'run'}")
-    assert found.status == 0, found.err
-    assert "reason over" in found.out
+    run = recede("control", tmp_path / "policy", *arm_options, *limits, f"out={tmp_path / 'run'}")
+    assert run.status == 0, run.err
+    assert "reason over" in run.out
     done = DemonstrationStore.open(tmp_path / "run" / "demonstrations.zarr")
     assert done.specification == arm.specification
     assert done.num_steps > 0

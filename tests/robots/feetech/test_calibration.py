@@ -17,7 +17,7 @@ def content():
 
 
 def changed(joint, **values):
-    return {name: {**each, **(values if name == joint else {})} for name, each in content().items()}
+    return {name: old | (values if name == joint else {}) for name, old in content().items()}
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def test_a_file_is_read_in_the_order_of_the_joints(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
-        ({name: each for name, each in content().items() if name != "wrist_roll"}, "must hold the joints "),
+        ({name: old for name, old in content().items() if name != "wrist_roll"}, "must hold the joints "),
         (content() | {"rudder": {}}, "gripper, rudder: calibrate again"),
         (changed("gripper", range_min=3110), "joint gripper: range_min must lie below range_max, got 3110 and 3110"),
         (changed("gripper", range_max=4096), "range_max must be a whole number from 0 to 4095, got 4096"),
@@ -60,10 +60,10 @@ def test_a_file_is_read_in_the_order_of_the_joints(tmp_path):
         ([], "must hold a JSON object"),
     ],
 )  # fmt: skip
-def test_a_file_that_is_impossible_is_refused(tmp_path, wrong, said):
+def test_a_file_that_is_impossible_is_refused(tmp_path, wrong, message):
     path = tmp_path / "arm.json"
     path.write_text(json.dumps(wrong))
-    with pytest.raises(ValueError, match=said) as refused:
+    with pytest.raises(ValueError, match=message) as refused:
         SerialArm("nowhere", path)
     assert str(refused.value).startswith(str(path))
 
@@ -93,7 +93,7 @@ def test_ranges_are_what_was_seen():
 
 
 @pytest.mark.parametrize(
-    ("positions", "said"),
+    ("positions", "message"),
     [
         (swept(elbow_flex=(2000, 2099)), "joint elbow_flex must be moved from end to end, but moved by 99 steps"),
         (swept(elbow_flex=(-5, 3000)), "joint elbow_flex turned past the end of its encoder: calibrate again"),
@@ -101,8 +101,8 @@ def test_ranges_are_what_was_seen():
         (swept()[:1], "joint shoulder_pan must be moved from end to end, but moved by 0 steps"),
     ],
 )  # fmt: skip
-def test_what_gives_no_range_is_refused(positions, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_gives_no_range_is_refused(positions, message):
+    with pytest.raises(ValueError, match=message):
         joints_of(positions, [0] * 6, range(1, 7))
 
 
@@ -112,14 +112,14 @@ class Hand:
     ENDS = ((-1000, 1000), (-900, 1100), (-800, 1200), (-700, 1300), (-2000, 2000), (0, 1400))
 
     def __init__(self, emulated):
-        self.emulated, self.asked = emulated, []
+        self.emulated, self.texts = emulated, []
 
     def __call__(self, text):
-        self.asked.append(text)
+        self.texts.append(text)
         servos = list(self.emulated.servos.values())
-        if len(self.asked) == 1:
-            assert not [told for told in self.emulated.told if told[1] == 40]
-        elif len(self.asked) == 2:
+        if len(self.texts) == 1:
+            assert not [told for told in self.emulated.writes if told[1] == 40]
+        elif len(self.texts) == 2:
             assert not any(servo.has_torque for servo in servos)
         else:
             middles = [servo.encoder for servo in servos]
@@ -140,7 +140,7 @@ def test_an_arm_is_calibrated_by_hand_and_then_starts(emulated, tmp_path):
     path, hand = tmp_path / "arm.json", Hand(emulated)
     encoders = {number: round(servo.encoder) for number, servo in emulated.servos.items()}
     joints = calibrate(emulated.port, path, ask=hand)
-    assert [text.split()[0] for text in hand.asked] == ["Hold", "Bring", "Move"]
+    assert [text.split()[0] for text in hand.texts] == ["Hold", "Bring", "Move"]
     assert read_calibration(path) == joints
     for (number, servo), joint, (low, high) in zip(emulated.servos.items(), joints.values(), hand.ENDS, strict=True):
         offset = max(encoders[number] - 2048, -2047)
@@ -178,4 +178,4 @@ def test_servos_of_another_model_are_not_written_to(emulated, tmp_path):
     emulated.servos[6].set(3, 2, 1284)
     with pytest.raises(ValueError, match=r"servo 6 \(gripper\) must be an STS3215, of model 777, got model 1284"):
         calibrate(emulated.port, tmp_path / "arm.json", ask=lambda text: None)
-    assert emulated.told == []
+    assert emulated.writes == []

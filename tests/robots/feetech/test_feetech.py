@@ -51,7 +51,7 @@ def bus(emulated):
 
 
 @pytest.mark.parametrize(
-    ("servo", "instruction", "parameters", "said"),
+    ("servo", "instruction", "parameters", "message"),
     [
         (1, 0x01, "", "ff ff 01 02 01 fb"),  # PING
         (1, 0x02, "38 02", "ff ff 01 04 02 38 02 be"),  # READ of the position
@@ -65,17 +65,17 @@ def bus(emulated):
         ),
     ],
 )
-def test_packets_are_those_of_the_manual(servo, instruction, parameters, said):
-    assert packet(servo, instruction, bytes.fromhex(parameters)).hex(" ") == said
+def test_packets_are_those_of_the_manual(servo, instruction, parameters, message):
+    assert packet(servo, instruction, bytes.fromhex(parameters)).hex(" ") == message
 
 
 def test_answers_are_those_of_the_manual():
     received = bytes.fromhex("ff ff 01 0a 00 00 08 00 00 00 00 79 1e 55 ff ff 02 0a 00 ff 07 00 00 00 00 77 23 53")
-    found = replies(received, [1, 2], 8)
-    assert {servo: fault for servo, (fault, _) in found.items()} == {1: Fault(0), 2: Fault(0)}
-    assert [POSITION.decode(data[:2]) for _, data in found.values()] == [2048, 2047]
-    assert [VOLTAGE.decode(data[6:7]) for _, data in found.values()] == [121, 119]
-    assert [TEMPERATURE.decode(data[7:8]) for _, data in found.values()] == [30, 35]
+    matches = replies(received, [1, 2], 8)
+    assert {servo: fault for servo, (fault, _) in matches.items()} == {1: Fault(0), 2: Fault(0)}
+    assert [POSITION.decode(data[:2]) for _, data in matches.values()] == [2048, 2047]
+    assert [VOLTAGE.decode(data[6:7]) for _, data in matches.values()] == [121, 119]
+    assert [TEMPERATURE.decode(data[7:8]) for _, data in matches.values()] == [30, 35]
 
 
 @pytest.mark.parametrize(
@@ -122,10 +122,10 @@ def test_an_answer_is_found_behind_noise(noise, after, servo, data):
 
 
 def test_an_echo_is_no_answer():
-    asked = packet(EVERYBODY, SYNC_READ, bytes([56, 2, *range(1, 7)]))
-    told = packet(EVERYBODY, SYNC_WRITE, bytes([42, 2, 1, 0xFF, 0x0F, 2, 0xFF, 0x8F]))
+    request = packet(EVERYBODY, SYNC_READ, bytes([56, 2, *range(1, 7)]))
+    command = packet(EVERYBODY, SYNC_WRITE, bytes([42, 2, 1, 0xFF, 0x0F, 2, 0xFF, 0x8F]))
     for size in range(16):
-        assert replies(asked + told, range(254), size) == {}
+        assert replies(request + command, range(254), size) == {}
 
 
 # On a bus
@@ -134,16 +134,16 @@ def test_an_echo_is_no_answer():
 def test_registers_are_read_from_all_servos_at_once(bus, emulated):
     emulated.servos[2].encoder = 1234
     emulated.servos[3].fault = 4 | 32
-    found = bus.sync_read(VOLTAGE, POSITION)
-    assert list(found) == list(NAMES)
-    assert found[2] == Reply(Fault(0), (74, 1234))
-    assert found[3] == Reply(Fault.TEMPERATURE | Fault.OVERLOAD, (74, 2048))
+    replied = bus.sync_read(VOLTAGE, POSITION)
+    assert list(replied) == list(NAMES)
+    assert replied[2] == Reply(Fault(0), (74, 1234))
+    assert replied[3] == Reply(Fault.TEMPERATURE | Fault.OVERLOAD, (74, 2048))
     assert [request.hex(" ") for request in emulated.requests] == ["ff ff fe 0a 82 38 07 01 02 03 04 05 06 21"]
 
 
 def test_registers_are_written_to_all_servos_and_read_back(bus, emulated):
     bus.write(GOAL, [2001, 2002, 2003, 2004, 2005, 2006])
-    assert emulated.told == [(servo, 42, 2000 + servo) for servo in NAMES]
+    assert emulated.writes == [(servo, 42, 2000 + servo) for servo in NAMES]
     assert [request[4] for request in emulated.requests] == [SYNC_WRITE, SYNC_READ]
 
 
