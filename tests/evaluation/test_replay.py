@@ -117,7 +117,7 @@ def test_without_a_seed_the_first_observation_is_restored():
         (
             {"specification": Specification(SPECIFICATION.observations, SPECIFICATION.action, control_dt=0.1)},
             None,
-            "must have the specification of the task 'pendulum' .*control_dt is 0.1 s",
+            "pendulum.*control_dt is 0.1 s",
         ),
         ({}, [0, 2], r"the episode must be one of 0 .. 1, got 2"),
         ({"episode_seeds": np.array([0, -1])}, None, "episode 1 was recorded without its seed"),
