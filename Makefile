@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test quick check setup constraints clean
+.PHONY: help demo test quick check setup gpu constraints clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -26,15 +26,19 @@ demo: $(VENV)/base $(VENV)/rendering ## record, train, evaluate and report on th
 	$(BIN)/recede demo
 
 test: check ## set up, lint, check types, run every test
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests --numprocesses auto --dist worksteal
 
 quick: setup ## run the tests that take less than ten seconds each
-	$(BIN)/python -m pytest tests -m "not slow"
+	$(BIN)/python -m pytest tests --numprocesses auto --dist worksteal -m "not slow"
 
 check: setup ## lint, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+gpu: setup ## prove on a GPU: agreement with the CPU and speed, in ten minutes: runs/gpu.json
+	mkdir -p runs
+	$(BIN)/python benchmarks/gpu.py json=runs/gpu.json
 
 setup: $(VENV)/complete $(VENV)/rendering $(VENV)/typing/recede ## make .venv with everything, exactly as pinned
 

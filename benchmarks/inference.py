@@ -1,11 +1,11 @@
-"""How long a robot waits for a chunk: every engine beside a plain loop of PyTorch over a scheduler of diffusers.
+"""How long a robot waits for a chunk: every engine beside a plain PyTorch loop over a diffusers scheduler.
 
     python benchmarks/inference.py [json=FILE]
 
-One whole chunk for one robot: encoder, DDIM-10, clipping, back to units. The network is the U-Net of Diffusion Policy
-(65.8 million parameters) on two steps of a vector, and the same with ResNet-18 on two frames of 96 x 96 pixels. The
-plain loop has the same weights: inference mode, a scheduler that was made beforehand, the conditioning computed once.
-All take turns in one run; threads are as many as `OMP_NUM_THREADS` says, or all cores.
+Predicts one whole chunk for one robot: encoder, DDIM-10, clipping, back to units. The network is the U-Net of Diffusion
+Policy (65.8 million parameters) on two steps of a vector, and with a ResNet-18 on two frames of 96 x 96 pixels as well.
+The plain loop has the same weights, runs in inference mode, prepares its scheduler beforehand and computes the
+conditioning once. All take turns in one run, with `OMP_NUM_THREADS` threads, or as many as there are cores.
 """
 
 from __future__ import annotations
@@ -23,56 +23,48 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from recede.benchmarks.measure import Row, output, report
-from recede.policy.denoising.levels import spaced
-from recede.policy.denoising.prediction import SAMPLE
-from recede.policy.denoising.sampling import Sampler, ddim
-from recede.policy.denoising.schedule import cosine
+from recede.configs.components.denoising import CosineConfig, DDIMConfig
+from recede.configs.components.encoders import ResNetEncoderConfig
+from recede.configs.components.networks import UNet1dConfig
+from recede.configs.components.policies import DiffusionConfig
 from recede.policy.diffusion import DiffusionPolicy
-from recede.policy.encoders.observation import ObservationEncoder
-from recede.policy.encoders.resnet import ResNetEncoder
 from recede.policy.engines.interface import ENGINES, Engine
 from recede.policy.engines.making import choose_engine
-from recede.policy.networks.unet1d import UNet1d
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons, Specification, Stream
 
 HORIZONS = Horizons(observation=2, prediction=16, action=8)
 STEPS, TIMES = 10, 100
-CHANNELS = (256, 512, 1024)
+CHANNELS = [256, 512, 1024]
 SECONDS = 40.0
-"""For which the engines of one policy take turns."""
+"""How long the engines of one policy take turns."""
 
 STATE, CAMERA = Stream("state", (20,)), Stream("camera", (96, 96, 3), "uint8")
 POLICIES = {"U-Net": (STATE,), "ResNet-18 and U-Net": (STATE, CAMERA)}
-"""Name -> what the policy sees."""
+"""Name -> observation streams of the policy."""
 
 
 def make(streams: tuple[Stream, ...]) -> DiffusionPolicy:
     """An untrained policy."""
     torch.manual_seed(0)
     specification = Specification(streams, Stream("action", (2,)), control_dt=0.1)
-    encoder = ObservationEncoder(specification, HORIZONS, make_camera=ResNetEncoder)
     ranges = {
         stream.name: (-np.ones(stream.shape), np.ones(stream.shape))
         for stream in specification.streams
         if not stream.is_image
     }
-    schedule = cosine(TIMES)
-    policy = DiffusionPolicy(
-        specification,
-        HORIZONS,
-        normalizer=Normalizer(specification, ranges),
-        encoder=encoder,
-        network=UNet1d(action_size=2, conditioning_shape=encoder.conditioning_shape, channels=CHANNELS),
-        schedule=schedule,
-        prediction=SAMPLE,
-        sampler=Sampler(ddim, spaced(schedule.levels, STEPS)),
+    config = DiffusionConfig(
+        encoder=ResNetEncoderConfig(),
+        network=UNet1dConfig(channels=CHANNELS, time_size=256),
+        schedule=CosineConfig(num_times=TIMES),
+        sampler=DDIMConfig(num_steps=STEPS),
     )
+    policy = config.build(specification, HORIZONS, Normalizer(specification, ranges))
     return policy.eval().requires_grad_(False)
 
 
 def plain(policy: DiffusionPolicy) -> Callable[[dict[str, NDArray[Any]], NDArray[np.float32]], NDArray[Any]]:
-    """The loop that one writes around diffusers, the whole network at every step."""
+    """A plain loop around diffusers, with the whole network at every step."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     scheduler = DDIMScheduler(
@@ -87,8 +79,8 @@ def plain(policy: DiffusionPolicy) -> Callable[[dict[str, NDArray[Any]], NDArray
 
     @torch.inference_mode()
     def predict(observation: dict[str, NDArray[Any]], noise: NDArray[np.float32]) -> NDArray[Any]:
-        given = {name: torch.from_numpy(values) for name, values in observation.items()}
-        conditioning = policy.encoder(policy.normalizer.observation(given))
+        streams = {name: torch.from_numpy(values) for name, values in observation.items()}
+        conditioning = policy.encoder(policy.normalizer.observation(streams))
         x = torch.from_numpy(noise[0])
         for t, time_of_rows in zip(scheduler.timesteps, times, strict=True):
             out = policy.network(x, time_of_rows, conditioning)
@@ -99,7 +91,7 @@ def plain(policy: DiffusionPolicy) -> Callable[[dict[str, NDArray[Any]], NDArray
 
 
 def interleaved(works: Sequence[Callable[[], object]], *, seconds: float) -> list[NDArray[np.float64]]:
-    """Seconds that each of `works` took, which take turns; at least 20 times each."""
+    """Seconds of each run of each of `works`. They take turns, at least 20 times each."""
     taken: list[list[float]] = [[] for _ in works]
     for work in works:
         work()
@@ -114,7 +106,7 @@ def interleaved(works: Sequence[Callable[[], object]], *, seconds: float) -> lis
 
 
 def engines_of(policy: DiffusionPolicy) -> list[Engine]:
-    """Every engine that this machine has and that answers as eager does; says which, and how far from it."""
+    """Every engine of this machine that agrees with PyTorch. Prints how far each one differs."""
     with TemporaryDirectory() as scratch:
         chosen = choose_engine(policy, ENGINES, Path(scratch))
     print(chosen)
@@ -136,15 +128,15 @@ def main() -> None:
         peer, engines = plain(policy), engines_of(policy)
         off = np.abs(peer(observation, noise) - engines[0].predict(observation, noise)).max()
         print(f"{name}: the plain loop and eager differ by {off:.1e} half ranges at most")
-        works = [partial(peer, observation, noise), *(partial(each.predict, observation, noise) for each in engines)]
-        names = ["plain loop over diffusers", *(f"{each.name} ({each.precision})" for each in engines)]
+        works = [partial(predict, observation, noise) for predict in (peer, *(engine.predict for engine in engines))]
+        names = ["plain loop over diffusers", *(f"{engine.name} ({engine.precision})" for engine in engines)]
         taken = interleaved(works, seconds=SECONDS)
-        for each, times in zip(names, taken, strict=True):
-            rows.append({"name": f"{name}, {each}, median", "value": 1e3 * float(np.median(times)), "unit": "ms"})
+        for contender, times in zip(names, taken, strict=True):
+            rows.append({"name": f"{name}, {contender}, median", "value": 1e3 * float(np.median(times)), "unit": "ms"})
             tail = 1e3 * float(np.percentile(times, 99))
-            rows.append({"name": f"{name}, {each}, 99th percentile", "value": tail, "unit": "ms"})
+            rows.append({"name": f"{name}, {contender}, 99th percentile", "value": tail, "unit": "ms"})
             ratio = float(np.median(taken[0] / times))
-            rows.append({"name": f"{name}, plain loop / {each}", "value": ratio, "unit": "x"})
+            rows.append({"name": f"{name}, plain loop / {contender}", "value": ratio, "unit": "x"})
     report(rows, path)
 
 

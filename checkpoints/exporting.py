@@ -91,13 +91,13 @@ def recorded_trials(demonstrations: Demonstrations, policy: DiffusionPolicy, pla
         raise ValueError(f"{place} must be of the policy's specification: " + "; ".join(differences))
     if not len(demonstrations):
         raise ValueError(f"{place} must hold demonstrations to compare engines on, got a store without any")
-    num_steps, ends = policy.horizons.observation, demonstrations.episode_ends
-    currents = np.linspace(0, ends[-1] - 1, ROWS).astype(int)
-    firsts = np.concatenate([[0], ends])[np.searchsorted(ends, currents, side="right")]
+    num_steps, last = policy.horizons.observation, demonstrations.num_steps - 1
+    currents = np.linspace(0, last, ROWS).astype(int).tolist()
+    firsts = [demonstrations.bounds(episode)[0] for episode in demonstrations.episode_of(currents).tolist()]
     observation: dict[str, Any] = {}
     for stream in policy.specification.observations:
         rows = []
-        for current, first in zip(currents.tolist(), firsts.tolist(), strict=True):
+        for current, first in zip(currents, firsts, strict=True):
             steps = demonstrations.read(stream.name, max(first, current + 1 - num_steps), current + 1)
             rows.append(np.concatenate([np.repeat(steps[:1], num_steps - len(steps), axis=0), steps]))
         observation[stream.name] = np.stack(rows)

@@ -1,4 +1,4 @@
-"""`recede compare`: one table of many evaluations."""
+"""`recede compare`: put many evaluations into one table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..configs.notation import command_line
 
 
 def run(config: CompareConfig) -> None:
-    """Print the table of many evaluations, or write it as a document; collect them in one file if asked to."""
+    """Print the table, or write it as a document with `out`; add the evaluations to a file with `lines`."""
     from ..evaluation.reports.comparison import document, find_evaluations, table, write_lines
     from ..files import write_text
 

@@ -1,4 +1,4 @@
-"""`recede inspect`: describe a store of demonstrations in words and in a picture."""
+"""`recede inspect`: describe demonstrations in words and in a picture."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..envs.catalogue import load_task
 
 
 def run(config: InspectConfig) -> None:
-    """Print streams, ranges and warnings, and draw every dimension over time."""
-    from ..datasets.inspection import describe, usual_crop, warnings
+    """Print streams, ranges and warnings, and draw every dimension over time. `augment` draws images too."""
+    from ..datasets.inspection import summarise, usual_crop, warnings
     from ..datasets.opening import open_demonstrations
     from ..evaluation.reports.demonstrations import draw_augmented, draw_demonstrations
 
     task = load_task(config.task) if config.task else None
     demonstrations = open_demonstrations(config.dataset, task)
-    print("\n".join(describe(demonstrations)))
+    print("\n".join(summarise(demonstrations)))
     for warning in warnings(demonstrations):
         print(f"warning: {warning}")
     if len(demonstrations):
@@ -29,14 +29,14 @@ def run(config: InspectConfig) -> None:
         print(f"picture: {picture}")
         if config.augment:
             augmented = picture.with_name(f"{picture.stem}.augmented.png")
-            is_chosen = config.crop is not None or config.augmentation != AugmentationConfig()
-            crop = pair(config.crop) if is_chosen else usual_crop(demonstrations)
+            is_set = config.crop is not None or config.augmentation != AugmentationConfig()
+            crop = pair(config.crop) if is_set else usual_crop(demonstrations)
             draw_augmented(demonstrations, config.augmentation.build(crop), augmented, seed=config.seed)
             print(f"augmented: {augmented}")
 
 
 def default_picture(store: Path) -> Path:
-    """The picture of a store: beside it, or in `runs/inspect/` if the store's folder cannot be written.
+    """The path of a store's picture: beside the store, or in `runs/inspect/` if that folder is read-only.
 
     >>> default_picture(Path("nobody/can/write/here/reach.zarr")).as_posix()
     'runs/inspect/reach.png'

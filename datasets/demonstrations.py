@@ -1,4 +1,4 @@
-"""Recorded episodes, whatever format they lie in: all that the rest of the package knows of them.
+"""The contract of demonstrations in any format: everything that the rest of the package knows about them.
 
 Shapes: N steps of all episodes in turn; n episodes.
 """
@@ -10,32 +10,33 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..specification import Specification, Stream, nearest
 
 
 class Demonstrations(ABC):
-    """Episodes of several streams. A format of yours sets four attributes and implements `read`.
+    """Recorded episodes of several streams. A new format sets the four attributes and implements `read`.
 
-    path: where they lie. specification: the streams, as they are read. episode_ends: (n,) int64, the first step after
-    each episode, ascending. episode_seeds: (n,) int64, the seed of each episode, -1 if it is unknown.
-
-    `datasets.check.check_demonstrations` says whether a format keeps every promise.
+    `datasets.check.check_demonstrations` tests whether a format keeps every promise.
     """
 
     path: Path
+    """The file or folder that holds them."""
     specification: Specification
+    """The streams that `read` returns."""
     episode_ends: NDArray[np.int64]
+    """(n,), ascending: the first step after each episode."""
     episode_seeds: NDArray[np.int64]
+    """(n,): the seed of each episode, or -1 if it is unknown."""
 
     @abstractmethod
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Steps start .. stop of a stream, over all episodes in turn: (stop - start, *shape), in the stream's dtype.
 
-        The array is the caller's, who may write to it. stop: None stands for N.
+        The caller owns the array and may write to it. stop: None stands for N.
 
-        Raises ValueError for a stream or a step that does not exist; `stream` and `steps` do so.
+        Raises ValueError if the stream or a step does not exist; `stream` and `step_range` check that.
         """
 
     def __len__(self) -> int:
@@ -44,32 +45,41 @@ class Demonstrations(ABC):
 
     @property
     def num_steps(self) -> int:
-        """N, the steps of all episodes together."""
+        """N, the number of steps of all episodes."""
         return int(self.episode_ends[-1]) if len(self.episode_ends) else 0
 
+    @property
+    def episode_lengths(self) -> NDArray[np.int64]:
+        """(n,), the number of steps of each episode."""
+        return np.diff(self.episode_ends, prepend=0)
+
     def bounds(self, episode: int) -> tuple[int, int]:
-        """The first step of an episode, and the first one after it. Raises ValueError if there is no such episode."""
+        """The first step of an episode, and the first step after it. Raises ValueError if it does not exist."""
         if not 0 <= episode < len(self):
             raise ValueError(f"{self.path}: the episode must be one of 0 .. {len(self) - 1}, got {episode}")
         return int(self.episode_ends[episode - 1]) if episode else 0, int(self.episode_ends[episode])
 
-    def episode(self, index: int) -> dict[str, NDArray[Any]]:
-        """Every stream of one episode of L steps, the action among them: name -> (L, *shape).
+    def episode_of(self, steps: ArrayLike) -> NDArray[np.int64]:
+        """The episode of each step, in the shape of `steps`."""
+        return np.searchsorted(self.episode_ends, steps, side="right")
 
-        Raises ValueError if there is no such episode.
+    def episode(self, index: int) -> dict[str, NDArray[Any]]:
+        """All streams of an episode of L steps, including the action: name -> (L, *shape).
+
+        Raises ValueError if the episode does not exist.
         """
         start, stop = self.bounds(index)
         return {stream.name: self.read(stream.name, start, stop) for stream in self.specification.streams}
 
     def stream(self, name: str) -> Stream:
-        """The stream of that name; ValueError with the nearest one if there is none."""
+        """The stream `name`. Raises ValueError, suggesting the nearest name, if it does not exist."""
         streams = {stream.name: stream for stream in self.specification.streams}
         if name not in streams:
             raise ValueError(f"{self.path}: there is no stream {name!r}: {nearest(name, streams)}")
         return streams[name]
 
-    def steps(self, start: int, stop: int | None) -> tuple[int, int]:
-        """A range of steps, checked; None stands for the last step's end."""
+    def step_range(self, start: int, stop: int | None) -> tuple[int, int]:
+        """Check a range of steps; a stop of None becomes N. Raises ValueError if a step does not exist."""
         stop = self.num_steps if stop is None else stop
         if not 0 <= start <= stop <= self.num_steps:
             raise ValueError(f"{self.path}: steps must lie in 0 .. {self.num_steps}, got {start} .. {stop}")
@@ -77,18 +87,18 @@ class Demonstrations(ABC):
 
 
 def check_episode_ends(ends: NDArray[np.int64], place: str) -> None:
-    """Raise ValueError unless episodes end one after the other, each with a step at least. place: where they lie."""
+    """Raise ValueError unless the ends ascend from 1 or more. place: of the array, for the message."""
     lengths = np.diff(ends, prepend=0)
     if len(wrong := np.flatnonzero(lengths < 1)):
         index = int(wrong[0])
-        before = f"{ends[index - 1]} for episode {index - 1}" if index else "a start at 0"
+        previous = f"{ends[index - 1]} for episode {index - 1}" if index else "a start at 0"
         raise ValueError(
-            f"{place} must ascend, got {ends[index]} for episode {index} after {before}: restore it from a copy"
+            f"{place} must ascend, got {ends[index]} for episode {index} after {previous}: restore it from a copy"
         )
 
 
 def check_finite(rows: NDArray[Any], stream: Stream, place: str, first: int = 0) -> None:
-    """Raise ValueError naming the first NaN or infinity in rows (L, *shape) of a stream; the first is step `first`."""
+    """Raise ValueError if rows (L, *shape) of a stream hold NaN or infinity. first: the step of the first row."""
     if rows.dtype.kind != "f" or np.isfinite(rows).all():
         return
     row, *dimension = (int(index) for index in np.argwhere(~np.isfinite(rows))[0])

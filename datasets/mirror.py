@@ -1,4 +1,4 @@
-"""Demonstrations and what a mirror shows of them: twice the data, where a task looks the same in a mirror."""
+"""Demonstrations and their mirror images: twice the data, for a task that looks the same in a mirror."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .demonstrations import Demonstrations
 
 
 class Mirrored(Demonstrations):
-    """Some demonstrations, and behind them each of them once more, in the same order, as a mirror shows it.
+    """The demonstrations, followed by their mirror images in the same order: episode n + i mirrors episode i.
 
-    mirror: for every stream, how its rows (T, ...) become those in the mirror. Episode n + i is the image of episode i.
+    mirror: for each stream, a function from its rows (T, ...) to their mirror images.
 
-    Raises ValueError where a stream has no image.
+    Raises ValueError if a stream has no mirror.
     """
 
     def __init__(
@@ -24,7 +24,7 @@ class Mirrored(Demonstrations):
     ) -> None:
         self.path, self.specification = demonstrations.path, demonstrations.specification
         if missing := [stream.name for stream in self.specification.streams if stream.name not in mirror]:
-            raise ValueError(f"{self.path}: a mirror must show every stream, it does not show {missing}")
+            raise ValueError(f"{self.path}: a mirror must have an entry for every stream, {missing} are missing")
         ends = demonstrations.episode_ends
         self._demonstrations, self._mirror = demonstrations, mirror
         self._middle = demonstrations.num_steps
@@ -32,11 +32,14 @@ class Mirrored(Demonstrations):
         self.episode_seeds = np.concatenate([demonstrations.episode_seeds, np.full(len(ends), -1)])
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Steps start .. stop of a stream, over all episodes and then all their images: (stop - start, *shape)."""
+        """Steps start .. stop of a stream, first of all episodes and then of all mirror images: (stop - start, *shape).
+
+        Raises ValueError if the stream or a step does not exist.
+        """
         stream, middle = self.stream(name), self._middle
-        start, stop = self.steps(start, stop)
-        plain = self._demonstrations.read(name, min(start, middle), min(stop, middle))
+        start, stop = self.step_range(start, stop)
+        originals = self._demonstrations.read(name, min(start, middle), min(stop, middle))
         if stop <= middle:
-            return plain
-        shown = self._mirror[name](self._demonstrations.read(name, max(start - middle, 0), stop - middle))
-        return np.concatenate([plain, shown.astype(stream.dtype)])
+            return originals
+        images = self._mirror[name](self._demonstrations.read(name, max(start - middle, 0), stop - middle))
+        return np.concatenate([originals, images.astype(stream.dtype)])

@@ -1,9 +1,9 @@
-"""Which range of each stream becomes the interval [-1, 1] in which a policy works, and which dimensions are still.
+"""Normalisation: the range of each stream that becomes [-1, 1] for a policy, and the dimensions that are still.
 
-A still dimension moves so little that it carries no information, and dividing by its range would blow up its noise. A
-policy sees 0 in its place, and answers with the middle of its range.
+A still dimension moves so little that it carries no information, and dividing by its range would amplify its noise. A
+policy sees 0 in its place and always commands the middle of its range.
 
-Shapes: everything here has the shape of one step of its stream.
+Shapes: every array has the shape of one step of its stream.
 """
 
 from __future__ import annotations
@@ -25,34 +25,38 @@ KINDS = ("range", "quantiles", "identity")
 """How a stream may be normalised; see `Normalisation`."""
 
 TAIL = 0.01
-"""What `quantiles` leaves out at either end, unless a number is given."""
+"""Default share of the values that `quantiles` cuts off at either end."""
 
 TOLERANCE = 1e-4
 """A dimension is still if its range is at most this share of its limits.
 
 Without limits it is a share of the largest magnitude, and at least of 1 in the unit of the dimension, as in the
-reference implementation: 0.1 mm and 0.1 mrad are less than what a robot arm repeats, and far more than rounding.
+reference implementation. A robot arm does not repeat to 0.1 mm or 0.1 mrad, and rounding is far smaller.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
-    """How the numbers of one stream become those in [-1, 1].
+    """How the values of one stream are mapped to [-1, 1].
 
-    kind: "range" maps the smallest and the largest value of each dimension to -1 and 1. "quantiles" maps the quantiles
-    `tail` and 1 - `tail` there, so that a few outliers do not squeeze everything else; a policy with a clip of 1 then
-    commands nothing beyond them. "identity" keeps values that lie in [-1, 1] already, such as quaternions and rotation
-    matrices, whose dimensions must keep their proportions.
-
-    floor: a range of at most this counts as still, in units of the stream, one number or one for each dimension. None
-    stands for the usual one, see `TOLERANCE`; 0 keeps whatever moves at all.
-
-    Raises ValueError for a kind that does not exist, or for an option that the kind does not have.
+    Raises ValueError for an unknown kind, or for an option that the kind does not have.
     """
 
     kind: str = "range"
+    """One of `KINDS`.
+
+    "range" maps the smallest and largest value of each dimension to -1 and 1. "quantiles" maps the quantiles `tail` and
+    1 - `tail` there, so that a few outliers do not squeeze all other values; a policy with a clip of 1 then commands
+    nothing beyond them. "identity" changes nothing: for values that already lie in [-1, 1] and whose dimensions must
+    keep their proportions, such as quaternions and rotation matrices.
+    """
     tail: float = TAIL
+    """The share of the values that "quantiles" cuts off at either end."""
     floor: float | Sequence[float] | None = None
+    """A dimension is still if its range is at most this, in units of the stream: one number, or one a dimension.
+
+    None stands for the default, see `TOLERANCE`; 0 keeps every dimension that moves at all.
+    """
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -67,22 +71,22 @@ class Normalisation:
             raise ValueError(f"floor must be a number of at least 0, or a list of them, got {self.floor!r}")
 
 
-def _is_floor(given: NDArray[Any]) -> bool:
-    return given.dtype.kind in "iuf" and given.size > 0 and bool(np.all((given >= 0) & (given < np.inf)))
+def _is_floor(values: NDArray[Any]) -> bool:
+    return values.dtype.kind in "iuf" and values.size > 0 and bool(np.all((values >= 0) & (values < np.inf)))
 
 
 @dataclass(frozen=True)
 class Range:
-    """What becomes -1 and 1 of one stream. `low` and `high` are equal in still dimensions.
-
-    std: standard deviation of the normalised values; 1 in dimensions in which they do not change. still: the name of
-    each still dimension and what is to be said of it.
-    """
+    """The range of one stream that becomes [-1, 1]."""
 
     low: Array
+    """Becomes -1. Equal to `high` in still dimensions."""
     high: Array
+    """Becomes 1."""
     std: Array
+    """Standard deviation of the normalised values; 1 in dimensions that do not change."""
     still: dict[str, str]
+    """Name of each still dimension -> why it counts as still."""
 
 
 class Floor(NamedTuple):
@@ -92,26 +96,26 @@ class Floor(NamedTuple):
     rule: str
 
 
-def floor(stream: Stream, low: Array, high: Array, given: float | Sequence[float] | None = None) -> Floor:
-    """The floor that is given, or the usual one of a stream whose values lie between low and high; see `TOLERANCE`.
+def resolve_floor(stream: Stream, low: Array, high: Array, floor: float | Sequence[float] | None = None) -> Floor:
+    """The floor of each dimension. None stands for the default of values between low and high, see `TOLERANCE`.
 
-    Raises ValueError if it is given for another number of dimensions.
+    Raises ValueError if `floor` has another number of dimensions.
     """
-    if given is not None:
-        if np.shape(given) not in ((), stream.shape):
+    if floor is not None:
+        if np.shape(floor) not in ((), stream.shape):
             raise ValueError(
                 f"normalisation.{stream.name}.floor must be one number or one for each of its {stream.size} "
-                f"dimensions, got {given}"
+                f"dimensions, got {floor}"
             )
-        return Floor(np.broadcast_to(np.asarray(given, dtype=np.float64), stream.shape), "its floor")
+        return Floor(np.broadcast_to(np.asarray(floor, dtype=np.float64), stream.shape), "its floor")
     if stream.low:
         return Floor(TOLERANCE * np.subtract(stream.high, stream.low), f"{TOLERANCE:g} of its limits")
     size = np.maximum(np.maximum(-low, high), 1)
     return Floor(TOLERANCE * size, f"{TOLERANCE:g} of its largest magnitude, or of 1 if that is more")
 
 
-def still(stream: Stream, low: Array, high: Array, floor: Floor, *, of: str = "") -> dict[str, str]:
-    """The name of each still dimension, its range and the rule. of: which values the range is of, if not of all."""
+def still_dimensions(stream: Stream, low: Array, high: Array, floor: Floor, *, of: str = "") -> dict[str, str]:
+    """Name of each still dimension -> its range and the rule. of: a note on the range, such as " between quantiles"."""
     indices = np.argwhere(high - low <= floor.width)
     if len(stream.shape) != 1:
         return {stream.name: f"is still in {len(indices)} of its {stream.size} numbers"} if len(indices) else {}
@@ -124,72 +128,76 @@ def still(stream: Stream, low: Array, high: Array, floor: Floor, *, of: str = ""
     }
 
 
-def fit(
-    demonstrations: Demonstrations, episodes: Sequence[int], chosen: Mapping[str, Normalisation]
+def fit_ranges(
+    demonstrations: Demonstrations, episodes: Sequence[int], methods: Mapping[str, Normalisation]
 ) -> dict[str, Range]:
-    """The range of every stream but images, over all steps of `episodes`. `chosen` says how, for streams by name.
+    """The range of every stream except images, over all steps of `episodes`.
 
-    The range of an action that is zero beyond the ends of an episode (`Stream.hold`) includes zero.
+    methods: stream name -> its normalisation; all other streams use the default. The range of an action that is zero
+    beyond the ends of an episode (`Stream.hold`) includes zero.
 
-    Cost: one pass over the data and another one for quantiles, both in pieces, so that nothing need fit in memory.
+    Cost: one pass over the data, and a second one for quantiles; both read in pieces that fit in memory.
 
-    Raises ValueError for a stream that does not exist, a floor of another size, and values outside [-1, 1] that should
-    stay as they are; also if the policy could not command what the demonstrations do, because the action moves in no
-    dimension, or in one that counts as still although no floor says so.
+    Raises ValueError if a stream does not exist, a floor has another size, or values of an "identity" lie outside
+    [-1, 1]. Raises it also if the policy could not command the demonstrated actions: if no dimension of the action
+    moves, or if one counts as still although `floor` does not say so.
     """
     streams = {stream.name: stream for stream in demonstrations.specification.streams if not stream.is_image}
-    for name in chosen:
+    for name in methods:
         if name not in streams:
             raise ValueError(f"normalisation must name a stream of numbers, got {name!r}: {nearest(name, streams)}")
     ranges: dict[str, Range] = {}
     for name, stream in streams.items():
-        how, seen = chosen.get(name, Normalisation()), statistics(demonstrations, name, episodes)
-        bounds = seen.low, seen.high
-        if how.kind == "quantiles":
-            bounds = quantiles(demonstrations, name, episodes, tail=how.tail)
-        ranges[name] = _range(stream, how, seen, *bounds)
+        method, values = methods.get(name, Normalisation()), statistics(demonstrations, name, episodes)
+        bounds = values.low, values.high
+        if method.kind == "quantiles":
+            bounds = quantiles(demonstrations, name, episodes, tail=method.tail)
+        ranges[name] = _range(stream, method, values, *bounds)
         if stream is demonstrations.specification.action:
-            _check_action(ranges[name], stream, how, seen)
+            _check_action(ranges[name], stream, method, values)
     return ranges
 
 
-def _range(stream: Stream, how: Normalisation, seen: Statistics, low: Array, high: Array) -> Range:
-    """The range of a stream of which low and high should become -1 and 1."""
-    if how.kind == "identity":
-        return _identity(stream, seen)
+def _range(stream: Stream, method: Normalisation, values: Statistics, low: Array, high: Array) -> Range:
+    """The range of a stream whose `low` and `high` should become -1 and 1."""
+    if method.kind == "identity":
+        return _identity(stream, values)
     is_zero = np.array([hold == "zero" for hold in stream.hold] or False)
     low, high = np.where(is_zero, np.minimum(low, 0), low), np.where(is_zero, np.maximum(high, 0), high)
-    limit = floor(stream, low, high, how.floor)
-    sentences = still(stream, low, high, limit, of=" between its quantiles" if how.kind == "quantiles" else "")
-    half, centre = np.where(high - low <= limit.width, 0, (high - low) / 2), (low + high) / 2
-    std = np.divide(seen.std, half, out=np.ones_like(half), where=(half > 0) & (seen.std > 0))
-    return Range(np.where(half > 0, low, centre), np.where(half > 0, high, centre), std, sentences)
+    floor = resolve_floor(stream, low, high, method.floor)
+    of = " between its quantiles" if method.kind == "quantiles" else ""
+    still = still_dimensions(stream, low, high, floor, of=of)
+    half, centre = np.where(high - low <= floor.width, 0, (high - low) / 2), (low + high) / 2
+    std = np.divide(values.std, half, out=np.ones_like(half), where=(half > 0) & (values.std > 0))
+    return Range(np.where(half > 0, low, centre), np.where(half > 0, high, centre), std, still)
 
 
-def _identity(stream: Stream, seen: Statistics) -> Range:
-    if np.maximum(-seen.low, seen.high).max() > 1 + TOLERANCE:  # rounding is inside
+def _identity(stream: Stream, values: Statistics) -> Range:
+    if np.maximum(-values.low, values.high).max() > 1 + TOLERANCE:  # allows rounding
         raise ValueError(
             f"normalisation.{stream.name}.kind=identity needs values in [-1, 1], where a policy works, got values from "
-            f"{seen.low.min():g} to {seen.high.max():g}: choose range or quantiles"
+            f"{values.low.min():g} to {values.high.max():g}: choose range or quantiles"
         )
     one = np.ones(stream.shape)
-    return Range(-one, one, np.where(seen.std > 0, seen.std, one), {})
+    return Range(-one, one, np.where(values.std > 0, values.std, one), {})
 
 
-def _check_action(fitted: Range, stream: Stream, how: Normalisation, seen: Statistics) -> None:
-    """Raise ValueError if a policy could not command what the demonstrations do; see `fit`."""
-    is_still, span = fitted.low == fitted.high, seen.high - seen.low
-    sentences = [f"{name} {what}" for name, what in fitted.still.items()]
+def _check_action(fitted: Range, stream: Stream, method: Normalisation, values: Statistics) -> None:
+    """Raise ValueError if a policy could not command the demonstrated actions; see `fit_ranges`."""
+    is_still, span = fitted.low == fitted.high, values.high - values.low
     if is_still.all():
+        reasons = "; ".join(f"{name} {reason}" for name, reason in fitted.still.items())
         raise ValueError(
-            f"the action must move in at least one dimension, but {'; '.join(sentences)}: record demonstrations that "
+            f"the action must move in at least one dimension, but {reasons}: record demonstrations that "
             "move, or give normalisation.action.floor=0 if they move by little"
         )
-    is_asked = how.floor is not None and span <= floor(stream, seen.low, seen.high, how.floor).width
-    frozen = [stream.label(i) for (i,) in np.argwhere(is_still & (span > 0) & ~np.asarray(is_asked))]
+    is_intended = (
+        method.floor is not None and span <= resolve_floor(stream, values.low, values.high, method.floor).width
+    )
+    frozen = [stream.label(i) for (i,) in np.argwhere(is_still & (span > 0) & ~np.asarray(is_intended))]
     if frozen:
-        learn = "kind=range" if how.kind == "quantiles" else "floor=0"
+        remedy = "kind=range" if method.kind == "quantiles" else "floor=0"
         raise ValueError(
-            f"{frozen[0]} {fitted.still[frozen[0]]}; a policy would never move it: give normalisation.action.{learn} "
+            f"{frozen[0]} {fitted.still[frozen[0]]}; a policy would never move it: give normalisation.action.{remedy} "
             "to learn it, or normalisation.action.floor=F with its range or more to keep it still"
         )

@@ -1,6 +1,6 @@
-"""Training windows: every piece of every demonstration that a policy learns from, gathered without a loop.
+"""Training windows: all pieces of all demonstrations that a policy learns from, gathered without a loop.
 
-Shapes: B windows in a batch; To, Tp observation and prediction horizon; W windows in all.
+Shapes: B windows in a batch; To, Tp observation and prediction horizon; W windows; n episodes.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 
 from ..specification import Horizons, Stream
 from .demonstrations import Demonstrations
-from .frames import cache_folder, load_frames
+from .image_cache import cache_folder, decode_images
 
 
 class Batch(NamedTuple):
-    """observation: a stream's name -> (B, To, ...); action (B, Tp, Da); is_padding (B, Tp), true beyond the episode."""
+    """observation: stream name -> (B, To, ...); action (B, Tp, Da); is_padding (B, Tp), true beyond the episode."""
 
     observation: dict[str, Tensor]
     action: Tensor
@@ -30,15 +30,16 @@ class Windows:
     """All windows of some demonstrations, with the streams held on one device.
 
     An episode of L steps has one window for each current step c = 0 ... L - Ta. It holds the steps c - To + 1 to
-    c - To + Tp; so the executed steps of a window are never padding. Steps before the first or after the last one are
-    padding. They repeat that step, as in the reference implementation, but an action is zero there in each dimension
-    whose stream says `hold="zero"`. Only the To steps that are observed are gathered.
+    c - To + Tp, so the executed steps are never padding. Steps before the first or after the last step of the episode
+    are padding. They repeat that step, as in the reference implementation; but an action is zero there in each
+    dimension whose stream has `hold="zero"`. Only the To observed steps of the observations are gathered.
 
-    Memory grows with the steps of the demonstrations and time with the batch, neither with Tp x W: a window is three
-    numbers, not a copy.
+    Memory grows with the steps of the demonstrations and not with Tp x W, because a window is three numbers and no
+    copy. The time of a batch grows with its size.
 
-    device: where the batches are, and the streams too, but for images that do not fit there: `frames` says where those
-    are held (see `datasets.frames`).
+    device: of the streams and the batches.
+    image_cache: where decoded images are kept: "device", "mapped" from a file, or "auto", which maps the images that
+    do not fit on the device (see `datasets.image_cache`).
     """
 
     def __init__(
@@ -47,35 +48,36 @@ class Windows:
         horizons: Horizons,
         *,
         device: str | torch.device = "cpu",
-        frames: str = "auto",
+        image_cache: str = "auto",
     ) -> None:
         self.horizons, self.device = horizons, torch.device(device)
 
-        def held(stream: Stream) -> Tensor:
+        def load(stream: Stream) -> Tensor:
             if stream.is_image and len(demonstrations):
-                return load_frames(demonstrations, stream, device=self.device, place=frames, cache=cache_folder())
+                cache = cache_folder()
+                return decode_images(demonstrations, stream, device=self.device, place=image_cache, cache=cache)
             return torch.from_numpy(demonstrations.read(stream.name)).to(self.device)
 
-        self.streams = {stream.name: held(stream) for stream in demonstrations.specification.streams}
-        edges = np.concatenate([[0], demonstrations.episode_ends])
-        self._bounds = np.stack([edges[:-1], edges[1:] - 1], axis=1)  # first and last step
+        self.streams = {stream.name: load(stream) for stream in demonstrations.specification.streams}
+        bounds = [demonstrations.bounds(episode) for episode in range(len(demonstrations))]
+        self._bounds = np.array(bounds, dtype=np.int64).reshape(-1, 2)  # (n, 2)
         self.offsets = torch.arange(horizons.prediction, device=device) + 1 - horizons.observation
         is_zero = [hold == "zero" for hold in demonstrations.specification.action.hold]
         self._is_zero = torch.tensor(is_zero or False, device=device)
         self._select(range(len(self._bounds)))
 
     def of(self, episodes: Sequence[int]) -> Windows:
-        """Only the windows of some episodes; the streams are shared, not copied."""
-        chosen = copy(self)
-        chosen._select(episodes)
-        return chosen
+        """The windows of some episodes; they share the streams."""
+        selection = copy(self)
+        selection._select(episodes)
+        return selection
 
     def _select(self, episodes: Sequence[int]) -> None:
-        first, last = self._bounds[np.asarray(episodes, dtype=np.int64)].T
-        counts = np.maximum(last - first + 2 - self.horizons.action, 0)
-        starts = np.repeat(first, counts)
+        start, stop = self._bounds[np.asarray(episodes, dtype=np.int64)].T
+        counts = np.maximum(stop - start + 1 - self.horizons.action, 0)
+        first = np.repeat(start, counts)
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        columns = (starts + within, starts, np.repeat(last, counts))
+        columns = (first + within, first, np.repeat(stop - 1, counts))
         self.current, self.first, self.last = (torch.from_numpy(column).to(self.offsets.device) for column in columns)
 
     def __len__(self) -> int:
@@ -85,9 +87,9 @@ class Windows:
     def batch(self, indices: Tensor) -> Batch:
         """Gather the windows `indices` (B,)."""
         indices = indices.to(self.current.device)
-        wanted = self.current[indices, None] + self.offsets
-        steps = torch.clamp(wanted, self.first[indices, None], self.last[indices, None])
-        observed, is_padding = steps[:, : self.horizons.observation], wanted != steps
+        unclamped = self.current[indices, None] + self.offsets
+        steps = torch.clamp(unclamped, self.first[indices, None], self.last[indices, None])
+        observed, is_padding = steps[:, : self.horizons.observation], unclamped != steps
         return Batch(
             observation={name: self._rows(name, observed) for name in self.streams if name != "action"},
             action=self._rows("action", steps).masked_fill_(is_padding[..., None] & self._is_zero, 0),
@@ -95,18 +97,18 @@ class Windows:
         )
 
     def _rows(self, name: str, steps: Tensor) -> Tensor:
-        """`streams[name][steps]` on the device, in half the time: rows are copied whole."""
+        """`streams[name][steps]` on the device; copying whole rows takes half the time of indexing."""
         values = self.streams[name]
         rows = values.index_select(0, steps.flatten().to(values.device))
         return rows.to(self.device).unflatten(0, steps.shape)
 
 
-def split(num_episodes: int, *, held_out: float, seed: int) -> tuple[list[int], list[int]]:
-    """Episodes to train on and episodes held out, both ascending: a share `held_out` of them, at least one.
+def split_episodes(num_episodes: int, *, held_out: float, seed: int) -> tuple[list[int], list[int]]:
+    """Training and held-out episodes, both ascending. A share `held_out` is held out, but at least one episode.
 
-    A single episode is not held out.
+    A single episode is never held out. Raises ValueError unless 0 <= held_out < 1.
 
-    >>> split(5, held_out=0.2, seed=0)
+    >>> split_episodes(5, held_out=0.2, seed=0)
     ([0, 1, 3, 4], [2])
     """
     if not 0 <= held_out < 1:

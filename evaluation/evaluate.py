@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..configs.evaluation import EvaluateConfig
 from ..envs.task import Task
 from ..execution.interface import Execution
 from ..execution.receding import RecedingHorizon
@@ -87,13 +88,13 @@ def evaluate(
     policy: Policy | Engine,
     task: Task,
     *,
-    episodes: int = 50,
-    first_seed: int = 100_000,
-    seed: int = 0,
+    episodes: int = EvaluateConfig.episodes,
+    first_seed: int = EvaluateConfig.first_seed,
+    seed: int = EvaluateConfig.seed,
     execution: Callable[[], Execution] | None = None,
     delay: int = 0,
-    workers: int = 0,
-    num_parallel: int = 64,
+    workers: int = EvaluateConfig.workers,
+    num_parallel: int = EvaluateConfig.parallel,
     videos: int = 0,
     progress: bool = True,
 ) -> Evaluation:

@@ -144,13 +144,13 @@ class _Watch:
         self.clock.sleep_until(self.clock.now() + 1 / self.robot.rate)
 
     def _look(self) -> None:
-        readings = self.call("observe", self.robot.observe)
+        readings = self.call("read", self.robot.read)
         now = self.clock.now()
         streams = {stream.name: stream for stream in self.robot.specification.observations}
         for name, reading in readings.items():
             if name not in streams:
                 raise ValueError(
-                    f"observe() must give streams of the specification, got {name!r}: {nearest(name, streams)}"
+                    f"read() must give streams of the specification, got {name!r}: {nearest(name, streams)}"
                 )
             self._check_time(name, reading.time, now)
             _check_value(streams[name], reading.value)
@@ -158,7 +158,7 @@ class _Watch:
                 self.num_readings[name] = self.num_readings.get(name, 0) + 1
             self.newest[name] = reading
         if lost := self.newest.keys() - readings.keys():
-            raise ValueError(f"observe() must give every stream that has come, {sorted(lost)} came and went")
+            raise ValueError(f"read() must give every stream that has come, {sorted(lost)} came and went")
 
     def _check_time(self, name: str, captured: float, now: float) -> None:
         place = f"stream {name!r}: a capture time"

@@ -31,7 +31,7 @@ class Robot(Protocol):
     """What is observed and commanded. All times are seconds on the clock of the loop.
 
     specification: the streams that it gives, and its action. rate: commands a second that it wants. actuation_delay:
-    seconds from a command to its effect. `observe`, `position` and `command` raise ConnectionError where the robot is
+    seconds from a command to its effect. `read`, `position` and `command` raise ConnectionError where the robot is
     lost, and RuntimeError before `start`. None of them waits for anything.
     """
 
@@ -46,7 +46,7 @@ class Robot(Protocol):
         """
         ...
 
-    def observe(self) -> Mapping[str, Reading]:
+    def read(self) -> Mapping[str, Reading]:
         """The newest reading of every stream that has come so far; none at first."""
         ...
 

@@ -57,7 +57,7 @@ class ReplayRobot:
         if self._origin is None:
             self._origin = self.clock.now()
 
-    def observe(self) -> dict[str, Reading]:
+    def read(self) -> dict[str, Reading]:
         """Every stream at the step of this moment, captured at the beginning of that step."""
         step = min(self._step, len(self.actions) - 1)
         captured = self._moments[step]
@@ -65,7 +65,7 @@ class ReplayRobot:
 
     def position(self) -> NDArray[Any] | None:
         """Where the robot was at the step of this moment, in the dtype of the action."""
-        readings = self.observe()
+        readings = self.read()
         return None if self._position is None else readings[self._position].value.astype(self.actions.dtype)
 
     def command(self, action: NDArray[Any], at_time: float) -> None:

@@ -140,7 +140,7 @@ class Simulation:
         else:
             self._episode = Episode(seed)
 
-    def observe(self) -> dict[str, Reading]:
+    def read(self) -> dict[str, Reading]:
         """The newest reading of every stream that has come so far in this episode."""
         self._advance()
         return dict(self._newest)

@@ -1,1 +1,1 @@
-"""Learn: one training loop, in one place."""
+"""Training: one loop for every policy."""

@@ -1,4 +1,4 @@
-"""What is measured while training: the loss, where the time goes, and the error of held-out actions."""
+"""Measurements during training: the loss, the time of each part, and the error of held-out actions."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .run import Run
 
 
 class Meter:
-    """Means of the loss and the gradient's norm since they were last drained.
+    """Means of the loss and of the gradient norm since the last `drain`.
 
-    sums: (3,), of the loss, of the norm and of the steps, on the device, because reading them would wait for it.
+    sums: (3,) sums of loss, gradient norm and steps. They stay on the device, because reading them waits for it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -24,33 +24,33 @@ class Meter:
         self._seconds: dict[str, float] = {}
 
     def add(self, loss: Tensor, gradient_norm: Tensor, **seconds: float) -> None:
-        """Take one step."""
+        """Add one step."""
         self.sums += torch.stack([loss, gradient_norm, torch.ones_like(loss)])
-        for name, taken in seconds.items():
-            self._seconds[name] = self._seconds.get(name, 0.0) + taken
+        for name, duration in seconds.items():
+            self._seconds[name] = self._seconds.get(name, 0.0) + duration
 
     def drain(self) -> dict[str, float]:
-        """Mean loss and gradient norm, and seconds in all; then start anew."""
+        """Mean loss, mean gradient norm and total seconds by name; then reset."""
         loss, norm, count = self.sums.tolist()
-        measured = {"loss": loss / count, "gradient_norm": norm / count, **self._seconds}
+        means = {"loss": loss / count, "gradient_norm": norm / count, **self._seconds}
         self.sums.zero_()
         self._seconds = {}
-        return measured
+        return means
 
 
 def is_finite(meter: Meter, policy: nn.Module) -> bool:
-    """Whether every loss and gradient of late, and every weight, is finite; waits for the device."""
+    """Whether the losses and gradients since the last `drain` and all weights are finite. Waits for the device."""
     return all(bool(tensor.isfinite().all()) for tensor in (meter.sums, *policy.parameters()))
 
 
 @torch.no_grad()
 def action_error(policy: Any, windows: Windows, *, seed: int, most: int = 512) -> float:
-    """How far predicted actions are from the demonstrated ones, on at most `most` windows spread evenly.
+    """Mean absolute error of predicted actions on at most `most` evenly spread windows.
 
-    The mean absolute difference over the executed steps, as a share of each dimension's range in the training data. It
-    does not fall to zero: a demonstrator who might do either of two things does one of them.
+    It covers the executed steps, and is a share of each dimension's range in the training data. It does not fall to
+    zero on multimodal data: the demonstrator chose one of several good actions.
 
-    policy: a `Policy` that has a normalizer.
+    policy: a `Policy` with a normalizer.
     """
     batch = windows.batch(torch.linspace(0, len(windows) - 1, min(most, len(windows))).long())
     draws, *shape = policy.noise_shape
@@ -58,14 +58,14 @@ def action_error(policy: Any, windows: Windows, *, seed: int, most: int = 512) -
     predicted = policy.predict(batch.observation, noise.to(batch.action.device))
     normalise = policy.normalizer.action
     error = (normalise(predicted) - normalise(batch.action)).abs()[:, policy.horizons.executed]
-    return error.mean().item() / 2  # the range is [-1, 1]
+    return error.mean().item() / 2  # normalised values span [-1, 1]
 
 
 @contextmanager
 def metrics_writer(run: Run, tensorboard: bool) -> Generator[Callable[..., None]]:
-    """A function `write(step=..., loss=..., ...)` for the run's JSON lines, and for TensorBoard on request.
+    """A function `write(step=..., loss=..., ...)` that appends to the run's JSON lines and, if set, to TensorBoard.
 
-    Raises ValueError where TensorBoard is asked for and not installed.
+    Raises ValueError if `tensorboard` is set and TensorBoard is not installed.
     """
     if not tensorboard:
         yield run.log

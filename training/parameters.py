@@ -1,4 +1,4 @@
-"""Which parameters are decayed, and at what share of the learning rate each of them learns."""
+"""Parameter groups of the optimiser: weight decay and a factor of the learning rate for each parameter."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Any
 from torch import nn
 
 NOT_DECAYED = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
-"""Layers whose weights may have two dimensions and do not multiply features."""
+"""Layers without weight decay, because their weights do not multiply features."""
 
 TABLES = {"embed", "embedding", "embeddings", "pos", "position", "positional", "positions", "probe", "token", "tokens"}
-"""Words in the names of parameters that are added to features, or put beside them: embeddings, positions, tokens.
+"""Words in the names of parameters that are added to features or concatenated with them: embeddings, positions, tokens.
 
-The probe is what the attention pool of SigLIP asks with.
+The probe is the query of SigLIP's attention pool.
 """
 
 
 def parameter_groups(policy: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
-    """Every parameter of `policy` once, as groups for AdamW, in an order that its construction alone decides.
+    """Groups for AdamW that hold every parameter of `policy` once, in the order of its modules.
 
-    Each group has its "weight_decay", which is `weight_decay` or 0 as `is_decayed` says, and its "scale", a factor of
-    the learning rate: 1 unless a module says otherwise for all of it by `learning_rate_scale`.
+    A group's "weight_decay" is `weight_decay` or 0, see `is_decayed`. Its "scale" is a factor of the learning rate: the
+    `learning_rate_scale` of the module or of its nearest parent that has one, else 1.
 
     Raises ValueError for a scale that is not positive.
     """
     groups: dict[tuple[float, float], dict[str, Any]] = {}
-    seen: set[nn.Parameter] = set()
+    grouped: set[nn.Parameter] = set()
     for module, scale in _modules(policy, "", 1.0):
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter in seen:  # shared by two modules
+            if parameter in grouped:  # shared by two modules
                 continue
-            seen.add(parameter)
+            grouped.add(parameter)
             decay = weight_decay if is_decayed(module, name) else 0.0
             group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "scale": scale})
             group["params"].append(parameter)
@@ -39,18 +39,18 @@ def parameter_groups(policy: nn.Module, *, weight_decay: float) -> list[dict[str
 
 
 def is_decayed(module: nn.Module, name: str) -> bool:
-    """Whether weight decay acts on the parameter of that name, of the module itself.
+    """Whether weight decay acts on a parameter of a module, by the parameter's name in it.
 
-    It acts on what multiplies features and therefore has two dimensions or more: weights of linear and recurrent
-    layers, of convolutions and of attention. It does not act on biases, norms, embeddings, positions and tokens, which
-    are known by their module or by their name. So the rule covers networks that are not ours.
+    It acts on parameters that multiply features and therefore have two or more dimensions: the weights of linear
+    layers, recurrent layers, convolutions and attention. It does not act on biases, norms, embeddings, positions and
+    tokens, recognised by module type or by name. The rule therefore works for networks of other packages too.
     """
     is_table = isinstance(module, NOT_DECAYED) or bool({"bias", *TABLES} & set(name.split("_")))
     return module.get_parameter(name).ndim > 1 and not is_table
 
 
 def _modules(module: nn.Module, path: str, scale: float) -> Iterator[tuple[nn.Module, float]]:
-    """Every module, parents first, with the scale that it or the nearest above it states."""
+    """All modules, parents first, each with its own scale or that of its nearest parent."""
     scale = float(getattr(module, "learning_rate_scale", scale))
     if not scale > 0:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The recipe of a training: everything that decides what is learnt, but its seed, and nothing else."""
+"""The recipe of a training: everything that decides what is learnt, except the seed."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from ..configs.training import TrainConfig
 from .split import Split
 
 LEFT_OUT = {
-    *("seed", "task", "dataset", "init_from", "teacher", "out", "device", "frames", "imports", "tensorboard"),
+    *("seed", "task", "dataset", "init_from", "teacher", "out", "device", "image_cache", "imports", "tensorboard"),
     *("log_every", "save_every", "validate_every", "evaluate_every", "evaluate_episodes"),
 }
-"""Settings of a run that are no part of its recipe.
+"""Settings that are not part of the recipe.
 
-What lies in `dataset`, `init_from` and `teacher` is part of it, but not where it lies.
+Of `dataset`, `init_from` and `teacher` the content is part of it, and the path is not.
 """
 
 
 def recipe(config: TrainConfig, split: Split, *, init_from: str | None, teacher: str | None) -> dict[str, Any]:
-    """The recipe of `config`, as JSON. Runs of one recipe differ in their seed alone.
+    """The recipe of `config`, as JSON. Runs of one recipe differ only in their seed.
 
-    split: of the demonstrations in `config.dataset`, which it knows by their content. init_from, teacher: the digests
-    of the weights that training starts with and of those that it learns from. Pretrained weights of an encoder go by
-    the name of their file. The sampler is left out: no loss depends on it.
+    split: of the demonstrations in `config.dataset`, with the digest of their content. init_from, teacher: digests of
+    the initial weights and of the teacher's weights. Pretrained weights of an encoder are identified by their file
+    name. The sampler is left out, because no loss depends on it.
     """
     settings = {name: value for name, value in describe(config).items() if name not in LEFT_OUT}
     policy = {name: value for name, value in settings["policy"].items() if name != "sampler"}
     if weights := policy["encoder"].get("weights"):
         policy["encoder"] = policy["encoder"] | {"weights": Path(weights).name}
-    drawn = {"held_out": split.origin["held_out"], "split_seed": split.origin["seed"]}
+    drawn_by = {"held_out": split.origin["held_out"], "split_seed": split.origin["seed"]}
     contents = {"episodes": split.origin["episodes"], "digest": split.origin["sha256"][:12]}
     return {
         **settings,
-        **drawn,
+        **drawn_by,
         "policy": policy,
         "init_from": init_from,
         "teacher": teacher,

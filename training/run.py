@@ -1,10 +1,10 @@
-"""A run folder: its configuration, its metrics, and checkpoints that a killed training goes on from.
+"""A run folder: configuration, metrics, and checkpoints from which a killed training resumes.
 
     run/
-      config.json               what was asked for; a resumed training must ask for the same
-      metrics.jsonl             one line for each time something was measured
-      checkpoints/00002000/     policy.json, policy.safetensors (the averaged weights: what is evaluated and deployed),
-                                training.json, training.safetensors (what else is needed to go on)
+      config.json               the configuration; a resumed training must have the same
+      metrics.jsonl             one line a measurement
+      checkpoints/00002000/     policy.json, policy.safetensors (averaged weights, evaluated and deployed),
+                                training.json, training.safetensors (the rest of the training state)
 
 Only the last and the best checkpoint are kept. A checkpoint appears whole or not at all.
 """
@@ -30,7 +30,7 @@ from ..files import read_json, whole_folder, write_json, write_text, writing
 
 
 class Run:
-    """One run folder. Steps are counted in updates that are done."""
+    """One run folder. Steps count finished updates."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,7 +39,7 @@ class Run:
 
     @property
     def steps(self) -> list[int]:
-        """The steps of the checkpoints, ascending."""
+        """Steps of the checkpoints, ascending."""
         return checkpoint_steps(self.folder)
 
     def checkpoint(self, step: int) -> Path:
@@ -48,7 +48,7 @@ class Run:
 
     @contextmanager
     def exclusive(self) -> Generator[None]:
-        """Hold the folder against a second training. Raises ValueError where one is under way."""
+        """Lock the folder. Raises ValueError if another process trains in it."""
         is_new = not self.folder.exists()
         self.folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.folder / ".lock")
@@ -62,20 +62,20 @@ class Run:
             yield
         finally:
             lock.release()
-            if is_new and not self.config.exists():  # nothing came of it
+            if is_new and not self.config.exists():  # the training did not start
                 shutil.rmtree(self.folder)
 
     def begin(self, config: dict[str, Any]) -> int:
-        """Start or resume; returns the step to go on from.
+        """Start or resume the run; returns the step of the last checkpoint, or 0.
 
-        Raises ValueError, naming what differs, where the folder holds a run of another configuration.
+        Raises ValueError, naming the differences, if the folder holds a run of another configuration.
         """
         for leftover in list(self.folder.rglob(".*.partial*")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
-        before = read_json(self.config) if self.config.exists() else config
-        if found := differences(before, config):
+        stored = read_json(self.config) if self.config.exists() else config
+        if changes := configuration_changes(stored, config):
             raise ValueError(
-                f"{self.folder} holds a run of another configuration ({'; '.join(found)}): "
+                f"{self.folder} holds a run of another configuration ({'; '.join(changes)}): "
                 f"repeat its command to resume it, or choose another out="
             )
         write_json(self.config, config)
@@ -86,9 +86,9 @@ class Run:
     def save(
         self, step: int, *, weights: Mapping[str, Tensor], training: Mapping[str, Tensor], manifest: Mapping[str, Any]
     ) -> Path:
-        """Write the checkpoint after `step` updates and drop what is neither last nor best.
+        """Write the checkpoint after `step` updates, then delete all but the last and the best.
 
-        weights: of the averaged policy. training: what else a resumed training needs. manifest: see `write_checkpoint`.
+        weights: of the averaged policy. training: the rest of the training state. manifest: see `write_checkpoint`.
         """
         path = self.checkpoint(step)
         with whole_folder(path) as folder:
@@ -100,59 +100,59 @@ class Run:
         return path
 
     def prune(self) -> None:
-        """Remove every checkpoint but the last and the best."""
+        """Delete every checkpoint except the last and the best."""
         kept = {self.steps[-1], best_step(self.folder)}
         for step in set(self.steps) - kept:
             shutil.rmtree(self.checkpoint(step))
 
     def log(self, **entry: Any) -> None:
-        """Append one line to the metrics."""
+        """Append a line to the metrics."""
         self.last_loss = entry.get("loss", self.last_loss)
         with writing(self.metrics), self.metrics.open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
     def _forget_after(self, step: int) -> None:
-        """Drop what was measured after `step`, because a resumed training measures it again."""
+        """Delete the measurements after `step`: a resumed training repeats them."""
         kept = [entry for entry in read_metrics(self.folder) if entry["step"] <= step]
         write_text(self.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
-    """What differs between two configurations, a clause each.
+def configuration_changes(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
+    """The differences between two configurations, a clause each.
 
-    >>> differences({"seed": 0, "horizons": {"action": 8}}, {"seed": 0, "horizons": {"action": 4}})
+    >>> configuration_changes({"seed": 0, "horizons": {"action": 8}}, {"seed": 0, "horizons": {"action": 4}})
     ['horizons.action was 8 and is 4']
     """
-    found = []
+    changes: list[str] = []
     for key in [*before, *(key for key in now if key not in before)]:
-        one, other = before.get(key), now.get(key)
-        if isinstance(one, Mapping) and isinstance(other, Mapping):
-            found += differences(one, other, f"{path}{key}.")
-        elif one != other:
-            found.append(f"{path}{key} was {one!r} and is {other!r}")
-    return found
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            changes += configuration_changes(old, new, f"{path}{key}.")
+        elif old != new:
+            changes.append(f"{path}{key} was {old!r} and is {new!r}")
+    return changes
 
 
 @contextmanager
 def stop_requests() -> Generator[Callable[[], bool]]:
-    """A function that says whether SIGINT or SIGTERM has come, so that the state is saved between two steps.
+    """A function that returns whether SIGINT or SIGTERM has arrived, so that training can stop between two steps.
 
-    A second signal ends the process at once, as usual.
+    A second signal acts as usual and ends the process.
     """
-    asked = threading.Event()
+    requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
-        yield asked.is_set
+        yield requested.is_set
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def ask(number: int, frame: object) -> None:
-        asked.set()
-        signal.signal(number, before[signal.Signals(number)])
+    def request_stop(number: int, frame: object) -> None:
+        requested.set()
+        signal.signal(number, handlers[signal.Signals(number)])
 
-    for number in before:
-        signal.signal(number, ask)
+    for number in handlers:
+        signal.signal(number, request_stop)
     try:
-        yield asked.is_set
+        yield requested.is_set
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

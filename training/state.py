@@ -1,4 +1,4 @@
-"""The state of a training beside the averaged policy, as safetensors: weights, moments, sums of the loss."""
+"""The training state that a checkpoint holds beside the averaged policy: weights, optimiser moments, loss sums."""
 
 from __future__ import annotations
 
@@ -17,18 +17,20 @@ from .measures import Meter
 
 
 def training_state(policy: nn.Module, optimizer: torch.optim.Optimizer, meter: Meter) -> dict[str, Tensor]:
-    """Everything that `restore` needs, by name."""
+    """All tensors that `restore_training` needs, by name."""
     state = {f"policy.{name}": tensor for name, tensor in policy.state_dict().items()} | {"meter": meter.sums}
     for index, moments in optimizer.state_dict()["state"].items():
         state |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
     return state
 
 
-def restore(folder: Path, policy: nn.Module, ema: EMA[Any], optimizer: torch.optim.Optimizer, meter: Meter) -> None:
-    """Set everything to what it was when the checkpoint was saved.
+def restore_training(
+    folder: Path, policy: nn.Module, ema: EMA[Any], optimizer: torch.optim.Optimizer, meter: Meter
+) -> None:
+    """Load the state of a checkpoint into everything that training changes.
 
-    Raises ValueError or FileNotFoundError where the checkpoint is damaged. Warns where the number of CPU threads
-    differs from then: sums are then rounded differently.
+    Raises ValueError or FileNotFoundError if the checkpoint is damaged. Warns if the number of CPU threads has changed,
+    because sums are then rounded differently.
     """
     weights = read_checkpoint(folder)[1]
     note = read_json(folder / "training.json")
@@ -36,14 +38,15 @@ def restore(folder: Path, policy: nn.Module, ema: EMA[Any], optimizer: torch.opt
         raise ValueError(f"{folder / 'training.json'} is damaged: it holds only {sorted(note)}; restore it from a copy")
     if note["threads"] != torch.get_num_threads() and next(policy.parameters()).device.type == "cpu":
         warnings.warn(
-            f"resuming with {torch.get_num_threads()} threads what was begun with {note['threads']}: the result is as "
-            f"good, but not bitwise that of an uninterrupted run (set OMP_NUM_THREADS={note['threads']} for that)",
+            f"this run was started with {note['threads']} threads and resumes with {torch.get_num_threads()}: the "
+            "result is as good, but not bitwise equal to that of an uninterrupted run (set OMP_NUM_THREADS="
+            f"{note['threads']} for that)",
             stacklevel=2,
         )
     state = read_tensors(folder / "training.safetensors", note["training_sha256"])
-    policy.load_state_dict(_under("policy", state))
+    policy.load_state_dict(_with_prefix("policy", state))
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _under("optimizer", state).items():
+    for name, tensor in _with_prefix("optimizer", state).items():
         index, key = name.split(".")
         moments.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
@@ -51,16 +54,16 @@ def restore(folder: Path, policy: nn.Module, ema: EMA[Any], optimizer: torch.opt
     meter.sums.copy_(state["meter"])
 
 
-def start_from(policy: nn.Module, folder: Path) -> str:
-    """Begin with the averaged weights of another run, but with our own normalizer; returns the digest of the weights.
+def load_initial_weights(policy: nn.Module, folder: Path) -> str:
+    """Load the averaged weights of another run, but keep the policy's own normalizer; returns the weights' digest.
 
-    Raises ValueError unless its network has the same weights, by name and shape.
+    Raises ValueError if the names or shapes of the weights differ.
     """
     manifest, weights = read_checkpoint(resolve_checkpoint(folder))
-    wanted = {name: tensor for name, tensor in policy.state_dict().items() if not name.startswith("normalizer.")}
+    expected = {name: tensor for name, tensor in policy.state_dict().items() if not name.startswith("normalizer.")}
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith("normalizer.")}
-    differing = sorted(wanted.keys() ^ weights.keys())
-    differing += [name for name in wanted.keys() & weights.keys() if wanted[name].shape != weights[name].shape]
+    differing = sorted(expected.keys() ^ weights.keys())
+    differing += [name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape]
     if differing:
         raise ValueError(
             f"init_from={folder} must hold the weights of the same policy, but {len(differing)} differ, such as "
@@ -70,5 +73,6 @@ def start_from(policy: nn.Module, folder: Path) -> str:
     return manifest["weights_sha256"][:12]
 
 
-def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _with_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix + "."): tensor for name, tensor in state.items() if name.startswith(prefix + ".")}

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...policy.encoders.resnet import GROUP_SIZE, Norm, ResNetEncoder
+from ...configs.components.encoders import ResNetEncoderConfig
+from ...policy.encoders.resnet import GROUP_SIZE, Norm
 from ...policy.networks.transformer import Transformer
 from ...policy.networks.unet1d import UNet1d
 
@@ -191,7 +192,13 @@ def transformer(weights: Mapping[str, Tensor]) -> Layout:
     sizes = {"num_layers": num_layers, "size": width}
     with torch.device("meta"):
         network = Transformer(
-            action_size=action_size, conditioning_shape=shape, num_steps=num_steps, num_heads=1, **sizes
+            action_size=action_size,
+            conditioning_shape=shape,
+            num_steps=num_steps,
+            num_heads=1,
+            dropout=0.0,
+            embedding_dropout=0.0,
+            **sizes,
         )
     ours = {name: shape for name, shape in shapes(network).items() if not name.startswith("keys_values.")}
     cross = [f"decoder.layers.{layer}.multihead_attn.in_proj_" for layer in range(num_layers)]
@@ -239,15 +246,13 @@ def cameras(
         size(weights, f"{prefixes[0]}{name}.weight", 0, CAMERA) for name in ("backbone.0", "pool.nets", "out")
     )
     with torch.device("meta"):
-        camera = ResNetEncoder(
-            shape[2],
-            shape[:2],
+        camera = ResNetEncoderConfig(
             depth=depth,
             width=max(GROUP_SIZE, width // GROUP_SIZE * GROUP_SIZE),  # another width makes the shapes differ below
             norm=norm,
-            num_keypoints=num_keypoints,
-            num_features=num_features,
-        )
+            keypoints=num_keypoints,
+            features=num_features,
+        ).camera()(shape[2], shape[:2])
     ours = shapes(camera)
     expected = {renamed(name, CAMERA_RULES): sizes for name, sizes in ours.items()}
     # The coordinates of the last map's cells, 1/32 of the image in height and width; ours are computed.

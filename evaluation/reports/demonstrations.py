@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ...datasets.demonstrations import Demonstrations
-from ...datasets.inspection import evenly, lengths
+from ...datasets.inspection import evenly_spaced
 
 if TYPE_CHECKING:
     from ...datasets.augmentation import Augmentation
@@ -26,9 +26,9 @@ def draw_demonstrations(demonstrations: Demonstrations, path: Path, *, most: int
     figure = Figure(figsize=(3.2 * columns, 1.9 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    chosen = evenly(len(demonstrations), most)
+    chosen = evenly_spaced(len(demonstrations), most)
     values = {stream.name: demonstrations.read(stream.name) for stream in streams}
-    seconds = np.arange(lengths(demonstrations).max()) * demonstrations.specification.control_dt
+    seconds = np.arange(demonstrations.episode_lengths.max()) * demonstrations.specification.control_dt
     for axis, (stream, index) in zip(axes, panels, strict=False):
         for episode in chosen:
             piece = values[stream.name][slice(*demonstrations.bounds(episode)), index]
@@ -36,7 +36,7 @@ def draw_demonstrations(demonstrations: Demonstrations, path: Path, *, most: int
         units = f" ({stream.units[index]})" if stream.units else ""
         axis.set_title(f"{stream.label(index)}{units}", fontsize=9)
         axis.tick_params(labelsize=7)
-    axes[len(panels)].hist(lengths(demonstrations), bins=20, color="0.6")
+    axes[len(panels)].hist(demonstrations.episode_lengths, bins=20, color="0.6")
     axes[len(panels)].set_title("episode length (steps)", fontsize=9)
     axes[len(panels)].tick_params(labelsize=7)
     for axis in axes[len(panels) + 1 :]:
@@ -60,7 +60,7 @@ def draw_augmented(
     if not cameras:
         raise ValueError("augment=true needs a store with images, but this one has no stream of images")
     generator = torch.Generator().manual_seed(seed)
-    chosen, draws = evenly(demonstrations.num_steps, samples), 5
+    chosen, draws = evenly_spaced(demonstrations.num_steps, samples), 5
     figure = Figure(figsize=(1.6 * (1 + draws), 1.7 * len(cameras) * len(chosen)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(cameras) * len(chosen), 1 + draws, squeeze=False)

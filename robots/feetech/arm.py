@@ -109,7 +109,7 @@ class SerialArm:
             self._connect()
         self._is_stopped = False
 
-    def observe(self) -> dict[str, Reading]:
+    def read(self) -> dict[str, Reading]:
         """The newest positions of the joints, rad."""
         self._require()
         return {"joints": self._reading}

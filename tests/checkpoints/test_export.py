@@ -101,7 +101,7 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 import numpy as np
 import recede
-from recede.policy.guidance import Prefix
+from recede.policy.denoising.guidance import Prefix
 folder, data, out = sys.argv[1:]
 engine = recede.load_engine(folder)
 inputs = np.load(data)

@@ -141,7 +141,7 @@ RESTORE = "restore it from a copy"
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (remove, ["there is nothing here: check the path"]),
+        (remove, ["check the path"]),
         (no_store, ["not a zarr group (neither zarr.json nor .zgroup in it): name the folder of a store"]),
         (a_file, ["not a zarr group"]),
         (truncate, ["data/action: chunk file", "data/action/c/0/0 is damaged", RESTORE]),
@@ -165,10 +165,10 @@ RESTORE = "restore it from a copy"
 )
 def test_damaged_demonstrations_are_refused_before_anything_is_written(recede, tmp_path, store, small, damage, words):
     damage(store)
-    line = refused(recede, tmp_path, "train", *[each.format(folder=tmp_path) for each in TRAIN], *small)
+    line = refused(recede, tmp_path, "train", *[argument.format(folder=tmp_path) for argument in TRAIN], *small)
     assert line.startswith(f"recede train: {store}")
-    for each in words:
-        assert each in line
+    for word in words:
+        assert word in line
 
 
 @pytest.mark.parametrize("command", ["inspect", "replay"])
@@ -194,7 +194,7 @@ def test_recording_does_not_go_on_in_a_damaged_store(recede, tmp_path, store):
 def test_demonstrations_of_another_task_are_refused(recede, tmp_path, store, small):
     more = [f"dataset={store}", f"out={tmp_path / 'out'}", *small]
     line = refused(recede, tmp_path, "train", "task=pick_place", *more)
-    assert f"{store}: the store must have the specification that is asked for" in line
+    assert f"{store}: the store must have the specification" in line
     assert "position: only on one side" in line
 
 
@@ -238,7 +238,7 @@ def test_damaged_replay_buffers_are_refused(recede, tmp_path, small, changes, wo
 def test_a_replay_buffer_needs_a_task(recede, tmp_path, small):
     path = replay_buffer(tmp_path / "foreign.zarr")
     line = refused(recede, tmp_path, "train", f"dataset={path}", f"out={tmp_path / 'out'}", *small)
-    assert "no demonstration store" in line
+    assert "not a demonstration store" in line
     assert "say which task it shows with task=" in line
     assert recede("train", "task=pusht", f"dataset={path}", f"out={tmp_path / 'out'}", "steps=1", *small).status == 0
 
@@ -323,8 +323,8 @@ def test_damaged_checkpoints_are_not_evaluated(recede, tmp_path, run, damage, wo
     options = ["task=toys:REACH", f"out={tmp_path / 'results'}", "episodes=1", "device=cpu"]
     line = refused(recede, tmp_path, "evaluate", run, *options)
     assert str(run) in line
-    for each in words:
-        assert each in line
+    for word in words:
+        assert word in line
 
 
 @pytest.mark.parametrize(("damage", "words"), [*BOTH, *RESUME_ONLY])
@@ -335,8 +335,8 @@ def test_damaged_checkpoints_are_not_resumed(recede, tmp_path, run, reaches, sma
     damage(run)
     line = refused(recede, tmp_path, *command)
     assert str(run) in line
-    for each in words:
-        assert each in line
+    for word in words:
+        assert word in line
 
 
 def test_a_policy_is_not_evaluated_in_a_task_of_another_specification(recede, tmp_path, run):

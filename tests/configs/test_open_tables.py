@@ -160,7 +160,7 @@ def test_a_robot_is_controlled_by_parts_of_the_package(trained, nursery, tmp_pat
 
 def test_the_process_of_the_policy_imports_the_package(trained, nursery, tmp_path):
     """Nothing else that it gets is of the package."""
-    command = ["control", trained, IMPORTS, "episodes=1", "seconds=0.5", f"out={tmp_path / 'out'}"]
+    command = ["control", trained, IMPORTS, "episodes=1", "seconds=3", f"out={tmp_path / 'out'}"]
     status, output = nursery.run(*command)
     assert status == 0, output
     assert json.loads((tmp_path / "out" / "control.json").read_text())["episodes"][0]["chunks"] > 0
@@ -180,8 +180,14 @@ def test_help_lists_what_the_package_adds(recede):
     assert "policy/network=mlp" not in plain
     result = recede("train", "--help", IMPORTS)
     assert result.status == 0
-    for line in ("policy/network=mlp          policy.network.size=64", "policy=small", "policy/sampler=euler"):
-        assert line in result.out
+    for line in (
+        r"  policy/network=mlp +One hidden layer of `size` numbers\.",
+        r"    policy.network.size +64",
+        "  policy=small .*",
+        r"    policy/sampler +euler num_steps=4",
+        "  policy/sampler=euler .*",
+    ):
+        assert re.search(f"^{line}$", result.out, re.MULTILINE), line
     assert "my_parts.networks" not in sys.modules
 
 
@@ -366,7 +372,7 @@ class RequiringConfig(DiffusionConfig):
 @pytest.mark.parametrize(
     ("slot", "name", "config", "message"),
     [
-        ("policy/netwrok", "mine", PlainConfig, "got 'policy/netwrok': did you mean 'policy/network'?"),
+        ("policy/netwrok", "mine", PlainConfig, "'policy/netwrok': did you mean 'policy/network'?"),
         (
             "policy/network",
             "Mine",
@@ -412,7 +418,7 @@ def test_a_task_is_added_itself_or_by_its_place():
 
     again = importlib.util.module_from_spec(toys.__spec__)  # as a reloaded module, which would change `toys` for others
     toys.__spec__.loader.exec_module(again)
-    with pytest.raises(ValueError, match="task=mine must be a task of that name, got one whose name is 'reach'"):
+    with pytest.raises(ValueError, match="task=mine must be a task of that name, got 'reach'"):
         add_choice("task", "mine", toys.REACH)
     add_choice("task", "reach", toys.REACH)
     assert load_task("reach") is toys.REACH
@@ -472,9 +478,7 @@ def test_a_slot_without_a_default_must_be_chosen(recede):
 def test_a_default_that_is_in_no_table_is_refused(recede):
     add_choice("policy", "orphan", OrphanConfig)
     line = recede("train", "policy=orphan", "dataset=d", "out=o").line
-    assert (
-        "policy=orphan: the default of network, OtherConfig(size=3), must be added to the table of policy/net" in line
-    )
+    assert re.search(r"orphan.* policy/network .*OtherConfig\(size=3\).*add_choice", line)
 
 
 def test_an_unknown_choice_is_an_error_of_its_own():

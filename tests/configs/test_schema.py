@@ -1,7 +1,6 @@
 """Run configurations: every choice can be described, read back, composed and explained."""
 
 import json
-import re
 from dataclasses import MISSING, fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -13,15 +12,15 @@ import torch
 import toys
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
-from recede.commands import main
-from recede.configs.choices import CHOICES, MANY
-from recede.configs.commands import RUNS, register
+from recede.configs.choices import CHOICES
+from recede.configs.commands import COMMANDS, register
 from recede.configs.components.denoising import DDIMConfig, DDPMConfig, DiffusersSamplerConfig, RectifiedFlowConfig
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig, HorizonsConfig
-from recede.configs.evaluation import EvaluateConfig
-from recede.configs.notation import describe, policy_config
-from recede.configs.training import TrainConfig
+from recede.configs.datasets import CollectConfig
+from recede.configs.evaluation import EvaluateConfig, ReplayConfig
+from recede.configs.notation import default_of, describe, policy_config
+from recede.configs.training import DemoConfig, TrainConfig
 from recede.envs.catalogue import TASKS, load_task
 from recede.envs.task import Task
 from recede.policy.denoising.prediction import PREDICTIONS
@@ -39,11 +38,10 @@ REQUIRED = {
     "source": "w.pt",
     "task": "pick_place",
 }
-SELF_EVIDENT = {"seed", "device", "steps", "episodes", "out", "task", "policy"}
 
 
 def slots_of(option):
-    names = {each.name for each in fields(option)}
+    names = {field.name for field in fields(option)}
     return [slot for slot in CHOICES if slot.count("/") and slot.split("/")[1] in names]
 
 
@@ -96,22 +94,34 @@ def test_every_choice_builds_a_policy_that_predicts(slot, name, prediction):
     assert bool(chunk.isfinite().all())
 
 
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_composes_to_its_configuration(command):
+    register()
+    config = COMMANDS[command].config
+    required = {key: value for key, value in REQUIRED.items() if is_required(config, key)}
+    with initialize_config_module("recede.configs", version_base="1.3"):
+        composed = OmegaConf.to_object(compose(command, [f"{key}={value}" for key, value in required.items()]))
+    chosen = {"policy": composed.policy} if command == "import-checkpoint" else {}
+    assert composed == config(**required, **chosen)
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.yaml")), ids=lambda path: str(path.relative_to(FOLDER)))
 def test_every_preset_composes_to_real_objects(path):
-    """A file of a command by itself, a file of a group as what `train` is given."""
     register()
     group, name = path.parent.relative_to(FOLDER), path.stem
-    command = name if group == Path() else "train"
-    chosen = [] if group == Path() else [f"{group}={name}"]
-    required = [f"{key}={value}" for key, value in REQUIRED.items() if is_required(RUNS[command], key)]
     with initialize_config_module("recede.configs", version_base="1.3"):
-        config = OmegaConf.to_object(compose(command, [*chosen, *required]))
-    assert type(config) is RUNS[command]
-    if command == "train":
-        made = {"flow": DiffusionConfig, "reference": DiffusionConfig} | CHOICES["policy"]
-        assert type(config.policy) is made[name if group == Path("policy") else "diffusion"]
-        assert all(is_dataclass(getattr(config.policy, slot.split("/")[1])) for slot in slots_of(type(config.policy)))
-        assert type(config.horizons) is HorizonsConfig
+        config = OmegaConf.to_object(compose("train", [f"{group}={name}", "dataset=d.zarr", "out=runs/x"]))
+    assert type(config) is TrainConfig
+    assert type(config.policy) is DiffusionConfig
+    assert all(is_dataclass(getattr(config.policy, slot.split("/")[1])) for slot in slots_of(type(config.policy)))
+    assert type(config.horizons) is HorizonsConfig
+
+
+def test_a_foreign_policy_is_read_as_the_reference_unless_one_says_otherwise():
+    register()
+    with initialize_config_module("recede.configs", version_base="1.3"):
+        config = OmegaConf.to_object(compose("import-checkpoint", ["source=w.pt", "out=o"]))
+    assert config.policy == DiffusionConfig(prediction="epsilon", sampler=DDPMConfig(spacing="leading"))
 
 
 def test_the_reference_is_as_published():
@@ -147,35 +157,17 @@ def test_every_choice_can_be_chosen(policy, slot, name):
     assert getattr(config.policy, slot.split("/")[1]) == CHOICES[slot][name]()
 
 
-def test_every_command_has_a_file_a_preset_and_a_summary():
-    files = {path.stem for path in (FOLDER.parent / "commands").glob("*.py")} - {"__init__", "main"}
-    commands = {name.replace("_", "-") for name in files}
-    assert set(RUNS) == commands == set(main.SUMMARIES) == {path.stem for path in FOLDER.glob("*.yaml")}
-    assert set(main.POSITIONAL) <= set(RUNS)
-    assert all(key in RUNS[command].__dataclass_fields__ for command, key in main.POSITIONAL.items())
+def test_every_command_has_a_module_and_a_key_for_its_bare_argument():
+    folder = Path(recede.__file__).parent / "commands"
+    modules = {path.stem for path in folder.glob("*.py") if "\ndef run(" in path.read_text()}
+    assert {command.replace("-", "_") for command in COMMANDS} == modules
+    for command in COMMANDS.values():
+        assert command.positional is None or command.positional in command.config.__dataclass_fields__
 
 
 def is_required(config, key):
-    known = config.__dataclass_fields__
-    return key in known and known[key].default is MISSING and known[key].default_factory is MISSING
-
-
-@pytest.mark.parametrize("command", sorted(RUNS))
-def test_every_key_is_explained(command):
-    """`recede <command> --help` lists it, and the documentation of the configuration says what it is."""
-    text = main.usage(command)
-    for each in fields(RUNS[command]):
-        assert re.search(rf"^  {each.name} ", text, re.MULTILINE), each.name
-        assert each.name in SELF_EVIDENT or re.search(rf"\b{each.name}\b", main.documentation(RUNS[command])), each.name
-    assert text.startswith(f"usage: recede {command}")
-    for slot, options in CHOICES.items():
-        if slot.split("/")[0] not in RUNS[command].__dataclass_fields__:
-            continue
-        for name, option in options.items():
-            assert f"{slot}={name}" in text
-            path = f"{slot}.{name}" if slot in MANY else slot.replace("/", ".")
-            for each in fields(option):
-                assert f"{path}.{each.name}=" in text or f"{slot}/{each.name}=" in text
+    fields_of = config.__dataclass_fields__
+    return key in fields_of and default_of(fields_of[key]) is MISSING
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
@@ -231,14 +223,14 @@ def train_config(**changes):
         (lambda: train_config(horizons=HorizonsConfig(action=40)), "2 - 1 \\+ 40 = 41 steps, got 16"),
         (
             lambda: train_config(policy="diffusion"),
-            "policy must be chosen as policy=name, got 'diffusion': did you mean",
+            "got 'diffusion': write policy=diffusion",
         ),
         (lambda: EvaluateConfig(run="r", episodes=0), "episodes must be above 0"),
         (lambda: EvaluateConfig(run="r", workers=-1), "workers must be at least 0"),
         (lambda: EvaluateConfig(run="r", checkpoint="beste"), "checkpoint must be 'last' or 'best', got 'beste'"),
-        (lambda: RUNS["collect"](task="t", out="o", first_seed=-1), "first_seed must be at least 0"),
-        (lambda: RUNS["replay"](task="t", dataset="d", episodes=-1), "episodes must be at least 0"),
-        (lambda: RUNS["demo"](steps=0), "steps must be above 0"),
+        (lambda: CollectConfig(task="t", out="o", first_seed=-1), "first_seed must be at least 0"),
+        (lambda: ReplayConfig(task="t", dataset="d", episodes=-1), "episodes must be at least 0"),
+        (lambda: DemoConfig(steps=0), "steps must be above 0"),
         (lambda: UNet1dConfig(groups=0), "groups must be above 0"),
         (lambda: DDIMConfig(eta=2), "eta must be between 0 .* and 1"),
         (lambda: DiffusionConfig(clip=0), "clip must be above 0"),
@@ -259,10 +251,8 @@ def test_impossible_values_are_refused(build, message):
 @pytest.mark.parametrize("slot", ["network", "schedule", "sampler"])
 @pytest.mark.parametrize("value", ["ddpm", 3, None])
 def test_a_slot_must_be_filled_with_a_choice(slot, value):
-    ranges = {stream.name: (np.full(2, -1.0), np.full(2, 1.0)) for stream in toys.SPECIFICATION.streams}
-    config = DiffusionConfig(**{slot: value})
-    with pytest.raises(ValueError, match=f"policy/{slot} must be chosen as policy/{slot}=name, got {value!r}: "):
-        config.build(toys.SPECIFICATION, Horizons(), Normalizer(toys.SPECIFICATION, ranges))
+    with pytest.raises(ValueError, match=f"policy/{slot}=NAME, got {value!r}: "):
+        TrainConfig(dataset="d", out="o", policy=DiffusionConfig(**{slot: value}))
 
 
 def test_the_device_is_a_real_one():

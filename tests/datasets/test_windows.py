@@ -12,7 +12,7 @@ from recede.datasets.check import check_demonstrations
 from recede.datasets.demonstrations import Demonstrations
 from recede.datasets.mirror import Mirrored
 from recede.datasets.store import DemonstrationStore
-from recede.datasets.windows import Windows, split
+from recede.datasets.windows import Windows, split_episodes
 from recede.specification import Horizons, Specification, Stream
 
 SPECIFICATION = Specification(
@@ -46,7 +46,7 @@ class InMemory(Demonstrations):
             self.rows[name][:, 0] = np.arange(count)
 
     def read(self, name, start=0, stop=None):
-        start, stop = self.steps(start, stop)
+        start, stop = self.step_range(start, stop)
         return self.rows[self.stream(name).name][start:stop].copy()
 
 
@@ -89,15 +89,15 @@ BY_HAND = {
 def test_all_windows_of_an_episode_of_five_steps(horizons, expected):
     batch = everything(Windows(InMemory([5]), Horizons(*horizons)))
     observed, actions = steps_of(batch)
-    found = list(zip(observed, actions, batch.is_padding.int().tolist(), strict=True))
-    assert found == expected
+    rows = list(zip(observed, actions, batch.is_padding.int().tolist(), strict=True))
+    assert rows == expected
 
 
 @pytest.mark.parametrize(("horizons", "expected"), BY_HAND.items())
-def test_an_episode_has_the_same_windows_wherever_it_lies(horizons, expected):
+def test_the_windows_of_an_episode_do_not_depend_on_its_place(horizons, expected):
     windows = Windows(InMemory([9, 5, 7]), Horizons(*horizons)).of([1])
     observed, actions = steps_of(everything(windows))
-    shifted = [([9 + step for step in seen], [9 + step for step in taken]) for seen, taken, _ in expected]
+    shifted = [([9 + step for step in observed], [9 + step for step in executed]) for observed, executed, _ in expected]
     assert list(zip(observed, actions, strict=True)) == shifted
 
 
@@ -107,15 +107,15 @@ def test_velocities_are_zero_beyond_the_ends_of_an_episode():
     demonstrations = InMemory([9, 5, 7], specification)
     demonstrations.rows["action"] = np.stack([np.arange(21), np.arange(21) + 100], axis=1).astype("float32")
     windows = Windows(demonstrations, Horizons(2, 4, 2)).of([1])
-    found = everything(windows)
-    assert found.action[..., 0].int().tolist() == [[9, 9, 10, 11], [9, 10, 11, 12], [10, 11, 12, 13], [11, 12, 13, 13]]
-    assert found.action[..., 1].int().tolist() == [
+    batch = everything(windows)
+    assert batch.action[..., 0].int().tolist() == [[9, 9, 10, 11], [9, 10, 11, 12], [10, 11, 12, 13], [11, 12, 13, 13]]
+    assert batch.action[..., 1].int().tolist() == [
         [0, 109, 110, 111],
         [109, 110, 111, 112],
         [110, 111, 112, 113],
         [111, 112, 113, 0],
     ]
-    assert found.observation["state"][0, :, 0].tolist() == [9, 9]  # the execution repeats observations too
+    assert batch.observation["state"][0, :, 0].tolist() == [9, 9]  # the execution repeats observations too
     assert torch.equal(windows.streams["action"], torch.from_numpy(demonstrations.rows["action"]))
 
 
@@ -126,14 +126,14 @@ def reference(demonstrations, horizons, episodes):
         first = last + 1 - demonstrations.lengths[episode]
         for current in range(first, last - horizons.action + 2):
             start = current - horizons.observation + 1
-            wanted = range(start, start + horizons.prediction)
-            steps = [min(max(step, first), last) for step in wanted]
+            unclamped = range(start, start + horizons.prediction)
+            steps = [min(max(step, first), last) for step in unclamped]
             observation = {
                 name: np.stack([demonstrations.rows[name][step] for step in steps[: horizons.observation]])
                 for name in ("state", "contact", "image")
             }
             action = np.stack([demonstrations.rows["action"][step] for step in steps])
-            yield observation, action, [step < first or step > last for step in wanted]
+            yield observation, action, [step < first or step > last for step in unclamped]
 
 
 @st.composite
@@ -201,15 +201,15 @@ def test_windows_of_a_store_on_disk(tmp_path):
     demonstrations = InMemory([5, 3])
     for start, stop in ((0, 5), (5, 8)):
         store.append({name: rows[start:stop] for name, rows in demonstrations.rows.items()})
-    found, expected = (everything(Windows(each, Horizons(2, 4, 2))) for each in (store, demonstrations))
-    assert torch.equal(found.action, expected.action)
-    assert all(torch.equal(found.observation[name], values) for name, values in expected.observation.items())
+    batch, expected = (everything(Windows(source, Horizons(2, 4, 2))) for source in (store, demonstrations))
+    assert torch.equal(batch.action, expected.action)
+    assert all(torch.equal(batch.observation[name], values) for name, values in expected.observation.items())
 
 
 @settings(deadline=None)
 @given(num_episodes=st.integers(0, 60), held_out=st.floats(0, 1, exclude_max=True), seed=st.integers(0, 2**32))
-def test_a_split_parts_the_episodes(num_episodes, held_out, seed):
-    training, validation = split(num_episodes, held_out=held_out, seed=seed)
+def test_a_split_partitions_the_episodes(num_episodes, held_out, seed):
+    training, validation = split_episodes(num_episodes, held_out=held_out, seed=seed)
     assert sorted(training + validation) == list(range(num_episodes))
     assert training == sorted(training)
     assert validation == sorted(validation)
@@ -218,19 +218,21 @@ def test_a_split_parts_the_episodes(num_episodes, held_out, seed):
         assert len(validation) == min(max(round(num_episodes * held_out), 1), num_episodes - 1)
     else:
         assert not validation
-    assert split(num_episodes, held_out=held_out, seed=seed) == (training, validation)
+    assert split_episodes(num_episodes, held_out=held_out, seed=seed) == (training, validation)
 
 
 def test_the_seed_decides_which_episodes_are_held_out():
-    assert len({tuple(split(50, held_out=0.1, seed=seed)[1]) for seed in range(20)}) > 15
-    counts = np.bincount(np.concatenate([split(10, held_out=0.3, seed=seed)[1] for seed in range(400)]), minlength=10)
+    assert len({tuple(split_episodes(50, held_out=0.1, seed=seed)[1]) for seed in range(20)}) > 15
+    counts = np.bincount(
+        np.concatenate([split_episodes(10, held_out=0.3, seed=seed)[1] for seed in range(400)]), minlength=10
+    )
     assert (abs(counts - 120) < 45).all()  # each as often as the others, within 4.9 standard deviations
 
 
 @pytest.mark.parametrize("held_out", [-0.1, 1.0, float("nan")])
 def test_an_impossible_share_is_refused(held_out):
     with pytest.raises(ValueError, match=rf"held out must be in \[0, 1\), got {held_out}"):
-        split(10, held_out=held_out, seed=0)
+        split_episodes(10, held_out=held_out, seed=0)
 
 
 # --- what a mirror shows
@@ -263,7 +265,7 @@ def test_a_mirror_doubles_the_episodes_in_their_order():
     np.testing.assert_array_equal(mirrored.read("image")[17:], plain.rows["image"][:, :, ::-1])
 
 
-def test_a_mirror_must_show_every_stream():
+def test_a_mirror_needs_an_entry_for_every_stream():
     plain = InMemory([5])
-    with pytest.raises(ValueError, match=r"a mirror must show every stream, it does not show \['contact', 'image'\]"):
+    with pytest.raises(ValueError, match=r"every stream.*'contact', 'image'"):
         Mirrored(plain, {"state": flipped, "action": flipped})

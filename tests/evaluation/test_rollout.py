@@ -80,25 +80,25 @@ def test_outcomes_of_a_stochastic_sampler_depend_on_the_seed_alone(trained):
 
 EXECUTIONS = {
     "async_replace": AsyncReplace,
-    "rtc": RealTimeChunking,
-    "rtc, exact": partial(RealTimeChunking, exact=True),
-    "warm_start": WarmStart,
+    "rtc": partial(RealTimeChunking, limit=5.0, exact=False),
+    "rtc, exact": partial(RealTimeChunking, limit=5.0, exact=True),
+    "warm_start": partial(WarmStart, start=0.4),
 }
 
 
 @pytest.mark.parametrize("delay", [0, 3])
 @pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS.keys())
 def test_outcomes_of_every_execution_depend_on_the_seed_alone(policy, outcomes, execution, delay):
+    is_receding = delay == 0 and execution is AsyncReplace  # without delay nothing of the last chunk is left
     execution = partial(execution, delay=delay)
-    guided = roll(policy, execution=execution, delay=delay)
-    is_receding = delay == 0 and execution.func is AsyncReplace  # without delay there is nothing to go on with
-    assert (guided == outcomes) == is_receding
-    assert roll(policy, execution=execution, delay=delay, num_parallel=5) == guided
-    assert roll(policy, SEEDS[::-1], execution=execution, delay=delay, num_parallel=3) == guided[::-1]
+    delayed = roll(policy, execution=execution, delay=delay)
+    assert (delayed == outcomes) == is_receding
+    assert roll(policy, execution=execution, delay=delay, num_parallel=5) == delayed
+    assert roll(policy, SEEDS[::-1], execution=execution, delay=delay, num_parallel=3) == delayed[::-1]
 
 
 def test_an_execution_passes_between_processes(policy):
-    options = {"execution": partial(RealTimeChunking, delay=2), "delay": 2}
+    options = {"execution": partial(EXECUTIONS["rtc"], delay=2), "delay": 2}
     assert roll(policy, SEEDS[:6], workers=2, **options) == roll(policy, SEEDS[:6], **options)
 
 

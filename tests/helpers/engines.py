@@ -6,7 +6,7 @@ import cameras
 import numpy as np
 import pytest
 import torch
-from policies import HORIZONS, RANGES, SPECIFICATION, diffusion, regression
+from policies import HORIZONS, RANGES, SPECIFICATION, USUAL, diffusion, regression
 from recede.configs.components import denoising, networks
 from recede.policy.denoising import prediction
 from recede.policy.denoising.guidance import Prefix
@@ -43,6 +43,7 @@ def attention_policy(config):
         schedule=cosine(20),
         prediction=prediction.SAMPLE,
         sampler=denoising.DDIMConfig(num_steps=4).build(cosine(20)),
+        **USUAL,
     )
 
 

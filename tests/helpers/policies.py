@@ -2,18 +2,16 @@
 
 import numpy as np
 import torch
-from recede.configs.components.denoising import (
-    DDIMConfig,
-)
+from recede.configs.components.denoising import DDIMConfig
 from recede.configs.components.encoders import LowdimEncoderConfig
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import RegressionConfig
 from recede.policy.denoising import prediction
 from recede.policy.denoising.schedule import cosine
+from recede.policy.denoising.weighting import uniform
 from recede.policy.diffusion import DiffusionPolicy
-from recede.policy.encoders.observation import ObservationEncoder
-from recede.policy.networks.unet1d import UNet1d
 from recede.policy.normalizer import Normalizer
+from recede.policy.objective import Denoising
 from recede.specification import Horizons, Specification, Stream
 
 SPECIFICATION = Specification(
@@ -27,29 +25,33 @@ RANGES = {
 }
 
 
+USUAL = {"clip": 1.0, "objective": Denoising(uniform), "has_noise": True}
+"""The arguments of a `DiffusionPolicy` that few tests change."""
+
+
+def network_config(channels):
+    return UNet1dConfig(channels=list(channels), kernel_size=3, groups=4, time_size=16)
+
+
 def parts(specification, ranges, channels):
-    encoder = ObservationEncoder(specification, HORIZONS)
-    network = UNet1d(
+    encoder = LowdimEncoderConfig().build(specification, HORIZONS)
+    network = network_config(channels).build(
         action_size=specification.action.size,
+        num_steps=HORIZONS.prediction,
         conditioning_shape=encoder.conditioning_shape,
-        channels=channels,
-        kernel_size=3,
-        groups=4,
-        time_size=16,
     )
     return {"normalizer": Normalizer(specification, ranges), "encoder": encoder, "network": network}
 
 
 def diffusion(specification=SPECIFICATION, ranges=RANGES, channels=(16, 32), **options):
     torch.manual_seed(0)
-    options = {"schedule": cosine(20), "prediction": prediction.EPSILON} | options
+    options = USUAL | {"schedule": cosine(20), "prediction": prediction.EPSILON} | options
     sampler = options.pop("sampler", DDIMConfig(num_steps=4)).build(options["schedule"])
-    made = parts(specification, ranges, channels)
-    return DiffusionPolicy(specification, HORIZONS, **made, sampler=sampler, **options)
+    components = parts(specification, ranges, channels)
+    return DiffusionPolicy(specification, HORIZONS, **components, sampler=sampler, **options)
 
 
 def regression(specification=SPECIFICATION, ranges=RANGES, channels=(16, 32)):
     torch.manual_seed(0)
-    network = UNet1dConfig(channels=list(channels), kernel_size=3, groups=4, time_size=16)
-    config = RegressionConfig(encoder=LowdimEncoderConfig(), network=network)
+    config = RegressionConfig(network=network_config(channels))
     return config.build(specification, HORIZONS, Normalizer(specification, ranges))

@@ -99,13 +99,13 @@ class Broken(Simulation):
 
 
 def seeing(change):
-    """An `observe` that changes the reading of the position; change: (reading, the robot) -> reading."""
+    """A `read` that changes the reading of the position; change: (reading, the robot) -> reading."""
 
-    def observe(self):
-        found = Simulation.observe(self)
+    def read(self):
+        found = Simulation.read(self)
         return {**found, "position": change(found["position"], self)}
 
-    return {"observe": observe}
+    return {"read": read}
 
 
 def valued(change):
@@ -135,15 +135,15 @@ def stop_and_leave(self):
 
 
 def blind_once_stopped(self):
-    return {} if self._is_stopped else Simulation.observe(self)
+    return {} if self._is_stopped else Simulation.read(self)
 
 
 BROKEN = {
     "no rate": ({"rate": 0.0}, ValueError, "rate must be a positive"),
     "a negative delay": ({"actuation_delay": -0.1}, ValueError, "actuation_delay must be 0"),
-    "a stream is missing": ({"observe": lambda self: {}}, TimeoutError, r"\['position', 'target'\] did not"),
+    "a stream is missing": ({"read": lambda self: {}}, TimeoutError, r"\['position', 'target'\] did not"),
     "a stream too many": (
-        {"observe": lambda self: {"positon": Reading(FAR, 0.0)}},
+        {"read": lambda self: {"positon": Reading(FAR, 0.0)}},
         ValueError,
         "did you mean 'position'",
     ),
@@ -157,8 +157,8 @@ BROKEN = {
     "no time": (timed(lambda moment, robot: np.nan), ValueError, "must not be in the future"),
     "time goes back": (timed(lambda moment, robot: 200.2 - moment - 0.3), ValueError, "must not go back"),
     "time stands still": (timed(lambda moment, robot: robot._origin), ValueError, "capture times must grow"),
-    "it goes blind": ({"observe": blind_once_stopped}, ValueError, "came and went"),
-    "observe blocks": ({"observe": slowly(Simulation.observe)}, TimeoutError, r"observe\(\) must return within"),
+    "it goes blind": ({"read": blind_once_stopped}, ValueError, "came and went"),
+    "read blocks": ({"read": slowly(Simulation.read)}, TimeoutError, r"read\(\) must return within"),
     "position blocks": ({"position": slowly(Simulation.position)}, TimeoutError, r"position\(\) must return"),
     "command blocks": ({"command": slowly(Simulation.command)}, TimeoutError, r"command\(\) must return"),
     "stop blocks": ({"stop": slowly(Simulation.stop)}, TimeoutError, r"stop\(\) must return"),
@@ -200,13 +200,13 @@ def bare(recorded, clock, name):
 def test_what_is_not_started_or_closed_says_so(recorded, clock, name):
     robot = bare(recorded, clock, name)
     robot.stop()
-    for call in (robot.observe, robot.position, partial(robot.command, FAR, 100.0)):
+    for call in (robot.read, robot.position, partial(robot.command, FAR, 100.0)):
         with pytest.raises(RuntimeError, match=r"start\(\) the"):
             call()
     for _ in range(2):
         robot.close()
         robot.stop()
-    for call in (robot.start, robot.observe, robot.position, partial(robot.command, FAR, 100.0)):
+    for call in (robot.start, robot.read, robot.position, partial(robot.command, FAR, 100.0)):
         with pytest.raises(ConnectionError, match="closed: make another"):
             call()
 
@@ -230,14 +230,14 @@ def test_a_recording_shows_each_step_in_its_time(recorded, clock):
     rows = recorded.episode(0)
     for step in range(40):
         clock.sleep_until(103 + step * DT)
-        for name, reading in robot.observe().items():
+        for name, reading in robot.read().items():
             np.testing.assert_array_equal(reading.value, rows[name][step])
             assert reading.time == pytest.approx(103 + step * DT)
         np.testing.assert_array_equal(robot.position(), rows["position"][step])
         assert not robot.is_over
     clock.sleep_until(110)
     assert robot.is_over
-    assert robot.observe()["target"].time == pytest.approx(106.9)
+    assert robot.read()["target"].time == pytest.approx(106.9)
 
 
 def test_commands_are_kept_beside_the_recorded_actions(recorded, clock):
@@ -272,7 +272,7 @@ def test_it_goes_on_when_nobody_asks_and_begins_again_when_told(live):
     live.start()
     live.reset(5)
     assert live.episode.seed == 5
-    os.kill(live._process.pid, signal.SIGINT)  # as the terminal sends it to all; the controller is to stop it
+    os.kill(live.pid, signal.SIGINT)  # as the terminal sends it to all; the controller is to stop it
     steps = live.episode.num_steps
     until(lambda: live.episode.num_steps >= steps + 2)  # which sends it nothing
     start = live.position()
@@ -281,8 +281,8 @@ def test_it_goes_on_when_nobody_asks_and_begins_again_when_told(live):
     live.reset(6)
     assert live.episode == Episode(6, score=live.episode.score, num_steps=live.episode.num_steps)
     expected = REACH.make().reset(seed=6)[0]
-    until(lambda: set(live.observe()) == {"position", "target"})
-    for name, reading in live.observe().items():
+    until(lambda: set(live.read()) == {"position", "target"})
+    for name, reading in live.read().items():
         np.testing.assert_allclose(reading.value, expected[name], atol=1e-6)
         assert reading.value.dtype == np.float32
 
@@ -290,7 +290,7 @@ def test_it_goes_on_when_nobody_asks_and_begins_again_when_told(live):
 def test_a_suspended_simulation_blocks_nobody_and_is_stopped_when_it_wakes(live, monkeypatch):
     live.start()
     live.reset(7)
-    os.kill(live._process.pid, signal.SIGSTOP)
+    os.kill(live.pid, signal.SIGSTOP)
     try:
         monkeypatch.setattr("recede.robots.simulated.ANSWER_S", 0.05)
         with pytest.raises(TimeoutError, match=r"did not reset within 0\.05 s"):
@@ -299,24 +299,24 @@ def test_a_suspended_simulation_blocks_nobody_and_is_stopped_when_it_wakes(live,
             live.command(FAR, time.monotonic())
         live.stop()
         assert live._is_stop_owed
-        live.observe()
+        live.read()
     finally:
-        os.kill(live._process.pid, signal.SIGCONT)
-    until(lambda: live.observe() and not live._is_stop_owed)
-    seen = live.observe()["position"].time
-    until(lambda: live.observe()["position"].time > seen + 2.5 * DT)
+        os.kill(live.pid, signal.SIGCONT)
+    until(lambda: live.read() and not live._is_stop_owed)
+    seen = live.read()["position"].time
+    until(lambda: live.read()["position"].time > seen + 2.5 * DT)
     stopped = live.position()
-    seen = live.observe()["position"].time
-    until(lambda: live.observe()["position"].time > seen + 2.5 * DT)
+    seen = live.read()["position"].time
+    until(lambda: live.read()["position"].time > seen + 2.5 * DT)
     np.testing.assert_allclose(live.position(), stopped, atol=1e-6)
 
 
 def test_a_simulation_that_is_killed_is_lost():
     with contextlib.closing(SimulatedRobot(REACH)) as robot:
         robot.start()
-        os.kill(robot._process.pid, signal.SIGKILL)
-        robot._process.join(30)
-        for call in (robot.observe, robot.position, partial(robot.command, FAR, 0.0), partial(robot.reset, 1)):
+        os.kill(robot.pid, signal.SIGKILL)
+        robot._child.wait(30)
+        for call in (robot.read, robot.position, partial(robot.command, FAR, 0.0), partial(robot.reset, 1)):
             with pytest.raises(ConnectionError, match="ended with exit code -9: make another"):
                 call()
         robot.stop()
@@ -325,15 +325,15 @@ def test_a_simulation_that_is_killed_is_lost():
 def test_a_simulation_that_fails_is_lost():
     with contextlib.closing(SimulatedRobot(toys.DYING)) as robot:
         robot.start()
-        robot._process.join(30)
+        robot._child.wait(30)
         with pytest.raises(ConnectionError, match="ended with exit code 3"):
-            robot.observe()
+            robot.read()
 
 
 PARENT = """
 import sys
 sys.path.append(sys.argv[1])
-from recede.control.simulated import SimulatedRobot
+from recede.robots.simulated import SimulatedRobot
 from toys import REACH
 robot = SimulatedRobot(REACH)
 robot.start()

@@ -20,7 +20,7 @@ FAR = np.ones(2, np.float32)
 def at(clock, moment, robot):
     """What is seen of the position at that time, and when it was captured."""
     clock.sleep_until(moment)
-    reading = robot.observe()["position"]
+    reading = robot.read()["position"]
     return reading.value.tolist(), round(reading.time, 6)
 
 
@@ -38,7 +38,7 @@ def test_commands_at_each_step_do_what_the_environment_does(task):
     observation, info = env.reset(seed=3)
     best, steps, is_over = info["score"], 0, False
     while not is_over:
-        readings = robot.observe()
+        readings = robot.read()
         for name, value in observation.items():
             assert readings[name].value.tobytes() == value.tobytes()
             assert readings[name].time == pytest.approx(clock.now())
@@ -63,14 +63,14 @@ def test_it_holds_its_position_until_it_is_commanded(clock):
 def test_a_reading_is_seen_when_its_delay_is_over(clock):
     robot = Simulation(REACH, clock, sensor_delay={"position": 0.25})
     robot.start()
-    assert set(robot.observe()) == {"target"}
+    assert set(robot.read()) == {"target"}
     assert robot.position() is None
     robot.command(FAR, 100.0)
     clock.sleep_until(100.24)
-    assert set(robot.observe()) == {"target"}
+    assert set(robot.read()) == {"target"}
     start, captured = at(clock, 100.25, robot)
     assert captured == 100.0
-    assert robot.observe()["target"].time == pytest.approx(100.2)
+    assert robot.read()["target"].time == pytest.approx(100.2)
     assert at(clock, 100.34, robot) == (start, 100.0)
     moved, captured = at(clock, 100.35, robot)
     assert captured == 100.1
@@ -110,7 +110,7 @@ def test_whoever_asks_seldom_sees_the_same(clock):
         robot.command(-FAR, 100.7)
     for moment in np.arange(100, 102, 0.03):
         clock.sleep_until(moment)
-        often.observe()
+        often.read()
     assert at(clock, 102, often) == at(clock, 102, seldom)
     assert often.episode == seldom.episode
 
@@ -125,7 +125,7 @@ def test_jitter_and_losses_depend_on_the_seeds_alone():
             robot.reset(then)
         origin = clock.now()
         return [
-            [(name, round(r.time - origin, 6)) for name, r in robot.observe().items()]
+            [(name, round(r.time - origin, 6)) for name, r in robot.read().items()]
             for moment in np.arange(0, 2, 0.02)
             if clock.sleep_until(origin + moment) is None
         ]
@@ -141,7 +141,7 @@ def test_jitter_has_bounds_and_keeps_the_order_and_losses_their_share(clock):
     seen = {}
     for moment in np.arange(100, 160, 0.01):
         clock.sleep_until(moment)
-        if "position" in (readings := robot.observe()):
+        if "position" in (readings := robot.read()):
             seen.setdefault(round(readings["position"].time, 6), moment)
     captured = list(seen)
     assert captured == sorted(captured)
@@ -204,7 +204,7 @@ def test_a_reset_forgets_what_was_on_its_way(clock):
     clock.sleep_until(100.5)
     robot.command(FAR, 100.5)
     robot.reset(9)
-    assert robot.observe() == {}
+    assert robot.read() == {}
     start, captured = at(clock, 100.75, robot)
     assert captured == 100.5
     assert at(clock, 102.25, robot) == (start, 102.0)

@@ -87,7 +87,7 @@ def test_the_document_is_true(shown):
     robot._axis.read_mm = lambda: (_ for _ in ()).throw(ConnectionError("its cable was cut"))
     robot._thread.join(30)
     with pytest.raises(ConnectionError, match="the slide at usb:1 is lost: its cable was cut"):
-        robot.observe()
+        robot.read()
 
 
 def test_the_driver_of_the_document_holds_also_where_it_is_closed_at_once(monkeypatch):
@@ -106,9 +106,9 @@ def test_the_driver_of_the_document_holds_also_where_it_is_closed_at_once(monkey
 
 
 def test_the_document_shows_what_the_check_prints():
-    (shown,) = re.findall(r"```\n(.*?)```", DOCUMENT.split("## Limits")[0].split("otherwise it prints")[1], re.DOTALL)
+    (shown,) = re.findall(r"```\n(.*?)```", DOCUMENT.split("## Limits")[0].split("Otherwise it prints")[1], re.DOTALL)
     assert [line.split()[0] for line in shown.splitlines()] == [
-        "60", "joints", "observe()", "position()", "command()", "stop()", "its",
+        "60", "joints", "read()", "position()", "command()", "stop()", "its",
     ]  # fmt: skip
 
 

@@ -1,17 +1,14 @@
 """How much each noise level counts in the loss, and which predictions a schedule allows."""
 
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
-from recede.configs.components.denoising import EDMWeightingConfig, MinSNRConfig
+from policies import USUAL
+from recede.configs.components.denoising import DDIMConfig, EDMWeightingConfig, MinSNRConfig
+from recede.configs.components.encoders import LowdimEncoderConfig
 from recede.policy.denoising import prediction, schedule
-from recede.policy.denoising.levels import spaced
-from recede.policy.denoising.sampling import Sampler, ddim
-from recede.policy.denoising.weighting import by_snr, edm, min_snr, uniform
+from recede.policy.denoising.weighting import by_snr, uniform
 from recede.policy.diffusion import DiffusionPolicy
-from recede.policy.encoders.observation import ObservationEncoder
 from recede.policy.interface import Lesson
 from recede.policy.normalizer import Normalizer
 from recede.policy.objective import Denoising
@@ -31,14 +28,14 @@ SCHEDULES = {"cosine": schedule.cosine(100), "flow": schedule.rectified_flow(100
 WEIGHTINGS = {
     "uniform": uniform,
     "snr": by_snr,
-    "min_snr": min_snr,
-    "min_snr 2": partial(min_snr, limit=2.0),
-    "edm": edm,
+    "min_snr": MinSNRConfig().build(),
+    "min_snr 2": MinSNRConfig(limit=2.0).build(),
+    "edm": EDMWeightingConfig().build(),
 }
 
 
 class Knowing(nn.Module):
-    """A network that answers as if x_0 were a parameter of it, whatever it should predict."""
+    """A network whose x_0 is a parameter, for any prediction type."""
 
     def __init__(self, kind, noise_schedule):
         super().__init__()
@@ -55,17 +52,17 @@ def policy(kind, noise_schedule, *, weighting=uniform):
         SPECIFICATION,
         HORIZONS,
         normalizer=Normalizer(SPECIFICATION, RANGES),
-        encoder=ObservationEncoder(SPECIFICATION, HORIZONS),
+        encoder=LowdimEncoderConfig().build(SPECIFICATION, HORIZONS),
         network=Knowing(kind, noise_schedule),
         schedule=noise_schedule,
         prediction=kind,
-        sampler=Sampler(ddim, spaced(noise_schedule.levels, 4)),
-        objective=Denoising(weighting),
+        sampler=DDIMConfig(num_steps=4).build(noise_schedule),
+        **(USUAL | {"objective": Denoising(weighting)}),
     )
 
 
 def loss(made, times):
-    """(3, Tp) of one draw at these times, with the actions and the noise always the same."""
+    """Actions, and their loss (3, Tp) at these times. Actions and noise are always the same."""
     generator = torch.Generator().manual_seed(0)
     action = torch.rand(3, 4, 2, generator=generator) * 2 - 1
     noise = torch.randn(1, 3, 4, 2, generator=generator)
@@ -105,8 +102,8 @@ def test_the_gradient_of_the_estimate_has_the_weight_of_its_noise_level(name, ki
     expected = [
         weights(weighting, (level.alpha / level.sigma) ** 2, level.alpha, level.sigma, kind) for level in levels
     ]
-    wanted = torch.tensor(expected)[:, None, None] * (made.network.x_0 - action).detach()  # 2 w (x - x_0) / Da
-    torch.testing.assert_close(made.network.x_0.grad, wanted, rtol=2e-3, atol=2e-5)
+    expected = torch.tensor(expected)[:, None, None] * (made.network.x_0 - action).detach()  # 2 w (x - x_0) / Da
+    torch.testing.assert_close(made.network.x_0.grad, expected, rtol=2e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("kind", PREDICTIONS)
@@ -137,10 +134,10 @@ def test_a_prediction_of_epsilon_is_refused_on_a_rectified_flow(weighting):
         policy(prediction.EPSILON, SCHEDULES["flow"], weighting=weighting)
 
 
-def test_a_weight_that_drowns_all_others_is_refused():
+def test_a_weight_that_dominates_the_loss_is_refused():
     with pytest.raises(ValueError, match=r"at most 1e\+06 times.*got 1.65e\+07: choose policy/weighting=uniform"):
-        policy(prediction.EPSILON, SCHEDULES["cosine"], weighting=edm)
-    policy(prediction.V, SCHEDULES["cosine"], weighting=edm)
+        policy(prediction.EPSILON, SCHEDULES["cosine"], weighting=WEIGHTINGS["edm"])
+    policy(prediction.V, SCHEDULES["cosine"], weighting=WEIGHTINGS["edm"])
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
@@ -151,7 +148,7 @@ def test_the_limits_of_weightings_are_checked(value):
         EDMWeightingConfig(data_std=value)
 
 
-def test_the_options_of_weightings_reach_them():
+def test_weightings_receive_their_options():
     snr = torch.tensor([0.5, 3.0, 100.0])
     assert MinSNRConfig(limit=2.0).build()(snr, snr).tolist() == [0.5, 2.0, 2.0]
     assert EDMWeightingConfig(data_std=0.25).build()(snr, snr).tolist() == [16.5, 19.0, 116.0]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import recede
 from engines import assert_close, policy_chunk, random_input
-from policies import diffusion
+from policies import USUAL, diffusion
 from recede.configs.components import denoising
 from recede.policy.denoising import prediction
 from recede.policy.denoising.schedule import cosine, rectified_flow
@@ -46,6 +46,7 @@ def variant(policy, sampler, kind, schedule):
         schedule=schedule,
         prediction=PREDICTIONS[kind],
         sampler=SAMPLERS[sampler].build(schedule),
+        **USUAL,
     ).eval()
 
 

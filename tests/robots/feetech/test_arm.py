@@ -93,7 +93,7 @@ def test_nothing_jumps_when_it_gets_its_torque(arm, emulated):
 
 def test_positions_are_radians_about_the_middle_of_the_range(arm, emulated):
     arm.start()
-    reading = arm.observe()["joints"]
+    reading = arm.read()["joints"]
     expected = [48 * STEP, -500 * STEP, -500 * STEP, -STEP, STEP, -1000 * STEP]
     np.testing.assert_allclose(reading.value, expected, rtol=1e-6)
     assert reading.value.dtype == np.float32
@@ -157,13 +157,13 @@ def test_closed_it_holds_or_is_let_go(emulated, calibration, release):
 
 def test_what_is_not_started_or_closed_says_so(arm):
     arm.stop()
-    for call in (arm.observe, arm.position, partial(arm.command, np.zeros(6), 0.0)):
+    for call in (arm.read, arm.position, partial(arm.command, np.zeros(6), 0.0)):
         with pytest.raises(RuntimeError, match=r"start\(\) the arm first"):
             call()
     for _ in range(2):
         arm.close()
         arm.stop()
-    for call in (arm.start, arm.observe, arm.position, partial(arm.command, np.zeros(6), 0.0)):
+    for call in (arm.start, arm.read, arm.position, partial(arm.command, np.zeros(6), 0.0)):
         with pytest.raises(ConnectionError, match="is closed: make another one"):
             call()
 
@@ -223,7 +223,7 @@ def test_what_is_wrong_at_first_is_refused_and_there_is_no_torque(arm, emulated,
     assert not [told for told in emulated.told if told[1] != 42]
     assert positions(emulated) == [round(servo.encoder) - servo.offset for servo in emulated.servos.values()]
     with pytest.raises(RuntimeError, match=r"start\(\) the arm first"):
-        arm.observe()
+        arm.read()
 
 
 def test_a_joint_a_little_outside_its_range_is_at_its_end(arm, emulated):
@@ -241,13 +241,13 @@ def lost(arm, said):
 
     def is_lost():
         try:
-            arm.observe()
+            arm.read()
         except ConnectionError:
             return True
         return False
 
     until(is_lost)
-    for call in (arm.observe, arm.position, partial(arm.command, np.zeros(6), 0.0)):
+    for call in (arm.read, arm.position, partial(arm.command, np.zeros(6), 0.0)):
         with pytest.raises(ConnectionError, match=said):
             call()
     arm.stop()

@@ -1,0 +1,153 @@
+"""Episodes on a robot, one after the other, each logged.
+
+A session is handed built parts and knows no configuration: whatever runs episodes on a robot can share it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..execution.interface import Execution
+from ..realtime import Clock, MonotonicClock
+from ..robots.interface import Robot
+from ..robots.simulated import SimulatedRobot
+from .log import RunLog
+from .loop import Controller, Summary
+from .operator import Operator
+from .planner import PolicyProcess
+from .safety import Safety
+
+
+@dataclass(kw_only=True)
+class Session:
+    """Runs the episodes of one robot; the session closes the robot at its end."""
+
+    robot: Robot
+    """The robot, which is not started yet. Only a `SimulatedRobot` is reset to a seed, and judges an episode."""
+    start_policy: Callable[[], PolicyProcess]
+    """Starts the process that predicts. It is called again if the process is lost or stuck after an episode."""
+    make_execution: Callable[[int], Execution]
+    """Makes the execution of an episode from the control steps that one prediction takes."""
+    safety: Safety
+    """The limits that every command passes."""
+    out: Path
+    """Folder of the log."""
+    episodes: int
+    """Number of episodes to run."""
+    first_seed: int = 0
+    """Seed of the first episode; episode i uses first_seed + i."""
+    seconds: float = math.inf
+    """Longest time that an episode may take."""
+    clock: Clock = field(default_factory=MonotonicClock)
+    """The clock of the loop and of the robot."""
+    records: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]], init=False)
+    """What happened in each episode, as JSON: also in one that failed."""
+
+    def run(self) -> None:
+        """Run the episodes in turn. Prints a summary of each and appends it to `records`.
+
+        The operator may end an episode or the session. Raises the error of an episode that failed, once it is recorded.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(closing(self.robot))
+            if self._simulation is None:  # a robot that cannot be reached fails here, before the policy is loaded
+                self.robot.start()
+                self.robot.stop()
+            policy = stack.enter_context(closing(_Policy(self.start_policy, self.robot.specification.control_dt)))
+            policy.ready()
+            robot = self.robot
+            log = RunLog(self.out, robot.specification, rate=robot.rate, actuation_delay=robot.actuation_delay)
+            stack.enter_context(closing(log))
+            operator = stack.enter_context(Operator())
+            for seed in range(self.first_seed, self.first_seed + self.episodes):
+                execution = self.make_execution(policy.ready())
+                if not operator.begin(is_asked=self._simulation is None):  # somebody has to prepare the scene
+                    break
+                controller = Controller(robot, policy.planner, execution, self.safety, self.clock, log=log)
+                self._run_episode(seed, controller, log, operator)
+
+    @property
+    def _simulation(self) -> SimulatedRobot | None:
+        return self.robot if isinstance(self.robot, SimulatedRobot) else None
+
+    def _run_episode(self, seed: int, controller: Controller, log: RunLog, operator: Operator) -> None:
+        """Run one episode, and record it even if it fails."""
+        if self._simulation is not None:
+            self._simulation.reset(seed)
+        log.begin(-1 if self._simulation is None else seed)
+        until, failures = self.clock.now() + self.seconds, list[Exception]()
+        try:
+            controller.run(self._is_over, brakes=lambda: self._brake_reason(operator, until))
+        except Exception as error:
+            controller.summary.reason = "lost" if isinstance(error, ConnectionError) else "failed"
+            failures.append(error)
+        record = episode_record(seed, self._simulation, controller.summary)
+        self.records.append(record)
+        try:
+            record.update(demonstrations=log.end(), unlogged=log.num_dropped)
+        except OSError as error:
+            failures.append(error)
+        print(", ".join(f"{key} {value}" for key, value in record.items()))
+        if failures:
+            raise failures[0] if len(failures) == 1 else ExceptionGroup("the run and its log failed", failures)
+
+    def _is_over(self) -> bool:
+        return self._simulation is not None and self._simulation.episode.is_over
+
+    def _brake_reason(self, operator: Operator, until: float) -> str:
+        """Why the robot must brake and the episode end now; empty while it goes on."""
+        if operator.interrupts():
+            return "interrupted"
+        return "over" if self.clock.now() >= until else ""
+
+
+class _Policy:
+    """The process of the policy. One that is lost or stuck after an episode is replaced before the next."""
+
+    def __init__(self, start: Callable[[], PolicyProcess], control_dt: float) -> None:
+        self._start, self._control_dt = start, control_dt
+        self.planner, self._delay = start(), None
+
+    def ready(self) -> int:
+        """Wait until the policy is ready; return the control steps that one prediction takes."""
+        if not self.planner.is_idle():
+            self.close()
+            self.planner, self._delay = self._start(), None
+        if self._delay is None:
+            prediction_s = self.planner.wait()
+            self._delay = math.ceil(prediction_s / self._control_dt)
+            print(f"a prediction takes {1e3 * prediction_s:.1f} ms, {self._delay} control steps")
+        return self._delay
+
+    def close(self) -> None:
+        """End the process."""
+        self.planner.close()
+
+
+def episode_record(seed: int, simulation: SimulatedRobot | None, summary: Summary) -> dict[str, Any]:
+    """What happened in an episode, as JSON.
+
+    Success is null if no simulation judges the episode, or if it was interrupted.
+    """
+    record: dict[str, Any] = {"seed": seed, "success": None, "score": None, "steps": summary.num_steps}
+    if simulation is not None:
+        episode = simulation.episode
+        is_judged = summary.reason == "stopped for safety" or (summary.reason == "over" and episode.is_over)
+        record["success"] = episode.success if is_judged else None
+        record |= {"score": round(episode.score, 3), "steps": episode.num_steps}
+    return record | {
+        "reason": summary.reason,
+        "commands": summary.num_ticks,
+        "late": summary.num_late,
+        "skipped": summary.num_skipped,
+        "chunks": summary.num_chunks,
+        "chunk_ms": round(1e3 * float(np.median(summary.chunk_s)), 1) if summary.chunk_s else None,
+        "events": dict(summary.events),
+    }

@@ -1,0 +1,105 @@
+"""The images of demonstrations, decoded once and kept where batches are gathered from: on a device or in a file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from ..files import whole_file
+from ..specification import Stream
+from .demonstrations import Demonstrations
+
+PLACES = ("auto", "device", "mapped")
+"""Where decoded images may be kept: on the training device, or in a file that is mapped into memory."""
+
+RESIDENT_SHARE = 0.6
+"""Largest share of the device's free memory that "auto" fills with the images of one stream."""
+
+BYTES_AT_ONCE = 2**26
+"""Images are decoded in pieces of at most this many bytes, or one at a time if a single image is larger."""
+
+
+def decode_images(
+    demonstrations: Demonstrations, stream: Stream, *, device: torch.device, place: str = "auto", cache: Path
+) -> Tensor:
+    """All images of a stream, uint8 (N, H, W, C), on `device` or mapped from a file in the folder `cache`.
+
+    place: one of `PLACES`. "auto" is the device if the images fill at most `RESIDENT_SHARE` of its free memory. A
+    mapped file is written once; later runs read it again until the demonstrations change.
+
+    Cost: N x H x W x C bytes of memory or disk, and decoding every image once.
+
+    Raises ValueError for an unknown place, and OSError if the file cannot be written.
+    """
+    if place not in PLACES:
+        raise ValueError(f"image_cache must be one of {', '.join(PLACES)}, got {place!r}")
+    shape = (demonstrations.num_steps, *stream.shape)
+    fits = np.prod(shape, dtype=np.int64) <= RESIDENT_SHARE * free_memory(device)
+    if place == "device" or (place == "auto" and fits):
+        images = torch.empty(shape, dtype=torch.uint8, device=device)
+        for start, rows in _decoded_pieces(demonstrations, stream):
+            images[start : start + len(rows)] = torch.from_numpy(rows)
+        return images
+    path = cache / _cache_key(demonstrations, stream) / f"{stream.name}.npy"
+    if not path.exists():
+        _write_cache(path, shape, demonstrations, stream)
+    return torch.from_numpy(np.load(path, mmap_mode="c"))  # copy-on-write, because torch requires a writable array
+
+
+def free_memory(device: torch.device) -> int:
+    """Free memory of a device, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"
+    return os.sysconf(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def cache_folder() -> Path:
+    """The folder of mapped images: $RECEDE_CACHE, or the user's cache folder. It may be deleted at any time."""
+    folder = os.environ.get("RECEDE_CACHE")
+    return Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "recede"
+
+
+def _decoded_pieces(demonstrations: Demonstrations, stream: Stream) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Pieces of a stream's images in order, each with its first step."""
+    num_steps, size = demonstrations.num_steps, max(BYTES_AT_ONCE // stream.size, 1)
+    with tqdm(total=num_steps, desc=f"decode {stream.name}", unit="image", delay=1) as bar:
+        for start in range(0, num_steps, size):
+            rows = demonstrations.read(stream.name, start, min(start + size, num_steps))
+            yield start, rows
+            bar.update(len(rows))
+
+
+def _cache_key(demonstrations: Demonstrations, stream: Stream) -> str:
+    """A hash that changes with the demonstrations: of their path, their description and the age of its files."""
+    path = demonstrations.path.resolve()
+    descriptions = [path / name for name in ("zarr.json", ".zgroup", "meta/episode_ends/.zarray")]
+    ages = [file.stat().st_mtime_ns for file in descriptions if file.exists()]
+    content = [str(path), ages, demonstrations.episode_ends.tolist(), demonstrations.specification.to_json()]
+    return hashlib.sha256(json.dumps([*content, stream.name]).encode()).hexdigest()[:24]
+
+
+def _write_cache(path: Path, shape: tuple[int, ...], demonstrations: Demonstrations, stream: Stream) -> None:
+    """Write the file whole. Ordinary writes report a full disk; writing to a mapped file would kill the process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    try:
+        with whole_file(path) as partial, partial.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for _, rows in _decoded_pieces(demonstrations, stream):
+                file.write(np.ascontiguousarray(rows).data)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{path}: {shape[0]} decoded images of {stream.name!r} could not be written ({error.strerror or error}): "
+            "free some space, set RECEDE_CACHE to another folder, or keep them in memory with image_cache=device",
+        ) from error

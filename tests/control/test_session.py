@@ -1,0 +1,120 @@
+"""Sessions: the episodes of a robot, with parts that need no configuration."""
+
+import numpy as np
+import pytest
+from control_loop import FREE, HORIZONS, Delayed, Ideal, line
+from recede.control.log import DEMONSTRATIONS
+from recede.control.safety import Safety
+from recede.control.session import Session
+from recede.datasets.store import DemonstrationStore
+from recede.execution.overlapping import AsyncReplace
+from recede.realtime import VirtualClock
+
+
+class Startable(Ideal):
+    """An ideal robot that starts again after a stop. It notes its calls."""
+
+    def __init__(self, clock, **options):
+        super().__init__(clock, **options)
+        self.calls = []
+
+    def start(self):
+        super().start()
+        self.is_stopped = False
+        self.calls.append("start")
+
+    def stop(self):
+        super().stop()
+        self.calls.append("stop")
+
+    def close(self):
+        self.calls.append("close")
+
+
+class Policy(Delayed):
+    """A planner with the calls of a process; a prediction takes 0.25 s, and it is stuck from `stuck_from` on."""
+
+    def __init__(self, clock, stuck_from=np.inf):
+        super().__init__(clock, line, 0.1)
+        self.stuck_from, self.is_closed = stuck_from, False
+
+    def wait(self):
+        return 0.25
+
+    def is_idle(self):
+        return self.clock.now() < self.stuck_from
+
+    def close(self):
+        self.is_closed = True
+
+
+def session(robot, policies, out, **options):
+    made = []
+
+    def make_execution(delay):
+        made.append(delay)
+        return AsyncReplace(HORIZONS, delay=delay)
+
+    parts = {"robot": robot, "start_policy": lambda: next(policies), "make_execution": make_execution, "out": out}
+    parts |= {"safety": Safety(FREE, 1 / robot.rate), "clock": robot.clock, "episodes": 2, "seconds": 1.0}
+    return Session(**parts | options), made
+
+
+def test_every_episode_is_logged_recorded_and_printed(tmp_path, capsys):
+    robot = Startable(VirtualClock())
+    policy = Policy(robot.clock)
+    run, delays = session(robot, iter([policy]), tmp_path, first_seed=7)
+    run.run()
+    assert [record["seed"] for record in run.records] == [7, 8]
+    for record in run.records:
+        assert (record["reason"], record["success"], record["score"]) == ("over", None, None)
+        assert record["commands"] == pytest.approx(100, abs=2)
+        assert (record["demonstrations"], record["unlogged"]) == (1, 0)
+        assert record["chunks"] > 0
+    assert delays == [3, 3]  # 0.25 s, in control steps of 0.1 s
+    assert DemonstrationStore.open(tmp_path / DEMONSTRATIONS).episode_seeds.tolist() == [-1, -1]
+    assert robot.calls == ["start", "stop"] * 3 + ["close"]
+    assert policy.is_closed
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "a prediction takes 250.0 ms, 3 control steps"
+    assert [line.partition(",")[0] for line in printed[1:]] == ["seed 7", "seed 8"]
+
+
+def test_a_policy_that_is_stuck_is_replaced_before_the_next_episode(tmp_path):
+    robot = Startable(VirtualClock())
+    policies = [Policy(robot.clock, stuck_from=0.5), Policy(robot.clock)]
+    run, _ = session(robot, iter(policies), tmp_path, episodes=3)
+    run.run()
+    assert [policy.is_closed for policy in policies] == [True, True]
+    assert policies[0].num_requests > 0
+    assert policies[1].num_requests > policies[0].num_requests  # the second one served two episodes
+    assert [record["reason"] for record in run.records] == ["over"] * 3
+
+
+def test_an_episode_that_fails_is_recorded_and_ends_the_session(tmp_path):
+    class Lost(Startable):
+        def command(self, action, at_time):
+            super().command(action, at_time)
+            if at_time > 0.5:
+                raise ConnectionError("unplugged")
+
+    robot = Lost(VirtualClock())
+    run, _ = session(robot, iter([Policy(robot.clock)]), tmp_path)
+    with pytest.raises(ConnectionError, match="unplugged"):
+        run.run()
+    (record,) = run.records
+    assert (record["reason"], record["demonstrations"]) == ("lost", 1)
+    assert robot.calls[-2:] == ["stop", "close"]
+
+
+def test_a_robot_that_cannot_be_reached_fails_before_the_policy_is_loaded(tmp_path):
+    class Unreachable(Startable):
+        def start(self):
+            raise ConnectionError("no robot")
+
+    robot = Unreachable(VirtualClock())
+    run, _ = session(robot, iter([]), tmp_path / "run")
+    with pytest.raises(ConnectionError, match="no robot"):
+        run.run()
+    assert robot.calls == ["close"]
+    assert not (tmp_path / "run").exists()
