@@ -31,7 +31,7 @@ from recede.policy.engines.choice import TOLERANCES, difference
 from recede.policy.engines.cuda_graph import CudaGraphEngine
 from recede.policy.engines.eager import EagerEngine
 from recede.policy.engines.making import make_engine
-from recede.policy.engines.torch_modules import action_range
+from recede.policy.engines.pieces import action_affine
 from recede.policy.normalizer import Normalizer
 from recede.policy.requests import Request
 from recede.training import ema, loop, measures
@@ -313,7 +313,7 @@ def assert_replays(engine, policy, options=None):
     """A capture and two replays, close to PyTorch on the CPU; the third question is the first one again."""
     chunks = replies(engine, policy, [0, 1, 0], options)
     expected = replies(EagerEngine(policy), policy, [0, 1, 0], options)
-    half_range = action_range(policy).half_range
+    half_range = action_affine(policy).half_range
     off = [difference(one, other, half_range) for one, other in zip(chunks, expected, strict=True)]
     assert max(off) < TOLERANCES["bf16"], off
     assert np.array_equal(chunks[0], chunks[2])
