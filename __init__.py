@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .execution.receding import RecedingHorizon as RecedingHorizon
     from .policy.check import check_policy as check_policy
     from .policy.diffusion import DiffusionPolicy as DiffusionPolicy
+    from .policy.engines.check import check_engine as check_engine
     from .specification import Horizons as Horizons
     from .specification import Specification as Specification
     from .specification import Stream as Stream
@@ -33,6 +34,7 @@ _HOMES = {
     "Windows": ".datasets.windows",
     "add_choice": ".configs.choices",
     "check_demonstrations": ".datasets.check",
+    "check_engine": ".policy.engines.check",
     "check_policy": ".policy.check",
     "evaluate": ".evaluation.evaluate",
     "load_engine": ".checkpoints.opening",
@@ -49,6 +51,7 @@ __all__ = [
     "Windows",
     "add_choice",
     "check_demonstrations",
+    "check_engine",
     "check_policy",
     "evaluate",
     "load_engine",

@@ -1,18 +1,22 @@
-"""What runs in real time: clocks, and messages between processes that never wait."""
+"""Ground of everything in real time: clocks, and processes whose messages are never waited for."""
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import errno
+import multiprocessing
 import select
+import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 SPIN_S = 1e-3
-"""Sleeping is not more exact than this on a common operating system; what is left is waited for awake."""
+"""Sleeping is no more exact than this on a common operating system; the rest is waited for awake."""
 
 
 class Clock(Protocol):
@@ -23,7 +27,7 @@ class Clock(Protocol):
         ...
 
     def sleep_until(self, moment: float) -> None:
-        """Return at that time, s, or at once where it is over."""
+        """Return at that time, s, or at once if it has passed."""
         ...
 
 
@@ -54,7 +58,7 @@ class VirtualClock:
         return self._now
 
     def sleep_until(self, moment: float) -> None:
-        """Be there."""
+        """Move the clock to `moment`, s, unless it has passed."""
         self._now = max(self._now, moment)
 
 
@@ -62,14 +66,17 @@ Layouts: TypeAlias = Mapping[str, np.dtype[Any]]
 """A message's name -> its fields, as a structured dtype. Both ends must hold the same messages in the same order."""
 
 QUEUED = 8
-"""Messages of each kind for which there should be room."""
+"""Messages of each kind that a channel has room for."""
 
 OVERHEAD = 1024
-"""Bytes that the operating system may take for a message beside those of the message."""
+"""Bytes that the operating system may need for a message beside its own."""
+
+JOIN_S = 1.0
+"""Seconds that a process has to end by itself."""
 
 
 class Channel:
-    """One end. outgoing, incoming: the messages of either direction."""
+    """One end of a channel. outgoing, incoming: the messages of each direction."""
 
     def __init__(self, end: socket.socket, outgoing: Layouts, incoming: Layouts) -> None:
         end.setblocking(False)
@@ -79,9 +86,9 @@ class Channel:
         self._size = max(layout.itemsize for _, layout in self._incoming)
 
     def send(self, name: str, *values: Any) -> bool:
-        """Send a message with a value for each of its fields; False where there was no room and it was dropped.
+        """Send a message with a value for each of its fields; False if there is no room, and the message is dropped.
 
-        Raises ConnectionError where the other process has ended.
+        The value of a field that is a record itself is a tuple. Raises ConnectionError if the other process has ended.
         """
         kind, layout = self._outgoing[name]
         message = np.zeros((), layout)
@@ -93,15 +100,15 @@ class Channel:
         except BlockingIOError:
             return False
         except OSError as error:
-            if error.errno == errno.ENOBUFS:  # the memory of the operating system is short, for the moment
+            if error.errno == errno.ENOBUFS:  # the operating system is short of memory at the moment
                 return False
             raise
         return True
 
     def receive(self) -> Iterator[tuple[str, Any]]:
-        """The name and the record of every message that has come.
+        """The name and the record of every message that has arrived.
 
-        Raises ConnectionError after them where the other process has ended.
+        Raises ConnectionError after them if the other process has ended.
         """
         while True:
             try:
@@ -114,25 +121,25 @@ class Channel:
             yield name, np.frombuffer(message, layout)[0]["record"]
 
     def wait(self, seconds: float) -> None:
-        """Return when there is something to receive, the end of the other process included, or when time is over."""
+        """Return when a message arrives, when the other process ends, or when the time is over."""
         poll = select.poll()
         poll.register(self._end, select.POLLIN)
         poll.poll(max(1e3 * seconds, 0.0))
 
     def close(self) -> None:
-        """Close this end, which the other one notices."""
+        """Close this end, which the other end notices."""
         self._end.close()
 
 
 def _numbered(layout: np.dtype[Any]) -> np.dtype[Any]:
-    """A message as it is sent: which of them it is, and its fields."""
+    """The bytes of a message: the number of its kind, and its fields."""
     return np.dtype([("kind", np.uint8), ("record", layout)])
 
 
 def connected(*directions: Layouts) -> tuple[socket.socket, socket.socket]:
     """The two ends of a channel, with room for the messages of both directions.
 
-    Raises OSError where the system has no such sockets, or where a message is larger than it can send.
+    Raises OSError if the system has no such sockets, or if a message is larger than they can send.
     """
     try:
         ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -141,10 +148,10 @@ def connected(*directions: Layouts) -> tuple[socket.socket, socket.socket]:
             f"a robot in another process needs local sockets that keep messages apart, as Linux has: {error}"
         ) from None
     sizes = {name: _numbered(layout).itemsize for messages in directions for name, layout in messages.items()}
-    wanted = QUEUED * sum(size + OVERHEAD for size in sizes.values())
+    room = QUEUED * sum(size + OVERHEAD for size in sizes.values())
     for end in ends:
-        if wanted > end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wanted)
+        if room > end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
     largest = max(sizes, key=lambda name: sizes[name])
     try:
         ends[0].send(bytes(sizes[largest]))
@@ -154,7 +161,68 @@ def connected(*directions: Layouts) -> tuple[socket.socket, socket.socket]:
         raise OSError(
             error.errno,
             f"a message must fit into one datagram, but one of {largest!r} has {sizes[largest]} bytes "
-            f"({error.strerror}): make the stream smaller, or allow more with sysctl net.core.wmem_max={wanted}",
+            f"({error.strerror}): make the stream smaller, or allow more with sysctl net.core.wmem_max={room}",
         ) from None
     ends[1].recv(sizes[largest])
     return ends
+
+
+class Child:
+    """A process of one's own at the other end of a channel. It ends when this end is closed, at the latest with us.
+
+    The process is spawned, because a fork would copy our threads and our GPU. An interrupt from the terminal does not
+    end it: whoever controls the robot is interrupted, and still needs it to stop.
+
+    serve: called in the process with its end of the channel and `arguments`; it must be importable there. If it raises
+    ConnectionError, the process ends in silence. outgoing, incoming: the messages to the process and from it. daemon:
+    the end of this program terminates the process; otherwise it closes the channel and waits.
+
+    Raises OSError as `connected` does.
+    """
+
+    def __init__(
+        self, serve: Callable[..., None], outgoing: Layouts, incoming: Layouts, *arguments: Any, daemon: bool = True
+    ) -> None:
+        ours, theirs = connected(outgoing, incoming)
+        self._process: Any = multiprocessing.get_context("spawn").Process(
+            target=_serve, args=(serve, theirs, incoming, outgoing, arguments), daemon=daemon
+        )
+        with theirs, contextlib.ExitStack() as undo:
+            undo.enter_context(ours)
+            self._process.start()
+            undo.pop_all()
+        self.channel = Channel(ours, outgoing, incoming)
+        """Our end."""
+        if not daemon:
+            atexit.register(self.channel.close)
+
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        return self._process.pid
+
+    @property
+    def exitcode(self) -> int | None:
+        """The exit status of the process, negative for a signal; None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Return when the process has ended, or when the time is over."""
+        self._process.join(seconds)
+
+    def close(self, seconds: float = JOIN_S) -> None:
+        """Close the channel, and kill the process unless it ends within that time: a suspended one does not notice."""
+        self.channel.close()
+        atexit.unregister(self.channel.close)
+        self._process.join(seconds)
+        self._process.kill()
+        self._process.join()
+
+
+def _serve(
+    serve: Callable[..., None], end: socket.socket, outgoing: Layouts, incoming: Layouts, arguments: tuple[Any, ...]
+) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    channel = Channel(end, outgoing, incoming)
+    with contextlib.suppress(ConnectionError), contextlib.closing(channel):
+        serve(channel, *arguments)

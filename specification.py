@@ -1,10 +1,10 @@
-"""What passes between demonstrations, policies, tasks and robots: one description, shared by all of them.
+"""The streams of observations and actions, described once for demonstrations, policies, tasks and robots.
 
-`Horizons` says how many steps are seen, generated and executed. A `Stream` is one named signal over time, and a
-`Specification` is everything that a policy sees and does. The same `Specification` lies in a demonstration store, on a
-task and in a checkpoint, so that every mismatch is one call of `Specification.differences`.
+A `Stream` is one named signal over time. A `Specification` is everything that a policy observes and commands.
+`Horizons` counts the steps that a policy observes, predicts and executes. Demonstration stores, tasks and checkpoints
+hold the same `Specification`, so `Specification.differences` finds every mismatch.
 
-Only numpy is needed here, so every part of the package may import this module.
+This module needs only numpy, so every part of the package may import it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Source: TypeAlias = tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]
-"""Where a foreign dataset holds a stream: a key, and a function from the key's rows (T, ...) to rows of the stream."""
-
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """End an error message: the option that `name` probably meant, or all of them.
+    """The end of an error message: the option that `name` resembles, or all options.
 
     >>> nearest("pushed", ["pusht", "pick_place"])
     "did you mean 'pusht'?"
@@ -40,68 +37,79 @@ def nearest(name: str, options: Iterable[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Horizons:
-    """How many control steps a policy sees, generates and executes (Chi et al. 2023, section II.C).
+    """How many control steps a policy observes, predicts and executes (Chi et al. 2023, section II.C).
 
-    A window of `prediction` steps starts at the oldest observed step; its first `observation` steps end at the
-    current one, and the `action` steps from the current one on are executed before the next chunk is generated.
+    A chunk of `prediction` steps starts at the oldest observed step. Its first `observation` steps end at the current
+    step. From the current step on, `action` steps are executed before the next chunk is predicted.
 
-    observation (To), prediction (Tp), action (Ta): counts of steps, at least 1.
+    Raises ValueError if a horizon is less than 1, or if the chunk does not cover the executed steps.
 
     >>> Horizons(observation=2, prediction=16, action=8).executed
     slice(1, 9, None)
     """
 
     observation: int = 2
+    """To, the observed steps."""
     prediction: int = 16
+    """Tp, the steps of a predicted chunk."""
     action: int = 8
+    """Ta, the executed steps of a chunk."""
 
     def __post_init__(self) -> None:
         for name in ("observation", "prediction", "action"):
             if getattr(self, name) < 1:
                 raise ValueError(f"the {name} horizon must be at least 1 step, got {getattr(self, name)}")
-        needed = self.observation - 1 + self.action
-        if needed > self.prediction:
+        least = self.observation - 1 + self.action
+        if least > self.prediction:
             raise ValueError(
                 f"the prediction horizon must cover the observed past and the executed actions, "
-                f"{self.observation} - 1 + {self.action} = {needed} steps, got {self.prediction}: "
-                f"predict at least {needed} steps or execute at most {self.prediction - self.observation + 1}"
+                f"{self.observation} - 1 + {self.action} = {least} steps, got {self.prediction}: "
+                f"predict at least {least} steps or execute at most {self.prediction - self.observation + 1}"
             )
 
     @property
     def executed(self) -> slice:
-        """The steps of a generated chunk that are executed: from the current step on."""
+        """The executed steps of a chunk, which start at the current step."""
         return slice(self.observation - 1, self.observation - 1 + self.action)
 
 
 HOLDS = ("last", "zero")
-"""What an action may do while nobody commands it; see `Stream`."""
+"""What an action may do without a command; see `Stream.hold`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stream:
     """One named signal over time: an observation, or the action.
 
-    name: a lower-case identifier. shape: of one step, `(D,)` for a vector and `(H, W, C)` for an image.
-    dtype: numpy's name for it. units, labels, low, high: one entry a dimension of a vector, or empty where unknown;
-    a single unit or limit stands for every dimension. Units are SI where a unit exists ("m", "rad", "s"), "px" for
-    pixels and "1" for pure numbers. `low` and `high` are the finite limits that a value may take.
+    `units`, `labels`, `low`, `high` and `hold` have one entry for each dimension of a vector, or are empty if unknown.
+    A single unit, limit or hold stands for every dimension.
 
-    hold: what an action does in each dimension while nobody commands it: before and after an episode, and when a plan
-    has run out. "last" repeats the nearest action, which is right for positions. "zero" is right for velocities and
-    differences, which would move the robot on. One entry a dimension or one for all; empty stands for "last".
+    Raises ValueError if a value is impossible.
 
     >>> Stream("gripper", (3,), units="m", labels=("x", "y", "z"), low=-0.5, high=0.5).high
     (0.5, 0.5, 0.5)
     """
 
     name: str
+    """A lower-case identifier."""
     shape: tuple[int, ...]
+    """Shape of one step: `(D,)` for a vector, `(H, W, C)` for an image."""
     dtype: str = "float32"
+    """numpy's name of the dtype."""
     units: tuple[str, ...] | str = ()
+    """SI units ("m", "rad", "s"), "px" for pixels, "1" for pure numbers."""
     labels: tuple[str, ...] = ()
+    """Names of the dimensions."""
     low: tuple[float, ...] | float = ()
+    """Smallest values, finite."""
     high: tuple[float, ...] | float = ()
+    """Largest values, finite."""
     hold: tuple[str, ...] | str = ()
+    """What an action does without a command: before and after an episode, and after the last action of a plan.
+
+    "last" repeats the nearest action, which suits positions. "zero" suits velocities and differences, because repeating
+    them would keep the robot moving. Empty stands for "last".
+    """
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -144,24 +152,24 @@ class Stream:
 
     @property
     def is_image(self) -> bool:
-        """Whether a step is a picture: uint8 (H, W, C)."""
+        """Whether a step is an image, uint8 (H, W, C)."""
         return len(self.shape) == 3 and self.dtype == "uint8"
 
     @property
     def size(self) -> int:
-        """Numbers in one step."""
+        """Number of values in one step."""
         return math.prod(self.shape)
 
     def label(self, index: int) -> str:
-        """A readable name of one dimension: `"gripper.x"`, or `"gripper[0]"` where it has no label."""
+        """A readable name of a dimension: `"gripper.x"`, or `"gripper[0]"` without labels."""
         return f"{self.name}.{self.labels[index]}" if self.labels else f"{self.name}[{index}]"
 
 
 @dataclass(frozen=True, slots=True)
 class Specification:
-    """All that a policy sees and does: its observation streams, its action stream, and the control period.
+    """Everything that a policy observes and commands: observation streams, action stream and control period.
 
-    control_dt: seconds between two control steps.
+    Raises ValueError for streams with equal names, an action that is not a vector, or an impossible control period.
 
     >>> stick = Stream("stick", (2,), units="m")
     >>> spec = Specification((stick,), Stream("action", (2,)), control_dt=0.1)
@@ -171,7 +179,9 @@ class Specification:
 
     observations: tuple[Stream, ...]
     action: Stream
+    """A vector stream named "action"."""
     control_dt: float
+    """Time between two control steps (s)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "observations", tuple(self.observations))
@@ -186,43 +196,40 @@ class Specification:
                 f"the action must be a vector stream named 'action', "
                 f"got {self.action.name!r} of shape {self.action.shape}"
             )
-        if holding := [stream.name for stream in self.observations if stream.hold]:
-            raise ValueError(
-                f"hold says what an action does, got it for the observations {holding}: leave it out there"
-            )
+        if names := [stream.name for stream in self.observations if stream.hold]:
+            raise ValueError(f"only the action may have hold, the observations {names} have it too: leave it out there")
         if not (math.isfinite(self.control_dt) and self.control_dt > 0):
             raise ValueError(f"control_dt must be a positive number of seconds, got {self.control_dt}")
 
     @property
     def streams(self) -> tuple[Stream, ...]:
-        """Every stream, the action last."""
+        """All streams, the action last."""
         return (*self.observations, self.action)
 
     def differences(self, other: Specification) -> list[str]:
-        """What differs between two descriptions, a sentence each; empty where they agree. Order does not matter."""
-        mine = {stream.name: stream for stream in self.streams}
-        theirs = {stream.name: stream for stream in other.streams}
-        found = [f"{name}: only on one side" for name in sorted(mine.keys() ^ theirs.keys())]
-        for name in [name for name in mine if name in theirs]:
-            ours, others = asdict(mine[name]), asdict(theirs[name])
-            found += [
-                f"{name}: {field} is {ours[field]} on one side and {others[field]} on the other"
-                for field in ours
-                if ours[field] != others[field]
+        """The differences between two specifications, a sentence each. The order of streams does not matter."""
+        left = {stream.name: asdict(stream) for stream in self.streams}
+        right = {stream.name: asdict(stream) for stream in other.streams}
+        sentences = [f"{name}: only on one side" for name in sorted(left.keys() ^ right.keys())]
+        for name in [name for name in left if name in right]:
+            sentences += [
+                f"{name}: {field} is {value} on one side and {right[name][field]} on the other"
+                for field, value in left[name].items()
+                if value != right[name][field]
             ]
         if self.control_dt != other.control_dt:
-            found.append(f"control_dt is {self.control_dt} s on one side and {other.control_dt} s on the other")
-        return found
+            sentences.append(f"control_dt is {self.control_dt} s on one side and {other.control_dt} s on the other")
+        return sentences
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dictionaries, lists, strings and numbers; `from_json` is the inverse."""
+        """Dictionaries, lists, strings and numbers; `from_json` is the inverse."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Specification:
-        """Build from what `to_json` gave.
+        """Build a specification from the result of `to_json`.
 
-        Raises ValueError where a field is missing, unknown or impossible.
+        Raises ValueError if a field is missing, unknown or impossible.
         """
         try:
             return cls(
@@ -232,3 +239,7 @@ class Specification:
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a specification: {error}") from error
+
+
+Source: TypeAlias = tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]
+"""Where a foreign dataset holds a stream: a key, and a function from the key's rows (T, ...) to rows of the stream."""

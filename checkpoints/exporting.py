@@ -1,79 +1,104 @@
-"""From a trained policy to a folder that predicts without PyTorch."""
+"""Export a trained policy to a folder that predicts without PyTorch."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..configs.checkpoints import ExportConfig
+from ..datasets.demonstrations import Demonstrations
 from ..envs.catalogue import load_task
+from ..files import whole_folder
 from ..policy.engines.interface import FORMATS
-from ..policy.engines.making import ROWS, Chosen, Recorded, choose_engine, write_graphs
+from ..policy.engines.making import ROWS, EngineChoice, Trials, choose_engine, write_graphs
+
+if TYPE_CHECKING:
+    from ..policy.diffusion import DiffusionPolicy
 
 
-def recorded_observations(config: ExportConfig, policy: Any) -> Recorded | None:
-    """Observations spread evenly over the demonstrations that are named; None where none are.
+def export(config: ExportConfig) -> EngineChoice:
+    """Export the policy that `config` names to `config.out`; returns the choice of its engine.
 
-    Raises ValueError where these are not for the policy.
+    Raises FileExistsError if the folder exists. Raises ValueError if the policy needs PyTorch, if the demonstrations
+    are of another specification, or if no engine agrees with eager.
     """
     from ..datasets.opening import open_demonstrations
-
-    if config.dataset is None:
-        return None
-    task = load_task(config.task) if config.task else None
-    found = open_demonstrations(config.dataset, task)
-    if differences := found.specification.differences(policy.specification):
-        raise ValueError(f"{config.dataset} must be of the policy's specification: " + "; ".join(differences))
-    if not len(found):
-        raise ValueError(f"{config.dataset} must hold demonstrations to compare engines on, got a store without any")
-    steps, currents = policy.horizons.observation, np.linspace(0, found.num_steps - 1, ROWS).astype(int).tolist()
-    firsts = [found.bounds(episode)[0] for episode in found.episode_of(currents).tolist()]
-    rows = {name: [] for name in (stream.name for stream in policy.specification.observations)}
-    for current, first in zip(currents, firsts, strict=True):
-        start = max(first, current + 1 - steps)
-        for name, values in rows.items():
-            read = found.read(name, start, current + 1)
-            values.append(np.concatenate([np.repeat(read[:1], steps - len(read), axis=0), read]))  # as training windows
-    return Recorded({name: np.stack(values) for name, values in rows.items()}, f"of {config.dataset}")
-
-
-def export(config: ExportConfig) -> Chosen:
-    """Write the folder that `config` asks for, once an engine is found that answers as eager does; it is that engine.
-
-    Raises FileExistsError where the folder is there already, and ValueError where the policy cannot leave PyTorch or
-    no engine answers as eager does.
-    """
-    from ..files import whole_folder
-    from ..policy.engines.export import fill
-    from ..policy.engines.torch_modules import check_exportable
+    from ..policy.engines.pieces import check_exportable
     from .opening import load_policy
 
     out = Path(config.out)
     if out.exists():
-        raise FileExistsError(f"{out} is there already: remove it, or export to another folder")
+        raise FileExistsError(f"{out} exists already: remove it, or export to another folder")
     loaded, manifest = load_policy(config.run, which=config.checkpoint, sampler=config.sampler)
-    policy, names = check_exportable(loaded), list(FORMATS) if config.engine == "auto" else [config.engine]
+    policy, trials = check_exportable(loaded), None
+    if config.dataset is not None:
+        demonstrations = open_demonstrations(config.dataset, load_task(config.task) if config.task else None)
+        trials = recorded_trials(demonstrations, policy, config.dataset)
+    engines = list(FORMATS) if config.engine == "auto" else [config.engine]
+    return export_policy(policy, manifest, out, engines=engines, trials=trials)
+
+
+def export_policy(
+    policy: DiffusionPolicy,
+    manifest: Mapping[str, Any],
+    out: Path,
+    *,
+    engines: Sequence[str],
+    trials: Trials | None = None,
+) -> EngineChoice:
+    """Write a policy to a new folder for the fastest of `engines` that agrees with eager; returns the choice.
+
+    manifest: of the policy's checkpoint, see `load_policy`. trials: the observations of the comparison, drawn from the
+    ranges of the normalizer if None. Raises ValueError if no engine agrees with eager.
+    """
+    from ..policy.engines.export import write_engine
+
     with TemporaryDirectory() as scratch:
-        chosen = choose_engine(policy, names, Path(scratch), recorded=recorded_observations(config, policy))
-        (verdict,) = (each for each in chosen.verdicts if each.name == chosen.engine.name)
+        choice = choose_engine(policy, engines, Path(scratch), trials=trials)
+        name = choice.engine.name
+        (verdict,) = (verdict for verdict in choice.verdicts if verdict.name == name)
         with whole_folder(out) as folder:
-            fill(
+            write_engine(
                 folder,
                 policy,
-                write_graphs(policy, chosen.engine.name, Path(scratch)),
-                engine=chosen.engine.name,
+                write_graphs(policy, name, Path(scratch)),
+                engine=name,
                 description=manifest["policy"],
                 parity={
                     "precision": verdict.precision,
                     "difference": verdict.difference,
                     "tolerance": verdict.tolerance,
-                    "observations": chosen.observations,
+                    "observations": choice.origin,
                 },
                 num_parameters=sum(parameter.numel() for parameter in policy.parameters()),
-                **{name: manifest.get(name) for name in ("task", "step", "seed", "training")},
+                **{key: manifest.get(key) for key in ("task", "step", "seed", "training")},
                 checkpoint=manifest["path"],
             )
-    return chosen
+    return choice
+
+
+def recorded_trials(demonstrations: Demonstrations, policy: DiffusionPolicy, place: str) -> Trials:
+    """Observations at even intervals over the demonstrations, padded at the start of episodes like training windows.
+
+    place: where the demonstrations are, for messages. Raises ValueError if they are empty or of another specification
+    than the policy.
+    """
+    if differences := demonstrations.specification.differences(policy.specification):
+        raise ValueError(f"{place} must be of the policy's specification: " + "; ".join(differences))
+    if not len(demonstrations):
+        raise ValueError(f"{place} must hold demonstrations to compare engines on, got a store without any")
+    num_steps, last = policy.horizons.observation, demonstrations.num_steps - 1
+    currents = np.linspace(0, last, ROWS).astype(int).tolist()
+    firsts = [demonstrations.bounds(episode)[0] for episode in demonstrations.episode_of(currents).tolist()]
+    observation: dict[str, Any] = {}
+    for stream in policy.specification.observations:
+        rows = []
+        for current, first in zip(currents, firsts, strict=True):
+            steps = demonstrations.read(stream.name, max(first, current + 1 - num_steps), current + 1)
+            rows.append(np.concatenate([np.repeat(steps[:1], num_steps - len(steps), axis=0), steps]))
+        observation[stream.name] = np.stack(rows)
+    return Trials(observation, f"of {place}")

@@ -39,7 +39,7 @@ def import_checkpoint(config: ImportCheckpointConfig) -> Path:
     from ..policy.normalizer import Normalizer
     from ..policy.weights import read_state_dict
     from .folder import write_checkpoint
-    from .foreign.interface import SAVE
+    from .foreign.interface import REMEDY
     from .foreign.lerobot import lerobot
     from .foreign.reference import reference
 
@@ -55,7 +55,7 @@ def import_checkpoint(config: ImportCheckpointConfig) -> Path:
         policy_config, horizons = from_lerobot(config, settings)
     else:
         horizons, policy_config = config.horizons.build(), config.policy
-        foreign = reference(read_state_dict(source, remedy=SAVE), num_observed=horizons.observation)
+        foreign = reference(read_state_dict(source, remedy=REMEDY), num_observed=horizons.observation)
     policy_config = replace(policy_config, network=network_of(policy_config.network, foreign.network))
     if foreign.cameras.shapes:
         policy_config = replace(policy_config, encoder=ResNetEncoderConfig(**foreign.cameras.options))

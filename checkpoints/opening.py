@@ -1,51 +1,155 @@
-"""Trained policies, opened from a run, a checkpoint or an exported folder."""
+"""Open a trained policy from a run, a checkpoint or an exported folder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..configs.components.policies import DiffusionConfig, RegressionConfig
-from ..configs.notation import UnknownChoice, policy_config
-
-if TYPE_CHECKING:
-    from ..policy.engines.interface import Engine
-from dataclasses import fields
-from typing import TYPE_CHECKING
-
-from ..configs.notation import describe
+from ..configs.notation import UnknownChoice, describe, policy_config
 
 if TYPE_CHECKING:
     import torch
 
+    from ..policy.engines.exported import ExportedEngine
+    from ..policy.engines.interface import Engine
     from ..policy.interface import Policy
-from ..policy.engines.making import make_engine
+
+
+@dataclass(frozen=True)
+class OpenedPolicy:
+    """A trained policy, ready to predict."""
+
+    engine: Engine
+    """Runs the policy."""
+
+    manifest: dict[str, Any]
+    """The content of `policy.json` or `engine.json`; `manifest["path"]` is the folder of that file."""
+
+    num_parameters: int
+    """Parameters of the whole policy, including the encoder."""
+
+    report: str
+    """Why this engine runs the policy, to print."""
+
+
+def open_policy(
+    folder: str | Path, *, engine: str | None = None, which: str = "last", sampler: Any = None, device: str = "cpu"
+) -> OpenedPolicy:
+    """Open the policy of a run, a checkpoint or an exported folder.
+
+    engine: a name of `ENGINES`, or "auto" for the fastest on this machine. None stands for the engine of an exported
+    folder, and for "eager" otherwise. which: "last" or "best" checkpoint of a run. sampler: the configuration of a
+    sampler that replaces the policy's own. device: of torch, or "auto"; ignored if the engine runs without torch.
+
+    Raises FileNotFoundError if the folder holds no policy. Raises ValueError if it is damaged or of another format, if
+    the engine is not available, or if an exported folder is opened with a sampler, a checkpoint or another engine.
+    """
+    from ..policy.device import device as device_of
+    from ..policy.engines.folder import is_exported
+    from ..policy.engines.interface import FORMATS
+    from ..policy.engines.making import make_engine
+
+    path = Path(folder)
+    if is_exported(path):
+        exported, manifest = _open_exported(path)
+        _check_exported(path, exported.name, engine, which=which, sampler=sampler)
+        return OpenedPolicy(exported, manifest, manifest["num_parameters"], f"engine: {exported.name}")
+    place = device_of("cpu" if engine in FORMATS else device)
+    policy, manifest = load_policy(path, which=which, device=place, sampler=sampler)
+    running, report = make_engine(policy, engine or "eager")
+    num_parameters = sum(parameter.numel() for parameter in policy.parameters())  # type: ignore[attr-defined]
+    return OpenedPolicy(running, manifest, num_parameters, report)
 
 
 def load_engine(folder: str | Path) -> Engine:
-    """The engine of a folder that `recede export` has written, ready to predict; neither torch nor pickle is needed.
+    """The engine of a folder that `recede export` wrote, ready to predict, without torch and without pickle.
 
-    Threads are as many as `OMP_NUM_THREADS` says, or all. Raises FileNotFoundError where it is no such folder, and
-    ValueError where it is damaged, of another format, or what runs it is not installed.
+    It uses `OMP_NUM_THREADS` threads, or all cores. Raises FileNotFoundError if the folder is not an exported policy.
+    Raises ValueError if it is damaged or of another format, or if the package that runs it is not installed.
     """
-    from ..policy.engines.folder import REMEDY, load, read
+    return _open_exported(Path(folder))[0]
+
+
+def load_policy(
+    folder: str | Path, *, which: str = "last", device: str | torch.device = "cpu", sampler: Any = None
+) -> tuple[Policy, dict[str, Any]]:
+    """The trained policy of a run or checkpoint folder, ready to predict, and its manifest.
+
+    which: "last" or "best" checkpoint of a run. sampler: the configuration of a sampler that replaces the policy's own.
+
+    The manifest is the content of `policy.json`; `manifest["path"]` is the checkpoint's folder. Nothing in the folder
+    is executed. Raises FileNotFoundError if there is no policy. Raises ValueError if it is damaged, of another format,
+    or configured with a choice that this version does not have. Add the choices of your own packages first.
+    """
+    from ..policy.normalizer import Normalizer
+    from .folder import read_checkpoint
+    from .runs import resolve_checkpoint
+
+    path = resolve_checkpoint(Path(folder), which)
+    manifest, weights = read_checkpoint(path)
+    specification = manifest["specification"]
+    config, policy = _build(path, manifest)
+    if sampler is not None:
+        if "sampler" not in {field.name for field in fields(config)}:
+            raise ValueError(f"{path}: leave sampler out, this policy does not sample")
+        config.sampler = sampler
+        policy = config.build(specification, manifest["horizons"], Normalizer.empty(specification))
+        manifest["policy"] = describe(config)
+    try:
+        policy.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: the weights must be those of the configured policy: {error}") from None
+    return policy.to(device).eval().requires_grad_(False), manifest | {"path": str(path)}
+
+
+def read_description(folder: str | Path, which: str = "last") -> dict[str, Any]:
+    """The content of `policy.json` or `engine.json` of a run, a checkpoint or an exported folder. Does not load torch.
+
+    Raises FileNotFoundError if the folder holds no policy, and ValueError if it is damaged.
+    """
+    from ..policy.engines.folder import is_exported, read_content
+    from .folder import read_manifest
+    from .runs import resolve_checkpoint
 
     path = Path(folder)
-    content = read(path)
+    return read_content(path) if is_exported(path) else read_manifest(resolve_checkpoint(path, which))
+
+
+def _build(path: Path, manifest: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The configuration of a checkpoint's policy, and the policy, whose weights and ranges are not loaded yet."""
+    from ..policy.normalizer import Normalizer
+
+    specification = manifest["specification"]
     try:
-        config = exported_config(content["policy"])
+        config = policy_config(manifest["policy"])
+        return config, config.build(specification, manifest["horizons"], Normalizer.empty(specification))
+    except UnknownChoice as error:
+        raise ValueError(f"{path / 'policy.json'}: {error}") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path / 'policy.json'}: cannot build the policy ({error}): train again") from error
+
+
+def _open_exported(path: Path) -> tuple[ExportedEngine, dict[str, Any]]:
+    """The engine of an exported folder, and the content of its `engine.json` with the folder as "path"."""
+    from ..policy.engines.folder import REMEDY, open_engine, read_content
+
+    content = read_content(path)
+    try:
+        config = _exported_config(content["policy"])
     except UnknownChoice as error:
         raise ValueError(f"{path / 'engine.json'}: {error}") from None
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path / 'engine.json'} is damaged ({error}); {REMEDY}") from None
-    return load(path, content, config=config)
+    return open_engine(path, content, config=config), content | {"path": str(path)}
 
 
-def exported_config(policy: Mapping[str, Any]) -> DiffusionConfig | RegressionConfig:
-    """What the loop around the graphs of an exported policy needs of its configuration: sampler, prediction and clip.
+def _exported_config(policy: Mapping[str, Any]) -> DiffusionConfig | RegressionConfig:
+    """The configuration of an exported policy's sampler, prediction and clip.
 
-    The graphs contain the encoder and the network, so the package that added these need not be installed.
+    The graphs contain the encoder and the network, so the packages that added these need not be installed.
     """
     if missing := {"encoder", "network"} - policy.keys():
         raise ValueError(f"policy lacks {sorted(missing)}")
@@ -55,78 +159,10 @@ def exported_config(policy: Mapping[str, Any]) -> DiffusionConfig | RegressionCo
     return DiffusionConfig(sampler=sampler, prediction=policy["prediction"], clip=policy["clip"])
 
 
-def read_description(folder: Path, which: str = "last") -> dict[str, Any]:
-    """What a run, a checkpoint or an exported folder says of its policy; torch is not loaded.
-
-    Raises FileNotFoundError where it is none of them, and ValueError where it is damaged.
-    """
-    from ..policy.engines.folder import is_exported, read
-    from .folder import read_manifest
-    from .runs import resolve_checkpoint
-
-    return read(folder) if is_exported(folder) else read_manifest(resolve_checkpoint(folder, which))
-
-
-def open_engine(
-    folder: Path, name: str | None, *, which: str = "last", sampler: Any = None, device: Any = "cpu"
-) -> Engine:
-    """What runs the policy of a run, a checkpoint or an exported folder, which has its engine and its sampler already.
-
-    name: of an engine, eager where it is not given, or "auto". device: of torch, where that runs it. Raises ValueError
-    where an exported folder is asked for what it does not have.
-    """
-    from ..policy.engines.folder import is_exported
-
-    if is_exported(folder):
-        engine = load_engine(folder)
-        check_exported(folder, engine.name, name, which=which, sampler=sampler)
-        return engine
-    policy, _ = load_policy(folder, which=which, device=device, sampler=sampler)
-    return make_engine(policy, name or "eager")[0]
-
-
-def check_exported(folder: Path, name: str, asked: str | None, *, which: str, sampler: Any) -> None:
-    """Raises ValueError where anything but the engine that a folder was exported for is asked of it."""
-    if sampler is not None or which != "last" or asked not in (None, name):
+def _check_exported(path: Path, name: str, engine: str | None, *, which: str, sampler: Any) -> None:
+    """Raises ValueError if an exported folder is opened with anything but its own engine and sampler."""
+    if sampler is not None or which != "last" or engine not in (None, name):
         raise ValueError(
-            f"{folder} is exported with its sampler and for engine={name}: leave out sampler, checkpoint and "
-            "engine, or give the run that it was made of"
+            f"{path} is exported with its sampler and for engine={name}: leave out sampler, checkpoint and engine, or "
+            "give the run that it was exported from"
         )
-
-
-def load_policy(
-    folder: str | Path, *, which: str = "last", device: str | torch.device = "cpu", sampler: Any = None
-) -> tuple[Policy, dict[str, Any]]:
-    """The trained policy of a run or checkpoint folder, ready to predict, and its manifest.
-
-    which: "last" or "best" of a run. sampler: the configuration of another sampler than the policy's own.
-
-    The manifest is the content of `policy.json`, and `manifest["path"]` where it was found. Nothing in the folder is
-    executed. Raises FileNotFoundError where there is no policy, and ValueError where it is of another format, damaged,
-    or configured for what this version does not know. A choice that a package of yours added must be added before.
-    """
-    from ..policy.normalizer import Normalizer
-    from .folder import read_checkpoint
-    from .runs import resolve_checkpoint
-
-    path = resolve_checkpoint(Path(folder), which)
-    manifest, weights = read_checkpoint(path)
-    specification, horizons = manifest["specification"], manifest["horizons"]
-    try:
-        config = policy_config(manifest["policy"])
-        policy: Any = config.build(specification, horizons, Normalizer.empty(specification))
-    except UnknownChoice as error:
-        raise ValueError(f"{path / 'policy.json'}: {error}") from None
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path / 'policy.json'}: no policy can be built from it ({error}): train again") from error
-    if sampler is not None:
-        if "sampler" not in {each.name for each in fields(config)}:
-            raise ValueError(f"{path}: sampler must be left out, the policy there has none to choose")
-        config.sampler = sampler
-        policy = config.build(specification, horizons, Normalizer.empty(specification))
-        manifest["policy"] = describe(config)
-    try:
-        policy.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{path}: the weights must be those of the configured policy: {error}") from None
-    return policy.to(device).eval().requires_grad_(False), manifest | {"path": str(path)}

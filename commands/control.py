@@ -102,11 +102,12 @@ def _start_policy(config: ControlConfig, specification: Specification, horizons:
 
 def _load(config: ControlConfig) -> Predict:
     """Load the engine, in the process of the policy, which has one thread."""
-    from ..checkpoints.opening import open_engine
+    from ..checkpoints.opening import open_policy
     from ..configs.packages import import_packages
 
     import_packages(config.imports)  # this process has its own tables of choices
-    engine = open_engine(Path(config.run), config.engine, which=config.checkpoint, sampler=config.sampler)
+    opened = open_policy(config.run, engine=config.engine, which=config.checkpoint, sampler=config.sampler)
+    engine = opened.engine
     rng = np.random.default_rng(config.seed)
 
     def predict(request: Request) -> Any:

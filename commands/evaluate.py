@@ -19,11 +19,11 @@ def run(config: EvaluateConfig) -> None:
         print(table(measure_all(config, out)))
         print(f"picture: {out / 'delays.png'}")
         return
-    measured, again = measure(config), f"recede evaluate {config.run}{config.again}"
+    measurement, again = measure(config), f"recede evaluate {config.run}{config.again}"
     write_results(
         out,
-        [measured],
-        title=f"{measured.name} on {measured.task.name}",
+        [measurement],
+        title=f"{measurement.name} on {measurement.task.name}",
         command=command_line("evaluate", config),
         next_steps=[
             (f"{again} episodes=200", "a narrower interval"),
@@ -31,5 +31,5 @@ def run(config: EvaluateConfig) -> None:
             (f"{again} delay_ms=[0,200] execution=[receding,rtc]", "if chunks come late"),
         ],
     )
-    print(measured.evaluation)
+    print(measurement.evaluation)
     print(f"report: {out / 'report.html'}")

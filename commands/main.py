@@ -16,37 +16,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..configs.choices import CHOICES, MANY, names
-from ..configs.commands import RUNS
+from ..configs.commands import COMMANDS
 from ..configs.notation import default_of, describe
 from ..configs.packages import CommandConfig, check_names, import_packages
 from ..specification import nearest
-
-SUMMARIES = {
-    "demo": "record, train, evaluate and report on the embedded task, in minutes",
-    "collect": "record a task's scripted expert into a store",
-    "download": "fetch published demonstrations",
-    "inspect": "describe a store: streams, ranges, warnings, a picture",
-    "replay": "apply recorded actions in simulation and compare",
-    "train": "learn a policy from a store; the same command resumes",
-    "evaluate": "roll a policy out and report rates with intervals",
-    "export": "make a folder of a policy that predicts without PyTorch",
-    "control": "control a robot in real time, and report what happened",
-    "serve": "serve a policy to robots over the network",
-    "compare": "put many evaluations into one table",
-    "import-checkpoint": "make a checkpoint of what other implementations have trained",
-}
-
-POSITIONAL = {
-    "compare": "results",
-    "control": "run",
-    "download": "name",
-    "evaluate": "run",
-    "export": "run",
-    "import-checkpoint": "source",
-    "inspect": "dataset",
-    "serve": "run",
-}
-"""The key that a command's bare argument stands for."""
 
 SWEEP = ("-m", "--multirun")
 """Options that run every combination of the comma-separated values."""
@@ -68,8 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     is_verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        if command not in RUNS:
-            raise ValueError(f"there is no command {command!r}: {nearest(command, RUNS)}")
+        if command not in COMMANDS:
+            raise ValueError(f"there is no command {command!r}: {nearest(command, COMMANDS)}")
         if any(argument in ("-h", "--help") for argument in rest):
             import_packages(requested(rest))
             print(usage(command))
@@ -90,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def overview() -> str:
     """What `recede --help` prints."""
-    lines = [f"  {name:<19}{summary}" for name, summary in SUMMARIES.items()]
+    lines = [f"  {name:<19}{command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: recede <command> [folder] key=value ...",
@@ -105,8 +78,8 @@ def overview() -> str:
 
 def usage(command: str) -> str:
     """What `recede <command> --help` prints: the documentation of its configuration, and every key with its default."""
-    config = RUNS[command]
-    positional = f" <{POSITIONAL[command]}>" if command in POSITIONAL else ""
+    config, key = COMMANDS[command].config, COMMANDS[command].positional
+    positional = f" <{key}>" if key else ""
     lines = [f"usage: recede {command}{positional} key=value ...", "", documentation(config), ""]
     common = CommandConfig.__dataclass_fields__
     for each in sorted(fields(config), key=lambda each: each.name in common):  # those of every command last
@@ -154,7 +127,7 @@ def overrides(command: str, arguments: Sequence[str]) -> list[str]:
     """
     result: list[str] = []
     for argument in arguments:
-        positional = POSITIONAL.get(command)
+        positional = COMMANDS[command].positional
         if positional == "run":  # a trained policy; Hydra takes this word for the group of untrained ones
             argument = re.sub("^policy=", "run=", argument)
         key, equals, value = argument.partition("=")

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..configs.deployment import ServeConfig
-from ..policy.device import device
-from ..policy.engines.interface import FORMATS
 
 if TYPE_CHECKING:
     from ..serving.server import Server
@@ -17,7 +14,7 @@ if TYPE_CHECKING:
 
 def run(config: ServeConfig) -> None:
     """Load the policy and serve it until the process is interrupted or terminated; then every session is closed."""
-    from ..checkpoints.opening import open_engine, read_description
+    from ..checkpoints.opening import open_policy, read_description
     from ..serving.server import Server
     from ..serving.wire import TOKEN, read_token, require
 
@@ -29,11 +26,12 @@ def run(config: ServeConfig) -> None:
         )
     for module in ("msgpack", "websockets"):
         require(module)
-    folder, place = Path(config.run), "cpu" if config.engine in FORMATS else device(config.device)
-    task = read_description(folder, config.checkpoint)["task"]
-    engine = open_engine(folder, config.engine, which=config.checkpoint, sampler=config.sampler, device=place)
+    task = read_description(config.run, config.checkpoint)["task"]
+    opened = open_policy(
+        config.run, engine=config.engine, which=config.checkpoint, sampler=config.sampler, device=config.device
+    )
     sizes = {"max_sessions": config.max_sessions, "max_batch": config.max_batch}
-    asyncio.run(_serve(Server(engine, task=task, token=token, seed=config.seed, **sizes), config))
+    asyncio.run(_serve(Server(opened.engine, task=task, token=token, seed=config.seed, **sizes), config))
     print("every session is closed")
 
 

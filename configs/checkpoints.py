@@ -32,7 +32,7 @@ class ImportCheckpointConfig(CommandConfig):
 
     source: str
     out: str
-    policy: Any
+    policy: Any = field(metadata={"choice": "reference"})
     task: str | None = None
     streams: list[str] = field(default_factory=list)
     control_dt: float | None = None

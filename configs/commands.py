@@ -1,8 +1,8 @@
-"""Every command with its configuration, and how Hydra gets to know what may be chosen."""
+"""The table of commands, and what Hydra must know to compose their configurations."""
 
 from __future__ import annotations
 
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from .checkpoints import ExportConfig, ImportCheckpointConfig
@@ -13,70 +13,111 @@ from .evaluation import CompareConfig, EvaluateConfig, ReplayConfig
 from .notation import changed, default_of
 from .training import DemoConfig, TrainConfig
 
-RUNS = {
-    "collect": CollectConfig,
-    "compare": CompareConfig,
-    "control": ControlConfig,
-    "demo": DemoConfig,
-    "download": DownloadConfig,
-    "evaluate": EvaluateConfig,
-    "export": ExportConfig,
-    "import-checkpoint": ImportCheckpointConfig,
-    "inspect": InspectConfig,
-    "replay": ReplayConfig,
-    "serve": ServeConfig,
-    "train": TrainConfig,
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the command line. `run(config)` in commands/NAME.py carries it out."""
+
+    config: type
+    """The dataclass whose fields are its keys."""
+    summary: str
+    """One line for `recede --help`."""
+    group: str
+    """The heading that it stands under there."""
+    positional: str | None = None
+    """The key that a bare argument stands for."""
+    has_presets: bool = False
+    """Whether `preset=NAME` may choose a file of configs/preset."""
+
+
+COMMANDS = {
+    "demo": Command(DemoConfig, "record, train, evaluate and report on the embedded task, in minutes", "Start here"),
+    "collect": Command(CollectConfig, "record demonstrations with a task's scripted expert", "Demonstrations"),
+    "download": Command(DownloadConfig, "download published demonstrations", "Demonstrations", "name"),
+    "inspect": Command(
+        InspectConfig, "describe demonstrations: streams, ranges, warnings, a picture", "Demonstrations", "dataset"
+    ),
+    "replay": Command(ReplayConfig, "apply recorded actions in simulation and compare", "Demonstrations"),
+    "train": Command(TrainConfig, "train a policy on demonstrations, or resume training", "Policies", has_presets=True),
+    "import-checkpoint": Command(
+        ImportCheckpointConfig, "convert a policy that another library trained", "Policies", "source"
+    ),
+    "export": Command(ExportConfig, "export a policy so that it runs without PyTorch", "Policies", "run"),
+    "evaluate": Command(EvaluateConfig, "measure success rates in simulation", "Measurements", "run"),
+    "compare": Command(CompareConfig, "put many evaluations into one table", "Measurements", "results"),
+    "control": Command(ControlConfig, "control a robot in real time", "Robots", "run"),
+    "serve": Command(ServeConfig, "serve a policy to robots over the network", "Robots", "run"),
 }
-"""Command -> its configuration."""
+"""Name -> command, in the order in which one uses them."""
 
 
 def register() -> None:
-    """Store the table in Hydra's ConfigStore; `configs/*.yaml` choose from it.
+    """Store every command and every choice in Hydra's ConfigStore.
 
-    Raises ValueError if the default of a slot is not in its table.
+    Raises ValueError if the default of a slot is not among its choices.
     """
     from hydra.core.config_store import ConfigStore
-    from omegaconf import OmegaConf
 
     store = ConfigStore.instance()
-    for command, config in RUNS.items():
-        node = OmegaConf.structured(config)
-        for slot in CHOICES:
-            if slot in node and not OmegaConf.is_missing(node, slot):  # what is chosen would be added to the default
-                node[slot] = {} if slot in MANY else None
-        if "normalisation" in node:  # its keys are the streams of a dataset
-            OmegaConf.set_struct(node.normalisation, value=False)
-        store.store(group="schema", name=command, node=node)
+    for name, command in COMMANDS.items():
+        slots = {slot: slot for slot in CHOICES if slot in command.config.__dataclass_fields__}
+        _register_with_slots("", name, command.config, slots, [{"preset": None}] if command.has_presets else [])
     for slot, options in CHOICES.items():
-        inner = [path.removeprefix(f"{slot}/") for path in CHOICES if path.startswith(f"{slot}/")]
         for name, option in options.items():
-            if slots := [each.name for each in fields(option) if each.name in inner]:
-                _register_with_slots(slot, name, slots)
+            inner = {field.name: f"{slot}/{field.name}" for field in fields(option)}
+            if slots := {field: path for field, path in inner.items() if path in CHOICES}:
+                _register_with_slots(slot, name, option, slots, [])
             else:
                 store.store(group=slot, name=name, node=option, package=f"{slot}.{name}" if slot in MANY else None)
 
 
-def _register_with_slots(slot: str, name: str, slots: list[str]) -> None:
-    """Store a choice that has slots of its own, and which choice fills each of them by default.
+def _register_with_slots(group: str, name: str, config: Any, slots: dict[str, str], more: list[Any]) -> None:
+    """Store a configuration that has slots, and the choice that fills each slot by default.
 
-    The dataclass says which: the type of a slot's default is looked up in the table. A default with values that differ
-    from those of its type is a choice of its own, which another choice for the slot replaces with all its values.
+    slots: field -> the slot that it is. more: further entries of Hydra's defaults list.
     """
     from hydra.core.config_store import ConfigStore
     from omegaconf import MISSING as UNSET
     from omegaconf import OmegaConf
 
-    store, option = ConfigStore.instance(), CHOICES[slot][name]
-    node, chosen = OmegaConf.structured(option), list[Any]()
-    for each in slots:
-        node[each] = UNSET
-        value, path = default_of(option.__dataclass_fields__[each]), f"{slot}/{each}"
-        known = [choice for choice, kind in CHOICES[path].items() if type(value) is kind]
-        if not known and value is not MISSING:
-            raise ValueError(f"{slot}={name}: the default of {each}, {value!r}, must be added to the table of {path}")
-        chosen.append({each: UNSET if value is MISSING else known[0]})
-        if known and changed(value):
-            chosen[-1] = {each: f"default-of-{name}"}  # a name that `add_choice` gives to nothing
-            store.store(group=path, name=f"default-of-{name}", node=value)
-    store.store(group=f"schema/{slot}", name=name, node=node)
-    store.store(group=slot, name=name, node={"defaults": [f"/schema/{slot}/{name}@_here_", *chosen, "_self_"]})
+    node, chosen = OmegaConf.structured(config), list[Any]()
+    for field, slot in slots.items():
+        default = _default_choice(slot, config.__dataclass_fields__[field], owner=name)
+        chosen.append({field: default})
+        node[field] = {} if slot in MANY else UNSET if default is not None else None  # else both would be merged
+    if "normalisation" in node:  # its keys are the streams of a dataset
+        OmegaConf.set_struct(node.normalisation, value=False)
+    store, schema = ConfigStore.instance(), "/".join(filter(None, ("schema", group)))
+    store.store(group=schema, name=name, node=node)
+    store.store(
+        group=group or None, name=name, node={"defaults": [f"/{schema}/{name}@_here_", *chosen, *more, "_self_"]}
+    )
+
+
+def _default_choice(slot: str, field: Any, *, owner: str) -> Any:
+    """The default of a slot as Hydra writes it: a name, a list of names, None, or "???" if one must be chosen.
+
+    The field names it as `metadata["choice"]`, or has it as its default value, whose type is looked up in the table. A
+    default with values that differ from those of its type is stored as a choice of its own; another choice for the slot
+    replaces all its values.
+    """
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import MISSING as UNSET
+
+    if "choice" in field.metadata:
+        return field.metadata["choice"]
+    value = default_of(field)
+    if slot in MANY:
+        return list(value)
+    if value is None or value is MISSING:
+        return None if value is None else UNSET
+    names = [name for name, option in CHOICES[slot].items() if type(value) is option]
+    if not names:
+        raise ValueError(
+            f"{owner}: the default of {slot} must be one of its choices, got {value!r}: add it with add_choice"
+        )
+    if not changed(value):
+        return names[0]
+    own = f"default-of-{owner}"  # a name that `add_choice` gives to nothing
+    ConfigStore.instance().store(group=slot, name=own, node=value)
+    return own

@@ -8,7 +8,7 @@ from typing import Any
 from .augmentation import AugmentationConfig
 from .checks import not_negative, positive
 from .choices import require_choices
-from .components.policies import HorizonsConfig
+from .components.policies import DiffusionConfig, HorizonsConfig
 from .normalisation import normalisations
 from .packages import CommandConfig
 
@@ -45,7 +45,7 @@ class TrainConfig(CommandConfig):
 
     dataset: str
     out: str
-    policy: Any
+    policy: Any = field(default_factory=DiffusionConfig)
     task: str | None = None
     horizons: HorizonsConfig = field(default_factory=HorizonsConfig)
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)

@@ -1,1 +1,1 @@
-"""Demonstrations: on disk, and as training windows."""
+"""Demonstrations on disk, and as training windows."""

@@ -1,7 +1,7 @@
-"""Arrays over time in zarr folders (v2 and v3): opened, read and extended, with every damage named.
+"""Open, read and extend arrays over time in zarr folders (v2 and v3); errors name the damaged file.
 
-By itself zarr reads a missing chunk as zeros, says of a damaged one neither where it lies nor whose it is, and decodes
-a Blosc chunk that was cut off to whatever lies behind it in memory.
+By itself zarr reads a missing chunk as zeros, does not name a damaged one, and decodes a truncated Blosc chunk to
+whatever follows it in memory.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
 ZarrArray: TypeAlias = zarr.Array[Any]
-"""An array on disk, of either version."""
+"""An array on disk, v2 or v3."""
 
 DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError, zlib.error)
-"""What zarr and its codecs raise on content that they cannot make sense of. An OSError is not among them: it is the
-machine that failed then, and its own message says how."""
+"""Errors of zarr and its codecs about damaged content. OSError is not among them: there the machine failed, and the
+message says how."""
 
 
 def open_group(path: str | Path, mode: str = "r") -> zarr.Group:
     """The zarr group (v2 or v3) in the folder `path`.
 
-    Raises FileNotFoundError where nothing is there, and ValueError where it is no zarr group or a damaged one.
+    Raises FileNotFoundError if `path` does not exist, and ValueError if it is not a zarr group or is damaged.
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: there is nothing here: check the path")
+        raise FileNotFoundError(f"{path} does not exist: check the path")
     if not any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
         raise ValueError(f"{path}: not a zarr group (neither zarr.json nor .zgroup in it): name the folder of a store")
     try:
@@ -45,7 +45,7 @@ def open_group(path: str | Path, mode: str = "r") -> zarr.Group:
 
 
 def open_array(group: zarr.Group, key: str, path: Path) -> ZarrArray:
-    """The array `key` of a group that lies at `path`; ValueError where it is missing or its description is damaged."""
+    """The array `key` of the group at `path`. Raises ValueError if it is missing or its description is damaged."""
     if not any((path / key / name).is_file() for name in ("zarr.json", ".zarray")):
         raise ValueError(f"{path}: there is no array {key}: restore it from a copy")
     try:
@@ -58,14 +58,14 @@ def open_array(group: zarr.Group, key: str, path: Path) -> ZarrArray:
 
 
 def read_rows(array: ZarrArray, start: int, stop: int) -> NDArray[Any]:
-    """Rows start .. stop of an array on disk; ValueError naming the chunk file that cannot be decompressed."""
-    _require_whole(array, start, stop)
+    """Rows start .. stop of an array on disk. Raises ValueError, naming the chunk file, if one is damaged."""
+    _require_untruncated(array, start, stop)
     try:
         return np.asarray(array[start:stop])
     except DAMAGE:
-        for file, place in _chunks(array, start, stop):
+        for file, region in _chunks(array, start, stop):
             try:
-                array[place]
+                array[region]
             except DAMAGE as error:
                 raise ValueError(
                     f"{_place(array)}: chunk file {file} is damaged ({error}): restore it from a copy"
@@ -74,51 +74,51 @@ def read_rows(array: ZarrArray, start: int, stop: int) -> NDArray[Any]:
 
 
 def require_chunks(array: ZarrArray, start: int, stop: int) -> None:
-    """Raise ValueError where a file that holds rows start .. stop is not there; zarr would read zeros."""
+    """Raise ValueError if a file of rows start .. stop is missing, which zarr would read as zeros."""
     for file, _ in _chunks(array, start, stop):
         if not file.is_file():
             raise ValueError(f"{_place(array)}: chunk file {file} is missing: restore it from a copy")
 
 
 def extend(array: ZarrArray, start: int, rows: NDArray[Any]) -> None:
-    """Write rows from `start` on, in place of whatever an unfinished append left there, and end the array with them.
+    """Write rows from `start` on and end the array after them; rows of an unfinished append are overwritten.
 
-    Raises ValueError where the chunk that they continue is missing or damaged.
+    Raises ValueError if the chunk that the rows continue is missing or damaged.
     """
-    # zarr would fill the committed rows of a lost chunk with zeros when it writes the others.
+    # zarr would fill the earlier rows of a missing chunk with zeros.
     begin = start - start % _file_shape(array)[0]
     require_chunks(array, begin, start)
     array.resize((start + len(rows), *array.shape[1:]))
     try:
         array[start : start + len(rows)] = rows
     except DAMAGE:
-        read_rows(array, begin, start)  # says which file is damaged
+        read_rows(array, begin, start)  # names the damaged file
         raise
 
 
 def _chunks(array: ZarrArray, start: int, stop: int) -> Iterator[tuple[Path, tuple[slice, ...]]]:
-    """The files that hold rows start .. stop, each with the part of the array that is in it."""
+    """The files of rows start .. stop, each with the region of the array that it holds."""
     folder, sizes = _root(array) / array.path, _file_shape(array)
     rows = range(start // sizes[0], -(-stop // sizes[0])) if start < stop else range(0)
-    others = (range(-(-length // size)) for length, size in zip(array.shape[1:], sizes[1:], strict=True))
-    for chunk in itertools.product(rows, *others):
-        place = tuple(slice(index * size, (index + 1) * size) for index, size in zip(chunk, sizes, strict=True))
-        yield folder / array.metadata.encode_chunk_key(chunk), place
+    columns = (range(-(-length // size)) for length, size in zip(array.shape[1:], sizes[1:], strict=True))
+    for chunk in itertools.product(rows, *columns):
+        region = tuple(slice(index * size, (index + 1) * size) for index, size in zip(chunk, sizes, strict=True))
+        yield folder / array.metadata.encode_chunk_key(chunk), region
 
 
 def _file_shape(array: ZarrArray) -> tuple[int, ...]:
-    """The part of an array that one file holds: a shard, where there are shards, else a chunk."""
+    """The shape of the region in one file: a shard if there are shards, else a chunk."""
     return array.shards or array.chunks
 
 
-def _require_whole(array: ZarrArray, start: int, stop: int) -> None:
-    """Raise ValueError where a file was cut off that decodes all the same.
+def _require_untruncated(array: ZarrArray, start: int, stop: int) -> None:
+    """Raise ValueError if a truncated file would decode without an error.
 
-    Of a Blosc chunk the decoder would read on behind the end, and give garbage: bytes 12 to 16 say how many it has. An
-    empty shard is one of zeros to zarr.
+    The decoder of a Blosc chunk reads beyond its end and returns garbage; bytes 12 to 16 hold its size. zarr reads an
+    empty shard as zeros.
     """
     codec = type(array.compressors[-1]).__name__ if array.compressors and not array.shards else ""
-    is_blosc = codec in ("Blosc", "BloscCodec")  # of zarr v2 and v3
+    is_blosc = codec in ("Blosc", "BloscCodec")  # zarr v2, v3
     if not (is_blosc or array.shards):
         return
     for file, _ in _chunks(array, start, stop):
@@ -147,7 +147,7 @@ def _place(array: ZarrArray) -> str:
 
 
 def check_length(array: ZarrArray, num_steps: int, path: Path) -> None:
-    """Raise ValueError if an array over time ends before the last episode does."""
+    """Raise ValueError if an array over time is shorter than the episodes."""
     if array.shape[0] < num_steps:
         raise ValueError(
             f"{path}: {array.path} must reach the last episode's end at step {num_steps}, got {array.shape[0]} steps: "

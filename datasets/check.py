@@ -1,4 +1,4 @@
-"""Whether demonstrations in a format of your own keep every promise that training, evaluation and tools rely on.
+"""Check demonstrations in a new format: do they keep every promise that training, evaluation and tools rely on?
 
 Shapes: N steps of all episodes in turn; n episodes.
 """
@@ -17,18 +17,18 @@ from ..specification import Specification, Stream
 from .demonstrations import Demonstrations, check_episode_ends, check_finite
 
 PIECE_BYTES = 2**26
-"""Upper bound of what is read of a stream at once, if a single step is not larger."""
+"""A stream is read in pieces of at most this many bytes, or of a single step if it is larger."""
 
 SLICES = 8
-"""How many random slices of a piece are compared with the piece."""
+"""Random slices of each piece that are compared with the piece."""
 
 
 def check_demonstrations(demonstrations: Demonstrations, *, seed: int = 0) -> str:
-    """Read every stream of some demonstrations and check every promise of `Demonstrations`; a report to print.
+    """Read all streams and check every promise of `Demonstrations`; returns a report to print.
 
-    seed: of the slices that are compared. Cost: one pass over all streams, in pieces of `PIECE_BYTES`.
+    seed: of the random slices. Cost: one pass over all streams, in pieces of `PIECE_BYTES`.
 
-    Raises ValueError for the first promise that is broken: what it is, where, and how to keep it.
+    Raises ValueError for the first broken promise: which one, where, and how to keep it.
     """
     _check_description(demonstrations)
     _check_episodes(demonstrations)
@@ -68,7 +68,7 @@ def _check_episodes(demonstrations: Demonstrations) -> None:
 
 
 def _check_each_episode(demonstrations: Demonstrations) -> None:
-    """What is asked for by episode must follow from `episode_ends`, also if a format answers by code of its own."""
+    """The methods about episodes must agree with `episode_ends`, also if a format overrides them."""
     edges = [0, *demonstrations.episode_ends.tolist()]
     counts = (len(demonstrations), demonstrations.num_steps)
     if counts != (len(edges) - 1, edges[-1]):
@@ -96,9 +96,9 @@ def _check_stream(demonstrations: Demonstrations, stream: Stream, rng: np.random
 
 
 def _pieces(demonstrations: Demonstrations, stream: Stream, place: str) -> Iterator[tuple[int, NDArray[Any]]]:
-    """All rows of a stream, a piece after the other, with the step that each begins with.
+    """All rows of a stream in pieces, each with its first step.
 
-    The last piece is asked for without its end, and a stream of one piece without its beginning too.
+    The last piece is read without `stop`, and a stream of one piece also without `start`, to test the defaults.
     """
     num_steps = demonstrations.num_steps
     size = max(PIECE_BYTES // (stream.size * np.dtype(stream.dtype).itemsize), 1)
@@ -119,7 +119,7 @@ def _check_rows(rows: Any, stream: Stream, count: int, place: str) -> None:
     if rows.shape != (count, *stream.shape):
         raise ValueError(
             f"{place} must return {count} steps, {(count, *stream.shape)}, got {rows.shape}: "
-            "return the steps that are asked for, in the shape that the specification says"
+            "return the requested steps, in the shape of the specification"
         )
     if rows.dtype != np.dtype(stream.dtype):
         raise ValueError(f"{place} must return {stream.dtype} as the specification says, got {rows.dtype}: convert it")
@@ -128,7 +128,7 @@ def _check_rows(rows: Any, stream: Stream, count: int, place: str) -> None:
 def _check_limits(rows: NDArray[Any], stream: Stream, place: str, first: int) -> None:
     if not stream.low:
         return
-    low, high = (np.array(limit).astype(rows.dtype) for limit in (stream.low, stream.high))  # rounded as values are
+    low, high = (np.array(limit).astype(rows.dtype) for limit in (stream.low, stream.high))  # rounded as the values are
     for step, index in np.argwhere((rows < low) | (rows > high))[:1].tolist():
         raise ValueError(
             f"{place}, step {first + step}: {stream.label(index)} must lie within [{low[index]}, {high[index]}], "
@@ -139,7 +139,7 @@ def _check_limits(rows: NDArray[Any], stream: Stream, place: str, first: int) ->
 def _check_slices(
     demonstrations: Demonstrations, stream: Stream, place: str, first: int, rows: NDArray[Any], rng: np.random.Generator
 ) -> None:
-    """Random slices of a piece, the empty ones at its edges and its last step must be what the piece holds."""
+    """Random slices of a piece, the empty slices at its edges and its last step must equal those of the piece."""
     count = len(rows)
     slices = np.sort(rng.integers(0, count + 1, (SLICES, 2))).tolist()
     for start, stop in [*slices, (0, 0), (count, count), (max(count - 1, 0), count)]:
@@ -154,12 +154,12 @@ def _check_slices(
 
 
 def _check_copy(demonstrations: Demonstrations, stream: Stream, place: str) -> None:
-    """What was read belongs to its reader: it can be written to, and the next reader does not see that."""
+    """A caller may write to the array, and the next read does not show it."""
     first = demonstrations.read(stream.name, 0, 1)
     if not first.flags.writeable:
         raise ValueError(f"{place}: read must return an array that can be written to, got a read-only one: copy it")
     before = first.copy()
-    first[...] = before == 0  # every value becomes another one
+    first[...] = before == 0  # changes every value
     is_kept = np.array_equal(demonstrations.read(stream.name, 0, 1), before)
     first[...] = before
     if not is_kept:
@@ -167,7 +167,7 @@ def _check_copy(demonstrations: Demonstrations, stream: Stream, place: str) -> N
 
 
 def _check_refusals(demonstrations: Demonstrations, stream: Stream, place: str) -> None:
-    """Steps and streams that do not exist must be refused, because numpy would silently return fewer rows."""
+    """Steps and streams that do not exist must be refused; slicing an array would silently return fewer rows."""
     num_steps = demonstrations.num_steps
     for start, stop in ((-1, num_steps), (0, num_steps + 1), (num_steps + 1, None), (1, 0)):
         if not _is_refused(demonstrations, stream.name, start, stop):
@@ -188,6 +188,6 @@ def _is_refused(demonstrations: Demonstrations, name: str, start: int, stop: int
         demonstrations.read(name, start, stop)
     except ValueError:
         return True
-    except Exception:  # another kind of error: not the one that callers know
+    except Exception:  # callers expect ValueError only
         return False
     return False

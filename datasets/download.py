@@ -1,4 +1,4 @@
-"""Published demonstrations, fetched on request from their publishers and checked by the digest of their content."""
+"""Download published demonstrations from their publishers and check the digest of their content."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from .arrays import open_array, open_group, read_rows
 
 @dataclass(frozen=True)
 class Published:
-    """Where demonstrations are published, and how to know them.
-
-    url: a zip archive. member: the folder of the store in it. sha256: of the decoded bytes of some of its arrays.
-    source: who published them, under which licence.
-    """
+    """A published dataset: its address, and the digests that identify it."""
 
     url: str
+    """Address of a zip archive."""
     member: str
+    """Folder of the store in the archive."""
     sha256: Mapping[str, str]
+    """Array -> digest of its decoded bytes."""
     source: str
+    """Content, publisher and licence."""
 
 
 PUBLISHED = {
@@ -48,15 +48,17 @@ PUBLISHED = {
 
 
 def download(name: str, path: Path, *, url: str | None = None) -> Published:
-    """Fetch the demonstrations `name` to the folder `path`, which appears whole and checked, or not at all.
+    """Download the demonstrations `name` to the folder `path`, which appears whole and checked, or not at all.
 
-    url: of a mirror. Raises ValueError for an unknown name, an archive without the store or of other content, and
-    OSError where it cannot be fetched; FileExistsError where `path` is there already.
+    url: of a mirror, to be used instead of the publisher.
+
+    Raises ValueError for an unknown name, and for an archive that is damaged, lacks the store or has another content.
+    Raises OSError if the download fails, and FileExistsError if `path` exists.
     """
     if name not in PUBLISHED:
         raise ValueError(f"there are no published demonstrations {name!r}: {nearest(name, PUBLISHED)}")
     if path.exists() or path.is_symlink():
-        raise FileExistsError(f"{path} is there already: remove it, or give another out=")
+        raise FileExistsError(f"{path} already exists: remove it, or give another out=")
     published = PUBLISHED[name]
     address = url or published.url
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,38 +69,40 @@ def download(name: str, path: Path, *, url: str | None = None) -> Published:
         try:
             check_content(store, published.sha256)
         except ValueError as error:
-            raise ValueError(f"{address} is not what was published as {name!r}: {error}") from None
+            raise ValueError(f"{address} does not hold the published {name!r}: {error}") from None
         store.rename(path)
     return published
 
 
 def _fetch(url: str, path: Path) -> None:
     try:
-        with urllib.request.urlopen(url, timeout=60) as answer, path.open("wb") as file:
-            size = int(answer.headers.get("Content-Length", 0)) or None
-            with tqdm.wrapattr(answer, "read", total=size, desc="download", unit="B", unit_scale=True) as reader:
+        with urllib.request.urlopen(url, timeout=60) as response, path.open("wb") as file:
+            size = int(response.headers.get("Content-Length", 0)) or None
+            with tqdm.wrapattr(response, "read", total=size, desc="download", unit="B", unit_scale=True) as reader:
                 shutil.copyfileobj(reader, file)
     except (OSError, HTTPException) as error:
-        raise OSError(f"{url} was not fetched: {error}; try again, or give the url= of a mirror") from error
+        raise OSError(f"{url} could not be downloaded: {error}; try again, or give the url= of a mirror") from error
 
 
 def _unpack(archive: Path, folder: Path, member: str, url: str) -> Path:
-    """The folder `member` of an archive, below `folder`; zipfile lets no name lead out of it."""
+    """Unpack the folder `member` into `folder` and return its path; zipfile keeps all names below `folder`."""
     try:
         with zipfile.ZipFile(archive) as content:
             content.extractall(folder, [name for name in content.namelist() if name.startswith(f"{member}/")])
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{url} is no whole zip archive ({error}): try again, or give the url= of a mirror") from None
+        raise ValueError(
+            f"{url} is not a complete zip archive ({error}): try again, or give the url= of a mirror"
+        ) from None
     if not (folder / member).is_dir():
         raise ValueError(f"{url} holds no folder {member}: give the url= of another mirror")
     return folder / member
 
 
 def check_content(store: Path, sha256: Mapping[str, str]) -> None:
-    """Raise ValueError unless the decoded bytes of each array have the digest noted for it."""
+    """Raise ValueError unless the decoded bytes of each array have the given digest."""
     group = open_group(store)
-    for key, wanted in sha256.items():
+    for key, expected in sha256.items():
         array = open_array(group, key, store)
-        found = hashlib.sha256(read_rows(array, 0, array.shape[0]).tobytes()).hexdigest()
-        if found != wanted:
-            raise ValueError(f"the SHA-256 of {key} must be {wanted}, got {found}")
+        digest = hashlib.sha256(read_rows(array, 0, array.shape[0]).tobytes()).hexdigest()
+        if digest != expected:
+            raise ValueError(f"the SHA-256 of {key} must be {expected}, got {digest}")

@@ -1,4 +1,4 @@
-"""How to know demonstrations again by their content, wherever they lie."""
+"""A digest that identifies demonstrations by their content, independent of their path and format."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ STEPS_AT_ONCE = 100_000
 
 
 def fingerprint(demonstrations: Demonstrations, num_episodes: int) -> str | None:
-    """The SHA-256 of the first episodes: their ends, all their vectors, and the first image of each camera.
+    """SHA-256 of the first `num_episodes`: their ends, their vectors, and the first image of each camera.
 
-    Reading all images would take minutes. None if there are fewer episodes. Cost: one pass over the vectors, in pieces.
+    None if there are fewer episodes. Only one image is read, because reading all of them would take minutes. Cost: one
+    pass over the vectors, in pieces.
     """
     if num_episodes > len(demonstrations):
         return None

@@ -1,4 +1,4 @@
-"""One call that opens demonstrations in whatever format they lie."""
+"""Open demonstrations in any supported format."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from .store import DemonstrationStore
 
 
 class TaskData(Protocol):
-    """What must be known of a task to read demonstrations of it. A `Task` is one.
-
-    specification: the streams. sources: for each stream, where a replay buffer of others holds it; empty if unknown.
-    """
+    """The part of a `Task` that reading demonstrations needs."""
 
     @property
-    def specification(self) -> Specification: ...  # noqa: D102
+    def specification(self) -> Specification:
+        """The streams to read."""
+        ...
 
     @property
-    def sources(self) -> Mapping[str, Source]: ...  # noqa: D102
+    def sources(self) -> Mapping[str, Source]:
+        """Stream name -> its source in published replay buffers; empty if there are none."""
+        ...
 
 
 def open_demonstrations(path: str | Path, task: TaskData | None = None) -> Demonstrations:
-    """The demonstrations at `path`: a store of ours, or a replay buffer that the task's sources turn into its streams.
+    """Open a Recede store, or a replay buffer that is read through the task's sources.
 
-    task: what the demonstrations show; None reads a store of ours as it describes itself.
+    task: the task that the demonstrations show. A Recede store can be opened without one, because it describes itself.
 
-    Raises what `DemonstrationStore.open` and `ReplayBuffer` raise, and ValueError if a store of ours has another
-    specification than the task.
+    Raises the errors of `DemonstrationStore.open` and `ReplayBuffer`, and ValueError if the specifications of the store
+    and the task differ.
     """
     if task is not None and task.sources and "recede" not in open_group(path).attrs:
         return ReplayBuffer(path, task.specification, task.sources)
     store = DemonstrationStore.open(path)
     if task is not None and (differences := store.specification.differences(task.specification)):
         raise ValueError(
-            f"{path}: the store must have the specification that is asked for (its own is named first): "
+            f"{path}: the store must have the specification of the task (that of the store is named first): "
             + "; ".join(differences)
         )
     return store

@@ -1,4 +1,4 @@
-"""What the streams of demonstrations look like in numbers, read in pieces so that nothing need fit in memory."""
+"""Statistics of the streams of demonstrations, read in pieces that fit in memory."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from .demonstrations import Demonstrations
 
 NUMBERS_AT_ONCE = 2**22
-"""Upper bound of the numbers in a piece, where a single step has not more: 32 MB of them in float64."""
+"""Data are read in pieces of at most this many numbers (32 MB in float64), or of a single step if it is larger."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """Per dimension of one stream, each of the stream's shape: extremes, mean and standard deviation."""
+    """Extremes, mean and standard deviation of each dimension of a stream, in the stream's shape."""
 
     low: NDArray[np.float64]
     high: NDArray[np.float64]
@@ -26,12 +26,12 @@ class Statistics:
 
 
 def statistics(demonstrations: Demonstrations, name: str, episodes: Sequence[int]) -> Statistics:
-    """Statistics of one stream over all steps of `episodes`. Raises ValueError where there is no episode."""
+    """Statistics of a stream over all steps of `episodes`. Raises ValueError if `episodes` is empty."""
     pieces = (rows.astype(np.float64) for rows in _pieces(demonstrations, name, episodes))
     first = next(pieces, None)
     if first is None:
         raise ValueError(f"statistics of stream {name!r} need at least one episode, got none")
-    shift = low = high = first[0]  # sums about a value of the data lose no digits to a large mean
+    shift = low = high = first[0]  # sums of differences from a value lose no digits to a large mean
     total = squares = np.zeros_like(shift)
     count = 0
     for rows in chain([first], pieces):
@@ -45,12 +45,12 @@ def statistics(demonstrations: Demonstrations, name: str, episodes: Sequence[int
 def quantiles(
     demonstrations: Demonstrations, name: str, episodes: Sequence[int], *, tail: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The quantiles `tail` and 1 - `tail` of each dimension over all steps of `episodes`, exactly as numpy's.
+    """The quantiles `tail` and 1 - `tail` of each dimension over all steps of `episodes`, equal to numpy's.
 
-    Between two values they are interpolated. Memory: the share `tail` of the values, twice. Raises ValueError if there
-    is no episode.
+    Quantiles between two values are interpolated. Memory: the share `tail` of the values, twice. Raises ValueError if
+    `episodes` is empty.
     """
-    count = int(_chosen(demonstrations, episodes).sum())
+    count = int(_selection(demonstrations, episodes).sum())
     if not count:
         raise ValueError(f"quantiles of stream {name!r} need at least one episode, got none")
     index, share = divmod(tail * (count - 1), 1)
@@ -64,20 +64,19 @@ def quantiles(
     return low[0] + share * (low[1] - low[0]), high[0] + share * (high[1] - high[0])
 
 
-def _chosen(demonstrations: Demonstrations, episodes: Sequence[int]) -> NDArray[np.bool_]:
-    """Which of all steps (N,) are of the episodes."""
-    chosen = np.zeros(demonstrations.num_steps, dtype=bool)
+def _selection(demonstrations: Demonstrations, episodes: Sequence[int]) -> NDArray[np.bool_]:
+    """Mask (N,) of the steps that belong to `episodes`."""
+    is_selected = np.zeros(demonstrations.num_steps, dtype=bool)
     for episode in episodes:
-        chosen[slice(*demonstrations.bounds(episode))] = True
-    return chosen
+        is_selected[slice(*demonstrations.bounds(episode))] = True
+    return is_selected
 
 
 def _pieces(demonstrations: Demonstrations, name: str, episodes: Sequence[int]) -> Iterator[NDArray[np.generic]]:
-    """Rows of the episodes; neighbouring episodes are read together, at most NUMBERS_AT_ONCE at a time."""
-    sizes = {stream.name: stream.size for stream in demonstrations.specification.streams}
-    most = max(NUMBERS_AT_ONCE // sizes[name], 1)
-    chosen = _chosen(demonstrations, episodes)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], chosen, [False]]).astype(np.int8)))
+    """Rows of `episodes` in pieces of at most NUMBERS_AT_ONCE; neighbouring episodes are read together."""
+    most = max(NUMBERS_AT_ONCE // demonstrations.stream(name).size, 1)
+    is_selected = _selection(demonstrations, episodes)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_selected, [False]]).astype(np.int8)))
     for start, stop in edges.reshape(-1, 2):
         for begin in range(start, stop, most):
             yield demonstrations.read(name, begin, min(begin + most, stop))

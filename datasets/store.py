@@ -1,28 +1,27 @@
-"""Demonstrations on disk: a zarr v3 folder to which whole episodes are appended, each of them wholly or not at all.
+"""Demonstrations on disk: a zarr v3 folder to which episodes are appended, each of them whole or not at all.
 
-The layout, with N steps in all and n episodes:
+The layout, with N steps of all n episodes in turn:
 
     attributes["recede"]   {"format": 1, "specification": {...}, "num_episodes": n}
-    data/<stream>          (N, *shape of a step), in the stream's dtype, the action among them
+    data/<stream>          (N, *shape of a step), in the stream's dtype; the action is one of the streams
     meta/episode_ends      (n,) int64: the first step after each episode
-    meta/episode_seeds     (n,) int64: the seed that each episode was recorded with, -1 where unknown
+    meta/episode_seeds     (n,) int64: the seed of each episode, or -1 if it is unknown
 
 An append writes the rows of every stream, then `meta`, and commits by replacing the one file that holds
-`num_episodes`. Arrays may therefore hold more rows than were committed: readers ignore them, and the next append
-overwrites them. A killed writer leaves at most such rows and files called `*.partial`. Nothing is forced out of the
-operating system's cache: an append survives the death of its process, not the loss of power.
+`num_episodes`. Arrays may therefore hold uncommitted rows: readers ignore them, and the next append overwrites them. A
+killed writer leaves at most such rows and files called `*.partial`. Nothing is flushed from the operating system's
+cache: an append survives the death of its process, but not a power failure.
 
-Every chunk file that is written here carries a checksum, and chunks of nothing but zeros are written too, so that
-damage and loss are found when the rows are read. Stores of the same layout in zarr v2 are read as well; their format
-has no checksum, so only a file that is missing, cut off or impossible to decompress is found there.
+Every chunk file has a checksum, and chunks of zeros are written too, so damaged and missing files are detected when
+their rows are read. Stores of the same layout in zarr v2 are read as well. Their format has no checksum, so only a file
+that is missing, truncated or impossible to decompress is detected.
 
-Images (uint8, H x W x C) lie frame by frame, each frame compressed for itself, in files of up to `SHARD_BYTES` before
-compression: a window of two frames reads two frames. They are kept by zstd or PNG bit for bit, or by JPEG nearly so.
+Images (uint8, H x W x C) are compressed one by one, in files of up to `SHARD_BYTES` before compression: a window of two
+images decompresses two images. zstd and PNG are lossless, JPEG is not.
 
-What it costs: an append rewrites the last chunk file of each stream (at most about 1 MB, of images 8 MB, which are not
-compressed again) and its description, and reads 16 bytes for every episode already there, so its time hardly grows with
-the store. Opening reads the description of each stream and those same 16 bytes an episode. A read decompresses the
-chunks that its steps touch, and no others.
+Cost: an append rewrites the last chunk file of each stream (at most about 1 MB; for images 8 MB, which are not
+compressed again) and its description, and reads 16 bytes an episode, so its time hardly grows with the store. Opening
+reads the description of each stream and the same 16 bytes an episode. A read decompresses only the chunks of its steps.
 """
 
 from __future__ import annotations
@@ -50,69 +49,69 @@ FORMAT = 1
 """Version of the layout above."""
 
 CHUNK_BYTES = 2**20
-"""Upper bound of a chunk before compression, where a single step is not larger."""
+"""Largest chunk before compression, unless a single step is larger."""
 
 CHUNK_ROWS = 2048
-"""Upper bound of the steps in a chunk: an append compresses that many again."""
+"""Most steps in a chunk: an append compresses up to this many again."""
 
 SHARD_BYTES = 2**23
-"""Upper bound of a file of images before compression, where a single one is not larger."""
+"""Largest file of images before compression, unless a single image is larger."""
 
 SHARD_FRAMES = 512
-"""Upper bound of the images in a file: it ends with 16 bytes for each that it may hold."""
+"""Most images in a file, whose index takes 16 bytes for each of them."""
 
 IMAGE_COMPRESSIONS = ("zstd", "png", "jpeg")
-"""How the images of a store may be kept; JPEG alone changes them."""
+"""How the images of a store may be compressed; only JPEG is lossy."""
 
 DTYPES = (
     *("bool", "float16", "float32", "float64"),
     *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
 )
-"""The dtypes that a stream of a store may have."""
+"""The dtypes of streams that a store can hold."""
 
 LOCK_TIMEOUT = 60.0
-"""Seconds that an append waits for another writer."""
+"""How long an append waits for another writer (s)."""
 
 _APPENDING = threading.Lock()
-"""Threads of this process append one after the other, also to different stores."""
+"""Held while a thread of this process appends, to whichever store."""
 
 _ENDS, _SEEDS = "meta/episode_ends", "meta/episode_seeds"
 
 
 class DemonstrationStore(Demonstrations):
-    """The demonstrations of one folder. Start with `create` or `open`; record with `append`.
+    """The demonstrations in a folder. Start with `create` or `open`; record with `append`.
 
-    An open store shows the episodes that were committed when it was opened or last appended to. Several processes may
-    read while one writes, and writers take turns episode by episode.
+    A store shows the episodes that were committed when it was opened or last appended to. Several processes may read
+    while one writes, and writers take turns after every episode.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._load("r")
+        self._refresh("r")
 
     @classmethod
     def open(cls, path: str | Path) -> DemonstrationStore:
-        """The store at `path`, checked.
+        """Open and check the store at `path`.
 
-        Raises FileNotFoundError where nothing is there, and ValueError where it is no store of ours, is of another
-        format version, is damaged, or is inconsistent.
+        Raises FileNotFoundError if `path` does not exist, and ValueError if it is not a Recede store, has another
+        format version, is damaged or is inconsistent.
         """
         return cls(path)
 
     @classmethod
     def create(cls, path: str | Path, specification: Specification, *, images: str = "zstd") -> DemonstrationStore:
-        """A new store without episodes. It is built beside `path` and renamed, so that it is there as a whole.
+        """Create a store without episodes. It is built beside `path` and renamed, so it appears whole.
 
-        images: how image streams are kept, one of `IMAGE_COMPRESSIONS`.
+        images: the compression of image streams, one of `IMAGE_COMPRESSIONS`.
 
-        Raises FileExistsError where anything is at `path`, and ValueError for a dtype that cannot be stored or a
-        compression that there is not.
+        Raises FileExistsError if `path` exists, and ValueError for a dtype that cannot be stored or an unknown
+        compression.
         """
         path = Path(path)
         if images not in IMAGE_COMPRESSIONS:
-            raise ValueError(f"images must be kept as one of {', '.join(IMAGE_COMPRESSIONS)}, got {images!r}")
+            raise ValueError(f"images must be one of {', '.join(IMAGE_COMPRESSIONS)}, got {images!r}")
         if path.exists() or path.is_symlink():
-            raise FileExistsError(f"{path}: exists already: open it to append to it, or choose another path")
+            raise FileExistsError(f"{path} already exists: open it to append to it, or choose another path")
         for stream in specification.streams:
             if stream.dtype not in DTYPES:
                 raise ValueError(
@@ -125,7 +124,7 @@ class DemonstrationStore(Demonstrations):
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Steps start .. stop of a stream, over all episodes in turn: (stop - start, *shape), in the stream's dtype.
 
-        Raises ValueError for a stream or a step that does not exist, and for a chunk file that is missing or damaged.
+        Raises ValueError if the stream or a step does not exist, or if a chunk file is missing or damaged.
         """
         stream = self.stream(name)
         start, stop = self.step_range(start, stop)
@@ -134,23 +133,23 @@ class DemonstrationStore(Demonstrations):
         return read_rows(array, start, stop).astype(stream.dtype, copy=False)
 
     def append(self, streams: Mapping[str, NDArray[Any]], *, seed: int = -1) -> int:
-        """Record one whole episode of L >= 1 steps, (L, *shape) for every stream; its index is returned.
+        """Append an episode of L >= 1 steps, (L, *shape) for every stream; returns its index.
 
-        The episode is checked before anything is written. It is there, for every process, once this returns. Where this
-        raises, or its process is killed, the episodes before it are there, and this one wholly or not at all.
+        The episode is checked before anything is written. Once this returns, every process sees it. If this raises or
+        its process is killed, all earlier episodes are intact, and this one is there whole or not at all.
 
-        seed: of the environment, -1 where unknown.
+        seed: of the environment, -1 if unknown.
 
-        Raises ValueError for an episode that does not fit the specification and for a store that is damaged, OSError
-        where it cannot be written (a full disk), and TimeoutError where another writer does not finish.
+        Raises ValueError if the episode does not fit the specification or the store is damaged, OSError if it cannot be
+        written (a full disk), and TimeoutError if another writer does not finish.
         """
         rows = self._checked(streams)
         lock = FileLock(self.path / _ENDS / ".lock", timeout=LOCK_TIMEOUT, poll_interval=0.01)
         try:
-            # zarr leaves out chunks of nothing but zeros, unless this is set while an array is opened, for all threads.
+            # zarr skips chunks of zeros unless this is set when an array is opened; it holds for all threads.
             with _APPENDING, lock, zarr.config.set({"array.write_empty_chunks": True}):
-                self._load("r+")
-                self._write(rows, seed)
+                self._refresh("r+")
+                self._append_rows(rows, seed)
         except Timeout:
             raise TimeoutError(
                 f"{self.path}: another writer has not finished for {LOCK_TIMEOUT:.0f} s: end it and try again"
@@ -160,22 +159,22 @@ class DemonstrationStore(Demonstrations):
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"{self.path}: the episode was not recorded, those before it are kept "
+                f"{self.path}: the episode was not recorded, all earlier ones are intact "
                 f"({error.strerror or error}): see that the disk has room and can be written to, and append it again",
             ) from error
         return len(self) - 1
 
     def _checked(self, streams: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """The episode in the dtypes of the streams, once it fits the specification."""
-        known = [stream.name for stream in self.specification.streams]
+        """The episode in the dtypes of the streams. Raises ValueError unless it fits the specification."""
+        names = [stream.name for stream in self.specification.streams]
         for name in streams:
-            if name not in known:
+            if name not in names:
                 raise ValueError(
-                    f"{self.path}: an episode must hold the streams of the store, got {name!r}: {nearest(name, known)}"
+                    f"{self.path}: an episode must hold the streams of the store, got {name!r}: {nearest(name, names)}"
                 )
-        if missing := [name for name in known if name not in streams]:
+        if missing := [name for name in names if name not in streams]:
             raise ValueError(f"{self.path}: an episode must hold every stream of the store, {missing} are missing")
-        rows = {stream.name: _fitting(streams[stream.name], stream, self.path) for stream in self.specification.streams}
+        rows = {stream.name: _cast(streams[stream.name], stream, self.path) for stream in self.specification.streams}
         lengths = {name: len(values) for name, values in rows.items()}
         if len({*lengths.values()}) > 1 or min(lengths.values()) < 1:
             raise ValueError(
@@ -183,8 +182,8 @@ class DemonstrationStore(Demonstrations):
             )
         return rows
 
-    def _write(self, rows: Mapping[str, NDArray[Any]], seed: int) -> None:
-        """Write an episode behind the committed ones, then commit it. Under the lock, freshly loaded for writing."""
+    def _append_rows(self, rows: Mapping[str, NDArray[Any]], seed: int) -> None:
+        """Write an episode after the committed ones, then commit it. Needs the lock and a refresh for writing."""
         if self._group.metadata.zarr_format != 3:
             raise ValueError(f"{self.path}: a zarr v2 store can only be read: record into a new store")
         index, start = len(self), self.num_steps
@@ -197,8 +196,8 @@ class DemonstrationStore(Demonstrations):
         self.episode_ends = np.append(self.episode_ends, stop)
         self.episode_seeds = np.append(self.episode_seeds, seed)
 
-    def _load(self, mode: str) -> None:
-        """Read the commit, and open every array for reading ("r") or also for writing ("r+")."""
+    def _refresh(self, mode: str) -> None:
+        """Read the last commit and open every array, for reading ("r") or also for writing ("r+")."""
         self._group = open_group(self.path, mode)
         self.specification, num_episodes = _commit(self._group, self.path)
         self.episode_ends = self._meta(_ENDS, num_episodes)
@@ -207,11 +206,11 @@ class DemonstrationStore(Demonstrations):
         self._arrays = {stream.name: self._array(f"data/{stream.name}") for stream in self.specification.streams}
         for stream in self.specification.streams:
             array = self._arrays[stream.name]
-            found = (array.shape[1:], array.dtype.newbyteorder("="))
-            if found != (stream.shape, np.dtype(stream.dtype)):
+            stored = (array.shape[1:], array.dtype.newbyteorder("="))
+            if stored != (stream.shape, np.dtype(stream.dtype)):
                 raise ValueError(
                     f"{self.path}: data/{stream.name} must hold steps of shape {stream.shape} in {stream.dtype} as the "
-                    f"specification says, got {found[0]} in {found[1]}: restore the store from a copy"
+                    f"specification says, got {stored[0]} in {stored[1]}: restore the store from a copy"
                 )
             check_length(array, self.num_steps, self.path)
 
@@ -229,7 +228,8 @@ class DemonstrationStore(Demonstrations):
         return read_rows(array, 0, count).astype(np.int64, copy=False)
 
 
-def _fitting(values: NDArray[Any], stream: Stream, path: Path) -> NDArray[Any]:
+def _cast(values: NDArray[Any], stream: Stream, path: Path) -> NDArray[Any]:
+    """Rows in the dtype of the stream. Raises ValueError if their shape or values do not fit."""
     rows = np.asarray(values)
     place = f"{path}: stream {stream.name!r}"
     if rows.shape[1:] != stream.shape or rows.ndim == 0:
@@ -237,7 +237,7 @@ def _fitting(values: NDArray[Any], stream: Stream, path: Path) -> NDArray[Any]:
     is_rounding = np.issubdtype(rows.dtype, np.floating) and np.issubdtype(np.dtype(stream.dtype), np.floating)
     if not (is_rounding or np.can_cast(rows.dtype, stream.dtype, "safe")):
         raise ValueError(f"{place}: values must fit {stream.dtype} as they are, got {rows.dtype}: convert them first")
-    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused as such
+    with np.errstate(over="ignore"):  # an overflow becomes infinite and is refused below
         rows = rows.astype(stream.dtype, copy=False)
     check_finite(rows, stream, str(path))
     return rows
@@ -257,7 +257,7 @@ def _build(path: Path, specification: Specification, images: str) -> None:
     group.attrs["recede"] = _attributes(specification, 0)
 
 
-# zstd's own checksum covers the rows but not the unused bits of its header; crc32c covers the whole of it.
+# zstd's checksum does not cover the unused bits of its header; crc32c covers all of it.
 _CHECKED_ZSTD = (ZstdCodec(level=3, checksum=True), Crc32cCodec())
 
 
@@ -267,15 +267,15 @@ def _create_array(group: zarr.Group, key: str, shape: tuple[int, ...], dtype: st
     group.create_array(key, shape=(0, *shape), chunks=chunks, dtype=dtype, compressors=_CHECKED_ZSTD, fill_value=0)
 
 
-def _create_images(group: zarr.Group, stream: Stream, kept_as: str) -> None:
-    is_zstd = kept_as == "zstd"
+def _create_images(group: zarr.Group, stream: Stream, compression: str) -> None:
+    is_zstd = compression == "zstd"
     group.create_array(
         f"data/{stream.name}",
         shape=(0, *stream.shape),
         chunks=(1, *stream.shape),
         shards=(min(SHARD_FRAMES, max(1, SHARD_BYTES // stream.size)), *stream.shape),
         dtype=stream.dtype,
-        serializer="auto" if is_zstd else ImageCodec(kept_as),  # type: ignore[arg-type]
+        serializer="auto" if is_zstd else ImageCodec(compression),  # type: ignore[arg-type]
         compressors=_CHECKED_ZSTD if is_zstd else [Crc32cCodec()],
         fill_value=0,
     )
@@ -286,14 +286,14 @@ def _attributes(specification: Specification, num_episodes: int) -> dict[str, An
 
 
 def _commit(group: zarr.Group, path: Path) -> tuple[Specification, int]:
-    """What the root attributes say: the specification and the number of committed episodes."""
-    ours: Any = group.attrs.asdict().get("recede")
-    if ours is None:
+    """The specification and the number of committed episodes, from the root attributes."""
+    entry: Any = group.attrs.asdict().get("recede")
+    if entry is None:
         raise ValueError(
-            f"{path}: a zarr group, but no demonstration store (no attribute 'recede'): if it is a replay buffer in "
-            "the layout of Diffusion Policy (data/, meta/episode_ends), say which task it shows with task="
+            f"{path}: a zarr group, but not a demonstration store (no attribute 'recede'): if it is a replay buffer in "
+            "the layout of Diffusion Policy (data/, meta/episode_ends), name its task with task="
         )
-    attributes: dict[str, Any] = ours if isinstance(ours, dict) else {}
+    attributes: dict[str, Any] = entry if isinstance(entry, dict) else {}
     if attributes.get("format") != FORMAT:
         raise ValueError(
             f"{path}: attribute 'recede.format' must be {FORMAT}, got {attributes.get('format')}: "

@@ -1,1 +1,1 @@
-"""Tasks in simulation and their scripted demonstrators."""
+"""Simulated tasks and their scripted experts."""

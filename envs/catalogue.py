@@ -1,8 +1,8 @@
-"""The tasks that come with recede, and how a task's name becomes a task.
+"""The tasks that come with Recede, and how a task is loaded by its name.
 
-Your own task is named by its place, "package.module:CONSTANT", and only on the command line or in your own code, or
-added by a package that is named there (`recede.add_choice`): no checkpoint, exported folder or server decides what is
-imported.
+Name a task of your own by its location, "package.module:CONSTANT", on the command line or in your code; or name a
+package in `imports=` that adds it with `recede.add_choice`. No checkpoint, exported folder or server decides which
+modules are imported.
 """
 
 from __future__ import annotations
@@ -20,17 +20,14 @@ TASKS: dict[str, str | Task] = {
     "pusht": "recede.envs.tasks.pusht:PUSHT",
     "pusht_image": "recede.envs.tasks.pusht:PUSHT_IMAGE",
 }
-"""Name -> the place of a task, which is imported when the task is first used, or the task itself.
-
-`recede.add_choice` adds yours.
-"""
+"""Name -> a task, or its location, which is imported when the task is loaded. `recede.add_choice` adds to it."""
 
 
 def load_task(name: str) -> Task:
-    """The task of that name, or your own at "package.module:CONSTANT", whose module is imported.
+    """Load a task by its name, or import it from "package.module:CONSTANT".
 
-    Only for names that the user gave; `known_task` is for all others. Raises ValueError for an unknown name, and if
-    there is no task at that place.
+    Only for names that the user gave; use `known_task` for all others. Raises ValueError for an unknown name, or if the
+    location holds no task.
     """
     from importlib import import_module
 
@@ -41,10 +38,10 @@ def load_task(name: str) -> Task:
             f"task must be package.module:CONSTANT, or one that recede or a package in imports= knows, got {name!r}: "
             + nearest(name, TASKS)
         )
-    place = TASKS.get(name, name)
-    if isinstance(place, Task):
-        return place
-    module, constant = place.split(":", 1)
+    entry = TASKS.get(name, name)
+    if isinstance(entry, Task):
+        return entry
+    module, constant = entry.split(":", 1)
     task = getattr(import_module(module), constant, None)
     if not isinstance(task, Task):
         raise ValueError(f"task={name} must be a Task of recede.envs.task, but {module} has {task!r} as {constant!r}")
@@ -52,9 +49,10 @@ def load_task(name: str) -> Task:
 
 
 def known_task(name: Any, *, key: str) -> Task:
-    """The task that a checkpoint, an exported folder or a server says its policy was trained for.
+    """Load a task that a checkpoint, an exported folder or a server names, only if it is one of `TASKS`.
 
-    It is loaded only if it is one of `TASKS`. key: of the command line, which may name any task, such as "robot.task".
+    key: the key of the command line with which the user may name any task, such as "robot.task".
+
     Raises ValueError for any other name, and for None.
     """
     if name is None:
@@ -62,7 +60,7 @@ def known_task(name: Any, *, key: str) -> Task:
     if not isinstance(name, str) or name not in TASKS:
         raise ValueError(
             f"the policy was trained for the task {name!r}, which does not come with recede and is not imported "
-            f"because a file or a server says so: if you trust it, add imports=[the package that adds it], or name it "
+            f"on the word of a file or a server: if you trust it, add imports=[the package that adds it], or name it "
             f"on the command line with {key}="
         )
     return load_task(name)

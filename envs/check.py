@@ -1,6 +1,6 @@
-"""A check of your own task: `check_task` tries every promise that `recede.envs.task` lists.
+"""Check a task: `check_task` tests every promise that `recede.envs.task` lists.
 
-It imports, steps and renders the environment, and changes nothing on disk.
+It makes, steps and renders environments, and changes nothing on disk.
 
 Shapes: T steps, Da size of the action, H and W pixels.
 """
@@ -23,22 +23,22 @@ from .gymnasium_adapter import box
 from .task import Task
 
 MAX_MOVE = 0.05
-"""How far a robot that is commanded its own position may leave it, as a share of the limits of the action."""
+"""Largest move of a robot that is commanded its own position, as a share of the limits of the action."""
 
-SAME = 1e-4
-"""Differences up to this share of a stream's limits are rounding."""
+TOLERANCE = 1e-4
+"""Differences up to this share of a stream's limits count as rounding."""
 
 
 def check_task(task: Task, *, seed: int = 0, steps: int = 40) -> str:
-    """Check every promise of `recede.envs.task`; returns what was observed, in lines to print.
+    """Check every promise of `recede.envs.task`; returns a report to print.
 
-    One episode is stepped to its end, the others for `steps` steps, by random walks of the action within its limits (of
-    one unit where it has none).
+    One episode runs to its end and the others for `steps` steps. The actions are random walks within their limits, or
+    within one unit if there are no limits.
 
     seed: of the first episode; the next seed is used too.
 
-    Raises ValueError for the first promise that is broken, with the value and the remedy. What the environment itself
-    raises is passed on.
+    Raises ValueError for the first broken promise, with the value and the remedy. Errors of the environment are passed
+    on.
     """
     check = _Check(task, seed, steps)
     check.description()
@@ -57,7 +57,7 @@ def check_task(task: Task, *, seed: int = 0, steps: int = 40) -> str:
 
 @dataclass
 class _Step:
-    """What one reset or step returned."""
+    """The result of one reset or step."""
 
     observation: Mapping[str, Any]
     info: Mapping[str, Any]
@@ -70,14 +70,14 @@ class _Step:
         return self.terminated or self.truncated
 
     def bits(self) -> list[Any]:
-        """Everything that must be equal for two steps to be the same to the last bit."""
+        """Everything that two equal steps share, to the last bit."""
         arrays = [(name, value.tobytes()) for name, value in self.observation.items()]
         return [*arrays, self.reward, self.terminated, self.truncated, self.info["success"], self.info["score"]]
 
 
 @dataclass
 class _Check:
-    """A task and what was observed of it; each method checks promises about one thing."""
+    """A task and the report on it; each method checks the promises about one thing."""
 
     task: Task
     seed: int
@@ -85,7 +85,7 @@ class _Check:
     lines: dict[str, str] = field(default_factory=lambda: dict[str, str]())
 
     def description(self) -> None:
-        """What can be seen without an environment."""
+        """Check the task without an environment."""
         task, names = self.task, {stream.name for stream in self.task.specification.streams}
         _require(task.max_steps >= 1, f"max_steps must be 1 or more, got {task.max_steps}")
         for attribute, streams in (("sources", task.sources), ("mirror", task.mirror)):
@@ -93,41 +93,41 @@ class _Check:
             unknown = set(streams or ()) - names
             _require(
                 not missing and not unknown,
-                f"{attribute} must have an entry for every stream, {sorted(missing)} are missing and "
+                f"{attribute} must have an entry for every stream and no others, {sorted(missing)} are missing and "
                 f"{sorted(unknown)} are no streams",
             )
         try:
-            travelled = pickle.loads(pickle.dumps(task))
+            unpickled = pickle.loads(pickle.dumps(task))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise ValueError(
                 f"the task must be picklable, because worker processes get it, but {error}: use functions at the top "
                 "of a module, and functools.partial, instead of lambdas and nested functions"
             ) from None
-        _require(travelled.specification == task.specification, "a pickled task must have the same specification")
+        _require(unpickled.specification == task.specification, "a pickled task must have the same specification")
         streams = ", ".join(f"{s.name} {s.shape}" for s in task.specification.observations)
         self.lines[task.name] = f"{streams} -> action {task.specification.action.shape}"
 
     def spaces(self, env: Any) -> None:
-        """The spaces are those of the streams, and nothing is rendered that was not asked for."""
+        """The spaces match the streams, and the environment renders only on request."""
         _require(
             env.render_mode is None, f"make() must make an environment that renders nothing, got {env.render_mode!r}"
         )
         specification = self.task.specification
-        wanted = gymnasium.spaces.Dict({s.name: box(s) for s in specification.observations})
-        for name, space, right in (
-            ("observation_space", env.observation_space, wanted),
+        streams_space = gymnasium.spaces.Dict({s.name: box(s) for s in specification.observations})
+        for name, space, expected in (
+            ("observation_space", env.observation_space, streams_space),
             ("action_space", env.action_space, box(specification.action)),
         ):
             _require(
-                space == right,
-                f"{name} must be that of the streams, {right}, got {space}: build it with "
+                space == expected,
+                f"{name} must be that of the streams, {expected}, got {space}: build it with "
                 "recede.envs.gymnasium_adapter.box(stream)",
             )
 
     def episode(self, env: Any) -> None:
-        """One episode to its end: every observation and every info is as promised, and it ends by `max_steps`."""
+        """Run an episode to its end: observations and infos keep their promises, and it ends within `max_steps`."""
         step = self.reset(env, self.seed)
-        kept, copies = step.observation, {name: value.copy() for name, value in step.observation.items()}
+        first, copies = step.observation, {name: value.copy() for name, value in step.observation.items()}
         best, number = step.info["score"], 0
         for action in self.actions(self.task.max_steps):
             step = self.step(env, action)
@@ -140,7 +140,7 @@ class _Check:
                 f"an episode must be over after max_steps={self.task.max_steps} steps, but neither terminated nor "
                 "truncated was True: return truncated=True in that step"
             )
-        overwritten = [name for name, value in copies.items() if value.tobytes() != kept[name].tobytes()]
+        overwritten = [name for name, value in copies.items() if value.tobytes() != first[name].tobytes()]
         _require(
             not overwritten, f"observations must stay as they are, but later steps changed {overwritten}: return copies"
         )
@@ -148,18 +148,18 @@ class _Check:
         self.lines["a random episode"] = f"{end} after {number} steps, best score {best:.3g}"
 
     def determinism(self, env: Any) -> None:
-        """Seed and actions decide everything to the last bit, whatever was done before and in any environment."""
-        first = self.roll(env, self.seed)
+        """Seed and actions determine an episode to the last bit, in a used and in a fresh environment."""
+        first = self.roll_out(env, self.seed)
         rule = f"reset(seed={self.seed}) and the same actions must give the same episode to the last bit"
         remedy = "draw everything random from self.np_random, and reset all state"
-        _check_same(first, self.roll(env, self.seed), rule, f"when it is reset again: {remedy}")
+        _check_same(first, self.roll_out(env, self.seed), rule, f"when it is reset again: {remedy}")
         with closing(self.make()) as fresh:
-            _check_same(first, self.roll(fresh, self.seed), rule, f"in a fresh environment: {remedy}")
+            _check_same(first, self.roll_out(fresh, self.seed), rule, f"in a fresh environment: {remedy}")
         differs = self.reset(env, self.seed + 1).bits() != first[0]
-        self.lines["starts"] = f"of seeds {self.seed} and {self.seed + 1} {'differ' if differs else 'are the same'}"
+        self.lines["starts"] = f"of seeds {self.seed} and {self.seed + 1} {'differ' if differs else 'are equal'}"
 
     def clipping(self, env: Any) -> None:
-        """Beyond its limits an action does what it does at them."""
+        """An action beyond its limits acts like the nearest one within them."""
         stream = self.task.specification.action
         if not stream.low:
             self.lines["actions"] = "have no limits"
@@ -167,33 +167,35 @@ class _Check:
         low, high = np.array(stream.low, stream.dtype), np.array(stream.high, stream.dtype)
         walk = self.actions(self.num_steps)
         beyond = walk + (high - low) * np.random.default_rng(0).choice([-2, 2], walk.shape).astype(stream.dtype)
-        one, other = (self.roll(env, self.seed, actions) for actions in (beyond, np.clip(beyond, low, high)))
-        rule = "an action beyond its limits must do what the nearest action within them does"
-        _check_same(one, other, rule, f"otherwise: clip actions to {low.tolist()} and {high.tolist()} in step()")
+        unclipped, clipped = (self.roll_out(env, self.seed, a) for a in (beyond, np.clip(beyond, low, high)))
+        rule = "an action beyond its limits must act like the nearest action within them"
+        _check_same(
+            unclipped, clipped, rule, f"otherwise: clip actions to {low.tolist()} and {high.tolist()} in step()"
+        )
         self.lines["actions"] = "are clipped to their limits"
 
     def expert(self, env: Any) -> None:
-        """The expert answers `info["state"]` with finite actions, which its seed decides."""
+        """The expert returns finite actions for `info["state"]`, and its seed determines them."""
         task, stream = self.task, self.task.specification.action
         if task.expert is None:
             return
-        one, two = task.expert(self.seed), task.expert(self.seed)
+        expert, twin = task.expert(self.seed), task.expert(self.seed)
         step, number = self.reset(env, self.seed), 0
         while not step.is_over and number < self.num_steps:
             state = step.info.get("state")
             _require(
-                state is not None, "info must hold 'state', which the expert is shown: add it in reset() and step()"
+                state is not None, "info must hold 'state', the observation of the expert: add it in reset() and step()"
             )
             state, number = step.info["state"], number + 1
-            action = np.asarray(one(state))
+            action = np.asarray(expert(state))
             _require(
                 action.shape == stream.shape and np.isfinite(action).all(),
-                f"the expert must answer with {stream.shape} finite numbers, got {action}",
+                f"the expert must return {stream.shape} finite numbers, got {action}",
             )
             _require(
-                np.array_equal(action, two(state)),
-                f"two experts of seed {self.seed} must act alike, but differ in step {number}: draw everything random "
-                "from the seed",
+                np.array_equal(action, twin(state)),
+                f"two experts of seed {self.seed} must act alike, but differ in step {number}: use no randomness "
+                "except that of the seed",
             )
             step = self.step(env, action)
         self.lines["expert"] = (
@@ -201,7 +203,7 @@ class _Check:
         )
 
     def mirror(self, env: Any) -> None:
-        """A mirror of a mirror shows the world itself, and what a mirror shows is possible."""
+        """A mirror is its own inverse, and its images lie within the limits."""
         if self.task.mirror is None:
             return
         actions, rows = self.actions(self.num_steps), list[Mapping[str, Any]]()
@@ -211,39 +213,39 @@ class _Check:
             if step.is_over:
                 break
             step = self.step(env, action)
-        shown = {s.name: np.stack([row[s.name] for row in rows]) for s in self.task.specification.observations}
+        recorded = {s.name: np.stack([row[s.name] for row in rows]) for s in self.task.specification.observations}
         for stream in self.task.specification.streams:
-            values = shown.get(stream.name, actions)
+            values = recorded.get(stream.name, actions)
             mirror = self.task.mirror[stream.name]
             once = _mirrored(stream, mirror, values)
             twice = _mirrored(stream, mirror, once)
             worst = float(np.max(np.abs(twice.astype(np.float64) - values) / _scale(stream, values)))
             _require(
-                worst <= SAME,
-                f"a mirror must give everything back when it is applied twice, but mirror[{stream.name!r}] differs "
-                f"by {worst:.2g} of the range: swap or change signs, nothing else",
+                worst <= TOLERANCE,
+                f"a mirror that is applied twice must change nothing, but mirror[{stream.name!r}] differs "
+                f"by {worst:.2g} of the range: only swap dimensions or change signs",
             )
         self.lines["mirror"] = f"is its own inverse on {len(rows)} steps"
 
     def restore(self, env: Any) -> None:
-        """A reset begins in the state that `restore` describes."""
+        """A reset with the options of `restore` begins in the observed state."""
         if self.task.restore is None:
             return
         first = self.reset(env, self.seed).observation
-        self.roll(env, self.seed + 1)
+        self.roll_out(env, self.seed + 1)
         observation, _ = env.reset(seed=self.seed + 1, options=self.task.restore(first))
         for stream in self.task.specification.observations:
             difference = np.abs(np.subtract(observation[stream.name], first[stream.name], dtype=np.float64))
             worst = float(np.max(difference / _scale(stream, first[stream.name])))
             _require(
-                stream.is_image or worst <= SAME,
+                stream.is_image or worst <= TOLERANCE,
                 f"reset(options=restore(observation)) must begin with that observation, but {stream.name!r} differs by "
-                f"{worst:.2g} of its range: set everything that the stream shows",
+                f"{worst:.2g} of its range: set everything that the stream depends on",
             )
         self.lines["restore"] = "begins in an observed state"
 
     def position(self, env: Any) -> None:
-        """To command the position is to stay."""
+        """A robot that is commanded its position stays there."""
         name, action = self.task.position, self.task.specification.action
         if name is None:
             return
@@ -264,16 +266,16 @@ class _Check:
             )
             if step.is_over:
                 break
-        self.lines["position"] = f"commanded, it moved by at most {moved:.2g} of the limits"
+        self.lines["position"] = f"when commanded, the robot moved by at most {moved:.2g} of the limits"
 
     def pictures(self) -> None:
-        """Pictures are uint8, and actions lie somewhere in them."""
+        """Images are uint8, and actions have finite pixels in them."""
         with closing(self.make(render_mode="rgb_array")) as env:
             env.reset(seed=self.seed)
             try:
                 image: Any = env.render()
             except OSError as error:
-                self.lines["pictures"] = f"cannot be made here: {error}"
+                self.lines["pictures"] = f"cannot be rendered here: {error}"
                 return
             is_image = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3
             _require(
@@ -303,14 +305,14 @@ class _Check:
         return env
 
     def actions(self, count: int) -> NDArray[Any]:
-        """A random walk (T, Da) within the limits; gentler than independent draws, and it gets somewhere."""
+        """A random walk (T, Da) within the limits; it is smoother than independent draws and travels further."""
         stream = self.task.specification.action
         low, high = (np.array(stream.low), np.array(stream.high)) if stream.low else (-0.5, 0.5)
         walk = np.cumsum(np.random.default_rng(self.seed).normal(0, 0.08, (count, *stream.shape)), axis=0)
         return (low + np.clip(0.5 + walk, 0, 1) * (high - low)).astype(stream.dtype)
 
-    def roll(self, env: Any, seed: int, actions: NDArray[Any] | None = None) -> list[list[Any]]:
-        """The bits of an episode, from its reset on."""
+    def roll_out(self, env: Any, seed: int, actions: NDArray[Any] | None = None) -> list[list[Any]]:
+        """The bits of every step of an episode, starting with its reset."""
         step = self.reset(env, seed)
         bits = [step.bits()]
         for action in self.actions(self.num_steps) if actions is None else actions:
@@ -321,16 +323,16 @@ class _Check:
         return bits
 
     def reset(self, env: Any, seed: int) -> _Step:
-        """Raises ValueError unless what comes is as promised."""
+        """Reset and check the result. Raises ValueError for a broken promise."""
         step = _Step(*env.reset(seed=seed))
-        self._promised(step, "reset()")
+        self._check_step(step, "reset()")
         return step
 
     def step(self, env: Any, action: NDArray[Any]) -> _Step:
-        """Raises ValueError unless what comes is as promised."""
+        """Step and check the result. Raises ValueError for a broken promise."""
         observation, reward, terminated, truncated, info = env.step(action)
         step = _Step(observation, info, reward, terminated, truncated)
-        self._promised(step, "step()")
+        self._check_step(step, "step()")
         _require(
             isinstance(reward, (int, float)) and math.isfinite(reward),
             f"step() must return a finite float as reward, got {reward!r}: use float()",
@@ -342,16 +344,16 @@ class _Check:
         )
         return step
 
-    def _promised(self, step: _Step, place: str) -> None:
+    def _check_step(self, step: _Step, place: str) -> None:
         streams = {stream.name: stream for stream in self.task.specification.observations}
         for name in step.observation:
             _require(
                 name in streams,
-                f"{place} must give streams of the specification, got {name!r}: {nearest(name, streams)}",
+                f"{place} must return streams of the specification, got {name!r}: {nearest(name, streams)}",
             )
         for name, stream in streams.items():
             _require(
-                name in step.observation, f"{place} must give every stream of the specification, {name!r} is missing"
+                name in step.observation, f"{place} must return every stream of the specification, {name!r} is missing"
             )
             _check_value(stream, step.observation[name], place)
         _check_outcome(step.info, place)
@@ -363,10 +365,10 @@ def _require(is_kept: Any, message: str) -> None:
 
 
 def _check_value(stream: Stream, value: Any, place: str) -> None:
-    what = f"{place} must give {stream.name!r}"
-    is_right = isinstance(value, np.ndarray) and (value.shape, value.dtype.name) == (stream.shape, stream.dtype)
+    what = f"{place} must return {stream.name!r}"
+    is_array = isinstance(value, np.ndarray) and (value.shape, value.dtype.name) == (stream.shape, stream.dtype)
     _require(
-        is_right, f"{what} as an array of {stream.dtype} of shape {stream.shape}, got {_kind(value)}: cast it there"
+        is_array, f"{what} as an array of {stream.dtype} of shape {stream.shape}, got {_kind(value)}: cast it there"
     )
     _require(value.dtype.kind != "f" or np.isfinite(value).all(), f"{what} as finite numbers, got {value}")
     if stream.low:
@@ -390,36 +392,36 @@ def _check_outcome(info: Mapping[str, Any], place: str) -> None:
 
 
 def _kind(value: Any) -> str:
-    """What a value is, in a few words."""
+    """Dtype and shape of an array, or the type of another value."""
     return f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 def _check_same(one: list[list[Any]], other: list[list[Any]], rule: str, remedy: str) -> None:
-    """Two episodes must be the same, bit by bit."""
-    for number, (ours, theirs) in enumerate(zip(one, other, strict=False)):
-        names = [*(name for name, _ in ours[:-5]), "reward", "terminated", "truncated", "success", "score"]
-        for name, a, b in zip(names, ours, theirs, strict=True):
+    """Raise ValueError unless two episodes are equal, bit by bit."""
+    for number, (step, other_step) in enumerate(zip(one, other, strict=False)):
+        names = [*(name for name, _ in step[:-5]), "reward", "terminated", "truncated", "success", "score"]
+        for name, a, b in zip(names, step, other_step, strict=True):
             if a != b:
                 raise ValueError(f"{rule}, but {name!r} differs in step {number} {remedy}")
 
 
 def _scale(stream: Stream, values: NDArray[Any]) -> Any:
-    """The range of each dimension; of a stream without limits the largest magnitude, and at least 1."""
+    """The range of each dimension. Without limits it is the largest magnitude, and at least 1."""
     if stream.low:
         return np.subtract(stream.high, stream.low)
     return 255.0 if stream.is_image else max(1.0, float(np.abs(values).max()))
 
 
 def _mirrored(stream: Stream, mirror: Callable[[NDArray[Any]], NDArray[Any]], values: NDArray[Any]) -> NDArray[Any]:
-    """Rows (T, ...) in a mirror, which must be rows of the same stream."""
+    """Mirror rows (T, ...). Raises ValueError if their shape changes or they leave the limits."""
     rows, what = np.asarray(mirror(values)), f"mirror[{stream.name!r}]"
     _require(rows.shape == values.shape, f"{what} must keep the shape {values.shape}, got {rows.shape}")
     if stream.low:
-        margin = SAME * _scale(stream, rows)
+        margin = TOLERANCE * _scale(stream, rows)
         outside = np.argwhere((rows < stream.low - margin) | (rows > stream.high + margin))
         for row, index in outside:
             raise ValueError(
-                f"{what} must stay within the limits of the stream, but shows {stream.label(int(index))} at "
-                f"{rows[row, index]}: mirror about the middle of the limits, or state limits that are symmetric"
+                f"{what} must stay within the limits of the stream, but maps {stream.label(int(index))} to "
+                f"{rows[row, index]}: mirror about the middle of the limits, or state symmetric limits"
             )
     return rows.astype(stream.dtype)

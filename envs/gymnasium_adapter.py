@@ -1,7 +1,7 @@
-"""Any gymnasium environment as the environment of a task: the way in for your own simulation or robot.
+"""Wrap any gymnasium environment as the environment of a task: the way in for your own simulation.
 
-Say with a `Specification` what a policy sees and does, and with two functions how that is found in what the environment
-returns:
+A `Specification` describes what a policy observes and commands. Two functions turn the results of the environment into
+observations, and into success and score:
 
 >>> from recede.specification import Specification, Stream
 >>> pendulum = Specification(
@@ -20,7 +20,7 @@ returns:
 >>> observation["pendulum"].shape, info["success"]
 ((3,), False)
 
-Functions at the top of a module instead of lambdas make it picklable, as worker processes need it.
+Use functions at the top of a module instead of lambdas: worker processes need to pickle the environment.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from numpy.typing import ArrayLike, NDArray
 from ..specification import Specification, Stream, nearest
 
 Observe: TypeAlias = Callable[[Any, dict[str, Any]], Mapping[str, ArrayLike]]
-"""(raw observation, info) -> a stream's name -> one step of that stream."""
+"""(raw observation, info) -> {stream name: one step of the stream}."""
 
 Judge: TypeAlias = Callable[[Any, float, bool, dict[str, Any]], tuple[bool, float]]
-"""(raw observation, reward, terminated, info) -> whether the task is done, and the score of this step in [0, 1].
+"""(raw observation, reward, terminated, info) -> success, and the score of this step in [0, 1].
 
-It is also asked after a reset, with a reward of 0."""
+It is also called after a reset, with a reward of 0."""
 
 
 def box(stream: Stream) -> gymnasium.spaces.Box:
-    """The space of one step; where the stream has no limits, those of its dtype, or none for floating-point numbers."""
+    """The space of one step. Without limits, integers have those of their dtype and floats have none."""
     dtype: Any = np.dtype(stream.dtype)
     if stream.low:
         return gymnasium.spaces.Box(np.array(stream.low, dtype), np.array(stream.high, dtype), dtype=dtype)
@@ -53,15 +53,15 @@ def box(stream: Stream) -> gymnasium.spaces.Box:
 
 
 class GymnasiumAdapter(gymnasium.Env[Any, Any]):
-    """An environment that keeps the promises of `recede.envs.task`, around one that does not.
+    """Makes an environment keep the promises of `recede.envs.task`.
 
     Observations are checked at each reset (names, shapes, kinds of number), and always copied and cast to the dtypes of
     the streams. Actions are clipped to their limits. An episode is terminated by success or by the inner environment,
-    else truncated after `max_steps` steps or by the inner environment. The inner `info` is passed on. The inner
-    environment is always reset with a seed: where none is given, it is drawn from `np_random`.
+    and truncated after `max_steps` steps or by the inner environment. The inner `info` is passed on. The inner
+    environment is always reset with a seed; if none is given, one is drawn from `np_random`.
 
-    env: the inner environment, made with the render mode that is wanted, and with no shorter limit of its own.
-    pixels: where in its image the actions (T, Da) point, as (T, 2) columns and rows, to draw them there.
+    env: the inner environment, made with the desired render mode and without a shorter time limit.
+    pixels: from actions (T, Da) to where they point in the rendered image, (T, 2) columns and rows.
     """
 
     def __init__(
@@ -85,9 +85,9 @@ class GymnasiumAdapter(gymnasium.Env[Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Start an episode; `options` go to the inner environment.
+        """Start an episode; `options` are passed to the inner environment.
 
-        Raises ValueError where `observe` gives other streams or shapes than the specification says.
+        Raises ValueError if `observe` returns other streams or shapes than those of the specification.
         """
         super().reset(seed=seed)
         seed = int(self.np_random.integers(2**31)) if seed is None else seed
@@ -115,39 +115,43 @@ class GymnasiumAdapter(gymnasium.Env[Any, Any]):
         return self._cast(self._observe(raw, info)), float(reward), terminated, truncated, info
 
     def render(self) -> Any:
-        """What the inner environment renders."""
+        """Render the inner environment."""
         return self.env.render()
 
     def pixels(self, actions: NDArray[Any]) -> NDArray[Any]:
-        """Where in the image the actions (T, Da) point: (T, 2) columns and rows; ValueError where nobody said it."""
+        """Where the actions (T, Da) point in the image: (T, 2) columns and rows. Raises ValueError without `pixels`."""
         if self._pixels is None:
-            raise ValueError("actions cannot be drawn without knowing where they point: give the adapter pixels=...")
+            raise ValueError(
+                "actions cannot be drawn, because the adapter does not know where they point: give it pixels=..."
+            )
         return self._pixels(actions)
 
     def close(self) -> None:
         """Close the inner environment."""
         self.env.close()
 
-    def _check(self, found: Mapping[str, ArrayLike]) -> None:
+    def _check(self, observation: Mapping[str, ArrayLike]) -> None:
         streams = {stream.name: stream for stream in self.specification.observations}
-        for name in found:
+        for name in observation:
             if name not in streams:
-                raise ValueError(f"observe returned a stream {name!r} that is not specified: {nearest(name, streams)}")
+                raise ValueError(
+                    f"observe must return streams of the specification, got {name!r}: {nearest(name, streams)}"
+                )
         for name, stream in streams.items():
-            if name not in found:
+            if name not in observation:
                 raise ValueError(f"observe must return every stream of the specification, {name!r} is missing")
-            value = np.asarray(found[name])
+            value = np.asarray(observation[name])
             if value.shape != stream.shape or not np.can_cast(value.dtype, stream.dtype, "same_kind"):
                 raise ValueError(
                     f"observe must return {name!r} as {stream.shape} in {stream.dtype}, "
                     f"got {value.shape} in {value.dtype}"
                 )
 
-    def _cast(self, found: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
-        return {s.name: np.array(found[s.name], dtype=s.dtype) for s in self.specification.observations}
+    def _cast(self, observation: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
+        return {s.name: np.array(observation[s.name], dtype=s.dtype) for s in self.specification.observations}
 
     def _info(self, raw: Any, reward: float, terminated: bool, info: dict[str, Any]) -> dict[str, Any]:
         success, score = self._judge(raw, reward, terminated, info)
         if not 0 <= score <= 1:
-            raise ValueError(f"a score must lie in [0, 1], judge gave {score}")
+            raise ValueError(f"judge must return a score in [0, 1], got {score}: scale it")
         return {**info, "success": bool(success), "score": float(score)}

@@ -1,4 +1,4 @@
-"""What every task in MuJoCo needs: the import, named quantities, a check for divergence, and cameras.
+"""Shared by all MuJoCo tasks: the import, indices of named joints, a check for divergence, and cameras.
 
 Shapes: T positions, H and W pixels.
 """
@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def _import_mujoco() -> Any:
-    """MuJoCo loads its renderer's library while it is imported, and the import fails if a named one is missing."""
+    """Import MuJoCo for rendering with EGL, or without rendering if EGL is missing: its import would fail otherwise."""
     if sys.platform == "linux" and "MUJOCO_GL" not in os.environ:
         try:
             ctypes.CDLL(ctypes.util.find_library("EGL") or "libEGL.so.1")
@@ -33,46 +33,48 @@ mujoco = _import_mujoco()
 
 
 def position_indices(model: Any, joints: Sequence[str]) -> NDArray[np.int64]:
-    """Where `qpos` holds these joints, one after the other: 1 index for a hinge or slide, 4 for a ball, 7 for a free
-    joint (position, quaternion w-x-y-z).
+    """Indices of the joints in `qpos`, in order: 1 for a hinge or slide, 4 for a ball, 7 for a free joint.
+
+    A free joint has a position and a quaternion w-x-y-z.
     """
     return _indices(model.joint(name).qposadr[0] + np.arange(len(model.joint(name).qpos0)) for name in joints)
 
 
 def velocity_indices(model: Any, joints: Sequence[str]) -> NDArray[np.int64]:
-    """Where `qvel` holds these joints, one after the other: 1 index for a hinge or slide, 3 for a ball, 6 for a free
-    joint (linear, angular).
+    """Indices of the joints in `qvel`, in order: 1 for a hinge or slide, 3 for a ball, 6 for a free joint.
+
+    A free joint has a linear and an angular velocity.
     """
     return _indices(model.joint(name).dofadr[0] + np.arange(len(model.joint(name).damping)) for name in joints)
 
 
 def check_physics(data: Any, step: int) -> None:
-    """Raises FloatingPointError if the simulation has diverged or run out of memory since its last reset.
+    """Raise FloatingPointError if the simulation has diverged or run out of memory since its last reset.
 
-    MuJoCo answers divergence by silently resetting the simulation; only its counters of warnings tell. step: the
-    control step, for the message.
+    When it diverges, MuJoCo silently resets the simulation; only its warning counters show it. step: the control step,
+    for the message.
     """
     counts = data.warning.number
     if counts.any():
-        raised = ", ".join(mujoco.mjtWarning(int(index)).name for index in np.flatnonzero(counts))
-        raise FloatingPointError(f"the simulation failed at step {step} ({raised}): reset the environment")
+        names = ", ".join(mujoco.mjtWarning(int(index)).name for index in np.flatnonzero(counts))
+        raise FloatingPointError(f"the simulation failed at step {step} ({names}): reset the environment")
 
 
 class Cameras:
-    """Square images from the named cameras of a model. A copy, in this process or another, opens renderers of its own.
+    """Square images from the named cameras of a model. A copy or a pickled copy opens its own renderers.
 
-    max_size: pixels of a side of the largest image.
+    max_size: side length of the largest image, in pixels.
     """
 
     def __init__(self, model: Any, *, max_size: int) -> None:
         model.vis.global_.offwidth = model.vis.global_.offheight = max_size
         self._model = model
-        self._renderers: dict[int, Any] = {}  # by the size of their images
+        self._renderers: dict[int, Any] = {}  # image size -> renderer
 
     def picture(self, data: Any, camera: str, size: int, *, is_shaded: bool = False) -> NDArray[np.uint8]:
-        """What a camera sees, (size, size, 3) uint8; shadows take most of the time if no GPU draws them.
+        """The image of a camera, (size, size, 3) uint8. Without a GPU, shadows take most of the time.
 
-        Raises OSError, with the remedy, if nothing can be rendered on this machine.
+        Raises OSError, with the remedy, if this machine cannot render.
         """
         if size not in self._renderers:
             self._renderers[size] = _open_renderer(self._model, size)
@@ -82,22 +84,22 @@ class Cameras:
         return renderer.render()
 
     def pixels(self, camera: str, positions: ArrayLike, size: int) -> NDArray[np.float64]:
-        """Where positions (T, 3) in m lie in a camera's image: (T, 2) columns and rows."""
-        seen_by = self._model.camera(camera)
+        """Project positions (T, 3) in m into the image of a camera: (T, 2) columns and rows."""
+        pose = self._model.camera(camera)
         axes = np.empty(9)
-        mujoco.mju_quat2Mat(axes, seen_by.quat)
-        right, up, behind = ((np.asarray(positions, np.float64) - seen_by.pos) @ axes.reshape(3, 3)).T
-        focal = size / 2 / np.tan(np.deg2rad(seen_by.fovy[0]) / 2)
+        mujoco.mju_quat2Mat(axes, pose.quat)
+        right, up, behind = ((np.asarray(positions, np.float64) - pose.pos) @ axes.reshape(3, 3)).T
+        focal = size / 2 / np.tan(np.deg2rad(pose.fovy[0]) / 2)
         return size / 2 + focal * np.stack([right, -up], axis=1) / -behind[:, None]
 
     def close(self) -> None:
-        """Free the renderers; a later `picture` opens another."""
+        """Close the renderers; a later `picture` opens new ones."""
         for renderer in self._renderers.values():
             renderer.close()
         self._renderers = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_renderers": {}}  # a graphics context belongs to one object in one process
+        return {**self.__dict__, "_renderers": {}}  # a graphics context cannot be shared
 
 
 def _indices(parts: Any) -> NDArray[np.int64]:
@@ -107,7 +109,7 @@ def _indices(parts: Any) -> NDArray[np.int64]:
 def _open_renderer(model: Any, size: int) -> Any:
     try:
         return mujoco.Renderer(model, size, size)
-    except Exception as error:  # each graphics library fails in a way of its own
+    except Exception as error:  # each graphics library raises errors of its own
         raise OSError(
             f"rendering needs EGL, which cannot be opened here ({error}): on Debian, "
             "apt-get install libegl1 libgl1-mesa-dri"

@@ -1,4 +1,4 @@
-"""From a trained policy to what people look at: `evaluation.json`, films and the report, written beside it."""
+"""Evaluate a trained policy, and write the results beside it: `evaluation.json`, films and the report."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,79 +15,87 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..checkpoints.opening import check_exported, load_engine, load_policy, read_description
+from ..checkpoints.opening import OpenedPolicy, open_policy, read_description
 from ..checkpoints.runs import read_metrics
 from ..configs.evaluation import EvaluateConfig
 from ..configs.notation import describe
 from ..envs.catalogue import known_task, load_task
 from ..envs.task import Task
-from ..files import read_json, write_json
-from ..policy.device import device
-from ..policy.engines.folder import is_exported
-from ..policy.engines.interface import FORMATS, Engine
-from ..policy.engines.making import make_engine
+from ..files import write_json
+from .episode import Outcome
 from .evaluate import CHOICE_SEED, Evaluation, evaluate
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A policy, what was measured of it, and the folder of its run or checkpoint.
+class Measurement:
+    """A policy and its evaluation."""
 
-    engine: what ran it. num_parameters: of the whole policy, the encoder included.
-    """
+    policy: OpenedPolicy
+    """The policy and the engine that ran it."""
 
-    name: str
-    engine: Engine
-    task: Task
-    manifest: dict[str, Any]
-    evaluation: Evaluation
     folder: Path
+    """The policy's run, checkpoint or exported folder."""
+
+    task: Task
+    """The task that it was evaluated in."""
+
     execution: Any
+    """The configuration of its execution."""
+
     delay_ms: float
-    num_parameters: int
+    """Time from requesting a chunk to receiving it, in milliseconds."""
+
+    evaluation: Evaluation
+    """The outcomes and the latency."""
+
+    @property
+    def name(self) -> str:
+        """The kind of the policy, as `diffusion`."""
+        return self.policy.manifest["policy"]["choice"]
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `evaluation.json`. training_s: of the run whose folder was given, None for a checkpoint's."""
+        """The content of `evaluation.json`. training_s: training time of the run, None for a checkpoint folder."""
         seconds = sum(
             line["data_s"] + line["update_s"]
             for line in read_metrics(self.folder)
-            if "update_s" in line and line["step"] <= self.manifest["step"]
+            if "update_s" in line and line["step"] <= self.policy.manifest["step"]
         )
         return {
-            **subject(self.manifest),
+            **identity(self.policy.manifest),
             "training_s": seconds or None,
-            "num_parameters": self.num_parameters,
+            "num_parameters": self.policy.num_parameters,
             "execution": describe(self.execution),
             "delay_ms": self.delay_ms,
-            "engine": self.engine.name,
+            "engine": self.policy.engine.name,
             **self.evaluation.to_json(),
         }
 
 
-def subject(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Which policy was measured, as its checkpoint says.
+def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of `evaluation.json` that say which policy was evaluated.
 
-    training: how it was trained, apart from the seed; see `training.recipe`. recipe: its digest. Nobody knows how an
-    imported policy was trained: it is a recipe of its own, which goes by its place.
-    chosen_on: of a run's best policy, the episodes that it was chosen by, none of which is among those measured.
+    training: how it was trained, without the seed; see `training.recipe`. recipe: a digest of `training`. The training
+    of an imported policy is unknown, so its recipe is its path. chosen_on: the episodes that chose the best checkpoint
+    of a run, none of which is evaluated again.
     """
     training = manifest.get("training")
-    recipe = hashlib.sha256(json.dumps(training, sort_keys=True).encode()).hexdigest()[:12]
+    digest = hashlib.sha256(json.dumps(training, sort_keys=True).encode()).hexdigest()[:12]
     return {
         "checkpoint": manifest["path"],
         "step": manifest["step"],
         "training_seed": manifest["seed"],
-        "recipe": str(manifest["path"]) if training is None else recipe,
+        "recipe": str(manifest["path"]) if training is None else digest,
         "training": training,
         "chosen_on": manifest.get("chosen_on"),
         "policy": manifest["policy"],
     }
 
 
-def chosen_on(config: EvaluateConfig) -> dict[str, int] | None:
-    """The episodes that chose the policy that `config` names, if it asks for the best one of a run.
+def choice_episodes(config: EvaluateConfig) -> dict[str, int] | None:
+    """The episodes that chose the best checkpoint of a run; None unless `config` evaluates it.
 
-    Raises ValueError if `config` would measure the policy on one of them: the best of many is flattered there.
+    Raises ValueError if `config` would evaluate the policy on one of them: its score there is too high, as the best of
+    many.
     """
     counts = [line["episodes"] for line in read_metrics(Path(config.run)) if "mean_score" in line]
     if config.checkpoint != "best" or not counts:
@@ -95,60 +103,37 @@ def chosen_on(config: EvaluateConfig) -> dict[str, int] | None:
     last = CHOICE_SEED + max(counts) - 1
     if config.first_seed <= last and config.first_seed + config.episodes > CHOICE_SEED:
         raise ValueError(
-            f"first_seed={config.first_seed} episodes={config.episodes} must keep clear of the seeds {CHOICE_SEED} to "
-            f"{last}, on which the best policy of {config.run} was chosen: leave first_seed out"
+            f"first_seed={config.first_seed} episodes={config.episodes} must avoid the seeds {CHOICE_SEED} to {last}, "
+            f"which chose the best policy of {config.run}: leave first_seed out"
         )
-    print(f"the best policy of {config.run} was chosen on the seeds {CHOICE_SEED} to {last}, not on those measured")
+    print(f"the seeds {CHOICE_SEED} to {last} chose the best policy of {config.run}; none of them is evaluated")
     return {"first_seed": CHOICE_SEED, "episodes": max(counts)}
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """What is to be measured: the engine of a policy, and its manifest; see `Measured`."""
-
-    engine: Engine
-    manifest: dict[str, Any]
-    num_parameters: int
-
-
-def load(config: EvaluateConfig) -> Loaded:
-    """The policy that `config` names, run by the engine that it names.
-
-    Raises ValueError where the engine is not available, or an exported folder is asked for what it does not have; see
-    also `chosen_on`.
-    """
-    folder = Path(config.run)
-    if is_exported(folder):
-        engine, content = load_engine(folder), read_json(folder / "engine.json")
-        check_exported(folder, engine.name, config.engine, which=config.checkpoint, sampler=config.sampler)
-        manifest = content | {"path": str(folder)}
-        return Loaded(engine, manifest, content["num_parameters"])
-    name = config.engine or "eager"
-    place = device("cpu" if name in FORMATS else config.device)
-    chosen_by = chosen_on(config)
-    policy, manifest = load_policy(folder, which=config.checkpoint, device=place, sampler=config.sampler)
-    manifest["chosen_on"] = chosen_by
-    num_parameters = sum(parameter.numel() for parameter in policy.parameters())  # type: ignore[attr-defined]
-    engine, choice = make_engine(policy, name)
-    if name != "eager":
-        print(choice)
-    return Loaded(engine, manifest, num_parameters)
+def open_subject(config: EvaluateConfig) -> OpenedPolicy:
+    """Open the policy that `config` evaluates. Raises what `choice_episodes` and `open_policy` raise."""
+    chosen_on = choice_episodes(config)
+    policy = open_policy(
+        config.run, engine=config.engine, which=config.checkpoint, sampler=config.sampler, device=config.device
+    )
+    if config.engine not in (None, "eager"):
+        print(policy.report)
+    return replace(policy, manifest=policy.manifest | {"chosen_on": chosen_on})
 
 
-def measure(config: EvaluateConfig) -> Measured:
-    """Load and roll out the policy that `config` names, which has one execution and one delay.
+def measure(config: EvaluateConfig) -> Measurement:
+    """Evaluate the policy that `config` names, with its one execution and its one delay.
 
-    Raises ValueError where it was trained for no task, or its chunks are too short for the delay.
+    Raises ValueError if the policy was trained for no task, or if its chunks are too short for the delay.
     """
     (execution,), (delay_ms,) = config.execution.values(), config.delays
-    described = read_description(Path(config.run), config.checkpoint)
-    task = load_task(config.task) if config.task else known_task(described["task"], key="task")
-    loaded = load(config)
-    engine, manifest = loaded.engine, loaded.manifest
-    delay = delay_steps(delay_ms, task.specification.control_dt)
+    description = read_description(config.run, config.checkpoint)
+    task = load_task(config.task) if config.task else known_task(description["task"], key="task")
+    policy = open_subject(config)
+    engine, delay = policy.engine, delay_steps(delay_ms, task.specification.control_dt)
     make = partial(execution.build, engine.horizons, delay=delay, hold=engine.specification.action.hold)
     make()  # refuses a delay that the chunks are too short for
-    found = evaluate(
+    evaluation = evaluate(
         engine,
         task,
         execution=make,
@@ -160,30 +145,20 @@ def measure(config: EvaluateConfig) -> Measured:
         num_parallel=config.parallel,
         videos=min(config.videos, config.episodes) if can_render(task) else 0,
     )
-    return Measured(
-        name=manifest["policy"]["choice"],
-        engine=engine,
-        task=task,
-        manifest=manifest,
-        evaluation=found,
-        folder=Path(config.run),
-        execution=execution,
-        delay_ms=delay_ms,
-        num_parameters=loaded.num_parameters,
-    )
+    return Measurement(policy, Path(config.run), task, execution, delay_ms, evaluation)
 
 
 def delay_steps(delay_ms: float, control_dt: float) -> int:
-    """Control steps until a chunk is there that takes so many milliseconds, with control_dt in seconds.
+    """A delay in whole control steps of `control_dt` seconds, rounded up.
 
     >>> [delay_steps(delay_ms, 0.1) for delay_ms in (0, 50, 100, 300, 301)]
     [0, 1, 1, 3, 4]
     """
-    return math.ceil(round(delay_ms / (1e3 * control_dt), 9))  # 300 ms are 3 steps of 0.1 s, whatever the rounding
+    return math.ceil(round(delay_ms / (1e3 * control_dt), 9))  # 300 ms are 3 steps of 0.1 s in spite of rounding errors
 
 
 def can_render(task: Task) -> bool:
-    """Whether pictures of the task can be made here; says why where not."""
+    """Whether this machine can render the task; prints the reason if it cannot."""
     env = task.make(render_mode="rgb_array")
     try:
         env.reset(seed=0)
@@ -197,30 +172,25 @@ def can_render(task: Task) -> bool:
 
 
 def write_results(
-    out: Path, measured: Sequence[Measured], *, title: str, command: str, next_steps: Iterable[tuple[str, str]]
+    out: Path, measurements: Sequence[Measurement], *, title: str, command: str, next_steps: Iterable[tuple[str, str]]
 ) -> None:
-    """Write `evaluation.json` of the first policy, films of its filmed episodes, and the report on all of them."""
+    """Write `evaluation.json` and the films of the first policy, and a report on all of them."""
     from .reports import pictures
     from .reports.evaluation import installed_versions, write_report
 
     out.mkdir(parents=True, exist_ok=True)
-    first = measured[0]
+    first = measurements[0]
     write_json(out / "evaluation.json", first.to_json())
     filmed = [outcome for outcome in first.evaluation.outcomes if outcome.frames]
-    pixels = _pixels(first.task) if filmed else None
-    films, fan = {}, None
-    for outcome in tqdm(filmed, desc="film", unit="episode", disable=not filmed):
-        path = out / f"episode-{outcome.seed}.mp4"
-        pictures.film(outcome, path, fps=1 / first.task.specification.control_dt, pixels=pixels)
-        verdict = "succeeded" if outcome.success else "failed"
-        films[f"{first.name}, seed {outcome.seed}: {verdict} in {outcome.num_steps} steps"] = path
+    pixels = pixels_of(first.task) if filmed else None
+    films, fan = write_films(out, first, filmed, pixels), None
     if pixels is not None:
-        shown = sorted(filmed, key=lambda outcome: not outcome.success)[:1]  # a success, where there is one
-        fan = pictures.fan({each.name: each.engine for each in measured}, shown, pixels)
+        shown = sorted(filmed, key=lambda outcome: not outcome.success)[:1]  # a success, if there is one
+        fan = pictures.fan({each.name: each.policy.engine for each in measurements}, shown, pixels)
         (out / "fan.png").write_bytes(pictures.draw_fan(fan))
     write_report(
         out / "report.html",
-        [entry(each) for each in measured],
+        [report_entry(measurement) for measurement in measurements],
         title=title,
         command=command,
         versions=installed_versions(),
@@ -230,8 +200,21 @@ def write_results(
     )
 
 
-def _pixels(task: Task) -> Any:
-    """Where actions lie in the task's pictures, or None where the task cannot say."""
+def write_films(out: Path, measurement: Measurement, filmed: Sequence[Outcome], pixels: Any) -> dict[str, Path]:
+    """Write a film of each filmed episode; returns its caption -> its path. pixels: see `pixels_of`."""
+    from .reports import pictures
+
+    task, films = measurement.task, dict[str, Path]()
+    for outcome in tqdm(filmed, desc="film", unit="episode", disable=not filmed):
+        path = out / f"episode-{outcome.seed}.mp4"
+        pictures.film(outcome, path, fps=1 / task.specification.control_dt, pixels=pixels)
+        ending = "succeeded" if outcome.success else "failed"
+        films[f"{measurement.name}, seed {outcome.seed}: {ending} in {outcome.num_steps} steps"] = path
+    return films
+
+
+def pixels_of(task: Task) -> Any:
+    """The function that maps actions to pixels of the task's images; None if the task has none."""
     env = task.make(render_mode="rgb_array")
     env.reset(seed=0)
     try:
@@ -241,14 +224,14 @@ def _pixels(task: Task) -> Any:
     return env.unwrapped.pixels  # type: ignore[attr-defined]
 
 
-def entry(measured: Measured) -> Any:
-    """What the report says of one policy."""
+def report_entry(measurement: Measurement) -> Any:
+    """What the report says about one policy."""
     from .reports.evaluation import Entry
 
     return Entry(
-        name=measured.name,
-        evaluation=measured.to_json(),
-        metrics=read_metrics(measured.folder),
-        num_parameters=measured.num_parameters,
-        training_seed=measured.manifest["seed"],
+        name=measurement.name,
+        evaluation=measurement.to_json(),
+        metrics=read_metrics(measurement.folder),
+        num_parameters=measurement.policy.num_parameters,
+        training_seed=measurement.policy.manifest["seed"],
     )

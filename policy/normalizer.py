@@ -13,19 +13,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..specification import Specification, Stream, nearest
+from .affine import Affine
 
-Range = tuple[NDArray[np.floating], NDArray[np.floating]]
+Limits = tuple[NDArray[np.floating], NDArray[np.floating]]
 """(low, high) of a stream, each with its shape."""
 
 CLIP = 1.5
 """Normalised observations are clipped to this many times the range in the training episodes."""
 
 
-class Affine(nn.Module):
-    """Maps one stream's range to [-1, 1] in each dimension.
+class Range(nn.Module):
+    """The range of one stream, as buffers that are saved with the weights.
 
-    A still dimension has an empty range. It is mapped to 0, and back to the one value of its range.
-    `datasets.normalisation` decides which ranges are too small to count.
+    An empty range marks a still dimension. `datasets.normalisation` decides which ranges are too small to count.
     """
 
     centre: Tensor
@@ -42,14 +42,10 @@ class Affine(nn.Module):
         self.register_buffer("centre", torch.tensor((low + high) / 2, dtype=torch.float32))
         self.register_buffer("half_range", torch.tensor((high - low) / 2, dtype=torch.float32))
 
-    def normalise(self, x: Tensor) -> Tensor:
-        """(..., D) in units, of any dtype -> (..., D); the range is mapped to [-1, 1]."""
-        divisor = self.half_range.where(self.half_range > 0, torch.inf)
-        return (x.to(self.centre.dtype) - self.centre) / divisor
-
-    def unnormalise(self, x: Tensor) -> Tensor:
-        """The inverse of `normalise`."""
-        return x * self.half_range + self.centre
+    @property
+    def affine(self) -> Affine:
+        """Maps the range to [-1, 1]."""
+        return Affine(self.centre, self.half_range)
 
 
 class Normalizer(nn.Module):
@@ -70,7 +66,7 @@ class Normalizer(nn.Module):
     def __init__(
         self,
         specification: Specification,
-        ranges: Mapping[str, Range],
+        ranges: Mapping[str, Limits],
         *,
         action_std: NDArray[np.floating] | None = None,
     ) -> None:
@@ -80,7 +76,7 @@ class Normalizer(nn.Module):
         if missing:
             raise ValueError(f"the normalizer needs the range of every stream, got none for {missing}")
         self.images = {stream.name for stream in specification.observations if stream.is_image}
-        self.streams = nn.ModuleDict({stream.name: Affine(stream, *ranges[stream.name]) for stream in streams})
+        self.streams = nn.ModuleDict({stream.name: Range(stream, *ranges[stream.name]) for stream in streams})
         shape = specification.action.shape
         std = np.ones(shape) if action_std is None else np.asarray(action_std)
         if std.shape != shape or not np.all((std > 0) & (std < np.inf)):
@@ -96,22 +92,23 @@ class Normalizer(nn.Module):
     def observation(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Normalise and clip every stream but images. Raises ValueError if a stream has no range."""
         return {
-            name: x if name in self.images else self._of(name).normalise(x).clamp(-CLIP, CLIP)
+            name: x if name in self.images else self.affine(name).encode(x.float()).clamp(-CLIP, CLIP)
             for name, x in observation.items()
         }
 
     def action(self, action: Tensor) -> Tensor:
         """(..., Da) in units -> normalised."""
-        return self._of("action").normalise(action)
+        return self.affine("action").encode(action.float())
 
     def unnormalised_action(self, action: Tensor) -> Tensor:
         """(..., Da) normalised -> in units."""
-        return self._of("action").unnormalise(action)
+        return self.affine("action").decode(action)
 
-    def _of(self, name: str) -> Affine:
+    def affine(self, name: str) -> Affine:
+        """The map of one stream's range to [-1, 1]. Raises ValueError if the stream has no range."""
         if name not in self.streams:
             raise ValueError(f"the normalizer has no range of stream {name!r}: {nearest(name, self.streams)}")
-        return self.streams[name]  # type: ignore[return-value]
+        return self.streams[name].affine  # type: ignore[return-value]
 
 
 def _with_ranges(specification: Specification) -> list[Stream]:

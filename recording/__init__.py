@@ -1,1 +1,1 @@
-"""Record: demonstrations of whoever knows the task."""
+"""Record demonstrations."""

@@ -1,9 +1,9 @@
-"""Record a task's scripted expert into a store of demonstrations."""
+"""Record the scripted expert of a task into a store of demonstrations."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from ..envs.task import Task
 
 
 class Collected(NamedTuple):
-    """Episodes in the store and in the store of failures, and where that one is, if any failed."""
+    """Number of episodes in the store and in the store of failures, and the path of the latter, which may not exist."""
 
     successes: int
     failures: int
@@ -22,23 +22,24 @@ class Collected(NamedTuple):
 
 
 def collect(task: Task, path: Path, *, episodes: int, first_seed: int = 0, images: str = "zstd") -> Collected:
-    """Record until the store at `path` holds `episodes` successes; seed after seed from `first_seed` on.
+    """Record episodes, counting seeds up from `first_seed`, until the store at `path` holds `episodes` successes.
 
-    images: how those of a new store are compressed, see `DemonstrationStore.create`.
+    images: compression of the images in a new store, see `DemonstrationStore.create`.
 
-    A store that is there already is continued, so that an interrupted recording goes on where it stopped. Failures are
-    kept apart, in a store beside it. Raises ValueError where the task has no expert, the store is of another
-    specification, or the expert fails more often than it succeeds.
+    An existing store is continued, so an interrupted recording resumes. Failures go to a separate store beside it.
+
+    Raises ValueError if the task has no expert, the store has another specification, or the expert fails more often
+    than it succeeds.
     """
     if task.expert is None:
         raise ValueError(
             f"task {task.name!r} has no scripted expert to record: download or record demonstrations of it"
         )
     failures_path = path.with_name(f"{path.stem}-failures{path.suffix}")
-    store, failures = _open(path, task), _open(failures_path, task)
+    store, failures = _open_existing(path, task), _open_existing(failures_path, task)
     if store is None:
         store = DemonstrationStore.create(path, task.specification, images=images)
-    used = [int(seed) for each in (store, failures) if each is not None for seed in each.episode_seeds]
+    used = [int(seed) for opened in (store, failures) if opened is not None for seed in opened.episode_seeds]
     seed = 1 + max([first_seed - 1, *used])
     env = task.make()
     with tqdm(total=episodes, initial=len(store), desc=f"collect {task.name}", unit="episode") as bar:
@@ -58,26 +59,32 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int = 0, image
     return Collected(len(store), 0 if failures is None else len(failures), failures_path)
 
 
-def demonstrate(task: Task, env: object, seed: int) -> tuple[dict[str, NDArray[np.generic]], bool]:
-    """One episode of the expert, by stream (T, ...), and whether it succeeded; each action follows its observation."""
+def demonstrate(task: Task, env: Any, seed: int) -> tuple[dict[str, NDArray[Any]], bool]:
+    """Run the expert for one episode; returns its streams (T, ...) and whether it succeeded.
+
+    The action of a step is the expert's response to the observation of that step.
+    """
     assert task.expert is not None
     expert = task.expert(seed)
-    observation, info = env.reset(seed=seed)  # type: ignore[attr-defined]
-    seen, done = [], False
+    observation, info = env.reset(seed=seed)
+    steps: list[dict[str, Any]] = []
+    done = False
     while not done:
         action = expert(info["state"])
-        seen.append({**observation, "action": action})
-        observation, _, terminated, truncated, info = env.step(action)  # type: ignore[attr-defined]
+        steps.append({**observation, "action": action})
+        observation, _, terminated, truncated, info = env.step(action)
         done = terminated or truncated
-    streams = {stream.name: np.stack([step[stream.name] for step in seen]) for stream in task.specification.streams}
+    streams = {stream.name: np.stack([step[stream.name] for step in steps]) for stream in task.specification.streams}
     return streams, bool(info["success"])
 
 
-def _open(path: Path, task: Task) -> DemonstrationStore | None:
+def _open_existing(path: Path, task: Task) -> DemonstrationStore | None:
+    """The store at `path`, or None. Raises ValueError if it has another specification than the task."""
     if not path.exists():
         return None
     store = DemonstrationStore.open(path)
-    differences = store.specification.differences(task.specification)
-    if differences:
-        raise ValueError(f"{path} holds demonstrations of something else than {task.name!r}: {'; '.join(differences)}")
+    if differences := store.specification.differences(task.specification):
+        raise ValueError(
+            f"{path} must hold demonstrations of {task.name!r}, but its specification differs: {'; '.join(differences)}"
+        )
     return store

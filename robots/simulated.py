@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
-import signal
-import socket
 import time
 from typing import Any, Unpack
 
@@ -13,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..envs.task import Task
-from ..realtime import Channel, Layouts, MonotonicClock, connected
+from ..realtime import Channel, Child, Layouts, MonotonicClock
 from ..specification import Specification
 from .interface import Reading, checked_action
 from .simulation import Disturbances, Episode, Options, Simulation, command_rate
@@ -46,8 +43,7 @@ class SimulatedRobot:
         self.actuation_delay = Disturbances(task.specification, **options).actuation_delay
         self._options: Options = options
         self._episode = Episode(first_seed)
-        self._channel: Channel | None = None
-        self._process: Any = None
+        self._child: Child | None = None
         self._readings: dict[str, Reading] = {}
         self._asked, self._answered = 0, 0  # requests so far, and the last one that was answered
         self._is_stopped, self._is_stop_owed, self._is_closed = False, False, False
@@ -57,7 +53,7 @@ class SimulatedRobot:
 
         Raises TimeoutError where the process does not answer, and ConnectionError where it has ended.
         """
-        if self._process is None and not self._is_closed:
+        if self._child is None and not self._is_closed:
             self._open()
         if not self._answered:
             self._request("start", START_S, self._episode.seed)
@@ -69,7 +65,7 @@ class SimulatedRobot:
 
         Raises TimeoutError where the process does not answer, and ConnectionError where it has ended.
         """
-        if self._process is None and not self._is_closed:
+        if self._child is None and not self._is_closed:
             self._episode = Episode(seed)
         else:
             self._request("reset", ANSWER_S, seed)
@@ -93,7 +89,7 @@ class SimulatedRobot:
 
     def stop(self) -> None:
         """Hold the position of the moment at which the process reads this; commands on their way are lost."""
-        if self._process is not None and not self._is_closed:
+        if self._child is not None and not self._is_closed:
             self._is_stop_owed = self._is_stop_owed or not self._is_stopped
             self._is_stopped = True
             with contextlib.suppress(ConnectionError):
@@ -102,31 +98,24 @@ class SimulatedRobot:
     def close(self) -> None:
         """End the process."""
         self._is_closed = True
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
-            self._process.join(1.0)
-            self._process.kill()  # one that is suspended has not noticed
-            self._process.join()
+        if self._child is not None:
+            self._child.close()
+
+    @property
+    def pid(self) -> int:
+        """The number of the process. Raises RuntimeError before `start`."""
+        return self._started().pid
 
     @property
     def episode(self) -> Episode:
         """How the episode is going, as far as the process has told."""
-        if self._channel is not None:
+        if self._child is not None:
             with contextlib.suppress(ConnectionError):
                 self._receive()
         return self._episode
 
     def _open(self) -> None:
-        requests, answers = layouts(self.specification)
-        ours, theirs = connected(requests, answers)
-        context = multiprocessing.get_context("spawn")  # a fork would copy the threads and the GPU of this process
-        process = context.Process(target=_serve, args=(theirs, self.task, self._options), daemon=True)
-        with theirs, contextlib.ExitStack() as undo:
-            undo.enter_context(ours)
-            process.start()
-            undo.pop_all()
-        self._process, self._channel = process, Channel(ours, requests, answers)
+        self._child = Child(_serve, *layouts(self.specification), self.task, self._options)
 
     def _request(self, name: str, seconds: float, *values: Any) -> None:
         """Have something done, and wait until it is; readings of before are forgotten."""
@@ -138,8 +127,8 @@ class SimulatedRobot:
             self._receive()
             if time.monotonic() > until:
                 raise TimeoutError(f"the simulation of {self.task.name!r} did not {name} within {seconds:g} s")
-            if self._answered < self._asked and self._channel is not None:
-                self._channel.wait(min(until - time.monotonic(), self.specification.control_dt))
+            if self._answered < self._asked:
+                self._connection().wait(min(until - time.monotonic(), self.specification.control_dt))
         self._is_stopped = self._is_stop_owed = False
 
     def _send(self, name: str, *values: Any) -> bool:
@@ -169,14 +158,17 @@ class SimulatedRobot:
     def _connection(self) -> Channel:
         if self._is_closed:
             raise ConnectionError
-        if self._channel is None:
+        return self._started().channel
+
+    def _started(self) -> Child:
+        if self._child is None:
             raise RuntimeError("start() the robot first")
-        return self._channel
+        return self._child
 
     def _lost(self) -> ConnectionError:
         if self._is_closed:
             return ConnectionError(f"the simulation of {self.task.name!r} is closed: make another one")
-        code = self._process.exitcode
+        code = self._started().exitcode
         how = "" if code is None else f" with exit code {code}"
         return ConnectionError(f"the process that simulates {self.task.name!r} has ended{how}: make another one")
 
@@ -199,13 +191,11 @@ def layouts(specification: Specification) -> tuple[Layouts, Layouts]:
     return requests, answers
 
 
-def _serve(end: socket.socket, task: Task, options: Options) -> None:
+def _serve(channel: Channel, task: Task, options: Options) -> None:
     """The process of a `SimulatedRobot`: until the other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the controller is interrupted, and must still be able to stop it
-    requests, answers = layouts(task.specification)
-    channel, simulation = Channel(end, answers, requests), Simulation(task, MonotonicClock(), **options)
+    simulation = Simulation(task, MonotonicClock(), **options)
     number, sent = 0, dict[str, float]()
-    with contextlib.suppress(ConnectionError), contextlib.closing(simulation), contextlib.closing(channel):
+    with contextlib.closing(simulation):
         while True:
             before = number
             for name, record in channel.receive():

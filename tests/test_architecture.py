@@ -23,6 +23,7 @@ FLOORS = {
     ("datasets",): 1,
     ("envs",): 1,
     ("policy", "denoising"): 1,
+    ("policy", "affine"): 2,
     ("policy", "interface"): 2,
     ("policy", "requests"): 2,
     ("policy", "weights"): 2,

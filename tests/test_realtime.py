@@ -1,10 +1,18 @@
-"""Messages between processes: whole, in their order, and never waited for."""
+"""Messages between processes: whole, in order, and never waited for; and processes that end with their channel."""
 
+import os
+import signal
 import socket
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
 
+import children
 import numpy as np
 import pytest
-from recede.realtime import Channel, connected
+from recede.realtime import Channel, Child, connected
 
 PINGS = {"ping": np.dtype([("time", "f8"), ("value", "f4", (3, 2))]), "over": np.dtype([])}
 PONGS = {"pong": np.dtype([("picture", "u1", (300, 200, 3))])}
@@ -68,3 +76,67 @@ def test_a_system_without_such_sockets_is_told(monkeypatch):
     monkeypatch.delattr(socket, "AF_UNIX")
     with pytest.raises(OSError, match="local sockets that keep messages apart"):
         connected(PINGS, PONGS)
+
+
+NUMBERS = {"number": np.dtype([("value", "i8"), ("nested", np.dtype([("x", "f8"), ("y", "u1", (2,))]))])}
+
+
+def first(channel):
+    """The next record that arrives."""
+    end = time.monotonic() + 60
+    while True:
+        for _, record in channel.receive():
+            return record
+        assert time.monotonic() < end, "nothing came"
+        channel.wait(1.0)
+
+
+def test_a_child_answers_until_its_channel_is_closed():
+    with closing(Child(children.echo, NUMBERS, NUMBERS, 10)) as child:
+        assert child.channel.send("number", 3, (0.5, [7, 8]))
+        record = first(child.channel)
+        assert (record["value"], record["nested"]["x"], record["nested"]["y"].tolist()) == (13, 0.5, [7, 8])
+        os.kill(child.pid, signal.SIGINT)  # as a terminal sends it to all
+        child.channel.send("number", 4, (0.0, [0, 0]))
+        assert first(child.channel)["value"] == 14
+        assert child.exitcode is None
+        child.channel.close()
+        child.wait(60)
+        assert child.exitcode == 0
+
+
+def test_a_child_that_does_not_notice_the_end_is_killed():
+    child = Child(children.echo, NUMBERS, NUMBERS, 0)
+    child.channel.send("number", 1, (0.0, [0, 0]))
+    first(child.channel)
+    os.kill(child.pid, signal.SIGSTOP)
+    child.close(0.05)
+    assert child.exitcode == -signal.SIGKILL
+    child.close()
+
+
+def test_a_child_that_cannot_be_started_leaves_no_socket_open():
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(Exception, match="pickle"):
+        Child(lambda channel: None, NUMBERS, NUMBERS)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+PROGRAM = """
+import sys
+sys.path.append(sys.argv[1])
+import children
+from recede.realtime import Child
+
+if __name__ == "__main__":
+    child = Child(children.last_words, children.NOTHING, children.NOTHING, sys.argv[2], daemon=False)
+    child.channel.wait(60)
+    next(child.channel.receive())
+"""
+
+
+def test_a_program_waits_for_a_child_that_is_no_daemon(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = [sys.executable, "-P", tmp_path / "program.py", Path(children.__file__).parent, tmp_path / "words"]
+    assert subprocess.run(command, timeout=120).returncode == 0
+    assert (tmp_path / "words").read_text() == "over"

@@ -1,4 +1,4 @@
-"""What is read of a policy that another library has trained."""
+"""The parts of a policy that another library trained."""
 
 from __future__ import annotations
 
@@ -8,69 +8,66 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ...policy.affine import Affine
 from ...policy.normalizer import CLIP
 from .layouts import Layout
 
-
-class Affine(NamedTuple):
-    """A signal (..., D) as a network sees it: (x - centre) / half_range, each (D,)."""
-
-    centre: Tensor
-    half_range: Tensor
+REMEDY = (
+    "where it was trained, save the weights alone: payload = torch.load(checkpoint, pickle_module=dill); "
+    "torch.save(payload['state_dicts']['ema_model'], 'weights.pt')"
+)
+"""What to do about a file that is not a state dict."""
 
 
 class Cameras(NamedTuple):
-    """The images that a policy sees, and their encoder as one of ours.
-
-    shapes: name -> (H, W, C), in the order in which the network sees their features. options: of the configuration of
-    our encoder. weights: of our `ObservationEncoder`.
-    """
+    """The images of a policy, and their encoder as one of ours."""
 
     shapes: dict[str, tuple[int, int, int]]
+    """Name -> (H, W, C), in the order in which the network takes their features."""
+
     options: dict[str, Any]
+    """Fields of the configuration of our encoder."""
+
     weights: dict[str, Tensor]
+    """State dict of our `ObservationEncoder`."""
 
 
 class Foreign(NamedTuple):
-    """A policy of another implementation: its network, how its signals are normalised, and what encodes its images.
-
-    observations: name of a vector -> Affine, in the order in which the network sees them side by side, the features of
-    images behind them.
-    """
+    """A policy of another implementation."""
 
     network: Layout
+    """The network."""
+
     observations: dict[str, Affine]
+    """Name of a vector -> its range, in the order in which the network takes them, before the features of images."""
+
     action: Affine
+    """The range of the action."""
+
     cameras: Cameras = Cameras({}, {}, {})
+    """The images and their encoder."""
 
 
 def under(prefix: str, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What lies under a prefix, without it; and without the reference's empty parameters, which only know a device."""
+    """The weights whose names start with a prefix, without the prefix and without the reference's empty parameters."""
     names = (name for name in weights if name.startswith(prefix) and not name.endswith("_dummy_variable"))
     return {name.removeprefix(prefix): weights[name] for name in names}
 
 
-# --- the reference implementation
-
-SAVE = (
-    "where it was trained, save the weights alone: payload = torch.load(checkpoint, pickle_module=dill); "
-    "torch.save(payload['state_dicts']['ema_model'], 'weights.pt')"
-)
-
-
 def check_reach(name: str, affine: Affine, low: Tensor | None, high: Tensor | None) -> None:
-    """Raises ValueError unless observations between these limits stay as they are when we clip them to CLIP.
+    """Raises ValueError if our clipping to CLIP would change normalised observations between `low` and `high`.
 
-    Limits that are not known are those of Affine.
+    The limits (D,) are in units; None stands for unknown limits, which raise ValueError too.
     """
-    if low is not None and high is not None:
-        found = torch.stack([(limit - affine.centre) / affine.half_range for limit in (low, high)]).abs().max().item()
-        if found <= CLIP:
-            return
-        problem = f"reaches {found:.3g}"
-    else:
+    if low is None or high is None:
         problem = "is of unknown range"
+    else:
+        limits = torch.stack([(limit - affine.centre) / affine.half_range for limit in (low, high)])
+        reach = limits.abs().max().item()
+        if reach <= CLIP:
+            return
+        problem = f"reaches {reach:.3g}"
     raise ValueError(
-        f"observation {name}, as it is normalised there, must lie in [-{CLIP}, {CLIP}], to which recede clips it, but "
-        f"{problem}: train it again here, or there with normalisation by minimum and maximum"
+        f"the normalised observation {name} must lie in [-{CLIP}, {CLIP}], to which recede clips it, but {problem}: "
+        "train it again here, or there with normalisation by minimum and maximum"
     )

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ...files import read_json
+from ...policy.affine import Affine
 from ...policy.weights import read_state_dict
-from .interface import SAVE, Affine, Cameras, Foreign, check_reach, under
+from .interface import REMEDY, Cameras, Foreign, check_reach, under
 from .layouts import GROUPS, LEROBOT_RULES, Layout, cameras, renamed, unet1d
 
 # --- LeRobot
@@ -58,7 +59,7 @@ def lerobot(folder: Path) -> tuple[Foreign, dict[str, Any]]:
     Raises ValueError where it is of another kind, or is made or normalised as ours cannot be.
     """
     config = lerobot_settings(folder / "config.json")
-    weights = read_state_dict(folder / "model.safetensors", remedy=SAVE)
+    weights = read_state_dict(folder / "model.safetensors", remedy=REMEDY)
     layout = unet1d({renamed(name, LEROBOT_RULES): each for name, each in under("diffusion.unet.", weights).items()})
     features, modes = config["input_features"], config["normalization_mapping"]
     statistics = _statistics(folder, weights, [*features, "action"])
@@ -183,7 +184,7 @@ def _statistics(folder: Path, weights: Mapping[str, Tensor], signals: Iterable[s
     if (folder / "policy_preprocessor.json").is_file():
         for step in read_json(folder / "policy_preprocessor.json").get("steps", []):
             if "state_file" in step:
-                flat |= read_state_dict(folder / step["state_file"], remedy=SAVE)
+                flat |= read_state_dict(folder / step["state_file"], remedy=REMEDY)
     statistics: dict[str, dict[str, Tensor]] = {}
     for name, tensor in flat.items():
         signal, _, statistic = name.rpartition(".")

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .interface import SAVE, Affine, Foreign, check_reach, under
+from ...policy.affine import Affine
+from .interface import REMEDY, Foreign, check_reach, under
 from .layouts import transformer, unet1d
 
 
@@ -40,7 +41,9 @@ def reference(weights: Mapping[str, Tensor], *, num_observed: int) -> Foreign:
 def _scaled(parameters: Mapping[str, Tensor], wanted: int, name: str) -> Affine:
     """From x -> scale x + offset, each of one number for all dimensions or of one for each."""
     if not {"scale", "offset"} <= parameters.keys():
-        raise ValueError(f"normalizer.params_dict.{name} must hold scale and offset, got {sorted(parameters)}: {SAVE}")
+        raise ValueError(
+            f"normalizer.params_dict.{name} must hold scale and offset, got {sorted(parameters)}: {REMEDY}"
+        )
     scale, offset = (parameters[key].double() for key in ("scale", "offset"))
     if scale.shape != offset.shape or scale.shape not in ((1,), (wanted,)):
         raise ValueError(

@@ -1,1 +1,1 @@
-"""Scripted demonstrators of the tasks."""
+"""Scripted experts of the tasks."""

@@ -1,1 +1,1 @@
-"""The tasks that come with recede; `envs.catalogue` names them."""
+"""The tasks that come with Recede; `envs.catalogue` lists them."""

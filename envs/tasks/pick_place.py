@@ -1,8 +1,8 @@
-"""The embedded task: a gantry gripper carries a cube round a wall into a marked target, either way round.
+"""The built-in task: a gantry gripper carries a cube around a wall onto a marked target, by either side.
 
-The wall stands across the straight way and is too tall for the gripper to lift anything over it. Both ways round it
-are equally long, so demonstrations that take either are multimodal, and the mean of the two meets the wall. The scene
-is `pick_place.xml`: x points from the start side (x < 0) across the wall (x = 0), y along the wall, z up.
+The wall blocks the straight path and is too tall to lift the cube over it. Both paths around it are equally long, so
+demonstrations are multimodal, and the mean of the two paths hits the wall. The scene is `pick_place.xml`: x points from
+the start side (x < 0) across the wall (x = 0), y along the wall, z up.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from ..physics import Cameras, check_physics, mujoco, position_indices, velocity
 from ..task import Observation, Task
 
 CUBE_HALF = 0.02
+"""Half the side of the cube (m)."""
 TARGET_TOLERANCE = 0.03
-"""Metres from the target's centre within which the whole cube lies on the mark (of radius 0.06), whatever its yaw."""
+"""Largest distance (m) from the target's centre at which the whole cube is on the mark (radius 0.06), at any yaw."""
 WITHDRAWN = 0.06
-"""Height (m) of the gripper from which its fingertips clear a cube that lies on the table, by nearly a centimetre."""
+"""Height (m) of the gripper at which its fingertips clear a cube on the table, by nearly 1 cm."""
 WALL_CORNER = 0.13
-"""|y| (m) at which the centre of the cube clears either end of the wall."""
+"""|y| (m) at which the centre of the cube clears an end of the wall."""
 MAX_STEPS = 200
 
 SPECIFICATION = Specification(
@@ -64,13 +65,16 @@ SPECIFICATION = Specification(
     ),
     control_dt=0.1,
 )
-"""`gripper` is the point between the fingertips, their yaw, and the distance between them; the action is the gripper
-state to move to. A cube looks the same every 90 degrees, so its yaw is given as cosine and sine of four times it.
-`offset` is where cube and target are seen from the gripper: a grasp needs millimetres, and the table measures half a
-metre."""
+"""The observations and the action with the poses of cube and target.
+
+`gripper` is the point between the fingertips, their yaw, and the distance between them. The action is the gripper state
+to move to. A cube looks the same every 90 degrees, so `cube` holds the cosine and sine of four times its yaw. `offset`
+is the position of cube and target relative to the gripper: a grasp needs millimetres, and the table measures half a
+metre.
+"""
 
 IMAGE_SIZE = 96
-"""Pixels of a side of what a camera sees."""
+"""Side length of the camera images, in pixels."""
 
 IMAGE_SPECIFICATION = Specification(
     observations=(
@@ -80,18 +84,18 @@ IMAGE_SPECIFICATION = Specification(
     action=SPECIFICATION.action,
     control_dt=SPECIFICATION.control_dt,
 )
-"""The gripper knows itself, and sees the cube and the target through two cameras."""
+"""The gripper state and the images of two cameras, which show the cube and the target."""
 
 STATE = ("gripper", "cube", "target")
-"""The streams that describe a state at rest; `offset` follows from them."""
+"""The streams that determine a state at rest; `offset` follows from them."""
 
 
-def remaining_way(cube: NDArray[np.floating[Any]], target: NDArray[np.floating[Any]]) -> float:
-    """Metres of the shortest way from `cube` (x, y) to `target` (x, y), round the wall where it stands between them.
+def remaining_distance(cube: NDArray[np.floating[Any]], target: NDArray[np.floating[Any]]) -> float:
+    """Length (m) of the shortest path from `cube` (x, y) to `target` (x, y), around the wall if it is between them.
 
-    >>> round(remaining_way(np.array([0.1, 0.0]), np.array([0.2, 0.0])), 3)
+    >>> round(remaining_distance(np.array([0.1, 0.0]), np.array([0.2, 0.0])), 3)
     0.1
-    >>> round(remaining_way(np.array([-0.2, 0.0]), np.array([0.2, 0.0])), 3)  # the wall stands across 0.4 m
+    >>> round(remaining_distance(np.array([-0.2, 0.0]), np.array([0.2, 0.0])), 3)  # around the wall
     0.477
     """
     straight = float(np.hypot(*(target - cube)))
@@ -105,20 +109,21 @@ def remaining_way(cube: NDArray[np.floating[Any]], target: NDArray[np.floating[A
 
 
 class PickPlace(gymnasium.Env[Any, Any]):
-    """Carry the cube round the wall and release it on the target.
+    """Carry the cube around the wall and release it on the target.
 
-    Success: the centre of the cube is within 3 cm of the target's (the whole cube on the mark), it rests on the table,
-    and the gripper has withdrawn above it. Score: 1 on success, else 0.9 times the share of the shortest way round the
-    wall (`remaining_way`) that the cube has come since the reset. Reward: the increase of the score, so that the
-    rewards of an episode add up to its last score.
+    Success: the centre of the cube is within 3 cm of the target's (the whole cube is on the mark), the cube rests on
+    the table, and the gripper has withdrawn above it. Score: 1 on success, else 0.9 times the share of the shortest
+    path (`remaining_distance`) that the cube has covered since the reset. Reward: the increase of the score, so the
+    rewards of an episode sum to its last score.
 
-    An episode starts with the cube and, above it, the gripper on the start side of the wall and the target behind it,
-    all drawn from the seed; or with `options={"state": observation}` at rest in an observed state.
+    At a reset the cube and the gripper above it are on the start side of the wall and the target is behind it, all
+    drawn from the seed. With `options={"state": observation}` the episode starts at rest in an observed state.
 
     `info["state"]` holds every stream of `SPECIFICATION`, whatever is observed.
 
-    render_mode: None or "rgb_array". render_size: pixels of a side of the square image. specification: what is
-    observed, `SPECIFICATION` or `IMAGE_SPECIFICATION`, whose images are rendered at every step.
+    render_mode: None or "rgb_array".
+    render_size: side length of the square image, in pixels.
+    specification: the observations, `SPECIFICATION` or `IMAGE_SPECIFICATION`, whose images are rendered at every step.
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
@@ -148,33 +153,33 @@ class PickPlace(gymnasium.Env[Any, Any]):
         self._cube = position_indices(self._model, ["cube"])  # position, quaternion w-x-y-z
         self._cube_velocity = velocity_indices(self._model, ["cube"])  # linear, angular
         self._steps, self._score = 0, 0.0
-        self._whole_way: float | None = None  # until the first reset
+        self._whole_distance: float | None = None  # until the first reset
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Start an episode; see the class for `options`.
+        """Start an episode; `options` are described at the class.
 
-        Raises ValueError for an unknown option or a state that lacks a stream.
+        Raises ValueError for an unknown option, or a state that lacks a stream.
         """
         super().reset(seed=seed)
         options = options or {}
         if unknown := options.keys() - {"state"}:
-            raise ValueError(f"reset knows the option 'state' only, got {sorted(unknown)}")
+            raise ValueError(f"the only option of reset is 'state', got {sorted(unknown)}")
         self._set_state(options["state"] if "state" in options else self._draw())
         state = self._state()
-        self._whole_way = max(remaining_way(state["cube"][:2], state["target"]), 1e-6)
-        info = self._info(state, self._whole_way)
+        self._whole_distance = max(remaining_distance(state["cube"][:2], state["target"]), 1e-6)
+        info = self._info(state, self._whole_distance)
         self._steps, self._score = 0, info["score"]
         return self._observe(state), info
 
     def step(self, action: ArrayLike) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """Move towards `action` (5,), clipped to the limits of `SPECIFICATION.action`, for one control step.
 
-        Raises ValueError for an action of another shape or with NaN or infinity, FloatingPointError where the physics
+        Raises ValueError for an action of another shape or with NaN or infinity, FloatingPointError if the physics
         diverge, and gymnasium's ResetNeeded before the first reset.
         """
-        if self._whole_way is None:
+        if self._whole_distance is None:
             raise gymnasium.error.ResetNeeded("reset the environment before its first step")
         limits = self._limits["action"]
         action = np.asarray(action, dtype=limits.dtype)
@@ -185,33 +190,33 @@ class PickPlace(gymnasium.Env[Any, Any]):
         self._steps += 1
         check_physics(self._data, self._steps)
         state = self._state()
-        info = self._info(state, self._whole_way)
+        info = self._info(state, self._whole_distance)
         reward, self._score = info["score"] - self._score, info["score"]
         truncated = self._steps >= MAX_STEPS and not info["success"]
         return self._observe(state), reward, info["success"], truncated, info
 
     def render(self) -> Any:
-        """The scene as a (H, W, 3) uint8 image, or None without a render mode.
+        """The scene as an (H, W, 3) uint8 image, or None without a render mode.
 
-        Raises OSError where nothing can be rendered for want of EGL; everything else works without it.
+        Raises OSError if EGL is missing; everything else works without it.
         """
         if self.render_mode is None:
             return None
         return self._cameras.picture(self._data, "scene", self.render_size, is_shaded=True)
 
     def pixels(self, actions: ArrayLike) -> NDArray[np.float64]:
-        """Where in the image the positions of `actions` (T, 5) lie: (T, 2) columns and rows."""
+        """Positions of `actions` (T, 5) in the image: (T, 2) columns and rows."""
         return self._cameras.pixels("scene", np.asarray(actions)[:, :3], self.render_size)
 
     def close(self) -> None:
-        """Free the renderers; a later `render` opens another."""
+        """Close the renderers; a later `render` opens new ones."""
         self._cameras.close()
 
     def _draw(self) -> dict[str, NDArray[np.float64]]:
         random = self.np_random
-        # Anywhere above the start side and however far open: what to do after a missed grasp is then demonstrated too.
+        # Anywhere above the start side and at any opening, so that recovery from a missed grasp is demonstrated too.
         gripper = random.uniform((-0.24, -0.08, 0.056, -0.4, 0.0), (-0.12, 0.08, 0.085, 0.4, 0.08))
-        # Within 35 degrees of the axes, so that which faces to grasp is never in doubt.
+        # Within 35 degrees of the axes, so that the faces to grasp are unambiguous.
         x, y, yaw = random.uniform((-0.24, -0.05, -0.6), (-0.19, 0.05, 0.6))
         target = random.uniform((0.14, -0.03), (0.2, 0.03))
         cube = np.array([x, y, CUBE_HALF, np.cos(4 * yaw), np.sin(4 * yaw)])
@@ -219,7 +224,7 @@ class PickPlace(gymnasium.Env[Any, Any]):
 
     def _set_state(self, state: Observation) -> None:
         if missing := [name for name in STATE if name not in state]:
-            raise ValueError(f"a state must hold the streams {STATE}, this one lacks {missing}")
+            raise ValueError(f"a state must hold the streams {STATE}, {missing} are missing")
         gripper, cube, target = (np.asarray(state[name], dtype=np.float64) for name in STATE)
         half_yaw = np.arctan2(cube[4], cube[3]) / 8
         mujoco.mj_resetData(self._model, self._data)
@@ -251,11 +256,11 @@ class PickPlace(gymnasium.Env[Any, Any]):
         limits = self._limits
         return {n: np.clip(np.array(v, np.float32), limits[n].low, limits[n].high) for n, v in values.items()}
 
-    def _info(self, state: Observation, whole_way: float) -> dict[str, Any]:
+    def _info(self, state: Observation, whole_distance: float) -> dict[str, Any]:
         gripper, cube, target = (state[name] for name in ("gripper", "cube", "target"))
         is_on_mark = np.hypot(*(cube[:2] - target)) <= TARGET_TOLERANCE
         success = bool(is_on_mark and gripper[2] >= WITHDRAWN and self._is_at_rest(float(cube[2])))
-        progress = np.clip(1 - remaining_way(cube[:2], target) / whole_way, 0.0, 1.0)
+        progress = np.clip(1 - remaining_distance(cube[:2], target) / whole_distance, 0.0, 1.0)
         return {"success": success, "score": 1.0 if success else 0.9 * float(progress), "state": state}
 
     def _is_at_rest(self, height: float) -> bool:
@@ -268,8 +273,8 @@ def _restore(state: Observation) -> dict[str, Any]:
     return {"state": state}
 
 
-def _flipped(stream: Stream) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """Rows of a stream in a mirror along y = 0: what points along y or turns about z changes its sign."""
+def _mirror(stream: Stream) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """The mirror of a stream at y = 0: coordinates along y and angles about z change their signs."""
     signs = [-1 if label.endswith("y") or ("yaw" in label and "cos" not in label) else 1 for label in stream.labels]
     return partial(np.multiply, np.array(signs, dtype=stream.dtype))
 
@@ -281,7 +286,7 @@ PICK_PLACE = Task(
     make=PickPlace,
     expert=PickPlaceExpert,
     restore=_restore,
-    mirror={stream.name: _flipped(stream) for stream in SPECIFICATION.streams},
+    mirror={stream.name: _mirror(stream) for stream in SPECIFICATION.streams},
     position="gripper",
 )
 

@@ -3,10 +3,10 @@
 The physics, the coverage and the initial states are those of gym-pusht's `gym_pusht/PushT-v0` (the extra `pusht`),
 which is imported when an environment is made. The board is 512 pixels wide; x points right and y down.
 
-The published human demonstrations (`pusht_cchi_v7_replay.zarr`) are read through the tasks' `sources`. Their key
-`keypoint` is not used: where the agent touches the block it holds the keypoints of another moment, one physics step
-(0.01 s) after the state and up to 2 px from it. The demonstrators stop where they are content, at a coverage of 0.86 to
-0.97 (median 0.90): only 7 of the 206 recordings end beyond the 0.95 of success.
+The tasks' `sources` read the published human demonstrations (`pusht_cchi_v7_replay.zarr`). Their key `keypoint` is not
+used: if the agent touches the block, it holds the keypoints one physics step (0.01 s) after the state, up to 2 px away.
+The demonstrators stop at a coverage of 0.86 to 0.97 (median 0.90): only 7 of the 206 recordings exceed the 0.95 of
+success.
 
 Shapes: T steps; a state is (agent x, agent y, block x, block y, block angle), in pixels and radians.
 """
@@ -28,18 +28,19 @@ from ..gymnasium_adapter import GymnasiumAdapter
 from ..task import Observation, Task
 
 BOARD = 512
-"""Pixels of a side of the board, in which every position is given."""
+"""Side length of the board in pixels, the unit of every position."""
 
 SUCCESS_COVERAGE = 0.95
-"""Share of the outline that the block must cover; more than that is success."""
+"""Success is a covered share of the outline above this."""
 
 MAX_STEPS = 300
+"""Control steps until an episode is truncated."""
 
 IMAGE_SIZE = 96
-"""Pixels of a side of the image that a policy sees, which is that of the published demonstrations."""
+"""Side length in pixels of the observed image, as in the published demonstrations."""
 
 CENTRE_OF_GRAVITY = np.array([0.0, 45.0])
-"""Of the block, in its own frame (px)."""
+"""Centre of gravity of the block, in its own frame (px)."""
 
 KEYPOINTS = np.array(
     [
@@ -54,45 +55,45 @@ KEYPOINTS = np.array(
         [23.541461, -1.700288],
     ]
 )
-"""The nine points of the block, in its own frame (px), that the published demonstrations hold, found from them."""
+"""The nine points of the block in the published demonstrations, in the block's frame (px); fitted to them."""
 
 Reading: TypeAlias = tuple[Stream, Callable[[NDArray[Any]], NDArray[Any]]]
-"""A stream, and how states (T, 5) become its rows (T, D): recorded states and the environment's alike."""
+"""A stream, and the function from states (T, 5), recorded or simulated, to its rows (T, D)."""
 
 
 def agent_position(states: NDArray[Any]) -> NDArray[Any]:
-    """(T, 2) px."""
+    """Position of the agent, (T, 2) px."""
     return states[:, :2]
 
 
 def block_keypoints(states: NDArray[Any]) -> NDArray[Any]:
-    """(T, 18) px: x and y of the nine `KEYPOINTS` in turn."""
+    """The nine `KEYPOINTS` of the block, (T, 18) px: x and y of each in turn."""
     states = np.asarray(states, dtype=np.float64)
     return (_rotated(KEYPOINTS, states[:, 4]) + states[:, None, 2:4]).reshape(-1, KEYPOINTS.size)
 
 
 def block_offset(states: NDArray[Any]) -> NDArray[Any]:
-    """(T, 18) px: the nine `KEYPOINTS` as seen from the agent, which pushes by a few pixels of a board of 512."""
+    """The nine `KEYPOINTS` relative to the agent, (T, 18) px: it pushes by a few pixels on a board of 512."""
     return block_keypoints(states) - np.tile(np.asarray(states, dtype=np.float64)[:, :2], len(KEYPOINTS))
 
 
 def fitted_pose(points: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The block's positions (T, 2) in px and angles (T,) in rad that fit rows of `KEYPOINTS` (T, 18) best.
+    """Least-squares fit of the block's positions (T, 2) in px and angles (T,) in rad to rows of `KEYPOINTS` (T, 18).
 
-    By least squares; the position is relative to wherever the points are.
+    The position has the origin of the points.
     """
-    found = np.asarray(points, dtype=np.float64).reshape(-1, *KEYPOINTS.shape)
-    middle, own_middle = found.mean(axis=1), KEYPOINTS.mean(axis=0)
-    x, y = np.moveaxis(found - middle[:, None], -1, 0)
+    observed = np.asarray(points, dtype=np.float64).reshape(-1, *KEYPOINTS.shape)
+    middle, own_middle = observed.mean(axis=1), KEYPOINTS.mean(axis=0)
+    x, y = np.moveaxis(observed - middle[:, None], -1, 0)
     own_x, own_y = (KEYPOINTS - own_middle).T
     angle = np.arctan2(y @ own_x - x @ own_y, x @ own_x + y @ own_y)
     return middle - _rotated(own_middle[None], angle)[:, 0], angle
 
 
 def mirrored_points(points: NDArray[Any]) -> NDArray[np.float64]:
-    """Positions or differences (T, 2 n) in px, in a mirror along the diagonal, which maps the outline to itself.
+    """Mirror positions or differences (T, 2 n) in px at the diagonal x + y = 512, without the offset of positions.
 
-    The mirror stands on the line x + y = 512, which is the axis of the outlined T; differences are mirrored along it.
+    The diagonal is the axis of the outlined T, so the mirror maps the outline to itself.
     """
     return -np.asarray(points, dtype=np.float64).reshape(len(points), -1, 2)[..., ::-1].reshape(len(points), -1)
 
@@ -102,10 +103,10 @@ def _mirrored_positions(rows: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def _mirrored_block(origin: float, rows: NDArray[Any]) -> NDArray[np.float64]:
-    """Rows of `KEYPOINTS`, each the image of the block and not of the point: the block's own axis maps it to itself."""
+    """Mirror the block, not each point: the block's own axis maps the block to itself, but swaps its points."""
     position, angle = fitted_pose(rows)
-    shown = _rotated(KEYPOINTS, np.pi / 2 - angle) + (origin + mirrored_points(position))[:, None]
-    return shown.reshape(len(rows), -1)
+    keypoints = _rotated(KEYPOINTS, np.pi / 2 - angle) + (origin + mirrored_points(position))[:, None]
+    return keypoints.reshape(len(rows), -1)
 
 
 def _mirrored_image(rows: NDArray[Any]) -> NDArray[Any]:
@@ -113,66 +114,66 @@ def _mirrored_image(rows: NDArray[Any]) -> NDArray[Any]:
 
 
 def _rotated(points: NDArray[Any], angles: NDArray[Any]) -> NDArray[Any]:
-    """Points (K, 2) turned by each angle (T,): (T, K, 2)."""
+    """Points (K, 2), rotated by each angle (T,): (T, K, 2)."""
     cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
     x, y = points.T
     return np.stack([x * cos - y * sin, x * sin + y * cos], axis=-1)
 
 
 def _restore(observation: Observation) -> dict[str, Any]:
-    """The `options` of a reset to an observed state."""
+    """The `options` of a reset to the observed state."""
     (block,), (angle,) = fitted_pose(observation["block_keypoints"][None])
-    # gym-pusht puts the block there unturned, then turns it about its centre of gravity, which moves it.
-    turned = _rotated(CENTRE_OF_GRAVITY[None], np.array([angle]))[0, 0]
-    return {"reset_to_state": np.array([*observation["agent_position"], *(block - CENTRE_OF_GRAVITY + turned), angle])}
+    # gym-pusht places the block unrotated, then rotates it about its centre of gravity, which moves it.
+    rotated = _rotated(CENTRE_OF_GRAVITY[None], np.array([angle]))[0, 0]
+    return {"reset_to_state": np.array([*observation["agent_position"], *(block - CENTRE_OF_GRAVITY + rotated), angle])}
 
 
 class _PushT(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """gym-pusht's environment, drawn faster, with the coverage also after a reset, and copied by playing it again.
+    """gym-pusht's environment, which also renders faster, returns the coverage after a reset, and can be copied.
 
-    pymunk can pickle its space, but the copy moves differently; and the simulation is bitwise deterministic.
+    A copy replays the episode: a pickled pymunk space moves differently, but the simulation is bitwise deterministic.
     """
 
-    def __init__(self, render_mode: str | None, render_size: int, is_seen: bool) -> None:
+    def __init__(self, render_mode: str | None, render_size: int, has_image: bool) -> None:
         super().__init__(_make_gym_pusht(render_mode))
-        self.render_size, self.is_seen = render_size, is_seen
-        self._start: dict[str, Any] | None = None  # the arguments of the last reset, a seed among them, and since then
+        self.render_size, self.has_image = render_size, has_image
+        self._start: dict[str, Any] | None = None  # arguments of the last reset, with its seed
         self._actions: list[NDArray[np.float32]] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
         self._start, self._actions = {"seed": seed, "options": options}, []
         info = {**info, "coverage": self.unwrapped._get_coverage()}  # type: ignore[attr-defined]
-        return observation, info | self._seen()
+        return observation, info | self._image()
 
     def step(self, action: NDArray[np.float32]) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self._actions.append(action)
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return observation, reward, terminated, truncated, info | self._seen()
+        return observation, reward, terminated, truncated, info | self._image()
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
-        """(H, W, 3), or None without a render mode."""
+        """The image (H, W, 3), or None without a render mode."""
         return None if self.render_mode is None else self._picture(self.render_size)
 
-    def _seen(self) -> dict[str, Any]:
-        return {"image": self._picture(IMAGE_SIZE)} if self.is_seen else {}
+    def _image(self) -> dict[str, Any]:
+        return {"image": self._picture(IMAGE_SIZE)} if self.has_image else {}
 
     def _picture(self, size: int) -> NDArray[np.uint8]:
-        """gym-pusht's image (size, size, 3), without its mark at the action."""
+        """gym-pusht's image (size, size, 3), without the mark at the action."""
         import cv2
 
         surface = self.unwrapped._draw()  # type: ignore[attr-defined]
-        # Reading the surface's own memory (blue first, and a fourth byte) saves gym-pusht's transposed copy of it.
+        # Reading the surface's memory (BGRA) avoids the transposed copy that gym-pusht makes.
         drawn = np.frombuffer(surface.get_buffer(), np.uint8).reshape(BOARD, BOARD, 4)
         resized = cv2.resize(drawn, (size, size))
         return np.asarray(cv2.cvtColor(resized, cv2.COLOR_BGRA2RGB), dtype=np.uint8)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _played, ((self.render_mode, self.render_size, self.is_seen), self._start, self._actions)
+        return _replayed, ((self.render_mode, self.render_size, self.has_image), self._start, self._actions)
 
 
-def _played(made: tuple[Any, ...], start: dict[str, Any] | None, actions: list[NDArray[np.float32]]) -> _PushT:
-    env = _PushT(*made)
+def _replayed(arguments: tuple[Any, ...], start: dict[str, Any] | None, actions: list[NDArray[np.float32]]) -> _PushT:
+    env = _PushT(*arguments)
     if start is not None:
         env.reset(**start)
     for action in actions:
@@ -183,14 +184,16 @@ def _played(made: tuple[Any, ...], start: dict[str, Any] | None, actions: list[N
 def _make_gym_pusht(render_mode: str | None) -> gymnasium.Env[Any, Any]:
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "pkg_resources is deprecated")  # by pygame, which gym-pusht imports
+            warnings.filterwarnings(
+                "ignore", "pkg_resources is deprecated"
+            )  # raised by pygame, which gym-pusht imports
             importlib.import_module("gym_pusht.envs")
     except ImportError as error:
         raise ImportError(
             f"Push-T needs the package gym-pusht ({error}): pip install 'recede[pusht]', "
             "and on Debian also apt-get install libgl1 libglib2.0-0"
         ) from error
-    # Without gymnasium's wrappers around it: the adapter counts the steps.
+    # Without gymnasium's wrappers: the adapter counts the steps.
     env: Any = gymnasium.make("gym_pusht/PushT-v0", render_mode=render_mode, disable_env_checker=True).unwrapped
     env._get_coverage = partial(_coverage, env)
     return env
@@ -199,8 +202,8 @@ def _make_gym_pusht(render_mode: str | None) -> gymnasium.Env[Any, Any]:
 def _coverage(env: Any) -> float:
     """Share of the outline that the block covers.
 
-    gym-pusht adds up the areas of the block's two parts in the order of a set, which differs from block to block,
-    and with it the last bit of the sum; here their order is fixed.
+    gym-pusht sums the areas of the block's two parts in the order of a set, which changes from block to block, and so
+    does the last bit of the sum; here the order is fixed.
     """
     to_shapely = importlib.import_module("gym_pusht.envs.pusht").pymunk_to_shapely
     outline = to_shapely(env.get_goal_pose_body(env.goal_pose), env._block_shapes)
@@ -210,8 +213,8 @@ def _coverage(env: Any) -> float:
 def _observe(
     readings: tuple[Reading, ...], state: NDArray[np.float64], info: dict[str, Any]
 ) -> dict[str, NDArray[Any]]:
-    seen = {"image": info["image"]} if "image" in info else {}
-    return {stream.name: rows(state[None])[0] for stream, rows in readings} | seen
+    images = {"image": info["image"]} if "image" in info else {}
+    return {stream.name: rows(state[None])[0] for stream, rows in readings} | images
 
 
 def _judge(state: object, reward: float, terminated: bool, info: dict[str, Any]) -> tuple[bool, float]:
@@ -230,11 +233,11 @@ def _make(
     *,
     render_size: int = 480,
 ) -> GymnasiumAdapter:
-    """Push-T, seen through some readings of its state.
+    """Make Push-T with observations from some readings of its state.
 
-    render_mode: None or "rgb_array". render_size: pixels of a side of the square image.
+    render_mode: None or "rgb_array". render_size: side length of the square image, in pixels.
 
-    Raises ImportError with the remedy where gym-pusht is not installed.
+    Raises ImportError, with the remedy, if gym-pusht is not installed.
     """
     if render_mode not in (None, "rgb_array"):
         raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
@@ -276,10 +279,10 @@ MIRROR = {
     "block_offset": partial(_mirrored_block, 0),
     "image": _mirrored_image,
 }
-"""How each stream looks in a mirror along the board's diagonal, in which board, block and outline stay the same."""
+"""Stream name -> its mirror at the board's diagonal, which maps board, block and outline to themselves."""
 
-# The agent stays on the board, for its controller does not overshoot. The block can be squeezed through the edge, but
-# only as far as the agent can push it: no point of it gets further than 256 px beyond.
+# The agent stays on the board, because its controller does not overshoot. The block can be squeezed through the edge,
+# but only as far as the agent can push it: none of its points gets more than 256 px beyond the edge.
 _FAR = BOARD + 256
 _AGENT: Reading = (
     Stream("agent_position", (2,), units="px", labels=("x", "y"), low=0, high=BOARD),

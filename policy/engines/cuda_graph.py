@@ -1,4 +1,4 @@
-"""PyTorch on an NVIDIA GPU, captured once and replayed: a chunk is one launch, not thousands."""
+"""PyTorch on an NVIDIA GPU, captured once and replayed: a chunk is one launch instead of thousands."""
 
 from __future__ import annotations
 
@@ -14,34 +14,42 @@ from torch import Tensor, nn
 from ..denoising.guidance import Guidance, Prefix, check_guidance, mapped
 from ..diffusion import DiffusionPolicy
 from ..inputs import check_noise, check_observation, num_rows
-from .eager import EagerEngine
 from .interface import Arrays, check_without_gradient
 
-HALVED = nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d
-"""Layers whose weights are held in bf16; norms and what is added stay in fp32, as in training with precision=bf16."""
+BF16_LAYERS = nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d
+"""Layers whose weights are held in bf16. Norms and sums stay in fp32, as in training with precision=bf16."""
 
 
-MOST_CAPTURED = 32
-"""Graphs that are held at once; each holds its own memory."""
+MAX_GRAPHS = 32
+"""The most graphs that are kept. Each has its own memory; the oldest is dropped."""
 
 
 @dataclass(frozen=True)
 class Captured:
-    """A captured prediction: its graph, the buffers that it reads, and the one that it writes."""
+    """A captured prediction."""
 
-    graph: Any
+    graph: torch.cuda.CUDAGraph
+    """Replays the prediction."""
+
     observation: dict[str, Tensor]
+    """A stream's name -> the buffer that the graph reads, (B, To, ...)."""
+
     noise: Tensor
+    """The buffer that the graph reads, (draws, B, L, Dz)."""
+
     guidance: tuple[Guidance, ...]
+    """Guidance whose arrays are buffers that the graph reads."""
+
     chunk: Tensor
+    """The buffer that the graph writes, (B, Tp, Da)."""
 
 
-class CudaGraphEngine(EagerEngine):
-    """Encoder and sampler as one CUDA graph with static buffers, weights in bf16. See `Engine`.
+class CudaGraphEngine:
+    """Encoder and sampler as one CUDA graph with static buffers and weights in bf16. See `Engine`.
 
-    It is captured anew for each number of rows and each kind of guidance, whose settings a graph holds as constants. No
-    guidance is a prefix without weight, so that the first prefix of an episode does not wait for a capture. What the
-    network makes of the times is a constant too. Raises ValueError if there is no GPU.
+    A graph holds the settings of guidance and what the network makes of the times as constants. A new graph is captured
+    for each number of rows and each kind of guidance. A prediction without guidance has a prefix without weight, so
+    that the first prefix of an episode does not wait for a capture. Raises ValueError if there is no GPU.
     """
 
     name, precision = "cuda_graph", "bf16"
@@ -52,58 +60,60 @@ class CudaGraphEngine(EagerEngine):
                 "engine=cuda_graph needs an NVIDIA GPU that torch can use, and there is none here: "
                 "use engine=onnx or engine=openvino"
             )
-        policy = deepcopy(policy).to("cuda").eval().requires_grad_(False)
-        policy.hold_times()
-        for part in (policy.encoder, policy.network):
+        self.policy = deepcopy(policy).to("cuda").eval().requires_grad_(False)
+        self.policy.hold_times()
+        for part in (self.policy.encoder, self.policy.network):
             for layer in part.modules():  # type: ignore[attr-defined]
-                if isinstance(layer, HALVED):
+                if isinstance(layer, BF16_LAYERS):
                     layer.bfloat16()
-        super().__init__(policy)
+        self.specification, self.horizons = policy.specification, policy.horizons
         self._captured: dict[Hashable, Captured] = {}
+
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """(draws, L, Dz) of one prediction; see `Engine.noise_shape`."""
+        return self.policy.noise_shape
 
     def predict(self, observation: Arrays, noise: NDArray[Any], guidance: Sequence[Guidance] = ()) -> NDArray[Any]:
         """An action chunk in units; see `Engine.predict`."""
         check_without_gradient(guidance, self.name)
-        given = {name: torch.as_tensor(values) for name, values in observation.items()}
-        check_observation(given, self.specification, self.horizons)
+        tensors = {name: torch.as_tensor(values) for name, values in observation.items()}
+        check_observation(tensors, self.specification, self.horizons)
         drawn = torch.as_tensor(noise).float()
-        check_noise(drawn, self.noise_shape, num_rows(given))
+        check_noise(drawn, self.noise_shape, num_rows(tensors))
         guidance = guidance or [Prefix(torch.zeros(drawn.shape[1:]), torch.zeros(drawn.shape[1:-1]))]
         check_guidance(guidance, drawn)
         key = drawn.shape[1], *(guide.kind for guide in guidance)
         if key not in self._captured:
-            if len(self._captured) >= MOST_CAPTURED:
+            if len(self._captured) >= MAX_GRAPHS:
                 del self._captured[next(iter(self._captured))]  # the oldest
-            self._captured[key] = self._capture(given, drawn, guidance)
+            self._captured[key] = self._capture(tensors, drawn, guidance)
         captured = self._captured[key]
-        for name, values in given.items():
+        for name, values in tensors.items():
             captured.observation[name].copy_(values)
         captured.noise.copy_(drawn)
-        for held, guide in zip(captured.guidance, guidance, strict=True):
+        for buffers, guide in zip(captured.guidance, guidance, strict=True):
             for name, values in guide.arrays.items():
-                held.arrays[name].copy_(torch.as_tensor(values))
+                buffers.arrays[name].copy_(torch.as_tensor(values))
         captured.graph.replay()
         return captured.chunk.cpu().numpy()  # the copy waits for the device
 
-    def _half(self) -> torch.autocast:
-        # Weights are never converted twice, and a cache of conversions must not outlive a capture.
-        return torch.autocast("cuda", torch.bfloat16, cache_enabled=False)
-
     def _capture(self, observation: dict[str, Tensor], noise: Tensor, guidance: Sequence[Guidance]) -> Captured:
-        seen, drawn = {name: values.to("cuda") for name, values in observation.items()}, noise.to("cuda")
+        buffers, drawn = {name: values.to("cuda") for name, values in observation.items()}, noise.to("cuda")
         guides = tuple(mapped(guide, lambda array: torch.as_tensor(array).float().to("cuda")) for guide in guidance)
 
         def predict() -> Tensor:
-            with self._half():
-                return self.policy.predict(seen, drawn, guides).float()
+            # The weights are bf16 already, and a cache of conversions must not outlive a capture.
+            with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
+                return self.policy.predict(buffers, drawn, guides).float()
 
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(3):  # libraries choose their kernels before anything is captured
+            for _ in range(3):  # libraries choose their kernels before the capture
                 predict()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             chunk = predict()
-        return Captured(graph, seen, drawn, guides, chunk)
+        return Captured(graph, buffers, drawn, guides, chunk)

@@ -1,4 +1,4 @@
-"""PyTorch as it is: the engine that all others are compared with, and the only one with gradients."""
+"""PyTorch, operation by operation: the engine that all others are compared with, and the only one with gradients."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .interface import Arrays, Engine
 
 
 class EagerEngine:
-    """A policy on its device, with arrays of numpy outside. See `Engine`."""
+    """A policy on its device, which takes and returns arrays of numpy. See `Engine`."""
 
     name, precision = "eager", "fp32"
 
@@ -28,21 +28,21 @@ class EagerEngine:
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
-        """What one prediction draws; see `Engine.noise_shape`."""
+        """(draws, L, Dz) of one prediction; see `Engine.noise_shape`."""
         return self.policy.noise_shape
 
     def predict(self, observation: Arrays, noise: NDArray[Any], guidance: Sequence[Guidance] = ()) -> NDArray[Any]:
         """An action chunk in units; see `Engine.predict`."""
-        given = {name: self._tensor(values) for name, values in observation.items()}
-        check_observation(given, self.specification, self.horizons)
-        check_noise(noise, self.noise_shape, num_rows(given))
+        tensors = {name: self._tensor(values) for name, values in observation.items()}
+        check_observation(tensors, self.specification, self.horizons)
+        check_noise(noise, self.noise_shape, num_rows(tensors))
         guides = [mapped(guide, lambda values: self._tensor(values).float()) for guide in guidance]
-        return self.policy.predict(given, self._tensor(noise).float(), guides).cpu().numpy()
+        return self.policy.predict(tensors, self._tensor(noise).float(), guides).cpu().numpy()
 
     def _tensor(self, values: NDArray[Any]) -> Tensor:
         return torch.as_tensor(values, device=self.device)
 
 
 def as_engine(policy: Policy | Engine) -> Engine:
-    """An engine as it is, and a policy of PyTorch as an engine on the device where it lies."""
+    """An engine as it is, or a policy of PyTorch as an engine on its device."""
     return policy if hasattr(policy, "precision") else EagerEngine(policy)  # type: ignore[arg-type, return-value]

@@ -1,9 +1,9 @@
-"""From a policy to a folder that needs no PyTorch: its graphs, and what the loop around them has to know.
+"""Write a policy to a folder that runs without PyTorch: its graphs, and what the loop around them needs.
 
-engine.json holds what `folder.load` needs: specification, horizons, times, ranges, the policy's parts, versions, and
-the digests of the other files. times.npy is what the network makes of each step of the sampler, (N, ...) float32. The
-graphs "encode" and "denoise" are in the format of the engine: .onnx, with .onnx.data beside it where the weights are
-more than the 2 GB that the format can hold; or .xml, with the weights in .bin.
+engine.json holds the specification, horizons, times, ranges, the policy's parts, versions, and the SHA-256 of the other
+files. times.npy is what the network makes of each step of the sampler, (N, ...) float32. The graphs "encode" and
+"denoise" are in the format of the engine: .onnx, with an .onnx.data file if the weights exceed the 2 GB limit of the
+format; or .xml, with the weights in .bin.
 """
 
 from __future__ import annotations
@@ -26,42 +26,42 @@ from ..diffusion import DiffusionPolicy
 from .folder import FORMAT, digest
 from .interface import FORMATS
 from .open_vino import library
-from .torch_modules import Denoise, Encode, embedded
+from .pieces import Denoise, Encode, embedded_times
 
 ROWS = 3
-"""Of the batch that is traced: a number that no other dimension is mistaken for, as 1 and 2 would be."""
+"""Rows of the traced batch: no other dimension has this size, as it might have 1 or 2."""
 
-LARGEST = 1024
-"""Rows that the graphs are traced for at most, which the exporter wants to know; their dimension is free."""
+MAX_ROWS = 1024
+"""The upper bound of the free dimension, which the exporter requires."""
 
 
 def write_onnx(policy: DiffusionPolicy, folder: Path) -> None:
-    """Write `encode.onnx` and `denoise.onnx` into a new folder; the rows are a free dimension.
+    """Write `encode.onnx` and `denoise.onnx`, for any number of rows, into a new folder.
 
-    Raises ValueError where the packages that it takes are not installed, or the network cannot be exported.
+    Raises ValueError if a package is not installed, or if the network cannot be exported.
     """
     if next(policy.parameters()).device.type != "cpu":
         policy = deepcopy(policy).to("cpu")
-    batch, streams = {0: torch.export.Dim("batch", min=1, max=LARGEST)}, policy.specification.observations
+    batch, streams = {0: torch.export.Dim("batch", min=1, max=MAX_ROWS)}, policy.specification.observations
     observation = [
         torch.zeros(
             (ROWS, policy.horizons.observation, *stream.shape), dtype=torch.uint8 if stream.is_image else torch.float32
         )
         for stream in streams
     ]
-    encode, time = Encode(policy).eval(), embedded(policy)[:1]
+    encode, time = Encode(policy).eval(), embedded_times(policy)[:1]
     with torch.no_grad():
         condition = encode(*observation)
     noisy = torch.zeros(ROWS, policy.horizons.prediction, policy.specification.action.size)
     folder.mkdir(parents=True)
     names = [f"observation.{stream.name}" for stream in streams]
     _write(folder / "encode.onnx", encode, dict(zip(names, observation, strict=True)), ((batch,) * len(names),))
-    denoised = {"noisy": noisy, "time": time, "condition": condition}
-    _write(folder / "denoise.onnx", Denoise(policy).eval(), denoised, (batch, {}, batch))
+    inputs = {"noisy": noisy, "time": time, "condition": condition}
+    _write(folder / "denoise.onnx", Denoise(policy).eval(), inputs, (batch, {}, batch))
 
 
 def to_openvino(source: Path, folder: Path) -> None:
-    """Make the graphs of a folder of `write_onnx` into those of OpenVINO, weights in fp32, in a new folder."""
+    """Convert the graphs of `write_onnx` to those of OpenVINO, weights in fp32, in a new folder."""
     openvino = library()
     core = openvino.Core()
     folder.mkdir(parents=True)
@@ -69,13 +69,14 @@ def to_openvino(source: Path, folder: Path) -> None:
         openvino.save_model(core.read_model(source / f"{name}.onnx"), folder / f"{name}.xml", compress_to_fp16=False)
 
 
-def _write(path: Path, module: torch.nn.Module, given: Mapping[str, torch.Tensor], shapes: Any) -> None:
+def _write(path: Path, module: torch.nn.Module, inputs: Mapping[str, torch.Tensor], shapes: Any) -> None:
+    """Trace a module with example inputs and write its graph. shapes: the free dimensions of each input."""
     try:
-        with _quietly(), torch.no_grad():
+        with _quiet_exporter(), torch.no_grad():
             program: Any = torch.onnx.export(
                 module,
-                tuple(given.values()),
-                input_names=list(given),
+                tuple(inputs.values()),
+                input_names=list(inputs),
                 output_names=["output"],
                 dynamic_shapes=shapes,
                 dynamo=True,
@@ -83,18 +84,18 @@ def _write(path: Path, module: torch.nn.Module, given: Mapping[str, torch.Tensor
             )
     except ImportError as error:
         raise ValueError(f"the export needs onnx and onnxscript ({error}): pip install 'recede[onnx]'") from None
-    except Exception as error:  # of many kinds, according to what the exporter stumbles over
+    except Exception as error:  # the exporter raises errors of many kinds
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{path.stem} cannot be exported ({reason}): use engine=eager or engine=cuda_graph") from error
     for part in (program.model, program.model.graph, *program.model.graph):
-        part.metadata_props.clear()  # from which line of which file each came: half of a small graph, nobody's affair
+        part.metadata_props.clear()  # source lines: half the size of a small graph, and paths of this machine
     with writing(path):
         program.save(path)
 
 
 @contextlib.contextmanager
-def _quietly() -> Generator[None]:
-    """The exporter tells of packages that it does not need, and warns of itself."""
+def _quiet_exporter() -> Generator[None]:
+    """Silence the exporter's messages about packages that it does not need, and its warnings about its own code."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -106,18 +107,19 @@ def _quietly() -> Generator[None]:
         logger.setLevel(level)
 
 
-def fill(
-    folder: Path, policy: DiffusionPolicy, graphs: Path, *, engine: str, description: Mapping[str, Any], **more: Any
+def write_engine(
+    folder: Path, policy: DiffusionPolicy, graphs: Path, *, engine: str, description: Mapping[str, Any], **notes: Any
 ) -> None:
-    """Fill a folder that exists, with the graphs of another.
+    """Write an exported policy into an existing folder, with the graphs of another.
 
-    description: the policy's parts as JSON, of `configs.notation.describe`. more: what else to note in `engine.json`.
+    description: the policy's parts as JSON, from `configs.notation.describe`. notes: further entries of `engine.json`.
     """
     for path in sorted(graphs.iterdir()):
         with writing(folder / path.name):
             shutil.copy(path, folder)
-    np.save(folder / "times.npy", embedded(policy).cpu().numpy())
-    horizons, affines = policy.horizons, policy.normalizer.streams.items()
+    np.save(folder / "times.npy", embedded_times(policy).cpu().numpy())
+    horizons = policy.horizons
+    affines = {name: policy.normalizer.affine(name) for name in policy.normalizer.streams}
     content = {
         "format": FORMAT,
         "engine": engine,
@@ -127,10 +129,10 @@ def fill(
         "policy": dict(description),
         "levels": policy.sampler.levels,
         "ranges": {
-            name: {"centre": affine.centre.tolist(), "half_range": affine.half_range.tolist()}  # type: ignore[union-attr]
-            for name, affine in affines
+            name: {"centre": affine.centre.tolist(), "half_range": affine.half_range.tolist()}
+            for name, affine in affines.items()
         },
-        **more,
+        **notes,
         "sha256": {path.name: digest(path) for path in sorted(folder.iterdir())},
     }
     write_json(folder / "engine.json", content)

@@ -1,4 +1,4 @@
-"""Reading a folder that `export` has written; nothing here needs torch, and nothing in the folder is executed."""
+"""Read a folder that `recede export` wrote, without torch and without executing anything in it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,22 @@ import numpy as np
 
 from ...files import read_json
 from ...specification import Horizons, Specification
+from ..affine import Affine
 from ..denoising.levels import NoiseLevel
 from ..denoising.prediction import PREDICTIONS
-from .graph import ActionRange, GraphEngine
-from .interface import ENGINES, FORMATS, Session
+from .exported import ExportedEngine
+from .interface import FORMATS, Session
 from .onnx_runtime import OnnxSession
 from .open_vino import OpenVinoSession
 
 FORMAT = 2
 """Raised whenever older folders can no longer be read."""
+
+KEYS = (
+    *("engine", "versions", "specification", "horizons", "policy", "task", "step", "seed", "num_parameters"),
+    *("levels", "ranges", "sha256"),
+)
+"""What `engine.json` holds at least, beside its format."""
 
 REMEDY = "export the policy again, or restore the folder from a copy"
 
@@ -30,14 +37,15 @@ def digest(path: Path) -> str:
 
 
 def is_exported(folder: Path) -> bool:
-    """Whether `recede export` has written this folder."""
+    """Whether `recede export` wrote this folder."""
     return (folder / "engine.json").is_file()
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """The content of `engine.json`, every file having the digest that is noted there; specification and horizons built.
+def read_content(folder: Path) -> dict[str, Any]:
+    """The content of `engine.json`, with its specification and its horizons built.
 
-    Raises FileNotFoundError where it is no such folder, and ValueError where it is of another format or damaged.
+    Raises FileNotFoundError if the folder is not an exported policy. Raises ValueError if it is of another format, if
+    `engine.json` is damaged, or if a file does not have the SHA-256 that is noted there.
     """
     if not is_exported(folder):
         raise FileNotFoundError(f"{folder} is no exported policy, it has no engine.json: make one with recede export")
@@ -48,8 +56,7 @@ def read(folder: Path) -> dict[str, Any]:
             f"{path}: format must be {FORMAT}, which this version of recede reads, got {content.get('format')!r}: "
             "export the policy again"
         )
-    needed = ("engine", "versions", "specification", "horizons", "policy", "task", "levels", "ranges", "sha256")
-    if missing := [key for key in needed if key not in content]:
+    if missing := [key for key in KEYS if key not in content]:
         raise ValueError(f"{path} is damaged: it lacks {missing}; {REMEDY}")
     if content["engine"] not in FORMATS:
         raise ValueError(f"{path} is damaged: engine must be one of {', '.join(FORMATS)}; {REMEDY}")
@@ -67,24 +74,27 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def open_session(engine: str, folder: Path) -> Session:
-    """What runs the graphs of a folder, which are in the format of that engine. Raises ValueError where it cannot."""
+    """The session of the named engine on the graphs of a folder. Raises ValueError if its package is not installed."""
     if engine not in FORMATS:
-        raise ValueError(f"an exported policy runs by one of {', '.join(FORMATS)}, got {engine!r} of {list(ENGINES)}")
+        raise ValueError(f"the engine of an exported policy must be one of {', '.join(FORMATS)}, got {engine!r}")
     return OnnxSession(folder) if engine == "onnx" else OpenVinoSession(folder, is_fp32=engine == "openvino_fp32")
 
 
-def load(folder: Path, content: dict[str, Any], *, config: Any) -> GraphEngine:
-    """The engine of a folder whose content was read. config: the configuration of the policy, as it is noted there."""
+def open_engine(folder: Path, content: dict[str, Any], *, config: Any) -> ExportedEngine:
+    """The engine of a folder.
+
+    content: of its `engine.json`, as `read_content` returns it. config: the configuration of the policy's sampler,
+    prediction and clip.
+    """
     try:
         levels = tuple(NoiseLevel(*level) for level in content["levels"])
-        centre, half_range = (
-            np.asarray(content["ranges"]["action"][key], dtype=np.float32) for key in ("centre", "half_range")
-        )
-        return GraphEngine(
+        action = content["ranges"]["action"]
+        space = Affine(*(np.asarray(action[key], dtype=np.float32) for key in Affine._fields))
+        return ExportedEngine(
             content["specification"],
             content["horizons"],
             session=open_session(content["engine"], folder),
-            space=ActionRange(centre, half_range),
+            space=space,
             sampler=config.sampler.along(levels),
             prediction=PREDICTIONS[config.prediction],
             clip=config.clip,

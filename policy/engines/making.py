@@ -1,13 +1,13 @@
-"""Engines of a policy, and the choice of the fastest that answers as PyTorch does."""
+"""Make an engine of a policy, or choose the fastest that agrees with PyTorch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from .interface import ENGINES, FORMATS
 
 if TYPE_CHECKING:
     from ..diffusion import DiffusionPolicy
+    from ..interface import Policy
     from .choice import Verdict
     from .interface import Arrays, Engine
 
@@ -24,12 +25,28 @@ ROWS = 16
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """The engines that answer as eager does, the fastest first; what was found of all, and on which observations."""
+class Trials:
+    """Observations on which engines are compared."""
+
+    observation: Arrays
+    """A stream's name -> (ROWS, To, ...)."""
+
+    origin: str
+    """Where they come from, for the report: "of demonstrations.zarr"."""
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """The engines that agree with PyTorch, and the verdict on every candidate."""
 
     engines: list[Engine]
+    """The engines that agree with PyTorch, fastest first."""
+
     verdicts: list[Verdict]
-    observations: str
+    """One for each candidate."""
+
+    origin: str
+    """Where the observations of the comparison come from."""
 
     @property
     def engine(self) -> Engine:
@@ -37,61 +54,72 @@ class Chosen:
         return self.engines[0]
 
     def __str__(self) -> str:
-        tried = f"tried on {ROWS} observations {self.observations}:"
+        tried = f"tried on {ROWS} observations {self.origin}:"
         return "\n".join([tried, *(f"  {verdict}" for verdict in self.verdicts), f"engine: {self.engine.name}"])
 
 
-def choose_engine(policy: Any, names: Iterable[str], scratch: Path, *, recorded: Recorded | None = None) -> Chosen:
-    """The fastest of the named engines, on this machine now, that answers as eager does.
+def choose_engine(
+    policy: DiffusionPolicy, names: Iterable[str], scratch: Path, *, trials: Trials | None = None
+) -> EngineChoice:
+    """Compare the named engines with PyTorch and time them on this machine.
 
-    scratch: a folder for the graphs. recorded: observations; where they are not given, they are drawn from the ranges
-    of the normalizer. Raises ValueError where no engine is left, with the reason of each.
+    scratch: a folder for the graphs. trials: drawn from the ranges of the normalizer if None. Raises ValueError if no
+    engine is left, with the reason for each.
     """
-    from .choice import choose, drawn_observation
+    from .choice import choose
     from .eager import EagerEngine
-    from .torch_modules import action_range
+    from .pieces import action_affine
 
-    horizons, specification = policy.horizons, policy.specification
-    if recorded is None:
-        affines = policy.normalizer.streams.items()
-        ranges = {name: (each.centre.cpu().numpy(), each.half_range.cpu().numpy()) for name, each in affines}
-        drawn = drawn_observation(specification, horizons.observation, ranges, rows=ROWS)
-        recorded = Recorded(drawn, "drawn from the ranges of the normalizer")
+    trials = trials or drawn_trials(policy)
     draws, *shape = policy.noise_shape
     noise = np.random.default_rng(0).standard_normal((draws, ROWS, *shape), dtype=np.float32)
     makers = {name: partial(_make, policy, name, scratch) for name in names}
-    half_range = action_range(policy).half_range
-    found, verdicts = choose(makers, recorded.values, noise, reference=EagerEngine(policy), half_range=half_range)
-    if not found:
+    half_range = action_affine(policy).half_range
+    engines, verdicts = choose(makers, trials.observation, noise, reference=EagerEngine(policy), half_range=half_range)
+    if not engines:
         raise ValueError("; ".join(map(str, verdicts)))
-    return Chosen(found, verdicts, recorded.origin)
+    return EngineChoice(engines, verdicts, trials.origin)
 
 
-def make_engine(policy: Any, name: str) -> tuple[Engine, str]:
-    """The engine of that name, or the fastest of all with "auto", and what to say of the choice."""
+def drawn_trials(policy: DiffusionPolicy) -> Trials:
+    """Observations drawn from the ranges of the normalizer."""
+    from .choice import draw_observation
+
+    streams = [stream.name for stream in policy.specification.observations if not stream.is_image]
+    affines = {name: policy.normalizer.affine(name) for name in streams}
+    ranges = {name: (centre.cpu().numpy(), half.cpu().numpy()) for name, (centre, half) in affines.items()}
+    observation = draw_observation(policy.specification, policy.horizons.observation, ranges, rows=ROWS)
+    return Trials(observation, "drawn from the ranges of the normalizer")
+
+
+def make_engine(policy: Policy, name: str) -> tuple[Engine, str]:
+    """The named engine, or the fastest that agrees with PyTorch if the name is "auto"; and a report to print."""
+    from .pieces import check_diffusion
+
     with TemporaryDirectory() as scratch:
         if name != "auto":
             return _make(policy, name, Path(scratch)), f"engine: {name}"
-        chosen = choose_engine(policy, ENGINES, Path(scratch))
-        return chosen.engine, str(chosen)
+        choice = choose_engine(check_diffusion(policy), ENGINES, Path(scratch))
+        return choice.engine, str(choice)
 
 
-def _make(policy: Any, name: str, scratch: Path) -> Engine:
-    """Raises ValueError where this machine or this policy does not have the engine."""
+def _make(policy: Policy, name: str, scratch: Path) -> Engine:
+    """Raises ValueError if the engine is not available for this policy or on this machine."""
     from .cuda_graph import CudaGraphEngine
     from .eager import EagerEngine
     from .folder import open_session
-    from .torch_modules import check_exportable, engine_of
+    from .pieces import check_diffusion, check_exportable, exported_engine
 
-    plain: dict[str, Callable[[Any], Engine]] = {"eager": EagerEngine, "cuda_graph": CudaGraphEngine}
-    if name in plain:
-        return plain[name](policy)
+    if name == "eager":
+        return EagerEngine(policy)
+    if name == "cuda_graph":
+        return CudaGraphEngine(check_diffusion(policy))
     exportable = check_exportable(policy)
-    return engine_of(exportable, open_session(name, write_graphs(exportable, name, scratch)))
+    return exported_engine(exportable, open_session(name, write_graphs(exportable, name, scratch)))
 
 
 def write_graphs(policy: DiffusionPolicy, name: str, scratch: Path) -> Path:
-    """The folder of the graphs in the format of that engine, which are made where they are not there yet."""
+    """The folder in `scratch` of the graphs that the named engine runs; writes them if they are missing."""
     from .export import to_openvino, write_onnx
     from .open_vino import library
 
@@ -103,11 +131,3 @@ def write_graphs(policy: DiffusionPolicy, name: str, scratch: Path) -> Path:
     if not folder.exists():
         to_openvino(scratch / "onnx", folder)
     return folder
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """Observations, and where they come from."""
-
-    values: Arrays
-    origin: str

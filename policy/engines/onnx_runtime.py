@@ -12,9 +12,9 @@ from .interface import num_threads
 
 
 class OnnxSession:
-    """The graphs `encode.onnx` and `denoise.onnx` of a folder, in fp32, for any number of rows.
+    """Runs the graphs `encode.onnx` and `denoise.onnx` of a folder in fp32, for any number of rows.
 
-    Raises ValueError where ONNX Runtime is not installed.
+    Raises ValueError if ONNX Runtime is not installed.
     """
 
     name, precision = "onnx", "fp32"

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from .interface import num_threads
 
 HIDDEN = ("openvino.tools", "openvino_telemetry")
-"""Modules that openvino does without where they are missing: a converter of models, and what reports its use."""
+"""Modules that openvino does not need: a converter of models, and the module that reports its use."""
 
 
 def library() -> Any:
-    """The package openvino, which reports nothing to anybody. Raises ValueError where it is not installed.
+    """The package openvino, without its telemetry. Raises ValueError if it is not installed.
 
-    Its converter, which is not needed here, reports over the network that it was imported, and loads whatever
-    frameworks are installed; so both modules are missing while openvino is imported.
+    Its converter reports over the network that it was imported, and loads all installed frameworks. So both modules are
+    hidden while openvino is imported.
     """
     if "openvino" not in sys.modules:
         sys.modules.update(dict.fromkeys(HIDDEN))  # type: ignore[arg-type]
@@ -36,23 +36,23 @@ def library() -> Any:
     return openvino
 
 
-class _SignalStack(ctypes.Structure):
-    """`stack_t` of Linux."""
+class SignalStack(ctypes.Structure):
+    """The struct `stack_t` of Linux."""
 
     _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
 
 
 @contextmanager
-def signal_stack_kept() -> Generator[None]:
-    """Leave this thread the stack that its signals are handled on.
+def restored_signal_stack() -> Generator[None]:
+    """Restore this thread's signal stack at the end of the block.
 
-    Where a CPU multiplies in tiles (AMX), OpenVINO gives the thread that compiles a graph another one, which has room
-    for the registers and hardly for anything else: the next interrupt would end the process with a segmentation fault.
+    On a CPU with AMX, OpenVINO replaces the signal stack of the thread that compiles a graph. The new stack is hardly
+    larger than the registers: the next interrupt would end the process with a segmentation fault.
     """
     if sys.platform != "linux":
         yield
         return
-    libc, before = ctypes.CDLL(None), _SignalStack()
+    libc, before = ctypes.CDLL(None), SignalStack()
     libc.sigaltstack(None, ctypes.byref(before))
     try:
         yield
@@ -61,10 +61,10 @@ def signal_stack_kept() -> Generator[None]:
 
 
 class OpenVinoSession:
-    """The graphs `encode.xml` and `denoise.xml` of a folder.
+    """Runs the graphs `encode.xml` and `denoise.xml` of a folder.
 
-    is_fp32: whether OpenVINO may not choose a lower precision. The graphs are compiled when they are first needed: for
-    one row by itself, which is a fifth faster, and for any number of rows.
+    is_fp32: whether to forbid a lower precision. Each graph is compiled on first use, once for a single row, which is a
+    fifth faster, and once for any number of rows. Raises ValueError if OpenVINO is not installed.
     """
 
     def __init__(self, folder: Path, *, is_fp32: bool) -> None:
@@ -78,8 +78,9 @@ class OpenVinoSession:
         self.name = "openvino_fp32" if is_fp32 else "openvino"
         self._graphs = {name: self._core.read_model(folder / f"{name}.xml") for name in ("encode", "denoise")}
         self._requests: dict[tuple[str, bool], Any] = {}
-        found = self._request("denoise", is_single=True).get_compiled_model().get_property("INFERENCE_PRECISION_HINT")
-        self.precision = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}[found.get_type_name()]
+        compiled = self._request("denoise", is_single=True).get_compiled_model()
+        precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        self.precision = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}[precision]
 
     def run(self, graph: str, inputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """The output of a graph; see `Session.run`."""
@@ -90,9 +91,11 @@ class OpenVinoSession:
         if (graph, is_single) not in self._requests:
             model = self._graphs[graph].clone()
             if is_single:
-                ports = [(port, port.get_partial_shape()) for port in model.inputs]
-                model.reshape({port: [each.get_length() if each.is_static else 1 for each in at] for port, at in ports})
-            with signal_stack_kept():
+                shapes = [(port, port.get_partial_shape()) for port in model.inputs]
+                model.reshape(
+                    {port: [size.get_length() if size.is_static else 1 for size in shape] for port, shape in shapes}
+                )
+            with restored_signal_stack():
                 compiled = self._core.compile_model(model, "CPU", self._options)
             self._requests[graph, is_single] = compiled.create_infer_request()
         return self._requests[graph, is_single]

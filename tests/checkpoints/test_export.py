@@ -222,7 +222,7 @@ def test_demonstrations_must_be_of_the_policy(recede, trained, demonstrations, t
 
 def test_a_folder_that_is_there_is_left_alone(recede, trained, damaged):
     kept = {path: path.read_bytes() for path in damaged.iterdir()}
-    assert "is there already: remove it, or export to another folder" in refused(recede, damaged, trained)
+    assert "remove it, or export to another folder" in refused(recede, damaged, trained)
     assert {path: path.read_bytes() for path in damaged.iterdir()} == kept
 
 
@@ -230,7 +230,7 @@ def test_an_engine_that_answers_otherwise_is_not_exported(recede, trained, tmp_p
     monkeypatch.setitem(choice.TOLERANCES, "fp32", -1.0)
     line = refused(recede, tmp_path / "out", trained, "engine=onnx")
     assert "onnx (fp32): differs from eager by " in line
-    assert "(tolerance -1); excluded, it does not answer as eager does" in line
+    assert "(tolerance -1); excluded, " in line
 
 
 def test_a_folder_appears_whole_or_not_at_all(recede, trained, tmp_path, monkeypatch):

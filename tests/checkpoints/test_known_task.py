@@ -8,7 +8,7 @@ import threading
 from contextlib import contextmanager
 
 import pytest
-from recede.checkpoints.opening import open_engine
+from recede.checkpoints.opening import open_policy
 from recede.checkpoints.runs import resolve_checkpoint
 from recede.envs.catalogue import known_task, load_task
 from recede.serving.server import Server
@@ -58,7 +58,7 @@ def policies(request, tmp_path, trained):
 @contextmanager
 def served(folder, task):
     """The address of a server that says that its policy is for `task`."""
-    server, address, ready = Server(open_engine(folder, None), task=task), [], threading.Event()
+    server, address, ready = Server(open_policy(folder).engine, task=task), [], threading.Event()
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
 
     def is_ready(at):

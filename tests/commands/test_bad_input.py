@@ -141,7 +141,7 @@ RESTORE = "restore it from a copy"
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (remove, ["there is nothing here: check the path"]),
+        (remove, ["check the path"]),
         (no_store, ["not a zarr group (neither zarr.json nor .zgroup in it): name the folder of a store"]),
         (a_file, ["not a zarr group"]),
         (truncate, ["data/action: chunk file", "data/action/c/0/0 is damaged", RESTORE]),
@@ -194,7 +194,7 @@ def test_recording_does_not_go_on_in_a_damaged_store(recede, tmp_path, store):
 def test_demonstrations_of_another_task_are_refused(recede, tmp_path, store, small):
     more = [f"dataset={store}", f"out={tmp_path / 'out'}", *small]
     line = refused(recede, tmp_path, "train", "task=pick_place", *more)
-    assert f"{store}: the store must have the specification that is asked for" in line
+    assert f"{store}: the store must have the specification" in line
     assert "position: only on one side" in line
 
 
@@ -238,7 +238,7 @@ def test_damaged_replay_buffers_are_refused(recede, tmp_path, small, changes, wo
 def test_a_replay_buffer_needs_a_task(recede, tmp_path, small):
     path = replay_buffer(tmp_path / "foreign.zarr")
     line = refused(recede, tmp_path, "train", f"dataset={path}", f"out={tmp_path / 'out'}", *small)
-    assert "no demonstration store" in line
+    assert "not a demonstration store" in line
     assert "say which task it shows with task=" in line
     assert recede("train", "task=pusht", f"dataset={path}", f"out={tmp_path / 'out'}", "steps=1", *small).status == 0
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 import toys
 from recede.checkpoints.runs import checkpoint_steps
-from recede.commands.main import POSITIONAL, SUMMARIES, main, overrides, quoted
-from recede.configs.commands import RUNS
+from recede.commands.main import main, overrides, quoted
+from recede.configs.commands import COMMANDS
 from recede.datasets.store import DemonstrationStore
 from recede.files import read_json
 from recede.recording.scripted import collect
@@ -34,16 +35,17 @@ def test_the_overview_names_every_command(recede):
     for arguments in ([], ["--help"], ["-h"], ["help"]):
         result = recede(*arguments)
         assert result.status == 0
-        for command, summary in SUMMARIES.items():
-            assert f"{command:<19}{summary}" in result.out
+        for name, command in COMMANDS.items():
+            assert re.search(rf"^  {name} +{command.summary}$", result.out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", sorted(RUNS))
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_every_command_explains_itself(recede, command, option):
     result = recede(command, option)
     assert result.status == 0
-    positional = f" <{POSITIONAL[command]}>" if command in POSITIONAL else ""
+    key = COMMANDS[command].positional
+    positional = f" <{key}>" if key else ""
     assert result.out.startswith(f"usage: recede {command}{positional} key=value ...\n")
     assert recede(command, "anything", option).out == result.out  # whatever stands beside it
 
@@ -125,7 +127,7 @@ TRAIN = ["train", "out=run", "steps=2"]
         ([*TRAIN, "task=pushd"], "did you mean 'pusht'?"),
         ([*TRAIN, "device=gpu"], "device must be auto or one that torch can use here, got 'gpu'"),
         ([*TRAIN, "init_from=nowhere"], "there is no run or checkpoint folder nowhere"),
-        ([*TRAIN, "dataset=nowhere"], "nowhere: there is nothing here: check the path"),
+        ([*TRAIN, "dataset=nowhere"], "nowhere does not exist: check the path"),
         (["train", "steps=2,3", "-m"], "a sweep needs out=FOLDER"),
         (["train", "out=run", "steps=0,-1", "-m"], "steps must be above 0"),
         (["evaluate", "nowhere"], "there is no run or checkpoint folder nowhere"),
@@ -133,9 +135,9 @@ TRAIN = ["train", "out=run", "steps=2"]
         (["evaluate", "nowhere", "and", "more"], "'and' is not of the form key=value"),
         (["evaluate", "nowhere", "workers=-1"], "workers must be at least 0, got -1"),
         (["evaluate", "nowhere", "checkpoint=beste"], "checkpoint must be 'last' or 'best', got 'beste'"),
-        (["inspect", "nowhere"], "nowhere: there is nothing here: check the path"),
-        (["inspect", "a/b=c"], "a/b=c: there is nothing here: check the path"),
-        (["replay", "task=toys:REACH", "dataset=nowhere"], "nowhere: there is nothing here: check the path"),
+        (["inspect", "nowhere"], "nowhere does not exist: check the path"),
+        (["inspect", "a/b=c"], "a/b=c does not exist: check the path"),
+        (["replay", "task=toys:REACH", "dataset=nowhere"], "nowhere does not exist: check the path"),
         (["collect", "task=pusht", "out=x.zarr"], "task 'pusht' has no scripted expert to record"),
         (["collect", "task=toys:REACH", "out=x.zarr", "episodes=0"], "episodes must be above 0, got 0"),
         (["download", "pushd"], "there are no published demonstrations 'pushd': did you mean 'pusht'?"),
@@ -356,7 +358,7 @@ def test_an_expert_that_never_succeeds_is_not_waited_for(empty_folder):
 def test_a_store_of_another_task_is_not_added_to(recede, empty_folder, demonstrations):
     shutil.copytree(demonstrations, empty_folder / "demos.zarr")
     line = recede("collect", "task=toys:REACH", "out=demos.zarr", "episodes=9").line
-    assert "demos.zarr holds demonstrations of something else than 'reach': " in line
+    assert "demos.zarr must hold demonstrations of 'reach'" in line
     assert len(episodes_of("demos.zarr")) == 6
 
 

@@ -9,7 +9,7 @@ import recede
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from recede.commands.main import overrides
-from recede.configs.commands import RUNS, register
+from recede.configs.commands import COMMANDS, register
 from recede.configs.notation import command_line
 
 ROOT = Path(recede.__file__).parent
@@ -37,17 +37,17 @@ def shown():
 @pytest.mark.parametrize("arguments", list(shown()))
 def test_a_command_that_is_shown_is_understood(arguments):
     command, *rest = arguments
-    assert command in RUNS
+    assert command in COMMANDS
     if not rest:  # named, not typed
         return
     register()
     with initialize_config_module("recede.configs", version_base="1.3"):
         config = OmegaConf.to_object(compose(command, overrides(command, rest)))
-    assert type(config) is RUNS[command]
+    assert type(config) is COMMANDS[command].config
     with initialize_config_module("recede.configs", version_base="1.3"):
         typed = shlex.split(command_line(command, config))[2:]
         assert OmegaConf.to_object(compose(command, overrides(command, typed))) == config
 
 
 def test_the_documents_show_every_command():
-    assert {each.values[0][0] for each in shown()} == set(RUNS)
+    assert {each.values[0][0] for each in shown()} == set(COMMANDS)

@@ -160,7 +160,7 @@ def test_a_robot_is_controlled_by_parts_of_the_package(trained, nursery, tmp_pat
 
 def test_the_process_of_the_policy_imports_the_package(trained, nursery, tmp_path):
     """Nothing else that it gets is of the package."""
-    command = ["control", trained, IMPORTS, "episodes=1", "seconds=0.5", f"out={tmp_path / 'out'}"]
+    command = ["control", trained, IMPORTS, "episodes=1", "seconds=3", f"out={tmp_path / 'out'}"]
     status, output = nursery.run(*command)
     assert status == 0, output
     assert json.loads((tmp_path / "out" / "control.json").read_text())["episodes"][0]["chunks"] > 0
@@ -472,9 +472,7 @@ def test_a_slot_without_a_default_must_be_chosen(recede):
 def test_a_default_that_is_in_no_table_is_refused(recede):
     add_choice("policy", "orphan", OrphanConfig)
     line = recede("train", "policy=orphan", "dataset=d", "out=o").line
-    assert (
-        "policy=orphan: the default of network, OtherConfig(size=3), must be added to the table of policy/net" in line
-    )
+    assert re.search(r"orphan.* policy/network .*OtherConfig\(size=3\).*add_choice", line)
 
 
 def test_an_unknown_choice_is_an_error_of_its_own():

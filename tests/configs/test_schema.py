@@ -15,13 +15,14 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from recede.commands import main
 from recede.configs.choices import CHOICES, MANY
-from recede.configs.commands import RUNS, register
+from recede.configs.commands import COMMANDS, register
 from recede.configs.components.denoising import DDIMConfig, DDPMConfig, DiffusersSamplerConfig, RectifiedFlowConfig
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig, HorizonsConfig
-from recede.configs.evaluation import EvaluateConfig
+from recede.configs.datasets import CollectConfig
+from recede.configs.evaluation import EvaluateConfig, ReplayConfig
 from recede.configs.notation import describe, policy_config
-from recede.configs.training import TrainConfig
+from recede.configs.training import DemoConfig, TrainConfig
 from recede.envs.catalogue import TASKS, load_task
 from recede.envs.task import Task
 from recede.policy.denoising.prediction import PREDICTIONS
@@ -96,22 +97,34 @@ def test_every_choice_builds_a_policy_that_predicts(slot, name, prediction):
     assert bool(chunk.isfinite().all())
 
 
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_composes_to_its_configuration(command):
+    register()
+    config = COMMANDS[command].config
+    required = {key: value for key, value in REQUIRED.items() if is_required(config, key)}
+    with initialize_config_module("recede.configs", version_base="1.3"):
+        composed = OmegaConf.to_object(compose(command, [f"{key}={value}" for key, value in required.items()]))
+    chosen = {"policy": composed.policy} if command == "import-checkpoint" else {}
+    assert composed == config(**required, **chosen)
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.yaml")), ids=lambda path: str(path.relative_to(FOLDER)))
 def test_every_preset_composes_to_real_objects(path):
-    """A file of a command by itself, a file of a group as what `train` is given."""
     register()
     group, name = path.parent.relative_to(FOLDER), path.stem
-    command = name if group == Path() else "train"
-    chosen = [] if group == Path() else [f"{group}={name}"]
-    required = [f"{key}={value}" for key, value in REQUIRED.items() if is_required(RUNS[command], key)]
     with initialize_config_module("recede.configs", version_base="1.3"):
-        config = OmegaConf.to_object(compose(command, [*chosen, *required]))
-    assert type(config) is RUNS[command]
-    if command == "train":
-        made = {"flow": DiffusionConfig, "reference": DiffusionConfig} | CHOICES["policy"]
-        assert type(config.policy) is made[name if group == Path("policy") else "diffusion"]
-        assert all(is_dataclass(getattr(config.policy, slot.split("/")[1])) for slot in slots_of(type(config.policy)))
-        assert type(config.horizons) is HorizonsConfig
+        config = OmegaConf.to_object(compose("train", [f"{group}={name}", "dataset=d.zarr", "out=runs/x"]))
+    assert type(config) is TrainConfig
+    assert type(config.policy) is DiffusionConfig
+    assert all(is_dataclass(getattr(config.policy, slot.split("/")[1])) for slot in slots_of(type(config.policy)))
+    assert type(config.horizons) is HorizonsConfig
+
+
+def test_a_foreign_policy_is_read_as_the_reference_unless_one_says_otherwise():
+    register()
+    with initialize_config_module("recede.configs", version_base="1.3"):
+        config = OmegaConf.to_object(compose("import-checkpoint", ["source=w.pt", "out=o"]))
+    assert config.policy == DiffusionConfig(prediction="epsilon", sampler=DDPMConfig(spacing="leading"))
 
 
 def test_the_reference_is_as_published():
@@ -147,12 +160,12 @@ def test_every_choice_can_be_chosen(policy, slot, name):
     assert getattr(config.policy, slot.split("/")[1]) == CHOICES[slot][name]()
 
 
-def test_every_command_has_a_file_a_preset_and_a_summary():
-    files = {path.stem for path in (FOLDER.parent / "commands").glob("*.py")} - {"__init__", "main"}
-    commands = {name.replace("_", "-") for name in files}
-    assert set(RUNS) == commands == set(main.SUMMARIES) == {path.stem for path in FOLDER.glob("*.yaml")}
-    assert set(main.POSITIONAL) <= set(RUNS)
-    assert all(key in RUNS[command].__dataclass_fields__ for command, key in main.POSITIONAL.items())
+def test_every_command_has_a_module_and_a_key_for_its_bare_argument():
+    folder = Path(recede.__file__).parent / "commands"
+    modules = {path.stem for path in folder.glob("*.py") if "\ndef run(" in path.read_text()}
+    assert {command.replace("-", "_") for command in COMMANDS} == modules
+    for command in COMMANDS.values():
+        assert command.positional is None or command.positional in command.config.__dataclass_fields__
 
 
 def is_required(config, key):
@@ -160,16 +173,18 @@ def is_required(config, key):
     return key in known and known[key].default is MISSING and known[key].default_factory is MISSING
 
 
-@pytest.mark.parametrize("command", sorted(RUNS))
+@pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_key_is_explained(command):
     """`recede <command> --help` lists it, and the documentation of the configuration says what it is."""
     text = main.usage(command)
-    for each in fields(RUNS[command]):
+    for each in fields(COMMANDS[command].config):
         assert re.search(rf"^  {each.name} ", text, re.MULTILINE), each.name
-        assert each.name in SELF_EVIDENT or re.search(rf"\b{each.name}\b", main.documentation(RUNS[command])), each.name
+        assert each.name in SELF_EVIDENT or re.search(
+            rf"\b{each.name}\b", main.documentation(COMMANDS[command].config)
+        ), each.name
     assert text.startswith(f"usage: recede {command}")
     for slot, options in CHOICES.items():
-        if slot.split("/")[0] not in RUNS[command].__dataclass_fields__:
+        if slot.split("/")[0] not in COMMANDS[command].config.__dataclass_fields__:
             continue
         for name, option in options.items():
             assert f"{slot}={name}" in text
@@ -236,9 +251,9 @@ def train_config(**changes):
         (lambda: EvaluateConfig(run="r", episodes=0), "episodes must be above 0"),
         (lambda: EvaluateConfig(run="r", workers=-1), "workers must be at least 0"),
         (lambda: EvaluateConfig(run="r", checkpoint="beste"), "checkpoint must be 'last' or 'best', got 'beste'"),
-        (lambda: RUNS["collect"](task="t", out="o", first_seed=-1), "first_seed must be at least 0"),
-        (lambda: RUNS["replay"](task="t", dataset="d", episodes=-1), "episodes must be at least 0"),
-        (lambda: RUNS["demo"](steps=0), "steps must be above 0"),
+        (lambda: CollectConfig(task="t", out="o", first_seed=-1), "first_seed must be at least 0"),
+        (lambda: ReplayConfig(task="t", dataset="d", episodes=-1), "episodes must be at least 0"),
+        (lambda: DemoConfig(steps=0), "steps must be above 0"),
         (lambda: UNet1dConfig(groups=0), "groups must be above 0"),
         (lambda: DDIMConfig(eta=2), "eta must be between 0 .* and 1"),
         (lambda: DiffusionConfig(clip=0), "clip must be above 0"),

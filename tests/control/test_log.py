@@ -120,7 +120,7 @@ def written(folder, specification=SMALL, **options):
     """The writer in this process, and how to tell it of steps and ticks."""
     DemonstrationStore.create(folder / DEMONSTRATIONS, specification)
     DemonstrationStore.create(folder / TICKS, tick_specification(specification, 100.0))
-    writer, layouts = log._Writer(folder, specification, options.get("delay", 0.0)), log.layouts(specification)[0]
+    writer, layouts = log.Writer(folder, options.get("delay", 0.0)), log.layouts(specification)[0]
     writer.begin(3)
 
     def tell(name, *values):
@@ -135,7 +135,7 @@ def test_an_episode_that_is_long_is_written_in_parts(tmp_path, monkeypatch, name
     writer, tell = written(tmp_path)
     for step in range(12):
         tell("tick", step, 0.1 * step, 0, 0, [step / 20], 0, 0, 0)
-        tell("step", step, step, 0.1 * step, [step])
+        tell("step", step, step, 0.1 * step, ([step],))
     assert writer.end() == 3
     demonstrations, ticks = opened(tmp_path)
     assert demonstrations.read("place")[:, 0].tolist() == list(range(12))
@@ -152,7 +152,7 @@ def test_where_ticks_were_lost_no_older_command_is_taken_for_one_in_force(tmp_pa
     for step in range(20):
         if not 5 <= step < 10:
             tell("tick", step, 0.1 * step, 0, 0, [step / 20], 0, 0, 0)
-        tell("step", step, step, 0.1 * step, [step])
+        tell("step", step, step, 0.1 * step, ([step],))
     assert writer.end() == 2
     demonstrations, _ = opened(tmp_path)
     for episode in (demonstrations.episode(index) for index in range(2)):
@@ -165,7 +165,7 @@ def test_a_number_that_is_not_finite_is_left_out(tmp_path, wrong):
     writer, tell = written(tmp_path)
     for step in range(10):
         tell("tick", step, 0.1 * step, 0, 0, [step / 20], 0, 0, 0)
-        tell("step", step, step, 0.1 * step, [wrong if step == 4 else step])
+        tell("step", step, step, 0.1 * step, ([wrong if step == 4 else step],))
     assert writer.end() == 2
     assert opened(tmp_path)[0].read("place")[:, 0].tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9]
 
@@ -197,7 +197,7 @@ def test_what_interrupts_the_loop_does_not_end_the_process_that_writes(tmp_path,
     with kept(tmp_path, SMALL) as run:
         run.begin(5)
         drive(run, aligned(0.0), np.arange(50) / 100)
-        os.kill(run._process.pid, number)
+        os.kill(run.pid, number)
         drive(run, aligned(0.0), np.arange(50, 100) / 100)
         assert run.end() == 1
     assert opened(tmp_path)[1].num_steps == 100
@@ -206,10 +206,10 @@ def test_what_interrupts_the_loop_does_not_end_the_process_that_writes(tmp_path,
 def test_a_process_that_does_not_read_costs_records_but_never_holds_up_the_loop(tmp_path):
     with kept(tmp_path, SMALL) as run:
         run.begin(5)
-        os.kill(run._process.pid, signal.SIGSTOP)
+        os.kill(run.pid, signal.SIGSTOP)
         drive(run, aligned(0.0), np.arange(20_000) / 100)
-        assert len(run._waiting) == log.WAITING
-        os.kill(run._process.pid, signal.SIGCONT)
+        assert run.num_waiting == log.WAITING
+        os.kill(run.pid, signal.SIGCONT)
         run.end()
         lost = run.num_dropped
         assert lost > 0
@@ -227,15 +227,15 @@ def test_a_process_that_does_not_read_costs_records_but_never_holds_up_the_loop(
 def test_a_process_that_is_lost_is_told_at_the_end_of_the_episode(tmp_path):
     with kept(tmp_path, SMALL) as run:
         run.begin(5)
-        os.kill(run._process.pid, signal.SIGKILL)
-        run._process.join()
+        os.kill(run.pid, signal.SIGKILL)
+        run._child.wait()
         drive(run, aligned(0.0), np.arange(10) / 100)
         with pytest.raises(OSError, match="the run could not be written"):
             run.end()
 
 
 def test_a_folder_with_a_run_in_it_is_refused_and_one_without_episodes_is_left_empty(tmp_path):
-    with kept(tmp_path, SMALL), pytest.raises(FileExistsError, match="exists already"):
+    with kept(tmp_path, SMALL), pytest.raises(FileExistsError, match="already exists"):
         RunLog(tmp_path, SMALL, rate=100.0, actuation_delay=0.0)
     assert not list(tmp_path.iterdir())
 

@@ -94,14 +94,14 @@ def test_a_process_that_does_not_read_holds_nobody_up():
             for number in asked:
                 planner.ask(request(number % 100))
 
-        with pytest.raises(ConnectionError, match="the policy does not read what it is asked"):
+        with pytest.raises(ConnectionError, match="does not read"):
             ask_on()
         assert planner.poll() is None
         os.kill(planner.pid, signal.SIGCONT)
 
 
 def test_a_policy_that_cannot_be_loaded_ends_the_waiting(capfd):
-    lost = pytest.raises(ConnectionError, match="the process of the policy has ended; it may have said above why")
+    lost = pytest.raises(ConnectionError, match="has ended")
     with closing(PolicyProcess(SPECIFICATION, HORIZONS, toys.load_nothing, "no such policy")) as planner, lost:
         planner.wait()
     assert "no such policy" in capfd.readouterr().err

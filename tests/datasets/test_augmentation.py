@@ -203,9 +203,9 @@ def test_factors_are_drawn_up_to_their_bounds(monkeypatch, name, index):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rotation": -1}, "rotation must be between 0 and 180 degrees, got -1"),
-        ({"brightness": 1.5}, "brightness must be between 0 and 1, a share of what it is, got 1.5"),
-        ({"saturation": float("nan")}, "saturation must be between 0 and 1"),
+        ({"rotation": -1}, "rotation.*180.*-1"),
+        ({"brightness": 1.5}, r"brightness.*1\.5"),
+        ({"saturation": float("nan")}, "saturation.*nan"),
     ],
 )
 def test_impossible_values_are_refused_before_anything_runs(options, message):

@@ -133,18 +133,18 @@ def flipped(archive):
     [
         (
             lambda a: changed(a, with_other_rows),
-            "is not what was published as 'numbers': the SHA-256 of data/state must be",
+            "'numbers': the SHA-256 of data/state",
         ),
         (
             lambda a: changed(a, without_the_array),
-            "is not what was published as 'numbers': .* there is no array data/state",
+            "'numbers': .*data/state",
         ),
-        (lambda a: changed(a, with_a_damaged_chunk), "is not what was published as 'numbers': .* is damaged"),
+        (lambda a: changed(a, with_a_damaged_chunk), "'numbers': .* is damaged"),
         (lambda a: changed(a, without_the_store), "holds no folder archive/replay.zarr"),
-        (lambda a: b"<html>not found</html>", "is no whole zip archive .*: try again, or give the url= of a mirror"),
-        (lambda a: b"", "is no whole zip archive"),
-        (lambda a: a[: len(a) // 2], "is no whole zip archive"),
-        (flipped, "is no whole zip archive"),
+        (lambda a: b"<html>not found</html>", "zip archive .*url= of a mirror"),
+        (lambda a: b"", "zip archive"),
+        (lambda a: a[: len(a) // 2], "zip archive"),
+        (flipped, "zip archive"),
     ],
 )
 def test_anything_else_is_refused_and_leaves_nothing(serve, archive, tmp_path, damage, message):
@@ -171,7 +171,7 @@ def test_an_archive_cannot_write_elsewhere(serve, archive, tmp_path):
 def test_what_cannot_be_fetched_is_an_os_error_that_names_the_address(serve, archive, tmp_path):
     refused = serve("missing.zip").rsplit(":", 1)[0] + ":1/closed.zip"
     for address, message in ((serve("missing.zip"), "404"), (refused, "refused")):
-        with pytest.raises(OSError, match=f"{address} was not fetched: .*{message}.*url= of a mirror"):
+        with pytest.raises(OSError, match=f"{address} .*{message}.*url= of a mirror"):
             download("numbers", tmp_path / "numbers.zarr", url=address)
     with pytest.raises(ValueError, match="unknown url type"):
         download("numbers", tmp_path / "numbers.zarr", url="numbers.zip")
@@ -191,7 +191,7 @@ def test_a_path_that_exists_is_kept(serve, archive, tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     before = sorted(tmp_path.iterdir())
     for path in before:
-        with pytest.raises(FileExistsError, match=f"{path} is there already"):
+        with pytest.raises(FileExistsError, match=f"{path} already exists"):
             download("numbers", path, url=serve("good.zip", archive))
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "file").read_text() == "mine"

@@ -216,7 +216,9 @@ def test_a_full_disk_costs_no_episode(tmp_path):
     assert len(appends) >= 10
     assert commit.startswith("commit: ")
     for line in appends:
-        assert f"{path}: the episode was not recorded, those before it are kept (File too large): see that" in line
+        assert f"{path}: the episode was not recorded" in line
+        assert "(File too large)" in line
+        assert "append it again" in line
     store = DemonstrationStore.open(path)
     assert recorded == f"recorded {len(store)}"
     assert_episodes(store)

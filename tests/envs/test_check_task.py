@@ -15,7 +15,7 @@ FLIP = np.array([1, -1], np.float32)
 
 
 class Whole(Reach):
-    """A task with everything that a task may have."""
+    """A task with all optional parts."""
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -175,36 +175,36 @@ def nothing(observation):
 
 
 TASKS = {
-    "max_steps": (replace(WHOLE, max_steps=0), "max_steps must be 1 or more, got 0"),
-    "sources": (replace(WHOLE, sources={"target": ("t", mirrored)}), r"sources .*\['action', 'position'\] are missing"),
+    "max_steps": (replace(WHOLE, max_steps=0), "max_steps.* got 0"),
+    "sources": (replace(WHOLE, sources={"target": ("t", mirrored)}), r"sources .*\['action', 'position'\]"),
     "mirror of nothing": (replace(WHOLE, mirror=MIRROR | {"tarmac": mirrored}), r"\['tarmac'\] are no streams"),
     "lambda": (
         replace(WHOLE, make=lambda render_mode=None: Whole(render_mode)),
-        "must be picklable.* instead of lambdas",
+        "picklable.*lambdas",
     ),
-    "no environment": (replace(WHOLE, make=dict), "make.. must return a gymnasium.Env, got dict"),
-    "wrong shape": (replace(WHOLE, expert=partial(expert_of, one_number)), r"expert must answer with \(2,\) finite"),
-    "not finite": (replace(WHOLE, expert=partial(expert_of, no_number)), r"expert must answer .* got \[nan nan\]"),
-    "unseeded expert": (replace(WHOLE, expert=unseeded_expert), "two experts of seed 0 must act alike"),
+    "no environment": (replace(WHOLE, make=dict), "make.*got dict"),
+    "wrong shape": (replace(WHOLE, expert=partial(expert_of, one_number)), r"expert .*\(2,\) finite"),
+    "not finite": (replace(WHOLE, expert=partial(expert_of, no_number)), r"expert .* got \[nan nan\]"),
+    "unseeded expert": (replace(WHOLE, expert=unseeded_expert), "experts of seed 0.*seed"),
     "halved": (
         replace(WHOLE, mirror=MIRROR | {"position": halved}),
-        r"applied twice, but mirror\['position'\] differs",
+        r"twice.*mirror\['position'\] differs",
     ),
-    "one column": (replace(WHOLE, mirror=MIRROR | {"target": one_column}), r"must keep the shape \(\d+, 2\), got"),
-    "shifted": (replace(WHOLE, mirror=MIRROR | {"action": shifted}), r"mirror\['action'\] must stay within the limits"),
-    "restore": (replace(WHOLE, restore=nothing), "must begin with that observation, but 'position' differs"),
+    "one column": (replace(WHOLE, mirror=MIRROR | {"target": one_column}), r"shape \(\d+, 2\), got"),
+    "shifted": (replace(WHOLE, mirror=MIRROR | {"action": shifted}), r"mirror\['action'\] .*limits"),
+    "restore": (replace(WHOLE, restore=nothing), "restore.*'position' differs"),
     "position": (
         replace(broken("half a position"), restore=None),
-        "commanded its position 'position' must stay there, but moved by",
+        "position 'position' .*moved by",
     ),
 }
 
 MESSAGES = {
-    "renders unasked": "make.. must make an environment that renders nothing, got 'rgb_array'",
-    "observation space": "observation_space must be that of the streams.*build it with .*box",
-    "action space": "action_space must be that of the streams",
-    "unknown stream": r"reset\(\) must give streams of the specification, got 'positon': did you mean 'position'",
-    "missing stream": "must give every stream of the specification, 'target' is missing",
+    "renders unasked": "make.*got 'rgb_array'",
+    "observation space": "observation_space .*box",
+    "action space": "action_space .*box",
+    "unknown stream": r"reset\(\) .*'positon': did you mean 'position'",
+    "missing stream": "'target' is missing",
     "shape": r"'target' as an array of float32 of shape \(2,\), got float32 of shape \(3,\): cast",
     "dtype": r"'target' as an array of float32 of shape \(2,\), got float64 of shape \(2,\)",
     "list": "'target' as an array of float32 .* got list",
@@ -212,24 +212,24 @@ MESSAGES = {
     "limits": r"'target' within its limits, but target.y is 1.5 and not in \[-1.0, 1.0\]: clip it there",
     "no score": r"an info that holds 'score', got \['state', 'success'\]",
     "success": r"info\['success'\] must be True or False, .*: use bool",
-    "score": r"info\['score'\] must be a float in \[0, 1\], reset\(\) gave 1.5: scale it there",
-    "whole score": r"info\['score'\] must be a float in \[0, 1\], reset\(\) gave 0",
+    "score": r"info\['score'\] .*\[0, 1\], reset\(\) .*1.5: scale it",
+    "whole score": r"info\['score'\] .* float .*reset\(\) .*0",
     "reward": "a finite float as reward, got nan",
-    "goes on": r"must be terminated by success, .*: return terminated=True",
-    "endless": "must be over after max_steps=40 steps.*: return truncated=True",
+    "goes on": r"success, .*terminated=True",
+    "endless": "max_steps=40 .*truncated=True",
     "overwritten": r"later steps changed \['position'\]: return copies",
-    "unseeded": "to the last bit, but 'target' differs in step 0 when it is reset again: draw everything random from",
+    "unseeded": "'target' differs in step 0 when it is reset again.*np_random",
     "kept": "'target' differs in step 0 when it is reset again: .*reset all state",
     "drawn at construction": "'target' differs in step 0 in a fresh environment",
-    "unclipped": r"beyond its limits .* 'position' differs in step \d+ otherwise: clip actions to \[-1.0, -1.0\]",
-    "no state": "info must hold 'state', which the expert is shown",
+    "unclipped": r"limits .* 'position' differs in step \d+ .*clip actions to \[-1.0, -1.0\]",
+    "no state": "info must hold 'state'",
     "no image": r"render\(\) must return an \(H, W, 3\) uint8 array .* got NoneType",
     "float image": r"uint8 array .* got float64 of shape \(8, 8, 3\)",
     "pixels": r"pixels\(actions\) must return \(T, 2\) .* got float32 of shape \(2,\)",
 }
 
 
-def test_a_task_with_everything_keeps_every_promise():
+def test_a_task_with_all_optional_parts_passes():
     report = check_task(WHOLE)
     for line in ("position (2,), target (2,) -> action (2,)", "seeds 0 and 1 differ", "clipped", "success", "inverse"):
         assert line in report
@@ -237,7 +237,7 @@ def test_a_task_with_everything_keeps_every_promise():
     assert report.endswith("8 x 8 pixels")
 
 
-def test_what_a_task_does_not_have_is_not_asked_of_it():
+def test_optional_parts_of_a_task_are_not_required():
     report = check_task(replace(REACH, expert=None, position=None))
     assert not any(word in report for word in ("expert", "mirror", "restore", "position  "))
     assert "there is no pixels(actions)" in report
@@ -268,17 +268,17 @@ class Dark(Whole):
 
 
 def test_a_machine_that_cannot_render_breaks_no_promise():
-    assert "cannot be made here: there is no EGL" in check_task(replace(WHOLE, make=Dark))
+    assert "there is no EGL" in check_task(replace(WHOLE, make=Dark))
 
 
 @pytest.mark.parametrize("name", MESSAGES)
-def test_a_promise_that_an_environment_breaks_is_named(name):
+def test_a_broken_promise_of_an_environment_is_named(name):
     with pytest.raises(ValueError, match=MESSAGES[name]):
         check_task(broken(name))
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_promise_that_a_task_breaks_is_named(name):
+def test_a_broken_promise_of_a_task_is_named(name):
     task, message = TASKS[name]
     with pytest.raises(ValueError, match=message):
         check_task(task)

@@ -107,7 +107,7 @@ def test_without_a_seed_episodes_follow_from_the_last_one():
     ("returned", "message"),
     [
         ({"angle": [0, 1.0]}, "every stream of the specification, 'velocity' is missing"),
-        ({"angle": [0, 1.0], "velocity": [0.0], "angel": [0.0]}, "'angel' that is not specified: did you mean 'angle'"),
+        ({"angle": [0, 1.0], "velocity": [0.0], "angel": [0.0]}, "'angel'.*'angle'"),
         ({"angle": [0.0], "velocity": [0.0]}, r"return 'angle' as \(2,\) in float32, got \(1,\)"),
         ({"angle": [0, 1j], "velocity": [0.0]}, "'angle' as .* in float32, got .* in complex128"),
     ],
@@ -125,7 +125,7 @@ def test_float_images_are_not_truncated_to_black():
 
 
 def test_a_score_outside_its_range_is_refused():
-    with pytest.raises(ValueError, match=r"a score must lie in \[0, 1\], judge gave 1.5"):
+    with pytest.raises(ValueError, match=r"score in \[0, 1\], got 1.5"):
         pendulum(judge=lambda raw, reward, terminated, info: (False, 1.5)).reset(seed=0)
 
 

@@ -10,7 +10,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given
 from hypothesis import strategies as st
-from recede.envs.tasks.pick_place import PICK_PLACE, WALL_CORNER, PickPlace, remaining_way
+from recede.envs.tasks.pick_place import PICK_PLACE, WALL_CORNER, PickPlace, remaining_distance
 
 HIGHEST = 0.09
 OPEN, CLOSED = 0.08, 0.015
@@ -200,12 +200,12 @@ points = st.tuples(coordinate, coordinate).map(np.array)
 
 
 @given(points, points)
-def test_the_remaining_way_is_a_way_round_the_wall(cube, target):
-    way = remaining_way(cube, target)
+def test_the_remaining_distance_leads_around_the_wall(cube, target):
+    way = remaining_distance(cube, target)
     assert way >= np.hypot(*(target - cube)) - 1e-12
     mirror = np.array([1.0, -1.0])
-    assert way == pytest.approx(remaining_way(cube * mirror, target * mirror))
-    assert way == pytest.approx(remaining_way(target, cube))
+    assert way == pytest.approx(remaining_distance(cube * mirror, target * mirror))
+    assert way == pytest.approx(remaining_distance(target, cube))
     corner = np.array([0.0, WALL_CORNER])
     assert way <= np.hypot(*(corner - cube)) + np.hypot(*(corner - target)) + 1e-12
 

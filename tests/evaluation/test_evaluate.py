@@ -276,5 +276,5 @@ def test_a_sampler_is_refused_by_a_policy_without_one(tmp_path):
     (tmp_path / "policy").mkdir()
     write_checkpoint(tmp_path / "policy", policy.state_dict(), **manifest)
     load_policy(tmp_path / "policy")
-    with pytest.raises(ValueError, match="sampler must be left out, the policy there has none to choose"):
+    with pytest.raises(ValueError, match="leave sampler out"):
         load_policy(tmp_path / "policy", sampler=DDIMConfig())

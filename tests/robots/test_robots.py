@@ -272,7 +272,7 @@ def test_it_goes_on_when_nobody_asks_and_begins_again_when_told(live):
     live.start()
     live.reset(5)
     assert live.episode.seed == 5
-    os.kill(live._process.pid, signal.SIGINT)  # as the terminal sends it to all; the controller is to stop it
+    os.kill(live.pid, signal.SIGINT)  # as the terminal sends it to all; the controller is to stop it
     steps = live.episode.num_steps
     until(lambda: live.episode.num_steps >= steps + 2)  # which sends it nothing
     start = live.position()
@@ -290,7 +290,7 @@ def test_it_goes_on_when_nobody_asks_and_begins_again_when_told(live):
 def test_a_suspended_simulation_blocks_nobody_and_is_stopped_when_it_wakes(live, monkeypatch):
     live.start()
     live.reset(7)
-    os.kill(live._process.pid, signal.SIGSTOP)
+    os.kill(live.pid, signal.SIGSTOP)
     try:
         monkeypatch.setattr("recede.robots.simulated.ANSWER_S", 0.05)
         with pytest.raises(TimeoutError, match=r"did not reset within 0\.05 s"):
@@ -301,7 +301,7 @@ def test_a_suspended_simulation_blocks_nobody_and_is_stopped_when_it_wakes(live,
         assert live._is_stop_owed
         live.read()
     finally:
-        os.kill(live._process.pid, signal.SIGCONT)
+        os.kill(live.pid, signal.SIGCONT)
     until(lambda: live.read() and not live._is_stop_owed)
     seen = live.read()["position"].time
     until(lambda: live.read()["position"].time > seen + 2.5 * DT)
@@ -314,8 +314,8 @@ def test_a_suspended_simulation_blocks_nobody_and_is_stopped_when_it_wakes(live,
 def test_a_simulation_that_is_killed_is_lost():
     with contextlib.closing(SimulatedRobot(REACH)) as robot:
         robot.start()
-        os.kill(robot._process.pid, signal.SIGKILL)
-        robot._process.join(30)
+        os.kill(robot.pid, signal.SIGKILL)
+        robot._child.wait(30)
         for call in (robot.read, robot.position, partial(robot.command, FAR, 0.0), partial(robot.reset, 1)):
             with pytest.raises(ConnectionError, match="ended with exit code -9: make another"):
                 call()
@@ -325,7 +325,7 @@ def test_a_simulation_that_is_killed_is_lost():
 def test_a_simulation_that_fails_is_lost():
     with contextlib.closing(SimulatedRobot(toys.DYING)) as robot:
         robot.start()
-        robot._process.join(30)
+        robot._child.wait(30)
         with pytest.raises(ConnectionError, match="ended with exit code 3"):
             robot.read()
 

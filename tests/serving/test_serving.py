@@ -25,7 +25,7 @@ import pytest
 import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recede.checkpoints.opening import open_engine
+from recede.checkpoints.opening import open_policy
 from recede.control.loop import Controller
 from recede.control.planner import PolicyProcess
 from recede.control.safety import Event, Limits, Safety
@@ -57,7 +57,7 @@ def without_a_token(monkeypatch):
 
 @pytest.fixture(scope="module")
 def engine(trained):
-    return open_engine(trained, None)
+    return open_policy(trained).engine
 
 
 class Held:

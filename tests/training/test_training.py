@@ -370,12 +370,11 @@ def test_the_best_policy_is_kept_beside_the_last(tmp_path, reaches, recede, smal
     for seeds in (["first_seed=50000", "episodes=1"], ["first_seed=50003"], ["first_seed=49990", "episodes=11"]):
         refused = recede(*command, *seeds)
         assert refused.status == 2
-        assert (
-            f"must keep clear of the seeds 50000 to 50003, on which the best policy of {out} was chosen" in refused.line
-        )
+        assert "50000 to 50003" in refused.line
+        assert "leave first_seed out" in refused.line
     for seeds in (["first_seed=50004", "episodes=1"], ["first_seed=49990", "episodes=10"], ["episodes=1"]):
         measured = recede(*command, *seeds)
-        assert "was chosen on the seeds 50000 to 50003, not on those measured" in measured.out
+        assert "50000 to 50003" in measured.out
     written = read_json(tmp_path / "best" / "evaluation.json")
     assert written["chosen_on"] == {"first_seed": 50_000, "episodes": 4}
     assert "the best of its training in other episodes than these (50000–50003)" in (

@@ -1,15 +1,13 @@
-"""Engines of exported graphs: two graphs run by a session, and a loop in numpy around them. No torch is needed here.
+"""The engine of exported graphs: a session runs the two graphs, and a loop in numpy runs around them, without torch.
 
-The graph "encode" makes of an observation what depends on it alone, once a chunk; what depends on the times alone was
-computed at export and is a table; the graph "denoise" is the network at one step. The loop is the policy's own sampler
-and guidance, so that steps, limits and warm starts are arguments as they are in PyTorch, which they could not be in a
-graph of all steps.
+The graph "encode" processes an observation once a chunk. What the network makes of the times is a table, computed at
+export. The graph "denoise" is the network at one step. The loop is the policy's own sampler and guidance. So the number
+of steps, the limits and the warm starts stay arguments, which they could not be in one graph of all steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...specification import Horizons, Specification, Stream
+from ..affine import Affine
 from ..denoising.guidance import Guidance, Sampling, check_guidance, mapped, sample
 from ..denoising.levels import NoiseLevel
 from ..denoising.prediction import Prediction, estimate
@@ -25,28 +24,11 @@ from ..inputs import check_noise, check_observation, num_rows
 from .interface import Arrays, Session, check_without_gradient
 
 
-@dataclass(frozen=True)
-class ActionRange:
-    """`policy.space.NormalisedActions` in numpy: between units and [-1, 1]. Both (Da,), float32."""
-
-    centre: NDArray[np.float32]
-    half_range: NDArray[np.float32]
-
-    def encode(self, action: NDArray[Any]) -> NDArray[np.float32]:
-        """(..., Da) in units -> normalised."""
-        divisor = np.where(self.half_range > 0, self.half_range, np.float32(np.inf))
-        return np.divide(np.asarray(action, dtype=np.float32) - self.centre, divisor, dtype=np.float32)
-
-    def decode(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The inverse of `encode`."""
-        return action * self.half_range + self.centre
-
-
-class GraphEngine:
+class ExportedEngine:
     """A policy whose network is run by `session`. See `Engine`.
 
-    space, sampler, prediction and clip are the policy's parts. embedded: what the network makes of every step that
-    `sampler.steps` lists, (number of steps, ...). has_noise: whether a prediction starts from noise.
+    space: the range of the action. sampler, prediction, clip: the policy's. embedded: what the network makes of every
+    step in `sampler.steps`, (number of steps, ...). has_noise: whether a prediction starts from noise.
     """
 
     def __init__(
@@ -55,7 +37,7 @@ class GraphEngine:
         horizons: Horizons,
         *,
         session: Session,
-        space: ActionRange,
+        space: Affine,
         sampler: Sampler,
         prediction: Prediction,
         clip: float,
@@ -72,7 +54,7 @@ class GraphEngine:
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
-        """(draws, Tp, Da) of one prediction: where it starts, and what the sampler adds."""
+        """(draws, Tp, Da) of one prediction: the initial noise, and the noise that the sampler adds."""
         return self._num_draws, self.horizons.prediction, self.specification.action.size
 
     def predict(self, observation: Arrays, noise: NDArray[Any], guidance: Sequence[Guidance] = ()) -> NDArray[Any]:
@@ -86,10 +68,10 @@ class GraphEngine:
         return self._space.decode(sample(sampling, noise, sampler=self._sampler, guidance=guides))
 
     def _condition(self, observation: Arrays) -> NDArray[Any]:
-        given = {name: np.asarray(values) for name, values in observation.items()}
-        check_observation(given, self.specification, self.horizons)
+        arrays = {name: np.asarray(values) for name, values in observation.items()}
+        check_observation(arrays, self.specification, self.horizons)
         streams = self.specification.observations
-        return self._session.run("encode", [_as_input(given[stream.name], stream) for stream in streams])
+        return self._session.run("encode", [_graph_input(arrays[stream.name], stream) for stream in streams])
 
     def _denoiser(self, condition: NDArray[Any]) -> Any:
         def denoise(x_t: NDArray[Any], now: NoiseLevel, then: NoiseLevel) -> NDArray[Any]:
@@ -100,6 +82,6 @@ class GraphEngine:
         return denoise
 
 
-def _as_input(values: NDArray[Any], stream: Stream) -> NDArray[Any]:
-    """Images as they are, vectors in fp32, as graphs take them."""
+def _graph_input(values: NDArray[Any], stream: Stream) -> NDArray[Any]:
+    """Images stay uint8 and vectors become fp32, as the graphs take them."""
     return np.ascontiguousarray(values, dtype=np.uint8 if stream.is_image else np.float32)

@@ -1,0 +1,87 @@
+"""The two pieces of a policy that are exported, as modules, and the engine that runs them as graphs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..affine import Affine
+from ..diffusion import DiffusionPolicy
+from ..interface import Policy
+from ..space import NormalisedActions
+from .exported import ExportedEngine
+from .interface import Session
+
+
+class Encode(nn.Module):
+    """From streams in units, (B, To, ...) each in the order of the specification, to the network's condition."""
+
+    def __init__(self, policy: DiffusionPolicy) -> None:
+        super().__init__()
+        self.names = [stream.name for stream in policy.specification.observations]
+        self.normalizer, self.encoder, self.network = policy.normalizer, policy.encoder, policy.network
+
+    def forward(self, *streams: Tensor) -> Tensor:
+        """Normalise, encode and condition; runs once a chunk."""
+        observation = dict(zip(self.names, streams, strict=True))
+        return self.network.condition(self.encoder(self.normalizer.observation(observation)))
+
+
+class Denoise(nn.Module):
+    """The network at one step: (B, Tp, Da), an embedded time (1, ...), the condition (B, ...) -> (B, Tp, Da)."""
+
+    def __init__(self, policy: DiffusionPolicy) -> None:
+        super().__init__()
+        self.network = policy.network
+
+    def forward(self, noisy: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        """Run the network; all rows share the time."""
+        return self.network.denoise(noisy, time.expand(noisy.shape[0], *time.shape[1:]), condition)
+
+
+def check_diffusion(policy: Policy) -> DiffusionPolicy:
+    """The policy itself. Raises ValueError if eager is the only engine for policies of its class."""
+    if not isinstance(policy, DiffusionPolicy):
+        raise ValueError(
+            f"other engines than eager run a DiffusionPolicy only, got {type(policy).__name__}: use engine=eager"
+        )
+    return policy
+
+
+def check_exportable(policy: Policy) -> DiffusionPolicy:
+    """The policy itself. Raises ValueError if only PyTorch can run it."""
+    policy = check_diffusion(policy)
+    if not policy.sampler.runs_on_arrays:
+        raise ValueError("schedulers of diffusers need PyTorch: choose sampler=ddim, or engine=eager")
+    if not isinstance(policy.space, NormalisedActions):
+        raise ValueError(
+            f"only a policy of normalised actions can be exported, got {type(policy.space).__name__}: use engine=eager"
+        )
+    return policy
+
+
+@torch.no_grad()
+def embedded_times(policy: DiffusionPolicy) -> Tensor:
+    """What the network makes of every step of the sampler, in the order of `Sampler.steps`."""
+    return torch.stack(list(policy.embedded().values()))
+
+
+def action_affine(policy: DiffusionPolicy) -> Affine:
+    """The range of the action, as arrays of numpy."""
+    centre, half_range = policy.normalizer.affine("action")
+    return Affine(centre.cpu().numpy(), half_range.cpu().numpy())
+
+
+def exported_engine(policy: DiffusionPolicy, session: Session) -> ExportedEngine:
+    """The engine of a policy whose exported graphs are run by `session`."""
+    return ExportedEngine(
+        policy.specification,
+        policy.horizons,
+        session=session,
+        space=action_affine(policy),
+        sampler=policy.sampler,
+        prediction=policy.prediction,
+        clip=policy.clip,
+        has_noise=policy.has_noise,
+        embedded=embedded_times(policy).cpu().numpy(),
+    )
