@@ -1,6 +1,6 @@
-"""Recede: diffusion policies for robot control. Train from demonstrations, evaluate in simulation, deploy.
+"""Recede: diffusion policies for robot control. Train on demonstrations, evaluate in simulation, deploy to a robot.
 
-The public names load on first use, so that importing the package takes no time.
+The public names load on first use, which keeps importing the package fast.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .datasets.store import DemonstrationStore as DemonstrationStore
     from .datasets.windows import Windows as Windows
     from .evaluation.evaluate import evaluate as evaluate
+    from .execution.check import check_execution as check_execution
     from .execution.receding import RecedingHorizon as RecedingHorizon
     from .policy.check import check_policy as check_policy
     from .policy.diffusion import DiffusionPolicy as DiffusionPolicy
@@ -35,6 +36,7 @@ _HOMES = {
     "add_choice": ".configs.choices",
     "check_demonstrations": ".datasets.check",
     "check_engine": ".policy.engines.check",
+    "check_execution": ".execution.check",
     "check_policy": ".policy.check",
     "evaluate": ".evaluation.evaluate",
     "load_engine": ".checkpoints.opening",
@@ -52,6 +54,7 @@ __all__ = [
     "add_choice",
     "check_demonstrations",
     "check_engine",
+    "check_execution",
     "check_policy",
     "evaluate",
     "load_engine",

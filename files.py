@@ -1,8 +1,8 @@
-"""Files and folders that are there whole or not at all, and JSON.
+"""Files and folders that appear whole or not at all, and JSON.
 
-A file or folder is written beside its place, under a name that no other writer uses, and renamed. A writer that is
-killed leaves at most something called `.*.partial*`. Nothing is forced out of the operating system's cache: what was
-written survives the death of its process, not the loss of power.
+A file or folder is written next to its path under a unique name, and renamed when it is complete. A writer that is
+killed leaves at most a file `.*.partial*`. Nothing is flushed to the disk: a file survives the death of its process,
+but not a loss of power.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Any
 
 
 def _partial(path: Path) -> Path:
-    """A name beside `path` that no other writer uses: not another process, and not another call in this one.
+    """A path next to `path` that no other process and no other call uses.
 
-    It ends as `path` does, because writers of films choose the format by it.
+    It has the suffix of `path`, by which writers of films choose the format.
     """
     return path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}.partial{path.suffix}")
 
 
 @contextmanager
 def whole_file(path: Path) -> Generator[Path]:
-    """A path to write a file to, which becomes `path` once the block ends; after an error nothing of it remains.
+    """A path to write a file to, which is renamed to `path` at the end of the block, or deleted after an error.
 
-    Replaces a file that is there already.
+    Replaces an existing file.
     """
     partial = _partial(path)
     try:
@@ -41,10 +41,9 @@ def whole_file(path: Path) -> Generator[Path]:
 
 @contextmanager
 def whole_folder(path: Path, *, replace: bool = True) -> Generator[Path]:
-    """A folder to fill, which becomes `path` once the block ends; after an error nothing of it remains.
+    """A folder to fill, which is renamed to `path` at the end of the block, or deleted after an error.
 
-    replace: whether a folder that is there already gives way. If not, a folder that holds anything is kept, and
-    OSError is raised.
+    replace: whether to replace an existing folder. If False, raises OSError if the folder exists and is not empty.
     """
     partial = _partial(path)
     partial.mkdir(parents=True)
@@ -59,33 +58,30 @@ def whole_folder(path: Path, *, replace: bool = True) -> Generator[Path]:
 
 @contextmanager
 def writing(path: Path) -> Generator[None]:
-    """Have an OSError within name the file and the remedy, which a full disk by itself does not."""
+    """Add the file and the remedy to the message of an OSError in the block, as that of a full disk names neither."""
     try:
         yield
     except OSError as error:
         raise OSError(
             error.errno,
-            f"{path} could not be written ({error.strerror}), what was saved before is kept: "
-            f"see that the disk has room and can be written to, and repeat the command",
+            f"{path} could not be written ({error.strerror}), earlier files are kept: make sure that the disk has room "
+            "and is writable, and repeat the command",
         ) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file of UTF-8 in one piece: it is the old one or the new one.
-
-    Raises OSError, naming the file and the remedy, if it cannot be written.
-    """
+    """Write a UTF-8 file, whole or not at all. Raises OSError, with the file and the remedy, if writing fails."""
     with writing(path), whole_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write readable JSON in one piece. Raises ValueError for NaN and infinity, which JSON does not know."""
+    """Write readable JSON, whole or not at all. Raises ValueError for NaN and infinity, which JSON does not have."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object. Raises ValueError, naming the file, if it is cut short or holds something else."""
+    """Read a JSON object. Raises ValueError, naming the file, if it is damaged or holds something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -64,8 +64,13 @@ class Horizons:
             raise ValueError(
                 f"the prediction horizon must cover the observed past and the executed actions, "
                 f"{self.observation} - 1 + {self.action} = {least} steps, got {self.prediction}: "
-                f"predict at least {least} steps or execute at most {self.prediction - self.observation + 1}"
+                f"predict at least {least} steps or execute at most {self.future}"
             )
+
+    @property
+    def future(self) -> int:
+        """The number of steps of a generated chunk from the current step on."""
+        return self.prediction - self.observation + 1
 
     @property
     def executed(self) -> slice:

@@ -1,9 +1,9 @@
-"""What it saves to meet the conditioning once a chunk and the times once a schedule.
+"""The time saved by embedding the conditioning and the times once per chunk.
 
     python benchmarks/denoising.py [json=FILE]
 
-One chunk by DDIM-10 for one robot, with the U-Net of Diffusion Policy (65.8 million parameters) and with a small one:
-by the whole forward pass at every denoising step, and by `DiffusionPolicy.denoiser`.
+Predicts one chunk with DDIM-10 for one robot, with the U-Net of Diffusion Policy (65.8 million parameters) and with a
+small one: with the whole forward pass at every denoising step, and with `DiffusionPolicy.denoiser`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor
 SIZES = {"small U-Net": [64, 128, 256], "U-Net of the paper": [256, 512, 1024]}
 """Name -> channels."""
 SECONDS = 8.0
-"""For which both ways take turns with one network."""
+"""How long both ways take turns with one network."""
 
 SPECIFICATION = Specification((Stream("state", (20,)),), Stream("action", (2,)), control_dt=0.1)
 HORIZONS = Horizons(observation=2, prediction=16, action=8)
@@ -40,7 +40,7 @@ def make(channels: list[int]) -> DiffusionPolicy:
 
 
 def plain(policy: DiffusionPolicy, conditioning: Tensor, noise: Tensor) -> None:
-    """The whole network at every step."""
+    """Run the whole network at every step."""
 
     def denoise(x: Tensor, now: NoiseLevel, then: NoiseLevel) -> Tensor:
         return policy.network(x, torch.full((len(x),), int(now.time)), conditioning).clamp(-1, 1)
@@ -49,7 +49,7 @@ def plain(policy: DiffusionPolicy, conditioning: Tensor, noise: Tensor) -> None:
 
 
 def split(policy: DiffusionPolicy, conditioning: Tensor, noise: Tensor) -> None:
-    """Time and conditioning met beforehand."""
+    """Embed the times and the conditioning first."""
     policy.sampler.solve(policy.denoiser(conditioning), noise, policy.sampler.levels)
 
 
@@ -58,8 +58,8 @@ def main() -> None:
     path, rows = output(sys.argv[1:]), list[Row]()
     for name, channels in SIZES.items():
         policy = make(channels)
-        given = policy, torch.randn(1, 2, 20), torch.randn(policy.noise_shape)[:, None]
-        whole, halves = interleaved_medians([partial(way, *given) for way in (plain, split)], seconds=SECONDS)
+        inputs = policy, torch.randn(1, 2, 20), torch.randn(policy.noise_shape)[:, None]
+        whole, halves = interleaved_medians([partial(way, *inputs) for way in (plain, split)], seconds=SECONDS)
         rows.append({"name": f"{name}, whole network at each step", "value": 1e3 * whole, "unit": "ms"})
         rows.append({"name": f"{name}, time and conditioning once", "value": 1e3 * halves, "unit": "ms"})
         rows.append({"name": f"{name}, whole / once", "value": whole / halves, "unit": "x"})

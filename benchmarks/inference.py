@@ -1,11 +1,11 @@
-"""How long a robot waits for a chunk: every engine beside a plain loop of PyTorch over a scheduler of diffusers.
+"""How long a robot waits for a chunk: every engine beside a plain PyTorch loop over a diffusers scheduler.
 
     python benchmarks/inference.py [json=FILE]
 
-One whole chunk for one robot: encoder, DDIM-10, clipping, back to units. The network is the U-Net of Diffusion Policy
-(65.8 million parameters) on two steps of a vector, and the same with ResNet-18 on two frames of 96 x 96 pixels. The
-plain loop has the same weights: inference mode, a scheduler that was made beforehand, the conditioning computed once.
-All take turns in one run; threads are as many as `OMP_NUM_THREADS` says, or all cores.
+Predicts one whole chunk for one robot: encoder, DDIM-10, clipping, back to units. The network is the U-Net of Diffusion
+Policy (65.8 million parameters) on two steps of a vector, and with a ResNet-18 on two frames of 96 x 96 pixels as well.
+The plain loop has the same weights, runs in inference mode, prepares its scheduler beforehand and computes the
+conditioning once. All take turns in one run, with `OMP_NUM_THREADS` threads, or as many as there are cores.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ HORIZONS = Horizons(observation=2, prediction=16, action=8)
 STEPS, TIMES = 10, 100
 CHANNELS = [256, 512, 1024]
 SECONDS = 40.0
-"""For which the engines of one policy take turns."""
+"""How long the engines of one policy take turns."""
 
 STATE, CAMERA = Stream("state", (20,)), Stream("camera", (96, 96, 3), "uint8")
 POLICIES = {"U-Net": (STATE,), "ResNet-18 and U-Net": (STATE, CAMERA)}
-"""Name -> what the policy sees."""
+"""Name -> observation streams of the policy."""
 
 
 def make(streams: tuple[Stream, ...]) -> DiffusionPolicy:
@@ -64,7 +64,7 @@ def make(streams: tuple[Stream, ...]) -> DiffusionPolicy:
 
 
 def plain(policy: DiffusionPolicy) -> Callable[[dict[str, NDArray[Any]], NDArray[np.float32]], NDArray[Any]]:
-    """The loop that one writes around diffusers, the whole network at every step."""
+    """A plain loop around diffusers, with the whole network at every step."""
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
     scheduler = DDIMScheduler(
@@ -79,8 +79,8 @@ def plain(policy: DiffusionPolicy) -> Callable[[dict[str, NDArray[Any]], NDArray
 
     @torch.inference_mode()
     def predict(observation: dict[str, NDArray[Any]], noise: NDArray[np.float32]) -> NDArray[Any]:
-        given = {name: torch.from_numpy(values) for name, values in observation.items()}
-        conditioning = policy.encoder(policy.normalizer.observation(given))
+        streams = {name: torch.from_numpy(values) for name, values in observation.items()}
+        conditioning = policy.encoder(policy.normalizer.observation(streams))
         x = torch.from_numpy(noise[0])
         for t, time_of_rows in zip(scheduler.timesteps, times, strict=True):
             out = policy.network(x, time_of_rows, conditioning)
@@ -91,7 +91,7 @@ def plain(policy: DiffusionPolicy) -> Callable[[dict[str, NDArray[Any]], NDArray
 
 
 def interleaved(works: Sequence[Callable[[], object]], *, seconds: float) -> list[NDArray[np.float64]]:
-    """Seconds that each of `works` took, which take turns; at least 20 times each."""
+    """Seconds of each run of each of `works`. They take turns, at least 20 times each."""
     taken: list[list[float]] = [[] for _ in works]
     for work in works:
         work()
@@ -106,7 +106,7 @@ def interleaved(works: Sequence[Callable[[], object]], *, seconds: float) -> lis
 
 
 def engines_of(policy: DiffusionPolicy) -> list[Engine]:
-    """Every engine that this machine has and that answers as eager does; says which, and how far from it."""
+    """Every engine of this machine that agrees with PyTorch. Prints how far each one differs."""
     with TemporaryDirectory() as scratch:
         chosen = choose_engine(policy, ENGINES, Path(scratch))
     print(chosen)
@@ -128,15 +128,15 @@ def main() -> None:
         peer, engines = plain(policy), engines_of(policy)
         off = np.abs(peer(observation, noise) - engines[0].predict(observation, noise)).max()
         print(f"{name}: the plain loop and eager differ by {off:.1e} half ranges at most")
-        works = [partial(peer, observation, noise), *(partial(each.predict, observation, noise) for each in engines)]
-        names = ["plain loop over diffusers", *(f"{each.name} ({each.precision})" for each in engines)]
+        works = [partial(predict, observation, noise) for predict in (peer, *(engine.predict for engine in engines))]
+        names = ["plain loop over diffusers", *(f"{engine.name} ({engine.precision})" for engine in engines)]
         taken = interleaved(works, seconds=SECONDS)
-        for each, times in zip(names, taken, strict=True):
-            rows.append({"name": f"{name}, {each}, median", "value": 1e3 * float(np.median(times)), "unit": "ms"})
+        for contender, times in zip(names, taken, strict=True):
+            rows.append({"name": f"{name}, {contender}, median", "value": 1e3 * float(np.median(times)), "unit": "ms"})
             tail = 1e3 * float(np.percentile(times, 99))
-            rows.append({"name": f"{name}, {each}, 99th percentile", "value": tail, "unit": "ms"})
+            rows.append({"name": f"{name}, {contender}, 99th percentile", "value": tail, "unit": "ms"})
             ratio = float(np.median(taken[0] / times))
-            rows.append({"name": f"{name}, plain loop / {each}", "value": ratio, "unit": "x"})
+            rows.append({"name": f"{name}, plain loop / {contender}", "value": ratio, "unit": "x"})
     report(rows, path)
 
 

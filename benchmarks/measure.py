@@ -1,4 +1,4 @@
-"""What every benchmark shares: its `json=FILE` argument, the best of some repetitions, and its table."""
+"""What all benchmarks share: the argument `json=FILE`, timing of repetitions, and the printed table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Row(TypedDict):
 
 
 def output(arguments: list[str]) -> Path | None:
-    """The file named by `json=FILE`, the only argument of a benchmark; None without it. Exits 2 on anything else."""
+    """The file of `json=FILE`, the only argument of a benchmark, or None without it. Exits with 2 on anything else."""
     if not arguments:
         return None
     key, _, path = arguments[0].partition("=")
@@ -31,9 +31,9 @@ def output(arguments: list[str]) -> Path | None:
 
 
 def best_rate(work: Callable[[], int], *, seconds: float) -> float:
-    """The highest of all rates of `work`, which says how many items it handled, repeated for `seconds` after a trial.
+    """The highest rate of `work`, in items per second, over repetitions for `seconds` after a trial.
 
-    The highest, because other processes can only slow a run down.
+    work: returns the number of items that it handled. The highest rate counts because other processes only slow it.
     """
     work()
     highest, end = 0.0, time.perf_counter() + seconds
@@ -45,7 +45,7 @@ def best_rate(work: Callable[[], int], *, seconds: float) -> float:
 
 
 def interleaved_medians(works: Sequence[Callable[[], object]], *, seconds: float) -> list[float]:
-    """Median seconds of each of `works`, which take turns for `seconds`, so that whatever slows one slows all."""
+    """Median seconds of each of `works`. They take turns for `seconds`, so that a busy machine slows all alike."""
     taken: list[list[float]] = [[] for _ in works]
     for work in works:
         work()
@@ -59,7 +59,7 @@ def interleaved_medians(works: Sequence[Callable[[], object]], *, seconds: float
 
 
 def report(rows: list[Row], path: Path | None) -> None:
-    """Print the rows as a table and, where a path is given, write them to it as JSON."""
+    """Print the rows as a table. Write them to `path` as JSON, unless it is None."""
     width = max(len(row["name"]) for row in rows)
     for row in rows:
         print(f"{row['name']:<{width}}  {row['value']:>14,.2f}  {row['unit']}")

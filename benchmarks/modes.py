@@ -2,10 +2,10 @@
 
     python benchmarks/modes.py runs/a runs/b ... [json=FILE]
 
-Takes the observation of 100 new demonstrations at which the gripper comes to the wall with the cube, samples chunks
-from each, and compares where the last action of a chunk lies along the wall (y) with the demonstrators' own: the share
-on the left side, the spread within a side as a ratio to the demonstrators', and the share that ends between the sides.
-With 95 % bootstrap intervals over the demonstrations. Samplers: DDIM-10 and DDPM-100.
+Takes, from each of 100 new demonstrations, the observation at which the gripper brings the cube to the wall. Samples
+chunks from each observation and compares where their last actions lie along the wall (y) with the demonstrators': the
+share on the left side, the ratio of the spread within a side to the demonstrators', and the share between the sides.
+Intervals are 95 % bootstrap intervals over the demonstrations. Samplers: DDIM-10 and DDPM-100.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from recede.specification import Horizons
 
 NUM_DEMONSTRATIONS, NUM_SAMPLES, FIRST_SEED = 100, 8, 400_000
 FORK = -0.17
-"""Where the gripper, x in m, has reached the fork of its way."""
+"""x of the gripper, in m, from which the ways round the wall part."""
 LIFTED = 0.04
 """Height of a carried cube, m."""
 
 Ends = NDArray[np.floating]
-"""Where chunks end along the wall, y in m: (N,) of the demonstrators, (N, K) of a policy."""
+"""Where chunks end along the wall, y in m: (N,) for the demonstrators, (N, K) for a policy."""
 
 
 def windows(horizons: Horizons) -> tuple[dict[str, NDArray[np.generic]], Ends]:
@@ -50,7 +50,7 @@ def windows(horizons: Horizons) -> tuple[dict[str, NDArray[np.generic]], Ends]:
 
 
 def sampled(run: Path, sampler: object, observation: dict[str, NDArray[np.generic]]) -> Ends:
-    """Where the chunks of a policy end, for each observation NUM_SAMPLES of them."""
+    """Where the chunks of a policy end, NUM_SAMPLES per observation."""
     policy, _ = load_policy(run, sampler=sampler)
     repeated = {name: torch.from_numpy(np.repeat(values, NUM_SAMPLES, axis=0)) for name, values in observation.items()}
     draws, *chunk = policy.noise_shape

@@ -1,9 +1,9 @@
-"""What a policy over the network costs beside the prediction itself: packing, checking, the loopback and back.
+"""The overhead of a policy over the network: packing, checks and the way over the loopback and back.
 
     python benchmarks/serving.py [json=FILE]
 
-One session of our own client with a server in the same process, whose engine answers at once: first with two steps of a
-vector alone, then with two frames of a camera too.
+One session between recede's client and a server in the same process, whose engine answers immediately. The observation
+is two steps of a vector, then also two frames of a camera.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from recede.serving.server import Server
 from recede.specification import Horizons, Specification, Stream
 
 ROUNDS = 1000
-"""Chunks of each kind."""
+"""Chunks per policy."""
 
 STATE = Stream("state", (20,))
-SEEN = {
+POLICIES = {
     "a vector": (STATE,),
     "a vector and 96 x 96 pixels": (STATE, Stream("camera", (96, 96, 3), "uint8")),
     "a vector and 480 x 640 pixels": (STATE, Stream("camera", (480, 640, 3), "uint8")),
 }
-"""Name -> what the policy sees."""
+"""Name -> observation streams of the policy."""
 
 
 class Instant:
-    """An engine that answers at once."""
+    """An engine that answers immediately."""
 
     name, precision, noise_shape, horizons = "eager", "fp32", (1, 16, 7), Horizons()
 
@@ -54,15 +54,15 @@ class Instant:
 
 @contextmanager
 def served(engine: Instant) -> Generator[str]:
-    """The address of a server in a thread of its own."""
+    """The address of a server that runs in its own thread."""
     loop, stop, ready = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
     address: list[str] = []
 
-    def tell(found: str) -> None:
-        address.append(found)
+    def announce(url: str) -> None:
+        address.append(url)
         ready.set()
 
-    run = Server(engine).run("127.0.0.1", 0, ready=tell, stop=stop)
+    run = Server(engine).run("127.0.0.1", 0, ready=announce, stop=stop)
     thread = threading.Thread(target=loop.run_until_complete, args=(run,))
     thread.start()
     ready.wait()
@@ -90,7 +90,7 @@ def measured(name: str, streams: tuple[Stream, ...]) -> list[Row]:
 def main() -> None:
     """Measure and report."""
     path = output(sys.argv[1:])
-    report([row for name, streams in SEEN.items() for row in measured(name, streams)], path)
+    report([row for name, streams in POLICIES.items() for row in measured(name, streams)], path)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Training windows per second, ours and those of a DataLoader that builds one sample at a time.
+"""Training windows per second: recede's windows, and a DataLoader that builds one sample at a time.
 
     python benchmarks/windows.py [json=FILE]
 
-The data have the sizes of the human Push-T demonstrations: 206 episodes, 25,650 steps of 20 observed numbers and 2 of
-action; for images, 5,130 steps of 96 x 96 pixels, of which each window sees two frames in a random crop of 84 x 84, the
-same for both. The DataLoader's workers are given shared memory and the crop of each sample as a slice.
+The data has the size of the human Push-T demonstrations: 206 episodes with 25,650 steps of 20 observed numbers and 2
+action numbers. For images it has 5,130 steps of 96 x 96 pixels; each window holds two frames, in one random crop of
+84 x 84. The DataLoader's workers have shared memory and take the crop of each sample as a slice.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from recede.specification import Horizons, Specification, Stream
 from torch.utils.data import DataLoader, Dataset
 
 SECONDS = 3.0
-"""For which epochs of one kind are repeated."""
+"""How long epochs of one kind are repeated."""
 SIZES = {"low-dimensional": (206, 25_650), "image": (41, 5_130)}
 """Name -> episodes and steps."""
 HORIZONS = Horizons(observation=2, prediction=16, action=8)
@@ -53,12 +53,12 @@ class InMemory(Demonstrations):
         }
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Rows of a stream."""
+        """The rows of a stream from `start` to `stop`."""
         return self._rows[name][start:stop]
 
 
 class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
-    """One window at a time, as is usual: slice the episode, pad its ends by repetition."""
+    """One window at a time, as usual: slice the episode and repeat the actions at its ends."""
 
     def __init__(self, demonstrations: InMemory) -> None:
         self.observed = torch.from_numpy(demonstrations.read(demonstrations.specification.observations[0].name))
@@ -88,21 +88,21 @@ class Samples(Dataset[tuple[torch.Tensor, torch.Tensor]]):
         return observed, action
 
 
-def ours(windows: Windows, batch_size: int, augmentation: Augmentation = CROP) -> int:
-    """An epoch of shuffled batches, their images changed."""
+def gather(windows: Windows, batch_size: int, augmentation: Augmentation = CROP) -> int:
+    """Gather an epoch of shuffled batches and augment their images."""
     generator = torch.Generator()
     for indices in torch.randperm(len(windows)).split(batch_size):
         augmentation(windows.batch(indices).observation, generator)
     return len(windows)
 
 
-def theirs(loader: DataLoader[tuple[torch.Tensor, torch.Tensor]]) -> int:
-    """The same epoch from a loader."""
+def load(loader: DataLoader[tuple[torch.Tensor, torch.Tensor]]) -> int:
+    """Load the same epoch from a DataLoader."""
     return sum(len(action) for _, action in loader)
 
 
 def compare(name: str, demonstrations: InMemory, batch_size: int) -> list[Row]:
-    """Rows of ours, of the loader without and with workers, and of the ratio."""
+    """The rates of recede's windows and of the DataLoader without and with workers, and their ratio."""
     windows, samples = Windows(demonstrations, HORIZONS), Samples(demonstrations)
     assert len(windows) == len(samples)
 
@@ -115,21 +115,23 @@ def compare(name: str, demonstrations: InMemory, batch_size: int) -> list[Row]:
             persistent_workers=num_workers > 0,
         )
 
-    rate = best_rate(lambda: ours(windows, batch_size), seconds=SECONDS)
+    rate = best_rate(lambda: gather(windows, batch_size), seconds=SECONDS)
     rates = {num_workers: _rate_of(loader(num_workers)) for num_workers in (0, 2)}
     rows: list[Row] = [{"name": f"{name} windows, gathered by batch", "value": rate, "unit": "windows/s"}]
-    for workers, found in rates.items():
-        rows.append({"name": f"{name} windows, DataLoader with {workers} workers", "value": found, "unit": "windows/s"})
+    for workers, loader_rate in rates.items():
+        row_name = f"{name} windows, DataLoader with {workers} workers"
+        rows.append({"name": row_name, "value": loader_rate, "unit": "windows/s"})
     rows.append({"name": f"{name}: gathered / best DataLoader", "value": rate / max(rates.values()), "unit": "x"})
     if samples.is_image:
         for change, augmentation in (("colours", COLOURS), ("rotation", ROTATION)):
-            found = best_rate(partial(ours, windows, batch_size, augmentation), seconds=SECONDS)
-            rows.append({"name": f"{name} windows, gathered, with {change}", "value": found, "unit": "windows/s"})
+            augmented_rate = best_rate(partial(gather, windows, batch_size, augmentation), seconds=SECONDS)
+            row_name = f"{name} windows, gathered, with {change}"
+            rows.append({"name": row_name, "value": augmented_rate, "unit": "windows/s"})
     return rows
 
 
 def _rate_of(loader: DataLoader[tuple[torch.Tensor, torch.Tensor]]) -> float:
-    return best_rate(lambda: theirs(loader), seconds=SECONDS)
+    return best_rate(lambda: load(loader), seconds=SECONDS)
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""Trained policies on disk: written, opened, exported, and imported from other libraries."""
+"""Trained policies on disk: write, open, export, and import from other libraries."""

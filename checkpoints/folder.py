@@ -1,7 +1,7 @@
-"""Checkpoints: a policy as a folder of two files, `policy.json` and `policy.safetensors`; neither holds code.
+"""The format of a checkpoint: a folder with `policy.json` and `policy.safetensors`, neither of which holds code.
 
-The folder appears whole or not at all. `policy.json` says what the weights are for (specification with units and
-control period, horizons, the configuration to build the network from, versions) and the SHA-256 of the weights.
+`policy.json` describes the policy: specification with units and control period, horizons, configuration, versions, and
+the SHA-256 of the weights. The folder appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FORMAT = 2
 """Raised whenever older checkpoints can no longer be read."""
 
 KEYS = ("versions", "specification", "horizons", "policy", "task", "step", "weights_sha256")
-"""What `policy.json` holds at least, beside its format."""
+"""What `policy.json` holds at least, besides its format."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -31,20 +31,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     import safetensors.torch
 
     data = safetensors.torch.save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
-    with writing(path):  # safetensors' own writer reports a full disk as an error of its own
+    with writing(path):  # safetensors itself does not raise OSError if the disk is full
         path.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
 
 
 def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
-    """The tensors of `write_tensors`.
+    """Read the tensors of `write_tensors`. digest: the SHA-256 that it returned.
 
-    Raises FileNotFoundError where the file is missing, and ValueError where it is not the one that was written.
+    Raises FileNotFoundError if the file is missing, and ValueError if its SHA-256 differs.
     """
     import safetensors.torch
 
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing from its checkpoint: restore it, or use another checkpoint")
+        raise FileNotFoundError(f"{path} is missing: restore it, or use another checkpoint")
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != digest:
         raise ValueError(f"{path} is damaged: its SHA-256 is not the one noted beside it; use another checkpoint")
@@ -52,9 +52,9 @@ def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
 
 
 def write_checkpoint(folder: Path, weights: Mapping[str, Tensor], **manifest: Any) -> None:
-    """Write `policy.json` and `policy.safetensors` into a folder that exists.
+    """Write `policy.json` and `policy.safetensors` into an existing folder.
 
-    manifest: what to note beside the weights; specification, horizons and config are needed to load them again.
+    manifest: the entries of `policy.json`, among them specification, horizons, policy, task and step.
     """
     digest = write_tensors(folder / "policy.safetensors", weights)
     specification: Specification = manifest.pop("specification")
@@ -71,15 +71,15 @@ def write_checkpoint(folder: Path, weights: Mapping[str, Tensor], **manifest: An
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The manifest and the weights of a checkpoint; see `read_manifest`. Raises ValueError where they are damaged."""
+    """The manifest and the weights of a checkpoint. Raises what `read_manifest` and `read_tensors` raise."""
     manifest = read_manifest(folder)
     return manifest, read_tensors(folder / "policy.safetensors", manifest["weights_sha256"])
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What `policy.json` says, with its specification and its horizons built; torch is not loaded.
+    """The content of `policy.json`, with its specification and its horizons built. Does not load torch.
 
-    Raises FileNotFoundError where there is none, and ValueError where it is of another format or damaged.
+    Raises FileNotFoundError if there is none, and ValueError if it is of another format or damaged.
     """
     if not (folder / "policy.json").is_file():
         raise FileNotFoundError(f"{folder} is no checkpoint: it has no policy.json")

@@ -1,4 +1,4 @@
-"""Checkpoints of what other implementations have trained."""
+"""Import policies of other implementations as checkpoints."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ NETWORKS: dict[str, type[TransformerConfig] | type[UNet1dConfig]] = {
     "unet1d": UNet1dConfig,
 }
 DEFAULT = DiffusionConfig(prediction="epsilon", sampler=DDPMConfig(spacing="leading"))
-"""`policy=reference`: what a policy is if the command line does not mention it, as in the reference implementation."""
+"""`policy=reference`, the default of the command line: the settings of the reference implementation."""
 UNBOUNDED = 1e6
-"""The clip of a policy that was not clipped, in normalised units."""
+"""The clip of a policy without clipping, in normalised units."""
 
 
 def import_checkpoint(config: ImportCheckpointConfig) -> Path:
-    """Write the checkpoint that `config` asks for, whole or not at all; returns its folder.
+    """Write a checkpoint of the policy in `config.source`, whole or not at all; returns its folder, `config.out`.
 
-    Raises ValueError or OSError where it cannot be, with the names that differ and the remedy.
+    Raises FileExistsError if the folder exists. Raises ValueError if the policy cannot be imported, with the names that
+    differ and the remedy.
     """
     from ..files import whole_folder
     from ..policy.normalizer import Normalizer
@@ -45,11 +46,11 @@ def import_checkpoint(config: ImportCheckpointConfig) -> Path:
 
     source, out = Path(config.source), Path(config.out)
     if out.exists():
-        raise FileExistsError(f"{out} is there already: give another out=, or remove it")
+        raise FileExistsError(f"{out} exists already: give another out=, or remove it")
     if not isinstance(config.policy, DiffusionConfig):
         raise ValueError(f"policy must be a diffusion policy, got {describe(config.policy)['choice']}")
     if config.policy.encoder != LowdimEncoderConfig():
-        raise ValueError(f"policy/encoder must be left out, the weights show it, got {config.policy.encoder}")
+        raise ValueError(f"leave policy/encoder out, the weights determine it, got {config.policy.encoder}")
     if source.is_dir():
         foreign, settings = lerobot(source)
         policy_config, horizons = from_lerobot(config, settings)
@@ -64,47 +65,47 @@ def import_checkpoint(config: ImportCheckpointConfig) -> Path:
     policy: Any = policy_config.build(specification, horizons, Normalizer.empty(specification))
     policy.network.load_state_dict(foreign.network.weights)
     policy.encoder.load_state_dict(foreign.cameras.weights)
-    fill(policy.normalizer, specification, foreign)
+    set_ranges(policy.normalizer, specification, foreign)
     manifest = {"policy": describe(policy_config), "task": config.task, "step": 0, "seed": None, "source": str(source)}
     with whole_folder(out) as folder:
         write_checkpoint(folder, policy.state_dict(), specification=specification, horizons=horizons, **manifest)
     return out
 
 
-def fill(normalizer: Normalizer, specification: Specification, foreign: Foreign) -> None:
-    """Set the ranges of every vector, of which those of the observations lie side by side in the foreign policy."""
+def set_ranges(normalizer: Normalizer, specification: Specification, foreign: Foreign) -> None:
+    """Set the range of every vector. The foreign policy concatenates the vectors of an observation."""
     import torch
 
-    observed = [torch.cat(each) for each in zip(*foreign.observations.values(), strict=True)]
+    observed = [torch.cat(parts) for parts in zip(*foreign.observations.values(), strict=True)]
     streams = [stream for stream in specification.streams if not stream.is_image]
     sizes = [stream.size for stream in streams[:-1]]
-    affines = [*zip(*(each.split(sizes) for each in observed), strict=True), foreign.action]
+    affines = [*zip(*(part.split(sizes) for part in observed), strict=True), foreign.action]
     for stream, (centre, half_range) in zip(streams, affines, strict=True):
         normalizer.streams[stream.name].load_state_dict({"centre": centre, "half_range": half_range})
 
 
-def network_of(chosen: Any, layout: Layout) -> TransformerConfig | UNet1dConfig:
-    """The configuration of the network that the weights show; of a transformer's heads, what was chosen."""
+def network_of(config: Any, layout: Layout) -> TransformerConfig | UNet1dConfig:
+    """The configuration of the network of the weights. A transformer's number of heads comes from `config`."""
     option = NETWORKS[layout.kind]
-    return replace(chosen if isinstance(chosen, option) else option(), **layout.sizes)
+    return replace(config if isinstance(config, option) else option(), **layout.sizes)
 
 
 def check_horizons(foreign: Foreign, horizons: Horizons) -> None:
-    """Raises ValueError unless they are those that the weights show."""
+    """Raises ValueError if the weights are for another prediction horizon."""
     if foreign.network.num_steps not in (None, horizons.prediction):
         raise ValueError(f"horizons.prediction must be {foreign.network.num_steps}, got {horizons.prediction}")
 
 
 def from_lerobot(config: ImportCheckpointConfig, settings: dict[str, Any]) -> tuple[DiffusionConfig, Horizons]:
-    """The policy and the horizons of a config.json. Raises ValueError if `config` asks for others too.
+    """The policy and the horizons of LeRobot's config.json. Raises ValueError if `config` sets them too.
 
-    LeRobot samples with the DDPM and DDIM schedulers of diffusers: these start at the first level of the noisiest
-    interval, and that of DDIM keeps the epsilon of the network if it clips the estimate of x_0.
+    LeRobot samples with the DDPM and DDIM schedulers of diffusers. Both start at the first level of the noisiest
+    interval. DDIM keeps the network's epsilon if it clips the estimate of x_0.
     """
     if config.policy != DEFAULT or config.horizons != HorizonsConfig():
         raise ValueError(
-            f"policy and horizons must be left out: {config.source}/config.json contains them; another sampler can be "
-            "chosen whenever the policy runs, such as by recede evaluate ... sampler=ddim"
+            f"leave policy and horizons out: {config.source}/config.json contains them; choose another sampler when "
+            "the policy runs, as in recede evaluate ... sampler=ddim"
         )
     num_times = settings["num_train_timesteps"]
     if settings["beta_schedule"] == "squaredcos_cap_v2":
@@ -124,46 +125,43 @@ def from_lerobot(config: ImportCheckpointConfig, settings: dict[str, Any]) -> tu
 
 
 def specification_of(config: ImportCheckpointConfig, foreign: Foreign) -> Specification:
-    """The task's, with its observations in the order of `streams`; or one of the names and sizes there alone."""
+    """The task's specification with its observations in the order of `streams`, or that of the weights."""
     if (config.task is None) == (config.control_dt is None):
         raise ValueError(f"give either task= or control_dt=, got task={config.task} and control_dt={config.control_dt}")
     if config.control_dt is not None:
         vectors = [Stream(name, affine.centre.shape) for name, affine in foreign.observations.items()]
         images = [Stream(name, shape, "uint8") for name, shape in foreign.cameras.shapes.items()]
         return Specification((*vectors, *images), Stream("action", foreign.action.centre.shape), config.control_dt)
-    assert config.task is not None, "it is one of the two"
+    assert config.task is not None, "checked above"
     task = load_task(config.task).specification
-    known = {stream.name: stream for stream in task.observations}
-    names = config.streams or list(known)
+    streams = {stream.name: stream for stream in task.observations}
+    names = config.streams or list(streams)
     num_images = sum(stream.is_image for stream in task.observations)
-    is_ambiguous = max(num_images, len(known) - num_images) > 1
-    if sorted(names) != sorted(known) or (is_ambiguous and not config.streams):
-        wrong = next((name for name in names if name not in known), "")
+    is_ambiguous = max(num_images, len(streams) - num_images) > 1
+    if sorted(names) != sorted(streams) or (is_ambiguous and not config.streams):
+        wrong = next((name for name in names if name not in streams), "")
         raise ValueError(
-            f"streams must be the observations of {config.task}, in the order in which they lie side by side there, "
-            f"got {config.streams}: {nearest(wrong, known)}"
+            f"streams must be the observations of {config.task}, in the order in which the policy concatenates them, "
+            f"got {config.streams}: {nearest(wrong, streams)}"
         )
-    specification = Specification(tuple(known[name] for name in names), task.action, task.control_dt)
+    specification = Specification(tuple(streams[name] for name in names), task.action, task.control_dt)
     check_sizes(specification, foreign)
     return specification
 
 
 def check_sizes(specification: Specification, foreign: Foreign) -> None:
-    """Raises ValueError unless the streams are of as many numbers, and the images of the shapes, as those of `foreign`.
-
-    Vectors and images each have an order of their own.
-    """
-    found = sum(len(affine.centre) for affine in foreign.observations.values()), len(foreign.action.centre)
+    """Raises ValueError if the number of values in vectors, or the shapes of images, differ from those of `foreign`."""
+    sizes = sum(len(affine.centre) for affine in foreign.observations.values()), len(foreign.action.centre)
     vectors = [stream.size for stream in specification.observations if not stream.is_image]
-    wanted = sum(vectors), specification.action.size
-    if found != wanted:
+    expected = sum(vectors), specification.action.size
+    if sizes != expected:
         raise ValueError(
-            f"the policy must see {wanted[0]} numbers a step and answer with {wanted[1]}, as the task has, "
-            f"got {found[0]} and {found[1]}: leave task= out and give control_dt="
+            f"the policy must take {expected[0]} numbers a step and return {expected[1]}, as the task has, "
+            f"got {sizes[0]} and {sizes[1]}: leave task= out and give control_dt="
         )
     shapes = [stream.shape for stream in specification.observations if stream.is_image]
     if shapes != list(foreign.cameras.shapes.values()):
         raise ValueError(
-            f"the policy must see images of the shapes {shapes}, as the task has, "
+            f"the policy must take images of the shapes {shapes}, as the task has, "
             f"got {foreign.cameras.shapes}: leave task= out and give control_dt="
         )

@@ -1,4 +1,4 @@
-"""The folder of a training: its checkpoints and its metrics."""
+"""The layout of a run: `checkpoints/<step>/` and `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 
 
 def checkpoint_steps(run: Path) -> list[int]:
-    """The steps of the checkpoints of a run, ascending."""
+    """The steps of a run's checkpoints, in ascending order."""
     return sorted(int(path.name) for path in (run / "checkpoints").glob("[0-9]*"))
 
 
 def checkpoint_of_step(run: Path, step: int) -> Path:
-    """The checkpoint of a run after `step` updates."""
+    """The folder of a run's checkpoint after `step` updates."""
     return run / "checkpoints" / f"{step:08d}"
 
 
 def best_step(run: Path) -> int | None:
-    """The step of the checkpoint that scored best of those evaluated while training, the earliest of equals."""
-    kept = set(checkpoint_steps(run))
-    measured = [entry for entry in read_metrics(run) if "mean_score" in entry and entry["step"] in kept]
-    return max(measured, key=lambda entry: entry["mean_score"], default={}).get("step")
+    """The step of the checkpoint with the best score during training, the earliest of equals; None without scores."""
+    steps = set(checkpoint_steps(run))
+    evaluations = [entry for entry in read_metrics(run) if "mean_score" in entry and entry["step"] in steps]
+    return max(evaluations, key=lambda entry: entry["mean_score"], default={}).get("step")
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Every line of a run's metrics so far; a last line that was cut short is left out."""
+    """Every line of a run's `metrics.jsonl`, without an unfinished last line. Raises ValueError if it is damaged."""
     path = run / "metrics.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     try:
@@ -35,9 +35,9 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def resolve_checkpoint(folder: Path, which: str = "last") -> Path:
-    """The checkpoint meant by a run folder ("last" or "best" of it) or a checkpoint folder.
+    """The folder itself if it is a checkpoint; the "last" or "best" checkpoint if it is a run.
 
-    Raises FileNotFoundError where there is none.
+    Raises FileNotFoundError if there is none.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no run or checkpoint folder {folder}")
@@ -47,7 +47,7 @@ def resolve_checkpoint(folder: Path, which: str = "last") -> Path:
         raise FileNotFoundError(f"{folder} is neither a run folder nor a checkpoint: it holds no checkpoints")
     if which == "last":
         return checkpoint_of_step(folder, checkpoint_steps(folder)[-1])
-    chosen = best_step(folder)
-    if chosen is None:
-        raise FileNotFoundError(f"{folder} has no best policy: train with evaluate_every=N, or use the last one")
-    return checkpoint_of_step(folder, chosen)
+    step = best_step(folder)
+    if step is None:
+        raise FileNotFoundError(f"{folder} has no best checkpoint: train with evaluate_every=N, or use the last one")
+    return checkpoint_of_step(folder, step)

@@ -1,1 +1,1 @@
-"""The command line: thin, one file per command."""
+"""The command line: one thin module for each command."""

@@ -1,4 +1,4 @@
-"""`recede collect`: record a task's scripted expert into a store."""
+"""`recede collect`: record demonstrations with a task's scripted expert."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from ..envs.catalogue import load_task
 
 
 def run(config: CollectConfig) -> None:
-    """Record, and say how often the expert succeeded."""
+    """Record, and print how often the expert succeeded."""
     from ..recording.scripted import collect
 
-    found = collect(
+    collected = collect(
         load_task(config.task),
         Path(config.out),
         episodes=config.episodes,
         first_seed=config.first_seed,
         images=config.images,
     )
-    print(f"{found.successes} demonstrations in {config.out}")
-    if found.failures:
-        print(f"{found.failures} failures of the expert, kept apart in {found.failures_path}")
+    print(f"{collected.successes} demonstrations in {config.out}")
+    if collected.failures:
+        print(f"{collected.failures} failures of the expert in {collected.failures_path}")
     print(f"next: recede train task={config.task} dataset={config.out} out=runs/{config.task}{config.again}")

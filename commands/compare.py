@@ -1,4 +1,4 @@
-"""`recede compare`: one table of many evaluations."""
+"""`recede compare`: put many evaluations into one table."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ..configs.notation import command_line
 
 
 def run(config: CompareConfig) -> None:
-    """Print the table of many evaluations, or write it as a document; collect them in one file if asked to."""
-    from ..evaluation.reports.comparison import document, find, table, write_lines
+    """Print the table, or write it as a document with `out`; add the evaluations to a file with `lines`."""
+    from ..evaluation.reports.comparison import document, find_evaluations, table, write_lines
     from ..files import write_text
 
-    results = find(Path(config.results))
+    results = find_evaluations(Path(config.results))
     if config.lines is not None:
         count = write_lines(Path(config.lines), results)
         print(f"{len(results)} evaluations added, {count} in all: {config.lines}")

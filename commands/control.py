@@ -60,7 +60,7 @@ def _report(config: ControlConfig, task: str | None, session: Session) -> None:
     """Write the records and the page of a session to its folder, and print a line about both."""
     from ..control.log import TICKS
     from ..datasets.store import DemonstrationStore
-    from ..evaluation.reports.control import summarised, write_timeline
+    from ..evaluation.reports.control import summary_line, write_timeline
     from ..files import write_json
 
     ((name, execution),) = config.execution.items()
@@ -75,7 +75,7 @@ def _report(config: ControlConfig, task: str | None, session: Session) -> None:
     page = session.out / "report.html"
     write_json(session.out / "control.json", content)
     write_timeline(page, content, DemonstrationStore.open(session.out / TICKS))
-    print(f"{task or config.run}, {name}: {summarised(session.records)}")
+    print(f"{task or config.run}, {name}: {summary_line(session.records)}")
     print(f"report: {page}")
 
 

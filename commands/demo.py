@@ -1,4 +1,4 @@
-"""`recede demo`: the whole path on the embedded task, from recording demonstrations to a report."""
+"""`recede demo`: from demonstrations of the embedded task to a report on two policies."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ TASK = "pick_place"
 
 
 def run(config: DemoConfig) -> None:
-    """Record, train a diffusion and a regression policy on the same data, evaluate both, and report."""
+    """Record demonstrations, train a diffusion and a regression policy on them, evaluate both, and report."""
     from ..evaluation.results import measure, write_results
     from ..recording.scripted import collect
     from ..training.loop import train
 
-    device(config.device)  # refuses a wrong one before anything is recorded
+    device(config.device)  # raises before anything is recorded
     out = Path(config.out)
     dataset = str(out / "demonstrations.zarr")
     out.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def run(config: DemoConfig) -> None:
                 device=config.device,
             )
         )
-        videos = 0 if measured else 3  # the report shows films of the first policy alone
+        videos = 0 if measured else 3  # the report shows films of the first policy only
         evaluation = EvaluateConfig(
             run=run_folder, episodes=config.evaluate_episodes, videos=videos, device=config.device
         )
@@ -58,9 +58,12 @@ def run(config: DemoConfig) -> None:
         command=command_line("demo", config),
         next_steps=[
             (f"recede evaluate {first} episodes=200", "the same policy on more seeds, for a narrower interval"),
-            (f"recede inspect {dataset}", "what it learned from"),
+            (f"recede inspect {dataset}", "the demonstrations"),
             (f"recede train task={TASK} dataset={dataset} out=runs/longer steps=6000", "train longer"),
-            ("recede train dataset=my.zarr out=runs/mine", "demonstrations of your own; the README says how to record"),
+            (
+                "recede train dataset=my.zarr out=runs/mine",
+                "your own demonstrations; the README shows how to record them",
+            ),
         ],
     )
     print(f"\nreport: {out / 'report.html'}")

@@ -1,4 +1,4 @@
-"""`recede download`: fetch published demonstrations from their publisher."""
+"""`recede download`: download published demonstrations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..configs.datasets import DownloadConfig
 
 
 def run(config: DownloadConfig) -> None:
-    """Fetch, check, and say what to do next."""
+    """Download, check, and print the next command."""
     from ..datasets.download import download
 
     path = Path(config.out or f"data/{config.name}.zarr")

@@ -1,4 +1,4 @@
-"""`recede evaluate`: roll a policy out and report rates with intervals."""
+"""`recede evaluate`: measure a policy in closed-loop simulation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..configs.notation import command_line
 
 
 def run(config: EvaluateConfig) -> None:
-    """Write `evaluation.json`, the report and films, beside the policy or to `out`, and print the rates."""
+    """Write `evaluation.json`, the report and the films to `out` or beside the policy, and print the rates."""
     from ..evaluation.delays import measure_all
     from ..evaluation.reports.comparison import table
     from ..evaluation.results import measure, write_results
@@ -28,7 +28,7 @@ def run(config: EvaluateConfig) -> None:
         next_steps=[
             (f"{again} episodes=200", "a narrower interval"),
             (f"{again} first_seed=200000", "other unseen seeds"),
-            (f"{again} delay_ms=[0,200] execution=[receding,rtc]", "if chunks come late"),
+            (f"{again} delay_ms=[0,200] execution=[receding,rtc]", "with late chunks"),
         ],
     )
     print(measurement.evaluation)

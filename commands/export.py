@@ -1,4 +1,4 @@
-"""`recede export`: a trained policy as a folder that needs no PyTorch."""
+"""`recede export`: export a policy so that it runs without PyTorch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ..configs.checkpoints import ExportConfig
 
 
 def run(config: ExportConfig) -> None:
-    """Export, and say how far the engine is from PyTorch, how fast it is, and what to do next."""
+    """Export; print the engine's deviation from PyTorch, its latency and the next command."""
     from ..checkpoints.exporting import export
 
     print(export(config))

@@ -1,4 +1,4 @@
-"""`recede import-checkpoint`: what other implementations have trained, as a checkpoint."""
+"""`recede import-checkpoint`: convert a policy that another library trained."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ..configs.checkpoints import ImportCheckpointConfig
 
 
 def run(config: ImportCheckpointConfig) -> None:
-    """Convert, and say what to do next."""
+    """Convert, and print the next command."""
     from ..checkpoints.importing import import_checkpoint
 
     path = import_checkpoint(config)

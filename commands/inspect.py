@@ -1,4 +1,4 @@
-"""`recede inspect`: describe a store of demonstrations in words and in a picture."""
+"""`recede inspect`: describe demonstrations in words and in a picture."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..envs.catalogue import load_task
 
 
 def run(config: InspectConfig) -> None:
-    """Print streams, ranges and warnings, and draw every dimension over time."""
+    """Print streams, ranges and warnings, and draw every dimension over time. `augment` draws images too."""
     from ..datasets.inspection import summarise, usual_crop, warnings
     from ..datasets.opening import open_demonstrations
-    from ..evaluation.reports.demonstrations import draw, draw_augmented
+    from ..evaluation.reports.demonstrations import draw_augmented, draw_demonstrations
 
     task = load_task(config.task) if config.task else None
     demonstrations = open_demonstrations(config.dataset, task)
@@ -25,18 +25,18 @@ def run(config: InspectConfig) -> None:
     if len(demonstrations):
         picture = Path(config.out) if config.out else default_picture(Path(config.dataset))
         picture.parent.mkdir(parents=True, exist_ok=True)
-        draw(demonstrations, picture)
+        draw_demonstrations(demonstrations, picture)
         print(f"picture: {picture}")
         if config.augment:
             augmented = picture.with_name(f"{picture.stem}.augmented.png")
-            is_chosen = config.crop is not None or config.augmentation != AugmentationConfig()
-            crop = pair(config.crop) if is_chosen else usual_crop(demonstrations)
+            is_set = config.crop is not None or config.augmentation != AugmentationConfig()
+            crop = pair(config.crop) if is_set else usual_crop(demonstrations)
             draw_augmented(demonstrations, config.augmentation.build(crop), augmented, seed=config.seed)
             print(f"augmented: {augmented}")
 
 
 def default_picture(store: Path) -> Path:
-    """The picture of a store: beside it, or in `runs/inspect/` if the store's folder cannot be written.
+    """The path of a store's picture: beside the store, or in `runs/inspect/` if that folder is read-only.
 
     >>> default_picture(Path("nobody/can/write/here/reach.zarr")).as_posix()
     'runs/inspect/reach.png'

@@ -1,4 +1,4 @@
-"""`recede replay`: apply recorded actions in simulation and compare with the recording."""
+"""`recede replay`: apply recorded actions in simulation and compare."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..envs.catalogue import load_task
 
 
 def run(config: ReplayConfig) -> None:
-    """Print how far the replayed observations are from the recorded ones."""
+    """Print how far the replayed observations deviate from the recorded ones."""
     from tqdm import tqdm
 
     from ..datasets.opening import open_demonstrations
@@ -19,13 +19,13 @@ def run(config: ReplayConfig) -> None:
     demonstrations = open_demonstrations(config.dataset, task)
     count = len(demonstrations)
     episodes = range(min(config.episodes or count, count))
-    found = list(tqdm(replay(task, demonstrations, episodes), total=len(episodes), desc="replay", unit="episode"))
-    successes = sum(each.success for each in found)
-    print(f"{len(found)} episodes replayed, {successes} of them succeed; largest deviation of each episode:")
+    replays = list(tqdm(replay(task, demonstrations, episodes), total=len(episodes), desc="replay", unit="episode"))
+    successes = sum(episode.success for episode in replays)
+    print(f"{len(replays)} episodes replayed, {successes} of them succeed; largest deviations of an episode:")
     for stream in task.specification.observations:
-        worst = np.array([each.deviations[stream.name] for each in found])
+        worst = np.array([episode.deviations[stream.name] for episode in replays])
         units = stream.units[0] if stream.units else ""
         print(
             f"  {stream.name:<20}median {np.median(worst):.2e}  90 % under {np.quantile(worst, 0.9):.2e}  "
-            f"worst {worst.max():.2e} {units} (episode {found[worst.argmax()].episode})"
+            f"worst {worst.max():.2e} {units} (episode {replays[worst.argmax()].episode})"
         )

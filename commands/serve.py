@@ -1,4 +1,4 @@
-"""`recede serve`: a policy on the network."""
+"""`recede serve`: serve a policy to robots over the network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def run(config: ServeConfig) -> None:
-    """Load the policy and serve it until the process is interrupted or terminated; then every session is closed."""
+    """Serve the policy until the process is interrupted or terminated; then close every session."""
     from ..checkpoints.opening import open_policy, read_description
     from ..serving.server import Server
     from ..serving.wire import TOKEN, read_token, require
@@ -21,7 +21,7 @@ def run(config: ServeConfig) -> None:
     token = read_token()
     if config.is_open and token is None:
         raise ValueError(
-            f"host={config.host} lets other machines ask the policy, which needs a token: set {TOKEN}, for instance "
+            f"host={config.host} lets other machines use the policy, which needs a token: set {TOKEN}, for instance "
             f"with export {TOKEN}=$(openssl rand -hex 32), or serve at 127.0.0.1"
         )
     for module in ("msgpack", "websockets"):
@@ -31,18 +31,18 @@ def run(config: ServeConfig) -> None:
         config.run, engine=config.engine, which=config.checkpoint, sampler=config.sampler, device=config.device
     )
     sizes = {"max_sessions": config.max_sessions, "max_batch": config.max_batch}
-    asyncio.run(_serve(Server(opened.engine, task=task, token=token, seed=config.seed, **sizes), config))
+    asyncio.run(_run_server(Server(opened.engine, task=task, token=token, seed=config.seed, **sizes), config))
     print("every session is closed")
 
 
-async def _serve(server: Server, config: ServeConfig) -> None:
+async def _run_server(server: Server, config: ServeConfig) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
     def ready(address: str) -> None:
         print(f"{server.task or config.run} is served at {address} by {server.engine.name}")
-        reached = f"ws://THIS-MACHINE:{address.rpartition(':')[2]}" if config.is_open else address
-        print(f"next: recede control {reached}", flush=True)
+        public = f"ws://THIS-MACHINE:{address.rpartition(':')[2]}" if config.is_open else address
+        print(f"next: recede control {public}", flush=True)
 
     await server.run(config.host, config.port, ready=ready, stop=stop)

@@ -1,4 +1,4 @@
-"""`recede train`: learn a policy from a store of demonstrations; the same command resumes."""
+"""`recede train`: train a policy on demonstrations, or resume training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..configs.training import TrainConfig
 
 
 def run(config: TrainConfig) -> None:
-    """Train, and say what to do next."""
+    """Train, and print the next command."""
     from ..checkpoints.runs import checkpoint_steps
     from ..training.loop import train
 

@@ -1,1 +1,1 @@
-"""Run configurations: the dataclasses, the one table of choices, and the YAML presets."""
+"""Configurations: a dataclass for each command, the table of choices for each slot, and the YAML presets."""

@@ -1,9 +1,11 @@
-"""How images are changed in training."""
+"""Random changes to images in training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from .components.lazy import values
 
 if TYPE_CHECKING:
     from ..datasets.augmentation import Augmentation
@@ -11,28 +13,23 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class AugmentationConfig:
-    """Random changes to the images of a training batch; see `datasets.augmentation`. All of them are off by default.
-
-    rotation: by up to so many degrees. brightness, contrast, saturation: multiplied by 1 - x to 1 + x.
-    """
+    """Random changes to the images of a training batch, all off by default; see `datasets.augmentation`."""
 
     rotation: float = 0.0
+    """Largest rotation about the centre, in degrees, either way."""
     brightness: float = 0.0
+    """Brightness is multiplied by a factor between 1 - brightness and 1 + brightness."""
     contrast: float = 0.0
+    """Contrast is multiplied by a factor between 1 - contrast and 1 + contrast."""
     saturation: float = 0.0
+    """Saturation is multiplied by a factor between 1 - saturation and 1 + saturation."""
 
     def __post_init__(self) -> None:
-        if any((self.rotation, self.brightness, self.contrast, self.saturation)):  # torch is loaded only if need be
+        if any((self.rotation, self.brightness, self.contrast, self.saturation)):  # else torch need not load
             self.build(None)
 
     def build(self, crop: tuple[int, int] | None) -> Augmentation:
-        """The augmentation for a policy whose encoder sees a `crop` (h, w) of every image."""
+        """The augmentation for an encoder that sees a `crop` (h, w) of every image."""
         from ..datasets.augmentation import Augmentation
 
-        return Augmentation(
-            crop=crop,
-            rotation=self.rotation,
-            brightness=self.brightness,
-            contrast=self.contrast,
-            saturation=self.saturation,
-        )
+        return Augmentation(crop=crop, **values(self))

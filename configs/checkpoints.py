@@ -1,4 +1,4 @@
-"""The configurations of the commands on trained policies: `recede export` and `import-checkpoint`."""
+"""The configurations of `recede export` and `recede import-checkpoint`."""
 
 from __future__ import annotations
 
@@ -14,29 +14,33 @@ from .packages import CommandConfig
 
 @dataclass(kw_only=True)
 class ImportCheckpointConfig(CommandConfig):
-    """Make a checkpoint of a policy that another implementation has trained.
+    """Convert a policy that another library trained into a checkpoint.
 
-    source: a file with the state dict of a policy for vectors of the reference implementation, of safetensors or torch,
-    or a folder of LeRobot's, whose policies may see images too. out: the checkpoint folder. task: what it was trained
-    for, and streams: the task's observations in the order in which they lie side by side there, where there is more
-    than one of a kind. Without a task the control period, control_dt, is needed, in seconds.
-
-    horizons and policy: as it was trained; a folder of LeRobot contains them. The weights show the network, except for
-    policy/network=transformer policy.network.num_heads=N if a transformer does not have 4 heads.
-
-    The policy acts as it did there. LeRobot's settings name its sampler. A state dict does not: it is sampled as the
-    reference implementation does by default, by DDPM in 100 steps. If it was sampled by DDIM, add
-    policy/sampler=reference_ddim policy.sampler.num_steps=N. Both visit the levels of spacing=leading, and DDIM keeps
-    the epsilon of the network, as diffusers does.
+    The imported policy acts as the original. The weights show the network, except for the heads of a transformer: if
+    it does not have 4, add policy/network=transformer policy.network.num_heads=N. A LeRobot folder names its sampler. A
+    state dict does not; it is sampled by DDPM in 100 steps, as in the reference implementation. If it was sampled by
+    DDIM, add policy/sampler=reference_ddim policy.sampler.num_steps=N.
     """
 
+    "Source and result"
+
     source: str
+    """State dict (safetensors or torch) of the reference implementation, without images; or a LeRobot policy folder."""
     out: str
-    policy: Any = field(metadata={"choice": "reference"})
+    """Checkpoint folder to write."""
+
+    "What a state dict does not say"
+
     task: str | None = None
+    """Task that the policy was trained for. null needs control_dt."""
     streams: list[str] = field(default_factory=list)
+    """Observation streams of the task in their order in the input vector. Needed if there are several of a kind."""
     control_dt: float | None = None
+    """Control period in seconds. null takes the period of the task."""
     horizons: HorizonsConfig = field(default_factory=HorizonsConfig)
+    """Horizons of the training, in control steps. A LeRobot folder contains its own."""
+    policy: Any = field(metadata={"choice": "reference"})
+    """Configuration of the trained policy. A LeRobot folder contains its own."""
 
     def __post_init__(self) -> None:
         require_choices(self, "policy")
@@ -45,31 +49,34 @@ class ImportCheckpointConfig(CommandConfig):
 
 @dataclass(kw_only=True)
 class ExportConfig(CommandConfig):
-    """Make a folder of a trained policy that predicts without PyTorch, by `recede.load_engine`.
+    """Export a policy to a folder that predicts without PyTorch.
 
-    run: a run folder or a checkpoint folder. out: the folder to write, which must not be there yet. engine: onnx,
-    openvino (in the precision that it chooses on the machine where it runs) or openvino_fp32, or auto for the fastest
-    of them here. An engine whose chunks are not those of PyTorch is excluded. checkpoint: which of a run's, "last" or
-    "best". sampler: to denoise with, where it is not the one that the policy was trained to have; the folder keeps it.
-    dataset: demonstrations whose observations the engines are compared on; without them these are drawn from the ranges
-    of the normalizer. task: what the dataset is of, for a replay buffer of others.
+    `recede evaluate`, `recede control`, `recede serve` and `recede.load_engine` open it. An engine whose chunks differ
+    from those of PyTorch is excluded.
     """
 
     run: str
+    """Run folder or checkpoint folder."""
     out: str
+    """Folder to write. It must not exist yet."""
     engine: str = "auto"
+    """onnx, openvino (which chooses its precision where it runs), openvino_fp32, or auto for the fastest here."""
     checkpoint: str = "last"
+    """Checkpoint of a run: last or best."""
     sampler: Any = None
+    """Sampler to denoise with, which the folder keeps. null takes the sampler of the policy."""
     dataset: str | None = None
+    """Demonstrations whose observations compare the engines. null draws observations from the normaliser's ranges."""
     task: str | None = None
+    """Task that the dataset shows, for replay buffers."""
 
     def __post_init__(self) -> None:
         if self.engine not in (*FORMATS, "auto"):
             raise ValueError(
-                f"engine must be one that needs no PyTorch, or auto, got {self.engine!r}: "
+                f"engine must be auto or one that runs without PyTorch, got {self.engine!r}: "
                 + nearest(self.engine, (*FORMATS, "auto"))
             )
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
         if self.task is not None and self.dataset is None:
-            raise ValueError("task says what the dataset is of: give dataset= too, or leave it out")
+            raise ValueError(f"task={self.task} needs a dataset: add dataset=, or leave task out")

@@ -1,4 +1,4 @@
-"""What the values of configurations must be."""
+"""Checks of configuration values."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from ..specification import nearest
 
 
 def positive(config: object, *names: str) -> None:
-    """Raises ValueError unless every one of these fields is above 0."""
+    """Raises ValueError unless these fields are all above 0."""
     for name in names:
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} must be above 0, got {getattr(config, name)}")
 
 
 def not_negative(config: object, *names: str) -> None:
-    """Raises ValueError unless every one of these fields is at least 0."""
+    """Raises ValueError unless these fields are all at least 0."""
     for name in names:
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} must be at least 0, got {getattr(config, name)}")
 
 
 def known_engine(name: str | None) -> None:
-    """Raises ValueError unless it is the name of an engine, "auto", or None."""
+    """Raises ValueError unless `name` is an engine, "auto" or None."""
     if name not in (*ENGINES, "auto", None):
         raise ValueError(
             f"engine must be auto or one of {', '.join(ENGINES)}, got {name!r}: "
@@ -30,13 +30,13 @@ def known_engine(name: str | None) -> None:
 
 
 def check_sizes(name: str, sizes: list[int]) -> None:
-    """Raises ValueError unless the sizes of layers, of which there may be none, are positive."""
+    """Raises ValueError unless all sizes of layers are positive. The list may be empty."""
     if min(sizes, default=1) < 1:
         raise ValueError(f"{name} must list sizes above 0, got {sizes}")
 
 
 def pair(crop: list[int] | None) -> tuple[int, int] | None:
-    """The height and the width that `crop` lists. Raises ValueError unless it is two positive numbers, or None."""
+    """`crop` as height and width. Raises ValueError unless it is two positive numbers or None."""
     if crop is not None and (len(crop) != 2 or min(crop) < 1):
         raise ValueError(f"crop must be a height and a width in pixels, [h, w], or null, got {crop}")
     return None if crop is None else (crop[0], crop[1])

@@ -1,4 +1,4 @@
-"""The one table of what may be chosen for each slot, and how a package of yours adds to it; see docs/your_parts.md."""
+"""The table of choices for each slot. A package of your own adds to it with `add_choice`; see docs/your_parts.md."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ from .components.robots import ROBOTS
 
 
 def require_choices(config: object, *slots: str, parent: str = "") -> None:
-    """Check that one of the `CHOICES` fills each of these slots of `config`, and each slot of what fills it.
+    """Check that each of these slots of `config` holds one of its choices, and so do the slots of that choice.
 
     Raises ValueError for a slot that holds a plain value.
     """
     for slot in slots:
         path, value = f"{parent}{slot}", getattr(config, slot)
         if not is_dataclass(value):
-            raise ValueError(
-                f"{path} must be chosen as {path}=name, got {value!r}: {nearest(str(value), CHOICES[path])}"
-            )
-        inner = [each.name for each in fields(value) if f"{path}/{each.name}" in CHOICES]
+            is_name = str(value) in CHOICES[path]
+            hint = f"write {path}={value}" if is_name else nearest(str(value), CHOICES[path])
+            raise ValueError(f"{path} must be chosen as {path}=NAME, got {value!r}: {hint}")
+        inner = [field.name for field in fields(value) if f"{path}/{field.name}" in CHOICES]
         require_choices(value, *inner, parent=f"{path}/")
 
 
@@ -75,52 +75,55 @@ CHOICES: dict[str, dict[str, Any]] = {
     "execution": EXECUTIONS,
     "robot": ROBOTS,
 }
-"""Slot -> name -> what fills it. A slot is a Hydra config group, and its path in the run configuration.
+"""Slot -> name -> the configuration of the choice.
 
-In the slots of `MANY` there may be several, each under its name.
+A slot is a Hydra config group, and its path in a command's configuration.
 """
 
 MANY = ("execution",)
+"""Slots that may hold several choices at once, each under its name."""
 
 
 def add_choice(slot: str, name: str, config: Any) -> None:
-    """Make `config` what `slot=name` chooses, on every command line and in every checkpoint.
+    """Add a choice: `slot=name` then chooses `config` on every command line and in every checkpoint.
 
     slot: "policy", "policy/encoder", "policy/network", "policy/schedule", "policy/sampler", "policy/objective",
     "policy/weighting", "execution", "robot" or "task". name: lower-case letters, digits and underscores. config: a
-    dataclass whose `build` makes the real object, as those in `configs.components`; of a task its place,
-    "package.module:CONSTANT", or the `Task` itself.
+    dataclass with a method `build` that makes the real object, like those in `configs.components`. For a task, the
+    `Task` itself or its place, "package.module:CONSTANT".
 
-    Adding the same again changes nothing but the object, so that a module can be reloaded. Raises ValueError for a slot
-    that does not exist, a name that is taken, and what cannot fill the slot.
+    A reloaded module may add its choices again. Raises ValueError for an unknown slot, for a name that is taken, and
+    for a configuration that does not fit the slot.
     """
     if slot not in (slots := (*CHOICES, "task")):
-        raise ValueError(f"slot must be one that recede has, got {slot!r}: {nearest(slot, slots)}")
+        raise ValueError(f"there is no slot {slot!r}: {nearest(slot, slots)}")
     if not re.fullmatch("[a-z][a-z0-9_]*", name):
         raise ValueError(f"{slot}: a name must be lower-case letters, digits and underscores, got {name!r}")
     table: dict[str, Any] = TASKS if slot == "task" else CHOICES[slot]
     (_check_task if slot == "task" else _check_config)(slot, name, config)
-    shared = [each for each, options in CHOICES.items() if options is table]  # "sampler" and "policy/sampler"
-    is_taken = name in table or any(name in names(each) for each in shared)
+    shared = [slot for slot, options in CHOICES.items() if options is table]  # "sampler" and "policy/sampler"
+    is_taken = name in table or any(name in names(slot) for slot in shared)
     if is_taken and (name not in table or _origin(table[name]) != _origin(config)):
-        known = _origin(table[name]) if name in table else "a preset of recede"
-        raise ValueError(f"{slot}={name} is taken by {known}: choose another name for {_origin(config)}")
+        owner = _origin(table[name]) if name in table else "a preset of recede"
+        raise ValueError(f"{slot}={name} is taken by {owner}: choose another name for {_origin(config)}")
     table[name] = config
 
 
 def names(slot: str) -> list[str]:
-    """What may fill a slot: the table's, and the presets of them that have a file in this folder."""
+    """The names of a slot's choices, including the presets that have a file in this folder."""
     presets = (Path(__file__).parent / slot).glob("*.yaml")
-    return sorted({*CHOICES[slot], *(path.stem for path in presets)})
+    return sorted({*CHOICES.get(slot, ()), *(path.stem for path in presets)})
 
 
 def _check_config(slot: str, name: str, config: Any) -> None:
     if not isinstance(config, type) or not is_dataclass(config) or not callable(getattr(config, "build", None)):
         raise ValueError(f"{slot}={name} must be a dataclass with a method `build`, got {config!r}")
     for other, options in CHOICES.items():
-        for known, option in options.items():
-            if option is config and (known != name or options is not CHOICES[slot]):  # checkpoints note the name alone
-                raise ValueError(f"{slot}={name} must be a class of its own, but {config!r} is {other}={known} already")
+        for other_name, option in options.items():  # a checkpoint looks up the name by the class
+            if option is config and (other_name != name or options is not CHOICES[slot]):
+                raise ValueError(
+                    f"{slot}={name} needs a class of its own, but {config!r} is {other}={other_name} already"
+                )
 
 
 def _check_task(slot: str, name: str, config: Any) -> None:
@@ -130,13 +133,13 @@ def _check_task(slot: str, name: str, config: Any) -> None:
 
     if isinstance(config, Task):
         if config.name != name:
-            raise ValueError(f"{slot}={name} must be a task of that name, got one whose name is {config.name!r}")
+            raise ValueError(f"{slot}={name} must be a task of that name, got {config.name!r}")
     else:
         raise ValueError(f"{slot}={name} must be a Task, or its place as package.module:CONSTANT, got {config!r}")
 
 
 def _origin(choice: Any) -> str:
-    """Where a choice is defined, as "package.module:Name"; of a `Task` itself, where its environment is."""
+    """Where a choice is defined, as "package.module:Name". For a `Task`, where its environment is defined."""
     if isinstance(choice, str):
         return choice
     made = choice if isinstance(choice, type) else choice.make

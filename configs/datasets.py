@@ -1,4 +1,4 @@
-"""The configurations of the commands on demonstrations: `recede collect`, `inspect` and `download`."""
+"""The configurations of `recede collect`, `inspect` and `download`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from .packages import CommandConfig
 
 @dataclass(kw_only=True)
 class CollectConfig(CommandConfig):
-    """Record a task's scripted expert into the store `out`: `episodes` successes, on the seeds from `first_seed` on.
-
-    Failures of the expert go to a store beside it. The same command goes on after an interruption. images: how those of
-    a new store are compressed: zstd, png, or jpeg, which alone changes them.
-    """
+    """Record demonstrations with a task's scripted expert. The same command resumes an interrupted recording."""
 
     task: str
+    """Task to record."""
     out: str
+    """Folder of the store. Failures of the expert go to a store beside it, with -failures in its name."""
     episodes: int = 100
+    """Successful episodes to record."""
     first_seed: int = 0
+    """Seed of the first episode; the following episodes use the following seeds."""
     images: str = "zstd"
+    """Compression of images in a new store: zstd and png are lossless, jpeg is not."""
 
     def __post_init__(self) -> None:
         positive(self, "episodes")
@@ -30,34 +31,42 @@ class CollectConfig(CommandConfig):
 
 @dataclass(kw_only=True)
 class InspectConfig(CommandConfig):
-    """Describe the store `dataset`; `task` is needed for a replay buffer of others.
+    """Describe demonstrations: streams, ranges, warnings, and a picture of every dimension over time."""
 
-    out: the picture; by default it lies beside the store, `data/reach.png` of `data/reach.zarr`, or in `runs/inspect/`
-    if the store's folder cannot be written.
-    augment: also draw, into a picture beside that one, what a policy sees in training whose encoder has this `crop`,
-    [height, width], with this `augmentation`; where neither is given, a crop of seven eighths of the images.
-    seed: of its random changes.
-    """
+    "Demonstrations"
 
     dataset: str
+    """Folder of a demonstration store, or of a replay buffer of Diffusion Policy."""
     task: str | None = None
+    """Task that a replay buffer shows. A store needs none."""
     out: str | None = None
+    """File of the picture. null is data/reach.png for data/reach.zarr, or runs/inspect/ if that folder is read-only."""
+
+    "Augmented images"
+
     augment: bool = False
+    """Also draw the augmented images of training, into a picture beside the first."""
     crop: list[int] | None = None
+    """Crop [height,width] in pixels. null is seven eighths of the image if no augmentation is set, else no crop."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """Random changes to draw."""
     seed: int = 0
+    """Seed of the random changes."""
 
     def __post_init__(self) -> None:
         pair(self.crop)
         not_negative(self, "seed")
         if not self.augment and (self.crop is not None or self.augmentation != AugmentationConfig()):
-            raise ValueError("crop and augmentation say what augment=true draws: give it too, or leave them out")
+            raise ValueError("crop and augmentation need augment=true: add it, or leave them out")
 
 
 @dataclass(kw_only=True)
 class DownloadConfig(CommandConfig):
-    """Fetch published demonstrations; `name` says which. out: the store's folder. url: of a mirror."""
+    """Download published demonstrations and check their digest."""
 
     name: str
+    """Name of the demonstrations, such as pusht."""
     out: str | None = None
+    """Folder of the store. null is data/NAME.zarr."""
     url: str | None = None
+    """Address of a mirror. null is the publisher's."""

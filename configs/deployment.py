@@ -14,34 +14,44 @@ from .packages import CommandConfig
 
 @dataclass(kw_only=True)
 class ControlConfig(CommandConfig):
-    """Control a robot in real time; any key ends an episode and stops the robot, an interrupt ends all of them.
+    """Control a robot in real time. Any key ends the episode and stops the robot; Ctrl-C ends all episodes."""
 
-    run: a run folder, a checkpoint folder or a folder of `recede export`; or ws://host:port of `recede serve`, where
-    the policy then runs, with the checkpoint, the sampler and the engine that it was given there. checkpoint: which of
-    a run's, "last" or "best". robot: what is controlled. rate: commands a second. episodes: how many, in simulation on
-    the seeds from `first_seed` on. seconds: that an episode takes at most. seed: of the policy's noise. out: the folder
-    of the log, new or empty; runs/control/DATE-TIME where it is not given. execution: how chunks follow one another.
-    sampler: to denoise with, where it is not the policy's own. engine: what runs the policy, in a process of its own,
-    as in `recede evaluate`: eager, where it is not given, is PyTorch with one thread of the CPU, and cuda_graph a GPU.
-
-    safety: what is commanded at most. speed, acceleration and jump are shares of the range of each dimension of the
-    action (a second, a second squared); workspace is [[low, ...], [high, ...]] in its units. Observations older than
-    stale_ms are not acted on, and a robot that was held for patience_ms is stopped.
-    """
+    "Policy"
 
     run: str
+    """Run folder, checkpoint folder or folder of `recede export`; or ws://HOST:PORT of `recede serve`, which chose
+checkpoint, sampler and engine."""
     checkpoint: str = "last"
-    robot: Any = field(default_factory=SimulatedRobotConfig)
-    rate: float = 100.0
-    episodes: int = 10
-    first_seed: int = 100_000
-    seconds: float | None = None
-    seed: int = 0
-    out: str | None = None
-    execution: dict[str, Any] = field(default_factory=lambda: {"receding": RecedingConfig()})
+    """Checkpoint of a run: last or best."""
     sampler: Any = None
+    """Sampler to denoise with. null takes the sampler of the policy."""
     engine: str | None = None
+    """What runs the policy in its own process: eager (PyTorch on one CPU thread), cuda_graph (a GPU), onnx, openvino,
+openvino_fp32 or auto. null is eager, or the engine of an exported policy."""
+    seed: int = 0
+    """Seed of the policy's noise."""
+
+    "Robot"
+
+    robot: Any = field(default_factory=SimulatedRobotConfig)
+    """Robot to control."""
+    rate: float = 100.0
+    """Commands to the robot per second."""
+    execution: dict[str, Any] = field(default_factory=lambda: {"receding": RecedingConfig()})
+    """How action chunks follow one another."""
     safety: SafetyConfig = field(default_factory=SafetyConfig)
+    """Limits of every command."""
+
+    "Episodes"
+
+    episodes: int = 10
+    """Number of episodes."""
+    seconds: float | None = None
+    """Longest duration of an episode in seconds. null sets no limit."""
+    first_seed: int = 100_000
+    """Seed of the first simulated episode; episode i has the seed first_seed + i."""
+    out: str | None = None
+    """New or empty folder for the log and the report. null is runs/control/DATE-TIME."""
 
     def __post_init__(self) -> None:
         positive(self, "episodes", "rate")
@@ -54,40 +64,46 @@ class ControlConfig(CommandConfig):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
         if self.is_remote and (self.sampler is not None or self.engine is not None or self.checkpoint != "last"):
             raise ValueError(
-                f"{self.run} is served with its checkpoint, its sampler and its engine: leave them out here, and give "
-                "them to recede serve"
+                f"{self.run} has a checkpoint, a sampler and an engine: leave them out here, and give them to "
+                "`recede serve`"
             )
 
     @property
     def is_remote(self) -> bool:
-        """Whether the policy is one that `recede serve` offers over the network."""
+        """Whether `recede serve` runs the policy."""
         return self.run.startswith(("ws://", "wss://"))
 
 
 @dataclass(kw_only=True)
 class ServeConfig(CommandConfig):
-    """Serve a policy to robots over the network; `recede control ws://host:port` is led by it.
+    """Serve a policy to robots over the network. `recede control ws://HOST:PORT` connects to it."""
 
-    run: a run folder, a checkpoint folder, or a folder of `recede export`, which has its sampler and its engine
-    already. checkpoint: which of a run's, "last" or "best". sampler: to denoise with, where it is not the policy's own.
-    engine: what runs the policy, as in `recede evaluate`. device: of torch, or auto for a GPU where there is one. seed:
-    of the noise, beside the number of each session.
-
-    host: the address of this machine to listen at; any but the loopback needs a token in the environment variable
-    RECEDE_TOKEN, which clients must then have too. port: 0 takes a free one. max_sessions: robots that are served at
-    once. max_batch: sessions that are predicted together.
-    """
+    "Policy"
 
     run: str
+    """Run folder, checkpoint folder, or folder of `recede export`."""
     checkpoint: str = "last"
+    """Checkpoint of a run: last or best."""
     sampler: Any = None
+    """Sampler to denoise with. null takes the sampler of the policy. An exported policy keeps its own."""
     engine: str | None = None
+    """What runs the policy: eager (PyTorch), cuda_graph, onnx, openvino, openvino_fp32, or auto for the fastest here.
+null is eager, or the engine of an exported policy."""
     device: str = "auto"
+    """Device of torch, such as cpu or cuda:0. auto takes a GPU if there is one."""
     seed: int = 0
+    """Seed of the noise; each session adds its number."""
+
+    "Network"
+
     host: str = "127.0.0.1"
+    """Address to listen at. Any address but the loopback needs a token in RECEDE_TOKEN, here and at the clients."""
     port: int = 8765
+    """TCP port. 0 takes a free one."""
     max_sessions: int = 16
+    """Most robots at once."""
     max_batch: int = 8
+    """Most sessions in one batch of predictions."""
 
     def __post_init__(self) -> None:
         known_engine(self.engine)
@@ -96,11 +112,11 @@ class ServeConfig(CommandConfig):
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
         if not 0 <= self.port <= 65535:
-            raise ValueError(f"port must lie between 0 and 65535, got {self.port}")
+            raise ValueError(f"port must be between 0 and 65535, got {self.port}")
 
     @property
     def is_open(self) -> bool:
-        """Whether other machines may reach it."""
+        """Whether other machines can reach the server."""
         try:
             return not ip_address(self.host).is_loopback
         except ValueError:

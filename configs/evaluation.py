@@ -1,4 +1,4 @@
-"""The configurations of the commands that measure: `recede evaluate`, `compare` and `replay`."""
+"""The configurations of `recede evaluate`, `compare` and `replay`."""
 
 from __future__ import annotations
 
@@ -13,37 +13,53 @@ from .packages import CommandConfig
 
 @dataclass(kw_only=True)
 class EvaluateConfig(CommandConfig):
-    """Measure a policy in closed loop.
+    """Measure a policy in closed-loop simulation: success rate, score and latency, with 95 % intervals.
 
-    run: a run folder or a checkpoint folder. checkpoint: which of a run's, "last" or "best"; the best was chosen on
-    seeds from 50,000 on, and is not measured on those. task: to evaluate in, if not the one that it was trained for.
-    episodes: how many, on the seeds from `first_seed` on. seed: of the policy's noise. workers: processes that step
-    environments. parallel: episodes under way at once. videos: episodes to film. out: the folder of the results; beside
-    the policy where it is not given. sampler: to denoise with, where it is not the one that the policy was trained to
-    have. execution: how chunks follow one another. delay_ms: from the request of a chunk to its arrival, in which the
-    robot goes on; rounded up to whole control steps. engine: what runs the policy: eager (PyTorch, the default),
-    cuda_graph, onnx, openvino, openvino_fp32, or auto for the fastest here.
-
-    run may be a folder of `recede export` too, which has its sampler and its engine already.
-
-    Several of these, execution=[receding,rtc] delay_ms=[0,200], are all measured, each pair in a folder of its own.
+    With several executions or delays, as in execution=[receding,rtc] delay_ms=[0,200], it measures every pair.
     """
 
+    "Policy"
+
     run: str
+    """Run folder, checkpoint folder, or folder of `recede export`."""
     checkpoint: str = "last"
-    episodes: int = 50
-    first_seed: int = 100_000
-    seed: int = 0
-    task: str | None = None
-    device: str = "auto"
-    workers: int = 0
-    parallel: int = 64
-    videos: int = 3
-    out: str | None = None
+    """Checkpoint of a run: last or best. Seeds from 50000 on chose the best."""
     sampler: Any = None
-    execution: dict[str, Any] = field(default_factory=lambda: {"receding": RecedingConfig()})
-    delay_ms: Any = 0
+    """Sampler to denoise with. null takes the sampler of the policy. An exported policy keeps its own."""
     engine: str | None = None
+    """What runs the policy: eager (PyTorch), cuda_graph, onnx, openvino, openvino_fp32, or auto for the fastest here.
+null is eager, or the engine of an exported policy."""
+    device: str = "auto"
+    """Device of torch, such as cpu or cuda:0. auto takes a GPU if there is one."""
+
+    "Episodes"
+
+    task: str | None = None
+    """Task to evaluate in. null takes the task that the policy was trained for."""
+    episodes: int = 50
+    """Number of episodes to roll out."""
+    first_seed: int = 100_000
+    """Seed of the first episode; episode i has the seed first_seed + i."""
+    seed: int = 0
+    """Seed of the policy's noise."""
+    workers: int = 0
+    """Processes that step environments. 0 steps them in the main process."""
+    parallel: int = 64
+    """Episodes that run at once; their observations are predicted in one batch."""
+
+    "Execution"
+
+    execution: dict[str, Any] = field(default_factory=lambda: {"receding": RecedingConfig()})
+    """How action chunks follow one another. A list of several is measured one by one."""
+    delay_ms: Any = 0
+    """Milliseconds from requesting a chunk to receiving it, rounded up to whole control steps. A list is swept."""
+
+    "Results"
+
+    out: str | None = None
+    """Folder for evaluation.json, the report and the films. null writes them beside the policy."""
+    videos: int = 3
+    """Episodes to film, from the first on."""
 
     def __post_init__(self) -> None:
         known_engine(self.engine)
@@ -56,15 +72,17 @@ class EvaluateConfig(CommandConfig):
 
     @property
     def pairs(self) -> list[EvaluateConfig]:
-        """Of every execution and every delay the configuration of its own."""
+        """One configuration for each pair of an execution and a delay."""
         changes = [
-            {"execution": {name: each}, "delay_ms": ms} for name, each in self.execution.items() for ms in self.delays
+            {"execution": {name: option}, "delay_ms": ms}
+            for name, option in self.execution.items()
+            for ms in self.delays
         ]
         return [replace(self, **change) for change in changes]  # pyright: ignore[reportReturnType]
 
     @property
     def delays(self) -> list[float]:
-        """The delays in milliseconds, of which one may stand alone. Raises ValueError for others than numbers >= 0."""
+        """The delays in milliseconds. Raises ValueError unless `delay_ms` is a number >= 0 or a list of them."""
         values = self.delay_ms if isinstance(self.delay_ms, list) else [self.delay_ms]
         if not values or not all(isinstance(value, int | float) and 0 <= value < math.inf for value in values):
             raise ValueError(f"delay_ms must be milliseconds of at least 0, or a list of them, got {self.delay_ms}")
@@ -73,11 +91,14 @@ class EvaluateConfig(CommandConfig):
 
 @dataclass(kw_only=True)
 class ReplayConfig(CommandConfig):
-    """Apply the recorded actions of `dataset` open loop in `task` and compare; `episodes` 0 stands for all of them."""
+    """Apply recorded actions open loop in simulation, and compare the observations with the recorded ones."""
 
     task: str
+    """Task to replay in."""
     dataset: str
+    """Folder of the demonstrations."""
     episodes: int = 0
+    """Episodes to replay, from the first on. 0 replays all."""
 
     def __post_init__(self) -> None:
         not_negative(self, "episodes")
@@ -85,17 +106,15 @@ class ReplayConfig(CommandConfig):
 
 @dataclass(kw_only=True)
 class CompareConfig(CommandConfig):
-    """Put many evaluations into one table.
-
-    results: a folder, of which every `evaluation.json` in it and below is taken, or a file that `lines` wrote.
-    out: a markdown file to write the table to.
-    lines: a file, results.jsonl, to add the evaluations to, a line each; one of the same path is replaced.
-    """
+    """Put many evaluations into one table."""
 
     results: str
+    """Folder whose evaluation.json files are read, at any depth; or a file that lines= wrote."""
     out: str | None = None
+    """Markdown file for the table. null prints it."""
     lines: str | None = None
+    """File (.jsonl) to add the evaluations to, one a line. An evaluation of the same path is replaced."""
 
     def __post_init__(self) -> None:
         if self.lines is not None and not self.lines.endswith(".jsonl"):
-            raise ValueError(f"lines={self.lines} must end in .jsonl, a file with a line of JSON for an evaluation")
+            raise ValueError(f"lines must be a file that ends in .jsonl, got {self.lines!r}")

@@ -1,4 +1,4 @@
-"""How the streams of a dataset are normalised: plain values whose `build` makes the real objects."""
+"""How single streams of a dataset are normalised."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..specification import nearest
+from .components.lazy import values
 
 if TYPE_CHECKING:
     from ..datasets.normalisation import Normalisation
@@ -14,45 +15,45 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class NormalisationConfig:
-    """Of one stream. kind: range, quantiles or identity. tail: the share of the values beyond either quantile.
-
-    floor: a range of at most this is still, in units of the stream; a number, a list with one for each dimension, or
-    null for the usual one. See `datasets.normalisation`.
-    """
+    """How one stream is normalised; see `datasets.normalisation`."""
 
     kind: str = "range"
+    """range, quantiles or identity."""
     tail: float = 0.01
+    """Share of the values beyond either quantile."""
     floor: Any = None
+    """Largest range that counts as still, in the unit of the stream: one number, or a list of one per dimension. null
+    chooses it from the limits of the stream."""
 
     def __post_init__(self) -> None:
         self.build()
 
     def build(self) -> Normalisation:
-        """The real one. Raises ValueError for impossible values."""
+        """The normalisation. Raises ValueError for impossible values."""
         from ..datasets.normalisation import Normalisation
 
-        return Normalisation(kind=self.kind, tail=self.tail, floor=self.floor)
+        return Normalisation(**values(self))
 
 
-def normalisations(given: Mapping[str, Any]) -> dict[str, NormalisationConfig]:
-    """Stream -> its configuration, from the plain values that a command line gives.
+def normalisations(plain: Mapping[str, Any]) -> dict[str, NormalisationConfig]:
+    """Stream -> its configuration, from the plain values of a command line.
 
-    Raises ValueError for what is not of the form STREAM.OPTION=value, for an unknown option and an impossible value.
+    Raises ValueError for anything but STREAM.OPTION=value, for an unknown option, and for an impossible value.
     """
-    made: dict[str, NormalisationConfig] = {}
+    result: dict[str, NormalisationConfig] = {}
     options = NormalisationConfig.__dataclass_fields__
-    for stream, values in given.items():
+    for stream, chosen in plain.items():
         path = f"normalisation.{stream}"
-        if isinstance(values, NormalisationConfig):
-            made[stream] = values
+        if isinstance(chosen, NormalisationConfig):
+            result[stream] = chosen
             continue
-        if not isinstance(values, Mapping):
-            raise ValueError(f"{path} must have options, got {values!r}: give {path}.kind, {path}.tail or {path}.floor")
-        for option in values:
+        if not isinstance(chosen, Mapping):
+            raise ValueError(f"{path} must have options, got {chosen!r}: give {path}.kind, {path}.tail or {path}.floor")
+        for option in chosen:
             if option not in options:
                 raise ValueError(f"{path} has no option {option!r}: {nearest(str(option), options)}")
         try:
-            made[stream] = NormalisationConfig(**values)
+            result[stream] = NormalisationConfig(**chosen)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{path}: {error}") from None
-    return made
+    return result

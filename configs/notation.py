@@ -1,4 +1,4 @@
-"""A configuration as JSON, and as the command line that one would type."""
+"""A configuration as JSON, and as the command line that produces it."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from .choices import CHOICES, MANY
 
 
 def command_line(command: str, config: Any) -> str:
-    """What to type for this configuration, as far as it differs from the defaults.
+    """The command line that produces this configuration, without the defaults.
 
     >>> from recede.configs.evaluation import EvaluateConfig
     >>> command_line("evaluate", EvaluateConfig(run="runs/my run", episodes=200))
     "recede evaluate 'run=runs/my run' episodes=200"
     """
-    arguments = (argument for each in changed(config).items() for argument in _arguments(*each))
+    arguments = (argument for key, value in changed(config).items() for argument in _arguments(key, value))
     return shlex.join(["recede", command, *arguments])
 
 
 def changed(config: Any) -> dict[str, Any]:
     """The values of a configuration that differ from its defaults."""
-    values = {each.name: (getattr(config, each.name), default_of(each)) for each in fields(config)}
+    values = {field.name: (getattr(config, field.name), default_of(field)) for field in fields(config)}
     return {name: value for name, (value, default) in values.items() if value != default}
 
 
 def default_of(field: Any) -> Any:
-    """The default of a field of a configuration, or MISSING if a value must be given."""
+    """The default of a configuration's field, or MISSING if it is required."""
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
 def _arguments(key: str, value: Any) -> list[str]:
-    """`key=value`; for what has values of its own these, after the name of what fills a slot."""
+    """The arguments that set one field: `key=value`, or for a component `slot=name` and then each of its fields."""
     if key in MANY:
         options = (_arguments(f"{key}.{name}", option) for name, option in value.items())
         return [f"{key}=[{','.join(value)}]", *(argument for option in options for argument in option)]
@@ -41,29 +41,29 @@ def _arguments(key: str, value: Any) -> list[str]:
         return [f"{key}={'null' if value is None else describe(value)}"]
     slot = key.replace(".", "/")
     named = [f"{slot}={name}" for name, option in CHOICES.get(slot, {}).items() if type(value) is option]
-    parts = (_arguments(f"{key}.{each.name}", getattr(value, each.name)) for each in fields(value))
+    parts = (_arguments(f"{key}.{field.name}", getattr(value, field.name)) for field in fields(value))
     return named + [argument for part in parts for argument in part]
 
 
 def describe(config: Any) -> Any:
-    """A configuration as JSON; what fills a slot says which choice it is. `policy_config` is the inverse."""
+    """A configuration as JSON; a component notes its name as "choice". `policy_config` is the inverse."""
     if isinstance(config, Mapping):
         return {name: describe(value) for name, value in config.items()}  # pyright: ignore[reportUnknownVariableType]
     if not is_dataclass(config):
         return config
     chosen = [name for options in CHOICES.values() for name, option in options.items() if type(config) is option]
-    plain = {each.name: describe(getattr(config, each.name)) for each in fields(config)}
+    plain = {field.name: describe(getattr(config, field.name)) for field in fields(config)}
     return ({"choice": chosen[0]} if chosen else {}) | plain
 
 
 class UnknownChoice(ValueError):
-    """A checkpoint or an exported folder names a choice that is in no table: the package that adds it is missing."""
+    """A checkpoint or an exported folder names an unknown choice: the package that adds it was not imported."""
 
 
 def policy_config(data: Mapping[str, Any], slot: str = "policy") -> Any:
-    """The configuration that `describe` gave.
+    """The configuration of which `data` is the description by `describe`.
 
-    Raises UnknownChoice for a choice that is in no table, and ValueError for values that the choice does not have.
+    Raises UnknownChoice for an unknown choice, and ValueError for fields that the choice does not have.
     """
     data = dict(data)
     name = data.pop("choice", None)

@@ -1,6 +1,6 @@
-"""Your own packages, which are imported before a command is composed and may add choices to its tables.
+"""A user's own packages, imported before a command's configuration is composed. They may add choices.
 
-Only a command line or Python code names them. No checkpoint, run folder, exported folder or server does.
+Only the command line and Python code name them: no checkpoint, exported folder or server can make recede import code.
 """
 
 from __future__ import annotations
@@ -13,34 +13,35 @@ from typing import Any
 
 @dataclass(kw_only=True)
 class CommandConfig:
-    """imports: your own packages or modules, [my_package,other.module]. They are imported first and may add choices
-    with `recede.add_choice`, see docs/your_parts.md. They are named here alone: no file and no server imports anything.
-    """
+    """What the configurations of all commands share."""
+
+    "Your own packages"
 
     imports: list[str] = field(default_factory=list)
+    """Your packages to import first, as [my_package,other.module]. They may add choices; see docs/your_parts.md."""
 
     @property
     def again(self) -> str:
-        """What another command needs too for the same choices: " imports=[my_package]", or nothing."""
+        """The argument that gives another command the same choices: " imports=[my_package]", or nothing."""
         return f" imports=[{','.join(self.imports)}]" if self.imports else ""
 
 
 def import_packages(names: Sequence[str]) -> None:
-    """Import your packages or modules in this order. Raises ValueError, naming the one that cannot be imported."""
+    """Import packages or modules in this order. Raises ValueError for one that cannot be imported."""
     for name in check_names(names):
         try:
             import_module(name)
         except ModuleNotFoundError as error:
             raise ValueError(
-                f"imports=[{name}]: no module named {error.name!r}: install it, or put the folder that it is in on "
-                "PYTHONPATH; the folder in which recede is started is not searched by itself"
+                f"imports=[{name}]: no module named {error.name!r}: install it, or put its folder on "
+                "PYTHONPATH (the current folder is not searched)"
             ) from error
         except (ImportError, ValueError) as error:
             raise ValueError(f"imports=[{name}]: {error}") from error
 
 
 def check_names(names: Any) -> list[str]:
-    """The names of modules. Raises ValueError unless they are a list of dotted identifiers.
+    """`names`, checked. Raises ValueError unless they are a list of dotted identifiers.
 
     >>> check_names(["my_package", "other.module"])
     ['my_package', 'other.module']

@@ -1,4 +1,4 @@
-"""The configuration of `recede train` and of `recede demo`."""
+"""The configurations of `recede train` and `recede demo`."""
 
 from __future__ import annotations
 
@@ -15,67 +15,86 @@ from .packages import CommandConfig
 
 @dataclass(kw_only=True)
 class TrainConfig(CommandConfig):
-    """Learn a policy from demonstrations.
+    """Train a policy on demonstrations. The same command resumes an interrupted training."""
 
-    dataset: a store of demonstrations. task: what they must be of, and what to evaluate in; a store of yours needs
-    none, a replay buffer of others does. out: the run folder. horizons: steps seen, generated and executed. device: of
-    torch, or auto for a GPU where there is one. init_from: a run or checkpoint folder whose weights to start with.
-    teacher: a run or checkpoint folder whose policy the objective learns from, if it needs one.
-    image_cache: where decoded images are held: on the device, mapped (from a file in RECEDE_CACHE), or auto, on
-    the device where they fit there. augmentation: of images, by up to `rotation` degrees, and by shares of
-    `brightness`, `contrast` and `saturation`; crops are those of the encoder, at random places.
-
-    precision: fp32, or bf16 where networks are multiplied in half the bits, the weights staying as they are: it is for
-    images, on processors that have it (NVIDIA's since 2020, Intel's with AMX).
-    steps: updates of the weights, of `batch_size` windows with `draws` noises each. learning_rate: the highest, after
-    `warmup` steps; it falls to 0 along a cosine. betas and weight_decay are those of AdamW. gradient_clip: the largest
-    norm of a gradient. The averaged weights keep 1 - n^-`ema_power` of themselves in update n, at most `ema_maximum`.
-    held_out: share of the episodes that is not trained on, 0.02 unless it is given. split_seed: chooses them, 0 unless
-    it is given, so that trainings of different `seed` learn from the same episodes. If init_from was trained on the
-    first episodes of this dataset, or on all of them, those that it held out stay held out, and neither may differ.
-    normalisation: of each stream that needs another than the usual one: normalisation.STREAM.kind, .tail and .floor, as
-    in `configs.normalisation`. mirror: train also on what a mirror shows of the others,
-    where the task stays the same in it. mask_padding: leave steps beyond an episode's ends out of
-    the loss.
-
-    Every `log_every` steps the loss is noted (tensorboard: for TensorBoard too), every `save_every` the state is saved,
-    every `validate_every` the held-out action error is measured, and every `evaluate_every` (0: never) the policy is
-    rolled out in `evaluate_episodes` episodes.
-    """
+    "Data"
 
     dataset: str
-    out: str
-    policy: Any = field(default_factory=DiffusionConfig)
+    """Folder of a demonstration store, or of a replay buffer of Diffusion Policy."""
     task: str | None = None
+    """Task of the demonstrations, also used for evaluation. Required for replay buffers; a store describes itself."""
     horizons: HorizonsConfig = field(default_factory=HorizonsConfig)
-    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
-    seed: int = 0
-    device: str = "auto"
-    steps: int = 3000
-    batch_size: int = 256
-    draws: int = 1
-    learning_rate: float = 1e-3
-    betas: list[float] = field(default_factory=lambda: [0.95, 0.999])
-    weight_decay: float = 1e-6
-    warmup: int = 200
-    gradient_clip: float = 1.0
-    ema_power: float = 0.75
-    ema_maximum: float = 0.9999
+    """Numbers of control steps that the policy sees, generates and executes."""
     held_out: float | None = None
+    """Share of the episodes held out for validation. null is 0.02, or the held_out of init_from on the same dataset."""
     split_seed: int | None = None
+    """Seed that chooses the held-out episodes. null is 0, or the split_seed of init_from on the same dataset."""
     normalisation: dict[str, Any] = field(default_factory=dict)
+    """Exceptions for single streams: normalisation.STREAM.kind=range, quantiles or identity; .tail=0.01, the share
+beyond either quantile; .floor, the largest range that counts as still, in the unit of the stream."""
     mirror: bool = False
-    mask_padding: bool = False
-    init_from: str | None = None
-    teacher: str | None = None
+    """Also train on the mirror image of every episode, for tasks that are symmetric."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """Random changes to training images. Random crops belong to the encoder: policy.encoder.crop."""
     image_cache: str = "auto"
+    """Where decoded images are kept: device, mapped (a file in RECEDE_CACHE), or auto (device if they fit)."""
+
+    "Policy"
+
+    policy: Any = field(default_factory=DiffusionConfig)
+    """Kind of policy."""
+    init_from: str | None = None
+    """Run or checkpoint folder whose weights training starts from. null starts from random weights."""
+    teacher: str | None = None
+    """Run or checkpoint folder of the policy that the objective learns from, if the objective needs one."""
+
+    "Optimisation"
+
+    steps: int = 3000
+    """Number of weight updates."""
+    batch_size: int = 256
+    """Windows of demonstrations in each update."""
+    draws: int = 1
+    """Noises drawn for each window; its observation is encoded once."""
+    learning_rate: float = 1e-3
+    """Peak learning rate, reached after warmup. It then falls to 0 along a cosine."""
+    warmup: int = 200
+    """Updates in which the learning rate rises linearly from 0."""
+    betas: list[float] = field(default_factory=lambda: [0.95, 0.999])
+    """AdamW: decay rates of the means of the gradient and of its square."""
+    weight_decay: float = 1e-6
+    """AdamW: weight decay."""
+    gradient_clip: float = 1.0
+    """Largest norm of the gradient; a longer gradient is scaled down to it."""
+    ema_power: float = 0.75
+    """Averaged weights keep 1 - n^-ema_power of themselves in update n."""
+    ema_maximum: float = 0.9999
+    """Largest share of themselves that the averaged weights keep in an update."""
+    mask_padding: bool = False
+    """Leave steps beyond the ends of an episode out of the loss."""
     precision: str = "fp32"
+    """fp32, or bf16 for matrix products in 16 bits (NVIDIA since 2020, Intel with AMX). Weights stay in fp32."""
+    device: str = "auto"
+    """Device of torch, such as cpu or cuda:0. auto takes a GPU if there is one."""
+    seed: int = 0
+    """Seed of initial weights, batches and noise."""
+
+    "Validation and saving"
+
+    out: str
+    """Run folder, for checkpoints, metrics and the configuration."""
     log_every: int = 50
-    validate_every: int = 500
-    save_every: int = 500
-    evaluate_every: int = 0
-    evaluate_episodes: int = 20
+    """Updates between two entries of the training loss in the metrics."""
     tensorboard: bool = False
+    """Also write the metrics for TensorBoard."""
+    save_every: int = 500
+    """Updates between two checkpoints."""
+    validate_every: int = 500
+    """Updates between two measurements of the action error on held-out episodes."""
+    evaluate_every: int = 0
+    """Updates between two evaluations in the task, which choose the best checkpoint. 0 means never."""
+    evaluate_episodes: int = 20
+    """Episodes of each such evaluation."""
 
     def __post_init__(self) -> None:
         positive(self, "steps", "batch_size", "draws", "learning_rate", "gradient_clip")
@@ -98,19 +117,22 @@ class TrainConfig(CommandConfig):
 
 @dataclass(kw_only=True)
 class DemoConfig(CommandConfig):
-    """The whole path on the embedded task, in the folder `out`: record, train two policies, evaluate both, report.
-
-    episodes: to record. steps and regression_steps: to train the diffusion and the regression policy.
-    evaluate_episodes: to measure each of them.
-    """
+    """Record demonstrations of pick_place, train a diffusion and a regression policy, evaluate both, and report."""
 
     out: str = "runs/demo"
+    """Folder for the demonstrations, the runs and the report."""
     episodes: int = 150
+    """Demonstrations to record."""
     steps: int = 1000
+    """Weight updates of the diffusion policy."""
     regression_steps: int = 400
+    """Weight updates of the regression policy."""
     evaluate_episodes: int = 50
+    """Episodes to evaluate each policy in."""
     seed: int = 0
+    """Seed of both trainings."""
     device: str = "auto"
+    """Device of torch, such as cpu or cuda:0. auto takes a GPU if there is one."""
 
     def __post_init__(self) -> None:
         positive(self, "episodes", "steps", "regression_steps", "evaluate_episodes")

@@ -1,1 +1,1 @@
-"""Deploy: how action chunks follow one another on a robot."""
+"""Control a robot with a policy in real time: the loop, its planner, its safety and its log."""

@@ -1,4 +1,4 @@
-"""What all sensors saw at one moment: readings come at their own rates and with their own delays.
+"""Observations of one moment, from sensors with their own rates and delays.
 
 Shapes: (...) of one step of a stream.
 """
@@ -17,65 +17,69 @@ from ..robots.interface import Reading
 from ..specification import Specification
 
 Observed: TypeAlias = dict[str, NDArray[Any]]
-"""One step: a stream's name -> its value at the moment."""
+"""One step: a stream's name -> its value at that moment."""
 
-REMEMBERED_S = 2.0
-"""For which readings are kept; they must reach back to the newest one of the slowest stream."""
+KEPT_S = 2.0
+"""Seconds that readings are kept; they must reach back to the newest reading of the slowest stream."""
 
 
 class Alignment:
-    """The latest readings of every stream, and what they say of one moment.
-
-    Raises ValueError for a reading that is not what the specification says of its stream.
-    """
+    """The latest readings of every stream, and their values at one moment."""
 
     def __init__(self, specification: Specification) -> None:
         self.streams = {stream.name: stream for stream in specification.observations}
         self._readings: dict[str, deque[Reading]] = {name: deque() for name in self.streams}
 
-    def add(self, readings: Mapping[str, Reading]) -> None:
-        """Take the newest reading of each stream; one that was taken before, or is older, is left out."""
-        for name, reading in readings.items():
+    def add(self, newest: Mapping[str, Reading]) -> None:
+        """Add the newest reading of each stream. A reading no newer than the last one of its stream is ignored.
+
+        Raises ValueError for an unknown stream, and for a value whose shape or dtype is not that of its stream.
+        """
+        for name, reading in newest.items():
             if name not in self.streams:
-                raise ValueError(f"the robot must give the streams {sorted(self.streams)}, got {name!r} too")
+                raise ValueError(f"the robot must give the streams {sorted(self.streams)} alone, got {name!r}")
             stream, value = self.streams[name], np.asarray(reading.value)
             if value.shape != stream.shape or value.dtype != stream.dtype:
                 raise ValueError(
                     f"a reading of stream {name!r} must be {stream.dtype} of shape {stream.shape}, "
                     f"got {value.dtype} of shape {value.shape}"
                 )
-            known = self._readings[name]
-            if not known or reading.time > known[-1].time:
-                known.append(Reading(value.copy(), reading.time))
-            while len(known) > 2 and known[1].time < known[-1].time - REMEMBERED_S:
-                known.popleft()
+            readings = self._readings[name]
+            if not readings or reading.time > readings[-1].time:
+                readings.append(Reading(value.copy(), reading.time))
+            while len(readings) > 2 and readings[1].time < readings[-1].time - KEPT_S:
+                readings.popleft()
 
     def reset(self) -> None:
-        """Forget everything."""
-        for known in self._readings.values():
-            known.clear()
+        """Forget all readings."""
+        for readings in self._readings.values():
+            readings.clear()
 
     @property
     def missing(self) -> list[str]:
-        """Streams of which there is no reading yet."""
-        return [name for name, known in self._readings.items() if not known]
+        """Names of the streams without a reading."""
+        return [name for name, readings in self._readings.items() if not readings]
 
     @property
     def time(self) -> float:
-        """The latest moment of which every stream knows, s: the newest reading of the slowest one."""
-        return min(known[-1].time for known in self._readings.values())
+        """The latest moment that every stream has reached, s: the newest reading of the slowest stream."""
+        return min(readings[-1].time for readings in self._readings.values())
 
     def at(self, moment: float) -> Observed:
-        """What every stream saw at that moment, s: vectors of floats between two readings, anything else the nearest.
+        """The value of every stream at that moment, s: vectors of floats are interpolated, all else is the nearest.
 
-        Before the first reading and after the last one these stand for it.
+        Before its first and after its last reading, a stream has the value of that reading.
         """
-        return {name: _value(known, moment) for name, known in self._readings.items()}
+        return {name: _value(readings, moment) for name, readings in self._readings.items()}
+
+    def num_readings(self, name: str) -> int:
+        """Number of readings that are kept of a stream."""
+        return len(self._readings[name])
 
 
-def _value(known: deque[Reading], moment: float) -> NDArray[Any]:
-    after = min(bisect_left(known, moment, key=lambda reading: reading.time), len(known) - 1)
-    later, earlier = known[after], known[max(after - 1, 0)]
+def _value(readings: deque[Reading], moment: float) -> NDArray[Any]:
+    after = min(bisect_left(readings, moment, key=lambda reading: reading.time), len(readings) - 1)
+    later, earlier = readings[after], readings[max(after - 1, 0)]
     if moment >= later.time or earlier is later:
         return later.value
     share = (moment - earlier.time) / (later.time - earlier.time)

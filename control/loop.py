@@ -1,12 +1,12 @@
 """The control loop: observations in, chunks of actions from a planner beside it, commands out, at a fixed rate.
 
 The loop never waits for a planner, a sensor or a disk. It ticks at the rate of the robot; every control period one tick
-is also a control step, in which the execution observes and may ask for a chunk. Between control steps the robot is led
-along the line from one planned action to the next.
+is also a control step, in which the execution observes and may request a chunk. Between control steps, commands are
+interpolated between planned actions.
 
-Time: the action that was planned for an observation belongs to the moment of its capture. It is commanded so that it
-takes effect then, as far as that is still to come: ahead by what the sensors and the actuators take, so that the first
-actions of a chunk, which are over, are dropped (Chi et al. 2024, section V.B, "inference delay matching").
+Time: the action planned for an observation belongs to the moment when the observation was captured. Every action is
+commanded so that it takes effect at its moment: ahead by the delays of the sensors and the actuators. The first actions
+of a chunk, whose moments have passed, are dropped (Chi et al. 2024, section V.B, "inference delay matching").
 
 Shapes: n planned actions of size Da.
 """
@@ -30,67 +30,71 @@ from .alignment import Alignment
 from .safety import Event, Safety
 
 LARGEST_GAP_S = 1.0
-"""Between two ticks; a clock that moves by more has jumped, or the process was suspended."""
+"""Longest time between two ticks; if the clock moves by more, it jumped or the process was suspended."""
 
 
 class Planner(Protocol):
-    """Predicts chunks beside the loop, one at a time. Nothing of it ever blocks."""
+    """Predicts chunks beside the loop, one at a time. No call ever blocks."""
 
     def ask(self, request: Request) -> None:
-        """Begin with a chunk. Raises ConnectionError where the planner is lost."""
+        """Request a chunk. Raises ConnectionError if the planner is lost."""
         ...
 
     def poll(self) -> NDArray[Any] | None:
-        """The chunk (Tp, Da) that was asked for, once it is there. Raises ConnectionError where the planner is lost."""
+        """The requested chunk (Tp, Da), once it has come. Raises ConnectionError if the planner is lost."""
         ...
 
 
 class Tick(NamedTuple):
-    """One command, and how it came about.
-
-    time: of the command, s. late_s: after it was due. age_s: of the observations behind it. command (Da,). events: the
-    `Event`s of safety. chunk_s: what the chunk took that came in this tick, 0 where none came. seam: how far that chunk
-    is from what was planned for this moment, the largest share of what the limits allow in any dimension; 1 where it is
-    not finite.
-    """
+    """One command, and how it came about."""
 
     time: float
+    """When it was commanded, s."""
     late_s: float
+    """How late it was, s."""
     age_s: float
+    """Age of the observations behind it, s."""
     command: NDArray[Any]
+    """The command (Da,)."""
     events: int
+    """The `Event`s of safety."""
     chunk_s: float
+    """Seconds from request to arrival of the chunk that came in this tick; 0 if none came."""
     seam: float
+    """Jump of the target when that chunk came: the largest share of the range of any dimension; 1 if not finite."""
 
 
 class Log(Protocol):
-    """What is told of every tick. It never blocks."""
+    """Records every tick. It never blocks."""
 
     def tick(self, tick: Tick, alignment: Alignment) -> None:
-        """Keep what happened, and what the sensors saw."""
+        """Record a tick, and the readings of the sensors."""
         ...
 
 
 @dataclass
 class Summary:
-    """What happened in a run.
-
-    num_ticks, num_late: commands, and those sent more than half a period late. num_skipped: periods without any.
-    num_steps, num_chunks: control steps, and chunks that came. chunk_s: seconds that each of the last ones took.
-    events: how often each `Event` was met. reason: why the run ended.
-    """
+    """Counts of a run."""
 
     num_ticks: int = 0
+    """Commands."""
     num_late: int = 0
+    """Commands that were sent more than half a period late."""
     num_skipped: int = 0
+    """Periods without a command."""
     num_steps: int = 0
+    """Control steps."""
     num_chunks: int = 0
+    """Chunks that came."""
     chunk_s: deque[float] = field(default_factory=lambda: deque[float](maxlen=1000))
+    """Seconds from request to arrival of the last chunks."""
     events: Counter[str] = field(default_factory=lambda: Counter[str]())
+    """Name of an `Event` -> ticks in which it occurred."""
     reason: str = ""
+    """Why the run ended."""
 
     def count(self, tick: Tick, *, is_late: bool) -> None:
-        """Add what happened in a tick."""
+        """Count a tick."""
         self.num_ticks += 1
         self.num_late += is_late
         self.events.update(event.name for event in Event(tick.events) if event.name)
@@ -99,10 +103,10 @@ class Summary:
             self.chunk_s.append(tick.chunk_s)
 
 
-def between(planned: NDArray[Any], place: float) -> NDArray[Any]:
-    """The action at a place among planned ones (n, Da): on the line between its neighbours; the last one at the end.
+def interpolate(planned: NDArray[Any], place: float) -> NDArray[Any]:
+    """The action at a fractional index of planned actions (n, Da), by linear interpolation; past the end, the last one.
 
-    >>> between(np.array([[0.0], [1.0], [3.0]]), 1.25), between(np.array([[0.0], [1.0]]), 7)
+    >>> interpolate(np.array([[0.0], [1.0], [3.0]]), 1.25), interpolate(np.array([[0.0], [1.0]]), 7)
     (array([1.5]), array([1.]))
     """
     place = max(place, 0.0)
@@ -112,9 +116,9 @@ def between(planned: NDArray[Any], place: float) -> NDArray[Any]:
 
 
 class Controller:
-    """One robot and what controls it.
+    """Controls one robot for one run.
 
-    log: what every tick is told to. start_s: seconds within which every stream of the robot must come.
+    log: records every tick. start_s: seconds within which the first reading of every stream must come.
     """
 
     def __init__(
@@ -133,21 +137,21 @@ class Controller:
         self.start_s, self.control_dt, self.period = start_s, robot.specification.control_dt, 1 / robot.rate
         self.alignment = Alignment(robot.specification)
         self.summary = Summary()
-        self._step_at = self._observed_at = self._asked_at = 0.0
-        self._asked_lead = self._lead = 0.0
-        self._is_planned, self._is_asking, self._starved_at = False, False, math.inf
+        self._step_at = self._observed_at = self._requested_at = 0.0
+        self._requested_lead = self._lead = 0.0
+        self._is_planned, self._is_waiting, self._starved_at = False, False, math.inf
         self._held: NDArray[Any] | None = None
         self._commanded: deque[tuple[float, NDArray[Any]]] = deque()
         self._rest_at = math.inf
 
     def run(self, is_over: Callable[[], bool], *, brakes: Callable[[], str] = lambda: "") -> Summary:
-        """Control the robot until `is_over`, or until it was to brake and came to rest; in the end it is stopped.
+        """Control the robot until `is_over`, or until it has braked to rest; then stop it.
 
-        brakes: why the robot is to brake now, and the run to end: the `reason` of the summary. Nothing to go on; but
-        its safety may brake the robot, too.
+        brakes: called every tick; the reason to brake the robot and end the run, which becomes the summary's `reason`,
+        or an empty string to go on. Safety may brake the robot, too.
 
-        Raises TimeoutError where a stream never comes, ValueError where the robot is not within its limits or the clock
-        jumps, and ConnectionError where the robot is lost. Nothing is commanded then.
+        Raises TimeoutError if a stream never comes, ValueError if the robot is outside its limits or the clock jumps,
+        and ConnectionError if the robot is lost. Nothing more is commanded then.
         """
         try:
             self.robot.start()
@@ -163,7 +167,7 @@ class Controller:
                     self.safety.stop()
                 self._tick(now, scheduled)
                 last, scheduled = now, scheduled + self.period
-                # Commands must not follow each other at once, because each may move by as much as a period allows.
+                # Missed periods are skipped: commands that follow one another at once would exceed the limits.
                 behind = math.ceil((now - scheduled) / self.period + 0.5)
                 behind = max(behind, math.floor((self.clock.now() - scheduled) / self.period), 0)
                 self.summary.num_skipped += behind
@@ -175,14 +179,14 @@ class Controller:
         return self.summary
 
     def _is_at_rest(self) -> bool:
-        """Whether the robot is stopped, and its last commands have had their effect."""
+        """Whether the robot is stopped, and its last commands have taken effect."""
         now = self.clock.now()
         is_commanded = self.safety.is_stopped and self.safety.is_at_rest
         self._rest_at = min(self._rest_at, now) if is_commanded else math.inf
         return now - self._rest_at >= self.robot.actuation_delay
 
     def _wait_for_streams(self) -> None:
-        """Until every stream and the position are known; nothing is commanded before."""
+        """Wait until every stream and the position are known, and begin safety there. Commands nothing."""
         until = self.clock.now() + self.start_s
         while True:
             self.alignment.add(self.robot.read())
@@ -198,13 +202,13 @@ class Controller:
     def _tick(self, now: float, scheduled: float) -> None:
         self.alignment.add(self.robot.read())
         age, chunk_s, seam = now - self.alignment.time, 0.0, 0.0
-        with np.errstate(all="ignore"):  # what a policy says may be anything; safety looks at it
+        with np.errstate(all="ignore"):  # a chunk may hold any numbers, which safety checks
             try:
-                if self._is_asking and (chunk := self.planner.poll()) is not None:
-                    chunk_s, seam = now - self._asked_at, self._join(chunk, now)
+                if self._is_waiting and (chunk := self.planner.poll()) is not None:
+                    chunk_s, seam = now - self._requested_at, self._join(chunk, now)
                 self._plan(now)
-            except ConnectionError:  # what is planned goes on; it will run out unless the planner comes back
-                self._is_asking = False
+            except ConnectionError:  # the plan goes on, and runs out unless the planner comes back
+                self._is_waiting = False
                 self.execution.withdraw()
             command, events = self.safety(self._target(now), age_s=age)
         self.robot.command(command, now)
@@ -215,10 +219,10 @@ class Controller:
             self.log.tick(tick, self.alignment)
 
     def _join(self, chunk: NDArray[Any], now: float) -> float:
-        """Take a chunk that has come; by how much it changes what is wanted at this moment, see `Tick`."""
+        """Accept a chunk; return by how much it moves the target of this moment, see `Tick.seam`."""
         before = self._target(now)
-        self._is_asking, self._lead = False, self._asked_lead
-        if not self._is_planned:  # the episode begins when its first chunk is there
+        self._is_waiting, self._lead = False, self._requested_lead
+        if not self._is_planned:  # the first step begins when the first chunk comes
             self._is_planned, self._step_at = True, now
         self.execution.accept(chunk)
         after = self._target(now)
@@ -228,12 +232,12 @@ class Controller:
         return seam if math.isfinite(seam) else 1.0
 
     def _plan(self, now: float) -> None:
-        """Where a control step begins, observe and ask for the next chunk."""
-        # Before the first chunk there are no steps, and a request that was lost is made again.
-        is_step = now >= self._step_at + self.control_dt if self._is_planned else not self._is_asking
+        """If a control step begins, observe and request the next chunk."""
+        # Before the first chunk there are no steps, and a lost request is repeated.
+        is_step = now >= self._step_at + self.control_dt if self._is_planned else not self._is_waiting
         if not is_step:
             return
-        # Steps that were slept through are steps too: the plan is as old as the clock says.
+        # Missed steps count as well: the plan is as old as the clock says.
         for _ in range(max(1, math.floor((now - self._step_at) / self.control_dt)) if self._is_planned else 1):
             self._observed_at = self.alignment.time
             commanded = self._command_at(self._observed_at - self.control_dt)
@@ -242,14 +246,14 @@ class Controller:
             self.summary.num_steps += 1
         request = self.execution.request()
         if request is not None:
-            self._is_asking, self._asked_at = True, now
-            self._asked_lead = self._step_at - self._observed_at + self.robot.actuation_delay
+            self._is_waiting, self._requested_at = True, now
+            self._requested_lead = self._step_at - self._observed_at + self.robot.actuation_delay
             self.planner.ask(request)
 
     def _command_at(self, moment: float) -> NDArray[Any] | None:
-        """The command that took effect at a moment, on the line between two of them; None if there was none yet.
+        """The command in effect at a moment, interpolated between two commands; None before the first one.
 
-        What took effect before is forgotten.
+        Earlier commands are forgotten.
         """
         while len(self._commanded) > 1 and self._commanded[1][0] <= moment:
             self._commanded.popleft()
@@ -260,7 +264,7 @@ class Controller:
         return before + share * (after - before)
 
     def _target(self, now: float) -> NDArray[Any] | None:
-        """The planned action of this moment, or None where there has been none for longer than `stale_s`."""
+        """The planned action of this moment; None without a plan, or if it ran out more than `stale_s` ago."""
         if not self._is_planned:
             return None
         place = (now - self._step_at + self._lead) / self.control_dt
@@ -268,6 +272,6 @@ class Controller:
         if len(planned):
             self._starved_at = math.inf
             self._held = planned[-1]
-            return between(planned, place)
+            return interpolate(planned, place)
         self._starved_at = min(self._starved_at, now)
         return None if now - self._starved_at > self.safety.stale_s else self._held

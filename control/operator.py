@@ -1,4 +1,4 @@
-"""Whoever stands beside a robot, and may end what it does at any time."""
+"""The person beside a robot, who may end an episode at any time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Operator:
-    """Whoever stands beside the robot, by the keys of this terminal and the signals to this process."""
+    """Listens to the keys of this terminal and to the signals to this process, while its context is entered."""
 
     def __init__(self) -> None:
         self._has_pressed, self._is_signalled = False, False
@@ -26,9 +26,9 @@ class Operator:
                 import termios
                 import tty
 
-                undo.enter_context(suppress(termios.error))  # of a terminal that is gone
+                undo.enter_context(suppress(termios.error))  # the terminal may be gone by then
                 undo.callback(termios.tcsetattr, self._terminal, termios.TCSAFLUSH, termios.tcgetattr(self._terminal))
-                tty.setcbreak(self._terminal)  # every key counts, not only the one that ends a line
+                tty.setcbreak(self._terminal)  # every key counts, not only Enter
                 print("any key ends an episode and stops the robot, Ctrl-C ends them all")
             self._undo = undo.pop_all()
         return self
@@ -37,9 +37,10 @@ class Operator:
         self._undo.__exit__(*error)
 
     def begin(self, *, is_asked: bool) -> bool:
-        """Wait for Enter, where that is asked or a key has ended the last episode; False where all is to end.
+        """Wait for Enter if `is_asked`, or if a key ended the last episode; False if a signal ended the session.
 
-        What was typed before does not count, and no other key does: whoever is in a hurry to stop presses many.
+        Only an Enter typed from now on begins: somebody in a hurry to stop presses many keys. Without a terminal this
+        does not wait.
         """
         if (is_asked or self._has_pressed) and self._terminal is not None:
             print("Enter begins the next episode")
@@ -50,7 +51,7 @@ class Operator:
         return not self._is_signalled
 
     def interrupts(self) -> bool:
-        """Whether the episode is to end now."""
+        """Whether the operator ends the episode now: by any key, or by a signal."""
         self._has_pressed = self._has_pressed or bool(self._keys(0))
         return self._has_pressed or self._is_signalled
 
@@ -58,7 +59,7 @@ class Operator:
         self._is_signalled = True
 
     def _keys(self, seconds: float) -> bytes:
-        """What was typed, or is within so many seconds."""
+        """The typed keys, waiting up to `seconds` for the first."""
         if self._terminal is None or not select.select([self._terminal], [], [], seconds)[0]:
             return b""
         return os.read(self._terminal, 4096)

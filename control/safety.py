@@ -1,15 +1,15 @@
-"""What stands between a policy and a robot: whatever is planned, nothing outside the limits is commanded.
+"""Safety between a policy and a robot: whatever the plan is, no command is outside the limits.
 
-`limited` is one array function with leading batch axes, so that it can be tried on millions of commands; `Safety` is it
-with the memory of one robot, and with the times after which a robot that is told nothing sensible stops.
+`next_command` is one array function with leading batch axes, so that tests can try it on millions of commands; `Safety`
+adds the memory of one robot, and the times after which a robot without a sensible plan stops.
 
-| what | reaction |
+| event | reaction |
 |---|---|
 | target outside the position limits or the workspace | clipped to them |
 | faster, or accelerating more, than allowed | as fast as allowed, towards the target |
 | target not finite, or further from the last command than `jump` | braked, and held while that lasts |
-| observations older than `stale_s`, or nothing planned | braked, and held while that lasts |
-| a tick that comes too late | its command is given at once, and periods that passed are skipped: see `control.loop` |
+| observations older than `stale_s`, or no plan | braked, and held while that lasts |
+| a late tick | its command is given at once, and missed periods are skipped: see `control.loop` |
 | held for longer than `patience_s`, or `stop` | stopped: braked and held until `begin` |
 
 Braking is within the acceleration limit, and every command leaves room to brake before the position limits.
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntFlag
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,7 +32,7 @@ Array: TypeAlias = NDArray[np.float64]
 
 
 class Event(IntFlag):
-    """What was found wrong, and done about it."""
+    """A reason why the command is not the target."""
 
     POSITION = 1
     SPEED = 2
@@ -45,22 +45,26 @@ class Event(IntFlag):
 
 
 HELD = Event.NOT_FINITE | Event.JUMP | Event.STALE | Event.NO_PLAN
-"""For these the target is not followed at all."""
+"""Events for which the target is ignored, and the robot brakes."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of each dimension of the action, (Da,) in its units and seconds; infinity is none.
+    """Limits of each dimension of the action, (Da,) in its units and seconds; infinity is no limit.
 
-    low, high: positions. speed: units/s. acceleration: units/s^2. jump: how far from the last command a target may be.
     Raises ValueError unless they have one shape, and leave room to move.
     """
 
     low: Array
+    """Lowest position."""
     high: Array
+    """Highest position."""
     speed: Array
+    """Highest speed, units/s."""
     acceleration: Array
+    """Highest acceleration, units/s^2."""
     jump: Array
+    """Largest distance of a target from the last command."""
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
@@ -84,16 +88,16 @@ class Limits:
         jump: ArrayLike,
         workspace: tuple[ArrayLike, ArrayLike] | None = None,
     ) -> Limits:
-        """Those of the action stream, and within them a workspace, low and high.
+        """The limits of the action stream, narrowed to a workspace (low, high).
 
-        speed, acceleration and jump: of each dimension or of all. Raises ValueError where the stream has no limits or
-        is not one of positions, or the workspace lies outside of the limits.
+        speed, acceleration, jump: one number for each dimension, or one for all. Raises ValueError if the stream has no
+        limits, if its actions are no positions, or if the workspace lies outside the limits of the stream.
         """
         action = specification.action
         if "zero" in action.hold:
             raise ValueError(
-                f"the action must be positions to be commanded to a robot, which it holds "
-                f"when it has braked, got hold={list(action.hold)}: integrate velocities to positions in the data"
+                f"the action must be positions, which a robot can hold when it has braked, got "
+                f"hold={list(action.hold)}: integrate velocities to positions in the data"
             )
         if not action.low:
             raise ValueError("the action must have limits to be commanded to a robot: give its stream low and high")
@@ -106,23 +110,23 @@ class Limits:
                     f"got {inner[0].tolist()} to {inner[1].tolist()}"
                 )
             low, high = inner
-        rest = (np.broadcast_to(np.asarray(each, dtype=np.float64), low.shape) for each in (speed, acceleration, jump))
-        return cls(low, high, *rest)
+        rates = (np.broadcast_to(np.asarray(rate, dtype=np.float64), low.shape) for rate in (speed, acceleration, jump))
+        return cls(low, high, *rates)
 
 
-class Limited(NamedTuple):
-    """What may be commanded (..., Da), the velocity (..., Da) that it is, units/s, and the `Event`s (...)."""
+class LimitedCommand(NamedTuple):
+    """A command within the limits (..., Da), its velocity (..., Da), units/s, and the `Event`s (...)."""
 
     command: Array
     velocity: Array
     events: NDArray[np.int64]
 
 
-def limited(target: ArrayLike, last: Array, velocity: Array, limits: Limits, dt: float) -> Limited:
-    """The next command towards a target (..., Da), from the last one and its velocity, `dt` seconds later.
+def next_command(target: ArrayLike, last: Array, velocity: Array, limits: Limits, dt: float) -> LimitedCommand:
+    """The next command towards a target (..., Da), `dt` seconds after the last command and its velocity.
 
-    Where the last commands were within the limits, with room to brake, the next one is too: so it is for ever, whatever
-    the targets are. A target that is not finite, or too far, stands for braking.
+    If the last command was within the limits, with room to brake, so is the next one: by induction all commands are,
+    whatever the targets are. A target that is not finite, or too far, means braking.
     """
     target = np.asarray(target, dtype=np.float64)
     is_finite = np.isfinite(target)
@@ -131,30 +135,30 @@ def limited(target: ArrayLike, last: Array, velocity: Array, limits: Limits, dt:
     inside = np.clip(np.where(is_finite, target, last), limits.low, limits.high)
     change = limits.acceleration * dt
     braked = velocity - np.clip(velocity, -change, change)
-    wanted = np.where(is_held[..., None], braked, (inside - last) / dt)
-    slow = np.clip(wanted, -limits.speed, limits.speed)
+    desired = np.where(is_held[..., None], braked, (inside - last) / dt)
+    slow = np.clip(desired, -limits.speed, limits.speed)
     smooth = np.clip(slow, velocity - change, velocity + change)
     up, down = _brakeable(limits.high - last, limits, dt), _brakeable(last - limits.low, limits, dt)
     command = np.clip(last + np.clip(smooth, -down, up) * dt, limits.low, limits.high)
 
-    found = np.zeros(is_held.shape, dtype=np.int64)
-    tolerance = 1e-9 * (1 + np.abs(wanted))
-    for event, is_so in (
+    events = np.zeros(is_held.shape, dtype=np.int64)
+    tolerance = 1e-9 * (1 + np.abs(desired))
+    for event, occurs in (
         (Event.POSITION, ~is_held[..., None] & is_finite & (inside != target)),
-        (Event.SPEED, np.abs(slow - wanted) > tolerance),
+        (Event.SPEED, np.abs(slow - desired) > tolerance),
         (Event.ACCELERATION, np.abs((command - last) / dt - slow) > tolerance),
         (Event.NOT_FINITE, ~is_finite),
         (Event.JUMP, is_far),
     ):
-        found |= np.where(is_so.any(axis=-1), int(event), 0)
-    return Limited(command, (command - last) / dt, found)
+        events |= np.where(occurs.any(axis=-1), int(event), 0)
+    return LimitedCommand(command, (command - last) / dt, events)
 
 
 def _brakeable(gap: Array, limits: Limits, dt: float) -> Array:
-    """The highest speed towards a limit that is `gap` away from which one can brake before it.
+    """The highest speed towards a limit `gap` away from which the robot can still brake before the limit.
 
-    Braking by a dt each step from v covers at most v^2 / 2a + v dt / 2 + a dt^2 / 8, the first step included, which is
-    solved for v; below a dt one step is all it takes. Each branch leads to states that are within it again.
+    Braking by a dt each step from v covers at most v^2 / 2a + v dt / 2 + a dt^2 / 8, the first step included; this is
+    solved for v. Below a dt, one step suffices. Each branch leads to states that satisfy it again.
     """
     gap = np.maximum(gap, 0.0)
     change = limits.acceleration * dt
@@ -163,8 +167,8 @@ def _brakeable(gap: Array, limits: Limits, dt: float) -> Array:
     return np.maximum(np.minimum(gap / dt, change), np.where(np.isfinite(several), several, gap / dt))
 
 
-class Verdict(NamedTuple):
-    """What is commanded (Da,), and why it is not what was wanted."""
+class SafeCommand(NamedTuple):
+    """A command (Da,), and why it is not the target."""
 
     command: Array
     events: Event
@@ -173,7 +177,7 @@ class Verdict(NamedTuple):
 class Safety:
     """The limits of one robot, and its last command.
 
-    dt: seconds between commands. stale_s: of this age on, observations are too old to act on. patience_s: how long the
+    dt: seconds between commands. stale_s: age above which observations are too old to act on. patience_s: how long the
     robot may be held before it is stopped.
     """
 
@@ -186,24 +190,24 @@ class Safety:
         self._held_s, self._is_stopped = 0.0, False
 
     def begin(self, position: ArrayLike) -> None:
-        """Start, also after a stop, from where the robot rests, (Da,) in the units of the action.
+        """Begin, or begin again after a stop, at the resting position of the robot, (Da,) in the units of the action.
 
-        Raises ValueError where that is not finite or lies outside the limits: the robot must be brought inside first.
+        Raises ValueError if it is not finite or lies outside the limits: the robot must be brought inside first.
         """
-        found = np.array(position, dtype=np.float64)
+        start = np.array(position, dtype=np.float64)
         low, high = self.limits.low, self.limits.high
         slack = 1e-6 * (high - low)  # sensors are not exact
-        if found.shape != low.shape or not ((found >= low - slack) & (found <= high + slack)).all():
+        if start.shape != low.shape or not ((start >= low - slack) & (start <= high + slack)).all():
             raise ValueError(
                 f"the robot must begin within its limits, {low.tolist()} to {high.tolist()}, but is at "
-                f"{found.tolist()}: bring it inside first"
+                f"{start.tolist()}: bring it inside first"
             )
-        self._last, self._velocity = np.clip(found, low, high), np.zeros_like(low)
+        self._last, self._velocity = np.clip(start, low, high), np.zeros_like(low)
         self._held_s, self._is_stopped = 0.0, False
 
     @property
     def is_stopped(self) -> bool:
-        """Whether nothing but `begin` will move the robot again."""
+        """Whether the robot is stopped until `begin`."""
         return self._is_stopped
 
     @property
@@ -212,29 +216,29 @@ class Safety:
         return not self._velocity.any()
 
     def stop(self) -> None:
-        """Brake, whatever comes, and hold."""
+        """Brake, whatever the targets are, and hold."""
         self._is_stopped = True
 
-    def __call__(self, target: ArrayLike | None, *, age_s: float = 0.0) -> Verdict:
-        """What to command next. target (Da,), or None where nothing is planned; age_s: of the observations behind it.
+    def __call__(self, target: ArrayLike | None, *, age_s: float = 0.0) -> SafeCommand:
+        """The next command. target (Da,): None if there is no plan. age_s: age of the observations behind it.
 
         Raises RuntimeError before `begin`.
         """
         if self._last is None:
-            raise RuntimeError("begin() from where the robot is before anything is commanded")
+            raise RuntimeError("call begin() with the position of the robot before the first command")
         events = Event.NO_PLAN if target is None else Event(0)
         if not age_s <= self.stale_s:
             events |= Event.STALE
         if self._is_stopped:
             events |= Event.STOPPED
-        nothing = np.full_like(self._last, np.nan)
-        wanted: Any = nothing if events or target is None else target
-        found = limited(wanted, self._last, self._velocity, self.limits, self.dt)
+        brake = np.full_like(self._last, np.nan)
+        target = brake if events or target is None else target
+        limited = next_command(target, self._last, self._velocity, self.limits, self.dt)
         if not events:
-            events = Event(int(found.events))
-        self._last, self._velocity = found.command, found.velocity
+            events = Event(int(limited.events))
+        self._last, self._velocity = limited.command, limited.velocity
         self._held_s = self._held_s + self.dt if events & HELD else 0.0
         if self._held_s > self.patience_s and not self._is_stopped:
             self.stop()
             events |= Event.STOPPED
-        return Verdict(found.command.copy(), events)
+        return SafeCommand(limited.command.copy(), events)

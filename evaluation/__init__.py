@@ -1,1 +1,1 @@
-"""Measure: roll a policy out, count, draw and report."""
+"""Evaluate policies: roll them out, count successes, and report."""

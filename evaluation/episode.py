@@ -1,6 +1,6 @@
-"""Episodes in simulation, advanced from one due prediction to the next. No torch: worker processes start fast.
+"""Episodes in simulation, advanced from one prediction to the next. Loads no torch, so worker processes start fast.
 
-An episode never sees another one: what happens in it depends on its seed and on the chunks that it is given.
+An episode depends on its seed and on its chunks, never on another episode.
 """
 
 from __future__ import annotations
@@ -15,40 +15,52 @@ from numpy.typing import NDArray
 from ..envs.task import Task
 from ..execution.interface import Execution
 from ..policy.requests import History, Request
+from ..specification import Specification
 
 Chunks: TypeAlias = Mapping[int, "NDArray[np.float32] | None"]
-"""A seed -> the chunk that its episode is waiting for, or None for an episode that has yet to begin."""
+"""An episode's seed -> the chunk that it waits for, or None to begin the episode."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """One prediction: the control step it was made at, the observations (To, ...) it saw, and the chunk (Tp, Da)."""
+class FilmedChunk:
+    """One prediction in a filmed episode."""
 
     step: int
+    """The control step at which the chunk was requested."""
+
     history: History
-    chunk: NDArray[np.float32]
+    """The observations that it was predicted from, (To, ...) each."""
+
+    actions: NDArray[np.float32]
+    """The chunk, (Tp, Da)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one episode ended.
-
-    score: the best of any step, in [0, 1]. num_steps: control steps taken. For a filmed episode only, frames: an
-    (H, W, 3) uint8 image of every step, the first after reset and the last after the last step, and plans: what was
-    predicted on the way.
-    """
+    """How one episode ended."""
 
     seed: int
+    """The seed of the environment's reset."""
+
     success: bool
+    """Whether any step was a success."""
+
     score: float
+    """The best score of any step, in [0, 1]."""
+
     num_steps: int
+    """The number of control steps."""
+
     frames: tuple[NDArray[np.uint8], ...] = ()
-    plans: tuple[Plan, ...] = ()
+    """(H, W, 3) images of a filmed episode: one after the reset and one after each step."""
+
+    chunks: tuple[FilmedChunk, ...] = ()
+    """The predictions of a filmed episode."""
 
 
 @dataclass(slots=True)
 class _Running:
-    """An episode under way."""
+    """A running episode."""
 
     env: Any
     execution: Execution
@@ -59,40 +71,42 @@ class _Running:
     num_steps: int = 0
     is_over: bool = False
     frames: list[NDArray[np.uint8]] = field(default_factory=list)
-    plans: list[Plan] = field(default_factory=list)
-    asked: Request | None = None
-    asked_at: int = 0
-    coming: NDArray[np.float32] | None = None
+    chunks: list[FilmedChunk] = field(default_factory=list)
+    request: Request | None = None
+    requested_at: int = 0
+    pending: NDArray[np.float32] | None = None
 
     def begin(self, seed: int) -> None:
         observation, info = self.env.reset(seed=seed)
         self.execution.reset()
-        self._take(observation, info)
+        self._observe(observation, info)
 
     def advance(self, chunk: NDArray[np.float32] | None) -> Request | None:
-        """Go on until the next chunk is due, `chunk` coming late by the delay; None once the episode is over."""
-        self.coming = chunk
+        """Step until the next request; returns None once the episode is over. `chunk` arrives after the delay."""
+        self.pending = chunk
         while not self.is_over:
-            # The first chunk is waited for: before it the robot does nothing.
-            if self.coming is not None and (self.num_steps - self.asked_at >= self.delay or self.asked_at == 0):
-                self._accept(self.coming)
-                self.coming = None
+            # The robot waits for the first chunk.
+            if self.pending is not None and (
+                self.num_steps - self.requested_at >= self.delay or self.requested_at == 0
+            ):
+                self._accept(self.pending)
+                self.pending = None
             request = self.execution.request()
             if request is not None:
-                self.asked, self.asked_at = request, self.num_steps
+                self.request, self.requested_at = request, self.num_steps
                 return request
             observation, _, terminated, truncated, info = self.env.step(self.execution.act())
             self.num_steps += 1
             self.is_over = terminated or truncated
-            self._take(observation, info)
+            self._observe(observation, info)
         return None
 
     def _accept(self, chunk: NDArray[np.float32]) -> None:
         self.execution.accept(chunk)
-        if self.is_filmed and self.asked is not None:
-            self.plans.append(Plan(self.asked_at, self.asked.history, chunk))
+        if self.is_filmed and self.request is not None:
+            self.chunks.append(FilmedChunk(self.requested_at, self.request.history, chunk))
 
-    def _take(self, observation: Mapping[str, NDArray[Any]], info: Mapping[str, Any]) -> None:
+    def _observe(self, observation: Mapping[str, NDArray[Any]], info: Mapping[str, Any]) -> None:
         self.execution.observe(observation)
         self.success = self.success or bool(info["success"])
         self.score = max(self.score, _score(info))
@@ -101,10 +115,10 @@ class _Running:
 
 
 class Arena:
-    """The episodes of one process. Environments are kept and used again.
+    """The episodes of one process, which share a pool of environments.
 
-    make: of the task, builds the environments. execution: makes the `Execution` of an episode. delay: control steps
-    from the request of a chunk to its arrival. filmed: the seeds of the episodes whose frames are kept.
+    make: builds an environment of the task. execution: makes the `Execution` of an episode. delay: control steps from
+    the request of a chunk to its arrival. filmed: the seeds of the episodes to film.
     """
 
     def __init__(
@@ -120,7 +134,7 @@ class Arena:
         self._idle: dict[bool, list[Any]] = {False: [], True: []}
 
     def advance(self, chunks: Chunks) -> dict[int, Request | Outcome]:
-        """Begin or go on with the episodes of `chunks`; each answers with what to predict from, or with its outcome."""
+        """Begin or continue the episodes of `chunks`; returns the next request or the outcome of each, by seed."""
         return {seed: self._advance(seed, chunk) for seed, chunk in chunks.items()}
 
     def _advance(self, seed: int, chunk: NDArray[np.float32] | None) -> Request | Outcome:
@@ -136,7 +150,7 @@ class Arena:
             return request
         self._idle[episode.is_filmed].append(self._running.pop(seed).env)
         return Outcome(
-            seed, episode.success, episode.score, episode.num_steps, tuple(episode.frames), tuple(episode.plans)
+            seed, episode.success, episode.score, episode.num_steps, tuple(episode.frames), tuple(episode.chunks)
         )
 
     def close(self) -> None:
@@ -154,11 +168,11 @@ def _score(info: Mapping[str, Any]) -> float:
     return score
 
 
-def check_fits(task: Task, specification: Any) -> None:
-    """Raises ValueError, naming every difference, unless a policy of `specification` fits the task."""
+def check_fits(task: Task, specification: Specification) -> None:
+    """Raises ValueError, naming every difference, if a policy of `specification` does not fit the task."""
     differences = task.specification.differences(specification)
     if differences:
         raise ValueError(
-            f"the policy's specification must be that of task {task.name!r}, but differs: {'; '.join(differences)}. "
-            f"Evaluate it on the task that it was trained for, or train it again"
+            f"the policy's specification must be that of task {task.name!r}, but differs: {'; '.join(differences)}: "
+            "evaluate the policy on the task that it was trained for, or train it again"
         )

@@ -1,4 +1,4 @@
-"""Measure a policy in closed loop: rates with their intervals, never without."""
+"""Measure a policy in closed loop: success rates and scores, each with its interval."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..configs.evaluation import EvaluateConfig
 from ..envs.task import Task
 from ..execution.interface import Execution
 from ..execution.receding import RecedingHorizon
@@ -21,27 +22,36 @@ from .intervals import bootstrap, wilson
 from .rollout import latency, rollout
 
 CHOICE_SEED = 50_000
-"""Seed of the first episode that chooses the best policy of a training. Demonstrations are recorded from seed 0 on."""
+"""Seed of the first episode that chooses the best checkpoint of a run. Demonstrations start at seed 0."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured. latency: of one prediction for one robot, in milliseconds; see `rollout.latency`."""
+    """The outcomes of a policy's episodes."""
 
     task: str
+    """The name of the task."""
+
     seed: int
+    """Seed of the policy's noise."""
+
     outcomes: list[Outcome]
+    """One for each episode."""
+
     wall_s: float
+    """The duration of all episodes, in seconds."""
+
     latency: dict[str, float]
+    """Milliseconds of one prediction for one robot; see `rollout.latency`."""
 
     @property
     def success_rate(self) -> float:
-        """The share of episodes that succeeded."""
+        """The fraction of episodes that succeeded."""
         return float(np.mean([outcome.success for outcome in self.outcomes]))
 
     @property
     def mean_score(self) -> float:
-        """The mean over episodes of the best score of any step."""
+        """The mean score; the score of an episode is the best of its steps."""
         return float(np.mean([outcome.score for outcome in self.outcomes]))
 
     def to_json(self) -> dict[str, Any]:
@@ -66,8 +76,8 @@ class Evaluation:
         }
 
     def __str__(self) -> str:
-        found = self.to_json()
-        success, score = found["success_rate_95"], found["mean_score_95"]
+        content = self.to_json()
+        success, score = content["success_rate_95"], content["mean_score_95"]
         return (
             f"{self.task}: success {100 * self.success_rate:.0f} % [{100 * success[0]:.0f}, {100 * success[1]:.0f}], "
             f"score {self.mean_score:.3f} [{score[0]:.3f}, {score[1]:.3f}] over {len(self.outcomes)} episodes"
@@ -78,20 +88,20 @@ def evaluate(
     policy: Policy | Engine,
     task: Task,
     *,
-    episodes: int = 50,
-    first_seed: int = 100_000,
-    seed: int = 0,
+    episodes: int = EvaluateConfig.episodes,
+    first_seed: int = EvaluateConfig.first_seed,
+    seed: int = EvaluateConfig.seed,
     execution: Callable[[], Execution] | None = None,
     delay: int = 0,
-    workers: int = 0,
-    num_parallel: int = 64,
+    workers: int = EvaluateConfig.workers,
+    num_parallel: int = EvaluateConfig.parallel,
     videos: int = 0,
     progress: bool = True,
 ) -> Evaluation:
-    """Roll `policy` out on the seeds from `first_seed` on; the first `videos` episodes are filmed.
+    """Roll `policy` out in `episodes` episodes, of seeds from `first_seed` on, and film the first `videos` of them.
 
-    execution: makes the `Execution` of an episode, `RecedingHorizon` where it is not given. The other arguments, and
-    what is raised, are those of `rollout`.
+    execution: makes the `Execution` of an episode, `RecedingHorizon` if None. For the other arguments and the errors
+    see `rollout`.
     """
     seeds = range(first_seed, first_seed + episodes)
     engine, start = as_engine(policy), time.perf_counter()

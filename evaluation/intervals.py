@@ -1,4 +1,4 @@
-"""How well episodes and trainings determine a rate or a mean: no rate and no mean without its interval."""
+"""Confidence intervals of rates and mean scores, over episodes and over trainings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Interval = tuple[float, float]
 NUM_RESAMPLES = 10_000
 
 MIN_TRAININGS = 3
-"""Fewer trainings of a recipe do not show how much trainings differ."""
+"""The fewest trainings that show how much trainings differ."""
 
 
 def wilson(successes: int, episodes: int) -> Interval:
@@ -28,11 +28,11 @@ def wilson(successes: int, episodes: int) -> Interval:
 def bootstrap(scores: Sequence[float]) -> Interval:
     """The 95 % confidence interval of the mean of scores in [0, 1]: a percentile bootstrap with a 0 and a 1 added.
 
-    Percentiles of the scores alone do not know what did not happen in these episodes: if failures are rare, few
-    episodes show none, and the interval of a perfect sample would have no width. As scores are bounded, one more of
-    either extreme bounds what was missed; Agresti and Coull (1998) do the same to a rate, with two of each.
+    Percentiles of the scores alone ignore rare failures: a few episodes may show none, and the interval of a perfect
+    sample would have no width. Scores are bounded, so one more of either extreme bounds what was missed. Agresti and
+    Coull (1998) do the same to a rate, with two of each.
 
-    Raises ValueError for no score, and for scores outside [0, 1].
+    Raises ValueError if there is no score, or if a score is outside [0, 1].
 
     >>> [round(bound, 2) for bound in bootstrap([1.0] * 20)]
     [0.86, 1.0]
@@ -41,7 +41,7 @@ def bootstrap(scores: Sequence[float]) -> Interval:
         wrong = [score for score in scores if not 0 <= score <= 1]
         raise ValueError(
             f"scores must be at least one number, all in [0, 1], got {wrong[:3] if wrong else 'none'}: "
-            "scale them to [0, 1], which the interval of their mean rests on"
+            "scale them to [0, 1]"
         )
     values = np.array([*scores, 0.0, 1.0])
     means = np.random.default_rng(0).choice(values, (NUM_RESAMPLES, len(values))).mean(axis=1)
@@ -50,20 +50,20 @@ def bootstrap(scores: Sequence[float]) -> Interval:
 
 
 def over_trainings(means: Sequence[float], over_episodes: Interval) -> Interval:
-    """The 95 % confidence interval of what a recipe achieves, whatever the seed of its training.
+    """The 95 % confidence interval of a recipe's mean over all seeds of training.
 
-    It is Student's t interval of the trainings' means, cut at 0 and 1 and then widened to hold `over_episodes`, the
-    interval over the episodes of all of them: trainings that happen to agree do not make their episodes more certain.
+    It is Student's t interval of the trainings' means, cut at 0 and 1 and then widened to include `over_episodes`, the
+    interval over the episodes of all trainings: episodes do not get more certain if trainings happen to agree.
 
-    means: of each training, a rate or a mean score in [0, 1]. Raises ValueError for fewer than `MIN_TRAININGS`.
+    means: the rate or mean score of each training, in [0, 1]. Raises ValueError for fewer than `MIN_TRAININGS`.
 
     >>> [round(bound, 3) for bound in over_trainings([0.40, 0.46, 0.22], wilson(54, 150))]
     [0.05, 0.67]
     """
     if len(means) < MIN_TRAININGS:
         raise ValueError(
-            f"an interval over trainings must be of at least {MIN_TRAININGS} trainings, got {len(means)}: "
-            "train with other seeds too"
+            f"an interval over trainings needs at least {MIN_TRAININGS} trainings, got {len(means)}: "
+            "train with more seeds"
         )
     centre, error = float(np.mean(means)), float(np.std(means, ddof=1)) / len(means) ** 0.5
     margin = float(stats.t.ppf(0.975, len(means) - 1)) * error

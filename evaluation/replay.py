@@ -1,4 +1,4 @@
-"""Recorded actions, applied again: does the environment do what it did when they were recorded?"""
+"""Replay recorded actions in an environment, to test whether it does the same as in the recording."""
 
 from __future__ import annotations
 
@@ -16,28 +16,32 @@ from ..envs.task import Observation, Task
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """How far one episode came from its recording.
-
-    deviations: for each observation stream, the largest absolute difference between what was observed and what was
-    recorded, in any dimension at any step, in the stream's units. success: whether it ended in success.
-    num_steps: steps that were applied; fewer than `recorded_steps` where the episode ended before its recording did.
-    """
+    """How far one episode deviated from its recording."""
 
     episode: int
+    """The index of the episode."""
+
     success: bool
+    """Whether the last step was a success."""
+
     num_steps: int
+    """The number of replayed steps, fewer than recorded if the environment ended the episode earlier."""
+
     recorded_steps: int
+    """The number of recorded steps."""
+
     deviations: dict[str, float]
+    """A stream's name -> the largest absolute difference from its recording, in any dimension at any step, in units."""
 
 
 def replay(task: Task, demonstrations: Demonstrations, episodes: Sequence[int] | None = None) -> Iterator[Replayed]:
-    """Apply the recorded actions of each episode open loop, from the state that its recording began in.
+    """Apply the recorded actions of each episode open loop, from the initial state of its recording.
 
-    An episode begins from the seed that it was recorded with, or, where that is unknown, by `task.restore` from its
-    first observation. episodes: indices; None for all.
+    The initial state comes from the recorded seed, or, if that is unknown, from `task.restore` of the first
+    observation. episodes: indices, or None for all.
 
-    Raises ValueError, before anything is replayed, where the demonstrations are of another specification than the
-    task, an episode does not exist, or there is neither a seed nor a way to restore the initial state.
+    Raises ValueError, before anything is replayed, if the specifications of demonstrations and task differ, if an
+    episode does not exist, or if it has no seed and the task cannot restore its initial state.
     """
     episodes = range(len(demonstrations)) if episodes is None else episodes
     _check(task, demonstrations, episodes)
@@ -47,7 +51,7 @@ def replay(task: Task, demonstrations: Demonstrations, episodes: Sequence[int] |
 def _check(task: Task, demonstrations: Demonstrations, episodes: Sequence[int]) -> None:
     if differences := demonstrations.specification.differences(task.specification):
         raise ValueError(
-            f"the demonstrations must have the specification of the task {task.name!r} (theirs is named first): "
+            f"the demonstrations must have the specification of the task {task.name!r}, whose values come second: "
             + "; ".join(differences)
         )
     count = len(demonstrations)
@@ -77,7 +81,7 @@ def _replay_episode(env: gymnasium.Env[Any, Any], task: Task, demonstrations: De
     observation, info = _begin(env, task, int(demonstrations.episode_seeds[episode]), recorded)
     observed: list[Observation] = []
     for action in actions:
-        observed.append(observation)  # before the action, as it was recorded
+        observed.append(observation)  # before the action, as in the recording
         observation, _, terminated, truncated, info = env.step(action)
         if terminated or truncated:
             break

@@ -1,10 +1,10 @@
 """Roll a policy out in many episodes at once.
 
-An episode's outcome depends on its seed alone, not on which others run beside it or in how many processes: each episode
-draws its own noise, and the policy sees batches padded to a multiple of `ROWS`, for which a row's result does not
-depend on the number of rows (`tests/test_rollout.py` checks that this holds).
+An episode's outcome depends on its seed alone, not on the other episodes or the number of processes. Each episode draws
+its own noise. Batches are padded to a multiple of `ROWS`, so that a row's result does not depend on the number of rows
+(checked by `tests/evaluation/test_rollout.py`).
 
-Cost: one prediction for all episodes that need a chunk; environments step in `workers` processes beside it. Memory
+Cost: one prediction for all episodes that need a chunk; environments step in `workers` processes in parallel. Memory
 grows with `num_parallel`, not with the number of episodes.
 """
 
@@ -38,10 +38,10 @@ Advance: TypeAlias = Callable[[Chunks], dict[int, "Request | Outcome"]]
 
 
 def noise_generator(seed: int, episode_seed: int) -> torch.Generator:
-    """The CPU generator of one episode's noise, from the evaluation's seed and the episode's.
+    """The CPU generator of one episode's noise, from the seed of the evaluation and that of the episode.
 
-    It uses only the lower 32 of the 64 bits of its seed. Of n episodes, two therefore share their noise with a
-    probability of about n^2 / 2^33, which is 0.0005 % for 200 of them.
+    It uses only the lower 32 of the 64 bits of its seed. So two of n episodes share their noise with a probability of
+    about n^2 / 2^33, which is 0.0005 % for 200 episodes.
     """
     state = np.random.SeedSequence([seed, episode_seed]).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0]))
@@ -63,9 +63,11 @@ def rollout(
     """The outcomes of one episode for each of `seeds`, in their order.
 
     policy: an engine, or a policy on its device. execution: makes the `Execution` of each episode. delay: control steps
-    from the request of a chunk to its arrival. seed: of the policy's noise, beside each episode's own. workers:
-    processes that step environments; 0 steps them in this one. num_parallel: episodes under way at once. filmed: seeds
-    of the episodes whose frames are kept. Raises ValueError if policy and task differ.
+    from the request of a chunk to its arrival. seed: seed of the policy's noise, which each episode combines with its
+    own seed. workers: number of processes that step environments; 0 steps them in this process. num_parallel: number of
+    episodes that run at once. filmed: seeds of the episodes to film.
+
+    Raises ValueError if the specifications of policy and task differ.
     """
     engine = as_engine(policy)
     check_fits(task, engine.specification)
@@ -88,17 +90,14 @@ def rollout(
             outcomes |= ended
             if ended:
                 bar.update(len(ended))
-            due = {episode: answer for episode, answer in answers.items() if not isinstance(answer, Outcome)}
-            predicted = predict(engine, list(due.values()), [generators[episode] for episode in due])
-            chunks = dict(zip(due, predicted, strict=True))
+            requests = {episode: answer for episode, answer in answers.items() if not isinstance(answer, Outcome)}
+            predicted = predict(engine, list(requests.values()), [generators[episode] for episode in requests])
+            chunks = dict(zip(requests, predicted, strict=True))
     return [outcomes[episode] for episode in seeds]
 
 
 def predict(engine: Engine, requests: Sequence[Request], generators: Sequence[torch.Generator]) -> list[np.ndarray]:
-    """A chunk (Tp, Da) for each request, drawing the noise of each from its own generator.
-
-    Requests of one kind go in one batch.
-    """
+    """A chunk (Tp, Da) for each request, with noise from its own generator. Requests of one kind form a batch."""
     kinds: dict[Hashable, list[int]] = {}
     for index, request in enumerate(requests):
         kinds.setdefault(request.kind, []).append(index)
@@ -108,13 +107,13 @@ def predict(engine: Engine, requests: Sequence[Request], generators: Sequence[to
         drawn = {index: torch.randn(engine.noise_shape, generator=generators[index]).numpy() for index in indices}
         observation, guidance = batch([requests[row] for row in rows])
         predicted = engine.predict(observation, np.stack([drawn[row] for row in rows], axis=1), guidance)
-        chunks |= zip(indices, predicted, strict=False)  # what pads the batch is left over
+        chunks |= zip(indices, predicted, strict=False)  # drops the padding
     return [chunks[index] for index in range(len(requests))]
 
 
 @contextmanager
 def _arenas(arena: Callable[[], Arena], workers: int) -> Generator[Advance]:
-    """One arena in this process, or one in each of `workers` processes; seeds are dealt out by their value."""
+    """Advance the episodes in this process, or in `workers` processes, among which seeds are dealt by their value."""
     if workers == 0:
         local = arena()
         try:
@@ -134,7 +133,7 @@ def _arenas(arena: Callable[[], Arena], workers: int) -> Generator[Advance]:
             return {seed: answer for future in answers for seed, answer in future.result().items()}
         except BrokenProcessPool:
             raise ChildProcessError(
-                f"one of {workers} processes that step environments died, perhaps for lack of memory: use fewer workers"
+                f"one of {workers} worker processes died, perhaps for lack of memory: use fewer workers"
             ) from None
 
     try:
@@ -156,17 +155,17 @@ def _advance(chunks: Chunks) -> dict[int, Request | Outcome]:
 
 
 def latency(engine: Engine, *, repeats: int = 50) -> dict[str, float]:
-    """Milliseconds of one prediction for one robot, all of it included: median, 95th and 99th percentile."""
+    """Milliseconds of one prediction for one robot: median, 95th and 99th percentile."""
     specification, steps = engine.specification, engine.horizons.observation
     observation = {
         stream.name: np.zeros((1, steps, *stream.shape), dtype=stream.dtype) for stream in specification.observations
     }
     draws, *shape = engine.noise_shape
     noise = np.zeros((draws, 1, *shape), dtype=np.float32)
-    taken = []
-    for _ in range(repeats + 3):  # the first ones warm up
+    times = []
+    for _ in range(repeats + 3):  # the first three warm up
         start = time.perf_counter()
         engine.predict(observation, noise)
-        taken.append(1e3 * (time.perf_counter() - start))
-    p50, p95, p99 = np.percentile(taken[3:], [50, 95, 99])
+        times.append(1e3 * (time.perf_counter() - start))
+    p50, p95, p99 = np.percentile(times[3:], [50, 95, 99])
     return {"p50_ms": float(p50), "p95_ms": float(p95), "p99_ms": float(p99)}

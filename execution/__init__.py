@@ -1,1 +1,1 @@
-"""How action chunks follow one another: between a policy, which plans, and a robot, which needs one action a step."""
+"""Executions: how the chunks of a policy become one action for each control step."""

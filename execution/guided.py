@@ -1,29 +1,36 @@
-"""Chunks that are sampled to go on from the last one."""
+"""Executions whose chunks are sampled to continue the current plan."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..policy.denoising.guidance import Prefix
 from ..specification import Horizons
-from .overlapping import AsyncReplace
+from .interface import ExecutionOptions
+from .overlapping import Overlapping
 
 
-class RealTimeChunking(AsyncReplace):
-    """As `AsyncReplace`, but the new chunk is sampled so that it goes on from the old one (Black et al. 2025).
+class RealTimeChunking(Overlapping):
+    """As `AsyncReplace`, but each new chunk is sampled to continue the old plan (Black et al. 2025).
 
-    The steps before the one at which it is asked for are held to what was commanded. The steps that will be over before
-    it comes are held to what is planned; from there on the old plan counts less and less, and nothing where it ends.
-    exact: pull along the gradient of the network; limit: the most that a pull may weigh. See
-    `policy.denoising.guidance`.
+    Before the step of the request, the chunk is held to the commanded actions. In the steps that will be over before it
+    arrives, it is held to the plan. After them the plan counts less and less, and not at all where it ends.
+
+    limit: upper bound of the weight of the correction.
+    exact: whether to take the gradient through the network.
+
+    See `policy.denoising.guidance`. options: those of `Execution`.
     """
 
-    def __init__(self, horizons: Horizons, *, limit: float = 5.0, exact: bool = False, **given: Any) -> None:
-        super().__init__(horizons, **given)
+    def __init__(self, horizons: Horizons, *, limit: float, exact: bool, **options: Unpack[ExecutionOptions]) -> None:
+        super().__init__(horizons, **options)
         self.limit, self.exact = limit, exact
+
+    def _blend(self, actions: NDArray[Any]) -> NDArray[Any]:
+        return actions
 
     def _prefix(self) -> Prefix | None:
         planned, past = self.planned, self.horizons.observation - 1
@@ -41,7 +48,7 @@ class RealTimeChunking(AsyncReplace):
 
 
 def prefix_weights(num_planned: int, delay: int) -> NDArray[np.floating]:
-    """How much each planned step counts (num_planned,): 1 within the delay, then falling (Black et al. 2025, eq. 5).
+    """The weight of each planned step (num_planned,): 1 within the delay, then falling (Black et al. 2025, eq. 5).
 
     >>> prefix_weights(5, 2).round(2).tolist()
     [1.0, 1.0, 0.49, 0.19, 0.04]
@@ -50,19 +57,24 @@ def prefix_weights(num_planned: int, delay: int) -> NDArray[np.floating]:
     return np.where(np.arange(num_planned) < delay, 1.0, ahead * np.expm1(ahead) / np.expm1(1.0))
 
 
-class WarmStart(AsyncReplace):
-    """As `AsyncReplace`, but denoising starts from what is planned, made noisy as it is at `start` of all noise.
+class WarmStart(Overlapping):
+    """As `AsyncReplace`, but sampling starts from the current plan with noise added, not from pure noise.
 
-    The plan is moved on by the steps that are over, and at its end its last action is held.
+    The plan is shifted by the steps that are over, and its last action is held for the steps after its end.
+
+    start: fraction of the denoising steps to run. options: those of `Execution`.
     """
 
-    def __init__(self, horizons: Horizons, *, start: float = 0.4, **given: Any) -> None:
-        super().__init__(horizons, **given)
+    def __init__(self, horizons: Horizons, *, start: float, **options: Unpack[ExecutionOptions]) -> None:
+        super().__init__(horizons, **options)
         self.start = start
 
+    def _blend(self, actions: NDArray[Any]) -> NDArray[Any]:
+        return actions
+
     def _prefix(self) -> Prefix | None:
-        first = self._now - self._begin - (self.horizons.observation - 1)
+        first = self._now - self._plan_begin - (self.horizons.observation - 1)
         steps = np.arange(first, first + self.horizons.prediction)
         actions = self._plan[np.clip(steps, 0, len(self._plan) - 1)]
-        actions = np.where(steps[:, None] < len(self._plan), actions, self._held(actions))
+        actions = np.where(steps[:, None] < len(self._plan), actions, self._hold(actions))
         return Prefix(actions, np.zeros(len(steps), dtype=np.float32), start=self.start)

@@ -1,82 +1,95 @@
-"""Ask for the next chunk while the robot still executes the last one."""
+"""Executions that request the next chunk while the robot still executes the last one."""
 
 from __future__ import annotations
 
-from typing import Any
+from abc import abstractmethod
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..specification import Horizons
-from .interface import Execution
+from .interface import Execution, ExecutionOptions
 
 
-class AsyncReplace(Execution):
-    """Ask for a chunk and go on with the old one until it comes; then follow the new one alone.
+class Overlapping(Execution):
+    """Request a chunk every `every` steps, and execute the old plan until the chunk arrives.
 
-    given: the other arguments of `Execution`. Raises ValueError where a chunk is too short for that: it must last until
-    the next one has come.
+    A subclass says in `_blend` how the new chunk replaces the old plan.
+
+    options: those of `Execution`. Raises ValueError if a chunk is too short to last until the next one arrives.
     """
 
-    def __init__(self, horizons: Horizons, *, delay: int = 0, **given: Any) -> None:
-        super().__init__(horizons, delay=delay, **given)
-        if max(self.every, delay) + delay > self._future:
+    def __init__(self, horizons: Horizons, **options: Unpack[ExecutionOptions]) -> None:
+        super().__init__(horizons, **options)
+        delay = self.expected_delay
+        if max(self.every, delay) + delay > horizons.future:
             raise ValueError(
-                f"a chunk must last for max(every, delay) + delay steps, {max(self.every, delay)} + {delay}, but of "
-                f"{horizons.prediction} predicted ones {self._future} lie ahead: predict more, ask more often, or "
-                "choose execution=receding, which stops for the delay"
+                f"a chunk must last for max(every, delay) + delay steps, {max(self.every, delay)} + {delay}, but only "
+                f"{horizons.future} of {horizons.prediction} predicted steps lie ahead: predict more steps, request "
+                "more often, or choose execution=receding, which stops for the delay"
             )
 
     def _is_due(self) -> bool:
-        return self._asked is None or self._now - self._asked >= self.every
+        return self._requested_at is None or self._now - self._requested_at >= self.every
 
     def _join(self, actions: NDArray[Any], late: int) -> NDArray[Any]:
-        # A chunk that is too late in all of its steps still says where to go: its last action is held.
-        return actions[late:].copy() if late < len(actions) else self._held(actions[-1:])
+        # If every step of the chunk is over, its last action still says where to go.
+        return self._blend(actions[late:].copy() if late < len(actions) else self._hold(actions[-1:]))
+
+    @abstractmethod
+    def _blend(self, actions: NDArray[Any]) -> NDArray[Any]:
+        """The new plan from the new chunk's actions (n >= 1, Da), the first for the current step. May change them."""
 
 
-class CrossFade(AsyncReplace):
-    """As `AsyncReplace`, but change over from the old chunk to the new one linearly, within `steps` steps."""
+class AsyncReplace(Overlapping):
+    """Execute the old plan until the new chunk arrives, and then the new chunk alone."""
 
-    def __init__(self, horizons: Horizons, *, steps: int = 4, **given: Any) -> None:
-        super().__init__(horizons, **given)
+    def _blend(self, actions: NDArray[Any]) -> NDArray[Any]:
+        return actions
+
+
+class CrossFade(Overlapping):
+    """Change linearly from the old plan to the new chunk, within `steps` steps."""
+
+    def __init__(self, horizons: Horizons, *, steps: int, **options: Unpack[ExecutionOptions]) -> None:
+        super().__init__(horizons, **options)
         self.steps = steps
 
-    def _join(self, actions: NDArray[Any], late: int) -> NDArray[Any]:
-        new = super()._join(actions, late)
+    def _blend(self, actions: NDArray[Any]) -> NDArray[Any]:
         old = self.planned[: self.steps]
-        if len(old):  # a later chunk reaches further
+        if len(old):  # the new chunk reaches further than the old plan
             share = (np.arange(len(old))[:, None] + 1) / (len(old) + 1)
-            new[: len(old)] += (1 - share) * (old - new[: len(old)])
-        return new
+            actions[: len(old)] += (1 - share) * (old - actions[: len(old)])
+        return actions
 
 
-class TemporalEnsemble(AsyncReplace):
-    """Ask for a chunk every step, and do what they all say on average (Zhao et al. 2023, section IV.B).
+class TemporalEnsemble(Overlapping):
+    """Average all chunks that plan the same step (Zhao et al. 2023, section IV.B); published with every=1.
 
-    Of the chunks that have come and speak of a step, the i-th oldest has the weight exp(-decay i), as published: so new
-    ones change little. Where there are several ways, the average of them may be none.
+    The i-th oldest of these chunks has the weight exp(-decay i), as published, so new chunks change little. If the
+    chunks take different ways around an obstacle, their average may take neither.
     """
 
-    def __init__(self, horizons: Horizons, *, every: int | None = 1, decay: float = 0.01, **given: Any) -> None:
-        super().__init__(horizons, every=every, **given)
+    def __init__(self, horizons: Horizons, *, decay: float, **options: Unpack[ExecutionOptions]) -> None:
+        super().__init__(horizons, **options)
         self.decay = decay
 
     def reset(self) -> None:
-        """Forget the past, the plan, and the chunks that it is made of."""
+        """Begin a new episode. Forgets everything except the measured delays."""
         super().reset()
         self._weight = np.empty(0)
         self._count = np.empty(0)
 
-    def _join(self, actions: NDArray[Any], late: int) -> NDArray[Any]:
-        new, old, gone = super()._join(actions, late), self.planned, self._now - self._begin
+    def _blend(self, actions: NDArray[Any]) -> NDArray[Any]:
+        old, passed = self.planned, self._now - self._plan_begin
         if not len(old):
-            self._weight, self._count = np.ones(len(new)), np.ones(len(new))
-            return new
-        missing = 0, len(new) - len(old)
-        weight, self._count = (np.pad(each[gone:], missing) for each in (self._weight, self._count))
+            self._weight, self._count = np.ones(len(actions)), np.ones(len(actions))
+            return actions
+        missing = 0, len(actions) - len(old)
+        weight, self._count = (np.pad(values[passed:], missing) for values in (self._weight, self._count))
         added = np.exp(-self.decay * self._count)
         self._weight, self._count = weight + added, self._count + 1
         share = (added / self._weight)[:, None]
-        new[: len(old)] += (1 - share[: len(old)]) * (old - new[: len(old)])
-        return new
+        actions[: len(old)] += (1 - share[: len(old)]) * (old - actions[: len(old)])
+        return actions

@@ -10,9 +10,9 @@ from .interface import Execution
 
 
 class RecedingHorizon(Execution):
-    """Execute the first actions, stop, and plan again (Chi et al. 2023, section II.C).
+    """Execute the first `every` actions, stop, and plan again (Chi et al. 2023, section II.C).
 
-    The robot holds its last action while it thinks; what it then does was planned for where it stands.
+    The robot holds its last action until the new chunk arrives, and then executes the chunk from its first action on.
     """
 
     def _is_due(self) -> bool:

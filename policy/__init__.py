@@ -1,1 +1,1 @@
-"""What is learned, and how an action chunk is sampled from it."""
+"""Policies: what is learned from demonstrations, and how action chunks are sampled from it."""

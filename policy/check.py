@@ -22,7 +22,7 @@ from .denoising.guidance import Guidance, Prefix
 from .interface import Lesson, Policy
 
 BATCH, DRAWS = 4, 3
-"""B and K of what is tried."""
+"""B and K of the inputs."""
 
 ROUNDING = 2e-3
 """Differences up to this share of the range of the predicted actions are rounding, which denoising steps multiply."""
@@ -37,7 +37,7 @@ def check_policy(make: Callable[[], Policy], *, seed: int = 0) -> str:
     differ in their weights alone. To check a policy that you have, pass `lambda: policy`: it is copied, not changed.
 
     Its weights are moved at random first, because networks that begin with zeros would hide what depends on what.
-    Observations are drawn within the limits of their streams, or from [-1, 1]. Where the machine has an accelerator,
+    Observations are drawn within the limits of their streams, or from [-1, 1]. If the machine has an accelerator,
     the policy is also tried there.
 
     Raises ValueError for the first promise that is broken, with the value and the remedy. What the policy itself raises
@@ -192,8 +192,8 @@ class _Check:
         _require(
             not chunk.requires_grad, "a prediction must not need a gradient: decorate predict with torch.no_grad()"
         )
-        self.chunk, self.others = chunk, self.policy.predict(self.other, self.other_noise)
-        both = torch.cat([self.chunk, self.others])
+        self.chunk, self.other_chunk = chunk, self.policy.predict(self.other, self.other_noise)
+        both = torch.cat([self.chunk, self.other_chunk])
         self.range = (both.amax(dim=(0, 1)) - both.amin(dim=(0, 1))).clamp(min=1e-6 * both.abs().max().item() + 1e-12)
         self.lines["prediction"] = f"from {both.min().item():.3g} to {both.max().item():.3g} before training"
 
@@ -259,7 +259,7 @@ class _Check:
         for exact in (False, True):
             self._check_prefix(exact)
         _refused(
-            lambda: self.predict([Prefix(self.others[:, 1:], torch.zeros(BATCH, steps - 1))]),
+            lambda: self.predict([Prefix(self.other_chunk[:, 1:], torch.zeros(BATCH, steps - 1))]),
             "predict must raise ValueError if a prefix does not have the shape of the chunks: call "
             "denoising.guidance.check_guidance",
         )
@@ -268,7 +268,7 @@ class _Check:
     def _check_prefix(self, exact: bool) -> None:
         steps = self.horizons.prediction
         nothing = torch.zeros(BATCH, steps)
-        free = Prefix(self.others, nothing, exact=exact)
+        free = Prefix(self.other_chunk, nothing, exact=exact)
         _require(
             torch.equal(self.predict([free]), self.chunk),
             f"a prefix without weight must not change a bit, but does with exact={exact}: add only the "
@@ -282,7 +282,7 @@ class _Check:
             f"a prefix must not change rows without weight, but does with exact={exact}",
         )
         is_held = weights[1] == 1
-        error = ((chunk[1] - self.others[1]).abs() / self.range)[is_held].max().item()
+        error = ((chunk[1] - self.other_chunk[1]).abs() / self.range)[is_held].max().item()
         _require(
             error <= ROUNDING,
             f"steps of weight 1 must be those of the prefix, in the units of the specification, but differ by "
@@ -290,7 +290,7 @@ class _Check:
             "units",
         )
         _require(
-            is_held.all() or not torch.equal(chunk[1][~is_held], self.others[1][~is_held]),
+            is_held.all() or not torch.equal(chunk[1][~is_held], self.other_chunk[1][~is_held]),
             f"steps of weight 0 must be free, but are those of the prefix with exact={exact}",
         )
         _require(not chunk.requires_grad, f"a guided prediction must not need a gradient, but does with exact={exact}")
@@ -299,7 +299,7 @@ class _Check:
         """Sampling starts from the prefix, or says that it cannot."""
         if tuple(self.policy.noise_shape[1:]) != tuple(self.chunk.shape[1:]):
             return
-        prefix = Prefix(self.others, torch.zeros(BATCH, self.horizons.prediction), start=0.5)
+        prefix = Prefix(self.other_chunk, torch.zeros(BATCH, self.horizons.prediction), start=0.5)
         try:
             chunk = self.predict([prefix])
         except ValueError as error:

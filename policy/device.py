@@ -1,4 +1,4 @@
-"""Devices of torch, by name."""
+"""Torch devices by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ if TYPE_CHECKING:
 
 
 def device(name: str) -> torch.device:
-    """The device of that name; "auto" is a GPU where there is one."""
+    """The device with this name. "auto" is the GPU, or the CPU if there is no GPU.
+
+    Raises ValueError if torch cannot use the device on this machine.
+    """
     import torch
 
     if name == "auto":

@@ -1,6 +1,6 @@
-"""The diffusion policy: an encoder conditions a network that denoises chunks of actions (Chi et al. 2023).
+"""The diffusion policy: an encoder conditions a network that denoises action chunks (Chi et al. 2023).
 
-Behaviour cloning by regression is the case of one noise level: the network answers with x_0 at once.
+Plain behaviour cloning (regression) is the special case of one noise level: the network predicts x_0 in one step.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from .space import NormalisedActions
 class DiffusionPolicy(nn.Module):
     """Encoder, network, noise schedule, prediction, objective, sampler and normalizer, in one module.
 
-    sampler: a solver with the levels of the schedule that it visits. clip: bound of the estimate of x_0, in normalised
-    units, at every step. objective: what the network is trained to do. space: where chunks are denoised, normalised
-    actions if it is not given. has_noise: whether denoising starts from noise; if not, it starts from an empty chunk,
-    and a prediction draws nothing.
+    prediction: what the network predicts. sampler: a solver with the levels of the schedule that it visits. clip: bound
+    of the estimate of x_0 at every step, in normalised units. objective: what the network is trained to do. has_noise:
+    whether denoising starts from noise; if not, it starts from an empty chunk, and a prediction needs no noise. space:
+    where chunks are denoised; None means normalised actions.
 
-    Raises ValueError if the objective does not suit the schedule and the prediction.
+    Raises ValueError if the objective does not suit the schedule or the prediction.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class DiffusionPolicy(nn.Module):
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
-        """(draws, L, Dz) of one prediction: where it starts, and what the sampler adds."""
+        """(draws, L, Dz) of one prediction: one draw to start from, and the draws that the sampler adds."""
         return (1 + self.sampler.num_draws if self.has_noise else 0, *self.space.shape)
 
     @property
@@ -73,20 +73,20 @@ class DiffusionPolicy(nn.Module):
 
     @property
     def has_teacher(self) -> bool:
-        """Whether the objective learns from another policy."""
+        """Whether the objective needs a teacher."""
         return self.objective.has_teacher
 
     def encode(self, observation: Observation) -> Tensor:
-        """Conditioning (B, S, Dc) of an observation in the units of the specification."""
+        """An observation in the units of the specification -> conditioning (B, S, Dc)."""
         check_observation(observation, self.specification, self.horizons)
         return self.encoder(self.normalizer.observation(observation))
 
     def start(self, noise: Tensor) -> Tensor:
-        """What denoising starts from: the noise, or nothing."""
+        """Where denoising starts: the noise, or zeros."""
         return noise if self.has_noise else torch.zeros_like(noise)
 
     def loss(self, lesson: Lesson) -> Tensor:
-        """The loss of the objective per step, (K, B, L); see `Policy.loss`."""
+        """The objective's loss of each step, (K, B, L); see `Policy.loss`."""
         num_draws = len(lesson.noise)
         check_observation(lesson.observation, self.specification, self.horizons, crop=self.encoder.crop)
         conditioning = self.encoder(self.normalizer.observation(lesson.observation))
@@ -95,11 +95,11 @@ class DiffusionPolicy(nn.Module):
         return rearrange(self.objective.loss(self, x_0, conditioning, lesson), "(k b) t -> k b t", k=num_draws)
 
     def denoiser(self, conditioning: Tensor) -> Denoiser:
-        """The clipped estimate of x_0. The network meets the conditioning and the times here, once a chunk."""
+        """The denoiser for this conditioning (B, S, Dc). The network embeds the conditioning here, once per chunk."""
         return self.conditioned(self.network.condition(conditioning))
 
     def conditioned(self, condition: Tensor) -> Denoiser:
-        """The denoiser for what the network has made of the conditioning."""
+        """The denoiser for an embedded conditioning, `network.condition(...)`. Its estimates of x_0 are clipped."""
         rows = self._embed(self.sampler.steps[0]) if self._rows is None else self._rows
         keeps_epsilon = self.sampler.keeps_epsilon
         read = partial(estimate, prediction=self.prediction, clip=self.clip, keeps_epsilon=keeps_epsilon)
@@ -114,7 +114,7 @@ class DiffusionPolicy(nn.Module):
         return denoise
 
     def embedded(self) -> dict[tuple[float, float], Tensor]:
-        """The times of every step that the sampler may ask for -> what the network makes of them, (...)."""
+        """(time of now, time of then) of every step of `Sampler.steps` -> its row of `network.embed`."""
         rows = dict[tuple[float, float], Tensor]()
         for steps in self.sampler.steps:
             rows |= self._embed(steps)
@@ -127,12 +127,12 @@ class DiffusionPolicy(nn.Module):
 
     @torch.no_grad()
     def hold_times(self) -> None:
-        """Compute once what the network makes of the times: its weights do not change any more."""
+        """Embed the times once for all chunks. Call it only if the weights no longer change."""
         self._rows = self.embedded()
 
     @torch.no_grad()
     def predict(self, observation: Observation, noise: Tensor, guidance: Sequence[Guidance] = ()) -> Tensor:
-        """An action chunk (B, Tp, Da) in the units of the specification; see `Policy.predict`."""
+        """An action chunk (B, Tp, Da) in units; see `Policy.predict`."""
         check_guidance(guidance, noise)
         condition = self.network.condition(self.encode(observation))
         sampling = Sampling(condition, self.conditioned, self.space, self.clip)

@@ -1,4 +1,4 @@
-"""What a prediction is asked with must fit the policy; the same rules for tensors and for arrays of numpy."""
+"""Checks of the inputs of a prediction, for tensors and numpy arrays alike."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def check_observation(
     *,
     crop: tuple[int, int] | None = None,
 ) -> None:
-    """Raise ValueError unless there is every stream of the specification, each of shape (B, To, ...).
+    """Raise ValueError unless the observation has exactly the streams of the specification, each (B, To, ...).
 
-    crop: (h, w) that images may have instead of their own size, as augmentation leaves them.
+    crop: (h, w), a second size that images may have: augmentation crops them to it.
     """
     for name in observation:
         names = [stream.name for stream in specification.observations]
@@ -26,22 +26,22 @@ def check_observation(
     for stream in specification.observations:
         if stream.name not in observation:
             raise ValueError(f"the policy needs the observation {stream.name!r}, got {sorted(observation)}")
-        found = observation[stream.name]
-        if stream.is_image and str(found.dtype).removeprefix("torch.") != "uint8":
+        values = observation[stream.name]
+        if stream.is_image and str(values.dtype).removeprefix("torch.") != "uint8":
             raise ValueError(
-                f"observation {stream.name!r} must hold images of uint8, as the camera gives them, got {found.dtype}: "
-                f"do not scale or normalise the pixels, the policy does"
+                f"observation {stream.name!r} must hold uint8 images, as the camera returns them, got {values.dtype}: "
+                "do not scale or normalise the pixels, the policy does that"
             )
-        wanted, shape = (horizons.observation, *stream.shape), tuple(found.shape)
-        is_cropped = stream.is_image and crop is not None and shape[1:] == (wanted[0], *crop, wanted[-1])
-        if shape[1:] != wanted and not is_cropped:
+        expected, shape = (horizons.observation, *stream.shape), tuple(values.shape)
+        is_cropped = stream.is_image and crop is not None and shape[1:] == (expected[0], *crop, expected[-1])
+        if shape[1:] != expected and not is_cropped:
             raise ValueError(
-                f"observation {stream.name!r} must have shape (B, {', '.join(map(str, wanted))}), got {shape}"
+                f"observation {stream.name!r} must have shape (B, {', '.join(map(str, expected))}), got {shape}"
             )
 
 
 def num_rows(observation: Mapping[str, Any]) -> int:
-    """B, of an observation that has been asked of any engine. Raise ValueError where its streams differ in it."""
+    """B, the number of rows of an observation. Raises ValueError if its streams differ in it."""
     rows = {name: len(values) for name, values in observation.items()}
     if len(set(rows.values())) != 1:
         raise ValueError(f"every stream of an observation must have the same number of rows, got {rows}")
@@ -49,10 +49,10 @@ def num_rows(observation: Mapping[str, Any]) -> int:
 
 
 def check_noise(noise: Any, shape: tuple[int, int, int], batch: int) -> None:
-    """Raise ValueError unless noise is (draws, B, Tp, Da), where `shape` is the (draws, Tp, Da) of the policy."""
+    """Raise ValueError unless noise is (draws, B, L, Dz). shape: the policy's `noise_shape`, (draws, L, Dz)."""
     draws, *chunk = shape
     if tuple(noise.shape) != (draws, batch, *chunk):
         raise ValueError(
-            f"the noise must have shape {(draws, batch, *chunk)}, a draw of noise_shape for each of {batch} rows, "
+            f"noise must have shape {(draws, batch, *chunk)}, which is noise_shape with its {batch} rows second, "
             f"got {tuple(noise.shape)}"
         )

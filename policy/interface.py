@@ -1,10 +1,8 @@
-"""The nouns of a policy, as types. Everything that trains, measures or deploys a policy knows only these.
+"""The parts of a policy, as types. Code that trains, measures or deploys a policy uses only these.
 
-Shapes: B batch, K noise draws a window, N denoising steps; To, Tp, Ta observation, prediction and action horizon;
-Da size of the action; S tokens of conditioning, each of size Dc.
-
-Times are tensors (B,) in training, where every row has its own, and plain numbers in sampling, where all rows share
-one: so a sampler's coefficients are constants, which no accelerator is waited for and which export and capture keep.
+Shapes: B batch, K noise draws per window, U uniform numbers per draw, N denoising steps; To, Tp, Ta observation,
+prediction and action horizon; Da size of the action; L rows of size Dz of x_0, which is denoised; S tokens of
+conditioning of size Dc.
 """
 
 from __future__ import annotations
@@ -22,39 +20,38 @@ from .denoising.prediction import Prediction
 from .denoising.sampling import Sampler
 
 Observation: TypeAlias = Mapping[str, Tensor]
-"""A stream's name -> (B, To, ...), in the units of the specification, the current step last."""
+"""Stream name -> values (B, To, ...) in the units of the specification, the current step last."""
 
 
 class Encoder(Protocol):
-    """Turns a normalised observation into conditioning; conditioning_shape is (S, Dc).
-
-    crop: (h, w) of the images that it sees, the centre of larger ones; None where it sees whole images.
-    """
+    """Turns a normalised observation into conditioning."""
 
     conditioning_shape: tuple[int, int]
+    """(S, Dc)."""
     crop: tuple[int, int] | None
+    """(h, w): the encoder sees the centre of larger images. None: it sees whole images."""
 
     def __call__(self, observation: Observation) -> Tensor:
-        """Streams (B, To, ...) -> sequence conditioning (B, S, Dc); a step is a token, the current one last."""
+        """Streams (B, To, ...) -> conditioning (B, S, Dc). A token is an observed step, the current step last."""
         ...
 
 
 class Network(Protocol):
-    """What is learned: the function of a noisy chunk, its time and the conditioning.
+    """The learned function of a noisy chunk, its time and the conditioning.
 
-    It comes in three pieces, because what depends on the times alone is computed once for a whole schedule, and what
-    depends on the conditioning alone once for a whole chunk: network(x, t, c) = network.denoise(x, network.embed(t, t),
-    network.condition(c)).
+    A network has three pieces: `embed` depends on the times alone and runs once per chunk for all steps, `condition`
+    depends on the conditioning alone and runs once per chunk, and `denoise` runs at every step. Together they are the
+    network: network(x, t, c) = network.denoise(x, network.embed(t, t), network.condition(c)).
     """
 
     def __call__(self, noisy: Tensor, t: Tensor, conditioning: Tensor) -> Tensor:
-        """(B, Tp, Da), times (B,), conditioning (B, S, Dc) -> (B, Tp, Da)."""
+        """Noisy x (B, L, Dz), times (B,), conditioning (B, S, Dc) -> (B, L, Dz)."""
         ...
 
     def embed(self, now: Tensor, then: Tensor) -> Tensor:
-        """Times of x (N,), and times (N,) to which a step goes from there -> (N, ...).
+        """The times (N,) at which steps begin and the times (N,) at which they end -> (N, ...).
 
-        A network that estimates x_0 ignores `then`; one that learns a whole step, as shortcut models do, needs it.
+        A network that estimates x_0 ignores `then`. A network that learns whole steps needs it, as shortcut models do.
         """
         ...
 
@@ -63,44 +60,45 @@ class Network(Protocol):
         ...
 
     def denoise(self, noisy: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """(B, Tp, Da), rows of `embed` and of `condition` -> (B, Tp, Da)."""
+        """Noisy x (B, L, Dz), B rows of `embed` and of `condition` -> (B, L, Dz)."""
         ...
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What one update of the weights learns from.
-
-    observation: streams (B, To, ...); action (B, Tp, Da); both in the units of the specification. noise (K, B, L, Dz):
-    standard normal, in the shape of what is denoised. uniform (K, B, U): uniform in [0, 1), as many as the policy asks
-    for by `num_uniforms`. average: the average of the policy's weights over training, in a policy of its own. teacher:
-    another trained policy, if the training has one. progress: the share of the training that is done, from 0 to 1.
-    """
+    """The data of one update of the weights."""
 
     observation: Observation
+    """Streams (B, To, ...) in the units of the specification."""
     action: Tensor
+    """(B, Tp, Da) in the units of the specification."""
     noise: Tensor
+    """(K, B, L, Dz), standard normal."""
     uniform: Tensor
+    """(K, B, U), uniform in [0, 1); U is the policy's `num_uniforms`."""
     average: Policy | None = None
+    """A copy of the policy with the average of its weights over training."""
     teacher: Policy | None = None
+    """Another trained policy, if the training has one."""
     progress: float = 0.0
+    """Fraction of the training that is done, from 0 to 1."""
 
 
 @runtime_checkable
 class Policy(Protocol):
-    """Observation in, action chunk out; all randomness is an argument."""
+    """Observation in, action chunk out. All randomness is an argument."""
 
     specification: Specification
     horizons: Horizons
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
-        """What one prediction draws: (number of draws, L, Dz), standard normal."""
+        """(draws, L, Dz) of the standard normal noise of one prediction."""
         ...
 
     @property
     def num_uniforms(self) -> int:
-        """U, the uniform numbers that the loss needs for each draw of noise."""
+        """U, the number of uniform numbers that the loss needs per draw of noise."""
         ...
 
     @property
@@ -109,41 +107,41 @@ class Policy(Protocol):
         ...
 
     def loss(self, lesson: Lesson) -> Tensor:
-        """Per step, (K, B, L): the caller masks and reduces. The observation is encoded once for all K draws."""
+        """The loss of each step, (K, B, L); the caller masks and reduces it. Encodes the observation once for all K."""
         ...
 
     def predict(self, observation: Observation, noise: Tensor, guidance: Sequence[Guidance] = ()) -> Tensor:
         """An action chunk (B, Tp, Da) in the units of the specification, from noise (draws, B, L, Dz).
 
-        guidance: applied in its order, the first of them next to the network.
+        guidance: applied in order, the first next to the network.
         """
         ...
 
 
 class Objective(Protocol):
-    """What a network is trained to do. Nothing of it is needed once the policy is trained."""
+    """What a network is trained to do. A trained policy does not need it."""
 
     @property
     def num_uniforms(self) -> int:
-        """U."""
+        """U; see `Policy.num_uniforms`."""
         ...
 
     @property
     def has_teacher(self) -> bool:
-        """Whether a lesson needs a teacher."""
+        """Whether the loss needs a teacher."""
         ...
 
     def check(self, schedule: NoiseSchedule, prediction: Prediction) -> None:
-        """Raise ValueError if the network cannot be trained so with this schedule and this prediction."""
+        """Raise ValueError if the objective does not suit the noise schedule or the prediction type."""
         ...
 
     def loss(self, policy: Denoised, x_0: Tensor, conditioning: Tensor, lesson: Lesson) -> Tensor:
-        """Per step (K B, L), from x_0 (K B, L, Dz) and conditioning (K B, S, Dc), in the order of the draws."""
+        """The loss of each step (K B, L), from x_0 (K B, L, Dz) and conditioning (K B, S, Dc); K is the slow axis."""
         ...
 
 
 class Denoised(Protocol):
-    """What an objective may know of the policy that it trains."""
+    """The parts of a policy that its objective may use."""
 
     network: Network
     schedule: NoiseSchedule
@@ -151,5 +149,5 @@ class Denoised(Protocol):
     sampler: Sampler
 
     def start(self, noise: Tensor) -> Tensor:
-        """What denoising starts from, given standard normal noise of any shape."""
+        """Where denoising starts: the noise, or zeros if the policy starts from an empty chunk. Any shape."""
         ...

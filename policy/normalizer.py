@@ -1,6 +1,6 @@
-"""Between the units of the data set and the interval [-1, 1] in which a policy works.
+"""Maps between the units of the data and the interval [-1, 1] in which a policy works.
 
-Shapes: Da size of the action; D of any stream.
+Shapes: Da size of the action; D size of any stream.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from ..specification import Specification, Stream, nearest
 from .affine import Affine
 
 Limits = tuple[NDArray[np.floating], NDArray[np.floating]]
+"""(low, high) of a stream, each with its shape."""
 
 CLIP = 1.5
-"""How many times the range that was seen a normalised observation may reach."""
+"""Normalised observations are clipped to this many times the range in the training episodes."""
 
 
 class Range(nn.Module):
     """The range of one stream, as buffers that are saved with the weights.
 
-    An empty range marks a still dimension. `datasets.normalisation` decides which ranges are too small to count.
+    A still dimension has an empty range. `datasets.normalisation` decides which ranges are too small to count.
     """
 
     centre: Tensor
@@ -48,18 +49,16 @@ class Range(nn.Module):
 
 
 class Normalizer(nn.Module):
-    """The ranges of every stream but images, seen in the training episodes; part of the policy and of its weights.
+    """Maps every stream but images to [-1, 1], by its range in the training episodes. Part of the policy's weights.
 
-    Images pass unchanged: their range is known, and the encoder that they go to wants them in its own way.
+    Images pass unchanged: their encoder normalises them. Normalised observations are clipped to [-CLIP, CLIP], because
+    the network has seen nothing beyond.
 
-    ranges: a stream's name -> (low, high), each of the stream's shape; a still dimension has an empty range. A
-    normalised observation is clipped to [-CLIP, CLIP]: to `CLIP` times the range that was seen, beyond which the
-    network could only guess.
+    ranges: stream name -> (low, high), each of the stream's shape; a still dimension has an empty range. action_std:
+    (Da,), the standard deviation of the normalised actions of the training episodes. It is 1 in still dimensions, and
+    in an imported policy, for which it is unknown.
 
-    action_std: (Da,), the standard deviation of the normalised actions of the training episodes. It is 1 where it is
-    not known, in an imported policy, and where the action does not change.
-
-    Raises ValueError for a stream without a range, an impossible range, and an action_std that is not positive.
+    Raises ValueError if a stream has no range, a range is impossible or action_std is not positive.
     """
 
     action_std: Tensor
@@ -86,12 +85,12 @@ class Normalizer(nn.Module):
 
     @classmethod
     def empty(cls, specification: Specification) -> Normalizer:
-        """One whose ranges are to be loaded with the weights of a policy."""
+        """A normalizer without ranges; loading the weights of a policy sets them."""
         streams = _with_ranges(specification)
         return cls(specification, {stream.name: (np.zeros(stream.shape), np.zeros(stream.shape)) for stream in streams})
 
     def observation(self, observation: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Normalise and clip every stream but images. Raises ValueError for a stream without statistics."""
+        """Normalise and clip every stream but images. Raises ValueError if a stream has no range."""
         return {
             name: x if name in self.images else self.affine(name).encode(x.float()).clamp(-CLIP, CLIP)
             for name, x in observation.items()
@@ -108,7 +107,7 @@ class Normalizer(nn.Module):
     def affine(self, name: str) -> Affine:
         """The map of one stream's range to [-1, 1]. Raises ValueError if the stream has no range."""
         if name not in self.streams:
-            raise ValueError(f"the normalizer has no statistics of stream {name!r}: {nearest(name, self.streams)}")
+            raise ValueError(f"the normalizer has no range of stream {name!r}: {nearest(name, self.streams)}")
         return self.streams[name].affine  # type: ignore[return-value]
 
 

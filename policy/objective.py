@@ -1,4 +1,4 @@
-"""What a network is trained to do: one class for each choice. The others of a policy's parts do not change with it."""
+"""What a network is trained to do: one class per choice. The other parts of a policy do not depend on it."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from .interface import Denoised, Lesson
 
 MOST_WEIGHT = 1e6
-"""The most that the squared error of an output may be weighed by: beyond it one noise level is nearly all of a loss."""
+"""Largest weight of the squared error of an output. With a larger weight, one noise level would dominate the loss."""
 
 
 @dataclass(frozen=True)
 class Denoising:
-    """Predict x_0, the noise or a mixture of them at every noise level (Ho et al. 2020, algorithm 1).
-
-    weighting: how much each noise level counts in the loss; see `policy.denoising.weighting`.
-    """
+    """Predict x_0, the noise or a mixture of both at every noise level (Ho et al. 2020, algorithm 1)."""
 
     weighting: Weighting
+    """How much each noise level counts in the loss; see `policy.denoising.weighting`."""
     num_uniforms: int = 1
+    """One number per draw chooses the noise level."""
     has_teacher: bool = False
+    """Denoising needs no teacher."""
 
     def check(self, schedule: NoiseSchedule, prediction: Prediction) -> None:
-        """Raise ValueError unless the prediction determines x_0, and its weight is finite, at all times of training."""
+        """Raise ValueError unless the prediction determines x_0 at all training times and no weight is too large."""
         t = schedule.time(torch.linspace(0, 1, 10_000)).unique()
         alpha, sigma = schedule(t)
         blind = t[torch.as_tensor(prediction.weight(alpha, sigma)).broadcast_to(t.shape) == 0].tolist()
@@ -41,12 +41,12 @@ class Denoising:
         largest = relative_weight(prediction, self.weighting, alpha, sigma).max().item()
         if not largest <= MOST_WEIGHT:
             raise ValueError(
-                f"the weight of every noise level must be at most {MOST_WEIGHT:g} times the one of the prediction "
-                f"itself, got {largest:.3g}: choose policy/weighting=uniform or min_snr, or policy.prediction=v"
+                f"the weight of every noise level must be at most {MOST_WEIGHT:g} times the weight that the prediction "
+                f"implies, got {largest:.3g}: choose policy/weighting=uniform or min_snr, or policy.prediction=v"
             )
 
     def loss(self, policy: Denoised, x_0: Tensor, conditioning: Tensor, lesson: Lesson) -> Tensor:
-        """Weighted squared error of the network's output per step (K B, L); see `Objective.loss`."""
+        """Weighted squared error of the network's output at each step, (K B, L); see `Objective.loss`."""
         epsilon = policy.start(lesson.noise).flatten(0, 1)
         t = policy.schedule.time(lesson.uniform[..., 0]).flatten()
         alpha, sigma = (coefficient[:, None, None] for coefficient in policy.schedule(t))
@@ -56,6 +56,6 @@ class Denoising:
 
 
 def relative_weight(prediction: Prediction, weighting: Weighting, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """What the squared error of the network's output is multiplied by, so that that of x_0 has the wanted weight."""
+    """The factor of the squared error of the output that gives the squared error of x_0 its weight."""
     own = torch.as_tensor(prediction.weight(alpha, sigma))
     return weighting((alpha / sigma) ** 2, own) / own

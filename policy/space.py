@@ -1,4 +1,4 @@
-"""Where denoising happens: between actions in units and the x_0 that a policy denoises."""
+"""The space in which a policy denoises: maps between actions in units and x_0."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .normalizer import Normalizer
 
 
 class NormalisedActions:
-    """Every action by itself, its range mapped to [-1, 1]; L is the prediction horizon, Dz the size of the action."""
+    """Actions with their range mapped to [-1, 1]. L is the prediction horizon, Dz the size of the action."""
 
     def __init__(self, normalizer: Normalizer, horizons: Horizons) -> None:
         self.normalizer, self.horizons = normalizer, horizons
@@ -21,7 +21,7 @@ class NormalisedActions:
 
     @property
     def std(self) -> Tensor:
-        """(Da,); see `Normalizer`."""
+        """Standard deviation of normalised actions, (Da,); see `Normalizer`."""
         return self.normalizer.action_std
 
     def encode(self, action: Tensor) -> Tensor:

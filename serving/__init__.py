@@ -1,1 +1,1 @@
-"""A policy over the network: the server, and the client that controls a robot with it."""
+"""A policy over the network: the server, and the client of a robot."""

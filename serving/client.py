@@ -1,7 +1,7 @@
-"""A policy that `recede serve` offers over the network, asked as if it were here.
+"""The client of `recede serve`: a policy on another machine, called like a local one.
 
-It belongs into the process of a `PolicyProcess`, where it may wait. A connection that is lost is opened again, for as
-long as it takes, and the request is sent again: meanwhile the plan runs out and the robot is held; see `control.loop`.
+It runs in a `PolicyProcess`, where it may wait. A lost connection is opened again, for as long as that takes, and the
+request is sent again: meanwhile the plan runs out and the robot is held; see `control.loop`.
 
 Shapes: To, Tp observation and prediction horizon; Da size of the action.
 """
@@ -22,34 +22,34 @@ from ..specification import Horizons, Specification
 from .wire import PROTOCOL, TOKEN, Message, pack, read_token, require, unpack
 
 FIRST_S = 10.0
-"""Within which a policy must be reached for the first time."""
+"""Seconds within which the server must be reached for the first time."""
 
 OPEN_S = 5.0
-"""Within which a connection must be open."""
+"""Seconds within which a connection must open."""
 
 CLOSE_S = 1.0
-"""Within which a connection must be closed."""
+"""Seconds within which a connection must close."""
 
 ANSWER_S = 10.0
-"""Within which a chunk must come; after that the connection counts as lost."""
+"""Seconds within which a chunk must come; after that the connection counts as lost."""
 
 PING_S = 2.0
-"""Between two signs of life that are asked of the server, and until each of them must have come."""
+"""Seconds between two pings to the server, and within which it must answer each."""
 
 RETRY_S = 0.05, 1.0
-"""Between two attempts to open a connection: at first, and at most."""
+"""Seconds between two attempts to open a connection: at first, and at most."""
 
 MAX_SIZE = 2**24
-"""Bytes of the largest message that is taken from a server."""
+"""Bytes of the largest message that a server may send."""
 
 
 class RemotePolicy:
-    """One session with the policy that is served at an address; calling it predicts.
+    """One session with the policy at an address; calling it predicts.
 
-    task, specification, horizons: what is served there, as the server says; there may be no task.
+    task, specification, horizons: of the policy, from the server. The task may be None.
 
-    Raises ValueError where the address or the token is refused, or what answers is no policy of this protocol;
-    ConnectionError where nothing answers within `FIRST_S`.
+    Raises ValueError if the address is invalid, if the token is refused, or if the server does not speak this protocol;
+    ConnectionError if nothing answers within `FIRST_S`.
     """
 
     def __init__(self, address: str) -> None:
@@ -71,10 +71,10 @@ class RemotePolicy:
         self.task, self.specification, self.horizons = hello["task"], hello["specification"], hello["horizons"]
 
     def __call__(self, request: Request) -> NDArray[Any]:
-        """The chunk (Tp, Da) for a request.
+        """Predict a chunk (Tp, Da).
 
-        Raises ValueError where the server refuses it, or has become another one, and ConnectionError where the process
-        that asks has ended.
+        Raises ValueError if the server refuses the request, or serves another policy by now, and ConnectionError if the
+        parent process has ended.
         """
         self._number += 1
         message = {"kind": "infer", "number": self._number, "observation": request.history}
@@ -88,18 +88,18 @@ class RemotePolicy:
                 if self._socket is None:
                     hello = self._open()
                     self.check(hello["specification"], hello["horizons"])
-                return self._asked(packed)
+                return self._exchange(packed)
             except self._transient as error:
-                self._lost(error)
+                self._prepare_retry(error)
 
     def check(self, specification: Specification, horizons: Horizons) -> None:
-        """Raise ValueError, and end the session, unless these are what is served."""
-        found = self.specification.differences(specification)
+        """Raise ValueError, and end the session, unless the policy has this specification and these horizons."""
+        differences = self.specification.differences(specification)
         if self.horizons != horizons:
-            found.append(f"horizons are {self.horizons} on one side and {horizons} on the other")
-        if found:
+            differences.append(f"horizons are {self.horizons} on one side and {horizons} on the other")
+        if differences:
             self.close()
-            raise ValueError(f"{self.address} must serve the policy that it is asked for, but {'; '.join(found)}")
+            raise ValueError(f"{self.address} must serve the same policy as before, but {'; '.join(differences)}")
 
     def close(self) -> None:
         """End the session."""
@@ -108,11 +108,11 @@ class RemotePolicy:
 
     @property
     def _transient(self) -> tuple[type[Exception], ...]:
-        """What may be over soon; what is not is a ValueError."""
+        """Errors after which another attempt may succeed; all others are a ValueError."""
         return self._errors.WebSocketException, OSError, EOFError
 
     def _open(self) -> Message:
-        """What the server says when a session begins."""
+        """Open a session; return the hello of the server."""
         token = read_token()
         options: dict[str, Any] = {"proxy": None, "compression": None, "max_size": MAX_SIZE}
         options |= {"open_timeout": OPEN_S, "close_timeout": CLOSE_S, "ping_interval": PING_S, "ping_timeout": PING_S}
@@ -126,21 +126,22 @@ class RemotePolicy:
             self._check_status(error.response.status_code)
             raise
         try:
-            description = described(socket.recv(OPEN_S), self.address)
+            hello = read_hello(socket.recv(OPEN_S), self.address)
         except BaseException:
             self._stack.close()
             raise
         self._socket, self._retry_s = socket, RETRY_S[0]
-        return description
+        return hello
 
     def _check_status(self, status: int) -> None:
-        """Raise ValueError where the server will say the same the next time."""
+        """Raise ValueError if another attempt would get the same status."""
         if status == 401:
-            raise ValueError(f"{self.address} refuses the token: set {TOKEN} to the one that the server was given")
+            raise ValueError(f"{self.address} refuses the token: set {TOKEN} to the token of the server")
         if status < 500:
-            raise ValueError(f"{self.address} serves no policy: it answers with the status {status} of HTTP")
+            raise ValueError(f"{self.address} serves no policy: it answers with HTTP status {status}")
 
-    def _asked(self, packed: bytes) -> NDArray[Any]:
+    def _exchange(self, packed: bytes) -> NDArray[Any]:
+        """Send a request and receive its chunk."""
         assert self._socket is not None
         self._socket.send(packed)
         answer = unpack(self._socket.recv(ANSWER_S))
@@ -151,15 +152,15 @@ class RemotePolicy:
             raise ValueError(f"{self.address} must answer with a chunk of shape {shape}, got {answer['kind']!r}")
         return chunk
 
-    def _lost(self, error: Exception) -> None:
-        """Be ready to connect again, unless there is nobody to do it for."""
+    def _prepare_retry(self, error: Exception) -> None:
+        """Prepare another attempt. Raises ConnectionError if the parent process, which needs the chunk, has ended."""
         parent = multiprocessing.parent_process()
         if parent is not None and not parent.is_alive():
-            raise ConnectionError("the process that asks has ended")
+            raise ConnectionError("the parent process has ended")
         if self._socket is None:
             self._wait()
             return
-        print(f"{self.address} is lost ({error}); it is tried again until it is back", file=sys.stderr, flush=True)
+        print(f"{self.address} is lost ({error}): reconnecting", file=sys.stderr, flush=True)
         self.close()
 
     def _wait(self) -> None:
@@ -167,30 +168,31 @@ class RemotePolicy:
         self._retry_s = min(2 * self._retry_s, RETRY_S[1])
 
 
-def described(data: Any, address: str) -> Message:
-    """What is served, with specification and horizons built, from what the server said first.
+def read_hello(data: Any, address: str) -> Message:
+    """The task, specification and horizons of the policy, from the first message of a server.
 
-    Raises ValueError where it speaks another protocol.
+    Raises ValueError if the server speaks another protocol, or if its message is incomplete.
     """
     hello = unpack(data)
     if hello["kind"] != "hello" or hello.get("protocol") != PROTOCOL:
         raise ValueError(
             f"{address} must speak version {PROTOCOL} of the protocol, but speaks {hello.get('protocol')!r}: install "
-            f"one version of recede on both sides, there it is {hello.get('recede')!r}"
+            f"the same version of recede on both sides, the server has {hello.get('recede')!r}"
         )
     try:
         specification, horizons = Specification.from_json(hello["specification"]), Horizons(**hello["horizons"])
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{address} does not say what it serves: {error!r}") from None
+        raise ValueError(f"{address} sends no valid description of its policy: {error!r}") from None
     task = hello.get("task")
     if not (task is None or (isinstance(task, str) and task.isprintable())):
-        raise ValueError(f"{address} does not say what it serves: its task must be a name, got {task!r}")
+        raise ValueError(f"{address} sends no valid description of its policy: its task must be a name, got {task!r}")
     return {"task": task, "specification": specification, "horizons": horizons}
 
 
 def connect(address: str, specification: Specification, horizons: Horizons) -> RemotePolicy:
-    """The policy at an address, for a `PolicyProcess`. Raises ValueError where it is not that of these, and as
-    `RemotePolicy` does.
+    """The policy at an address, for a `PolicyProcess`.
+
+    Raises ValueError if it has another specification or other horizons; otherwise as `RemotePolicy`.
     """
     policy = RemotePolicy(address)
     policy.check(specification, horizons)

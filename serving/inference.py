@@ -1,4 +1,7 @@
-"""Requests of many sessions, predicted together."""
+"""Predict the requests of many sessions together.
+
+Shapes: B requests of a batch; Tp prediction horizon; Da size of the action.
+"""
 
 from __future__ import annotations
 
@@ -18,27 +21,33 @@ from ..policy.requests import Request, batch
 
 
 class Answer(NamedTuple):
-    """A chunk (Tp, Da), the seconds that its request waited, and those of the prediction."""
+    """A chunk, and how long it took."""
 
     chunk: NDArray[Any]
+    """(Tp, Da)."""
     waited_s: float
+    """Seconds that the request waited for the engine."""
     inference_s: float
+    """Seconds of the prediction."""
 
 
 @dataclass(eq=False)
 class Waiting:
-    """A request, its noise (draws, Tp, Da), since when it waits, and where its answer is expected."""
+    """A request in the queue."""
 
     request: Request
     noise: NDArray[np.float32]
+    """(draws, Tp, Da)."""
     since: float
+    """When it was queued, s."""
     answer: asyncio.Future[Answer]
+    """Where its answer is expected."""
 
 
 class Inference:
-    """An engine that many ask: whenever it is free, all that wait and are guided alike are predicted at once.
+    """A queue before an engine: whenever the engine is free, it predicts all waiting requests of one kind at once.
 
-    sizes: how many predictions were made of how many requests.
+    sizes: batch size -> number of predictions of that size.
     """
 
     def __init__(self, engine: Engine, max_batch: int) -> None:
@@ -48,63 +57,69 @@ class Inference:
         self._arrived = asyncio.Event()
 
     async def ask(self, request: Request, noise: NDArray[np.float32]) -> Answer:
-        """The chunk for a request, in its turn. Raises ValueError where the engine cannot predict it."""
+        """Queue a request and wait for its chunk. Raises ValueError if the engine cannot predict it."""
         waiting = Waiting(request, noise, time.perf_counter(), asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         self._arrived.set()
         return await waiting.answer
 
-    async def warm(self) -> None:
-        """Predict batches of every size, because an engine may prepare itself for each."""
+    @property
+    def num_waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._queue)
+
+    async def warm_up(self) -> None:
+        """Predict one batch of every size, because an engine may compile itself for each."""
         streams, steps = self.engine.specification.observations, self.engine.horizons.observation
         request = Request({stream.name: np.zeros((steps, *stream.shape), stream.dtype) for stream in streams})
         noise = np.zeros(self.engine.noise_shape, np.float32)
         for size in range(1, self.max_batch + 1):
-            await self._predicted([request] * size, [noise] * size)
+            await self._predict([request] * size, [noise] * size)
 
     async def run(self) -> None:
-        """Answer for ever."""
+        """Answer requests until cancelled."""
         while True:
             await self._arrived.wait()
-            await self._settle(self._next_batch())
+            await self._answer(self._next_batch())
 
     def close(self) -> None:
-        """End the thread, after what it is predicting."""
+        """End the thread, after the prediction that it is making."""
         self._thread.shutdown(cancel_futures=True)
 
     def _next_batch(self) -> list[Waiting]:
-        """Those that are guided as the first one is, in their order."""
-        alike = [each for each in self._queue if each.request.kind == self._queue[0].request.kind][: self.max_batch]
-        self._queue = [each for each in self._queue if each not in alike]
+        """The requests of the same kind as the oldest one, in their order."""
+        kind = self._queue[0].request.kind
+        chosen = [waiting for waiting in self._queue if waiting.request.kind == kind][: self.max_batch]
+        self._queue = [waiting for waiting in self._queue if waiting not in chosen]
         if not self._queue:
             self._arrived.clear()
-        return alike
+        return chosen
 
-    async def _settle(self, batch: list[Waiting]) -> None:
-        """Answer all of a batch; where that fails, each by itself, so that only what is wrong has an error."""
+    async def _answer(self, group: list[Waiting]) -> None:
+        """Answer a group of requests; if that fails, each one alone, so that only faulty requests get an error."""
         began = time.perf_counter()
         try:
-            chunks = await self._predicted([each.request for each in batch], [each.noise for each in batch])
-        except Exception as error:  # an engine may raise anything, and others are to be served
-            if len(batch) > 1:
-                for each in batch:
-                    await self._settle([each])
+            chunks = await self._predict([waiting.request for waiting in group], [waiting.noise for waiting in group])
+        except Exception as error:  # an engine may raise anything, and the other sessions must go on
+            if len(group) > 1:
+                for waiting in group:
+                    await self._answer([waiting])
                 return
             print(f"a prediction failed: {error!r}", file=sys.stderr, flush=True)
-            if not batch[0].answer.done():
-                batch[0].answer.set_exception(ValueError(f"the prediction failed: {error}"))
+            if not group[0].answer.done():
+                group[0].answer.set_exception(ValueError(f"the prediction failed: {error}"))
             return
-        self.sizes[len(batch)] += 1
-        taken = time.perf_counter() - began
-        for each, chunk in zip(batch, chunks, strict=True):
-            if not each.answer.done():  # nobody waits for it any more
-                each.answer.set_result(Answer(chunk, began - each.since, taken))
+        self.sizes[len(group)] += 1
+        seconds = time.perf_counter() - began
+        for waiting, chunk in zip(group, chunks, strict=True):
+            if not waiting.answer.done():  # its session may have ended
+                waiting.answer.set_result(Answer(chunk, began - waiting.since, seconds))
 
-    async def _predicted(self, requests: list[Request], noise: list[NDArray[np.float32]]) -> NDArray[Any]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._predict, requests, noise)
+    async def _predict(self, requests: list[Request], noise: list[NDArray[np.float32]]) -> NDArray[Any]:
+        """The chunks (B, Tp, Da), predicted in the thread of the engine."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run_engine, requests, noise)
 
-    def _predict(self, requests: list[Request], noise: list[NDArray[np.float32]]) -> NDArray[Any]:
-        """The chunks (B, Tp, Da), in the thread of the engine."""
+    def _run_engine(self, requests: list[Request], noise: list[NDArray[np.float32]]) -> NDArray[Any]:
         observation, guidance = batch(requests)
-        with np.errstate(all="ignore"):  # of one robot's numbers nobody else is to hear
+        with np.errstate(all="ignore"):  # one robot's numbers must not print warnings for all
             return self.engine.predict(observation, np.stack(noise, axis=1), guidance)

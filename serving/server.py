@@ -1,13 +1,10 @@
-"""A policy on the network: each robot has a session, and all that wait for a chunk are predicted together.
+"""A policy on the network: each robot has a session, and waiting requests are predicted together.
 
-What the network says is checked before it comes near the engine, which one thread alone uses. The requests of a session
-are answered in their order, one at a time; what is sent meanwhile waits in its socket, so nobody's requests pile up.
+Every message is checked before it reaches the engine, which only one thread uses. The requests of a session are
+answered in their order, one at a time; later ones wait in its socket, so that no requests pile up.
 
-A chunk depends on what its session has sent and on the noise that it drew, not on whoever else is served; but a row of
-a batch may differ in its last bits from the row by itself.
-
-Shapes: B sessions of a batch; n steps that are sent at once; To, Tp observation and prediction horizon; Da size of the
-action.
+A chunk depends on the messages and the noise of its session, not on the other sessions; but a row of a batch may differ
+in its last bits from the same row alone.
 """
 
 from __future__ import annotations
@@ -32,28 +29,32 @@ from .session import Session
 from .wire import PROTOCOL, Message, pack, require, unpack
 
 OPEN_S = 5.0
-"""Within which a connection must have asked for a session, and a closed one be gone."""
+"""Seconds within which a connection must open a session, and a closed connection must be gone."""
 
 PING_S = 10.0
-"""Between two signs of life that are asked of a client, and until each of them must have come."""
+"""Seconds between two pings to a client, and within which it must answer each."""
 
 READ_S = 5.0
-"""Within which a client must read what it is sent."""
+"""Seconds within which a client must read its messages."""
 
 IDLE_S = 600.0
-"""After which a session that asks for nothing is closed."""
+"""Seconds without a request after which a session is closed."""
 
 OVERHEAD = 16 * 1024
-"""Bytes of a message beside those of its arrays."""
+"""Bytes of a message beside its arrays."""
 
-REMEMBERED = 1000
-"""Requests whose times are told."""
+MEASURED = 1000
+"""Number of the last answers whose times /healthz reports."""
 
 
 class Server:
-    """Serves an engine. task: the name of what it was trained for; token: a secret that every client must know.
+    """Serves an engine.
 
-    seed: of the noise, beside the number of each session. Raises ValueError where what it needs is not installed.
+    task: name of the task that the policy was trained for. token: a secret that every client must know. seed: seeds the
+    noise, together with the number of each session. max_sessions: sessions at a time. max_batch: requests of one
+    prediction.
+
+    Raises ValueError if msgpack or websockets is not installed.
     """
 
     def __init__(
@@ -73,21 +74,21 @@ class Server:
         self.max_sessions, self.inference = max_sessions, Inference(engine, max_batch)
         self._numbers, self._num_sessions, self._began = itertools.count(), 0, time.monotonic()
         self._num_answers, self._num_errors = 0, 0
-        self._latency_s: deque[float] = deque(maxlen=REMEMBERED)
+        self._latency_s: deque[float] = deque(maxlen=MEASURED)
 
     async def run(self, host: str, port: int, *, ready: Callable[[str], None], stop: asyncio.Event) -> None:
-        """Serve until `stop` is set, then close every session. ready: is told the address once it can be reached.
+        """Serve until `stop` is set, then close every session. ready: called with the address once it can be reached.
 
-        Raises OSError where it cannot listen there.
+        Raises OSError if it cannot listen at that host and port.
         """
-        await self.inference.warm()
+        await self.inference.warm_up()
         listening = await self._sockets.serve(
-            self._serve,
+            self._run_session,
             host,
             port,
-            process_request=self._admitted,
-            create_connection=_unread_is_closed(self._sockets.ServerConnection),
-            origins=[None],  # a page in a browser has one, and is none of ours
+            process_request=self._admit,
+            create_connection=_closing_unread(self._sockets.ServerConnection),
+            origins=[None],  # a web page has an origin, and is no client of ours
             compression=None,
             max_size=max_size(self.engine),
             max_queue=1,
@@ -100,7 +101,7 @@ class Server:
         try:
             ready(_address(listening.sockets[0].getsockname()))
             await asyncio.wait([answering, stopping], return_when=asyncio.FIRST_COMPLETED)
-            if answering.done():  # which it never is, unless there is a fault in it: then nobody is served
+            if answering.done():  # only by a fault: then no request would be answered
                 answering.result()
         finally:
             listening.close()
@@ -109,7 +110,7 @@ class Server:
             self.inference.close()
 
     def hello(self, number: int) -> Message:
-        """What a session begins with."""
+        """The first message of a session."""
         return {
             "kind": "hello",
             "protocol": PROTOCOL,
@@ -121,7 +122,7 @@ class Server:
         }
 
     def health(self) -> dict[str, Any]:
-        """What /healthz answers. Times are of the last answers, from the arrival of a request on."""
+        """The answer of /healthz. Times are of the last answers, from the arrival of the request."""
         sizes, latency = self.inference.sizes, list(self._latency_s)
         num_batches = sizes.total()
         return {
@@ -140,10 +141,10 @@ class Server:
             "p99_ms": 1e3 * float(np.percentile(latency, 99)) if latency else None,
         }
 
-    async def _serve(self, socket: Any) -> None:
-        """One session, until its connection is closed."""
+    async def _run_session(self, socket: Any) -> None:
+        """Answer one session until its connection is closed."""
         if self._num_sessions >= self.max_sessions:
-            await socket.close(1013, f"{self.max_sessions} sessions are served already")
+            await socket.close(1013, f"all {self.max_sessions} sessions are taken")
             return
         self._num_sessions += 1
         try:
@@ -156,12 +157,12 @@ class Server:
         except self._closed:
             pass
         except TimeoutError:
-            await socket.close(1001, f"nothing was asked for {IDLE_S:g} s")
+            await socket.close(1001, f"no request for {IDLE_S:g} s")
         finally:
             self._num_sessions -= 1
 
     async def _answer(self, session: Session, data: Any) -> Message:
-        """The chunk that is asked for, or what is wrong with the message."""
+        """The requested chunk, or the error of the message."""
         began, message = time.perf_counter(), Message()
         try:
             message = unpack(data)
@@ -178,11 +179,11 @@ class Server:
         self._latency_s.append(time.perf_counter() - began)
         return {"kind": "chunk", "number": message["number"], **answer._asdict()}
 
-    def _admitted(self, socket: Any, request: Any) -> Any:
-        """The answer to a request for anything but a session; None where a session may begin."""
+    def _admit(self, socket: Any, request: Any) -> Any:
+        """Answer a request of HTTP; None lets it become a session."""
         if self.token is not None:
-            given = ",".join(request.headers.get_all("Authorization"))
-            if not hmac.compare_digest(given.encode(errors="replace"), f"Bearer {self.token}".encode()):
+            credentials = ",".join(request.headers.get_all("Authorization"))
+            if not hmac.compare_digest(credentials.encode(errors="replace"), f"Bearer {self.token}".encode()):
                 response = socket.respond(401, "a token is needed: Authorization: Bearer ...\n")
                 response.headers["WWW-Authenticate"] = "Bearer"
                 return response
@@ -191,11 +192,11 @@ class Server:
             del response.headers["Content-Type"]
             response.headers["Content-Type"] = "application/json"
             return response
-        return None if request.path == "/" else socket.respond(404, "there are / and /healthz\n")
+        return None if request.path == "/" else socket.respond(404, "not found: only / and /healthz exist\n")
 
 
 def max_size(engine: Engine) -> int:
-    """Bytes of the largest message that a session has a reason to send."""
+    """Bytes of the largest message that a session may send."""
     specification, horizons = engine.specification, engine.horizons
     observation = sum(_bytes(stream) for stream in specification.observations) * horizons.observation
     return observation + 4 * horizons.prediction * (specification.action.size + 1) + OVERHEAD
@@ -210,8 +211,8 @@ def _address(name: Any) -> str:
     return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
 
 
-def _unread_is_closed(connection: type[Any]) -> type[Any]:
-    """A connection that is ended where the client does not read what it is sent, rather than kept for it."""
+def _closing_unread(connection: type[Any]) -> type[Any]:
+    """A class of connections that end if the client does not read its messages, so that they do not pile up."""
 
     class Connection(connection):
         def pause_writing(self) -> None:

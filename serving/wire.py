@@ -1,7 +1,7 @@
-"""Messages over a network: maps of names, numbers and arrays in msgpack. Nothing but such data is made of what comes.
+"""Messages over a network: maps of names, numbers and arrays in msgpack. Unpacking makes nothing but such data.
 
 An array is a map of three: its `dtype` by numpy's name, its `shape`, and its `data`, the bytes in C order and
-little-endian. Every message has a `kind`; what else is in it says docs/serving.md.
+little-endian. Every message has a `kind`; docs/serving.md lists the fields of each.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ Message: TypeAlias = dict[str, Any]
 """A name -> a number, a string, an array of numpy, None, or a list or a map of them."""
 
 PROTOCOL = 1
-"""Raised whenever older clients or servers would no longer be understood."""
+"""Version of the protocol; increased when older clients or servers can no longer take part."""
 
 DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64"),
 )
-"""What the numbers of an array may be."""
+"""Dtypes of arrays."""
 
 MAX_DIMENSIONS = 8
-"""Of an array."""
+"""Largest number of dimensions of an array."""
 
 MAX_PARTS = 4096
-"""Maps and lists of a message: making millions of empty ones would keep others waiting."""
+"""Largest number of maps and lists in a message: to make millions of empty ones would delay the other sessions."""
 
 TOKEN = "RECEDE_TOKEN"
-"""The environment variable that holds the secret which servers and clients share."""
+"""The environment variable with the secret that servers and clients share."""
 
 MIN_TOKEN = 16
-"""Characters of a token that is not guessed."""
+"""Least number of characters of a token, so that it cannot be guessed."""
 
 
 def require(module: str) -> Any:
-    """A module of what the extra `serve` installs. Raises ValueError where it is not there."""
+    """Import a module of the extra `serve`. Raises ValueError if it is not installed."""
     try:
         return import_module(module)
     except ImportError:
@@ -52,7 +52,7 @@ def require(module: str) -> Any:
 
 
 def read_token() -> str | None:
-    """The token of this process, None where it has none. Raises ValueError for one that cannot be a secret."""
+    """The token in the environment, or None. Raises ValueError if it is too short or has other characters."""
     token = os.environ.get(TOKEN)
     if token is None:
         return None
@@ -65,7 +65,7 @@ def read_token() -> str | None:
 
 
 def pack(message: Mapping[str, Any]) -> bytes:
-    """The message as bytes. Raises ValueError for an array of other numbers than `DTYPES`.
+    """The message as bytes. Raises ValueError for an array of another dtype than `DTYPES`.
 
     >>> unpack(pack({"kind": "chunk", "number": 1, "chunk": np.eye(2, dtype=np.float32)}))["chunk"].tolist()
     [[1.0, 0.0], [0.0, 1.0]]
@@ -74,7 +74,7 @@ def pack(message: Mapping[str, Any]) -> bytes:
 
 
 def unpack(data: Any) -> Message:
-    """The message that `pack` made bytes of; its arrays cannot be written to.
+    """The message that `pack` made these bytes from; its arrays are read-only.
 
     Raises ValueError for everything else.
     """
@@ -97,7 +97,7 @@ def unpack(data: Any) -> Message:
 
 
 def _to_map(value: Any) -> dict[str, Any]:
-    """What msgpack does not know: arrays."""
+    """Arrays, which msgpack does not know, as a map."""
     if not isinstance(value, np.ndarray):
         raise TypeError(f"a message holds numbers, strings and arrays, got {type(value).__name__}")
     if value.dtype.name not in DTYPES:
@@ -106,15 +106,15 @@ def _to_map(value: Any) -> dict[str, Any]:
     return {"dtype": value.dtype.name, "shape": list(value.shape), "data": data}
 
 
-def _from_map(found: dict[Any, Any]) -> Any:
-    """The array that a map stands for; any other map as it is. Raises ValueError for an impossible array."""
-    return _array(**found) if found.keys() == {"dtype", "shape", "data"} else found
+def _from_map(part: dict[Any, Any]) -> Any:
+    """The array that a map describes, or any other map as it is. Raises ValueError for an impossible array."""
+    return _array(**part) if part.keys() == {"dtype", "shape", "data"} else part
 
 
 def _array(dtype: Any, shape: Any, data: Any) -> NDArray[Any]:
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        found = repr(dtype[:40]) if isinstance(dtype, str) else type(dtype).__name__
-        raise ValueError(f"the dtype of an array must be one of {', '.join(DTYPES)}, got {found}")
+        got = repr(dtype[:40]) if isinstance(dtype, str) else type(dtype).__name__
+        raise ValueError(f"the dtype of an array must be one of {', '.join(DTYPES)}, got {got}")
     if (
         not isinstance(shape, list)
         or len(shape) > MAX_DIMENSIONS
@@ -124,9 +124,9 @@ def _array(dtype: Any, shape: Any, data: Any) -> NDArray[Any]:
     wire = np.dtype(dtype).newbyteorder("<")
     size = math.prod(shape) * wire.itemsize
     if not isinstance(data, bytes) or len(data) != size:
-        found = len(data) if isinstance(data, bytes) else type(data).__name__
-        raise ValueError(f"an array of {dtype} of shape {shape} must have {size} bytes of data, got {found}")
-    if dtype == "bool":  # a byte that is neither 0 nor 1 would be no truth value
+        got = len(data) if isinstance(data, bytes) else type(data).__name__
+        raise ValueError(f"an array of {dtype} of shape {shape} must have {size} bytes of data, got {got}")
+    if dtype == "bool":  # numpy allows no byte but 0 and 1 in a boolean
         return np.ndarray(shape, np.uint8, data) != 0
     return np.ndarray(shape, wire, data).astype(dtype, copy=False)
 

@@ -58,6 +58,7 @@ def test_horizons_are_accepted_if_the_executed_steps_lie_in_the_chunk(horizons: 
             Horizons(*horizons)
     elif set(chunk) <= set(range(prediction)):
         assert list(range(prediction))[Horizons(*horizons).executed] == chunk
+        assert Horizons(*horizons).future == len(range(prediction)[observation - 1 :])
     else:
         with pytest.raises(ValueError, match="prediction horizon") as refusal:
             Horizons(*horizons)

@@ -1,8 +1,7 @@
-"""The networks of other implementations, by the names of their weights: ours take them over, of the same arithmetic.
+"""Convert the weights of other implementations to networks of ours, which compute the same.
 
-Known are the two networks of the reference implementation of Diffusion Policy (Chi et al. 2023), by the names of its
-`ConditionalUnet1D` and `TransformerForDiffusion`, and LeRobot's U-Net, whose names differ in a few places, with its
-encoders of images.
+These are `ConditionalUnet1D` and `TransformerForDiffusion` of the reference implementation of Diffusion Policy (Chi et
+al. 2023), and LeRobot's U-Net, a few of whose names differ, with its encoders of images.
 """
 
 from __future__ import annotations
@@ -20,29 +19,36 @@ from ...policy.networks.transformer import Transformer
 from ...policy.networks.unet1d import UNet1d
 
 GROUPS = 8
-"""Of the U-Net's group norms: weights do not show it, and there the last one has so many whatever the others have."""
+"""Groups of the U-Net's group norms. The weights do not show it; the last norm always has this number there."""
 
 Rules = tuple[tuple[str, str], ...]
-"""Regular expressions and what replaces them, in order."""
+"""Regular expressions and their replacements, in order."""
 
 
 class Layout(NamedTuple):
-    """A network of ours with the weights of another implementation.
-
-    kind and sizes: its choice and the options that the weights show; conditioning_size: S times Dc; num_steps: the
-    longest chunk, where the weights show it.
-    """
+    """A network of ours with the weights of another implementation."""
 
     kind: str
+    """The choice of `policy/network`."""
+
     sizes: dict[str, Any]
+    """The options that the weights show."""
+
     weights: dict[str, Tensor]
+    """The state dict of our network."""
+
     action_size: int
+    """Da."""
+
     conditioning_size: int
+    """S times Dc."""
+
     num_steps: int | None
+    """Tp, if the weights show it."""
 
 
 def renamed(name: str, rules: Rules) -> str:
-    """The name after all rules.
+    """Apply all rules to a name.
 
     >>> renamed("down.0.1.first.0.weight", UNET1D_RULES)
     'down_modules.0.1.blocks.0.block.0.weight'
@@ -53,7 +59,7 @@ def renamed(name: str, rules: Rules) -> str:
 
 
 def check_layout(weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], what: str) -> None:
-    """Raises ValueError, with the first few, unless these are the names and the shapes of the weights."""
+    """Raises ValueError, naming the first few, if the names or shapes of the weights differ from the expected ones."""
     wrong = [f"{name} is missing" for name in expected if name not in weights]
     wrong += [f"{name} is not known" for name in weights if name not in expected]
     wrong += [
@@ -66,12 +72,12 @@ def check_layout(weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int
 
 
 def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the weights."""
+    """Name -> shape of a network's weights."""
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 def size(weights: Mapping[str, Tensor], name: str, dimension: int, what: str) -> int:
-    """One dimension of one of the weights. Raises ValueError where there is none."""
+    """The size of one dimension of a weight. Raises ValueError if there is no such weight."""
     if name not in weights or weights[name].ndim <= dimension:
         raise ValueError(f"the weights must be those of {what}, but {name} is missing: got {sorted(weights)[:3]} ...")
     return weights[name].shape[dimension]
@@ -107,8 +113,9 @@ LEROBOT_RULES: Rules = (
 def unet1d(weights: Mapping[str, Tensor]) -> Layout:
     """A U-Net from its state dict.
 
-    There every block has a linear layer of its own that sees time and conditioning side by side; ours are one matrix
-    for all blocks, in the order in which they act, split into the two. Raises ValueError where names or shapes differ.
+    There, every block has a linear layer for time and conditioning. Ours has one matrix for the time and one for the
+    conditioning, with the rows of all blocks in the order in which they run. Raises ValueError if names or shapes
+    differ.
     """
     levels = sum(
         re.fullmatch(r"down_modules\.\d+\.0\.blocks\.0\.block\.0\.weight", name) is not None for name in weights
@@ -123,21 +130,21 @@ def unet1d(weights: Mapping[str, Tensor]) -> Layout:
     with torch.device("meta"):
         network = UNet1d(action_size=action_size, conditioning_shape=shape, **sizes)  # pyright: ignore[reportArgumentType]
     ours = {name: shape for name, shape in shapes(network).items() if not re.match(r"time\.2|conditioning", name)}
-    theirs = {name: renamed(name, UNET1D_RULES) for name in ours}
+    foreign = {name: renamed(name, UNET1D_RULES) for name in ours}
     films = {f"{block}.cond_encoder.1": 2 * width for block, width in _blocks(channels)}
-    expected = {theirs[name]: shape for name, shape in ours.items()}
+    expected = {foreign[name]: shape for name, shape in ours.items()}
     expected |= {f"{name}.weight": (rows, columns) for name, rows in films.items()}
     expected |= {f"{name}.bias": (rows,) for name, rows in films.items()}
     check_layout(weights, expected, UNET1D)
     film = torch.cat([weights[f"{name}.weight"] for name in films])
-    converted = {name: weights[there] for name, there in theirs.items()}
+    converted = {name: weights[source] for name, source in foreign.items()}
     converted["time.2.weight"], converted["conditioning.2.weight"] = film[:, :time_size], film[:, time_size:]
     converted["time.2.bias"] = torch.cat([weights[f"{name}.bias"] for name in films])
     return Layout("unet1d", sizes, converted, action_size, columns - time_size, None)
 
 
 def _blocks(channels: list[int]) -> list[tuple[str, int]]:
-    """The blocks in the order in which they act, by their names there, and the channels of each."""
+    """The names there and the channels of all blocks, in the order in which they run."""
     stages = [(f"down_modules.{level}.", width) for level, width in enumerate(channels)]
     stages += [("mid_modules.", channels[-1])]
     stages += [(f"up_modules.{level}.", width) for level, width in enumerate(reversed(channels[:-1]))]
@@ -172,8 +179,8 @@ TRANSFORMER_RULES: Rules = (
 def transformer(weights: Mapping[str, Tensor]) -> Layout:
     """A transformer from its state dict.
 
-    There a layer's projections of its cross-attention are one matrix; ours are the queries' in each layer, and the
-    keys' and values' of all layers. Raises ValueError where names or shapes differ.
+    There, the cross-attention of a layer has one matrix. Ours has the rows of the queries in each layer, and one matrix
+    with those of the keys and values of all layers. Raises ValueError if names or shapes differ.
     """
     if "mask" not in weights or "memory_mask" not in weights:
         raise ValueError(f"the weights must be those of {TRANSFORMER}, but there are no masks among them")
@@ -202,7 +209,7 @@ def transformer(weights: Mapping[str, Tensor]) -> Layout:
     expected |= {f"{name}weight": (3 * width, width) for name in cross}
     expected |= {f"{name}bias": (3 * width,) for name in cross}
     check_layout(weights, expected, TRANSFORMER)
-    # The matrices of the cross-attention start with the queries' rows; all others are as long as ours.
+    # The matrices of the cross-attention start with the rows of the queries; all others are as long as ours.
     converted = {
         name: weights[renamed(name, TRANSFORMER_RULES)].reshape(-1, *shape[1:])[: shape[0]]
         for name, shape in ours.items()
@@ -223,16 +230,16 @@ CAMERA_RULES: Rules = (
     (r"^keypoints\.detect\.", "pool.nets."),
     (r"^project\.", "out."),
 )
-"""From our names to those of LeRobot, where the layers of torchvision's network are numbered."""
+"""From our names to those of LeRobot, which numbers the layers of torchvision's network."""
 
 
 def cameras(
     weights: Mapping[str, Tensor], *, prefixes: Sequence[str], depth: int, norm: Norm, shape: tuple[int, int, int]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Encoders of images that are alike, one under each prefix of the names, from their state dict.
+    """Encoders of images with the same layout, one for each prefix of the names, from their state dict.
 
-    depth, norm: of the ResNets. shape: (H, W, C) of what they see of an image. Returns the options that the weights
-    show, and the weights of our `ObservationEncoder`. Raises ValueError where names or shapes differ.
+    depth, norm: of the ResNets. shape: (H, W, C) of the cropped image. Returns the options that the weights show, and
+    the weights of our `ObservationEncoder`. Raises ValueError if names or shapes differ.
     """
     weights = {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
     width, num_keypoints, num_features = (
@@ -241,16 +248,16 @@ def cameras(
     with torch.device("meta"):
         camera = ResNetEncoderConfig(
             depth=depth,
-            width=max(GROUP_SIZE, width // GROUP_SIZE * GROUP_SIZE),  # of another one the shapes differ
+            width=max(GROUP_SIZE, width // GROUP_SIZE * GROUP_SIZE),  # another width makes the shapes differ below
             norm=norm,
             keypoints=num_keypoints,
             features=num_features,
         ).camera()(shape[2], shape[:2])
     ours = shapes(camera)
-    expected = {renamed(name, CAMERA_RULES): each for name, each in ours.items()}
-    # The coordinates of the cells of the last map, which has a 32nd of the image's height and width; ours are computed.
+    expected = {renamed(name, CAMERA_RULES): sizes for name, sizes in ours.items()}
+    # The coordinates of the last map's cells, 1/32 of the image in height and width; ours are computed.
     expected["pool.pos_grid"] = (-(-shape[0] // 32) * -(-shape[1] // 32), 2)
-    check_layout(weights, {f"{prefix}{name}": each for prefix in prefixes for name, each in expected.items()}, CAMERA)
+    check_layout(weights, {f"{prefix}{name}": sizes for prefix in prefixes for name, sizes in expected.items()}, CAMERA)
     converted = {
         f"cameras.{index}.{name}": weights[f"{prefix}{renamed(name, CAMERA_RULES)}"]
         for index, prefix in enumerate(prefixes)

@@ -1,1 +1,1 @@
-"""What fills the slots of a configuration: plain values whose `build` makes the real object."""
+"""Components, the choices for slots: dataclasses of plain values whose `build` makes the real object."""

@@ -1,4 +1,4 @@
-"""Noise schedules, samplers and loss weights: plain values whose `build` makes the real object."""
+"""Noise schedules, samplers and loss weightings."""
 
 from __future__ import annotations
 
@@ -10,115 +10,124 @@ from ...policy.denoising.diffusers_samplers import diffusers_sampler
 from ...policy.denoising.levels import NoiseLevel, check_spacing, spaced
 from ...policy.denoising.sampling import Sampler, ddim, ddpm, dpm_solver_2m, heun
 from ..checks import positive
+from .lazy import load, values
 
 if TYPE_CHECKING:
     from ...policy.denoising.interface import NoiseSchedule, Solver, Weighting
 
 
 @dataclass(kw_only=True)
-class CosineConfig:
+class ScheduleConfig:
+    """What the configurations of noise schedules share."""
+
+    kind: ClassVar[str]
+
+    def build(self) -> NoiseSchedule:
+        """The schedule."""
+        return load(self.kind)(**values(self))
+
+
+@dataclass(kw_only=True)
+class CosineConfig(ScheduleConfig):
     """The squared-cosine noise schedule."""
 
+    kind: ClassVar[str] = "policy.denoising.schedule:cosine"
     num_times: int = 100
-
-    def build(self) -> NoiseSchedule:
-        """The schedule."""
-        from ...policy.denoising.schedule import cosine
-
-        return cosine(self.num_times)
+    """Number of noise levels."""
 
 
 @dataclass(kw_only=True)
-class DiffusersScheduleConfig:
-    """A beta schedule of diffusers, by its name there."""
+class DiffusersScheduleConfig(ScheduleConfig):
+    """A beta schedule of the library diffusers."""
 
+    kind: ClassVar[str] = "policy.denoising.schedule:from_diffusers"
     beta_schedule: str = "linear"
+    """Its name in diffusers."""
     num_times: int = 100
+    """Number of noise levels."""
     beta_start: float = 1e-4
+    """Beta of the first noise level."""
     beta_end: float = 0.02
-
-    def build(self) -> NoiseSchedule:
-        """The schedule."""
-        from ...policy.denoising.schedule import from_diffusers
-
-        return from_diffusers(self.beta_schedule, self.num_times, self.beta_start, self.beta_end)
+    """Beta of the last noise level."""
 
 
 @dataclass(kw_only=True)
-class RectifiedFlowConfig:
+class RectifiedFlowConfig(ScheduleConfig):
     """The straight path between data and noise."""
 
+    kind: ClassVar[str] = "policy.denoising.schedule:rectified_flow"
     num_times: int = 100
+    """Number of noise levels."""
 
-    def build(self) -> NoiseSchedule:
-        """The schedule."""
-        from ...policy.denoising.schedule import rectified_flow
 
-        return rectified_flow(self.num_times)
+@dataclass(kw_only=True)
+class OneLevelConfig(ScheduleConfig):
+    """A single noise level, pure noise, as regression needs."""
+
+    kind: ClassVar[str] = "policy.denoising.schedule:one_level"
 
 
 @dataclass(kw_only=True)
 class SamplerConfig:
-    """What our samplers share: `num_steps` denoising steps, at levels of the noise schedule chosen by `spacing`.
+    """What the configurations of recede's samplers share.
 
-    spacing: trailing, leading or linspace, which are even in time; karras; or log_snr, even in the logarithm of the
-    signal-to-noise ratio. trailing ends with a long step, which loses small differences between actions; leading starts
-    short of pure noise, which shifts all actions a little; karras and log_snr end with a short step.
+    A trailing spacing ends with a long step, which loses small differences between actions. A leading one starts short
+    of pure noise, which shifts all actions a little. karras and log_snr end with a short step.
     """
 
     kind: ClassVar[Any]
     num_steps: int = 10
+    """Number of denoising steps."""
     spacing: str = "trailing"
+    """Noise levels of the steps: trailing, leading or linspace (even in time), karras, or log_snr (even in log SNR)."""
 
     def __post_init__(self) -> None:
         check_spacing(self.spacing)
 
     @property
     def num_draws(self) -> int:
-        """Fresh noises on the way: none, unless a sampler is stochastic."""
+        """Fresh noises that the solver adds: none, unless it is stochastic."""
         return 0
 
     @property
     def solver(self) -> Solver:
-        """The function that goes from noise to data."""
+        """The function that denoises."""
         return self.kind
 
     def build(self, schedule: NoiseSchedule) -> Sampler:
-        """The sampler for that schedule."""
+        """The sampler for a noise schedule."""
         return self.along(spaced(schedule.levels, self.num_steps, self.spacing))
 
     def along(self, levels: tuple[NoiseLevel, ...]) -> Sampler:
-        """The sampler that visits these levels, as an exported policy keeps them; torch is not loaded."""
+        """The sampler that visits these levels. Does not load torch, so that exported policies can use it."""
         return Sampler(self.solver, levels, num_draws=self.num_draws)
 
 
 @dataclass(kw_only=True)
 class DDIMConfig(SamplerConfig):
-    """DDIM in `num_steps` denoising steps; `eta` = 0 is deterministic, 1 draws all the noise of DDPM.
-
-    keeps_epsilon: if an estimate of x_0 is clipped, still step along the epsilon of the unclipped one, as diffusers
-    does; only with eta = 0.
-    """
+    """DDIM, deterministic by default."""
 
     kind: ClassVar[Any] = staticmethod(ddim)
     eta: float = 0.0
+    """Share of the noise of DDPM that is added in each step: 0 is deterministic, 1 is DDPM."""
     keeps_epsilon: bool = False
+    """After clipping an estimate of x_0, step along the unclipped epsilon, as diffusers does. Needs eta=0."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must be between 0 (DDIM) and 1 (DDPM), got {self.eta}")
         if self.keeps_epsilon and self.eta:
-            raise ValueError(f"keeps_epsilon needs deterministic steps, got eta={self.eta}: set eta=0, or leave it out")
+            raise ValueError(f"keeps_epsilon=true needs eta=0, got eta={self.eta}: change one of them")
 
     @property
     def num_draws(self) -> int:
-        """Fresh noises on the way."""
+        """One for each denoising step, or none."""
         return self.num_steps if self.eta else 0
 
     @property
     def solver(self) -> Solver:
-        """The function that goes from noise to data."""
+        """The function that denoises."""
         return partial(self.kind, eta=self.eta)
 
     def along(self, levels: tuple[NoiseLevel, ...]) -> Sampler:
@@ -128,20 +137,20 @@ class DDIMConfig(SamplerConfig):
 
 @dataclass(kw_only=True)
 class DDPMConfig(SamplerConfig):
-    """Ancestral sampling in `num_steps` denoising steps."""
+    """DDPM, ancestral sampling with fresh noise in each step."""
 
     kind: ClassVar[Any] = staticmethod(ddpm)
     num_steps: int = 100
 
     @property
     def num_draws(self) -> int:
-        """Fresh noises on the way."""
+        """One for each denoising step, or none."""
         return self.num_steps
 
 
 @dataclass(kw_only=True)
 class DPMSolver2MConfig(SamplerConfig):
-    """DPM-Solver++(2M), of second order with one evaluation in each of `num_steps` denoising steps."""
+    """DPM-Solver++(2M), a second-order solver with one network evaluation in each step."""
 
     kind: ClassVar[Any] = staticmethod(dpm_solver_2m)
     num_steps: int = 8
@@ -150,7 +159,7 @@ class DPMSolver2MConfig(SamplerConfig):
 
 @dataclass(kw_only=True)
 class HeunConfig(SamplerConfig):
-    """Heun's method, of second order with two evaluations in each of `num_steps` denoising steps but the last."""
+    """Heun's method, a second-order solver with two network evaluations in each step but the last."""
 
     kind: ClassVar[Any] = staticmethod(heun)
     num_steps: int = 5
@@ -158,77 +167,64 @@ class HeunConfig(SamplerConfig):
 
 @dataclass(kw_only=True)
 class DiffusersSamplerConfig:
-    """A scheduler of diffusers, by its class name there, with its own options and its own spacing; tried when built."""
+    """A scheduler of the library diffusers, with its own spacing. It is tried on known distributions when built."""
 
     name: str = "DPMSolverMultistepScheduler"
+    """Name of its class in diffusers."""
     num_steps: int = 10
+    """Number of denoising steps."""
     options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of its class."""
 
     def build(self, schedule: NoiseSchedule) -> Sampler:
-        """The sampler for that schedule."""
+        """The sampler for a noise schedule."""
         return diffusers_sampler(self.name, schedule, self.num_steps, **self.options)
 
 
 @dataclass(kw_only=True)
-class UniformConfig:
-    """All noise levels count alike, in units of what the network predicts."""
+class WeightingConfig:
+    """What the configurations of loss weightings share."""
+
+    kind: ClassVar[str]
 
     def build(self) -> Weighting:
         """The weighting."""
-        from ...policy.denoising.weighting import uniform
-
-        return uniform
+        return partial(load(self.kind), **values(self))
 
 
 @dataclass(kw_only=True)
-class SNRConfig:
-    """The error of x_0 counts by the signal-to-noise ratio."""
+class UniformConfig(WeightingConfig):
+    """All noise levels weigh the same, in units of the network's output."""
 
-    def build(self) -> Weighting:
-        """The weighting."""
-        from ...policy.denoising.weighting import by_snr
-
-        return by_snr
+    kind: ClassVar[str] = "policy.denoising.weighting:uniform"
 
 
 @dataclass(kw_only=True)
-class MinSNRConfig:
-    """The error of x_0 counts by the signal-to-noise ratio, at most `limit`."""
+class SNRConfig(WeightingConfig):
+    """The error of x_0 weighs as much as the signal-to-noise ratio."""
 
+    kind: ClassVar[str] = "policy.denoising.weighting:by_snr"
+
+
+@dataclass(kw_only=True)
+class MinSNRConfig(WeightingConfig):
+    """The error of x_0 weighs as much as the signal-to-noise ratio, up to a limit (Hang et al. 2023)."""
+
+    kind: ClassVar[str] = "policy.denoising.weighting:min_snr"
     limit: float = 5.0
+    """Largest weight."""
 
     def __post_init__(self) -> None:
         positive(self, "limit")
 
-    def build(self) -> Weighting:
-        """The weighting."""
-        from ...policy.denoising.weighting import min_snr
-
-        return partial(min_snr, limit=self.limit)
-
 
 @dataclass(kw_only=True)
-class EDMWeightingConfig:
-    """The weights of EDM; `data_std` is the standard deviation of normalised actions."""
+class EDMWeightingConfig(WeightingConfig):
+    """The weights of EDM (Karras et al. 2022)."""
 
+    kind: ClassVar[str] = "policy.denoising.weighting:edm"
     data_std: float = 0.5
+    """Standard deviation of normalised actions."""
 
     def __post_init__(self) -> None:
         positive(self, "data_std")
-
-    def build(self) -> Weighting:
-        """The weighting."""
-        from ...policy.denoising.weighting import edm
-
-        return partial(edm, data_std=self.data_std)
-
-
-@dataclass(kw_only=True)
-class OneLevelConfig:
-    """No noise level but the last, at which nothing of a chunk is left."""
-
-    def build(self) -> NoiseSchedule:
-        """The schedule."""
-        from ...policy.denoising.schedule import one_level
-
-        return one_level()

@@ -1,4 +1,4 @@
-"""How images and vectors are encoded, and changed in training: plain values whose `build` makes the objects."""
+"""Encoders of observations: vectors and images."""
 
 from __future__ import annotations
 
@@ -17,33 +17,40 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class LowdimEncoderConfig:
-    """Vector streams side by side, as they are or through an MLP; `mlp` lists the sizes of its layers."""
+    """Vectors side by side, as they are or through an MLP."""
 
     mlp: list[int] = field(default_factory=list)
+    """Sizes of the MLP's layers. [] uses no MLP."""
 
     def __post_init__(self) -> None:
         check_sizes("mlp", self.mlp)
 
     def build(self, specification: Specification, horizons: Horizons) -> ObservationEncoder:
-        """An encoder of every observation stream. Raises ValueError where one is an image."""
+        """An encoder of all observation streams. Raises ValueError if one is an image."""
         from ...policy.encoders.observation import ObservationEncoder
 
         return ObservationEncoder(specification, horizons, hidden=self.mlp)
 
     def start(self, encoder: ObservationEncoder) -> None:
-        """There is nothing to begin with."""
+        """Nothing to load."""
 
 
 @dataclass(kw_only=True)
 class CameraEncoderConfig(ABC):
-    """What all encoders of images share."""
+    """What all encoders of images share. Vectors are encoded as by `lowdim`."""
 
     features: int = 64
+    """Numbers that each camera contributes to the conditioning."""
     crop: list[int] | None = None
+    """Crop [height,width] in pixels: random in training, central otherwise. null sees the whole image."""
     shared: bool = False
+    """Use one network for all cameras."""
     weights: str | None = None
+    """Pretrained weights that training starts from. null starts from random weights."""
     frozen: bool = False
+    """Do not train the pretrained network. Otherwise it learns at a tenth of the learning rate."""
     mlp: list[int] = field(default_factory=list)
+    """Sizes of the layers of the MLP for vectors. [] uses no MLP."""
 
     def __post_init__(self) -> None:
         positive(self, "features")
@@ -52,41 +59,41 @@ class CameraEncoderConfig(ABC):
 
     @abstractmethod
     def camera(self) -> MakeCamera:
-        """What makes the encoder of one camera."""
+        """The function that makes the encoder of one camera."""
 
     def build(self, specification: Specification, horizons: Horizons) -> ObservationEncoder:
-        """An encoder of every observation stream, with random weights. Raises ValueError where they do not fit it."""
+        """An encoder of all observation streams, with random weights. Raises ValueError if a stream does not fit."""
         from ...policy.encoders.observation import Cameras, ObservationEncoder
 
         cameras = Cameras(self.camera(), crop=pair(self.crop), is_shared=self.shared)
         return ObservationEncoder(specification, horizons, hidden=self.mlp, cameras=cameras)
 
     def start(self, encoder: ObservationEncoder) -> None:
-        """Give a new encoder the pretrained weights; that of a checkpoint has its own."""
+        """Load the pretrained weights into a new encoder. An encoder of a checkpoint has its own."""
         if self.weights is not None:
             encoder.load_pretrained(Path(self.weights))
 
 
 @dataclass(kw_only=True)
 class ResNetEncoderConfig(CameraEncoderConfig):
-    """Images through a ResNet and a spatial softmax to `features` numbers each; vectors as in `lowdim`.
-
-    depth: 18, 34 or 50. width: channels of the first of `stages`; 64 and 4 are the published network. keypoints: points
-    of the softmax. crop: [height, width] of what is seen, in training at a place drawn at random. shared: one network
-    for all cameras. weights: a file of torchvision's, which training begins with. norm: "group", or "frozen" for what
-    the weights were trained to compute. frozen: the ResNet does not learn; else weights learn at a tenth of the rate.
-    relu: cut the features off below 0. mean, std: of each channel of pixels in [0, 1], which are normalised with them;
-    without them as `weights` expect, or to [-1, 1].
-    """
+    """Each image through a ResNet and a spatial softmax. weights: a file of torchvision."""
 
     depth: int = 18
+    """18, 34 or 50."""
     width: int = 64
+    """Channels of the first stage, a multiple of 16. The published networks have 64."""
     stages: int = 4
+    """Number of stages, 1 to 4. The published networks have 4."""
     norm: str = "group"
+    """group, or frozen for the batch normalisation of pretrained weights with its statistics fixed."""
     keypoints: int = 32
+    """Keypoints of the spatial softmax."""
     relu: bool = False
+    """Apply a ReLU to the features."""
     mean: list[float] | None = None
+    """Mean of each colour channel, of pixels in [0, 1]. null is the mean of ImageNet with weights, else 0.5."""
     std: list[float] | None = None
+    """Standard deviation of each colour channel. null is that of ImageNet with weights, else 0.5."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,13 +112,13 @@ class ResNetEncoderConfig(CameraEncoderConfig):
             )
 
     def start(self, encoder: ObservationEncoder) -> None:
-        """See `CameraEncoderConfig`. Raises ValueError where there is nothing trained that could stay as it is."""
+        """Load the pretrained weights. Raises ValueError if `frozen` or `norm=frozen` is set without them."""
         if self.weights is None and (self.frozen or self.norm == "frozen"):
-            raise ValueError("frozen=true and norm=frozen keep what was trained: give weights=FILE, or leave them out")
+            raise ValueError("frozen=true and norm=frozen need pretrained weights: add weights=FILE, or leave them out")
         super().start(encoder)
 
     def camera(self) -> MakeCamera:
-        """What makes the encoder of one camera."""
+        """The function that makes the encoder of one camera."""
         from ...policy.encoders.resnet import ResNetEncoder
 
         return partial(
@@ -131,17 +138,13 @@ class ResNetEncoderConfig(CameraEncoderConfig):
 
 @dataclass(kw_only=True)
 class ViTEncoderConfig(CameraEncoderConfig):
-    """Images through a pretrained vision transformer to `features` numbers each; vectors as in `lowdim`.
+    """Each image through a vision transformer. weights: a folder of DINOv2, CLIP or SigLIP from Hugging Face."""
 
-    weights: the folder of a DINOv2, CLIP or SigLIP model of Hugging Face on this machine. image_size: side of the
-    square that a picture is stretched to. crop and shared: as in `resnet`. frozen: the transformer does not learn; else
-    it learns at a tenth of the rate. architecture: what the folder says of the network, read from it, so that
-    checkpoints do not need it.
-    """
-
-    image_size: int = 224
     shared: bool = True
+    image_size: int = 224
+    """Side in pixels of the square that each image is resized to."""
     architecture: dict[str, Any] = field(default_factory=dict)
+    """Description of the network, read from the folder of weights and kept in checkpoints. Do not set it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -152,12 +155,12 @@ class ViTEncoderConfig(CameraEncoderConfig):
             self.architecture = read_architecture(Path(self.weights))
 
     def camera(self) -> MakeCamera:
-        """What makes the encoder of one camera. It raises ValueError where no network is given."""
+        """The function that makes the encoder of one camera. It raises ValueError if `weights` were never given."""
         from ...policy.encoders.vit import ViTEncoder
 
         def make(channels: int, size: tuple[int, int]) -> ViTEncoder:
             if not self.architecture:
-                raise ValueError("policy/encoder=vit needs a pretrained network: give policy.encoder.weights=FOLDER")
+                raise ValueError("policy/encoder=vit needs a pretrained network: add policy.encoder.weights=FOLDER")
             return ViTEncoder(
                 channels,
                 architecture=self.architecture,

@@ -1,4 +1,4 @@
-"""How action chunks follow one another: plain values whose `build` makes an `Execution`."""
+"""How chunks become actions: plain values whose `build` makes an `Execution`."""
 
 from __future__ import annotations
 
@@ -14,45 +14,47 @@ from ..checks import not_negative, positive
 
 @dataclass(kw_only=True)
 class ExecutionConfig:
-    """The values of one kind of execution. every: steps from one request to the next, the action horizon where it is
-    not given.
-    """
+    """The fields of every execution."""
 
     kind: ClassVar[Callable[..., Execution]]
+
     every: int | None = None
+    """Control steps from one request for a chunk to the next; null for the action horizon."""
 
     def __post_init__(self) -> None:
         if self.every is not None:
             positive(self, "every")
 
     def build(self, horizons: Horizons, *, delay: int = 0, hold: Sequence[str] = ()) -> Execution:
-        """For one episode, robot or session; delay: the steps that its first chunks are expected to take.
+        """Make the execution of one episode, robot or session.
 
-        hold: that of the action stream.
+        delay: steps that a chunk is expected to take until a delay has been measured. hold: that of the action stream.
         """
         return type(self).kind(horizons, delay=delay, hold=hold, **asdict(self))
 
 
 @dataclass(kw_only=True)
 class RecedingConfig(ExecutionConfig):
-    """Stop, plan, and execute the first actions of the plan."""
+    """Execute the first actions of a chunk, stop, and plan again."""
 
     kind: ClassVar[Any] = receding.RecedingHorizon
 
 
 @dataclass(kw_only=True)
 class AsyncReplaceConfig(ExecutionConfig):
-    """Go on with the old chunk until the new one comes, then with that."""
+    """Execute the old chunk until the new one arrives, and then the new one."""
 
     kind: ClassVar[Any] = overlapping.AsyncReplace
 
 
 @dataclass(kw_only=True)
 class CrossFadeConfig(ExecutionConfig):
-    """From the old chunk to the new one within so many `steps`."""
+    """Change linearly from the old chunk to the new one."""
 
     kind: ClassVar[Any] = overlapping.CrossFade
+
     steps: int = 4
+    """Control steps that the change from the old chunk to the new one takes."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,11 +63,15 @@ class CrossFadeConfig(ExecutionConfig):
 
 @dataclass(kw_only=True)
 class TemporalEnsembleConfig(ExecutionConfig):
-    """The average of all chunks, each newer one counting exp(-`decay`) of the last."""
+    """Average all chunks that plan the same step (ACT)."""
 
     kind: ClassVar[Any] = overlapping.TemporalEnsemble
+
     every: int | None = 1
+    """Control steps from one request for a chunk to the next; null for the action horizon."""
+
     decay: float = 0.01
+    """The i-th oldest chunk has the weight exp(-decay * i); 0 weighs all chunks alike."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,11 +80,15 @@ class TemporalEnsembleConfig(ExecutionConfig):
 
 @dataclass(kw_only=True)
 class RealTimeChunkingConfig(ExecutionConfig):
-    """Chunks that are sampled to go on from the last one; `exact` takes the gradient, `limit` bounds the pull."""
+    """Sample each chunk so that it continues the last one (real-time chunking)."""
 
     kind: ClassVar[Any] = guided.RealTimeChunking
+
     limit: float = 5.0
+    """Upper bound of the weight of the correction towards the last chunk."""
+
     exact: bool = False
+    """Whether to take the gradient through the network, which only PyTorch can; false approximates it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,15 +97,19 @@ class RealTimeChunkingConfig(ExecutionConfig):
 
 @dataclass(kw_only=True)
 class WarmStartConfig(ExecutionConfig):
-    """Chunks that are denoised from the last one, in the last share `start` of the denoising steps."""
+    """Start sampling each chunk from the last one with noise added."""
 
     kind: ClassVar[Any] = guided.WarmStart
+
     start: float = 0.4
+    """Fraction of the denoising steps to run, above 0; 1 starts from pure noise."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.start <= 1:
-            raise ValueError(f"start must be above 0 and at most 1, a share of the denoising steps, got {self.start}")
+            raise ValueError(
+                f"start must be above 0 and at most 1, a fraction of the denoising steps, got {self.start}"
+            )
 
 
 EXECUTIONS: dict[str, Any] = {
@@ -106,11 +120,11 @@ EXECUTIONS: dict[str, Any] = {
     "rtc": RealTimeChunkingConfig,
     "warm_start": WarmStartConfig,
 }
-"""Name -> how chunks follow one another."""
+"""The name of an execution -> its configuration."""
 
 
 def check_executions(execution: dict[str, Any], *, most: int | None = None) -> None:
-    """Raises ValueError unless at least one execution is named, and at `most` so many."""
+    """Raises ValueError unless the command names at least one execution, and at most `most`."""
     if not execution or (most is not None and len(execution) > most):
         number = "at least one" if most is None else "one"
         raise ValueError(

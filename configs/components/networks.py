@@ -1,84 +1,76 @@
-"""Networks: plain values whose `build` makes a `Network`. Dimensions come from the data and the task."""
+"""Networks. Their sizes of input and output come from the task and the encoder."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ..checks import positive
+from .lazy import load, values
 
 if TYPE_CHECKING:
     from ...policy.interface import Network
 
 
 @dataclass(kw_only=True)
-class UNet1dConfig:
-    """The temporal U-Net; one entry of `channels` for each level, the finest first."""
+class NetworkConfig:
+    """What the configurations of recede's networks share."""
 
+    kind: ClassVar[str]
+
+    def build(self, *, action_size: int, num_steps: int, conditioning_shape: tuple[int, int]) -> Network:
+        """A network for chunks of `num_steps` steps with `action_size` numbers each."""
+        return load(self.kind)(action_size=action_size, conditioning_shape=conditioning_shape, **values(self))
+
+
+@dataclass(kw_only=True)
+class UNet1dConfig(NetworkConfig):
+    """The temporal U-Net of Diffusion Policy, here a small one. It takes chunks of any length."""
+
+    kind: ClassVar[str] = "policy.networks.unet1d:UNet1d"
     channels: list[int] = field(default_factory=lambda: [64, 128, 256])
+    """Channels of each level, the finest first. Multiples of groups."""
     kernel_size: int = 5
+    """Control steps that a convolution spans. Odd."""
     groups: int = 8
+    """Groups of each group normalisation."""
     time_size: int = 128
+    """Size of the embedding of the noise level."""
 
     def __post_init__(self) -> None:
         positive(self, "kernel_size", "groups", "time_size")
 
-    def build(self, *, action_size: int, num_steps: int, conditioning_shape: tuple[int, int]) -> Network:
-        """A network for chunks of `action_size` numbers a step; it takes any number of steps."""
-        from ...policy.networks.unet1d import UNet1d
-
-        return UNet1d(
-            action_size=action_size,
-            conditioning_shape=conditioning_shape,
-            channels=self.channels,
-            kernel_size=self.kernel_size,
-            groups=self.groups,
-            time_size=self.time_size,
-        )
-
 
 @dataclass(kw_only=True)
-class TransformerConfig:
-    """The transformer of Diffusion Policy, whose largest has 8 layers of size 256 and a dropout of 0.01 to 0.3."""
+class TransformerConfig(NetworkConfig):
+    """The transformer of Diffusion Policy, here a small one; the largest published has 8 layers of size 256."""
 
+    kind: ClassVar[str] = "policy.networks.transformer:Transformer"
     num_layers: int = 4
+    """Number of decoder layers."""
     num_heads: int = 4
+    """Attention heads of each layer. They divide size."""
     size: int = 128
+    """Size of a token."""
     dropout: float = 0.0
+    """Dropout within the layers. Published policies use 0.01 to 0.3."""
     embedding_dropout: float = 0.0
+    """Dropout of the embedded actions and observations."""
 
     def build(self, *, action_size: int, num_steps: int, conditioning_shape: tuple[int, int]) -> Network:
-        """A network for chunks of up to `num_steps` steps, `action_size` numbers each."""
-        from ...policy.networks.transformer import Transformer
-
-        return Transformer(
-            action_size=action_size,
-            conditioning_shape=conditioning_shape,
-            num_steps=num_steps,
-            num_layers=self.num_layers,
-            num_heads=self.num_heads,
-            size=self.size,
-            dropout=self.dropout,
-            embedding_dropout=self.embedding_dropout,
-        )
+        """A network for chunks of up to `num_steps` steps with `action_size` numbers each."""
+        shape = {"action_size": action_size, "num_steps": num_steps, "conditioning_shape": conditioning_shape}
+        return load(self.kind)(**shape, **values(self))
 
 
 @dataclass(kw_only=True)
-class DiTConfig:
-    """A diffusion transformer with adaptive layer norms and rotary positions."""
+class DiTConfig(NetworkConfig):
+    """A diffusion transformer with adaptive layer norms and rotary positions. It takes chunks of any length."""
 
+    kind: ClassVar[str] = "policy.networks.dit:DiT"
     num_layers: int = 4
+    """Number of layers."""
     num_heads: int = 4
+    """Attention heads of each layer. 2 num_heads divides size."""
     size: int = 128
-
-    def build(self, *, action_size: int, num_steps: int, conditioning_shape: tuple[int, int]) -> Network:
-        """A network for chunks of `action_size` numbers a step; it takes any number of steps."""
-        from ...policy.networks.dit import DiT
-
-        return DiT(
-            action_size=action_size,
-            conditioning_shape=conditioning_shape,
-            num_layers=self.num_layers,
-            num_heads=self.num_heads,
-            size=self.size,
-        )
+    """Size of a token."""

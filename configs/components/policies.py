@@ -1,4 +1,4 @@
-"""Policies: plain values whose `build` makes an untrained `Policy`."""
+"""Policies and their horizons."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ...policy.denoising.prediction import PREDICTIONS
 from ...specification import Horizons, Specification, nearest
 from ..checks import positive
+from .denoising import CosineConfig, DDIMConfig, OneLevelConfig, UniformConfig
 from .encoders import LowdimEncoderConfig
+from .networks import UNet1dConfig
 
 if TYPE_CHECKING:
     from ...policy.denoising.interface import Weighting
     from ...policy.diffusion import DiffusionPolicy
     from ...policy.interface import Objective
     from ...policy.normalizer import Normalizer
-from .denoising import CosineConfig, DDIMConfig, OneLevelConfig, UniformConfig
-from .networks import UNet1dConfig
 
 
 @dataclass(kw_only=True)
 class HorizonsConfig:
-    """Steps seen, generated and executed."""
+    """Numbers of control steps that a policy sees, generates and executes."""
 
-    observation: int = 2
-    prediction: int = 16
-    action: int = 8
+    observation: int = Horizons().observation
+    """Observed steps that the policy sees, To."""
+    prediction: int = Horizons().prediction
+    """Steps of a generated chunk, Tp. It begins at the oldest observed step."""
+    action: int = Horizons().action
+    """Steps of a chunk that are executed before the next one, Ta."""
 
     def build(self) -> Horizons:
         """The checked horizons."""
@@ -34,7 +37,7 @@ class HorizonsConfig:
 
 
 class _PolicyConfig:
-    """What the configurations of our policies share: they differ in what may be chosen."""
+    """What the configurations of recede's policies share. They differ in what may be chosen."""
 
     encoder: Any
     network: Any
@@ -73,10 +76,10 @@ class _PolicyConfig:
 
 @dataclass(kw_only=True)
 class DenoisingConfig:
-    """Predict the chunk, the noise, or a mixture of them at every noise level."""
+    """Denoising: predict the chunk, the noise or a mixture of both at random noise levels."""
 
     def build(self, weighting: Weighting) -> Objective:
-        """The objective. weighting: of the noise levels."""
+        """The objective with this weighting of noise levels."""
         from ...policy.objective import Denoising
 
         return Denoising(weighting)
@@ -84,7 +87,7 @@ class DenoisingConfig:
 
 @dataclass(kw_only=True)
 class RegressionConfig(_PolicyConfig):
-    """Plain behaviour cloning with the same network: one noise level, reached without noise, and one step."""
+    """Behaviour cloning by regression with the same networks: one noise level, without noise, in one step."""
 
     schedule: ClassVar[Any] = OneLevelConfig()
     sampler: ClassVar[Any] = DDIMConfig(num_steps=1)
@@ -94,24 +97,32 @@ class RegressionConfig(_PolicyConfig):
     clip: ClassVar[Any] = math.inf
     has_noise: ClassVar[bool] = False
     encoder: Any = field(default_factory=LowdimEncoderConfig)
+    """Encoder of the observations."""
     network: Any = field(default_factory=UNet1dConfig)
+    """Network that predicts the chunk."""
 
 
 @dataclass(kw_only=True)
 class DiffusionConfig(_PolicyConfig):
-    """The diffusion policy. prediction: what the network answers with, epsilon, sample, v or velocity. clip: bound of
-    the estimate of x_0 at every denoising step, in normalised units.
-    """
+    """A diffusion policy (Chi et al. 2023)."""
 
     has_noise: ClassVar[bool] = True
     encoder: Any = field(default_factory=LowdimEncoderConfig)
+    """Encoder of the observations."""
     network: Any = field(default_factory=UNet1dConfig)
+    """Network that denoises."""
     schedule: Any = field(default_factory=CosineConfig)
+    """Noise schedule."""
     sampler: Any = field(default_factory=DDIMConfig)
+    """Sampler that generates chunks. It can be changed after training."""
     objective: Any = field(default_factory=DenoisingConfig)
+    """Training objective."""
     weighting: Any = field(default_factory=UniformConfig)
+    """Weighting of the noise levels in the loss."""
     prediction: str = "sample"
+    """Output of the network: epsilon (the noise), sample (the chunk), v or velocity."""
     clip: float = 1.0
+    """Bound of each estimate of x_0 while denoising, in normalised units."""
 
     def __post_init__(self) -> None:
         positive(self, "clip")

@@ -1,1 +1,1 @@
-"""Pages, pictures and tables of what was measured or recorded."""
+"""Pages, pictures and tables of evaluations, runs and demonstrations."""

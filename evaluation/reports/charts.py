@@ -1,6 +1,7 @@
-"""Charts as inline SVG, which take their colours from the page around them, in light and in dark.
+"""Charts as inline SVG. The page sets their colours, for its light and its dark theme.
 
-Every shape of a policy has the class `s0`, `s1`, ... of its place among the policies; the page gives it a colour.
+The shapes of a policy have the class `s0`, `s1`, ..., by the policy's index in the report; the page gives each a
+colour.
 """
 
 from __future__ import annotations
@@ -13,19 +14,19 @@ from typing import Any
 
 WIDTH, HEIGHT = 320, 190
 LEFT, RIGHT, TOP, BOTTOM = 40, 312, 12, 164
-"""A learning curve, and the corners of its axes, in the units of its picture."""
+"""The size of a curve, and the corners of its axes, in the units of its view box."""
 
 
 def tag(name: str, content: str = "", /, **attributes: object) -> str:
-    """An element; attribute values are escaped, content is markup already. `class_` is written `class`."""
-    written = "".join(
+    """An element. Attribute values are escaped; `content` must be markup already. Write `class_` for `class`."""
+    markup = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"' for key, value in attributes.items()
     )
-    return f"<{name}{written}>{content}</{name}>"
+    return f"<{name}{markup}>{content}</{name}>"
 
 
 def interval(value: float, low: float, high: float, *, place: int, label: str) -> str:
-    """A share in [0, 1] as a dot, and its confidence interval as a bar, on the track from 0 to 1."""
+    """A value in [0, 1] as a dot, with its confidence interval as a bar, on a track from 0 to 1."""
     shapes = tag("rect", class_="track", x="0", y="9", width="100%", height="2", rx="1")
     shapes += tag("rect", class_="bar", x=_percent(low), y="5", width=_percent(high - low), height="10", rx="5")
     shapes += tag("circle", class_="dot", cx=_percent(value), cy="10", r="5.5")
@@ -33,16 +34,16 @@ def interval(value: float, low: float, high: float, *, place: int, label: str) -
 
 
 def episodes(evaluation: Mapping[str, Any], *, place: int, label: str) -> str:
-    """A column for each episode, as tall as its score; a full one succeeded, a pale one did not."""
+    """A column for each episode, whose height is the score; full colour is a success, a pale one a failure."""
     columns, width = "", 100 / len(evaluation["seeds"])
     for index, (seed, success, score, steps) in enumerate(
         zip(*(evaluation[key] for key in ("seeds", "success", "score", "steps")), strict=True)
     ):
-        said = f"seed {seed}: {'success' if success else 'no success'}, score {score:.2f}, {steps} steps"
+        text = f"seed {seed}: {'success' if success else 'no success'}, score {score:.2f}, {steps} steps"
         height = max(100 * score, 3)
         columns += tag(
             "rect",
-            tag("title", said),
+            tag("title", text),
             class_="success" if success else "failure",
             x=f"{(index + 0.1) * width:.3f}%",
             y=f"{100 - height:.1f}%",
@@ -53,26 +54,31 @@ def episodes(evaluation: Mapping[str, Any], *, place: int, label: str) -> str:
 
 
 def shares(seconds: Mapping[str, float], *, longest: float, label: str) -> str:
-    """Seconds of each kind, one after the other in one bar; `longest` fills the width."""
+    """Seconds of each kind, stacked in one bar; `longest` seconds fill the width."""
     shapes, start = "", 0.0
-    for kind, taken in seconds.items():
-        said = tag("title", escape(f"{kind}: {taken:.1f} s"))
-        shapes += tag("rect", said, class_=kind, x=_percent(start), y="0", width=_percent(taken / longest), height="14")
-        start += taken / longest
+    for kind, total in seconds.items():
+        title, width = tag("title", escape(f"{kind}: {total:.1f} s")), total / longest
+        shapes += tag("rect", title, class_=kind, x=_percent(start), y="0", width=_percent(width), height="14")
+        start += width
     return tag("svg", shapes, class_="shares", role="img", aria_label=label)
 
 
 @dataclass(frozen=True)
 class Series:
-    """What one policy's line shows. points: (step, value); intervals: for each of them, (low, high), or none at all."""
+    """The line of one policy."""
 
     place: int
+    """The policy's index, which selects the colour."""
+
     points: Sequence[tuple[float, float]]
+    """(step, value)."""
+
     intervals: Sequence[tuple[float, float]] = ()
+    """(low, high) of each point, or nothing."""
 
 
 def curve(series: Sequence[Series], *, label: str, is_log: bool = False, at_least: float = 0.0) -> str:
-    """Lines over training steps; the vertical axis is logarithmic, or begins at 0 and reaches `at_least`."""
+    """Lines over steps. The vertical axis is logarithmic, or starts at 0 and reaches `at_least`."""
     values = [value for line in series for _, value in line.points]
     values += [bound for line in series for bounds in line.intervals for bound in bounds]
     last = max(step for line in series for step, _ in line.points) or 1.0
@@ -93,30 +99,30 @@ def curve(series: Sequence[Series], *, label: str, is_log: bool = False, at_leas
     for step in _ticks(last, most=4):
         shapes += tag("text", f"{step:,.0f}", x=x(step), y=BOTTOM + 16, text_anchor="middle")
     for line in series:
-        drawn = tag("path", class_="line", d="M" + "L".join(f"{x(step)} {y(value)}" for step, value in line.points))
+        markup = tag("path", class_="line", d="M" + "L".join(f"{x(step)} {y(value)}" for step, value in line.points))
         for (step, value), (lowest, highest) in zip(line.points, line.intervals, strict=False):
-            drawn += tag("path", class_="whisker", d=f"M{x(step)} {y(lowest)}V{y(highest)}")
-            drawn += tag("circle", class_="dot", cx=x(step), cy=y(value), r=2.6)
+            markup += tag("path", class_="whisker", d=f"M{x(step)} {y(lowest)}V{y(highest)}")
+            markup += tag("circle", class_="dot", cx=x(step), cy=y(value), r=2.6)
         if len(line.points) == 1:
-            drawn += tag("circle", class_="dot", cx=x(line.points[0][0]), cy=y(line.points[0][1]), r=2.6)
-        shapes += tag("g", drawn, class_=f"s{line.place}")
+            markup += tag("circle", class_="dot", cx=x(line.points[0][0]), cy=y(line.points[0][1]), r=2.6)
+        shapes += tag("g", markup, class_=f"s{line.place}")
     return tag("svg", shapes, class_="curve", viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label)
 
 
 def _ticks(highest: float, *, most: int = 5) -> list[float]:
-    """Round values from 0 up to the highest."""
+    """Round values from 0 to the highest."""
     from matplotlib.ticker import MaxNLocator
 
-    found = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]).tick_values(0, highest)
-    return [float(value) for value in found if 0 <= value <= highest * 1.0001]
+    values = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]).tick_values(0, highest)
+    return [float(value) for value in values if 0 <= value <= highest * 1.0001]
 
 
 def _log_ticks(lowest: float, highest: float) -> list[float]:
-    """1, 2 and 5 of every power of ten in the range, the powers alone where it spans more than two of them."""
+    """1, 2 and 5 times each power of ten in the range; only the powers if the range spans more than two of them."""
     steps = (1, 2, 5) if highest < 100 * lowest else (1,)
     powers = range(math.floor(math.log10(lowest)), math.ceil(math.log10(highest)) + 1)
-    found = [step * 10.0**power for power in powers for step in steps]
-    return [value for value in found if lowest <= value <= highest] or [found[0], found[-1]]
+    values = [step * 10.0**power for power in powers for step in steps]
+    return [value for value in values if lowest <= value <= highest] or [values[0], values[-1]]
 
 
 def _percent(share: float) -> str:

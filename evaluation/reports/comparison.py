@@ -1,4 +1,4 @@
-"""One table of many evaluations: what `evaluation.json` files say, side by side, the trainings of a recipe together."""
+"""One table of many evaluations, with a row for all trainings of a recipe."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from ...files import read_json, write_text
 from ..intervals import MIN_TRAININGS, Interval, bootstrap, over_trainings, wilson
 
 Result = Mapping[str, Any]
-"""The content of one `evaluation.json`, and the path of that file."""
+"""The content of one `evaluation.json`, with the path of that file as "path"."""
 
 LINES = ".jsonl"
-"""How the name of a file ends that holds many evaluations, a line each."""
+"""The suffix of a file with an evaluation on each line."""
 
-NEEDED = (
+KEYS = (
     *("path", "task", "policy", "checkpoint", "recipe", "step", "training_seed", "num_parameters", "training_s"),
     *("execution", "delay_ms"),
 )
-"""What a result must hold to be compared."""
+"""Keys that a result must have."""
 
 COLUMNS = (
     *("task", "network", "sampler", "execution", "delay, ms", "steps", "recipe", "trainings", "episodes"),
@@ -35,41 +35,40 @@ COLUMNS = (
 )
 
 LEGEND = f"""\
-A row is a recipe of training, evaluated after so many steps. Its episodes are those of all its trainings; an episode
-that was evaluated twice counts once. If rows would look alike, the column recipe names the settings that differ.
+A row is one recipe of training, evaluated after the number of steps in the column steps. It pools the episodes of all
+trainings of the recipe; an episode that was evaluated twice counts once. If rows would look alike, the column recipe
+names the settings that differ.
 
-- Intervals are of 95 %. Over episodes: what these trained policies do in other episodes. Of a rate it is Wilson's
-  interval, of a mean score the percentile bootstrap's with a score of 0 and one of 1 added.
-- Over trainings: what the recipe does with other seeds of training, by Student's t interval of the trainings' means,
-  widened to hold the interval over episodes. It needs {MIN_TRAININGS} trainings: with fewer, two rows may differ by
-  nothing but their seeds.
-- Parameters are those of the whole policy. Training time is the mean over trainings; latency is the median of one
-  prediction for one robot, and the mean of that over trainings. Both depend on the machine and on what else it does:
-  they compare only if it did nothing else.
+- All intervals are 95 % intervals. Over episodes: the same trained policies in other episodes. It is Wilson's interval
+  for a rate, and the percentile bootstrap for a mean score, with a score of 0 and one of 1 added.
+- Over trainings: the same recipe with other seeds of training. It is Student's t interval of the trainings' means,
+  widened to include the interval over episodes. It needs {MIN_TRAININGS} trainings: with fewer, two rows may differ by
+  their seeds alone.
+- Parameters are those of the whole policy. Training time is the mean over trainings. Latency is the median time of one
+  prediction for one robot, averaged over trainings. Compare times only if the machines were alike and idle.
 """
 
 
-def find(source: Path) -> Sequence[Result]:
-    """Every `evaluation.json` in a folder and below, or the lines of a file of `write_lines`, by path.
+def find_evaluations(source: Path) -> Sequence[Result]:
+    """Every `evaluation.json` in a folder and its subfolders, or every line of a file of `write_lines`, by path.
 
-    A result has the path of its file as `path`. Raises FileNotFoundError if there is none, and ValueError for one that
-    is damaged or lacks what is compared.
+    Raises FileNotFoundError if there is none, and ValueError if one is damaged or lacks a key.
     """
     results = dict(_read_lines(source) if source.suffix == LINES else _read_folder(source))
     if not results:
-        raise FileNotFoundError(f"{source}: there is no evaluation.json here or below: run `recede evaluate` first")
+        raise FileNotFoundError(f"{source}: there is no evaluation.json in it: run `recede evaluate` first")
     for place, result in results.items():
-        if missing := [key for key in NEEDED if key not in result]:
+        if missing := [key for key in KEYS if key not in result]:
             raise ValueError(f"{place} lacks {missing}: evaluate that policy again")
     return sorted(results.values(), key=_path)
 
 
 def write_lines(path: Path, results: Iterable[Result]) -> int:
-    """Add results to a file with a line an evaluation; the last one of a path stays. Returns how many it then holds."""
-    kept = {_path(result): result for result in (*(find(path) if path.exists() else ()), *results)}
+    """Add results to a file with an evaluation on each line. Replaces those of the same path; returns their number."""
+    lines = {_path(result): result for result in (*(find_evaluations(path) if path.exists() else ()), *results)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(f"{json.dumps(kept[name], allow_nan=False)}\n" for name in sorted(kept)))
-    return len(kept)
+    write_text(path, "".join(f"{json.dumps(lines[name], allow_nan=False)}\n" for name in sorted(lines)))
+    return len(lines)
 
 
 def _read_folder(folder: Path) -> Iterator[tuple[str, Result]]:
@@ -78,7 +77,7 @@ def _read_folder(folder: Path) -> Iterator[tuple[str, Result]]:
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, Result]]:
-    """Line by line, "results.jsonl, line 2" -> its result."""
+    """The place of each line, as "results.jsonl, line 2", and its result."""
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         place = f"{path}, line {number}"
         try:
@@ -95,28 +94,28 @@ def _path(result: Result) -> str:
 
 
 def sampler(policy: Mapping[str, Any]) -> str:
-    """A short name of how a policy denoises: "ddim-10", "flow-4"; "-" if it does not.
+    """A short name of a policy's sampler: "ddim-10", "flow-4"; "-" if it has none.
 
     >>> sampler({"schedule": {"choice": "cosine"}, "sampler": {"choice": "ddim", "num_steps": 10, "eta": 1.0}})
     'ddim-10, eta 1'
     """
     if "sampler" not in policy:
         return "-"
-    chosen = policy["sampler"]
-    is_flow = policy["schedule"]["choice"] == "rectified_flow" and chosen["choice"] == "ddim"
-    name = "flow" if is_flow else chosen["choice"]
-    steps = f"-{chosen['num_steps']}" if "num_steps" in chosen else ""  # a sampler of yours may not have them
-    return ", ".join([f"{name}{steps}", *_options(chosen, CHOICES["sampler"], but="num_steps")])
+    values = policy["sampler"]
+    is_flow = policy["schedule"]["choice"] == "rectified_flow" and values["choice"] == "ddim"
+    name = "flow" if is_flow else values["choice"]
+    steps = f"-{values['num_steps']}" if "num_steps" in values else ""  # your own sampler may not have it
+    return ", ".join([f"{name}{steps}", *_changed_options(values, CHOICES["sampler"], skip="num_steps")])
 
 
 def execution(result: Result) -> str:
-    """A short name of how chunks followed one another.
+    """A short name of an execution.
 
     >>> execution({"execution": {"choice": "rtc", "limit": 8.0, "exact": False}})
     'rtc, limit 8'
     """
-    chosen = result["execution"]
-    return ", ".join([chosen["choice"], *_options(chosen, CHOICES["execution"])])
+    values = result["execution"]
+    return ", ".join([values["choice"], *_changed_options(values, CHOICES["execution"])])
 
 
 def table(results: Iterable[Result]) -> str:
@@ -125,15 +124,15 @@ def table(results: Iterable[Result]) -> str:
     for label, alike in groupby(sorted(results, key=_label), _label):
         recipes = {name: list(group) for name, group in groupby(sorted(alike, key=_recipe), _recipe)}
         differing = differences({name: group[0] for name, group in recipes.items()})
-        shown = [f"{part:g}" if isinstance(part, float) else str(part) for part in label]
-        rows += [[*shown, differing[name], *_measured(group)] for name, group in recipes.items()]
+        cells = [f"{part:g}" if isinstance(part, float) else str(part) for part in label]
+        rows += [[*cells, differing[name], *_outcome_cells(group)] for name, group in recipes.items()]
     return "\n".join(map(_line, [COLUMNS, ["---"] * len(COLUMNS), *rows])) + "\n"
 
 
 def differences(recipes: Mapping[str, Result]) -> dict[str, str]:
-    """What tells recipes apart: name -> its settings that are not those of all others; "-" if there is but one.
+    """A recipe's name -> the settings in which it differs from the others; "-" if there is only one recipe.
 
-    recipes: the name of a recipe -> one of its evaluations. If settings do not tell one apart, its name does.
+    recipes: the name of a recipe -> one of its evaluations. A recipe whose settings are not unique keeps its name.
 
     >>> settings = [{"learning_rate": 1e-3, "policy": {"prediction": name}} for name in ("sample", "epsilon")]
     >>> differences({"81a2": {"training": settings[0]}, "c07d": {"training": settings[1]}})
@@ -141,9 +140,9 @@ def differences(recipes: Mapping[str, Result]) -> dict[str, str]:
     """
     if len(recipes) == 1:
         return dict.fromkeys(recipes, "-")
-    is_known = all(result.get("training") is not None for result in recipes.values())
+    has_training = all(result.get("training") is not None for result in recipes.values())
     settings = {
-        name: dict(_flat(result["training"] if is_known else {"policy": result["policy"]}))
+        name: dict(_flat(result["training"] if has_training else {"policy": result["policy"]}))
         for name, result in recipes.items()
     }
     keys = dict.fromkeys(key for values in settings.values() for key in values)
@@ -157,24 +156,24 @@ def differences(recipes: Mapping[str, Result]) -> dict[str, str]:
 
 
 def document(results: Sequence[Result], *, command: str) -> str:
-    """The table as a page of its own, with the command that wrote it and what its numbers mean."""
+    """A page with the table, the command that wrote it, and the meaning of its numbers."""
     return f"# Results\n\nWritten by `{command}` from {len(results)} evaluations.\n\n{table(results)}\n{LEGEND}"
 
 
-def _options(chosen: Mapping[str, Any], choices: Mapping[str, Any], but: str = "") -> list[str]:
-    """The options of a sampler or an execution that are not its defaults."""
-    option = choices.get(chosen["choice"])
-    usual = {each.name: describe(default_of(each)) for each in fields(option)} if option else {}
-    shown = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in chosen.items()}
-    differing = [name for name in chosen if name not in ("choice", but) and chosen[name] != usual.get(name)]
-    return [f"{name} {shown[name]}" for name in differing]
+def _changed_options(values: Mapping[str, Any], choices: Mapping[str, Any], skip: str = "") -> list[str]:
+    """The options of a sampler or an execution that differ from their defaults."""
+    option = choices.get(values["choice"])
+    defaults = {field.name: describe(default_of(field)) for field in fields(option)} if option else {}
+    texts = {name: f"{value:g}" if isinstance(value, float) else str(value) for name, value in values.items()}
+    differing = [name for name in values if name not in ("choice", skip) and values[name] != defaults.get(name)]
+    return [f"{name} {texts[name]}" for name in differing]
 
 
 def _label(result: Result) -> tuple[str, str, str, str, float, int]:
     engine = result.get("engine", "eager")
-    sampled = sampler(result["policy"]) + ("" if engine == "eager" else f", {engine}")
+    denoising = sampler(result["policy"]) + ("" if engine == "eager" else f", {engine}")
     network = result["policy"]["network"]["choice"]
-    return result["task"], network, sampled, execution(result), result["delay_ms"], result["step"]
+    return result["task"], network, denoising, execution(result), result["delay_ms"], result["step"]
 
 
 def _recipe(result: Result) -> str:
@@ -182,7 +181,7 @@ def _recipe(result: Result) -> str:
 
 
 def _flat(settings: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Each setting by the name it is typed with, "network.channels"; the sampler is a column of its own."""
+    """Each setting by its name on the command line, "network.channels"; the sampler has its own column."""
     for key, value in settings.items():
         if key == "choice":
             yield path.removesuffix("."), value
@@ -192,15 +191,15 @@ def _flat(settings: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, An
             yield f"{path}{key}", value
 
 
-def _measured(group: Sequence[Result]) -> list[str]:
-    """The columns that were measured, of all evaluations of one recipe."""
-    episodes = {  # an episode is determined by the recipe, the seed of the training, that of the noise, and its own
+def _outcome_cells(group: Sequence[Result]) -> list[str]:
+    """The cells from "trainings" on, of all evaluations of one recipe."""
+    episodes = {  # the recipe and these three seeds determine an episode
         (result["training_seed"], result["seed"], seed): outcome
         for result in group
         for seed, *outcome in zip(result["seeds"], result["success"], result["score"], strict=True)
     }
     trainings = sorted({key[0] for key in episodes}, key=lambda seed: (seed is None, seed))
-    # An array (episodes, 2) for each training, of success and score.
+    # (episodes, 2) for each training: success and score.
     outcomes = [np.array([pair for key, pair in episodes.items() if key[0] == seed], float) for seed in trainings]
     successes, scores = np.concatenate(outcomes).T
     rates, means = np.array([pairs.mean(axis=0) for pairs in outcomes]).T
@@ -220,12 +219,12 @@ def _measured(group: Sequence[Result]) -> list[str]:
 
 
 def _trainings(seeds: Sequence[int | None]) -> str:
-    known = ", ".join(map(str, seeds)) if seeds != [None] else "unknown"
-    return f"{len(seeds)} (seed{'s' if len(seeds) > 1 else ''} {known})"
+    numbers = ", ".join(map(str, seeds)) if seeds != [None] else "unknown"
+    return f"{len(seeds)} (seed{'s' if len(seeds) > 1 else ''} {numbers})"
 
 
 def _few(trainings: Sequence[int | None]) -> str:
-    """What stands in place of an interval over trainings if there are fewer than `MIN_TRAININGS`."""
+    """The cell in place of an interval over fewer than `MIN_TRAININGS` trainings; empty if there are enough."""
     return {1: "one training", 2: "two trainings"}.get(len(trainings), "")
 
 

@@ -1,4 +1,4 @@
-"""How a run in real time went: one page of its ticks, in `control.json`'s words and `ticks.zarr`'s numbers."""
+"""The report of a run in real time: one page from `control.json` and `ticks.zarr`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .charts import Series, curve, interval, tag
 from .page import section, unbroken, write_page
 
 NUM_BINS = 150
-"""Points of a line: where there are more ticks, each point is the largest of several."""
+"""The most points of a line; a point is the largest value of its ticks."""
 
 PANELS = {
-    "age": ("Age of the observations", "ms, when a command was given", 1e3),
-    "chunk": ("Time of a chunk", "ms, from its request until it came", 1e3),
-    "late": ("Lateness of commands", "ms, after they were due", 1e3),
-    "seam": ("Seams between chunks", "% of what the limits allow, at the moment of the change", 100.0),
+    "age": ("Age of the observations", "ms, at each command", 1e3),
+    "chunk": ("Time of a chunk", "ms, from request to arrival", 1e3),
+    "late": ("Lateness of commands", "ms, after the due time", 1e3),
+    "seam": ("Seams between chunks", "% of the limit, at the first action of a new chunk", 100.0),
 }
-"""Stream of the ticks -> title, unit, and how many of that unit."""
+"""Stream of the ticks -> title, unit, and factor to that unit."""
 
 COLUMNS = {
     "seed": "seed",
@@ -36,90 +36,90 @@ COLUMNS = {
     "chunks": "chunks",
     "chunk_ms": "chunk, ms",
     "reason": "ended",
-    "events": "limits met",
+    "events": "safety events",
 }
-"""What is said of each episode -> its title."""
+"""Key of an episode -> title of its column."""
 
 
-def write_timeline(path: Path, told: Mapping[str, Any], ticks: Demonstrations) -> None:
-    """Write the page of a run. told: the content of its `control.json`."""
-    episodes, said = told["episodes"], summarised(told["episodes"])
-    facts = {"robot": told["robot"], "execution": told["execution"], "policy": told["policy"]}
-    listed = "".join(tag("dt", name) + tag("dd", escape(str(value))) for name, value in facts.items())
+def write_timeline(path: Path, record: Mapping[str, Any], ticks: Demonstrations) -> None:
+    """Write the page of a run. record: the content of its `control.json`."""
+    episodes = record["episodes"]
+    facts = {name: record[name] for name in ("robot", "execution", "policy")}
+    items = "".join(tag("dt", name) + tag("dd", escape(str(value))) for name, value in facts.items())
     commands, late = _lateness(episodes)
     cards = [_card("On time", f"{100 - 100 * late / max(commands, 1):.4g} %", f"{late} of {commands} commands late")]
-    if over := _over(episodes):
-        low, high = wilson(sum(over), len(over))
-        note = f"95 % interval {100 * low:.0f}–{100 * high:.0f} %, {len(over)} episodes"
-        bar = interval(sum(over) / len(over), low, high, place=0, label=note)
-        cards.append(_card("Success", f"{100 * sum(over) / len(over):.0f} %", note, bar))
+    if successes := _successes(episodes):
+        rate, (low, high) = sum(successes) / len(successes), wilson(sum(successes), len(successes))
+        note = f"95 % interval {100 * low:.0f}–{100 * high:.0f} %, {len(successes)} episodes"
+        bar = interval(rate, low, high, place=0, label=note)
+        cards.append(_card("Success", f"{100 * rate:.0f} %", note, bar))
     write_page(
         path,
-        title=f"{told['task'] or told['policy']}, controlled in real time",
-        verdict=unbroken(escape(f"{said}.")),
+        title=f"{record['task'] or record['policy']}, controlled in real time",
+        verdict=unbroken(escape(f"{summary_line(episodes)}.")),
         cards=cards,
         sections=[
             section("The whole run", _panels(ticks)),
             section("Every episode", _table(episodes)),
-            section("Do it again", tag("pre", tag("code", escape(told["command"]))) + tag("dl", listed)),
+            section("Reproduce", tag("pre", tag("code", escape(record["command"]))) + tag("dl", items)),
         ],
     )
 
 
-def summarised(episodes: list[dict[str, Any]]) -> str:
-    """Lateness, and success in the episodes that came to their end; one that was stopped for safety has failed."""
+def summary_line(episodes: list[dict[str, Any]]) -> str:
+    """Late commands, and success in the judged episodes; an episode that was stopped for safety has failed."""
     commands, late = _lateness(episodes)
-    said = f"{late} of {commands} commands more than half a period late"
-    if over := _over(episodes):
-        low, high = wilson(sum(over), len(over))
-        said += f"; success in {sum(over)} of {len(over)} episodes [{100 * low:.0f}, {100 * high:.0f}] %"
-    return said
+    line = f"{late} of {commands} commands more than half a period late"
+    if successes := _successes(episodes):
+        low, high = wilson(sum(successes), len(successes))
+        line += f"; success in {sum(successes)} of {len(successes)} episodes [{100 * low:.0f}, {100 * high:.0f}] %"
+    return line
 
 
 def _lateness(episodes: list[dict[str, Any]]) -> tuple[int, int]:
-    """Commands, and those that were late."""
+    """The number of commands, and of late commands."""
     return sum(episode["commands"] for episode in episodes), sum(episode["late"] for episode in episodes)
 
 
-def _over(episodes: list[dict[str, Any]]) -> list[bool]:
-    """Success of the episodes that came to their end."""
+def _successes(episodes: list[dict[str, Any]]) -> list[bool]:
+    """The success of each judged episode."""
     return [episode["success"] for episode in episodes if episode["success"] is not None]
 
 
 def _card(title: str, figure: str, note: str, picture: str = "") -> str:
-    shown = tag("h2", title) + tag("p", unbroken(figure), class_="figure") + picture
-    return tag("article", shown + tag("p", unbroken(escape(note)), class_="note"), class_="card s0")
+    body = tag("h2", title) + tag("p", unbroken(figure), class_="figure") + picture
+    return tag("article", body + tag("p", unbroken(escape(note)), class_="note"), class_="card s0")
 
 
 def _panels(ticks: Demonstrations) -> str:
-    """A line for each measurement over the seconds of control, of all episodes one after the other."""
+    """A line for each measurement over the seconds of control, through all episodes in turn."""
     seconds = np.arange(ticks.num_steps) * ticks.specification.control_dt
     if not len(seconds):
         return ""
-    came = ticks.read("chunk")[:, 0] > 0
-    drawn = ""
+    has_chunk = ticks.read("chunk")[:, 0] > 0
+    panels = ""
     for name, (title, unit, scale) in PANELS.items():
         values = scale * ticks.read(name)[:, 0]
-        shown = came if name in ("chunk", "seam") else np.ones(len(seconds), dtype=bool)
-        if not shown.any():
+        used = has_chunk if name in ("chunk", "seam") else np.ones(len(seconds), dtype=bool)
+        if not used.any():
             continue
-        series = [Series(0, _thinned(seconds[shown], values[shown]))]
+        series = [Series(0, thinned(seconds[used], values[used]))]
         if name == "late":
             half = scale * ticks.specification.control_dt / 2
             series.append(Series(2, [(float(moment), half) for moment in (seconds[0], seconds[-1])]))
         caption = tag("figcaption", tag("b", title) + " " + tag("span", unit))
-        drawn += tag("figure", caption + curve(series, label=f"{title} over the seconds of control"))
+        panels += tag("figure", caption + curve(series, label=f"{title} over the seconds of control"))
     note = (
-        "Over the seconds of control, all episodes one after the other. Where a point stands for several ticks it is "
-        "the largest of them. The level line is half a period: a command that is later counts as late."
+        "Over the seconds of control, through all episodes in turn. A point for several ticks shows the largest. The "
+        "level line is half a period: later commands count as late."
     )
-    return tag("div", drawn, class_="multiples") + tag("p", note, class_="note")
+    return tag("div", panels, class_="multiples") + tag("p", note, class_="note")
 
 
-def _thinned(moments: NDArray[Any], values: NDArray[Any]) -> list[tuple[float, float]]:
-    """At most `NUM_BINS` points, each the largest of its neighbours."""
+def thinned(moments: NDArray[Any], values: NDArray[Any]) -> list[tuple[float, float]]:
+    """At most `NUM_BINS` points, each the largest of several neighbours."""
     bins = np.array_split(np.arange(len(values)), min(NUM_BINS, len(values)))
-    largest = [each[values[each].argmax()] for each in bins]
+    largest = [indices[values[indices].argmax()] for indices in bins]
     return [(round(float(moments[index]), 2), float(values[index])) for index in largest]
 
 

@@ -1,4 +1,4 @@
-"""Pictures of demonstrations: every dimension over time, and images beside what training makes of them."""
+"""Pictures of demonstrations: every dimension over time, and images beside their augmented copies."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from ...datasets.augmentation import Augmentation
 
 
-def draw(demonstrations: Demonstrations, path: Path, *, most: int = 50) -> None:
-    """A picture of every dimension over time, at most `most` episodes laid over one another, and of the lengths."""
+def draw_demonstrations(demonstrations: Demonstrations, path: Path, *, most: int = 50) -> None:
+    """Write a picture of every dimension over time, for at most `most` episodes, and of the lengths of all episodes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -47,10 +47,10 @@ def draw(demonstrations: Demonstrations, path: Path, *, most: int = 50) -> None:
 def draw_augmented(
     demonstrations: Demonstrations, augmentation: Augmentation, path: Path, *, seed: int = 0, samples: int = 4
 ) -> None:
-    """A picture of frames and, beside each, of what `augmentation` makes of it in several draws.
+    """Write a picture of frames, each beside several augmented copies.
 
-    samples: frames of each camera, from all over the store. Raises ValueError where there are no images, or where a
-    crop does not fit into them.
+    samples: number of frames of each camera, spread evenly over the store. Raises ValueError if there are no images, or
+    if a crop does not fit into them.
     """
     import torch
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -58,7 +58,7 @@ def draw_augmented(
 
     cameras = [stream for stream in demonstrations.specification.observations if stream.is_image]
     if not cameras:
-        raise ValueError("augment=true needs a store with images, but there is no stream of images in this one")
+        raise ValueError("augment=true needs a store with images, but this one has no stream of images")
     generator = torch.Generator().manual_seed(seed)
     chosen, draws = evenly_spaced(demonstrations.num_steps, samples), 5
     figure = Figure(figsize=(1.6 * (1 + draws), 1.7 * len(cameras) * len(chosen)), layout="constrained")
@@ -68,10 +68,10 @@ def draw_augmented(
         axis.set_axis_off()
     for row, (stream, step) in zip(axes, ((stream, step) for stream in cameras for step in chosen), strict=True):
         frame = torch.from_numpy(demonstrations.read(stream.name, step, step + 1))
-        seen = augmentation({stream.name: frame.expand(draws, 1, *stream.shape)}, generator)[stream.name][:, 0]
-        for axis, image in zip(row, [frame[0], *seen], strict=True):
+        augmented = augmentation({stream.name: frame.expand(draws, 1, *stream.shape)}, generator)[stream.name][:, 0]
+        for axis, image in zip(row, [frame[0], *augmented], strict=True):
             shown = image.expand(-1, -1, 3) if stream.shape[2] == 1 else image
             axis.imshow(shown.numpy(), interpolation="nearest")
         row[0].set_title(f"{stream.name}, step {step}: {stream.shape[0]} x {stream.shape[1]}", fontsize=7)
-        row[1].set_title(f"augmented: {seen.shape[1]} x {seen.shape[2]}", fontsize=7)
+        row[1].set_title(f"augmented: {augmented.shape[1]} x {augmented.shape[2]}", fontsize=7)
     figure.savefig(path, dpi=110)

@@ -1,6 +1,6 @@
-"""One page that says what was measured: it needs no network, no other file and no JavaScript.
+"""The report of an evaluation: one page that needs no network, no other file and no JavaScript.
 
-It is made from the contents of `evaluation.json` and `metrics.jsonl` alone, so that it can be made again later.
+It is made from `evaluation.json` and `metrics.jsonl` alone, so it can be made again later.
 """
 
 from __future__ import annotations
@@ -23,32 +23,36 @@ if TYPE_CHECKING:
     from .pictures import Fan
 
 EMBEDDED_BYTES = 8_000_000
-"""Films are put into the page up to this size in all, and linked beyond it."""
+"""Total size of the films that are embedded in the page; further films are linked."""
 
-NEEDED = (
+KEYS = (
     *("task", "episodes", "success_rate", "success_rate_95", "mean_score", "mean_score_95", "mean_steps", "wall_s"),
     *("latency", "seed", "seeds", "success", "score", "steps"),
 )
-"""Keys of an evaluation without which there is nothing to report."""
+"""Keys that an evaluation must have."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One policy of a report.
-
-    evaluation: the content of its `evaluation.json`. metrics: the lines of its `metrics.jsonl`. training_seed: what
-    its run was trained with. What is not known is left out of the report. Raises ValueError for an evaluation that
-    lacks a key.
-    """
+    """One policy of a report. Unknown values are left out. Raises ValueError if the evaluation lacks a key."""
 
     name: str
+    """The policy's name in the report."""
+
     evaluation: Mapping[str, Any]
+    """The content of its `evaluation.json`."""
+
     metrics: Sequence[Mapping[str, Any]] = ()
+    """The lines of its `metrics.jsonl`."""
+
     num_parameters: int | None = None
+    """Parameters of the whole policy."""
+
     training_seed: int | None = None
+    """The seed of its training."""
 
     def __post_init__(self) -> None:
-        missing = [key for key in NEEDED if key not in self.evaluation]
+        missing = [key for key in KEYS if key not in self.evaluation]
         if missing:
             raise ValueError(
                 f"the evaluation of {self.name!r} must be the content of an evaluation.json, it lacks {missing}"
@@ -56,25 +60,25 @@ class Entry:
 
     @property
     def num_steps(self) -> int | None:
-        """Training steps of the policy that was evaluated."""
+        """Training steps of the evaluated policy."""
         return self.evaluation.get("step") or max((line["step"] for line in self.metrics), default=None)
 
     def seconds(self) -> dict[str, float]:
-        """Where the time went: "data" and "update" of the training up to that policy, and "evaluation"."""
-        last, found = self.num_steps or 0, dict[str, float]()
+        """Seconds of "data" and "update" in training up to the evaluated policy, and of "evaluation"."""
+        last, seconds = self.num_steps or 0, dict[str, float]()
         for kind in ("data", "update"):
-            taken = sum(line.get(f"{kind}_s", 0.0) for line in self.metrics if line["step"] <= last)
-            if taken:
-                found[kind] = taken
-        return found | {"evaluation": self.evaluation["wall_s"]}
+            total = sum(line.get(f"{kind}_s", 0.0) for line in self.metrics if line["step"] <= last)
+            if total:
+                seconds[kind] = total
+        return seconds | {"evaluation": self.evaluation["wall_s"]}
 
     def points(self, key: str) -> list[tuple[float, float]]:
-        """(step, value) of one measurement."""
+        """(step, value) of one metric."""
         return [(line["step"], line[key]) for line in self.metrics if key in line]
 
 
 def installed_versions() -> dict[str, str]:
-    """The versions that decide what is measured."""
+    """The versions that results depend on."""
     packages = ("recede", "torch", "numpy", "gymnasium", "mujoco", "diffusers")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
@@ -90,21 +94,21 @@ def write_report(
     films: Mapping[str, Path] | None = None,
     next_steps: Iterable[tuple[str, str]] = (),
 ) -> None:
-    """Write the page of one or several policies, in whole or not at all.
+    """Write the page of one or several policies. It appears whole or not at all.
 
-    command: what was typed to get here. films: a caption -> an mp4 file. next_steps: (command, what it is for).
+    command: the command that wrote it. films: a caption -> an mp4 file. next_steps: (command, purpose).
     """
     if not entries:
-        raise ValueError("a report needs at least one policy that was evaluated, got none")
+        raise ValueError("a report needs at least one evaluated policy, got none")
     sections = [
         _fan(fan),
         _films(films or {}, path),
-        section("Measured", _table(entries)),
+        section("Results", _table(entries)),
         section("Every episode", _episodes(entries)),
         section("Learning", _learning(entries)),
-        section("Where the time went", _time(entries)),
-        section("Do it again", _reproduce(entries, command, versions)),
-        section("What to type next", _next(next_steps)),
+        section("Time", _time(entries)),
+        section("Reproduce", _reproduce(entries, command, versions)),
+        section("Next", _next(next_steps)),
     ]
     write_page(
         path,
@@ -116,36 +120,39 @@ def write_report(
 
 
 def verdict(entries: Sequence[Entry]) -> str:
-    """What was found, in a sentence or two: each success rate with its interval and its episodes."""
-    said = []
+    """The result in a sentence or two: each success rate with its interval and its episodes."""
+    results = []
     for entry in entries:
-        found = entry.evaluation
-        said.append(
-            f"{entry.name} succeeded in {sum(found['success'])} of {found['episodes']} episodes of {found['task']}, "
-            f"{_rate(found)} (95 % interval {_rate_interval(found)})"
+        evaluation = entry.evaluation
+        results.append(
+            f"{entry.name} succeeded in {sum(evaluation['success'])} of {evaluation['episodes']} episodes of "
+            f"{evaluation['task']}, {_rate(evaluation)} (95 % interval {_rate_interval(evaluation)})"
         )
-    sentence = "; ".join(said) + "."
+    sentence = "; ".join(results) + "."
     if len(entries) == 2:
         (low, high), (other_low, other_high) = (entry.evaluation["success_rate_95"] for entry in entries)
         is_apart = low > other_high or other_low > high
-        sentence += " The intervals do not overlap." if is_apart else " The intervals overlap: more episodes may tell."
-        sentence += " Each policy is one training of its recipe; another seed may do better or worse."
+        sentence += (
+            " The intervals do not overlap." if is_apart else " The intervals overlap: more episodes may separate them."
+        )
+        sentence += " Each policy is one training of its recipe; with another seed it may be better or worse."
     return sentence[:1].upper() + sentence[1:]
 
 
 def _card(place: int, entry: Entry) -> str:
-    found = entry.evaluation
-    rate, score = found["success_rate"], found["mean_score"]
-    rate_said = f"95 % interval {_rate_interval(found)}, {found['episodes']} episodes"
-    score_said = f"mean score {score:.2f}, 95 % interval {_score_interval(found)}"
+    evaluation = entry.evaluation
+    rate, score = evaluation["success_rate"], evaluation["mean_score"]
+    rate_text = f"95 % interval {_rate_interval(evaluation)}, {evaluation['episodes']} episodes"
+    score_text = f"mean score {score:.2f}, 95 % interval {_score_interval(evaluation)}"
+    rate_label = f"success {_rate(evaluation)}, {rate_text}"
     return tag(
         "article",
         tag("h2", escape(entry.name))
-        + tag("p", _rate(found) + tag("span", "success"), class_="figure")
-        + interval(rate, *found["success_rate_95"], place=place, label=f"success {_rate(found)}, {rate_said}")
-        + tag("p", rate_said, class_="note")
-        + interval(score, *found["mean_score_95"], place=place, label=score_said)
-        + tag("p", score_said, class_="note"),
+        + tag("p", _rate(evaluation) + tag("span", "success"), class_="figure")
+        + interval(rate, *evaluation["success_rate_95"], place=place, label=rate_label)
+        + tag("p", rate_text, class_="note")
+        + interval(score, *evaluation["mean_score_95"], place=place, label=score_text)
+        + tag("p", score_text, class_="note"),
         class_=f"card s{place}",
     )
 
@@ -157,15 +164,15 @@ def _fan(fan: Fan | None) -> str:
 
     panels = ""
     for name, points in fan.points.items():
-        said = f"{len(points)} action chunk{'s' if len(points) > 1 else ''} of {name}, drawn over the scene"
-        panels += tag("img", alt=said, src=_data("image/png", draw_fan(fan, [name]))).removesuffix("</img>")
+        text = f"{len(points)} action chunk{'s' if len(points) > 1 else ''} of {name}, drawn over the scene"
+        panels += tag("img", alt=text, src=_data("image/png", draw_fan(fan, [name]))).removesuffix("</img>")
     first = next(iter(fan.points))
     caption = (
-        f"Episode {fan.seed}, step {fan.step}: of all moments filmed, the one at which {first} is least decided. Each "
-        f"line is one action chunk that could be executed from here, from its pale beginning to the dot at its end."
+        f"Episode {fan.seed}, step {fan.step}: the moment of the film at which the chunks of {first} differ most. Each "
+        "line is one sampled action chunk, from its pale start to the dot at its end."
     )
     body = tag("figure", tag("div", panels, class_="panels") + tag("figcaption", escape(caption)))
-    return section("What each policy would do", body)
+    return section("Sampled action chunks", body)
 
 
 def _films(films: Mapping[str, Path], page: Path) -> str:
@@ -175,19 +182,19 @@ def _films(films: Mapping[str, Path], page: Path) -> str:
         if size <= left:
             left -= size
             source = _data("video/mp4", film.read_bytes())
-            shown = tag("video", src=source, controls="", loop="", muted="", playsinline="", preload="metadata")
+            element = tag("video", src=source, controls="", loop="", muted="", playsinline="", preload="metadata")
         else:
-            there = quote(os.path.relpath(film, page.parent))
-            shown = tag("p", tag("a", escape(film.name), href=there) + f" ({size / 1e6:.0f} MB)")
-        body += tag("figure", shown + tag("figcaption", escape(caption)))
-    return section("Rolling out", tag("div", body, class_="films") if body else "")
+            link = quote(os.path.relpath(film, page.parent))
+            element = tag("p", tag("a", escape(film.name), href=link) + f" ({size / 1e6:.0f} MB)")
+        body += tag("figure", element + tag("figcaption", escape(caption)))
+    return section("Films", tag("div", body, class_="films") if body else "")
 
 
 def _table(entries: Sequence[Entry]) -> str:
-    """A column for each policy, so that it fits a narrow screen."""
+    """A table with a column for each policy, so that it fits a narrow screen."""
 
     def training_seconds(entry: Entry) -> float:
-        return sum(taken for kind, taken in entry.seconds().items() if kind != "evaluation")
+        return sum(seconds for kind, seconds in entry.seconds().items() if kind != "evaluation")
 
     rows = {
         "success rate": [f"{_rate(entry.evaluation)} ({_rate_interval(entry.evaluation)})" for entry in entries],
@@ -210,9 +217,9 @@ def _table(entries: Sequence[Entry]) -> str:
         for name, cells in rows.items()
     )
     note = (
-        "In brackets: the 95 % interval, of this policy in other episodes: Wilson's for rates, and for scores the "
-        "bootstrap's with a score of 0 and one of 1 added. The score of an episode is the best of its steps. Latency "
-        "is that of one prediction for one robot. All times depend on what else the machine did."
+        "In brackets: the 95 % interval over episodes, Wilson's for rates and the bootstrap's for scores, with a score "
+        "of 0 and one of 1 added. The score of an episode is the best of its steps. Latency is the time of one "
+        "prediction for one robot. All times depend on the load of the machine."
     )
     head = tag("thead", tag("tr", "<td></td>" + names))
     return tag("div", tag("table", head + tag("tbody", body)), class_="scroll") + tag("p", note, class_="note")
@@ -221,11 +228,14 @@ def _table(entries: Sequence[Entry]) -> str:
 def _episodes(entries: Sequence[Entry]) -> str:
     body = ""
     for place, entry in enumerate(entries):
-        found = entry.evaluation
-        said = f"{sum(found['success'])} of {found['episodes']} episodes succeeded"
-        strip = episodes(found, place=place, label=f"{entry.name}: {said}, by seed")
-        body += tag("figure", tag("figcaption", tag("b", escape(entry.name)) + f" {said}") + strip)
-    note = "A column for each seed, as tall as the score; full columns are successes. Equal seeds are equal beginnings."
+        evaluation = entry.evaluation
+        text = f"{sum(evaluation['success'])} of {evaluation['episodes']} episodes succeeded"
+        strip = episodes(evaluation, place=place, label=f"{entry.name}: {text}, by seed")
+        body += tag("figure", tag("figcaption", tag("b", escape(entry.name)) + f" {text}") + strip)
+    note = (
+        "One column for each episode, in the order of the seeds. Its height is the score; full colour is a success. "
+        "Episodes with the same seed start in the same state."
+    )
     return body + tag("p", note, class_="note")
 
 
@@ -236,9 +246,14 @@ def _learning(entries: Sequence[Entry]) -> str:
     successes = [_successes(place, entry) for place, entry in named]
     is_mixed = sum(bool(line.points) for line in loss) > 1
     panels = [
-        _panel("Training loss", "each policy has its own" if is_mixed else "mean over batches", loss, is_log=True),
+        _panel(
+            "Training loss",
+            "not comparable between policies" if is_mixed else "mean over batches",
+            loss,
+            is_log=True,
+        ),
         _panel("Held-out action error", "% of the range of each action", error),
-        _panel("Success while training", "% with 95 % interval", successes, at_least=100),
+        _panel("Success during training", "% with 95 % interval", successes, at_least=100),
     ]
     drawn = "".join(panels)
     if not drawn:
@@ -257,7 +272,7 @@ def _panel(title: str, unit: str, series: Sequence[Series], **axis: Any) -> str:
 
 
 def _successes(place: int, entry: Entry) -> Series:
-    """Success rates in per cent of the evaluations while training whose number of episodes is noted."""
+    """Success rates in per cent during training, of the evaluations whose number of episodes is known."""
     from ..intervals import wilson
 
     lines = [line for line in entry.metrics if "success_rate" in line and "episodes" in line]
@@ -271,37 +286,35 @@ def _time(entries: Sequence[Entry]) -> str:
     body = ""
     for entry in entries:
         seconds = entry.seconds()
-        said = ", ".join(f"{kind} {_duration(taken)}" for kind, taken in seconds.items())
-        bar = shares(seconds, longest=longest or 1.0, label=f"{entry.name}: {said}")
-        keys = "".join(
-            tag("span", f"{kind} {_duration(taken)}", class_=f"key {kind}") for kind, taken in seconds.items()
-        )
+        texts = {kind: f"{kind} {_duration(total)}" for kind, total in seconds.items()}
+        bar = shares(seconds, longest=longest or 1.0, label=f"{entry.name}: {', '.join(texts.values())}")
+        keys = "".join(tag("span", text, class_=f"key {kind}") for kind, text in texts.items())
         body += tag("figure", tag("figcaption", tag("b", escape(entry.name)) + " " + keys, class_="legend") + bar)
-    note = "Data: gathering batches. Update: forward, backward and optimiser. Evaluation: every episode."
+    note = "Data: loading batches. Update: forward pass, backward pass and optimiser. Evaluation: all episodes."
     return body + tag("p", note, class_="note")
 
 
 def _reproduce(entries: Sequence[Entry], command: str, versions: Mapping[str, str]) -> str:
     facts: list[tuple[str, str]] = []
     for entry in entries:
-        found = entry.evaluation
-        said = f"episodes {_seeds(found['seeds'])}, noise {found['seed']}"
+        evaluation = entry.evaluation
+        seeds = f"episodes {_seeds(evaluation['seeds'])}, noise {evaluation['seed']}"
         if entry.training_seed is not None:
-            said += f", training {entry.training_seed}"
-        facts.append((f"seeds of {entry.name}", said))
-        if "checkpoint" in found:
-            facts.append((f"checkpoint of {entry.name}", str(found["checkpoint"]) + _choice(found)))
+            seeds += f", training {entry.training_seed}"
+        facts.append((f"seeds of {entry.name}", seeds))
+        if "checkpoint" in evaluation:
+            facts.append((f"checkpoint of {entry.name}", str(evaluation["checkpoint"]) + _choice(evaluation)))
     facts.append(("versions", ", ".join(f"{name} {number}" for name, number in versions.items())))
-    listed = "".join(tag("dt", escape(name)) + tag("dd", escape(value)) for name, value in facts)
-    return tag("pre", tag("code", escape(command))) + tag("dl", listed)
+    items = "".join(tag("dt", escape(name)) + tag("dd", escape(value)) for name, value in facts)
+    return tag("pre", tag("code", escape(command))) + tag("dl", items)
 
 
-def _choice(found: Mapping[str, Any]) -> str:
-    """Which episodes chose the policy, if several of its training were evaluated."""
-    if not found.get("chosen_on"):
+def _choice(evaluation: Mapping[str, Any]) -> str:
+    """Which episodes chose the checkpoint, if it is the best of a run."""
+    if not evaluation.get("chosen_on"):
         return ""
-    first, count = found["chosen_on"]["first_seed"], found["chosen_on"]["episodes"]
-    return f", the best of its training in other episodes than these ({_seeds(range(first, first + count))})"
+    first, count = evaluation["chosen_on"]["first_seed"], evaluation["chosen_on"]["episodes"]
+    return f", the best of its run in other episodes ({_seeds(range(first, first + count))})"
 
 
 def _next(steps: Iterable[tuple[str, str]]) -> str:
@@ -315,23 +328,23 @@ def _data(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _rate(found: Mapping[str, Any]) -> str:
-    return f"{100 * found['success_rate']:.0f} %"
+def _rate(evaluation: Mapping[str, Any]) -> str:
+    return f"{100 * evaluation['success_rate']:.0f} %"
 
 
-def _rate_interval(found: Mapping[str, Any]) -> str:
-    low, high = found["success_rate_95"]
+def _rate_interval(evaluation: Mapping[str, Any]) -> str:
+    low, high = evaluation["success_rate_95"]
     return f"{100 * low:.0f}–{100 * high:.0f} %"
 
 
-def _score_interval(found: Mapping[str, Any]) -> str:
-    low, high = found["mean_score_95"]
+def _score_interval(evaluation: Mapping[str, Any]) -> str:
+    low, high = evaluation["mean_score_95"]
     return f"{low:.2f}–{high:.2f}"
 
 
 def _milliseconds(entry: Entry, key: str) -> str:
-    taken = entry.evaluation["latency"].get(key)
-    return "–" if taken is None else f"{taken:.3g} ms"
+    latency = entry.evaluation["latency"].get(key)
+    return "–" if latency is None else f"{latency:.3g} ms"
 
 
 def _count(number: int | None) -> str:

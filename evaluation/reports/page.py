@@ -1,4 +1,4 @@
-"""A page in one file, which needs no network, no other file and no JavaScript."""
+"""A page in one file that needs no network, no other file and no JavaScript."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from .charts import tag
 
 
 def write_page(path: Path, *, title: str, verdict: str, cards: Iterable[str], sections: Iterable[str]) -> None:
-    """Write a page, in whole or not at all; the title is text, everything else markup. Empty sections are left out."""
+    """Write a page, whole or not at all. The title is text, everything else markup. Empty sections are left out."""
     page = Template((files("recede.evaluation.reports") / "report.html").read_text(encoding="utf-8"))
-    written = page.substitute(
+    markup = page.substitute(
         title=escape(title),
         verdict=verdict,
         cards="".join(cards),
         sections="\n".join(section for section in sections if section),
     )
-    write_text(path, written)
+    write_text(path, markup)
 
 
 def section(heading: str, body: str) -> str:
-    """A part of a page under a heading; nothing where it has no body."""
+    """A part of a page under a heading; empty if the body is empty."""
     return tag("section", tag("h2", escape(heading)) + body) if body else ""
 
 
 def unbroken(text: str) -> str:
-    """Keeps a number and its per cent sign, and the two ends of an interval, on one line."""
+    """Keep a number with its per cent sign, and the two ends of an interval, on one line."""
     return text.replace(" %", "&nbsp;%").replace("–", "–&#8288;")

@@ -1,6 +1,6 @@
-"""Films and pictures of what a policy planned, drawn over the scene that it planned in.
+"""Films of episodes and pictures of sampled chunks, drawn over the scene.
 
-A task's `pixels` says where in the image an action points; a chunk is drawn as the line through its actions.
+A task's `pixels` maps an action to a point of the image; a chunk is drawn as the line through its actions.
 
 Shapes: H, W height and width of a frame; N sampled chunks; Tp prediction horizon; Da size of the action; pixels are
 (column, row), from the top left corner.
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...files import whole_file
-from ..episode import Outcome, Plan
+from ..episode import FilmedChunk, Outcome
 
 if TYPE_CHECKING:
     from ...policy.engines.interface import Engine
@@ -27,35 +27,35 @@ Pixels: TypeAlias = Callable[[NDArray[Any]], NDArray[Any]]
 """Actions (T, Da) -> (T, 2) pixels: `pixels` of a task's environment."""
 
 COLOURS = ("#ff6ac1", "#4fd8ff", "#ffd166", "#9be564")
-"""One for each policy; they are seen on a darkened scene."""
+"""A colour for each policy, for a darkened scene."""
 
 START_COLOUR = "#fff6e0"
-"""Of the beginning of a chunk, which fades into the colour of its policy."""
+"""The colour of a chunk's first action, which fades into the colour of its policy."""
 
 NIGHT = np.array([0.5, 0.52, 0.6])
-"""Share of the red, green and blue of a scene that is left where chunks are to shine on it."""
+"""Factors of the red, green and blue of a scene, to darken it below the chunks."""
 
 PANEL_INCHES = 4.8
-"""A panel of a fan, at 180 pixels an inch; the gap between two panels is a share of it."""
+"""The side of a panel of a fan, at 180 pixels an inch."""
 
 PANEL_GAP = 0.012
+"""The gap between two panels, in sides of a panel."""
 
 SMALLEST_SIDE = 384
-"""Smaller frames are enlarged to at least this many pixels by repeating theirs."""
+"""Smaller frames are enlarged to at least this many pixels, by repeating pixels."""
 
 
 def film(outcome: Outcome, path: Path, *, fps: float, pixels: Pixels | None, colour: str = COLOURS[0]) -> None:
-    """Write a filmed episode as an mp4 that browsers play, the chunk under way drawn over every frame.
+    """Write a filmed episode as an mp4 that browsers play, with the current chunk drawn over every frame.
 
-    fps: frames a second; 1 / control_dt for real time. pixels: None draws no chunks. The last frame, which shows
-    success, stays for a second. The file appears whole or not at all. Raises ValueError for an episode that was not
-    filmed.
+    fps: frames a second; 1 / control_dt for real time. pixels: None draws no chunks. The last frame, which shows the
+    success, stays for a second. The file appears whole or not at all. Raises ValueError if the episode was not filmed.
     """
     if not outcome.frames:
-        raise ValueError(f"episode {outcome.seed} has no frames to show: name its seed in `filmed`")
+        raise ValueError(f"episode {outcome.seed} has no frames to show: add its seed to `filmed`")
     import imageio.v2
 
-    # Sides are made even here, so that imageio need not rescale; "faststart" lets a browser begin before the end.
+    # Frames have even sides already, so imageio need not rescale; "faststart" lets a browser play while it loads.
     settings: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 1, "quality": None}
     settings["output_params"] = ["-crf", "21", "-movflags", "+faststart"]
     with whole_file(path) as partial:
@@ -66,22 +66,22 @@ def film(outcome: Outcome, path: Path, *, fps: float, pixels: Pixels | None, col
 
 
 def _annotated(outcome: Outcome, pixels: Pixels | None, colour: str, *, hold: int) -> Iterator[NDArray[np.uint8]]:
-    """Every frame with the latest plan of its time, the last one `hold` times more."""
-    plans = {plan.step: plan for plan in outcome.plans}
+    """Every frame with the latest chunk of its time; the last frame `hold` times more."""
+    chunks = {chunk.step: chunk.actions for chunk in outcome.chunks}
     overlay: NDArray[Any] | None = None
     drawn = outcome.frames[0]
     for step, original in enumerate(outcome.frames):
-        frame, scale = _presentable(original)
-        if pixels is not None and step in plans:
-            overlay = _overlay(scale * pixels(plans[step].chunk), colour, *frame.shape[:2])
+        frame, scale = _enlarged(original)
+        if pixels is not None and step in chunks:
+            overlay = _overlay(scale * pixels(chunks[step]), colour, *frame.shape[:2])
         drawn = frame if overlay is None else _composed(frame, overlay)
         yield drawn
     for _ in range(hold):
         yield drawn
 
 
-def _presentable(frame: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
-    """The frame enlarged to `SMALLEST_SIDE` and padded to even sides, and the enlargement."""
+def _enlarged(frame: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], int]:
+    """The frame enlarged to `SMALLEST_SIDE` and padded to even sides, and the factor."""
     scale = max(1, -(-SMALLEST_SIDE // min(frame.shape[:2])))
     large = frame.repeat(scale, axis=0).repeat(scale, axis=1)
     height, width = large.shape[:2]
@@ -103,7 +103,7 @@ def _overlay(points: NDArray[Any], colour: str, height: int, width: int) -> NDAr
     axes = canvas.figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
-    # A dark seam, so that the line is seen on a bright scene too.
+    # A dark outline, so that the line is visible on a bright scene too.
     thickness = 0.8 * height / 100
     axes.plot(*points.T, color="#101828", alpha=0.3, linewidth=thickness + 1.5, solid_capstyle="round")
     _add_chunks(axes, points[None], colour, linewidth=thickness, alpha=(1.0, 0.5))
@@ -115,21 +115,26 @@ def _overlay(points: NDArray[Any], colour: str, height: int, width: int) -> NDAr
 
 @dataclass(frozen=True)
 class Fan:
-    """What policies would do at one moment of an episode.
-
-    frame: the scene (H, W, 3). points: a policy's name -> its chunks in pixels (N, Tp, 2). spread: of the first
-    policy's chunks, in pixels; see `spread`.
-    """
+    """Chunks of several policies, sampled at one moment of an episode."""
 
     seed: int
+    """The episode's seed."""
+
     step: int
+    """The control step."""
+
     frame: NDArray[np.uint8]
+    """The scene, (H, W, 3)."""
+
     points: Mapping[str, NDArray[np.float64]]
+    """A policy's name -> its chunks in pixels, (N, Tp, 2)."""
+
     spread: float
+    """The spread of the first policy's chunks, in pixels; see `spread`."""
 
 
 def spread(points: NDArray[Any]) -> float:
-    """How much chunks (N, T, 2) disagree: the root of the mean squared distance from the mean chunk.
+    """The root mean square distance of chunks (N, T, 2) from the mean chunk.
 
     >>> spread(np.array([[[3.0, 4.0]], [[-3.0, -4.0]]]))
     5.0
@@ -146,30 +151,30 @@ def fan(
     seed: int = 0,
     progress: bool = True,
 ) -> Fan:
-    """Sample every policy at the moment when the first of them is most undecided.
+    """Sample chunks of every policy at the moment at which those of the first policy differ most.
 
-    The moments are the plans of the filmed among `outcomes`; the noise of the samples is the same at each of them.
-    An engine that draws no noise is asked once. Cost: `num_samples` predictions for each plan. Raises ValueError where
-    no episode was filmed.
+    The moments are the predictions of the filmed episodes. The noise of the samples is the same at each moment; an
+    engine without noise predicts one chunk. Cost: `num_samples` predictions for each moment. Raises ValueError if no
+    episode was filmed.
     """
     from tqdm import tqdm
 
-    moments = [(outcome, plan) for outcome in outcomes if outcome.frames for plan in outcome.plans]
+    moments = [(outcome, chunk) for outcome in outcomes if outcome.frames for chunk in outcome.chunks]
     if not moments:
-        raise ValueError("a fan is drawn over a filmed episode, but none of these was: name a seed in `filmed`")
+        raise ValueError("a fan needs a filmed episode, got none: add a seed to `filmed`")
 
-    def sample(engine: Engine, plan: Plan) -> NDArray[np.float64]:
-        return np.stack([pixels(chunk) for chunk in _chunks(engine, plan, num_samples, seed)])
+    def sample(engine: Engine, moment: FilmedChunk) -> NDArray[np.float64]:
+        return np.stack([pixels(chunk) for chunk in _sample(engine, moment, num_samples, seed)])
 
     first, *_ = engines.values()
-    bar = tqdm(moments, desc="sample chunks", unit="plan", disable=not progress)
-    spreads = [spread(sample(first, plan)) for _, plan in bar]
-    outcome, plan = moments[int(np.argmax(spreads))]
-    points = {name: sample(engine, plan) for name, engine in engines.items()}
-    return Fan(outcome.seed, plan.step, outcome.frames[plan.step], points, max(spreads))
+    bar = tqdm(moments, desc="sample chunks", unit="moment", disable=not progress)
+    spreads = [spread(sample(first, moment)) for _, moment in bar]
+    outcome, moment = moments[int(np.argmax(spreads))]
+    points = {name: sample(engine, moment) for name, engine in engines.items()}
+    return Fan(outcome.seed, moment.step, outcome.frames[moment.step], points, max(spreads))
 
 
-def _chunks(engine: Engine, plan: Plan, num_samples: int, seed: int) -> list[NDArray[np.float32]]:
+def _sample(engine: Engine, moment: FilmedChunk, num_samples: int, seed: int) -> list[NDArray[np.float32]]:
     import torch
 
     from ...policy.requests import Request
@@ -177,11 +182,11 @@ def _chunks(engine: Engine, plan: Plan, num_samples: int, seed: int) -> list[NDA
 
     count = num_samples if engine.noise_shape[0] else 1
     generator = torch.Generator().manual_seed(seed)
-    return predict(engine, [Request(plan.history)] * count, [generator] * count)
+    return predict(engine, [Request(moment.history)] * count, [generator] * count)
 
 
 def draw_fan(fan: Fan, names: Sequence[str] = ()) -> bytes:
-    """A PNG with a square panel for each of the named policies, side by side; without names, for all of them."""
+    """A PNG with a square panel for each named policy, side by side; for all policies if no name is given."""
     from matplotlib.figure import Figure
 
     names = names or list(fan.points)
@@ -207,19 +212,19 @@ def _draw_panel(axes: Any, fan: Fan, name: str) -> None:
     axes.set(xlim=(left, right), ylim=(bottom, top))
     axes.axis("off")
     if len(points) == 1:
-        said, linewidth, alpha, dot = "its one chunk", 3.4, 1.0, 6.0
+        text, linewidth, alpha, dot = "one chunk", 3.4, 1.0, 6.0
     else:
-        said, linewidth, alpha, dot = f"{len(points)} sampled chunks", 1.4, 0.6, 3.2
+        text, linewidth, alpha, dot = f"{len(points)} sampled chunks", 1.4, 0.6, 3.2
     _add_chunks(axes, points, colour, linewidth=linewidth, alpha=(alpha, alpha))
     axes.plot(*points[:, -1].T, "o", color=colour, markersize=dot, markeredgewidth=0)
-    written: dict[str, Any] = {"transform": axes.transAxes, "va": "top", "parse_math": False}
-    written["path_effects"] = [withStroke(linewidth=3, foreground="#2b3245")]
-    axes.text(0.04, 0.955, name, color="white", size=15, weight="bold", **written)
-    axes.text(0.04, 0.887, said, color="#d9dee8", size=11.5, **written)
+    style: dict[str, Any] = {"transform": axes.transAxes, "va": "top", "parse_math": False}
+    style["path_effects"] = [withStroke(linewidth=3, foreground="#2b3245")]
+    axes.text(0.04, 0.955, name, color="white", size=15, weight="bold", **style)
+    axes.text(0.04, 0.887, text, color="#d9dee8", size=11.5, **style)
 
 
 def _view(fan: Fan) -> tuple[tuple[float, float], tuple[float, float]]:
-    """The square part of the frame to show, (left, right) and (top, bottom): all chunks, and what is around them."""
+    """The square part of the frame around all chunks: (left, right) and (top, bottom)."""
     points = np.concatenate([chunks.reshape(-1, 2) for chunks in fan.points.values()])
     low, high = points.min(axis=0), points.max(axis=0)
     limits = np.array(fan.frame.shape[1::-1], dtype=np.float64)
@@ -229,7 +234,7 @@ def _view(fan: Fan) -> tuple[tuple[float, float], tuple[float, float]]:
 
 
 def _add_chunks(axes: Any, points: NDArray[Any], colour: str, *, linewidth: float, alpha: tuple[float, float]) -> None:
-    """Chunks (N, T, 2) as lines whose colour and alpha change along them."""
+    """Draw chunks (N, T, 2) as lines whose colour and alpha change from start to end."""
     from matplotlib.collections import LineCollection
     from matplotlib.colors import to_rgb
 
@@ -237,7 +242,7 @@ def _add_chunks(axes: Any, points: NDArray[Any], colour: str, *, linewidth: floa
     rgb = (1 - along) ** 1.5 * np.array(to_rgb(START_COLOUR)) + (1 - (1 - along) ** 1.5) * np.array(to_rgb(colour))
     rgba = np.concatenate([rgb, alpha[0] + along * (alpha[1] - alpha[0])], axis=1)
     segments = np.stack([points[:, :-1], points[:, 1:]], axis=2).reshape(-1, 2, 2)
-    # Round ends close the gaps of a thick line, but show as beads where translucent ones overlap.
+    # Round ends close the gaps of a thick line, but look like beads on a translucent one.
     ends = "round" if alpha[0] == 1 else "butt"
     colours = np.tile(rgba, (len(points), 1))
     axes.add_collection(LineCollection(list(segments), colors=colours, linewidths=linewidth, capstyle=ends))

@@ -1,6 +1,6 @@
-"""Schedulers of diffusers as samplers.
+"""Samplers from the schedulers of diffusers.
 
-A scheduler is tried when its sampler is built: two Gaussians with known denoisers must come out.
+Each scheduler is tried when its sampler is built: from exact denoisers it must sample two Gaussians correctly.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from .sampling import Sampler, ddim
 def diffusers_sampler(name: str, schedule: NoiseSchedule, num_steps: int, **options: Any) -> Sampler:
     """A scheduler of diffusers by its class name, with its own spacing of the times and its own step rule.
 
-    The schedule must be made of betas, and the class must take betas and estimates of x_0. It is tried here: two
-    Gaussians, whose denoisers are known, must come out roughly as they are. A stochastic scheduler draws from one
-    generator a row, seeded from that row's noise, so that a row does not depend on the others. Between two times of the
-    schedule, the denoiser is asked at the nearer one. `options` go to the scheduler.
+    The schedule must consist of betas, and the class must take betas and estimates of x_0. The scheduler is tried here
+    on two Gaussians with known denoisers. A stochastic scheduler draws from one generator per row, seeded from the
+    noise of that row, so rows do not depend on one another. If the scheduler asks for a time between two times of the
+    schedule, the denoiser uses the nearer one. options: arguments of the scheduler class.
 
-    Raises ValueError for a class or an option that does not exist, and for a class that cannot serve.
+    Raises ValueError if the class or an option does not exist, or if the scheduler fails its trial.
     """
     scheduler_class = _scheduler_class(name)
     _check_options(scheduler_class, options)
@@ -41,16 +41,16 @@ def diffusers_sampler(name: str, schedule: NoiseSchedule, num_steps: int, **opti
         raise ValueError(f"{name} needs a noise schedule that is made of betas: use ddim, or schedule=cosine")
     check_num_steps(schedule.levels, num_steps)
     try:
-        with warnings.catch_warnings():  # some classes mix tensors with arrays of numpy in a way that numpy deprecates
+        with warnings.catch_warnings():  # some classes mix tensors and numpy arrays in a way that numpy deprecates
             warnings.simplefilter("ignore", DeprecationWarning)
             sampler = _around(_scheduler(scheduler_class, schedule, num_steps, options), schedule)
             _check_gaussians(sampler)
-    except Exception as error:  # whatever a class that is not ours raises is a reason to refuse it
+    except Exception as error:  # a foreign class may raise anything; each error is a reason to refuse it
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        given = f" with {options}" if options else ""
+        settings = f" with {options}" if options else ""
         raise ValueError(
-            f"{name} cannot sample in {num_steps} steps{given}: {reason}: change the options or the number of steps, "
-            "or use a sampler of recede, such as dpm_solver_2m"
+            f"{name} cannot sample in {num_steps} steps{settings}: {reason}: change the options or the number of "
+            "steps, or use a sampler of recede, such as dpm_solver_2m"
         ) from error
     return sampler
 
@@ -60,21 +60,21 @@ def _scheduler_class(name: str) -> Any:
     from diffusers.schedulers.scheduling_utils import SchedulerMixin
     from diffusers.utils.import_utils import DummyObject
 
-    found = getattr(diffusers, name, None)
-    if isinstance(found, DummyObject):
-        packages = [package for package in found._backends or () if find_spec(package) is None]
+    scheduler_class = getattr(diffusers, name, None)
+    if isinstance(scheduler_class, DummyObject):
+        packages = [package for package in scheduler_class._backends or () if find_spec(package) is None]
         raise ValueError(f"{name} needs packages that are not installed: pip install {' '.join(packages)}")
-    if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
-        known = [known for known in dir(diffusers) if known.endswith("Scheduler")]
-        raise ValueError(f"a sampler must be a scheduler of diffusers, got {name!r}: {nearest(name, known)}")
-    return found
+    if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)):
+        names = [member for member in dir(diffusers) if member.endswith("Scheduler")]
+        raise ValueError(f"a sampler must be a scheduler of diffusers, got {name!r}: {nearest(name, names)}")
+    return scheduler_class
 
 
 def _check_options(scheduler_class: Any, options: dict[str, Any]) -> None:
-    known, name = set(inspect.signature(scheduler_class).parameters), scheduler_class.__name__
-    if not {"trained_betas", "prediction_type"} <= known:
+    parameters, name = set(inspect.signature(scheduler_class).parameters), scheduler_class.__name__
+    if not {"trained_betas", "prediction_type"} <= parameters:
         raise ValueError(f"a sampler must be a scheduler of diffusers that takes betas, {name} does not: use ddim")
-    free = known - {"num_train_timesteps", "trained_betas", "prediction_type"}  # the policy gives these
+    free = parameters - {"num_train_timesteps", "trained_betas", "prediction_type"}  # the policy sets these
     for option in options:
         if option not in free:
             raise ValueError(f"{name} has no option {option!r}: {nearest(option, free)}")
@@ -87,12 +87,12 @@ def _has_betas(schedule: NoiseSchedule) -> bool:
 
 
 def _scheduler(scheduler_class: Any, schedule: NoiseSchedule, num_steps: int, options: dict[str, Any]) -> Any:
-    """The scheduler, ready for its first step. Raises ValueError if its noise levels are not those of the schedule."""
+    """The scheduler, ready for its first step. Raises ValueError if its noise levels differ from the schedule's."""
     import torch
 
     betas = [1 - (after.alpha / before.alpha) ** 2 for before, after in pairwise(schedule.levels)]
     if "clip_sample" in inspect.signature(scheduler_class).parameters:
-        options = {"clip_sample": False} | options  # the denoiser has clipped already
+        options = {"clip_sample": False} | options  # the denoiser clips
     scheduler = scheduler_class(len(betas), trained_betas=betas, prediction_type="sample", **options)
     signal = torch.tensor([alpha**2 for _, alpha, _ in schedule.levels[1:]])
     if not torch.allclose(scheduler.alphas_cumprod.to(signal), signal, rtol=1e-3, atol=1e-5):
@@ -102,16 +102,16 @@ def _scheduler(scheduler_class: Any, schedule: NoiseSchedule, num_steps: int, op
 
 
 def _around(prepared: Any, schedule: NoiseSchedule) -> Sampler:
-    """A sampler that takes the steps of this scheduler, anew for each chunk."""
+    """A sampler that copies the prepared scheduler for each chunk and takes its steps."""
     times = sorted({round(t) for t in prepared.timesteps.tolist()}, reverse=True)
     levels = (*(schedule.levels[t + 1] for t in times), schedule.levels[0])
     order = [schedule.levels[round(t) + 1] for t in prepared.timesteps.tolist()]
     visited = tuple(pairwise([*order, schedule.levels[0]]))
 
-    def solve(denoise: Denoiser, noise: Tensor, given: Levels, /) -> Tensor:
-        if tuple(given) != levels:
+    def solve(denoise: Denoiser, noise: Tensor, remaining: Levels, /) -> Tensor:
+        if tuple(remaining) != levels:
             name = type(prepared).__name__
-            raise ValueError(f"{name} begins with noise alone: use a sampler of recede for a warm start")
+            raise ValueError(f"{name} can only start from pure noise: use a sampler of recede for a warm start")
         scheduler = copy.deepcopy(prepared)
         x = noise[0] * scheduler.init_noise_sigma
         extra = _row_generators(scheduler.step, noise)
@@ -124,7 +124,7 @@ def _around(prepared: Any, schedule: NoiseSchedule) -> Sampler:
 
 
 def _row_generators(scheduler_step: Callable[..., Any], noise: Tensor) -> dict[str, list[torch.Generator]]:
-    """One generator a row, if a step of the scheduler takes generators; its seed is a hash of all bits of the row."""
+    """One generator per row, if a step of the scheduler takes generators. Its seed is a hash of all bits of the row."""
     if "generator" not in inspect.signature(scheduler_step).parameters:
         return {}
     import torch
@@ -135,9 +135,9 @@ def _row_generators(scheduler_step: Callable[..., Any], noise: Tensor) -> dict[s
 
 
 def _check_gaussians(sampler: Sampler) -> None:
-    """Raise ValueError unless two Gaussians come out of their exact denoisers with roughly their mean and spread.
+    """Raise ValueError unless samples of two Gaussians, from exact denoisers, have roughly their mean and spread.
 
-    Few steps narrow them, so the least spread is half of what DDIM leaves along the same levels.
+    Few steps narrow the spread, so half of the spread of DDIM along the same levels is enough.
     """
     import torch
 
@@ -151,12 +151,12 @@ def _check_gaussians(sampler: Sampler) -> None:
     noise = quantiles[:, None].expand(1, 2, 256, 1)
     with torch.random.fork_rng(devices=[]):
         samples = sampler.solve(denoise, noise, sampler.levels)
-    for x, plain, wanted in zip(
+    for x, plain, expected in zip(
         samples, ddim(denoise, noise, sampler.levels, eta=0.0), std.flatten().tolist(), strict=True
     ):
-        center, spread, least = x.mean().item(), x.std().item(), plain.std().item() / 2 - 0.02 * wanted
-        if not (abs(center - mean) < 0.2 * wanted and least < spread < 1.25 * wanted):
+        center, spread, least = x.mean().item(), x.std().item(), plain.std().item() / 2 - 0.02 * expected
+        if not (abs(center - mean) < 0.2 * expected and least < spread < 1.25 * expected):
             raise ValueError(
-                f"a Gaussian with mean {mean:.2g} and standard deviation {wanted:.2g} comes out with mean {center:.2g} "
-                f"and standard deviation {spread:.2g}"
+                f"a Gaussian with mean {mean:.2g} and standard deviation {expected:.2g} comes out with mean "
+                f"{center:.2g} and standard deviation {spread:.2g}"
             )

@@ -1,9 +1,9 @@
 """The types of denoising.
 
-Shapes: B batch, N denoising steps; Tp prediction horizon; Da size of the action.
+Shapes: B batch, N denoising steps; Tp prediction horizon, Da size of the action; L rows of size Dz of x_0.
 
-Times are tensors (B,) in training, where every row has its own, and plain numbers in sampling, where all rows share
-one: so a sampler's coefficients are constants, which no accelerator is waited for and which export and capture keep.
+In training, times are tensors (B,): each row has its own. In sampling, all rows share one time, a plain number. A
+sampler's coefficients are therefore constants: no accelerator waits for them, and exported graphs can hold them.
 """
 
 from __future__ import annotations
@@ -16,46 +16,46 @@ from torch import Tensor
 from .levels import Levels, NoiseLevel
 
 Denoiser: TypeAlias = Callable[[Tensor, NoiseLevel, NoiseLevel], Tensor]
-"""(x_t, now, then) -> the x_0 towards which one step from `now` to `then` should go; both (B, Tp, Da), normalised.
+"""(x_t, now, then) -> the x_0 towards which the step from `now` to `then` goes; x_t and x_0 are (B, L, Dz).
 
-For most policies it is the estimate of x_0 at `now`, wherever the step goes. If then is now, it is that estimate.
+For most policies this is the estimate of x_0 at `now`, wherever the step goes. If `then` is `now`, it always is.
 """
 
 
 Weighting: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""(signal-to-noise ratio, weight of the prediction type by itself) -> weight of the squared error of x_0."""
+"""(signal-to-noise ratio, weight that the prediction type implies) -> weight of the squared error of x_0."""
 
 
 class NoiseSchedule(Protocol):
-    """How much signal and noise there is at time t: x_t = alpha(t) x_0 + sigma(t) epsilon."""
+    """The amounts of signal and noise at time t: x_t = alpha(t) x_0 + sigma(t) epsilon."""
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The coefficients alpha and sigma, each of the shape of `t`."""
+        """The coefficients alpha and sigma, both with the shape of `t`."""
         ...
 
     @property
     def levels(self) -> Levels:
-        """A table of noise levels from clean data to noise, of which samplers visit some."""
+        """All noise levels, from clean data to noise. A sampler visits some of them."""
         ...
 
     def time(self, level: Tensor) -> Tensor:
-        """The times at which to train, from levels uniform in [0, 1): the inverse of their distribution function."""
+        """Training times from uniform numbers in [0, 1): the inverse of the distribution function of the times."""
         ...
 
 
 class Solver(Protocol):
-    """Turns noise into a sample. It knows neither networks nor guidance."""
+    """Turns noise into a sample. A solver knows neither networks nor guidance."""
 
     def __call__(self, denoise: Denoiser, noise: Tensor, levels: Levels, /) -> Tensor:
-        """x_0 (B, Tp, Da) from noise (N + 1, B, Tp, Da) along N + 1 levels.
+        """x_0 (B, L, Dz) from noise (1 + draws, B, L, Dz) along N + 1 levels.
 
-        noise[0] is where it starts; noise[1:] is what it adds on the way. Deterministic solvers need only noise[0].
+        The solver starts from noise[0]. A stochastic solver adds noise[1:] on the way, one draw per step.
         """
         ...
 
 
 class Space(Protocol):
-    """Between actions in units and the x_0 that is denoised: L rows of size Dz."""
+    """Maps between actions in units and the x_0 that is denoised: L rows of size Dz."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -64,7 +64,7 @@ class Space(Protocol):
 
     @property
     def std(self) -> Tensor:
-        """(Dz,), the standard deviation of x_0 over the training episodes."""
+        """Standard deviation of x_0 over the training episodes, (Dz,)."""
         ...
 
     def encode(self, action: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Noise levels, and which of a schedule's levels a sampler visits. Plain numbers: this module loads without torch."""
+"""Noise levels, and the choice of the levels that a sampler visits. Plain numbers; this module loads without torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ...specification import nearest
 
 
 class NoiseLevel(NamedTuple):
-    """One level of noise: x_t = alpha x_0 + sigma epsilon at this time. Clean data have alpha 1 and sigma 0."""
+    """A level of noise: x_t = alpha x_0 + sigma epsilon at `time`. Clean data has alpha 1 and sigma 0."""
 
     time: float
     alpha: float
@@ -18,34 +18,34 @@ class NoiseLevel(NamedTuple):
 
     @property
     def share(self) -> float:
-        """The share of the signal, alpha / (alpha + sigma): the time of a flow, 0 at noise and 1 at data."""
+        """The share of the signal, alpha / (alpha + sigma). The time of a flow: 0 at pure noise, 1 at clean data."""
         return self.alpha / (self.alpha + self.sigma)
 
     @property
     def log_snr(self) -> float:
-        """log(alpha / sigma), half the logarithm of the signal-to-noise ratio; infinite at both ends."""
+        """log(alpha / sigma), half the logarithm of the signal-to-noise ratio. Infinite at both ends."""
         if self.alpha and self.sigma:
             return math.log(self.alpha / self.sigma)
         return math.copysign(math.inf, self.alpha - self.sigma)
 
 
 Levels = Sequence[NoiseLevel]
-"""Noise levels in an order: a schedule's from clean data to noise, a sampler's from noise to clean data."""
+"""Noise levels in order: a schedule's from clean data to noise, a sampler's from noise to clean data."""
 
 
 def trailing(table: Levels, num_steps: int) -> list[int]:
-    """The last level of each of N equal intervals of time, so that sampling starts from pure noise.
+    """The last level of each of N equal intervals of time (Lin et al. 2023, table 2).
 
-    (Lin et al. 2023, table 2.)
+    Sampling starts from pure noise.
     """
     last = len(table) - 1
     return [round(step * last / num_steps) for step in range(num_steps, 0, -1)]
 
 
 def leading(table: Levels, num_steps: int) -> list[int]:
-    """The first level of each of N intervals of T // N times, as diffusers does: it starts short of pure noise.
+    """The first level of each of N intervals of T // N times, as in diffusers (Lin et al. 2023, table 2).
 
-    (Lin et al. 2023, table 2.) Raises ValueError for one step, which would start where hardly any noise is left.
+    Sampling starts short of pure noise. Raises ValueError for a single step, which would start from almost no noise.
     """
     stride = (len(table) - 1) // num_steps
     if num_steps == 1 < stride:
@@ -70,12 +70,13 @@ def karras(table: Levels, num_steps: int) -> list[int]:
 
 
 MOST_NOISE = 20.0
-"""From this sigma / alpha on, levels count as one: normalised actions hardly show, and steps there would be wasted."""
+"""Levels with a larger sigma / alpha count as this one: actions hardly show there, and steps would be wasted."""
 
 
 def _even(table: Levels, num_steps: int, scale: Callable[[float], float]) -> list[int]:
-    """The levels nearest to even steps of `scale`, an increasing function of log_snr, from the last level to the first
-    noisy one; each level at most once.
+    """The levels nearest to even steps of `scale`, an increasing function of log_snr.
+
+    From the last level to the first noisy level; no level is visited twice.
     """
     values = [scale(max(level.log_snr, -math.log(MOST_NOISE))) for level in table[1:]]
     step = (values[0] - values[-1]) / max(num_steps - 1, 1)
@@ -94,14 +95,14 @@ SPACINGS: dict[str, Callable[[Levels, int], list[int]]] = {
     "karras": karras,
     "log_snr": log_snr,
 }
-"""Name -> (table, N) -> the indices of N noisy levels of the table, the noisiest first."""
+"""Name -> function (table, N) -> indices of N noisy levels of the table, the noisiest first."""
 
 
 def spaced(table: Levels, num_steps: int, spacing: str) -> tuple[NoiseLevel, ...]:
     """The N + 1 levels of a sampler with N steps, from noise to clean data.
 
-    table: of a schedule, clean data first. spacing: one of `SPACINGS`. Raises ValueError for a spacing that does not
-    exist, and for more steps than there are noisy levels.
+    table: the levels of a schedule, clean data first. spacing: one of `SPACINGS`. Raises ValueError if the spacing does
+    not exist, or if there are more steps than noisy levels.
     """
     check_spacing(spacing)
     check_num_steps(table, num_steps)
@@ -109,7 +110,7 @@ def spaced(table: Levels, num_steps: int, spacing: str) -> tuple[NoiseLevel, ...
 
 
 def check_num_steps(table: Levels, num_steps: int) -> None:
-    """Raise ValueError unless there is a noisy level of the schedule for every step."""
+    """Raise ValueError unless the schedule has a noisy level for every step."""
     if not 1 <= num_steps < len(table):
         raise ValueError(
             f"the number of denoising steps must be between 1 and the {len(table) - 1} noise levels "
@@ -118,6 +119,6 @@ def check_num_steps(table: Levels, num_steps: int) -> None:
 
 
 def check_spacing(spacing: str) -> None:
-    """Raise ValueError for a spacing that does not exist."""
+    """Raise ValueError if the spacing does not exist."""
     if spacing not in SPACINGS:
         raise ValueError(f"spacing must be one of {', '.join(SPACINGS)}, got {spacing!r}: {nearest(spacing, SPACINGS)}")

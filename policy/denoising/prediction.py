@@ -1,7 +1,7 @@
-"""What a network predicts: one line of coefficients for each choice.
+"""What a network predicts: one line of coefficients per prediction type.
 
-Every prediction type is output = p x_0 + q epsilon with coefficients p and q of alpha and sigma. The training target
-and the decoding of x_0 are both derived from that line, so that they cannot disagree.
+Every prediction type is output = p x_0 + q epsilon, where p and q depend on alpha and sigma. The training target and
+the decoding of x_0 both follow from this line, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ class Prediction:
     coefficients: Coefficients
 
     def target(self, x_0: Tensor, epsilon: Tensor, alpha: Number, sigma: Number) -> Tensor:
-        """What the network should answer."""
+        """The training target of the network's output."""
         p, q = self.coefficients(alpha, sigma)
         return p * x_0 + q * epsilon
 
     def clean(self, output: Tensor, x_t: Tensor, alpha: Number, sigma: Number) -> Tensor:
-        """The x_0 that `output` and x_t = alpha x_0 + sigma epsilon imply together."""
+        """The x_0 that `output` and x_t = alpha x_0 + sigma epsilon determine together."""
         p, q = self.coefficients(alpha, sigma)
         return (q * x_t - sigma * output) / (q * alpha - p * sigma)
 
     def weight(self, alpha: Number, sigma: Number) -> Number:
-        """The squared error of the output for a squared error of 1 in x_0, given the same x_t.
+        """The squared error of the output for a squared error of 1 in x_0, at the same x_t.
 
-        0 if the output says nothing about x_0 at that noise level.
+        It is 0 if the output says nothing about x_0 at this noise level.
         """
         p, q = self.coefficients(alpha, sigma)
         return ((q * alpha - p * sigma) / sigma) ** 2
@@ -60,7 +60,7 @@ VELOCITY = Prediction(lambda alpha, sigma: (-1, 1))
 """epsilon - x_0, the velocity of a rectified flow (Liu et al. 2022)."""
 
 PREDICTIONS = {"epsilon": EPSILON, "sample": SAMPLE, "v": V, "velocity": VELOCITY}
-"""Name -> what a network may predict."""
+"""Name -> prediction type."""
 
 
 def estimate(
@@ -75,7 +75,7 @@ def estimate(
 ) -> Any:
     """The clipped estimate of x_0 (B, L, Dz) from a network's output at `now`, for a step to `then`.
 
-    clip: its bound. keeps_epsilon: see `Sampler`. Takes arrays of numpy as well as tensors.
+    clip: bound of the estimate. keeps_epsilon: see `Sampler`. Takes numpy arrays as well as tensors.
     """
     raw: Any = prediction.clean(output, x_t, now.alpha, now.sigma)
     x_0 = clipped(raw, clip)
@@ -83,7 +83,7 @@ def estimate(
 
 
 def clipped(x: Any, bound: float) -> Any:
-    """Clip the values of x to [-bound, bound], but not its gradient, which guidance needs at the bound too."""
+    """Clip the values of x to [-bound, bound] but not its gradient, which guidance needs at the bound too."""
     if isinstance(x, np.ndarray):
         return x.clip(-bound, bound)
     from .straight_through import Clip

@@ -1,7 +1,7 @@
 """Samplers: plain functions (denoise, noise, levels) -> x_0, all built on one step rule.
 
-Ours are written with operators alone, so that they take arrays of numpy as well: an exported policy denoises by the
-very same functions, and this module loads without torch.
+They use operators only, so they take numpy arrays as well as tensors. Exported policies therefore denoise with the same
+functions, and this module loads without torch.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A solver, and the noise levels that it visits.
-
-    levels: N + 1 of them, from noise to clean data. num_draws: fresh noises that the solver adds on the way, 0 if it is
-    deterministic. keeps_epsilon: after an estimate of x_0 was clipped, a step keeps the epsilon of the unclipped one,
-    as diffusers does unless `use_clipped_model_output` is set. runs_on_arrays: whether the solver takes numpy too.
-    visited: the steps for which the solver asks the denoiser, if they are not those along the levels.
-    """
+    """A solver, and the noise levels that it visits."""
 
     solve: Solver
+    """The function that turns noise into a sample."""
     levels: tuple[NoiseLevel, ...]
+    """N + 1 levels, from noise to clean data."""
     num_draws: int = 0
+    """Number of draws of noise that the solver adds on the way; 0 if it is deterministic."""
     keeps_epsilon: bool = False
+    """Whether steps keep the epsilon of the unclipped estimate, as diffusers without `use_clipped_model_output`."""
     runs_on_arrays: bool = True
+    """Whether the solver takes numpy arrays as well as tensors."""
     visited: tuple[tuple[NoiseLevel, NoiseLevel], ...] = ()
+    """The steps for which the solver asks the denoiser; empty for the steps along the levels."""
 
     @property
     def steps(self) -> list[tuple[tuple[NoiseLevel, NoiseLevel], ...]]:
-        """The steps (now, then) that the denoiser may be asked for: along the levels, and of no length at each."""
+        """The steps (now, then) that the solver may ask the denoiser for: along the levels, then those of no length."""
         if self.visited:
             return [self.visited]
         return [tuple(pairwise(self.levels)), tuple((level, level) for level in self.levels[:-1])]
@@ -47,13 +47,13 @@ class Sampler:
 def transition(x_t: Tensor, x_0: Tensor, *, now: NoiseLevel, then: NoiseLevel, eta: float) -> tuple[Tensor, float]:
     """Mean and standard deviation of the next, less noisy x, given x_t and an estimate of x_0.
 
-    It keeps the direction of the noise, or draws part of it afresh: eta = 0 is DDIM and Euler, with a standard
-    deviation of 0; eta = 1 is the ancestral step of DDPM (Song et al. 2021, eq. 12 and 16).
+    eta = 0 keeps the direction of the noise: the step of DDIM and of Euler, with a standard deviation of 0. A larger
+    eta draws part of the noise afresh; eta = 1 is the ancestral step of DDPM (Song et al. 2021, eq. 12 and 16).
     """
     kept = now.alpha * then.sigma / (then.alpha * now.sigma)  # ratio of the two noise-to-signal ratios
     redrawn = eta**2 * (1 - kept**2)  # share of the noise variance drawn afresh
     direct = (1 - redrawn) ** 0.5
-    # then.alpha x_0 + then.sigma direct epsilon, without the large terms that cancel in it if x_0 is far out of range
+    # then.alpha x_0 + then.sigma direct epsilon, but without large terms that cancel if x_0 is far out of range
     mean = then.sigma / now.sigma * direct * x_t + then.alpha * (1 - kept * direct) * x_0
     return mean, then.sigma * redrawn**0.5
 
@@ -64,16 +64,16 @@ def step(x_t: Tensor, x_0: Tensor, *, now: NoiseLevel, then: NoiseLevel) -> Tens
 
 
 def keeping_epsilon(raw: Tensor, x_0: Tensor, *, now: NoiseLevel, then: NoiseLevel) -> Tensor:
-    """The x_0 with which a deterministic step keeps the epsilon of `raw` but ends at the clipped estimate `x_0`.
+    """The x_0 with which a deterministic step keeps the epsilon of `raw` and the clipped estimate `x_0`.
 
-    A step is linear in x_0, so that rule of diffusers is an estimate of its own; of no step, it is the clipped one.
+    A step is linear in x_0, so this rule of diffusers is a step to another x_0. Without a step, it is the clipped one.
     """
     kept = now.alpha * then.sigma / (then.alpha * now.sigma)
     return x_0 if then == now else x_0 + kept / (1 - kept) * (x_0 - raw)
 
 
 def ddim(denoise: Denoiser, noise: Tensor, levels: Levels, /, *, eta: float) -> Tensor:
-    """DDIM (Song et al. 2021): deterministic if eta is 0; otherwise stochastic and fed by noise[1:].
+    """DDIM (Song et al. 2021): deterministic if eta is 0; otherwise stochastic, with the draws noise[1:].
 
     For a rectified flow this is the Euler method.
     """
@@ -90,10 +90,10 @@ def ddpm(denoise: Denoiser, noise: Tensor, levels: Levels, /) -> Tensor:
 
 
 def dpm_solver_2m(denoise: Denoiser, noise: Tensor, levels: Levels, /) -> Tensor:
-    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): x_0 is extrapolated from its last two estimates.
+    """DPM-Solver++(2M) (Lu et al. 2022, algorithm 2): extrapolates x_0 from its last two estimates.
 
-    Second order in the logarithm of the signal-to-noise ratio, with one evaluation a step. The first step and the last,
-    which ends at clean data, have nothing to extrapolate over.
+    Second order in the logarithm of the signal-to-noise ratio, with one evaluation per step. The first step has no
+    earlier estimate, and the last step ends at clean data, an infinite logarithm: neither extrapolates.
     """
     x, last, last_span = noise[0], None, math.inf
     for now, then in pairwise(levels):
@@ -107,9 +107,9 @@ def dpm_solver_2m(denoise: Denoiser, noise: Tensor, levels: Levels, /) -> Tensor
 def heun(denoise: Denoiser, noise: Tensor, levels: Levels, /) -> Tensor:
     """Heun's method on the velocity of a flow: the mean of the velocities at the two ends of a step.
 
-    Second order from noise to data, with two evaluations a step and one in the last (as Karras et al. 2022, algorithm
-    1, who average epsilon, which no estimate determines at pure noise). Divided by alpha + sigma, a sample of any
-    schedule is one of a flow in the time `NoiseLevel.share`, with the velocity (x_0 - x) / (1 - share).
+    Second order from noise to data, with two evaluations per step and one in the last step. Karras et al. 2022
+    (algorithm 1) average epsilon instead, which no estimate determines at pure noise. Divided by alpha + sigma, a
+    sample of any schedule is a sample of a flow in the time `NoiseLevel.share`, with velocity (x_0 - x) / (1 - share).
     """
     x = noise[0]
     for now, then in pairwise(levels):

@@ -1,7 +1,7 @@
 """Noise schedules: how signal turns into noise as time goes from data to noise.
 
-Every schedule answers t -> (alpha, sigma) with x_t = alpha x_0 + sigma epsilon, for tensors of times in training; in
-sampling, where all rows share a time, it is a table of plain numbers, `levels`.
+A schedule maps times to (alpha, sigma) with x_t = alpha x_0 + sigma epsilon. In training it maps tensors of times. In
+sampling all rows share a time, and `levels` is its table of plain numbers.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from .levels import Levels, NoiseLevel
 
 
 class DiscreteSchedule(nn.Module):
-    """A table of noise levels: times are the integers 0 to T - 1, and -1 is clean data.
+    """A table of noise levels. Times are the integers from 0 to T - 1; time -1 is clean data.
 
-    levels: the table as plain numbers, of the times from -1 on.
+    alpha, sigma: (T + 1,) float64, for the times from -1 on. The buffers have torch's default dtype.
 
-    alpha, sigma: (T + 1,) float64, of the times from -1 on. Tensors of them are held in torch's default dtype.
+    Raises ValueError unless the table starts with clean data and every time is noisier than the one before.
     """
 
+    levels: Levels
+    """The table as plain numbers, for the times from -1 on."""
     alpha: Tensor
     sigma: Tensor
 
@@ -30,10 +32,10 @@ class DiscreteSchedule(nn.Module):
         ratio = sigma / alpha
         if (alpha[0], sigma[0]) != (1, 0) or len(alpha) < 2 or not bool((ratio.diff() > 0).all()):
             raise ValueError(
-                "noise levels must begin with clean data (alpha 1, sigma 0) and become noisier with every time, got "
+                "noise levels must start with clean data (alpha 1, sigma 0) and become noisier with every time, got "
                 f"alpha {alpha.tolist()} and sigma {sigma.tolist()}"
             )
-        self.levels: Levels = tuple(map(NoiseLevel, range(-1, len(alpha) - 1), alpha.tolist(), sigma.tolist()))
+        self.levels = tuple(map(NoiseLevel, range(-1, len(alpha) - 1), alpha.tolist(), sigma.tolist()))
         self.register_buffer("alpha", alpha.to(torch.get_default_dtype()), persistent=False)
         self.register_buffer("sigma", sigma.to(torch.get_default_dtype()), persistent=False)
 
@@ -44,7 +46,7 @@ class DiscreteSchedule(nn.Module):
 
     @property
     def preserves_variance(self) -> bool:
-        """Whether alpha^2 + sigma^2 = 1 everywhere, so that betas describe it."""
+        """Whether alpha^2 + sigma^2 = 1 at all times, so that betas can describe the schedule."""
         return all(abs(alpha**2 + sigma**2 - 1) < 1e-6 for _, alpha, sigma in self.levels)
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,7 +60,7 @@ class DiscreteSchedule(nn.Module):
         return self.alpha.index_select(0, index).view(t.shape), self.sigma.index_select(0, index).view(t.shape)
 
     def time(self, level: Tensor) -> Tensor:
-        """Every time equally often."""
+        """All times are equally frequent; see `NoiseSchedule.time`."""
         return (level * self.num_times).long().clamp_(max=self.num_times - 1)
 
 
@@ -87,16 +89,16 @@ def cosine(num_times: int) -> DiscreteSchedule:
 
 
 def one_level() -> DiscreteSchedule:
-    """Clean data and no signal at all, with nothing between: the network answers with x_0 at once, as in regression."""
+    """Clean data and one level without any signal: the network predicts x_0 in one step, as in regression."""
     return DiscreteSchedule(*torch.tensor([[1, 0], [0, 1]], dtype=torch.float64))
 
 
 def from_diffusers(beta_schedule: str, num_times: int, beta_start: float, beta_end: float) -> DiscreteSchedule:
-    """Any beta schedule that `diffusers.DDPMScheduler` knows by name, such as "linear" or "scaled_linear"."""
+    """A beta schedule of `diffusers.DDPMScheduler` by its name, such as "linear" or "scaled_linear"."""
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
     try:
         scheduler = DDPMScheduler(num_times, beta_start, beta_end, beta_schedule)  # type: ignore[arg-type]
     except NotImplementedError as error:
-        raise ValueError(f"beta_schedule must be one that diffusers knows, got {beta_schedule!r}: {error}") from None
+        raise ValueError(f"beta_schedule must be a name that diffusers knows, got {beta_schedule!r}: {error}") from None
     return from_betas(scheduler.betas)

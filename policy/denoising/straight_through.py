@@ -1,4 +1,4 @@
-"""Operations of torch whose gradient is that of the identity."""
+"""Torch operations that pass the gradient on unchanged."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor
 
 
 class Clip(torch.autograd.Function):
-    """Clip to [-bound, bound]; the gradient passes at the bound too."""
+    """Clip to [-bound, bound]. The gradient passes unchanged, also where values are clipped."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, bound: float) -> Tensor:
-        """The clipped values of x."""
+        """The clipped x."""
         return x.clamp(-bound, bound)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """The gradient as it comes."""
+        """The gradient, unchanged."""
         return gradients[0], None

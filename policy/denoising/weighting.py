@@ -1,8 +1,8 @@
-"""How much each noise level counts in the loss: one function for each choice.
+"""How much each noise level counts in the loss: one function per choice.
 
-A weight belongs to the squared error of x_0. It is a function of the signal-to-noise ratio snr = alpha^2 / sigma^2 and
-of the weight that the prediction type gives by itself, `Prediction.weight`: an unweighted error of epsilon, for
-example, weighs the error of x_0 by the signal-to-noise ratio.
+A weight multiplies the squared error of x_0. It depends on the signal-to-noise ratio snr = alpha^2 / sigma^2 and on
+`own`, the weight that the prediction type implies (`Prediction.weight`). For example, an unweighted error of epsilon
+weighs the error of x_0 by the signal-to-noise ratio.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def uniform(snr: Tensor, own: Tensor) -> Tensor:
-    """Weigh all noise levels alike, in units of what the network predicts (Ho et al. 2020, eq. 14)."""
+    """Weigh the error of the network's output equally at all noise levels (Ho et al. 2020, eq. 14)."""
     return own
 
 
@@ -29,8 +29,9 @@ def min_snr(snr: Tensor, own: Tensor, *, limit: float) -> Tensor:
 
 
 def edm(snr: Tensor, own: Tensor, *, data_std: float) -> Tensor:
-    """Weigh so that an output of unit variance counts alike at all noise levels (Karras et al. 2022, section 5).
+    """Weigh an output of unit variance equally at all noise levels (Karras et al. 2022, section 5).
 
-    Their (s^2 + data_std^2) / (s data_std)^2 with s = sigma / alpha. data_std: of the normalised actions.
+    Their weight is (s^2 + data_std^2) / (s data_std)^2 with s = sigma / alpha. data_std: standard deviation of the
+    normalised actions.
     """
     return snr + data_std**-2

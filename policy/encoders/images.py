@@ -1,4 +1,4 @@
-"""What all encoders of images share: how pixels become numbers, and which part of a picture they see.
+"""What all image encoders share: the normalisation of pixels, and the crop.
 
 Shapes: N images; B windows of To steps; C channels, H and W height and width; K keypoints.
 """
@@ -17,14 +17,14 @@ HALF = (0.5,), (0.5,)
 """Mean and standard deviation that map pixels to [-1, 1]."""
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and standard deviation of the red, green and blue of ImageNet, which networks trained on it expect."""
+"""Mean and standard deviation of red, green and blue in ImageNet; networks trained on it expect them."""
 
 PRETRAINED_SCALE = 0.1
-"""Share of the learning rate at which pretrained weights learn on (Chi et al. 2023, table 5)."""
+"""Pretrained weights learn at this fraction of the learning rate (Chi et al. 2023, table 5)."""
 
 
 class ImageEncoder(nn.Module, ABC):
-    """Images of one or more sizes -> features. The pixels are normalised here, and nowhere else."""
+    """Images of one or more sizes -> features. It normalises the pixels; nothing else does."""
 
     num_features: int
 
@@ -34,21 +34,21 @@ class ImageEncoder(nn.Module, ABC):
 
     @abstractmethod
     def load_pretrained(self, path: Path) -> None:
-        """Take the weights at `path`, as another implementation has trained them.
+        """Load pretrained weights of another library from `path`.
 
-        Raises ValueError where they do not fit, and OSError where they cannot be read.
+        Raises ValueError if they do not fit, and OSError if they cannot be read.
         """
 
 
 class Pixels(nn.Module):
-    """Pixels in [0, 255], of any dtype -> (pixels / 255 - mean) / std. mean, std: of each channel, or one for all."""
+    """Pixels in [0, 255], of any dtype -> (pixels / 255 - mean) / std. mean, std: one per channel, or one for all."""
 
     scale: Tensor
     shift: Tensor
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
-        centre, spread = (torch.tensor(each, dtype=torch.float64)[:, None, None] for each in (mean, std))
+        centre, spread = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (mean, std))
         # Not saved: they follow from the configuration.
         self.register_buffer("scale", (1 / (255 * spread)).float(), persistent=False)
         self.register_buffer("shift", (-centre / spread).float(), persistent=False)
@@ -59,10 +59,10 @@ class Pixels(nn.Module):
 
 
 class SpatialSoftmax(nn.Module):
-    """Where each of K learned detectors sees something (Finn et al. 2016, section V.C): K points in [-1, 1].
+    """The point where each of K learned detectors responds, in [-1, 1] (Finn et al. 2016, section V.C).
 
-    A 1x1 convolution makes a map of each detector; the softmax over its cells is a probability, and the point is the
-    expected cell. -1 and 1 are the centres of the outermost cells.
+    A 1x1 convolution computes a map per detector. The softmax over the cells of a map is a probability, and the point
+    is the expected cell. -1 and 1 are the centres of the outermost cells.
     """
 
     def __init__(self, channels: int, num_keypoints: int) -> None:
@@ -70,7 +70,7 @@ class SpatialSoftmax(nn.Module):
         self.detect = nn.Conv2d(channels, num_keypoints, 1)
 
     def forward(self, features: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, 2 K): of each point its x, from left to right, then its y, downwards."""
+        """(N, C, H, W) -> (N, 2 K): the x of each point, from left to right, then its y, downwards."""
         maps = self.detect(features)
         probability = rearrange(maps, "n k h w -> n k (h w)").softmax(dim=-1).view(maps.shape)
         x = probability.sum(dim=2) @ _cells(maps.shape[3], maps)
@@ -79,16 +79,16 @@ class SpatialSoftmax(nn.Module):
 
 
 def _cells(count: int, like: Tensor) -> Tensor:
-    """The coordinates of a row of cells."""
+    """The coordinates of a row of `count` cells."""
     return torch.linspace(-1, 1, count, dtype=like.dtype, device=like.device)
 
 
 def centre_crop(images: Tensor, crop: tuple[int, int] | None) -> Tensor:
-    """The central (h, w) of images (..., H, W, C); images of that size stay as they are, as all do without a crop.
+    """The central (h, w) of images (..., H, W, C). Images of that size stay as they are; so do all if crop is None.
 
-    Where the margin is odd, the pixel more is cut off below and on the right.
+    If a margin is odd, its extra pixel is cut off at the bottom or on the right.
     """
     if crop is None:
         return images
-    top, left = ((size - wanted) // 2 for size, wanted in zip(images.shape[-3:-1], crop, strict=True))
+    top, left = ((size - target) // 2 for size, target in zip(images.shape[-3:-1], crop, strict=True))
     return images[..., top : top + crop[0], left : left + crop[1], :]

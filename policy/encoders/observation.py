@@ -1,6 +1,6 @@
-"""The observation encoder: vectors and images of every observed step as one vector of conditioning.
+"""The observation encoder: the vectors and images of each observed step become one token of conditioning.
 
-Shapes: B windows of To steps; D numbers of a vector stream; H, W, C of an image; Dc of the conditioning.
+Shapes: B windows of To steps; D size of a vector stream; H, W, C of an image; Dc size of a token.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ...specification import Horizons, Specification, Stream
 from .images import ImageEncoder, centre_crop
 
 MakeCamera: TypeAlias = Callable[[int, tuple[int, int]], ImageEncoder]
-"""(channels, (H, W) of the smallest image it will see) -> an encoder of images."""
+"""(channels, (H, W) of the smallest image that it will encode) -> an image encoder."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Cameras:
 
 
 class ObservationEncoder(nn.Module):
-    """Every stream in each observed step, side by side: the vectors, then the features of the cameras.
+    """Concatenates the streams of each observed step: the vectors, then the features of the cameras.
 
     hidden: sizes of the layers of an MLP over all vectors together, the last of them the size of its output; without
     layers, the vectors stay as they are. cameras: how images are encoded; without them, the encoder takes no images.
@@ -70,13 +70,13 @@ class ObservationEncoder(nn.Module):
         if self.vectors:
             pieces.append(self.mlp(torch.cat([observation[name] for name in self.vectors], dim=-1)))
         for index, name in enumerate(self.images):
-            seen = centre_crop(observation[name], self.crop)
-            features = self.cameras[index % len(self.cameras)](rearrange(seen, "b t h w c -> (b t) c h w"))
-            pieces.append(features.unflatten(0, seen.shape[:2]))
+            images = centre_crop(observation[name], self.crop)
+            features = self.cameras[index % len(self.cameras)](rearrange(images, "b t h w c -> (b t) c h w"))
+            pieces.append(features.unflatten(0, images.shape[:2]))
         return torch.cat(pieces, dim=-1)
 
     def load_pretrained(self, path: Path) -> None:
-        """Give every camera's encoder the weights at `path`; see `ImageEncoder.load_pretrained`."""
+        """Load the weights at `path` into the encoder of every camera; see `ImageEncoder.load_pretrained`."""
         for camera in self.cameras:
             cast(ImageEncoder, camera).load_pretrained(path)
 
@@ -108,7 +108,7 @@ def _check(images: Sequence[Stream], vectors: Sequence[Stream], cameras: Cameras
     for stream in vectors:
         if len(stream.shape) != 1:
             raise ValueError(
-                f"stream {stream.name!r} must be a vector (D,) or an image of uint8 (H, W, C) to be encoded, "
+                f"stream {stream.name!r} must be a vector (D,) or a uint8 image (H, W, C) to be encoded, "
                 f"got {stream.dtype} {stream.shape}"
             )
     for stream in images:
@@ -121,5 +121,5 @@ def _check(images: Sequence[Stream], vectors: Sequence[Stream], cameras: Cameras
     if cameras and cameras.is_shared and len(channels) > 1:
         raise ValueError(
             f"cameras that share an encoder must have the same number of channels, got "
-            f"{ {stream.name: stream.shape[2] for stream in images} }: give each its own with shared=false"
+            f"{ {stream.name: stream.shape[2] for stream in images} }: give each camera its own with shared=false"
         )

@@ -1,8 +1,8 @@
 """Residual networks for images (He et al. 2016), with GroupNorm (Wu & He 2018) and a spatial softmax.
 
-Parameters have the names that they have in torchvision, so that its files of weights fit; torchvision is not needed.
+Parameters have torchvision's names, so its weight files fit; torchvision is not needed.
 
-Shapes: N images; C channels, H and W height and width; h, w those of the last map.
+Shapes: N images; C channels, H and W height and width; h, w height and width of the last map.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from ..weights import read_state_dict
 from .images import HALF, IMAGENET, PRETRAINED_SCALE, ImageEncoder, Pixels, SpatialSoftmax
 
 Norm: TypeAlias = Literal["group", "frozen"]
+"""GroupNorm, or a BatchNorm that no longer learns."""
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}
-"""Depth -> residual blocks of each stage; from 50 on they are bottlenecks."""
+"""Depth -> number of residual blocks of each stage. The blocks of depth 50 are bottlenecks."""
 
 GROUP_SIZE = 16
-"""Channels that are normalised together, as in Diffusion Policy."""
+"""Number of channels per group of GroupNorm, as in Diffusion Policy."""
 
 
 class FrozenNorm(nn.Module):
-    """A BatchNorm that has stopped learning: an affine map of each channel, from its statistics and its weights.
+    """A BatchNorm that no longer learns: an affine map of each channel, from its statistics and weights.
 
-    What it computes is, bit for bit, what `nn.BatchNorm2d` does in evaluation; it never looks at the batch.
+    It computes, bit for bit, what `nn.BatchNorm2d` computes in evaluation mode, and never depends on the batch.
     """
 
     weight: Tensor
@@ -58,7 +59,7 @@ def _conv(inputs: int, outputs: int, kernel_size: int, *, stride: int = 1) -> nn
 
 
 class Block(nn.Module):
-    """Two or, as a bottleneck, three convolutions beside a connection past them; the 3x3 one has the stride."""
+    """Two convolutions, or three in a bottleneck, beside a skip connection. A 3x3 convolution has the stride."""
 
     def __init__(self, inputs: int, channels: int, *, stride: int, is_bottleneck: bool, kind: Norm) -> None:
         super().__init__()
@@ -85,14 +86,14 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """The residual network up to its last map of features: (N, C, H, W) -> (N, `num_channels`, h, w).
+    """A residual network up to its last feature map: (N, C, H, W) -> (N, `num_channels`, h, w).
 
-    depth: 18, 34 or 50. width: channels of the first stage, 64 in the published networks; each further one of `stages`
-    has twice as many and half the height and width. The first stage has a quarter of those of the image.
+    depth: 18, 34 or 50. width: channels of the first stage, 64 in the published networks. stages: 1 to 4. The first
+    stage has a quarter of the image's height and width; each further stage halves both and doubles the channels.
     """
 
     learning_rate_scale: float
-    """Share of the learning rate; only where it is not 1."""
+    """Fraction of the learning rate; absent if it is 1."""
 
     def __init__(self, channels: int, *, depth: int, width: int, stages: int, norm: Norm) -> None:
         super().__init__()
@@ -113,43 +114,45 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalised images -> the last map."""
+        """Normalised images (N, C, H, W) -> the last map (N, `num_channels`, h, w)."""
         x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
         for stage in range(self.stages):
             x = self.get_submodule(f"layer{stage + 1}")(x)
         return x
 
     def load_torchvision(self, weights: Mapping[str, Tensor], path: Path) -> None:
-        """Take the weights of a network of torchvision's layout, which were read from `path`.
+        """Load `weights` in torchvision's layout, which were read from `path`.
 
-        Its classifier and the stages that this network does not have are left out. Of each BatchNorm a frozen norm
-        takes everything. A GroupNorm takes only weight and bias: it has no use for the statistics, so that the features
-        are not those of the original and are to be trained on. Raises ValueError where names or shapes differ.
+        The classifier and the stages that this network lacks are left out. A frozen norm takes all of a BatchNorm. A
+        GroupNorm takes only its weight and bias, because it has no statistics: its features differ from the original
+        and need training. Raises ValueError if names or shapes differ.
         """
         unused = ("fc.", *(f"layer{stage}." for stage in range(self.stages + 1, 5)))
         endings = ("num_batches_tracked", *(() if self.is_frozen_norm else ("running_mean", "running_var")))
-        given = {
+        loaded = {
             name: value for name, value in weights.items() if not (name.startswith(unused) or name.endswith(endings))
         }
-        wanted = self.state_dict()
-        differing = sorted(wanted.keys() ^ given.keys())
-        differing += sorted(name for name in wanted.keys() & given.keys() if wanted[name].shape != given[name].shape)
+        own = self.state_dict()
+        differing = sorted(own.keys() ^ loaded.keys())
+        differing += sorted(name for name in own.keys() & loaded.keys() if own[name].shape != loaded[name].shape)
         if differing:
             raise ValueError(
-                f"{path} must hold the weights of the ResNet that is configured, as torchvision names them, but "
+                f"{path} must hold the weights of the configured ResNet, as torchvision names them, but "
                 f"{len(differing)} names or shapes differ, such as {', '.join(differing[:3])}: give its depth and width"
             )
-        self.load_state_dict(given)
+        self.load_state_dict(loaded)
 
 
 class ResNetEncoder(ImageEncoder):
     """Images of any size -> the points where detectors on a ResNet's last map respond -> features.
 
-    size: (H, W) of the smallest image. is_pretrained: whether weights will be loaded, which see pixels as those of
-    ImageNet and learn at a tenth of the rate; else pixels are in [-1, 1]. pixels: mean and standard deviation of pixels
-    in [0, 1], of each channel, to normalise them with instead. is_frozen: the residual network does not learn. norm:
-    "group", or "frozen" for a trained network that is to compute exactly what it was trained to. has_relu: whether the
-    features are cut off below 0.
+    size: (H, W) of the smallest image. depth, width, stages: see `ResNet`. norm: "group", or "frozen" to compute
+    exactly what pretrained weights were trained to compute. is_pretrained: whether weights will be loaded; then pixels
+    are normalised as in ImageNet and the ResNet learns at a tenth of the rate. Otherwise pixels are mapped to [-1, 1].
+    is_frozen: the ResNet does not learn. has_relu: whether features below 0 become 0. pixels: mean and standard
+    deviation of each channel of pixels in [0, 1], used instead to normalise them.
+
+    Raises ValueError if the images do not fit the ResNet, or `pixels` does not fit the images.
     """
 
     def __init__(
@@ -172,11 +175,11 @@ class ResNetEncoder(ImageEncoder):
         if min(size) <= 2 ** (stages + 1):
             raise ValueError(
                 f"images must be higher and wider than {2 ** (stages + 1)} pixels for the {stages} stages of the "
-                f"ResNet, after which there would be a single cell left, got {size}: use fewer stages or a larger crop"
+                f"ResNet, which would leave a single cell, got {size}: use fewer stages or a larger crop"
             )
         if is_pretrained and channels != 3:
             raise ValueError(f"images for pretrained weights must have 3 channels, got {channels}: leave out weights")
-        if pixels is not None and {len(each) for each in pixels} not in ({1}, {channels}):
+        if pixels is not None and {len(values) for values in pixels} not in ({1}, {channels}):
             raise ValueError(f"mean and std must be of the {channels} channels of the images, got {pixels}")
         self.num_features, self.has_relu = num_features, has_relu
         self.pixels = Pixels(*(pixels or (IMAGENET if is_pretrained else HALF)))
@@ -192,6 +195,6 @@ class ResNetEncoder(ImageEncoder):
         return features.relu() if self.has_relu else features
 
     def load_pretrained(self, path: Path) -> None:
-        """The weights of torchvision's ResNet, from a file of safetensors or torch; see `ResNet.load_torchvision`."""
+        """Load the weights of torchvision's ResNet from a safetensors or torch file; see `ResNet.load_torchvision`."""
         remedy = "give the state dict of a torchvision ResNet, as safetensors or from torch.save"
         self.trunk.load_torchvision(read_state_dict(path, remedy=remedy), path)

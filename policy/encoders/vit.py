@@ -1,9 +1,9 @@
 """Pretrained vision transformers of Hugging Face's `transformers`: DINOv2, CLIP and SigLIP.
 
-They come from a folder on this machine; nothing is downloaded, and no code in the folder is run: its model type chooses
-a class of `transformers`, whose weights are read from safetensors.
+A network is loaded from a folder on this machine. Nothing is downloaded, and no code in the folder is run: the model
+type chooses a class of `transformers`, and its weights are read from safetensors.
 
-Shapes: N images; C = 3 channels, H and W height and width; S side of the square that the network sees.
+Shapes: N images; C = 3 channels, H and W height and width; S side of the square that the network takes.
 """
 
 from __future__ import annotations
@@ -20,33 +20,34 @@ from ...specification import nearest
 from .images import HALF, IMAGENET, PRETRAINED_SCALE, ImageEncoder, Pixels
 
 CLIP = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""Mean and standard deviation of red, green and blue that CLIP expects."""
 
 FAMILIES = {
     "clip_vision_model": ("CLIPVisionConfig", "CLIPVisionModel", CLIP),
     "dinov2": ("Dinov2Config", "Dinov2Model", IMAGENET),
     "dinov2_with_registers": ("Dinov2WithRegistersConfig", "Dinov2WithRegistersModel", IMAGENET),
-    "siglip_vision_model": ("SiglipVisionConfig", "SiglipVisionModel", tuple(each * 3 for each in HALF)),
+    "siglip_vision_model": ("SiglipVisionConfig", "SiglipVisionModel", tuple(value * 3 for value in HALF)),
 }
-"""Model type -> configuration and model in `transformers`, and mean and standard deviation of the pixels it expects."""
+"""Model type -> its configuration and model in `transformers`, and the mean and deviation of pixels that it expects."""
 
 IGNORED = (
     *("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path"),
     *("auto_map", "attn_implementation", "_attn_implementation", "experts_implementation", "quantization_config"),
 )
-"""Entries of a configuration that do not say what the network is. Those of the second line may name code to be run."""
+"""Configuration entries that do not describe the network. Those of the second line may name code to run."""
 
 
 def read_architecture(folder: Path) -> dict[str, Any]:
-    """What is needed to build the network in `folder` anew, as JSON: "config", and "mean" and "std" of the pixels.
+    """What rebuilds the network in `folder`, as JSON: its "config", and the "mean" and "std" of its pixels.
 
-    Raises FileNotFoundError where there is none, and ValueError where it is of a kind that is not known.
+    Raises FileNotFoundError if the folder holds no network, and ValueError if its model type is unknown.
     """
     config = _read_json(folder / "config.json")
-    config = config.get("vision_config") or config  # of a model for texts and images
+    config = config.get("vision_config") or config  # the vision half of a model of text and images
     model_type = str(config.get("model_type"))
     if model_type not in FAMILIES:
         raise ValueError(
-            f"{folder / 'config.json'}: model_type must be a vision transformer that is known, got {model_type!r}: "
+            f"{folder / 'config.json'}: model_type must be one that recede knows, got {model_type!r}: "
             f"{nearest(model_type, FAMILIES)}"
         )
     path = folder / "preprocessor_config.json"
@@ -61,16 +62,16 @@ def read_architecture(folder: Path) -> dict[str, Any]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        config = json.loads(path.read_text())
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"{path} is missing: give the folder of a model as `save_pretrained` or a download from its hub leaves it"
+            f"{path} is missing: give the folder of a model as `save_pretrained` writes it or as its hub offers it"
         ) from None
     except ValueError as error:
         raise ValueError(f"{path} must be JSON, got something else ({error}): copy the folder again") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {found!r}: copy the folder again")
-    return found
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a JSON object, got {config!r}: copy the folder again")
+    return config
 
 
 def _transformers() -> Any:
@@ -82,13 +83,15 @@ def _transformers() -> Any:
 
 
 class ViTEncoder(ImageEncoder):
-    """Images of any size, stretched to the square of S pixels -> the network's own summary -> features.
+    """Images of any size, stretched to a square of S pixels -> the network's own summary -> features.
 
     The summary is `pooler_output`: the normalised class token of DINOv2 and CLIP, the attention pool of SigLIP.
 
-    architecture: of `read_architecture`. image_size: S, a multiple of the patch; where it is not that of the
-    pretraining, positions are interpolated. is_frozen: the network does not learn, else it learns at a tenth of the
-    rate.
+    architecture: the result of `read_architecture`. image_size: S, a multiple of the patch; if it differs from the size
+    in pretraining, positions are interpolated. is_frozen: the network does not learn; otherwise it learns at a tenth of
+    the rate.
+
+    Raises ValueError if the images or `image_size` do not fit the network.
     """
 
     def __init__(
@@ -103,9 +106,9 @@ class ViTEncoder(ImageEncoder):
         super().__init__()
         if channels != 3:
             raise ValueError(f"images for a pretrained vision transformer must have 3 channels, got {channels}")
-        transformers, described = _transformers(), dict(architecture["config"])
-        self.config_name, self.model_name, _ = FAMILIES[described.pop("model_type")]
-        config = getattr(transformers, self.config_name)(**described)
+        transformers, settings = _transformers(), dict(architecture["config"])
+        self.config_name, self.model_name, _ = FAMILIES[settings.pop("model_type")]
+        config = getattr(transformers, self.config_name)(**settings)
         if image_size % config.patch_size:
             raise ValueError(
                 f"image_size must be a multiple of the {config.patch_size} pixels of a patch, got {image_size}"
@@ -113,9 +116,9 @@ class ViTEncoder(ImageEncoder):
         if not getattr(config, "vision_use_head", True):
             raise ValueError("a SigLIP network must have its attention pool, got vision_use_head=false: use another")
         self.num_features, self.image_size, self.is_frozen = num_features, image_size, is_frozen
-        # Positions are always interpolated by DINOv2, and by the others when they are asked to.
-        is_asked = image_size != config.image_size and not self.model_name.startswith("Dinov2")
-        self.options = {"interpolate_pos_encoding": True} if is_asked else {}
+        # DINOv2 always interpolates positions; the others do it on request.
+        on_request = image_size != config.image_size and not self.model_name.startswith("Dinov2")
+        self.options = {"interpolate_pos_encoding": True} if on_request else {}
         self.pixels = Pixels(architecture["mean"], architecture["std"])
         self.model: Any = getattr(transformers, self.model_name)(config).requires_grad_(not is_frozen)
         self.model.learning_rate_scale = PRETRAINED_SCALE
@@ -129,19 +132,19 @@ class ViTEncoder(ImageEncoder):
         return self.project(self.model(x, **self.options).pooler_output)
 
     def train(self, mode: bool = True) -> ViTEncoder:
-        """Set training mode, in which a frozen network stays as in evaluation: without dropout."""
+        """Set training mode. A frozen network stays in evaluation mode, without dropout."""
         super().train(mode)
         if self.is_frozen:
             self.model.eval()
         return self
 
     def load_pretrained(self, path: Path) -> None:
-        """The weights in the folder, which must be the one that the architecture was read from, or like it."""
+        """Load the weights in a folder whose architecture equals the one that this encoder was built from."""
         transformers = _transformers()
         try:
             loaded, report = getattr(transformers, self.model_name).from_pretrained(
                 path,
-                config=self.model.config,  # not the folder's, of which we want no more than `read_architecture` takes
+                config=self.model.config,  # the folder's own configuration could name code to run
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,

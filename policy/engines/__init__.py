@@ -1,1 +1,1 @@
-"""Engines: a trained policy, run by PyTorch, a CUDA graph, ONNX Runtime or OpenVINO behind one interface."""
+"""Engines run a trained policy by PyTorch, a CUDA graph, ONNX Runtime or OpenVINO, behind one interface."""

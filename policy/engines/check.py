@@ -62,7 +62,7 @@ def check_engine(
 
 @dataclass
 class _Check:
-    """An engine and what was found; each method checks promises about one thing."""
+    """An engine and the results so far; each method checks promises about one thing."""
 
     engine: Engine
     reference: Engine | None

@@ -1,4 +1,4 @@
-"""Exported graphs, run by ONNX Runtime on a CPU."""
+"""Run exported graphs by ONNX Runtime on a CPU."""
 
 from __future__ import annotations
 
@@ -27,13 +27,15 @@ class OnnxSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads()
         options.log_severity_level = 3  # errors
-        # Threads that wait awake for the next chunk would take the time of the control loop.
+        # Threads that spin until the next chunk would take time from the control loop.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         self._graphs: dict[str, Any] = {
             name: onnxruntime.InferenceSession(folder / f"{name}.onnx", options, providers=["CPUExecutionProvider"])
             for name in ("encode", "denoise")
         }
-        self._inputs = {name: [each.name for each in graph.get_inputs()] for name, graph in self._graphs.items()}
+        self._inputs = {
+            name: [argument.name for argument in graph.get_inputs()] for name, graph in self._graphs.items()
+        }
 
     def run(self, graph: str, inputs: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """The output of a graph; see `Session.run`."""

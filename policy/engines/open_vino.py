@@ -1,4 +1,4 @@
-"""Exported graphs, run by OpenVINO on a CPU."""
+"""Run exported graphs by OpenVINO on a CPU."""
 
 from __future__ import annotations
 

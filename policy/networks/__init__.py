@@ -1,1 +1,1 @@
-"""Networks that denoise an action chunk: (noisy (B, Tp, Da), t (B,), conditioning) -> (B, Tp, Da)."""
+"""Networks that denoise an action chunk: noisy (B, Tp, Da), times (B,), conditioning (B, S, Dc) -> (B, Tp, Da)."""

@@ -1,4 +1,4 @@
-"""What the transformers share. Shapes: B batch, T tokens, H heads, E size of a token, multiple of H."""
+"""Helpers of the transformers. Shapes: B batch, T tokens, H heads, E size of a token, a multiple of H."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def check_sizes(size: int, num_heads: int, num_layers: int) -> None:
-    """Raises ValueError unless there are layers and heads, and the heads share a token of that size evenly."""
+    """Raise ValueError unless there is a layer and a head, and `size` is a multiple of `num_heads`."""
     if num_layers < 1 or num_heads < 1:
         raise ValueError(f"num_layers and num_heads must be at least 1, got {num_layers} and {num_heads}")
     if size < 1 or size % num_heads:

@@ -1,7 +1,7 @@
 """A diffusion transformer over the steps of a chunk: adaLN-Zero blocks (Peebles & Xie 2023), rotary positions.
 
-Shapes: B batch, T steps, E size of a token, H heads; S tokens of conditioning of size Dc each, which condition every
-step alike (global conditioning); M shifts, scales and gates of all blocks.
+Shapes: B batch, T steps, E size of a token, H heads, F frequencies; S tokens of conditioning of size Dc, which
+condition every step alike (global conditioning); M shifts, scales and gates of all blocks.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from .embedding import TimeEmbedding
 
 
 def rotary(num_steps: int, frequencies: Tensor) -> Tensor:
-    """Angles by which the pairs of numbers of each step are turned, (T, F), from frequencies (F,)."""
+    """The angles by which `turn` turns the pairs of each step, (T, F), from frequencies (F,)."""
     return torch.arange(num_steps, device=frequencies.device)[:, None] * frequencies
 
 
 def turn(x: Tensor, angles: Tensor) -> Tensor:
     """Turn the pairs (x_i, x_{i + F}) of (..., T, 2 F) by angles (T, F), radians (Su et al. 2021, eq. 34).
 
-    The product of two vectors so turned depends on the difference of their steps, not on the steps.
+    The product of two turned vectors depends on the difference of their steps, not on the steps themselves.
     """
     real, imaginary = x.chunk(2, dim=-1)
     cosine, sine = angles.cos(), angles.sin()
@@ -32,7 +32,7 @@ def turn(x: Tensor, angles: Tensor) -> Tensor:
 
 
 class ModulatedBlock(nn.Module):
-    """Attention and an MLP, whose inputs are shifted and scaled and whose outputs are gated by the condition."""
+    """Attention and an MLP. The condition shifts and scales their inputs and gates their outputs."""
 
     def __init__(self, size: int, *, num_heads: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class ModulatedBlock(nn.Module):
         """(B, T, E), shifts, scales and gates (B, 1, 6 E), rotary angles (T, E / 2H) -> (B, T, E)."""
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.chunk(6, dim=-1)
         projected = self.query_key_value(modulated(x, shift, scale)).chunk(3, dim=-1)
-        query, key, value = (split_heads(each, self.num_heads) for each in projected)
+        query, key, value = (split_heads(part, self.num_heads) for part in projected)
         attended = F.scaled_dot_product_attention(turn(query, angles), turn(key, angles), value)
         x = torch.addcmul(x, gate, self.output(join_heads(attended)))
         hidden = F.gelu(self.expand(modulated(x, mlp_shift, mlp_scale)), approximate="tanh")
@@ -54,17 +54,20 @@ class ModulatedBlock(nn.Module):
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm of (B, T, E), whose affine part (B, 1, E) is given: shift + (1 + scale) x."""
+    """Layer norm of (B, T, E) with an affine part (B, 1, E): shift + (1 + scale) x."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
 
 
 class DiT(nn.Module):
-    """Denoise an action chunk as a sequence of tokens, of any number of steps, each of which sees all others.
+    """Denoises an action chunk as a sequence of tokens, one per step; each token sees all others.
 
-    The modulation of all blocks is one linear layer behind SiLU, here the sum of a half for the time and a half for the
-    conditioning. It starts at zero, as does the head: at first every block passes its input on, and the output is 0.
+    A chunk may have any number of steps. One linear layer after SiLU modulates all blocks: the sum of a half for the
+    time and a half for the conditioning. It starts at zero, as does the head: an untrained block passes its input on,
+    and the output is 0.
 
     conditioning_shape: (S, Dc). size: E, an even multiple of num_heads.
+
+    Raises ValueError if a size is impossible.
     """
 
     frequencies: Tensor
@@ -81,7 +84,7 @@ class DiT(nn.Module):
         super().__init__()
         check_sizes(size, num_heads, num_layers)
         if size % (2 * num_heads):
-            raise ValueError(f"size must be an even multiple of num_heads={num_heads}: pairs are turned, got {size}")
+            raise ValueError(f"size must be an even multiple of num_heads={num_heads}, for its pairs, got {size}")
         self.action = nn.Linear(action_size, size)
         self.blocks = nn.ModuleList(ModulatedBlock(size, num_heads=num_heads) for _ in range(num_layers))
         self.head = nn.Linear(size, action_size)
@@ -104,19 +107,19 @@ class DiT(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Tensor) -> Tensor:
-        """(B, T, Da), times (B,), conditioning (B, S, Dc) -> (B, T, Da)."""
+        """Noisy chunk (B, T, Da), times (B,), conditioning (B, S, Dc) -> (B, T, Da)."""
         return self.denoise(noisy, self.embed(t, t), self.condition(conditioning))
 
     def embed(self, now: Tensor, then: Tensor) -> Tensor:
-        """The time's half of every shift, scale and gate: (N,) -> (N, M)."""
+        """The half of every shift, scale and gate that depends on the time: (N,) -> (N, M)."""
         return self.time(now)
 
     def condition(self, conditioning: Tensor) -> Tensor:
-        """The conditioning's half of every shift, scale and gate: (B, S, Dc) -> (B, M)."""
+        """The half of every shift, scale and gate that depends on the conditioning: (B, S, Dc) -> (B, M)."""
         return self.conditioning(conditioning)
 
     def denoise(self, noisy: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """(B, T, Da), the two halves (B, M) -> (B, T, Da)."""
+        """Noisy chunk (B, T, Da), both halves (B, M) -> (B, T, Da)."""
         *modulations, last = (time + condition)[:, None].split(self._sizes, dim=-1)
         angles = rotary(noisy.shape[1], self.frequencies)
         x = self.action(noisy)

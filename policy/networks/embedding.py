@@ -1,4 +1,4 @@
-"""How networks are told the time. Shapes: B batch, E size of the embedding."""
+"""Embeddings of the time. Shapes: B batch, E size of the embedding."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The transformer of Diffusion Policy (Chi et al. 2023, section III.B): actions attend to time and observations.
 
-Shapes: B batch, T steps, E size of a token, H heads, L layers; S tokens of conditioning of size Dc each, a token an
-observed step; the memory that is attended to is the token of the time and these S.
+Shapes: B batch, T steps, E size of a token, H heads, L layers; S tokens of conditioning of size Dc, one per observed
+step. The memory of the cross-attention is the token of the time and these S tokens.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from .attention import check_sizes, join_heads, split_heads
 from .embedding import Sinusoids
 
 POSITION_STD = 0.3
-"""Standard deviation of the initial positions, beside tokens of about 1."""
+"""Standard deviation of the initial positions; tokens have about 1."""
 
 
 class DecoderBlock(nn.Module):
-    """Self-attention, cross-attention and an MLP, each behind a layer norm and around a skip connection.
+    """Self-attention, cross-attention and an MLP, each after a layer norm and beside a skip connection.
 
-    dropout: of attention weights, of hidden units, and of what each of the three adds.
+    dropout: of the attention weights, of the hidden units, and of the output of each of the three.
     """
 
     def __init__(self, size: int, *, num_heads: int, dropout: float) -> None:
@@ -36,10 +36,10 @@ class DecoderBlock(nn.Module):
         self.contract = nn.Linear(4 * size, size)
 
     def forward(self, x: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
-        """(B, T, E), keys and values of the memory (B, H, 1 + S, E / H), which of it is visible (T, 1 + S)."""
+        """(B, T, E), keys and values of the memory (B, H, 1 + S, E / H), its visible part (T, 1 + S) -> (B, T, E)."""
         dropout = self.dropout if self.training else 0.0
         before_self, before_cross, before_mlp = self.norms
-        own = [split_heads(each, self.num_heads) for each in self.query_key_value(before_self(x)).chunk(3, dim=-1)]
+        own = [split_heads(part, self.num_heads) for part in self.query_key_value(before_self(x)).chunk(3, dim=-1)]
         attended = F.scaled_dot_product_attention(*own, dropout_p=dropout, is_causal=True)
         x = x + self._drop(self.self_output(join_heads(attended)))
         query = split_heads(self.query(before_cross(x)), self.num_heads)
@@ -53,13 +53,15 @@ class DecoderBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Denoise an action chunk as a sequence of at most `num_steps` tokens, each of which sees the earlier ones.
+    """Denoises an action chunk as a sequence of at most `num_steps` tokens; each token sees the earlier ones.
 
-    An action sees the time and the observations up to its own step: the chunk starts at the oldest observed step. No
-    layer mixes the tokens of the memory, so the keys and values of the conditioning, of all layers, are computed once
-    a chunk, and those of a time once a schedule; one matrix holds the projections of all layers, in their order.
+    The chunk starts at the oldest observed step, and an action sees the time and the observations up to its own step.
+    No layer mixes the tokens of the memory. The keys and values of the conditioning are therefore computed once per
+    chunk for all layers, and those of a time once for all steps. One matrix projects for all layers, in their order.
 
-    conditioning_shape: (S, Dc). size: E. dropout: within the layers; embedding_dropout: of tokens with their positions.
+    conditioning_shape: (S, Dc). size: E. dropout: within the layers. embedding_dropout: of tokens with their positions.
+
+    Raises ValueError if a size is impossible.
     """
 
     visible: Tensor
@@ -84,7 +86,7 @@ class Transformer(nn.Module):
         if num_tokens > num_steps:
             raise ValueError(
                 f"the {num_tokens} tokens of conditioning must be among the {num_steps} steps of a chunk: "
-                "a token is an observed step, and the actions before it do not see it"
+                "each token is an observed step, which earlier actions do not see"
             )
         self.num_steps, self.num_heads = num_steps, num_heads
         self.action = nn.Linear(action_size, size)
@@ -103,11 +105,11 @@ class Transformer(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Start with weights that keep the variance of what they multiply, so that the output depends on the memory.
+        """Start with weights that keep the variance of their inputs, so that the output depends on the memory.
 
-        The published start, a standard deviation of 0.02 everywhere, passes the memory through four such layers: the
-        output then hardly depends on the observation at first, and a few thousand steps go into undoing that. What
-        the 3 L blocks add is divided by sqrt(3 L), so that it does not grow with their number.
+        The published initialisation has a standard deviation of 0.02 everywhere, and four such layers lie behind the
+        memory. The output then hardly depends on the observation at first, and training spends a few thousand steps on
+        that. The 3 L outputs that are added are divided by sqrt(3 L), so their sum does not grow with L.
         """
         for positions in (self.action_positions, self.memory_positions):
             nn.init.normal_(positions, std=POSITION_STD)
@@ -121,7 +123,7 @@ class Transformer(nn.Module):
                 nn.init.normal_(added.weight, std=(num_added * added.in_features) ** -0.5)  # type: ignore[union-attr]
 
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Tensor) -> Tensor:
-        """(B, T, Da), times (B,), conditioning (B, S, Dc) -> (B, T, Da)."""
+        """Noisy chunk (B, T, Da), times (B,), conditioning (B, S, Dc) -> (B, T, Da)."""
         return self.denoise(noisy, self.embed(t, t), self.condition(conditioning))
 
     def embed(self, now: Tensor, then: Tensor) -> Tensor:
@@ -137,9 +139,9 @@ class Transformer(nn.Module):
         return rearrange(projected, "b s (l h e) -> b l h s e", l=2 * len(self.blocks), h=self.num_heads)
 
     def denoise(self, noisy: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """(B, T, Da), keys and values of the time and of the conditioning -> (B, T, Da).
+        """Noisy chunk (B, T, Da), keys and values of the time and of the conditioning -> (B, T, Da).
 
-        Raises ValueError for more steps than there are positions.
+        Raises ValueError if the chunk has more steps than there are positions.
         """
         num_steps = noisy.shape[1]
         if num_steps > self.num_steps:

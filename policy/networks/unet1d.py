@@ -1,7 +1,7 @@
 """The temporal U-Net of Diffusion Policy (Janner et al. 2022; Chi et al. 2023, appendix A): 1D convolutions with FiLM.
 
-Shapes: B batch, T steps at some level of the U-Net, C channels, E size of the time embedding; S tokens of conditioning
-of size Dc each, which condition every step alike (global conditioning); M scales and shifts of all FiLM layers.
+Shapes: B batch, T steps at a level of the U-Net, C channels, E size of the time embedding; S tokens of conditioning of
+size Dc, which condition every step alike (global conditioning); M scales and shifts of all FiLM layers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .embedding import TimeEmbedding
 
 
 def convolution(channels_in: int, channels_out: int, kernel_size: int, num_groups: int) -> nn.Sequential:
-    """Convolution, group norm, Mish; the number of steps stays."""
+    """Convolution, group norm and Mish. Keeps the number of steps."""
     return nn.Sequential(
         nn.Conv1d(channels_in, channels_out, kernel_size, padding=kernel_size // 2),
         nn.GroupNorm(num_groups, channels_out),
@@ -28,7 +28,7 @@ def convolution(channels_in: int, channels_out: int, kernel_size: int, num_group
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions around a skip connection, every channel scaled and shifted between them (Perez et al. 2018)."""
+    """Two convolutions beside a skip connection, with FiLM between them (Perez et al. 2018)."""
 
     def __init__(self, channels_in: int, channels_out: int, *, kernel_size: int, groups: int) -> None:
         super().__init__()
@@ -44,15 +44,18 @@ class ResidualBlock(nn.Module):
 
 
 class UNet1d(nn.Module):
-    """Denoise an action chunk at several temporal resolutions, one for each entry of `channels`.
+    """Denoises an action chunk at several temporal resolutions, one per entry of `channels`.
 
-    Any number of steps is accepted: a chunk is padded with zeros at its end to a multiple of 2^(levels - 1) steps,
-    where each level but the last halves it, and the padding is cut off again.
+    A chunk may have any number of steps. Each level but the last halves it, so it is padded with zeros at its end to a
+    multiple of 2^(levels - 1) steps, and the padding is cut off afterwards.
 
-    FiLM is a linear layer behind a non-linearity that acts on each entry alone, so it is the sum of a half for the time
-    and a half for the conditioning; one matrix holds the halves of all blocks, in the order in which they act.
+    FiLM is a linear layer after an elementwise non-linearity, so it is the sum of a half for the time and a half for
+    the conditioning. One matrix holds the halves of all blocks, in the order in which the blocks run.
 
-    conditioning_shape: (S, Dc). channels: of each level, multiples of `groups`. kernel_size: odd. time_size: E.
+    conditioning_shape: (S, Dc). channels: channels of each level, multiples of `groups`, the finest level first.
+    kernel_size: odd. groups: number of groups of each group norm. time_size: E.
+
+    Raises ValueError if a size is impossible.
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class UNet1d(nn.Module):
         super().__init__()
         if not channels or any(width < 1 or width % groups for width in channels):
             raise ValueError(
-                f"channels must be multiples of groups={groups}, at least one level of them, got {channels}"
+                f"channels must list at least one level, each a multiple of groups={groups}, got {channels}"
             )
         if kernel_size % 2 == 0 or kernel_size < 1:
             raise ValueError(f"kernel_size must be odd, so that the number of steps stays, got {kernel_size}")
@@ -81,7 +84,7 @@ class UNet1d(nn.Module):
         self.down = nn.ModuleList(nn.ModuleList([block(a, b), block(b, b)]) for a, b in pairwise(widths))
         self.downsample = nn.ModuleList(nn.Conv1d(width, width, 3, stride=2, padding=1) for width in channels[:-1])
         self.middle = nn.ModuleList(block(channels[-1], channels[-1]) for _ in range(2))
-        # Each level on the way up sees what the way down has left at the same resolution, hence twice the channels.
+        # Each level on the way up also takes the output of the way down at its resolution, hence twice the channels.
         ascending = list(pairwise(reversed(channels)))
         self.up = nn.ModuleList(nn.ModuleList([block(2 * a, b), block(b, b)]) for a, b in ascending)
         self.upsample = nn.ModuleList(nn.ConvTranspose1d(b, b, 4, stride=2, padding=1) for _, b in ascending)
@@ -97,23 +100,23 @@ class UNet1d(nn.Module):
         )
 
     def _blocks(self) -> list[ResidualBlock]:
-        """In the order in which they act."""
+        """The blocks in the order in which they run."""
         return [*chain(*self.down), *self.middle, *chain(*self.up)]  # type: ignore[misc, arg-type]
 
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Tensor) -> Tensor:
-        """(B, Tp, Da), times (B,), conditioning (B, S, Dc) -> (B, Tp, Da)."""
+        """Noisy chunk (B, Tp, Da), times (B,), conditioning (B, S, Dc) -> (B, Tp, Da)."""
         return self.denoise(noisy, self.embed(t, t), self.condition(conditioning))
 
     def embed(self, now: Tensor, then: Tensor) -> Tensor:
-        """The time's half of every scale and shift: (N,) -> (N, M)."""
+        """The half of every scale and shift that depends on the time: (N,) -> (N, M)."""
         return self.time(now)
 
     def condition(self, conditioning: Tensor) -> Tensor:
-        """The conditioning's half of every scale and shift: (B, S, Dc) -> (B, M)."""
+        """The half of every scale and shift that depends on the conditioning: (B, S, Dc) -> (B, M)."""
         return self.conditioning(conditioning)
 
     def denoise(self, noisy: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """(B, Tp, Da), the two halves (B, M) -> (B, Tp, Da)."""
+        """Noisy chunk (B, Tp, Da), both halves (B, M) -> (B, Tp, Da)."""
         num_steps = noisy.shape[1]
         films = iter((time + condition).split(self._film_sizes, dim=1))
         x = F.pad(rearrange(noisy, "b t d -> b d t"), (0, -num_steps % self.stride))
@@ -124,7 +127,7 @@ class UNet1d(nn.Module):
             passed.append(x)
         for block in self.middle:
             x = block(x, next(films))
-        # The finest level is not passed: the reference implementation leaves it out, and its weights load here.
+        # The finest level has no skip connection: the reference implementation has none, and its weights load here.
         for (first, second), upsample in zip(self.up, self.upsample, strict=True):  # type: ignore[misc]
             x = upsample(second(first(torch.cat([x, passed.pop()], dim=1), next(films)), next(films)))
         return rearrange(self.head(x)[:, :, :num_steps], "b d t -> b t d")

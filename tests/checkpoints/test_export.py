@@ -12,7 +12,7 @@ import pytest
 import recede as package
 import torch
 from recede.checkpoints.opening import load_policy
-from recede.evaluation.reports.comparison import find, table
+from recede.evaluation.reports.comparison import find_evaluations, table
 from recede.policy.denoising.guidance import Prefix
 from recede.policy.engines import choice, export
 from recede.policy.engines.eager import EagerEngine
@@ -165,7 +165,9 @@ def test_an_evaluation_says_its_engine(recede, folders, trained, tmp_path):
     np.testing.assert_allclose(found["onnx"]["score"], found["eager"]["score"], atol=1e-2)
     assert found["folder"]["policy"]["sampler"]["choice"] == "heun"
     assert len({each["num_parameters"] for each in found.values()}) == 1
-    cells = [[cell.strip() for cell in line.split("|")[3:5]] for line in table(find(tmp_path)).splitlines()[2:]]
+    cells = [
+        [cell.strip() for cell in line.split("|")[3:5]] for line in table(find_evaluations(tmp_path)).splitlines()[2:]
+    ]
     assert cells == [
         ["ddim-10", "receding"],
         ["ddim-10, onnx", "receding"],

@@ -165,10 +165,10 @@ RESTORE = "restore it from a copy"
 )
 def test_damaged_demonstrations_are_refused_before_anything_is_written(recede, tmp_path, store, small, damage, words):
     damage(store)
-    line = refused(recede, tmp_path, "train", *[each.format(folder=tmp_path) for each in TRAIN], *small)
+    line = refused(recede, tmp_path, "train", *[argument.format(folder=tmp_path) for argument in TRAIN], *small)
     assert line.startswith(f"recede train: {store}")
-    for each in words:
-        assert each in line
+    for word in words:
+        assert word in line
 
 
 @pytest.mark.parametrize("command", ["inspect", "replay"])
@@ -304,7 +304,7 @@ BOTH = [
     (flip_weights, ["policy.safetensors is damaged: its SHA-256 is not the one noted", "use another checkpoint"]),
     (cut_manifest, ["policy.json is damaged", "restore it from a copy"]),
     (wrong_horizons, ["policy.json is damaged (the prediction horizon must cover", "use another checkpoint"]),
-    (lose_weights, ["policy.safetensors is missing from its checkpoint: restore it, or use another checkpoint"]),
+    (lose_weights, ["policy.safetensors is missing: restore it, or use another checkpoint"]),
 ]
 EVALUATE_ONLY = [
     (wrong_specification, ["the weights must be those of the configured policy"]),
@@ -323,8 +323,8 @@ def test_damaged_checkpoints_are_not_evaluated(recede, tmp_path, run, damage, wo
     options = ["task=toys:REACH", f"out={tmp_path / 'results'}", "episodes=1", "device=cpu"]
     line = refused(recede, tmp_path, "evaluate", run, *options)
     assert str(run) in line
-    for each in words:
-        assert each in line
+    for word in words:
+        assert word in line
 
 
 @pytest.mark.parametrize(("damage", "words"), [*BOTH, *RESUME_ONLY])
@@ -335,8 +335,8 @@ def test_damaged_checkpoints_are_not_resumed(recede, tmp_path, run, reaches, sma
     damage(run)
     line = refused(recede, tmp_path, *command)
     assert str(run) in line
-    for each in words:
-        assert each in line
+    for word in words:
+        assert word in line
 
 
 def test_a_policy_is_not_evaluated_in_a_task_of_another_specification(recede, tmp_path, run):

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import toys
 from recede.checkpoints.runs import checkpoint_steps
-from recede.commands.main import main, overrides, quoted
+from recede.commands.grammar import overrides, quoted
+from recede.commands.main import main
 from recede.configs.commands import COMMANDS
 from recede.datasets.store import DemonstrationStore
 from recede.files import read_json
@@ -59,8 +60,10 @@ def test_the_version(recede):
 def test_help_and_a_misspelt_command_load_nothing_heavy():
     program = "import sys; from recede.commands.main import main; main(sys.argv[1:]); print(*sys.modules)"
     for arguments in (["--help"], ["train", "--help"], ["demo", "-h"]):
-        found = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
-        loaded = {name.split(".")[0] for name in found.stdout.splitlines()[-1].split()}
+        process = subprocess.run(
+            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
+        )
+        loaded = {name.split(".")[0] for name in process.stdout.splitlines()[-1].split()}
         assert not loaded & {"torch", "hydra", "omegaconf", "zarr", "mujoco", "gymnasium", "scipy", "matplotlib"}
 
 
@@ -89,10 +92,15 @@ TRAIN = ["train", "out=run", "steps=2"]
             [*TRAIN, "policy/network=resnet"],
             "policy/network cannot be 'resnet': choose from 'dit', 'transformer', 'unet1d'",
         ),
-        ([*TRAIN, "policy.sampler=ddpm"], "policy/sampler must be chosen as policy/sampler=name, got 'ddpm'"),
+        ([*TRAIN, "policy.sampler=ddpm"], "got 'ddpm': write policy/sampler=ddpm"),
         ([*TRAIN, "policy.sampler.num_stepz=3"], "there is no key 'num_stepz': did you mean 'num_steps'?"),
         ([*TRAIN, "policy.netwrok.channels=[8]"], "there is no key 'netwrok': did you mean 'network'?"),
-        ([*TRAIN, "policy=regression", "policy/sampler=ddim"], "policy/sampler"),
+        ([*TRAIN, "policy=regression", "policy/sampler=ddim"], "has a slot policy/sampler"),
+        ([*TRAIN, "steps=null"], "steps=null: the value must not be null"),
+        ([*TRAIN, "learning_rate=fast"], "learning_rate=fast: the value must be a number"),
+        ([*TRAIN, "horizons=3"], "horizons=3: this key has keys of its own"),
+        (["evaluate", "nowhere", "execution.rtc.limit=3"], "execution.rtc belongs to none of the choices"),
+        (["evaluate", "nowhere", "sampler.num_steps=3"], "sampler.num_steps belongs to none of the choices"),
         ([*TRAIN, "policy.prediction=epsilom"], "got 'epsilom': did you mean 'epsilon'?"),
         ([*TRAIN, "policy/sampler=diffusers", "policy.sampler.name=DDIMSheduler"], "did you mean 'DDIMScheduler'?"),
         ([*TRAIN, "policy/schedule=diffusers", "policy.schedule.beta_schedule=lin"], "beta_schedule must be one that"),
@@ -102,14 +110,14 @@ TRAIN = ["train", "out=run", "steps=2"]
             "2 - 1 + 40 = 41 steps, got 16: predict at least 41 steps or execute at most 15",
         ),
         ([*TRAIN, "horizons.observation=0"], "the observation horizon must be at least 1 step, got 0"),
-        ([*TRAIN, "steps=many"], "steps=many: Value 'many' of type 'str' could not be converted to Integer"),
+        ([*TRAIN, "steps=many"], "steps=many: the value must be a whole number"),
         ([*TRAIN, "steps=0"], "steps must be above 0, got 0"),
-        ([*TRAIN, "mask_padding=perhaps"], "'perhaps' is not a valid bool"),
+        ([*TRAIN, "mask_padding=perhaps"], "mask_padding=perhaps: the value must be true or false"),
         (
             [*TRAIN, "policy.network.channels=16"],
-            "policy.network.channels=16: Invalid value assigned: int is not a List",
+            "policy.network.channels=16: the value must be a list",
         ),
-        ([*TRAIN, "policy.network.channels=[16"], "policy.network.channels='[16': Invalid value assigned: str is"),
+        ([*TRAIN, "policy.network.channels=[16"], "policy.network.channels='[16': the value must be a list"),
         (
             [*TRAIN, "policy.network.channels=[12]"],
             "channels must be multiples of groups=8, at least one level of them",
@@ -118,7 +126,7 @@ TRAIN = ["train", "out=run", "steps=2"]
             [*TRAIN, "policy.sampler.num_steps=0"],
             "number of denoising steps must be between 1 and the 100 noise levels",
         ),
-        ([*TRAIN, "seed=0,1"], "To use it as a list, use key=[value1,value2]"),
+        ([*TRAIN, "seed=0,1"], "seed=0,1 has several values: add -m"),
         ([*TRAIN, "seed=-1"], "seed must be at least 0, got -1"),
         (
             [*TRAIN, "task=pushd"],
@@ -146,7 +154,7 @@ TRAIN = ["train", "out=run", "steps=2"]
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(recede, empty_folder, reaches, arguments, message):
-    if "out=run" in arguments and not any(each.startswith("dataset=") for each in arguments):
+    if "out=run" in arguments and not any(argument.startswith("dataset=") for argument in arguments):
         arguments = [*arguments, f"dataset={reaches}"]
     result = recede(*arguments)
     assert result.status == 2
@@ -160,15 +168,15 @@ def test_what_cannot_be_is_refused_in_one_line(recede, empty_folder, reaches, ar
 def test_the_line_of_a_real_process(reaches, empty_folder):
     """No warning of a library stands beside it, and nothing on the standard output."""
     program = "import sys; from recede.commands.main import main; sys.exit(main())"
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program, *TRAIN, f"dataset={reaches}", "learing_rate=1"],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert found.returncode == 2
-    assert found.stdout == ""
-    assert found.stderr == "recede train: there is no key 'learing_rate': did you mean 'learning_rate'?\n"
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert process.stderr == "recede train: there is no key 'learing_rate': did you mean 'learning_rate'?\n"
     assert list(empty_folder.iterdir()) == []
 
 
@@ -185,7 +193,7 @@ def test_where_an_error_came_from_is_shown_on_request(monkeypatch, recede):
 def test_a_fault_of_ours_is_not_hidden(monkeypatch):
     from recede.recording import scripted
 
-    def fault(*given, **named):
+    def fault(*arguments, **options):
         raise KeyError("ours")
 
     monkeypatch.setattr(scripted, "collect", fault)
@@ -267,8 +275,8 @@ def test_a_sweep_writes_a_run_folder_for_each_job(recede, empty_folder, reaches,
     assert [path.name for path in empty_folder.iterdir()] == ["sweep"]
     assert sorted(path.name for path in (empty_folder / "sweep").iterdir()) == ["0", "1", "2", "3"]
     configs = [read_json(empty_folder / "sweep" / str(job) / "config.json") for job in range(4)]
-    found = [(config["seed"], config["policy"]["choice"]) for config in configs]
-    assert found == [(0, "diffusion"), (0, "regression"), (1, "diffusion"), (1, "regression")]
+    jobs = [(config["seed"], config["policy"]["choice"]) for config in configs]
+    assert jobs == [(0, "diffusion"), (0, "regression"), (1, "diffusion"), (1, "regression")]
     again = recede("train", "--multirun", *command[1:])
     assert again.status == 0
     assert again.out.count("nothing to do, trained already") == 4
@@ -340,8 +348,8 @@ def test_recording_goes_on_in_a_store_without_episodes(recede, empty_folder):
 
 
 def test_failures_are_kept_apart(empty_folder):
-    found = collect(toys.LAZY, empty_folder / "demos.zarr", episodes=5)
-    assert found == (5, 3, empty_folder / "demos-failures.zarr")
+    collected = collect(toys.LAZY, empty_folder / "demos.zarr", episodes=5)
+    assert collected == (5, 3, empty_folder / "demos-failures.zarr")
     assert [seed for seed, _ in episodes_of("demos.zarr")] == [1, 2, 4, 5, 7]
     assert [seed for seed, _ in episodes_of("demos-failures.zarr")] == [0, 3, 6]
     assert all(len(episode["action"]) == toys.MAX_STEPS for _, episode in episodes_of("demos-failures.zarr"))
@@ -377,15 +385,15 @@ def test_from_demonstrations_to_an_evaluation(recede, empty_folder, reaches, tra
     assert refused.status == 2
     assert "the task 'toys:REACH', which does not come with recede" in refused.err
     assert not (empty_folder / "results").exists()
-    found = recede("evaluate", "my run", "task=toys:REACH", *options)
-    assert found.status == 0, found.err
+    result = recede("evaluate", "my run", "task=toys:REACH", *options)
+    assert result.status == 0, result.err
     content = json.loads((empty_folder / "results/evaluation.json").read_text())
     assert content["episodes"] == 6
     assert content["seeds"] == list(range(100_000, 100_006))
     assert content["step"] == 200
     assert content["checkpoint"] == "my run/checkpoints/00000200"
     assert content["success_rate"] == np.mean(content["success"])
-    assert found.out.startswith(f"reach: success {100 * content['success_rate']:.0f} % [")
+    assert result.out.startswith(f"reach: success {100 * content['success_rate']:.0f} % [")
     assert (empty_folder / "results/report.html").exists()
 
 
@@ -393,8 +401,8 @@ def test_from_demonstrations_to_an_evaluation(recede, empty_folder, reaches, tra
 def test_from_nothing_to_films_of_pick_place(recede, empty_folder, demonstrations, small):
     command = ["train", "task=pick_place", f"dataset={demonstrations}", "out=run", "steps=40", *small]
     assert recede(*command, "evaluate_every=20", "evaluate_episodes=2").status == 0
-    found = recede("evaluate", "run", "checkpoint=best", "episodes=3", "videos=1", "workers=1", "device=cpu")
-    assert found.status == 0, found.err
+    result = recede("evaluate", "run", "checkpoint=best", "episodes=3", "videos=1", "workers=1", "device=cpu")
+    assert result.status == 0, result.err
     content = json.loads((empty_folder / "run/evaluation.json").read_text())
     assert content["task"] == "pick_place"
     assert len(content["success"]) == 3

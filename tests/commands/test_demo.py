@@ -19,11 +19,11 @@ def test_the_demo_records_trains_evaluates_and_reports(tmp_path):
     assert f"report: {out / 'report.html'}" in ran.stdout
 
     assert len(DemonstrationStore.open(out / "demonstrations.zarr")) == 6
-    found = json.loads((out / "evaluation.json").read_text())
-    assert found["task"] == "pick_place"
-    assert found["episodes"] == len(found["success"]) == 1
-    assert found["seeds"] == [100_000]
-    assert found["success_rate_95"][0] <= found["success_rate"] <= found["success_rate_95"][1]
+    evaluation = json.loads((out / "evaluation.json").read_text())
+    assert evaluation["task"] == "pick_place"
+    assert evaluation["episodes"] == len(evaluation["success"]) == 1
+    assert evaluation["seeds"] == [100_000]
+    assert evaluation["success_rate_95"][0] <= evaluation["success_rate"] <= evaluation["success_rate_95"][1]
     for name in ("diffusion", "regression"):
         _, manifest = load_policy(out / name)
         assert manifest["policy"]["choice"] == name
@@ -37,4 +37,4 @@ def test_the_demo_records_trains_evaluates_and_reports(tmp_path):
 
     again = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert again.returncode == 0, again.stderr  # it goes on from what is there: nothing is recorded or trained anew
-    assert json.loads((out / "evaluation.json").read_text())["success"] == found["success"]
+    assert json.loads((out / "evaluation.json").read_text())["success"] == evaluation["success"]

@@ -8,7 +8,7 @@ import pytest
 import recede
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
-from recede.commands.main import overrides
+from recede.commands.grammar import overrides
 from recede.configs.commands import COMMANDS, register
 from recede.configs.notation import command_line
 
@@ -21,11 +21,13 @@ def shown():
     Those with a package of one's own are run by tests/test_open_tables.py.
     """
     for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        if document.name == "commands.md":  # generated, see test_help.py
+            continue
         text = document.read_text()
         blocks = [line for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
         inline = [
-            " ".join(each.split())
-            for each in re.findall(r"`(recede [^`]*)`", re.sub(r"```.*?```", "", text, flags=re.S))
+            " ".join(match.split())
+            for match in re.findall(r"`(recede [^`]*)`", re.sub(r"```.*?```", "", text, flags=re.S))
         ]
         for line in blocks + inline:
             arguments = shlex.split(line, comments=True)
@@ -50,4 +52,4 @@ def test_a_command_that_is_shown_is_understood(arguments):
 
 
 def test_the_documents_show_every_command():
-    assert {each.values[0][0] for each in shown()} == set(COMMANDS)
+    assert {parameter.values[0][0] for parameter in shown()} == set(COMMANDS)

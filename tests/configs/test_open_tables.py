@@ -180,8 +180,14 @@ def test_help_lists_what_the_package_adds(recede):
     assert "policy/network=mlp" not in plain
     result = recede("train", "--help", IMPORTS)
     assert result.status == 0
-    for line in ("policy/network=mlp          policy.network.size=64", "policy=small", "policy/sampler=euler"):
-        assert line in result.out
+    for line in (
+        r"  policy/network=mlp +One hidden layer of `size` numbers\.",
+        r"    policy.network.size +64",
+        "  policy=small .*",
+        r"    policy/sampler +euler num_steps=4",
+        "  policy/sampler=euler .*",
+    ):
+        assert re.search(f"^{line}$", result.out, re.MULTILINE), line
     assert "my_parts.networks" not in sys.modules
 
 
@@ -366,7 +372,7 @@ class RequiringConfig(DiffusionConfig):
 @pytest.mark.parametrize(
     ("slot", "name", "config", "message"),
     [
-        ("policy/netwrok", "mine", PlainConfig, "got 'policy/netwrok': did you mean 'policy/network'?"),
+        ("policy/netwrok", "mine", PlainConfig, "'policy/netwrok': did you mean 'policy/network'?"),
         (
             "policy/network",
             "Mine",
@@ -412,7 +418,7 @@ def test_a_task_is_added_itself_or_by_its_place():
 
     again = importlib.util.module_from_spec(toys.__spec__)  # as a reloaded module, which would change `toys` for others
     toys.__spec__.loader.exec_module(again)
-    with pytest.raises(ValueError, match="task=mine must be a task of that name, got one whose name is 'reach'"):
+    with pytest.raises(ValueError, match="task=mine must be a task of that name, got 'reach'"):
         add_choice("task", "mine", toys.REACH)
     add_choice("task", "reach", toys.REACH)
     assert load_task("reach") is toys.REACH

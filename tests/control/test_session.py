@@ -86,8 +86,8 @@ def test_a_policy_that_is_stuck_is_replaced_before_the_next_episode(tmp_path):
     run, _ = session(robot, iter(policies), tmp_path, episodes=3)
     run.run()
     assert [policy.is_closed for policy in policies] == [True, True]
-    assert policies[0].num_asked > 0
-    assert policies[1].num_asked > policies[0].num_asked  # the second one served two episodes
+    assert policies[0].num_requests > 0
+    assert policies[1].num_requests > policies[0].num_requests  # the second one served two episodes
     assert [record["reason"] for record in run.records] == ["over"] * 3
 
 

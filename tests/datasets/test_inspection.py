@@ -7,7 +7,7 @@ import pytest
 from recede.datasets.demonstrations import Demonstrations
 from recede.datasets.inspection import summarise, warnings
 from recede.datasets.store import DemonstrationStore
-from recede.evaluation.reports.demonstrations import draw
+from recede.evaluation.reports.demonstrations import draw_demonstrations
 from recede.specification import Specification, Stream
 
 SPECIFICATION = Specification(
@@ -202,7 +202,7 @@ def test_a_picture_is_drawn(sound, tmp_path, damage):
 
     if damage is not None:
         sound.rows["action"][5, 0] = damage
-    draw(sound, tmp_path / "demos.png", most=3)
+    draw_demonstrations(sound, tmp_path / "demos.png", most=3)
     picture = imageio.v3.imread(tmp_path / "demos.png")
     assert min(picture.shape[:2]) > 200
     assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 50

@@ -80,25 +80,25 @@ def test_a_stochastic_sampler_changes_nothing_of_that(trained):
 
 EXECUTIONS = {
     "async_replace": AsyncReplace,
-    "rtc": RealTimeChunking,
-    "rtc, exact": partial(RealTimeChunking, exact=True),
-    "warm_start": WarmStart,
+    "rtc": partial(RealTimeChunking, limit=5.0, exact=False),
+    "rtc, exact": partial(RealTimeChunking, limit=5.0, exact=True),
+    "warm_start": partial(WarmStart, start=0.4),
 }
 
 
 @pytest.mark.parametrize("delay", [0, 3])
 @pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS.keys())
 def test_an_execution_changes_nothing_of_that_either(policy, outcomes, execution, delay):
+    is_receding = delay == 0 and execution is AsyncReplace  # without delay there is nothing to go on with
     execution = partial(execution, delay=delay)
     found = roll(policy, execution=execution, delay=delay)
-    is_receding = delay == 0 and execution.func is AsyncReplace  # without delay there is nothing to go on with
     assert (found == outcomes) == is_receding
     assert roll(policy, execution=execution, delay=delay, num_parallel=5) == found
     assert roll(policy, SEEDS[::-1], execution=execution, delay=delay, num_parallel=3) == found[::-1]
 
 
 def test_an_execution_passes_between_processes(policy):
-    options = {"execution": partial(RealTimeChunking, delay=2), "delay": 2}
+    options = {"execution": partial(EXECUTIONS["rtc"], delay=2), "delay": 2}
     assert roll(policy, SEEDS[:6], workers=2, **options) == roll(policy, SEEDS[:6], **options)
 
 
@@ -106,9 +106,9 @@ def test_a_chunk_acts_after_its_delay(policy):
     """The robot that stops to think loses the delay with every chunk but the first, for which it waits."""
     quick, slow = roll(policy, SEEDS[:1], filmed=SEEDS[:1])[0], roll(policy, SEEDS[:1], filmed=SEEDS[:1], delay=3)[0]
     action = policy.horizons.action
-    assert [plan.step for plan in quick.plans][:3] == [0, action, 2 * action]
-    assert [plan.step for plan in slow.plans][:3] == [0, action, 2 * action + 3]
-    assert np.array_equal(quick.plans[0].chunk, slow.plans[0].chunk)
+    assert [chunk.step for chunk in quick.chunks][:3] == [0, action, 2 * action]
+    assert [chunk.step for chunk in slow.chunks][:3] == [0, action, 2 * action + 3]
+    assert np.array_equal(quick.chunks[0].actions, slow.chunks[0].actions)
 
 
 DTYPES = {"float32": torch.float32, "uint8": torch.uint8}
@@ -204,7 +204,7 @@ def test_what_an_episode_is_judged_by(policy, outcomes):
     for outcome in outcomes:
         assert outcome.success == (outcome.score > 0.9)  # within 0.1 m
         assert outcome.success or outcome.num_steps == toys.MAX_STEPS
-        assert outcome.frames == outcome.plans == ()
+        assert outcome.frames == outcome.chunks == ()
 
 
 class Generous(toys.Reach):
@@ -232,10 +232,10 @@ def test_a_filmed_episode_shows_its_success(policy, outcomes, workers):
     for found in filmed[:2]:
         assert [int(frame.max()) for frame in found.frames[:-1]] == list(range(found.num_steps))
         assert int(found.frames[-1].min()) == (255 if found.success else toys.MAX_STEPS)
-        assert [plan.step for plan in found.plans] == list(range(0, found.num_steps, policy.horizons.action))
-        for plan in found.plans:
-            assert plan.chunk.shape == (policy.horizons.prediction, 2)
-            assert plan.history["position"].shape == (policy.horizons.observation, 2)
+        assert [chunk.step for chunk in found.chunks] == list(range(0, found.num_steps, policy.horizons.action))
+        for chunk in found.chunks:
+            assert chunk.actions.shape == (policy.horizons.prediction, 2)
+            assert chunk.history["position"].shape == (policy.horizons.observation, 2)
 
 
 def test_the_plans_of_a_film_are_what_was_done(policy, outcomes):
@@ -244,9 +244,9 @@ def test_the_plans_of_a_film_are_what_was_done(policy, outcomes):
     env = toys.Reach()
     observation, info = env.reset(seed=filmed.seed)
     score = info["score"]
-    for plan in filmed.plans:
-        assert np.array_equal(plan.history["position"][-1], observation["position"])
-        for action in plan.chunk[policy.horizons.executed][: filmed.num_steps - plan.step]:
+    for chunk in filmed.chunks:
+        assert np.array_equal(chunk.history["position"][-1], observation["position"])
+        for action in chunk.actions[policy.horizons.executed][: filmed.num_steps - chunk.step]:
             observation, _, _, _, info = env.step(action)
             score = max(score, info["score"])
     assert score == filmed.score
@@ -275,7 +275,7 @@ def test_rows_get_the_noise_of_their_own_episode(policy):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_process_that_dies_is_an_error(policy, workers):
-    with pytest.raises(ChildProcessError, match=f"one of {workers} processes that step environments died"):
+    with pytest.raises(ChildProcessError, match=f"one of {workers} worker processes died"):
         roll(policy, SEEDS[:4], task=toys.DYING, workers=workers)
 
 

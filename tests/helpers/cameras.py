@@ -1,4 +1,4 @@
-"""Small cameras, encoders and trainings, for all tests of images."""
+"""Small cameras, encoders and trainings for the tests of images."""
 
 import numpy as np
 import torch
@@ -37,16 +37,16 @@ def encoder_of(*streams, **options):
 
 def policy_of(*streams, config=DiffusionConfig, **options):
     torch.manual_seed(0)
-    described = specification(*streams)
-    given = [stream for stream in described.streams if not stream.is_image]
-    ranges = {stream.name: (-np.ones(stream.shape), np.ones(stream.shape)) for stream in given}
+    scene = specification(*streams)
+    vectors = [stream for stream in scene.streams if not stream.is_image]
+    ranges = {stream.name: (-np.ones(stream.shape), np.ones(stream.shape)) for stream in vectors}
     network = UNet1dConfig(channels=[8, 16], groups=2, time_size=8)
-    made = config(encoder=ResNetEncoderConfig(**(SMALL | options)), network=network)
-    return made.build(described, HORIZONS, Normalizer(described, ranges))
+    policy = config(encoder=ResNetEncoderConfig(**(SMALL | options)), network=network)
+    return policy.build(scene, HORIZONS, Normalizer(scene, ranges))
 
 
 def lesson(observation, batch=3, draws=4):
-    """What a loss needs, the same for every observation."""
+    """A lesson whose actions and noise are the same for every observation."""
     generator = torch.Generator().manual_seed(0)
     action, noise = torch.rand(batch, 4, 2, generator=generator), torch.randn(draws, batch, 4, 2, generator=generator)
     return Lesson(observation, action, noise, torch.rand(draws, batch, 1, generator=generator))

@@ -1,4 +1,4 @@
-"""An ideal robot, a planner that takes its time, and a control loop of both on a clock that never waits."""
+"""An ideal robot, a planner with a delay, and a control loop of both on a virtual clock."""
 
 import math
 
@@ -19,7 +19,7 @@ FREE = Limits.of(SPECIFICATION, speed=np.inf, acceleration=np.inf, jump=np.inf)
 
 
 class Ideal:
-    """A robot that is at once where it is commanded to be, and whose sensors are late. It notes its commands."""
+    """A robot that moves to its command at once, with late sensors. It records its commands."""
 
     specification = SPECIFICATION
 
@@ -35,13 +35,13 @@ class Ideal:
 
     def read(self):
         now = min(self.clock.now(), self.silent_from)
-        seen = now - self.sensor_delay
-        frame = math.floor(seen / self.camera_dt + 1e-9)
-        if seen < self.started_at - 1e-9:
+        captured = now - self.sensor_delay
+        frame = math.floor(captured / self.camera_dt + 1e-9)
+        if captured < self.started_at - 1e-9:
             return {}
         return {
-            "moment": Reading(np.array([now]), now),  # it is known at once, and must be taken from the past
-            "place": Reading(self.place.copy(), seen),
+            "moment": Reading(np.array([now]), now),  # never late, so the loop must look back for its value
+            "place": Reading(self.place.copy(), captured),
             "camera": Reading(np.full((2, 2, 3), frame % 256, dtype=np.uint8), frame * self.camera_dt),
         }
 
@@ -61,39 +61,39 @@ class Ideal:
 
 
 class Delayed:
-    """A planner whose chunks are a function of the request and take `delay_s`; it is lost within `lost`."""
+    """A planner that answers with a function of the request after `delay_s`; it is lost during `lost`."""
 
     def __init__(self, clock, answer, delay_s=0.0, lost=(math.inf, math.inf)):
         self.clock, self.answer, self.delay_s, self.lost = clock, answer, delay_s, lost
-        self.coming, self.num_asked = None, 0
+        self.pending, self.num_requests = None, 0
 
     def ask(self, request):
         self.check()
-        assert self.coming is None
-        self.num_asked += 1
-        self.coming = self.clock.now() + self.delay_s, self.answer(request)
+        assert self.pending is None
+        self.num_requests += 1
+        self.pending = self.clock.now() + self.delay_s, self.answer(request)
 
     def poll(self):
         self.check()
-        if self.coming is None or self.clock.now() < self.coming[0] - 1e-9:
+        if self.pending is None or self.clock.now() < self.pending[0] - 1e-9:
             return None
-        chunk, self.coming = self.coming[1], None
+        chunk, self.pending = self.pending[1], None
         return chunk
 
     def check(self):
         if self.lost[0] <= self.clock.now() < self.lost[1]:
-            self.coming = None
+            self.pending = None
             raise ConnectionError("gone")
 
 
-def wanted(moment):
-    """Where to be at a moment: on a line, which is what interpolation knows."""
+def path(moment):
+    """The desired place at a moment: on a line, so that linear interpolation is exact."""
     return np.stack([0.3 * moment, 1 - 0.2 * moment], axis=-1)
 
 
 def line(request):
-    """The chunk of whoever knows the moment of the observation."""
-    return wanted(request.history["moment"][-1, 0] + 0.1 * np.arange(HORIZONS.prediction))
+    """The chunk of a policy that reads the moment of the observation, and follows the path."""
+    return path(request.history["moment"][-1, 0] + 0.1 * np.arange(HORIZONS.prediction))
 
 
 def control(robot, planner, clock, *, execution=None, safety=None, seconds=5.0, **options):

@@ -1,4 +1,4 @@
-"""Gaussians, whose exact denoisers are known, and what a sampler makes of them."""
+"""Gaussians with exact denoisers, and the law of what a sampler makes of them."""
 
 import math
 
@@ -9,7 +9,7 @@ MEAN = 0.3
 
 
 def gaussian(std, mean=MEAN):
-    """The exact E[x_0 | x_t] if x_0 is normal."""
+    """The exact denoiser E[x_0 | x_t] of a normal x_0."""
 
     def denoise(x, now, then):
         gain = now.alpha * std**2 / (now.alpha**2 * std**2 + now.sigma**2)
@@ -19,12 +19,12 @@ def gaussian(std, mean=MEAN):
 
 
 def law(sampler, std):
-    """Mean error, and ratio of the spread to the true one; exact, as with this denoiser a sampler is an affine map."""
+    """Error of the mean, and ratio of the spread to the true one. Exact, because the sampler is an affine map."""
     draws = 1 + sampler.num_draws
     noise = torch.zeros(draws, 1 + draws, 1, 1, dtype=torch.float64)
     noise[:, 1:, 0, 0] = torch.eye(draws)
     centre, *moved = sampler.solve(gaussian(std), noise, sampler.levels).flatten().tolist()
-    return centre - MEAN, math.hypot(*(each - centre for each in moved)) / std
+    return centre - MEAN, math.hypot(*(end - centre for end in moved)) / std
 
 
 def cosine_path(share):
@@ -38,7 +38,7 @@ def straight_path(share):
 
 
 def along(path, num_steps, begin=1.0, end=0.0):
-    """N + 1 levels of a path, evenly in its time."""
+    """N + 1 levels of a path, even in its time."""
     return tuple(path(begin + (end - begin) * index / num_steps) for index in range(num_steps + 1))
 
 

@@ -47,8 +47,8 @@ def diffusion(specification=SPECIFICATION, ranges=RANGES, channels=(16, 32), **o
     torch.manual_seed(0)
     options = USUAL | {"schedule": cosine(20), "prediction": prediction.EPSILON} | options
     sampler = options.pop("sampler", DDIMConfig(num_steps=4)).build(options["schedule"])
-    made = parts(specification, ranges, channels)
-    return DiffusionPolicy(specification, HORIZONS, **made, sampler=sampler, **options)
+    components = parts(specification, ranges, channels)
+    return DiffusionPolicy(specification, HORIZONS, **components, sampler=sampler, **options)
 
 
 def regression(specification=SPECIFICATION, ranges=RANGES, channels=(16, 32)):

@@ -1,4 +1,4 @@
-"""What others have published: the layout of their weights, their forward pass written out by its names, and folders."""
+"""Published implementations: their weight layouts, their forward passes in the names of the weights, their folders."""
 
 import json
 import math
@@ -15,16 +15,16 @@ SIZE, HEADS, LAYERS = 16, 4, 2
 
 
 def random(shapes, seed=0):
-    """Weights of these shapes. Those of the last layer of a network are larger: some of its estimates are clipped."""
+    """Random weights of these shapes. Those of the last layer are larger, so that some estimates are clipped."""
     generator = torch.Generator().manual_seed(seed)
     weights = {name: torch.randn(shape, generator=generator) * 0.2 for name, shape in shapes.items()}
-    return {name: 3 * each if re.search(r"\b(final_conv\.1|head)\.", name) else each for name, each in weights.items()}
+    return {name: x * 3 if re.search(r"\b(final_conv\.1|head)\.", name) else x for name, x in weights.items()}
 
 
 def unet_layout(
     first="blocks.0.block", second="blocks.1.block", resampling=".conv", prefix="", global_size=2 * OBSERVED
 ):
-    """Name -> shape of a U-Net's weights; LeRobot's blocks and resampling have names of their own."""
+    """Name -> shape of a U-Net's weights; LeRobot names its blocks and resampling differently."""
     shapes = {}
 
     def layer(name, out, *shape):
@@ -82,12 +82,12 @@ def unet_forward(
 
     def block(x, name):
         out = conv_block(x, f"{name}.{first}")
-        scale, bias = F.linear(F.mish(seen), *get(f"{name}.cond_encoder.1")).unflatten(1, (2, -1, 1)).unbind(1)
+        scale, bias = F.linear(F.mish(condition), *get(f"{name}.cond_encoder.1")).unflatten(1, (2, -1, 1)).unbind(1)
         out = conv_block(scale * out + bias, f"{name}.{second}")
         return out + (convolve(x, f"{name}.residual_conv") if f"{name}.residual_conv.weight" in weights else x)
 
     time = F.mish(F.linear(sinusoids(t, TIME), *get("diffusion_step_encoder.1")))
-    seen = torch.cat([F.linear(time, *get("diffusion_step_encoder.3")), conditioning.flatten(1)], dim=1)
+    condition = torch.cat([F.linear(time, *get("diffusion_step_encoder.3")), conditioning.flatten(1)], dim=1)
     x, passed = noisy.transpose(1, 2), []
     for level in range(len(CHANNELS)):
         x = block(block(x, f"down_modules.{level}.0"), f"down_modules.{level}.1")
@@ -131,8 +131,8 @@ def transformer_forward(weights, noisy, t, conditioning, *, heads=HEADS):
 
     def attend(x, memory, name, visible):
         parts = zip(*(weights[f"{name}.in_proj_{part}"].chunk(3) for part in ("weight", "bias")), strict=True)
-        q, k, v = (F.linear(seen, *part) for seen, part in zip((x, memory, memory), parts, strict=True))
-        q, k, v = (each.unflatten(2, (heads, -1)).transpose(1, 2) for each in (q, k, v))
+        q, k, v = (F.linear(x_in, *part) for x_in, part in zip((x, memory, memory), parts, strict=True))
+        q, k, v = (part.unflatten(2, (heads, -1)).transpose(1, 2) for part in (q, k, v))
         scores = q @ k.transpose(2, 3) / math.sqrt(SIZE // heads)
         attended = scores.masked_fill(~visible, -torch.inf).softmax(dim=-1) @ v
         return linear(attended.transpose(1, 2).flatten(2), f"{name}.out_proj")
@@ -157,13 +157,13 @@ BLOCKS = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3]}
 
 
 def resnet_forward(weights, x, *, kind, depth, stages=4):
-    """A residual network up to its last map, by the names of torchvision; kind: of its norms, "group" or "frozen"."""
+    """A residual network up to its last map, by torchvision's names. kind: of its norms, "group" or "frozen"."""
 
     def norm(name, x):
         weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
         if kind == "group":
             return F.group_norm(x, len(weight) // 16, weight, bias)
-        mean, variance = (weights[f"{name}.{each}"][:, None, None] for each in ("running_mean", "running_var"))
+        mean, variance = (weights[f"{name}.running_{part}"][:, None, None] for part in ("mean", "var"))
         return (x - mean) / (variance + 1e-5).sqrt() * weight[:, None, None] + bias[:, None, None]
 
     def conv(name, x, stride=1):
@@ -188,7 +188,7 @@ def resnet_forward(weights, x, *, kind, depth, stages=4):
 
 
 def camera_layout(prefix="", *, kind="group", depth=18, width=16, keypoints=3, cells=(2, 3)):
-    """Name -> shape of LeRobot's encoder of images; cells: height and width of its last map."""
+    """Name -> shape of LeRobot's image encoder. cells: height and width of its last map."""
     shapes = {f"{prefix}pool.pos_grid": (cells[0] * cells[1], 2)}
 
     def layer(name, out, *shape):
@@ -207,20 +207,20 @@ def camera_layout(prefix="", *, kind="group", depth=18, width=16, keypoints=3, c
         inner = width * 2**stage
         sizes = [(inner, 3), (inner, 3)] if depth < 50 else [(inner, 1), (inner, 3), (4 * inner, 1)]
         for block in range(blocks):
-            name, seen = f"{4 + stage}.{block}", inputs
+            name, channels = f"{4 + stage}.{block}", inputs
             for number, (out, kernel) in enumerate(sizes, start=1):
-                conv(f"{name}.conv{number}", f"{name}.bn{number}", out, seen, kernel)
-                seen = out
-            if seen != inputs:
-                conv(f"{name}.downsample.0", f"{name}.downsample.1", seen, inputs, 1)
-            inputs = seen
+                conv(f"{name}.conv{number}", f"{name}.bn{number}", out, channels, kernel)
+                channels = out
+            if channels != inputs:
+                conv(f"{name}.downsample.0", f"{name}.downsample.1", channels, inputs, 1)
+            inputs = channels
     layer("pool.nets", keypoints, inputs, 1, 1)
     layer("out", 2 * keypoints, 2 * keypoints)
     return shapes
 
 
 def camera_weights(prefix="", *, seed=0, cells=(2, 3), **options):
-    """Values for `camera_layout`: as after some training, and the places of the cells."""
+    """Weights for `camera_layout`, as after some training, and the positions of the cells."""
     weights = random(camera_layout(prefix, cells=cells, **options), seed)
     for name, tensor in weights.items():
         if name.endswith("running_var") or (tensor.ndim == 1 and name.endswith("weight")):
@@ -231,7 +231,7 @@ def camera_weights(prefix="", *, seed=0, cells=(2, 3), **options):
 
 
 def camera_forward(weights, images, *, kind, depth=18):
-    """LeRobot's encoder of images, normalised (N, C, H, W) -> (N, F), by the names of `camera_layout`."""
+    """LeRobot's image encoder, normalised (N, C, H, W) -> (N, F), by the names of `camera_layout`."""
     names, trunk = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}, {}
     for name in weights:
         if name.startswith("backbone."):
@@ -243,14 +243,14 @@ def camera_forward(weights, images, *, kind, depth=18):
     return F.linear(points.flatten(1), weights["out.weight"], weights["out.bias"]).relu()
 
 
-# --- the files of others
+# --- the files of other implementations
 
 LOW = {"obs": torch.tensor([0.0, -2.0, 10.0, 5.0, -1.0]), "action": torch.tensor([100.0, -3.0])}
 HIGH = {"obs": torch.tensor([4.0, 2.0, 500.0, 5.0, 1.0]), "action": torch.tensor([300.0, -1.0])}
 
 
 def state_dict(kind, seed=0):
-    """A policy of the reference implementation; the fourth observation never changes."""
+    """A policy of the reference implementation. Its fourth observation never changes."""
     weights = {f"model.{name}": tensor for name, tensor in random(NETWORKS[kind][0](), seed).items()}
     weights["mask_generator._dummy_variable"] = torch.empty(0)
     for name, low in LOW.items():
@@ -297,15 +297,15 @@ STATISTICS = {
 
 
 def lerobot_folder(folder, *, is_old=False, weights=None, statistics=STATISTICS, **settings):
-    """What LeRobot writes; old versions keep the statistics among the weights."""
+    """A folder as LeRobot writes it. Old versions keep the statistics among the weights."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(SETTINGS | settings))
     weights = weights or random(unet_layout(**LEROBOT))
     flat = {}
-    for name, found in statistics.items():
+    for name, values in statistics.items():
         place = "unnormalize_outputs" if name == "action" else "normalize_inputs"
         prefix = f"{place}.buffer_{name.replace('.', '_')}" if is_old else name
-        flat |= {f"{prefix}.{statistic}": tensor.clone() for statistic, tensor in found.items()}
+        flat |= {f"{prefix}.{statistic}": tensor.clone() for statistic, tensor in values.items()}
     if is_old:
         weights = weights | flat
     else:
@@ -331,15 +331,16 @@ PUSHT = {
 
 
 def image_folder(folder, *names, shape=(3, 40, 76), vectors=(3, 2), kind="group", depth=18, cells=(2, 3), **settings):
-    """A policy that sees images, then vectors of these sizes by their order in its configuration, and its weights."""
+    """A LeRobot policy of images, then vectors of these sizes in the order of its configuration, and its weights."""
     features = {name: {"type": "VISUAL", "shape": list(shape)} for name in names}
     kinds = zip(("environment_state", "state"), ("ENV", "STATE"), reversed(vectors), strict=True)
     features |= {f"observation.{name}": {"type": type_, "shape": [size]} for name, type_, size in kinds if size}
     is_separate = settings.setdefault("use_separate_rgb_encoder_per_camera", False)
     prefix = "diffusion.rgb_encoder."
     weights = random(unet_layout(**LEROBOT, global_size=2 * (sum(vectors) + 6 * len(names))))
-    for index, each in enumerate([f"{prefix}{index}." for index in range(len(names))] if is_separate else [prefix]):
-        weights |= camera_weights(each, seed=index, kind=kind, depth=depth, cells=cells)
+    prefixes = [f"{prefix}{index}." for index in range(len(names))] if is_separate else [prefix]
+    for index, camera_prefix in enumerate(prefixes):
+        weights |= camera_weights(camera_prefix, seed=index, kind=kind, depth=depth, cells=cells)
     settings = {"statistics": STATISTICS | dict.fromkeys(names, PIXELS), "weights": weights} | settings
     mapping = SETTINGS["normalization_mapping"] | {"VISUAL": settings.pop("mode", "MEAN_STD")}
     settings = {"input_features": features, "normalization_mapping": mapping} | settings
@@ -353,13 +354,13 @@ HORIZONS = ["horizons.observation=2", f"horizons.prediction={STEPS}", "horizons.
 
 
 def imported(tmp_path, source, *arguments):
-    """The policy that is imported to `tmp_path / "imported"`. source: a state dict, or a folder of LeRobot."""
-    path, given = source, [f"out={tmp_path / 'imported'}", "control_dt=0.1", *arguments]
+    """Import a policy to `tmp_path / "imported"`. source: a state dict, or a LeRobot folder."""
+    path, options = source, [f"out={tmp_path / 'imported'}", "control_dt=0.1", *arguments]
     if isinstance(source, dict):
         path = tmp_path / "weights.pt"
         torch.save(source, path)
-        given += HORIZONS
-    assert main(["import-checkpoint", str(path), *given]) == 0
+        options += HORIZONS
+    assert main(["import-checkpoint", str(path), *options]) == 0
     return load_policy(tmp_path / "imported")
 
 

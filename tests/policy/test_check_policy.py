@@ -15,7 +15,7 @@ from torch import nn
 
 
 def changed(**members):
-    """Makes a diffusion policy some of whose members are replaced."""
+    """A function that makes a diffusion policy with these members replaced."""
 
     def make():
         policy = diffusion()
@@ -44,7 +44,7 @@ def predicting(change):
 
 
 def asking(change):
-    """change: (observation, noise, guidance) -> what is predicted from instead."""
+    """change: (observation, noise, guidance) -> the arguments to predict from instead."""
 
     def predict(self, observation, noise, guidance=()):
         return DiffusionPolicy.predict(self, *change(observation, noise, guidance))
@@ -97,7 +97,7 @@ def another_row(policy, chunk, guidance):
 
 
 def lost_by_a_copy():
-    """A policy whose copies predict otherwise."""
+    """A policy whose copies predict differently."""
 
     def __setstate__(self, state):
         nn.Module.__setstate__(self, state)
@@ -220,19 +220,19 @@ def test_a_policy_is_copied_and_not_changed():
 
 
 def test_streams_are_drawn_within_their_limits():
-    seen = []
+    states = []
     place = replace(SPECIFICATION.observations[0], low=2.0, high=3.0)
     specification = replace(SPECIFICATION, observations=(place, SPECIFICATION.observations[1]))
 
     def make():
         policy = diffusion(specification)
-        policy.encoder.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]["state"]))
+        policy.encoder.register_forward_pre_hook(lambda module, arguments: states.append(arguments[0]["state"]))
         policy.normalizer.streams["state"].half_range.fill_(4.0)
         return policy
 
     check_policy(make)
-    assert torch.stack([x.min() for x in seen]).min() >= 0.5
-    assert torch.stack([x.max() for x in seen]).max() <= 0.75
+    assert torch.stack([x.min() for x in states]).min() >= 0.5
+    assert torch.stack([x.max() for x in states]).max() <= 0.75
 
 
 def test_a_policy_of_images_is_checked():

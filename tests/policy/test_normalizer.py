@@ -1,4 +1,4 @@
-"""The normalizer: between units and [-1, 1]."""
+"""The normalizer maps between units and [-1, 1]."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ finite = st.floats(-1e3, 1e3, width=32)
     half=arrays("float64", 2, elements=st.floats(0.5, 1e3)),
     data=st.data(),
 )
-def test_actions_come_back(centre, half, data):
+def test_normalised_actions_are_unnormalised_exactly(centre, half, data):
     normalizer = Normalizer(SPECIFICATION, RANGES | {"action": (centre - half, centre + half)})
     action = torch.from_numpy(data.draw(arrays("float32", (4, 2), elements=finite)))
     normalised = normalizer.action(action)
@@ -40,35 +40,35 @@ def test_actions_come_back(centre, half, data):
     assert (normalised[~inside].abs() >= 1 - 1e-5).all()
 
 
-def test_the_range_that_was_seen_becomes_minus_one_to_one():
+def test_the_range_is_mapped_to_minus_one_to_one():
     normalizer = Normalizer(SPECIFICATION, RANGES)
-    found = normalizer.action(torch.tensor([[-5.0, 10.0], [0.0, 15.0], [5.0, 20.0], [10.0, 12.5]]))
-    assert found.tolist() == [[-1, -1], [0, 0], [1, 1], [2, -0.5]]  # actions are not clipped
+    normalised = normalizer.action(torch.tensor([[-5.0, 10.0], [0.0, 15.0], [5.0, 20.0], [10.0, 12.5]]))
+    assert normalised.tolist() == [[-1, -1], [0, 0], [1, 1], [2, -0.5]]  # actions are not clipped
 
 
 def test_observations_are_clipped_to_a_multiple_of_the_range():
     observation = {"gripper": torch.tensor([[[0.5, 2.6, 0.3], [9.0, -9.0, 0.3]]])}
-    found = Normalizer(SPECIFICATION, RANGES).observation(observation)["gripper"]
-    torch.testing.assert_close(found, torch.tensor([[[0.0, 1.3, 0.0], [1.5, -1.5, 0.0]]]))
+    normalised = Normalizer(SPECIFICATION, RANGES).observation(observation)["gripper"]
+    torch.testing.assert_close(normalised, torch.tensor([[[0.0, 1.3, 0.0], [1.5, -1.5, 0.0]]]))
 
 
-def test_a_still_dimension_says_nothing_and_is_answered_with_its_value():
+def test_a_still_dimension_is_0_and_is_unnormalised_to_its_value():
     ranges = RANGES | {
         "yaw": (np.array([0.5]), np.array([0.5])),
         "action": (np.array([-5.0, 7.0]), np.array([5.0, 7.0])),
     }
     normalizer = Normalizer(SPECIFICATION, ranges)
-    found = normalizer.observation({"gripper": torch.tensor([0.25, 0.0, 0.4]), "yaw": torch.tensor([1.0])})
-    assert found["gripper"].tolist() == [-0.5, 0, 0]
-    assert found["yaw"].tolist() == [0]
+    normalised = normalizer.observation({"gripper": torch.tensor([0.25, 0.0, 0.4]), "yaw": torch.tensor([1.0])})
+    assert normalised["gripper"].tolist() == [-0.5, 0, 0]
+    assert normalised["yaw"].tolist() == [0]
     assert normalizer.action(torch.tensor([2.5, 9.0])).tolist() == [0.5, 0]
     assert normalizer.unnormalised_action(torch.tensor([0.5, 0.9])).tolist() == [2.5, 7.0]
 
 
-def test_ranges_are_taken_as_they_are_however_small():
+def test_small_ranges_are_not_widened():
     ranges = RANGES | {"action": (np.array([-1e-7, 12000 - 0.4]), np.array([1e-7, 12000 + 0.4]))}
-    found = Normalizer(SPECIFICATION, ranges).action(torch.tensor([5e-8, 12000.2]))
-    torch.testing.assert_close(found, torch.tensor([0.5, 0.5]), atol=2e-3, rtol=0)  # 12000.2 in fp32
+    normalised = Normalizer(SPECIFICATION, ranges).action(torch.tensor([5e-8, 12000.2]))
+    torch.testing.assert_close(normalised, torch.tensor([0.5, 0.5]), atol=2e-3, rtol=0)  # 12000.2 in fp32
 
 
 def test_a_still_dimension_passes_a_gradient_of_zero():
@@ -80,12 +80,12 @@ def test_a_still_dimension_passes_a_gradient_of_zero():
 @pytest.mark.parametrize("dtype", ["float64", "float16", "int32", "uint8", "bool"])
 def test_streams_of_any_dtype_become_floats(dtype):
     values = np.array([[0, 1, 1]]).astype(dtype)
-    found = Normalizer(SPECIFICATION, RANGES).observation({"gripper": torch.from_numpy(values)})["gripper"]
-    assert found.dtype == torch.float32
-    assert found.tolist() == [[-1, 0.5, 0]]
+    normalised = Normalizer(SPECIFICATION, RANGES).observation({"gripper": torch.from_numpy(values)})["gripper"]
+    assert normalised.dtype == torch.float32
+    assert normalised.tolist() == [[-1, 0.5, 0]]
 
 
-def test_loaded_ranges_are_those_that_were_fitted():
+def test_ranges_are_loaded_from_a_state_dict():
     fitted = Normalizer(SPECIFICATION, RANGES, action_std=np.array([0.3, 0.7]))
     loaded = Normalizer.empty(SPECIFICATION)
     loaded.load_state_dict(fitted.state_dict())
@@ -95,7 +95,7 @@ def test_loaded_ranges_are_those_that_were_fitted():
     torch.testing.assert_close(loaded.action_std, torch.tensor([0.3, 0.7]), rtol=0, atol=0)
 
 
-def test_a_spread_of_actions_that_is_not_known_is_one():
+def test_an_unknown_spread_of_actions_is_one():
     assert Normalizer(SPECIFICATION, RANGES).action_std.tolist() == [1, 1]
     assert Normalizer.empty(SPECIFICATION).action_std.tolist() == [1, 1]
 
@@ -106,15 +106,15 @@ def test_an_impossible_spread_is_refused(wrong):
         Normalizer(SPECIFICATION, RANGES, action_std=np.array(wrong))
 
 
-def test_ranges_are_weights_but_are_not_trained():
+def test_ranges_are_saved_but_not_trained():
     normalizer = Normalizer(SPECIFICATION, RANGES)
     assert not list(normalizer.parameters())
     assert len(normalizer.state_dict()) == 7
 
 
-def test_a_stream_without_statistics_is_refused_with_the_nearest_name():
+def test_a_stream_without_a_range_is_refused_with_the_nearest_name():
     normalizer = Normalizer(SPECIFICATION, RANGES)
-    with pytest.raises(ValueError, match="no statistics of stream 'griper': did you mean 'gripper'"):
+    with pytest.raises(ValueError, match="'griper': did you mean 'gripper'"):
         normalizer.observation({"griper": torch.zeros(3)})
     with pytest.raises(ValueError, match=r"needs the range of every stream, got none for \['yaw'\]"):
         Normalizer(SPECIFICATION, {name: RANGES[name] for name in ("gripper", "action")})

@@ -1,4 +1,4 @@
-"""Our policies: they keep every promise, and they learn what demonstrators do."""
+"""The policies of recede keep every promise and learn what demonstrators do."""
 
 from dataclasses import replace
 from functools import partial
@@ -60,7 +60,7 @@ def draw(policy, batch, seed=1):
 
 
 def lesson(num_draws, batch, seed=2):
-    """What a loss needs, with actions in units."""
+    """A lesson with actions in units."""
     generator = torch.Generator().manual_seed(seed)
     action = torch.tensor([150.0, -2.0]) + torch.randn(batch, 6, 2, generator=generator) * torch.tensor([25.0, 0.5])
     noise = torch.randn(num_draws, batch, 6, 2, generator=generator)
@@ -92,7 +92,7 @@ def test_a_prediction_is_clipped_to_the_range_of_the_data(policy):
 
 
 def test_every_draw_of_noise_counts_but_the_last(policy):
-    """The last one is added where no noise is left."""
+    """The last draw is multiplied by 0."""
     observation, noise = observe(3), draw(policy, 3)
     chunk = policy.predict(observation, noise)
     for index in range(policy.noise_shape[0] - 1):
@@ -115,40 +115,40 @@ def test_a_step_of_half_weight_is_pulled_towards_the_prefix(policy):
     assert (chunk[:, 5] - planned[:, 5]).abs().mean() > 0.1  # the end is free
 
 
-def test_a_warm_start_does_the_last_denoising_steps(policy, monkeypatch):
+def test_a_warm_start_runs_the_last_denoising_steps(policy, monkeypatch):
     if not policy.has_noise:
         pytest.skip("it does not denoise")
     observation, noise, planned = observe(4), draw(policy, 4), held(policy, 4)
     if not policy.sampler.runs_on_arrays:
-        with pytest.raises(ValueError, match="begins with noise alone: use a sampler of"):
+        with pytest.raises(ValueError, match="use a sampler of recede for a warm start"):
             policy.predict(observation, noise, [Prefix(planned, torch.zeros(4, 6), start=0.5)])
         return
-    seen = []
+    calls = []
     sampler = policy.sampler
 
     def solve(denoise, noise, levels):
-        seen.append((noise, levels))
+        calls.append((noise, levels))
         return sampler.solve(denoise, noise, levels)
 
     policy.sampler = replace(sampler, solve=solve)
     num_steps = len(sampler.levels) - 1
     for start, left in ((1.0, num_steps), (0.5, num_steps // 2), (0.01, 1)):
-        found = policy.predict(observation, noise, [Prefix(planned, torch.zeros(4, 6), start=start)])
-        begin, levels = seen.pop()
+        chunk = policy.predict(observation, noise, [Prefix(planned, torch.zeros(4, 6), start=start)])
+        begin, levels = calls.pop()
         assert levels == sampler.levels[-left - 1 :]
         _, alpha, sigma = levels[0]
         expected = noise[0] if start == 1.0 else alpha * policy.normalizer.action(planned) + sigma * noise[0]
         assert torch.equal(begin[0], expected)
         assert torch.equal(begin[1:], noise[len(noise) - left :] if sampler.num_draws else noise[1:])
-        assert found.isfinite().all()
+        assert chunk.isfinite().all()
 
 
-def test_the_encoder_runs_once_a_window(policy):
-    seen = []
-    policy.encoder.register_forward_hook(lambda module, arguments, output: seen.append(len(output)))
+def test_the_encoder_runs_once_per_window(policy):
+    sizes = []
+    policy.encoder.register_forward_hook(lambda module, arguments, output: sizes.append(len(output)))
     policy.loss(lesson(3, 4))
     policy.predict(observe(5), draw(policy, 5))
-    assert seen == [4, 5]
+    assert sizes == [4, 5]
 
 
 def test_every_weight_learns(policy):
@@ -195,40 +195,40 @@ def test_an_observation_that_does_not_fit_is_refused(policy, change, message):
 @pytest.mark.parametrize("kind", [prediction.EPSILON, prediction.SAMPLE, prediction.V])
 def test_the_diffusion_loss_is_the_error_of_the_network(kind):
     policy = diffusion(prediction=kind)
-    given = lesson(1, 4)
-    x_0, noise, t = policy.normalizer.action(given.action), given.noise, (given.uniform[0, :, 0] * 20).long()
+    data = lesson(1, 4)
+    x_0, noise, t = policy.normalizer.action(data.action), data.noise, (data.uniform[0, :, 0] * 20).long()
     alpha, sigma = (value[:, None, None] for value in policy.schedule(t))
-    output = policy.network(alpha * x_0 + sigma * noise[0], t, policy.encode(given.observation))
+    output = policy.network(alpha * x_0 + sigma * noise[0], t, policy.encode(data.observation))
     target = kind.target(x_0, noise[0], alpha, sigma)
     expected = torch.nn.functional.mse_loss(output, target, reduction="none").mean(dim=-1)
-    torch.testing.assert_close(policy.loss(given)[0], expected)
+    torch.testing.assert_close(policy.loss(data)[0], expected)
 
 
-def test_the_denoiser_undoes_the_noise_where_the_network_is_right():
+def test_the_denoiser_removes_the_noise_if_the_network_predicts_it_exactly():
     policy = diffusion(sampler=DDIMConfig(num_steps=20))
-    given = lesson(1, 4)
-    x_0, noise = policy.normalizer.action(given.action).clamp(-1, 1), given.noise
+    data = lesson(1, 4)
+    x_0, noise = policy.normalizer.action(data.action).clamp(-1, 1), data.noise
     policy.network.denoise = lambda noisy, time, condition: noise[0]
     denoise = policy.denoiser(policy.encode(observe(4)))
     for t in (0, 3, 12, 18):
         level = policy.schedule.levels[t + 1]
         x_t = level.alpha * x_0 + level.sigma * noise[0]
         torch.testing.assert_close(denoise(x_t, level, level), x_0, rtol=0, atol=1e-4)
-    found = denoise(torch.full((4, 6, 2), 50.0), level, level)
-    assert found.max() == 1.0  # clipped
+    estimate = denoise(torch.full((4, 6, 2), 50.0), level, level)
+    assert estimate.max() == 1.0  # clipped
 
 
 @pytest.mark.parametrize("t", [19, 4])
-def test_the_denoiser_is_the_network_with_time_and_conditioning_met_before(t):
+def test_the_denoiser_equals_the_whole_network(t):
     policy = diffusion(prediction=prediction.SAMPLE, clip=100.0)
     conditioning, x_t = policy.encode(observe(4)), torch.randn(4, 6, 2, generator=torch.Generator().manual_seed(0))
     level = policy.schedule.levels[t + 1]
-    found = policy.denoiser(conditioning)(x_t, level, level)
-    torch.testing.assert_close(found, policy.network(x_t, torch.full((4,), t), conditioning))
+    estimate = policy.denoiser(conditioning)(x_t, level, level)
+    torch.testing.assert_close(estimate, policy.network(x_t, torch.full((4,), t), conditioning))
 
 
 @pytest.mark.parametrize(("sampler", "embedded"), [(DDIMConfig, [10]), (HeunConfig, [10, 10])])
-def test_time_and_conditioning_are_embedded_once_a_chunk(sampler, embedded):
+def test_times_and_conditioning_are_embedded_once_per_chunk(sampler, embedded):
     """Heun's method also asks for steps of no length."""
     policy, calls = diffusion(sampler=sampler(num_steps=10)), []
     for piece in ("embed", "condition"):
@@ -257,7 +257,7 @@ TOY_RANGES = {"wall": (np.zeros(1), np.ones(1)), "action": (np.full(1, -4.0), np
 
 
 def demonstrated(batch, generator):
-    """Where there is no wall, everybody goes left (+3); where there is one (1), half of them go right (-3)."""
+    """Without a wall, everybody goes left (+3). With a wall (1), half of the demonstrators go right (-3)."""
     wall = torch.randint(2, (batch, 1, 1), generator=generator).float().expand(batch, 2, 1)
     side = 1 - 2 * wall[:, :1] * torch.randint(2, (batch, 1, 1), generator=generator)
     return {"wall": wall}, 3 * side.expand(batch, 6, 1)
@@ -280,14 +280,14 @@ def learn(policy, num_steps, data, num_draws=1):
 
 def test_diffusion_learns_both_ways_round_the_wall_and_regression_hits_it():
     at_the_wall, elsewhere = {"wall": torch.ones(200, 2, 1)}, {"wall": torch.zeros(200, 2, 1)}
-    found = []
+    chunks = []
     many_steps = partial(diffusion, prediction=prediction.SAMPLE, sampler=DDIMConfig(num_steps=10))
     for make, num_steps in ((many_steps, 250), (regression, 100)):
         policy = make(TOY, TOY_RANGES, channels=(24,))
         learn(policy, num_steps, lambda generator: demonstrated(64, generator))
         noise = draw(policy, 200)
-        found.append((policy.predict(at_the_wall, noise), policy.predict(elsewhere, noise)))
-    (both, left), (mean, also_left) = found
+        chunks.append((policy.predict(at_the_wall, noise), policy.predict(elsewhere, noise)))
+    (both, left), (mean, also_left) = chunks
 
     went_left, went_right = ((both - side).abs().amax(dim=(1, 2)) < 0.5 for side in (3, -3))
     assert (went_left | went_right).float().mean() > 0.9  # a whole chunk on one side
@@ -298,11 +298,11 @@ def test_diffusion_learns_both_ways_round_the_wall_and_regression_hits_it():
 
 
 @pytest.mark.parametrize("make", [partial(diffusion, prediction=prediction.SAMPLE), regression])
-def test_one_batch_is_learnt_by_heart(make):
+def test_a_policy_memorises_one_batch(make):
     policy = make()
     observation, action = observe(4), lesson(1, 4).action
     action = torch.clamp(action, *(torch.tensor(limit).float() for limit in RANGES["action"]))
     learn(policy, 150, lambda generator: (observation, action), num_draws=8)
-    found = policy.predict(observation, draw(policy, 4))
-    error = (policy.normalizer.action(found) - policy.normalizer.action(action)).abs().mean()
+    chunk = policy.predict(observation, draw(policy, 4))
+    error = (policy.normalizer.action(chunk) - policy.normalizer.action(action)).abs().mean()
     assert error < 0.05

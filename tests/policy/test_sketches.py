@@ -1,7 +1,7 @@
-"""Methods that we do not ship, sketched against the interfaces: what each needs of them is there.
+"""Sketches of methods that recede does not ship: the interfaces offer all that they need.
 
-The data are Gaussian, so that it is known what should come out. Everything below is what the author of such a method
-would write: an objective, a guidance, or a function of the steps.
+The data is Gaussian, so the right results are known. The author of such a method would write the code below: an
+objective, a guidance or a function of the steps.
 """
 
 import math
@@ -39,7 +39,7 @@ DDIM = partial(ddim, eta=0.0)
 
 
 class State(nn.Module):
-    """An encoder that shows the state as it is."""
+    """An encoder that passes the state on."""
 
     conditioning_shape, crop = (1, 1), None
 
@@ -48,7 +48,7 @@ class State(nn.Module):
 
 
 class MLP(nn.Module):
-    """A network that is told where its step goes: an estimate of x_0 beside what is left of x."""
+    """A network that takes both ends of its step."""
 
     def __init__(self):
         super().__init__()
@@ -65,8 +65,8 @@ class MLP(nn.Module):
 
     def denoise(self, noisy, time, condition):
         steps = noisy.shape[1]
-        seen = [each[:, None].expand(-1, steps, -1) for each in (time, condition)]
-        return self.layers(torch.cat([noisy, *seen], dim=-1))
+        inputs = [x[:, None].expand(-1, steps, -1) for x in (time, condition)]
+        return self.layers(torch.cat([noisy, *inputs], dim=-1))
 
 
 class Exact(MLP):
@@ -107,7 +107,7 @@ def state(rows=512, value=0.0):
 
 
 def train(made, *, teacher=None, num_steps=400, mean=0.0):
-    """A training loop like that of `recede train`, on actions about `mean`."""
+    """A training loop like that of `recede train`, on actions around `mean`."""
     generator, optimizer = torch.Generator().manual_seed(0), torch.optim.AdamW(made.parameters(), lr=4e-3)
     rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
     average = EMA(made, power=0.75, maximum=0.98)
@@ -131,13 +131,13 @@ def train(made, *, teacher=None, num_steps=400, mean=0.0):
 
 
 def levels_at(t):
-    """The levels of times (B,), a row each, for steps of whole batches."""
+    """The levels of times (B,), one per row, for steps of whole batches."""
     alpha, sigma = (value[:, None, None] for value in SCHEDULE(t))
     return NoiseLevel(t, alpha, sigma)
 
 
 def estimated(made, x, now, then, conditioning):
-    """x_0 by the network of a policy, for steps between times that differ from row to row."""
+    """The estimate of x_0 for steps whose times differ from row to row."""
     network = made.network
     return network.denoise(x, network.embed(now.float(), then.float()), network.condition(conditioning))
 
@@ -169,9 +169,9 @@ def test_a_consistency_policy_lands_in_one_step_where_its_teacher_lands_in_many(
     teacher = policy(Exact(), num_steps=20).requires_grad_(False)
     student = train(policy(MLP(), num_steps=1, objective=Consistency()), teacher=teacher, num_steps=2000)
     noise = draw(student)
-    found, expected = student.predict(state(), noise), teacher.predict(state(), noise)
+    chunk, expected = student.predict(state(), noise), teacher.predict(state(), noise)
     assert expected.std() > 0.8 * STD
-    assert (found - expected).abs().mean() < 0.15 * STD
+    assert (chunk - expected).abs().mean() < 0.15 * STD
 
 
 # --- shortcut models (Frans et al. 2024): one step lands where two of half its length land
@@ -202,12 +202,12 @@ class Shortcut:
 
 
 def implied(x_t, landed, *, now, then):
-    """The x_0 towards which a step goes that lands there: the inverse of `step`, which is linear in x_0."""
+    """The x_0 of a step that lands at `landed`: the inverse of `step`, which is linear in x_0."""
     kept = now.alpha * then.sigma / (then.alpha * now.sigma)
     return (landed - then.sigma / now.sigma * x_t) / (then.alpha * (1 - kept))
 
 
-def test_a_step_has_the_estimate_that_is_implied_by_where_it_lands():
+def test_the_estimate_of_a_step_follows_from_where_it_lands():
     x, x_0 = torch.randn(2, 5, 2, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for now, then in pairwise(reversed(SCHEDULE.levels)):
         landed = step(x, x_0, now=now, then=then)
@@ -248,32 +248,32 @@ class ClassifierFree(Guidance):
         return guided
 
 
-def test_classifier_free_guidance_is_a_denoiser_of_two():
-    """The exact denoiser of mean m, guided by w, is that of mean w m."""
+def test_classifier_free_guidance_combines_two_denoisers():
+    """The exact denoiser of mean m, guided with weight w, is the exact denoiser of mean w m."""
     made = policy(Exact())
     noise = draw(made)
     for weight in (0.0, 1.0, 2.0):
-        found = made.predict(state(value=0.3), noise, [ClassifierFree(weight)])
+        chunk = made.predict(state(value=0.3), noise, [ClassifierFree(weight)])
         expected = made.predict(state(value=0.3 * weight), noise)
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(chunk, expected, rtol=0, atol=1e-5)
 
 
 def test_conditioning_is_dropped_in_training():
-    """Half as many lessons leave the mean of all: what is predicted without conditioning is in the data too."""
+    """Without conditioning, the policy predicts the mean of all data."""
     torch.manual_seed(0)
     made = train(policy(MLP(), objective=Dropping(uniform)), mean=0.5)
-    found = made.predict(state(value=0.0), draw(made)).mean()
-    assert found == pytest.approx(0.5, abs=0.1)
+    chunk = made.predict(state(value=0.0), draw(made)).mean()
+    assert chunk == pytest.approx(0.5, abs=0.1)
 
 
 @pytest.mark.parametrize(
     "objective", [Consistency(), Shortcut(), Dropping(uniform)], ids=lambda made: type(made).__name__
 )
-def test_a_policy_with_an_objective_of_ones_own_keeps_every_promise(objective):
+def test_a_policy_with_a_custom_objective_keeps_every_promise(objective):
     check_policy(lambda: policy(MLP(), num_steps=2, objective=objective))
 
 
-def test_guidance_of_ones_own_goes_through_engines_and_batches():
+def test_custom_guidance_works_in_engines_and_batches():
     made = policy(Exact())
     engine, noise = EagerEngine(made), draw(made, rows=2)
     history = {"state": np.full((1, 1), 0.3, np.float32)}
@@ -290,7 +290,7 @@ def test_guidance_of_ones_own_goes_through_engines_and_batches():
 
 
 def chain(denoise, noise, levels):
-    """Every x on the way of DDPM: (N + 1, B, ...)."""
+    """Every x that DDPM visits, (N + 1, B, ...)."""
     x = [noise[0]]
     for index, (now, then) in enumerate(pairwise(levels)):
         mean, std = transition(x[-1], denoise(x[-1], now, then), now=now, then=then, eta=1.0)
@@ -299,7 +299,7 @@ def chain(denoise, noise, levels):
 
 
 def log_density(denoise, x, levels):
-    """Log p of the random steps of a chain (B,): all but the last, which adds no noise."""
+    """Log density of the random steps of a chain (B,): all steps but the last, which adds no noise."""
     total = torch.zeros(x.shape[1])
     for index, (now, then) in enumerate(list(pairwise(levels))[:-1]):
         mean, std = transition(x[index], denoise(x[index], now, then), now=now, then=then, eta=1.0)
@@ -307,7 +307,7 @@ def log_density(denoise, x, levels):
     return total
 
 
-def test_the_density_of_denoising_steps_weighs_one_policy_as_another():
+def test_importance_weights_from_the_density_of_denoising_steps_turn_one_policy_into_another():
     """The mean of importance weights is 1, and weighted samples of one policy have the mean of the other."""
     rows = 20_000
     made = policy(Exact(), num_steps=10, solve=ddpm)

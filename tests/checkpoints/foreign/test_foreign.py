@@ -238,13 +238,13 @@ def test_observations_that_would_be_clipped_are_refused(tmp_path, capsys):
         (["horizons.observation=3"], "10 numbers of conditioning must be those of 3 steps"),
         (["horizons.observation=1"], "must be of 10 numbers a step, got (5,)"),
         (["horizons.prediction=12"], "horizons.prediction must be 8, got 12"),
-        (["policy.encoder.mlp=[8]"], "policy/encoder must be left out"),
+        (["policy.encoder.mlp=[8]"], "leave policy/encoder out"),
         (["policy=regression"], "policy must be a diffusion policy, got regression"),
         (["task=toys:REACH"], "give either task= or control_dt="),
         (["control_dt=null"], "give either task= or control_dt="),
         (["task=toys:REACH", "control_dt=null"], "streams must be the observations of toys:REACH"),
         (["task=toys:REACH", "control_dt=null", "streams=[targt,position]"], "did you mean 'target'?"),
-        (["task=toys:REACH", "control_dt=null", "streams=[target,position]"], "must see 4 numbers a step"),
+        (["task=toys:REACH", "control_dt=null", "streams=[target,position]"], "must take 4 numbers a step"),
     ],
 )
 def test_options_that_do_not_fit_the_weights_are_refused(tmp_path, capsys, arguments, message):
@@ -292,7 +292,7 @@ DARK = PIXELS | {"mean": torch.tensor([0.1, 0.1, 0.1]).view(3, 1, 1)}
         ({"crop_shape": [36, 64]}, "0.pool.pos_grid is of shape (6, 2), not (4, 2)"),
         ({"mode": "QUANTILES"}, "the normalization of observation.images.top must be one of"),
         ({"statistics": STATISTICS}, "the statistics of observation.images.top must be ('mean', 'std') of 3 numbers"),
-        ({"statistics": STATISTICS | {TOP: PIXELS, FRONT: DARK}}, "the pixels of all cameras must be normalised alike"),
+        ({"statistics": STATISTICS | {TOP: PIXELS, FRONT: DARK}}, "all cameras must have the same mean and deviation"),
         ({"vision_backbone": "resnet34"}, "names differ: 0.backbone.4.2.conv1.weight is missing; 0.backbone.4.2.bn1"),
         ({"n_obs_steps": 1}, "n_obs_steps must be 34 numbers of conditioning by 17 a step, got 1"),
     ],
@@ -334,7 +334,7 @@ def test_images_that_are_not_those_of_the_task_are_refused(tmp_path, capsys):
 def test_a_folder_of_lerobot_leaves_nothing_to_choose(tmp_path, capsys):
     folder, out = lerobot_folder(tmp_path / "lerobot"), tmp_path / "imported"
     for argument in ("policy.clip=2", "horizons.action=2"):
-        assert "must be left out" in refused(capsys, folder, f"out={out}", "control_dt=0.1", argument)
+        assert "leave policy and horizons out" in refused(capsys, folder, f"out={out}", "control_dt=0.1", argument)
     (folder / "policy_preprocessor.json").unlink()
     assert "keep the files policy_preprocessor*" in refused(capsys, folder, f"out={out}", "control_dt=0.1")
     (folder / "model.safetensors").unlink()
@@ -343,4 +343,4 @@ def test_a_folder_of_lerobot_leaves_nothing_to_choose(tmp_path, capsys):
 
 def test_what_is_there_is_not_replaced(tmp_path, capsys):
     torch.save(state_dict("unet1d"), tmp_path / "weights.pt")
-    assert "is there already" in refused(capsys, tmp_path / "weights.pt", f"out={tmp_path}", "control_dt=0.1")
+    assert "exists already" in refused(capsys, tmp_path / "weights.pt", f"out={tmp_path}", "control_dt=0.1")

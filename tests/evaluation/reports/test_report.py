@@ -178,18 +178,18 @@ def test_a_film_shows_the_chunk_under_way(tmp_path, walked):
     drawn, plain = (read(tmp_path / name)[0].astype(int) for name in ("drawn.mp4", "plain.mp4"))
     is_drawn = np.abs(drawn - plain).max(axis=-1) > 40
     for step in (0, 5, 9):
-        plan = [plan for plan in outcome.plans if plan.step <= step][-1]
-        low, high = np.floor(4 * env.pixels(plan.chunk)[[0, -1], 0])
+        chunk = [chunk for chunk in outcome.chunks if chunk.step <= step][-1]
+        low, high = np.floor(4 * env.pixels(chunk.actions)[[0, -1], 0])
         columns = np.flatnonzero(is_drawn[step].any(axis=0))
         assert abs(columns.min() - max(low, 0)) < 8, step
         assert abs(columns.max() - high) < 8, step
-        assert np.abs(np.flatnonzero(is_drawn[step].any(axis=1)) - 384 * plan.chunk[0, 1]).max() < 8, step
+        assert np.abs(np.flatnonzero(is_drawn[step].any(axis=1)) - 384 * chunk.actions[0, 1]).max() < 8, step
 
 
 def test_an_episode_without_frames_is_refused(tmp_path, walked):
     with pytest.raises(ValueError, match="episode 7 has no frames"):
         film(walked[0], tmp_path / "walk.mp4", fps=10, pixels=None)
-    with pytest.raises(ValueError, match="none of these was"):
+    with pytest.raises(ValueError, match="needs a filmed episode"):
         fan({"forked": as_engine(Forked())}, walked[:1], Walk().pixels, progress=False)
 
 
@@ -211,7 +211,7 @@ def test_a_fan_is_drawn_where_the_first_policy_is_least_decided(walked):
         progress=False,
     )
     outcome = next(outcome for outcome in walked if outcome.seed == found.seed)
-    away = {plan.step: abs(plan.history["position"][-1, 0] - 0.5) for plan in outcome.plans}
+    away = {chunk.step: abs(chunk.history["position"][-1, 0] - 0.5) for chunk in outcome.chunks}
     assert away[found.step] == min(away.values())
     np.testing.assert_array_equal(found.frame, outcome.frames[found.step])
     assert found.points["forked"].shape == (20, 8, 2)
@@ -277,7 +277,16 @@ def test_the_page_stands_on_its_own(tmp_path, walked, num_policies):
         assert said in page.text, said
     for said in ("recede evaluate runs/walk", "Narrow the interval.", "seed 107: no success, score 0.25, 47 steps"):
         assert said in page.text, said
-    assert page.said.count("Success while training") == 1
+    assert page.said.count("Success during training") == 1
+
+
+def test_a_long_command_does_not_widen_the_page(tmp_path):
+    """A grid column is as wide as its longest line unless its minimum is 0."""
+    rules = re.findall(r"{([^}]*grid[^}]*)}", written(tmp_path, [Entry(name="a", evaluation=measured())]))
+    assert len(rules) >= 4
+    for rule in rules:
+        columns = re.search(r"grid-template-columns: ([^;]*)", rule)[1]
+        assert "1fr" not in columns.replace("minmax(0, 1fr)", "").replace("minmax(min(100%, 17rem), 1fr)", "")
 
 
 def test_every_rate_is_shown_with_its_interval_and_episodes():
@@ -285,14 +294,14 @@ def test_every_rate_is_shown_with_its_interval_and_episodes():
     assert verdict([few]) == "A succeeded in 2 of 10 episodes of walk, 20 % (95 % interval 6–51 %)."
     assert verdict([few, many]).endswith("a succeeded in 90 of 100 episodes of walk, 90 % (95 % interval 83–94 %). "
                                          "The intervals do not overlap. Each policy is one training of its recipe; "
-                                         "another seed may do better or worse.")  # fmt: skip
-    assert "The intervals overlap: more episodes may tell. Each policy is one training" in verdict([few, few])
+                                         "with another seed it may be better or worse.")  # fmt: skip
+    assert "The intervals overlap: more episodes may separate them. " in verdict([few, few])
 
 
 def test_a_rate_of_unknown_episodes_is_not_shown(tmp_path):
     metrics = [line for line in METRICS if "success_rate" not in line] + [{"step": 200, "success_rate": 0.5}]
     text = written(tmp_path, [Entry(name="a", evaluation=measured(), metrics=metrics)])
-    assert "Success while training" not in text
+    assert "Success during training" not in text
     assert "Held-out action error" in text
 
 
@@ -300,9 +309,9 @@ def test_without_metrics_and_pictures_there_is_still_a_report(tmp_path):
     evaluation = measured()
     page = Page(written(tmp_path, [Entry(name="a", evaluation=evaluation)]))
     assert "Learning" not in page.said
-    assert "What each policy would do" not in page.said
-    assert "Rolling out" not in page.said
-    assert "What to type next" not in page.said
+    assert "Sampled action chunks" not in page.said
+    assert "Films" not in page.said
+    assert "Next" not in page.said
     assert "Every episode" in page.said
     assert not re.search(r"\b(nan|inf|None)\b", page.text)
 
@@ -349,7 +358,7 @@ def test_what_is_no_evaluation_is_refused(tmp_path):
         ValueError, match=r"'a' must be the content of an evaluation.json, it lacks \['wall_s', 'seeds'\]"
     ):
         Entry(name="a", evaluation={key: value for key, value in measured().items() if key not in ("wall_s", "seeds")})
-    with pytest.raises(ValueError, match="at least one policy"):
+    with pytest.raises(ValueError, match="got none"):
         written(tmp_path, [])
 
 

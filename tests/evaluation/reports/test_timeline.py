@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from recede.control.log import tick_specification
 from recede.datasets.store import DemonstrationStore
-from recede.evaluation.reports.control import NUM_BINS, _thinned, summarised, write_timeline
+from recede.evaluation.reports.control import NUM_BINS, summary_line, thinned, write_timeline
 from toys import SPECIFICATION
 
 
@@ -15,10 +15,10 @@ def episode(seed=0, **told):
 
 def test_an_episode_that_was_stopped_has_failed_and_one_that_was_interrupted_does_not_count():
     episodes = [episode(), episode(reason="stopped for safety", success=False), episode(success=None)]
-    assert summarised(episodes).startswith(
+    assert summary_line(episodes).startswith(
         "3 of 300 commands more than half a period late; success in 1 of 2 episodes ["
     )
-    assert summarised([episode(success=None)]) == "1 of 100 commands more than half a period late"
+    assert summary_line([episode(success=None)]) == "1 of 100 commands more than half a period late"
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_the_page_says_what_happened_and_escapes_what_it_quotes(tmp_path, ticks)
 def test_where_a_point_stands_for_several_ticks_it_is_the_largest():
     values = np.zeros(10_000)
     values[1234] = 7.0
-    points = _thinned(np.arange(10_000) / 100, values)
+    points = thinned(np.arange(10_000) / 100, values)
     assert len(points) == NUM_BINS
     assert [point for point in points if point[1]] == [(12.34, 7.0)]
-    assert _thinned(np.arange(3) / 100, np.arange(3.0)) == [(0.0, 0.0), (0.01, 1.0), (0.02, 2.0)]
+    assert thinned(np.arange(3) / 100, np.arange(3.0)) == [(0.0, 0.0), (0.01, 1.0), (0.02, 2.0)]

@@ -1,4 +1,4 @@
-"""Schedulers of diffusers as samplers, in float32: each samples a known Gaussian, or is refused when it is built."""
+"""Samplers from diffusers schedulers, in float32: each samples a known Gaussian or is refused when it is built."""
 
 import inspect
 from itertools import pairwise
@@ -53,9 +53,9 @@ def randn(*shape, seed=0, dtype=torch.float32):
 def plain(name, num_steps, noise, seed):
     """The loop that diffusers documents, with one generator for the whole batch."""
     scheduler_class = getattr(diffusers, name)
-    known = inspect.signature(scheduler_class).parameters
+    parameters = inspect.signature(scheduler_class).parameters
     betas = [1 - (after.alpha / before.alpha) ** 2 for before, after in pairwise(COSINE.levels)]
-    options = {"clip_sample": False} if "clip_sample" in known else {}
+    options = {"clip_sample": False} if "clip_sample" in parameters else {}
     scheduler = scheduler_class(100, trained_betas=betas, prediction_type="sample", **options)
     scheduler.set_timesteps(num_steps)
     extra = {}
@@ -69,7 +69,7 @@ def plain(name, num_steps, noise, seed):
 
 
 def built(name, num_steps):
-    """The sampler, or the message of its refusal."""
+    """The sampler, or the message of the error that refuses it."""
     try:
         return diffusers_sampler(name, COSINE, num_steps)
     except ValueError as error:
@@ -101,7 +101,7 @@ def test_a_scheduler_samples_a_gaussian_as_a_plain_loop_does_or_is_refused(name,
         assert spread == pytest.approx(least, abs=0.03)
 
 
-def test_the_schedulers_that_serve_are_known():
+def test_the_accepted_schedulers_are_listed():
     accepted = {name for name in NAMES if not isinstance(built(name, 20), str)}
     assert accepted == SERVING
 
@@ -122,7 +122,7 @@ def test_the_schedulers_that_serve_are_known():
         ("DDPMScheduler", 10, {"variance_type": "learned"}, "scheduler of recede|cannot sample"),
     ],
 )
-def test_a_scheduler_that_cannot_serve_is_refused_with_its_reason(name, num_steps, options, reason):
+def test_a_scheduler_that_fails_its_trial_is_refused_with_the_reason(name, num_steps, options, reason):
     with pytest.raises(ValueError, match=f"{name} cannot sample in {num_steps} steps.*{reason}.*or use a sampler of"):
         diffusers_sampler(name, COSINE, num_steps, **options)
 
@@ -141,13 +141,13 @@ def test_a_scheduler_whose_packages_are_missing_is_refused(monkeypatch):
         _backends = ("torch", "a_package_that_no_one_has")
 
     monkeypatch.setattr(diffusers, "NeedyScheduler", Needy, raising=False)
-    with pytest.raises(ValueError, match="not installed: pip install a_package_that_no_one_has"):
+    with pytest.raises(ValueError, match="pip install a_package_that_no_one_has"):
         diffusers_sampler("NeedyScheduler", COSINE, 10)
 
 
 @pytest.mark.parametrize("num_steps", [0, 101])
 def test_an_impossible_number_of_steps_is_refused(num_steps):
-    with pytest.raises(ValueError, match=f"between 1 and the 100 noise levels of the schedule, got {num_steps}"):
+    with pytest.raises(ValueError, match=f"between 1 and .*100 .*got {num_steps}"):
         diffusers_sampler("DDIMScheduler", COSINE, num_steps)
 
 
@@ -170,11 +170,11 @@ class Continuous:
 
 @pytest.mark.parametrize("noise_schedule", [Continuous(), schedule.rectified_flow(100)], ids=["continuous", "flow"])
 def test_a_schedule_without_betas_is_refused(noise_schedule):
-    with pytest.raises(ValueError, match="DDIMScheduler needs a noise schedule that is made of betas"):
+    with pytest.raises(ValueError, match=r"DDIMScheduler .*betas"):
         diffusers_sampler("DDIMScheduler", noise_schedule, 2)
 
 
-def test_a_trial_leaves_the_random_numbers_of_the_process_alone():
+def test_a_trial_does_not_touch_the_random_state_of_the_process():
     for name in SERVING:
         state = torch.get_rng_state()
         sampler = diffusers_sampler(name, COSINE, 20)
@@ -183,7 +183,7 @@ def test_a_trial_leaves_the_random_numbers_of_the_process_alone():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (16, 2)])
-def test_a_thousand_rows_draw_from_a_thousand_streams(shape):
+def test_a_thousand_rows_have_a_thousand_random_streams(shape):
     noise = randn(1, 1000, *shape)
     generators = diffusers_samplers._row_generators(diffusers.DDPMScheduler().step, noise)["generator"]
     streams = {torch.randn(4, generator=generator).numpy().tobytes() for generator in generators}
@@ -191,7 +191,7 @@ def test_a_thousand_rows_draw_from_a_thousand_streams(shape):
 
 
 @pytest.mark.parametrize("name", ["DDPMScheduler", "LCMScheduler", "TCDScheduler"])
-def test_a_stochastic_scheduler_draws_for_each_row_alone(name):
+def test_a_stochastic_scheduler_draws_for_each_row_separately(name):
     sampler = diffusers_sampler(name, COSINE, 20)
     noise = randn(1, 5, 16, 2)
     noise[0, 4] = noise[0, 3]
@@ -203,7 +203,7 @@ def test_a_stochastic_scheduler_draws_for_each_row_alone(name):
 
 
 @pytest.mark.parametrize("name", ["DDPMScheduler", "DDIMScheduler"])
-def test_a_scheduler_does_not_clip_what_the_denoiser_has_left(name):
+def test_a_scheduler_does_not_clip_the_estimates_again(name):
     def denoise(x, now, then):
         return torch.full_like(x, 2.5)
 
@@ -214,15 +214,15 @@ def test_a_scheduler_does_not_clip_what_the_denoiser_has_left(name):
     assert bound.solve(denoise, randn(1, 3, 16, 2), bound.levels).max() < 1.02
 
 
-def test_a_scheduler_begins_with_noise_alone():
+def test_a_scheduler_refuses_a_warm_start():
     sampler = diffusers_sampler("DDIMScheduler", COSINE, 10)
     assert [level.time for level in sampler.levels] == [*range(90, -1, -10), -1]
-    with pytest.raises(ValueError, match="DDIMScheduler begins with noise alone: use a sampler of recede"):
+    with pytest.raises(ValueError, match=r"DDIMScheduler .*: use a sampler of recede for a warm start"):
         sampler.solve(gaussian(STD), randn(1, 2, 16, 2), sampler.levels[3:])
 
 
 @pytest.mark.parametrize("name", sorted(SERVING))
-def test_a_policy_predicts_with_every_scheduler_that_serves(name):
+def test_a_policy_predicts_with_every_accepted_scheduler(name):
     config = DiffusionConfig(
         network=UNet1dConfig(channels=[8, 16], time_size=8), sampler=DiffusersSamplerConfig(name=name, num_steps=20)
     )

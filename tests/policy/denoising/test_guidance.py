@@ -1,4 +1,4 @@
-"""Guidance, against closed forms: of a Gaussian everything is known, and its sampling is linear in noise and plan."""
+"""Guidance against closed forms: sampling a Gaussian is linear in the noise and the plan."""
 
 import itertools
 import math
@@ -26,7 +26,7 @@ COVARIANCES = {
     "ar": 0.98 ** (STEPS[:, None] - STEPS).abs(),
     "rbf": torch.exp(-(((STEPS[:, None] - STEPS) / 3) ** 2) / 2) + 1e-4 * EYE,
 }
-"""Of chunks of one number a step, of variance 1: a rough autoregressive walk, and smooth motions."""
+"""Covariances of chunks with one number per step, of variance 1: a rough autoregressive walk, and smooth motions."""
 
 SCHEDULES = {"cosine": cosine(100), "flow": rectified_flow(100)}
 STDS = 1.0, 0.35, 0.2
@@ -40,7 +40,7 @@ def schedule(request):
 
 
 def denoiser(covariance):
-    """(x_t, now, then) -> the best estimate of Gaussian x_0."""
+    """The exact denoiser of a Gaussian x_0."""
     matrices = {}
 
     def denoise(x_t, now, then):
@@ -60,7 +60,7 @@ def chunks(count, seed, covariance=COVARIANCES["rbf"]):
 
 
 def weights(*, is_soft=True, held=HELD):
-    """1 for the held steps, then, if soft, falling until `END`."""
+    """1 for the held steps; if soft, then falling to 0 at `END`."""
     c = (END - STEPS) / (END - held + 1)
     falling = torch.where(STEPS < END, c * torch.expm1(c) / math.expm1(1), 0.0)
     return torch.where(held > STEPS, 1.0, falling if is_soft else 0.0)
@@ -77,14 +77,14 @@ class Itself:
 
 
 def sampled(denoise, noise, *, sampler, clip, std=None, guidance=()):
-    """What `sample` makes of a noise with this denoiser."""
+    """The sample from this noise with this denoiser."""
     sampling = Sampling(None, lambda condition: denoise, Itself(std), clip)
     return sample(sampling, noise, sampler=sampler, guidance=guidance)
 
 
-def guided(covariance, planned, given, noise, *, sampler, std=1.0, clip=ANY_CLIP, denoise=None, **options):
-    """What `sample` makes of a noise for a plan, with the same weights (Tp,) in every row."""
-    prefix = Prefix(planned, given.expand(len(planned), -1), **options)
+def guided(covariance, planned, weighting, noise, *, sampler, std=1.0, clip=ANY_CLIP, denoise=None, **options):
+    """The sample from this noise guided by a plan, with the same weights (Tp,) in every row."""
+    prefix = Prefix(planned, weighting.expand(len(planned), -1), **options)
     stds = torch.full((1,), std, dtype=planned.dtype)
     denoise = denoise or denoiser(covariance)
     return sampled(denoise, noise, sampler=sampler, clip=clip, std=stds, guidance=[prefix])
@@ -100,21 +100,21 @@ def root(matrix):
 
 
 class Law:
-    """The law of a guided sample beside the true conditional one, exactly: both are linear in noise and plan.
+    """Compares the law of guided samples with the true conditional law. Exact: both are linear in noise and plan.
 
     seam: rms of the step from the last held action to the first free one, in natural steps of the data, so that 1 is
     ideal. mean: rms error of the conditional mean of the free steps; spread: Wasserstein-2 distance between their
     conditional covariance and the true one; both in standard deviations of the data.
     """
 
-    def __init__(self, kind, std, schedule, num_steps, *, given, held=HELD, solve=DDIM, num_draws=0, **options):
+    def __init__(self, kind, std, schedule, num_steps, *, weighting, held=HELD, solve=DDIM, num_draws=0, **options):
         covariance = std**2 * COVARIANCES[kind]
         sampler = sampler_of(schedule, num_steps, solve=solve, num_draws=num_draws)
         num_noises = (1 + num_draws) * NUM_STEPS
         unit = torch.eye(num_noises, dtype=torch.float64).reshape(num_noises, 1 + num_draws, NUM_STEPS)
         noise = torch.cat([unit, torch.zeros(NUM_STEPS, *unit.shape[1:], dtype=torch.float64)]).transpose(0, 1)
         planned = torch.cat([torch.zeros(num_noises, NUM_STEPS, dtype=torch.float64), EYE])
-        chunk = guided(covariance, planned[..., None], given, noise[..., None], sampler=sampler, std=std, **options)
+        chunk = guided(covariance, planned[..., None], weighting, noise[..., None], sampler=sampler, std=std, **options)
         of_noise, of_plan = chunk[:num_noises, :, 0].T, chunk[num_noises:, :, 0].T
 
         past = covariance[:held, :held]
@@ -122,9 +122,9 @@ class Law:
         rest = covariance - onward @ covariance[:held]
         error = (of_plan @ onward - onward)[held:]
         self.mean = (error @ past @ error.T).diagonal().mean().sqrt().item() / std
-        found, true = (of_noise @ of_noise.T + of_plan @ rest @ of_plan.T)[held:, held:], rest[held:, held:]
-        both = root(root(true) @ found @ root(true))
-        self.spread = torch.trace(found + true - 2 * both).clamp(min=0).sqrt().item() / std
+        actual, true = (of_noise @ of_noise.T + of_plan @ rest @ of_plan.T)[held:, held:], rest[held:, held:]
+        both = root(root(true) @ actual @ root(true))
+        self.spread = torch.trace(actual + true - 2 * both).clamp(min=0).sqrt().item() / std
         step = of_plan[held] - EYE[held - 1]
         natural = 2 * (covariance[0, 0] - covariance[0, 1])
         self.seam = ((step @ covariance @ step + of_noise[held] @ of_noise[held]) / natural).sqrt().item()
@@ -150,8 +150,8 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize(("std", "is_soft", "exact", "seam", "mean", "spread"), PUBLISHED.values(), ids=PUBLISHED)
-def test_a_chunk_goes_on_at_least_as_well_as_published(std, is_soft, exact, seam, mean, spread):
-    law = Law("ar", std, SCHEDULES["cosine"], 10, given=weights(is_soft=is_soft), exact=exact)
+def test_a_chunk_continues_the_plan_at_least_as_well_as_published(std, is_soft, exact, seam, mean, spread):
+    law = Law("ar", std, SCHEDULES["cosine"], 10, weighting=weights(is_soft=is_soft), exact=exact)
     assert law.mean < mean
     assert law.spread < spread
     assert seam is None or 0.9 < law.seam < seam
@@ -169,9 +169,9 @@ def test_a_chunk_goes_on_at_least_as_well_as_published(std, is_soft, exact, seam
         (100, True, (0.74, 1.13), 0.25, 0.29),
     ],
 )
-def test_a_chunk_goes_on_whatever_the_scale_of_the_data(kind, num_steps, is_soft, seams, mean, spread):
-    """Along the error: a chunk without any spread would have too small a seam."""
-    for law in laws(kind, num_steps=num_steps, given=weights(is_soft=is_soft)):
+def test_a_chunk_continues_the_plan_at_any_scale_of_the_data(kind, num_steps, is_soft, seams, mean, spread):
+    """Along the error. A chunk without any spread would have too small a seam."""
+    for law in laws(kind, num_steps=num_steps, weighting=weights(is_soft=is_soft)):
         assert seams[0] < law.seam < seams[1]
         assert law.mean < mean
         assert law.spread < spread
@@ -190,10 +190,10 @@ def test_a_chunk_goes_on_whatever_the_scale_of_the_data(kind, num_steps, is_soft
         (100, True, (0.72, 0.9), 0.34, 0.46),
     ],
 )
-def test_a_chunk_goes_on_whatever_the_scale_of_the_data_along_the_gradient(
+def test_a_chunk_continues_the_plan_along_the_gradient_at_any_scale_of_the_data(
     kind, num_steps, is_soft, seams, mean, spread
 ):
-    for law in laws(kind, num_steps=num_steps, given=weights(is_soft=is_soft), exact=True):
+    for law in laws(kind, num_steps=num_steps, weighting=weights(is_soft=is_soft), exact=True):
         assert seams[0] < law.seam < seams[1]
         assert law.mean < mean
         assert law.spread < spread
@@ -201,14 +201,14 @@ def test_a_chunk_goes_on_whatever_the_scale_of_the_data_along_the_gradient(
 
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("held", [1, 4, 8, 12, 15])
-def test_a_pull_stays_bounded_however_few_steps_and_however_many_are_held(exact, held):
-    """Never further off than without guidance, and with 4 steps well on the way."""
+def test_a_pull_stays_bounded_with_few_denoising_steps_and_many_held_steps(exact, held):
+    """Never worse than without guidance, and clearly better with 4 denoising steps."""
     for kind, num_steps in itertools.product(COVARIANCES, (1, 2, 3, 4)):
         options = {"num_steps": num_steps, "held": held}
         for is_soft in (False, True):
-            given = weights(held=held, is_soft=is_soft)
-            free = laws(kind, given=torch.zeros_like(STEPS), **options)
-            for law, without in zip(laws(kind, given=given, exact=exact, **options), free, strict=True):
+            weighting = weights(held=held, is_soft=is_soft)
+            free = laws(kind, weighting=torch.zeros_like(STEPS), **options)
+            for law, without in zip(laws(kind, weighting=weighting, exact=exact, **options), free, strict=True):
                 assert law.seam < 1.001 * without.seam
                 assert law.mean < 1.001 * without.mean
                 assert num_steps < 4 or held < 4 or law.seam < 3.2
@@ -216,19 +216,19 @@ def test_a_pull_stays_bounded_however_few_steps_and_however_many_are_held(exact,
 
 @pytest.mark.parametrize("solve", [dpm_solver_2m, heun, ddpm], ids=lambda solve: solve.__name__)
 @pytest.mark.parametrize("exact", [False, True])
-def test_every_sampler_goes_on(schedule, solve, exact):
+def test_a_chunk_continues_the_plan_with_every_sampler(schedule, solve, exact):
     draws = 10 if solve is ddpm else 0
     for std, is_soft in itertools.product(STDS, (False, True)):
-        options = {"solve": solve, "num_draws": draws, "given": weights(is_soft=is_soft)}
+        options = {"solve": solve, "num_draws": draws, "weighting": weights(is_soft=is_soft)}
         law = Law("ar", std, schedule, 10, exact=exact, **options)
         assert 0.7 < law.seam < (1.25 if is_soft else 2.0)
         assert law.mean < 0.36
         assert law.spread < 0.83
 
 
-def test_without_guidance_a_chunk_does_not_go_on(schedule):
-    """The measures can tell: nothing is right there."""
-    law = Law("ar", 1.0, schedule, 10, given=torch.zeros_like(STEPS))
+def test_without_guidance_a_chunk_does_not_continue_the_plan(schedule):
+    """The measures can tell: all of them are bad."""
+    law = Law("ar", 1.0, schedule, 10, weighting=torch.zeros_like(STEPS))
     assert law.seam > 6
     assert law.mean > 0.85
     assert law.spread > 1.3
@@ -236,8 +236,8 @@ def test_without_guidance_a_chunk_does_not_go_on(schedule):
 
 
 def test_many_steps_along_the_error_sample_the_conditional_distribution(schedule):
-    """What `error_gain` claims: the estimate of free steps is then the one given the held steps."""
-    law = Law("ar", 1.0, schedule, 100, given=weights(is_soft=False))
+    """As `error_gain` claims, the estimate of the free steps becomes the estimate given the held steps."""
+    law = Law("ar", 1.0, schedule, 100, weighting=weights(is_soft=False))
     assert law.seam == pytest.approx(1, abs=0.02)
     assert law.mean < 0.08
     assert law.spread < 0.06
@@ -247,26 +247,26 @@ def test_the_pull_is_along_the_error_or_the_gradient(schedule):
     """For a linear estimate D x_t the gradient is D^T W (Y - x_0), in the time of a flow."""
     covariance = COVARIANCES["rbf"]
     denoise, planned, x = denoiser(covariance), chunks(5, 0), chunks(5, 1)
-    given = weights().expand(5, -1)
+    weighting = weights().expand(5, -1)
     for now, then in pairwise(spaced(schedule.levels, 10, "trailing")):
         estimate = denoise(x, now, then)
-        error = given[..., None] * (planned - estimate)
+        error = weighting[..., None] * (planned - estimate)
         matrix = denoise(EYE[..., None], now, then)[..., 0]  # row j: what unit vector j is estimated as
         gradient = (now.alpha + now.sigma) * torch.einsum("ji,bid->bjd", matrix, error)
         tau = now.share
         published = min(5 * (1 - tau), (tau**2 + (1 - tau) ** 2) / tau if tau else math.inf)
         gain = torch.full_like(error, published)
-        gain[given == 1] = (1 - tau) / (then.share - tau)
+        gain[weighting == 1] = (1 - tau) / (then.share - tau)
         along_error = gain * error
         for exact, pull in ((False, along_error), (True, published * gradient)):
-            found = inpainting(denoise, planned, given, limit=5.0, exact=exact)(x, now, then)
-            torch.testing.assert_close(found, estimate + pull, rtol=1e-9, atol=1e-12)
+            pulled = inpainting(denoise, planned, weighting, limit=5.0, exact=exact)(x, now, then)
+            torch.testing.assert_close(pulled, estimate + pull, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("is_soft", [False, True])
-def test_of_a_flow_it_is_the_published_step(is_soft):
+def test_for_a_flow_the_guided_step_is_the_published_one(is_soft):
     """A' = A + (v + k g) / n with v = (x_0 - A) / (1 - tau), Black et al. 2025, algorithm 1."""
-    covariance, planned, given = COVARIANCES["rbf"], chunks(50, 0), weights(is_soft=is_soft)
+    covariance, planned, weighting = COVARIANCES["rbf"], chunks(50, 0), weights(is_soft=is_soft)
     denoise, sampler = denoiser(covariance), sampler_of(SCHEDULES["flow"], 10)
     noise = torch.randn(1, 50, NUM_STEPS, 1, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     x = noise[0]
@@ -274,29 +274,29 @@ def test_of_a_flow_it_is_the_published_step(is_soft):
         tau, after = now.alpha, then.alpha
         x_0 = denoise(x, now, then)
         matrix = denoise(EYE[..., None], now, then)[..., 0]
-        pull = torch.einsum("ji,bid->bjd", matrix, given[:, None] * (planned - x_0))
+        pull = torch.einsum("ji,bid->bjd", matrix, weighting[:, None] * (planned - x_0))
         variance = (1 - tau) ** 2 / (tau**2 + (1 - tau) ** 2)
         k = 5.0 if tau == 0 else min(5.0, (1 - tau) / (tau * variance))
         x = x + (after - tau) * ((x_0 - x) / (1 - tau) + k * pull)
-    found = guided(covariance, planned, given, noise, sampler=sampler, exact=True)
-    torch.testing.assert_close(found[:, HELD:], x[:, HELD:], rtol=1e-7, atol=1e-9)
-    assert torch.equal(found[:, :HELD], planned[:, :HELD])
+    chunk = guided(covariance, planned, weighting, noise, sampler=sampler, exact=True)
+    torch.testing.assert_close(chunk[:, HELD:], x[:, HELD:], rtol=1e-7, atol=1e-9)
+    assert torch.equal(chunk[:, :HELD], planned[:, :HELD])
 
 
-def test_the_gain_of_the_gradient_knows_the_scale_of_each_dimension():
-    """Data that are s times as large, with s times the noise, are pulled alike; a still dimension is finite."""
+def test_the_gain_of_the_gradient_depends_on_the_scale_of_each_dimension():
+    """Data s times as large, with s times the noise, is pulled alike. A still dimension has a finite gain."""
     std = torch.tensor([1.0, 0.35, 0.0], dtype=torch.float64)
     for tau in (0.0, 0.02, 0.3, 0.9):
         now, end = NoiseLevel(0, tau, 1 - tau), NoiseLevel(-1, 1.0, 0.0)
         gain = gradient_gain(now, end, std=std, limit=5.0, num_pulled=1.0)
-        for s, found in zip((1.0, 0.35, 1.0), gain.tolist(), strict=True):
+        for s, value in zip((1.0, 0.35, 1.0), gain.tolist(), strict=True):
             posterior = math.inf if tau == 0 else (tau**2 * s**2 + (1 - tau) ** 2) / (tau * s**2)
-            assert found == pytest.approx(min(5 * (1 - tau) / s**2, posterior), rel=1e-12)
+            assert value == pytest.approx(min(5 * (1 - tau) / s**2, posterior), rel=1e-12)
     assert error_gain(end, end) == 1.0
 
 
-def test_it_is_the_same_for_every_schedule():
-    """Noise levels of two schedules that have the same share of signal give the same guided estimates."""
+def test_guidance_is_the_same_for_every_schedule():
+    """Noise levels of two schedules with the same share of signal give the same guided estimates."""
     denoise, planned, x = denoiser(COVARIANCES["rbf"]), chunks(20, 0), chunks(20, 3)
     now, then = SCHEDULES["cosine"].levels[41], SCHEDULES["cosine"].levels[31]
     same, after = (NoiseLevel(level.time, level.share, 1 - level.share) for level in (now, then))
@@ -322,7 +322,7 @@ SAMPLERS = {
 
 @pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("make", SAMPLERS.values(), ids=SAMPLERS)
-def test_without_weight_nothing_changes_and_a_held_step_is_the_plan(make, exact):
+def test_a_prefix_without_weight_changes_nothing_and_a_held_step_is_the_plan(make, exact):
     """Bit for bit, in the precision and with the clip that policies have."""
     sampler = make(SCHEDULES["cosine"])
     planned, generator = chunks(8, 0).float(), torch.Generator().manual_seed(7)
@@ -352,10 +352,10 @@ def test_numpy_and_torch_agree(schedule):
     def denoise(x_t, now, then):
         return linear(torch.from_numpy(x_t), now, then).numpy()
 
-    found = sampled(denoise, noise.numpy(), sampler=sampler, clip=1.0, guidance=[prefix])
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected.numpy(), atol=2e-5)
-    assert np.array_equal(found[:, :HELD], prefix.actions[:, :HELD])
+    chunk = sampled(denoise, noise.numpy(), sampler=sampler, clip=1.0, guidance=[prefix])
+    assert chunk.dtype == np.float32
+    np.testing.assert_allclose(chunk, expected.numpy(), atol=2e-5)
+    assert np.array_equal(chunk[:, :HELD], prefix.actions[:, :HELD])
 
 
 @pytest.mark.parametrize("exact", [False, True])
@@ -369,15 +369,15 @@ def test_a_clip_does_not_weaken_the_guidance(exact):
     options = {"sampler": sampler_of(SCHEDULES["cosine"], 10), "std": std, "exact": exact}
     slopes = []
     for clip in (1.0, ANY_CLIP):
-        options |= {"clip": clip, "denoise": lambda *given, clip=clip: clipped(linear(*given), clip)}
-        found = guided(covariance, planned, weights(is_soft=False), noise, **options)
-        slopes.append((found[:, HELD + 4, 0] @ true / (true @ true)).item())
+        options |= {"clip": clip, "denoise": lambda *arguments, clip=clip: clipped(linear(*arguments), clip)}
+        chunk = guided(covariance, planned, weights(is_soft=False), noise, **options)
+        slopes.append((chunk[:, HELD + 4, 0] @ true / (true @ true)).item())
     assert slopes[0] > 0.72
     assert slopes[0] == pytest.approx(slopes[1], abs=0.06)
 
 
-def test_an_estimate_that_is_saturated_everywhere_is_still_moved():
-    """As estimates are at high noise: the gradient is taken before the clip."""
+def test_an_estimate_that_is_clipped_everywhere_is_still_pulled():
+    """At high noise all estimates are clipped: the gradient is taken before the clip."""
     now, then = SCHEDULES["cosine"].levels[100], SCHEDULES["cosine"].levels[90]
     planned, x = torch.zeros(2, NUM_STEPS, 1), torch.full((2, NUM_STEPS, 1), 2.0)
 
@@ -391,7 +391,7 @@ def test_an_estimate_that_is_saturated_everywhere_is_still_moved():
 
 
 class Still(torch.nn.Module):
-    """A network and an encoder of no parameters: the estimate is nearly the noisy chunk."""
+    """A network and an encoder without parameters: the estimate is nearly the noisy chunk."""
 
     conditioning_shape, crop = (1, 1), None
 

@@ -1,4 +1,4 @@
-"""Which noise levels a sampler visits, and what that does to the law of its samples."""
+"""The noise levels that a sampler visits, and their effect on the law of its samples."""
 
 import math
 from itertools import pairwise
@@ -58,16 +58,16 @@ def test_all_numbers_of_steps_of_the_usual_schedules_descend(noise_schedule, spa
 
 @pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
 def test_spacings_in_time_are_those_of_diffusers(spacing):
-    theirs = diffusers.DDIMScheduler(100, timestep_spacing=spacing)
+    scheduler = diffusers.DDIMScheduler(100, timestep_spacing=spacing)
     equal = set()
     for num_steps in range(1, 101):
-        theirs.set_timesteps(num_steps)
-        times = theirs.timesteps.tolist()
+        scheduler.set_timesteps(num_steps)
+        times = scheduler.timesteps.tolist()
         if len(times) != num_steps or (num_steps == 1 and times[0] == 0):
             continue  # a time too many, or one step from where hardly any noise is left
         ours = [level.time for level in spaced(COSINE.levels, num_steps, spacing)[:-1]]
         # Their floats come out on either side of the exact halves, which are rounded to the nearest time.
-        assert max(abs(mine - other) for mine, other in zip(ours, times, strict=True)) <= 1
+        assert max(abs(time - other) for time, other in zip(ours, times, strict=True)) <= 1
         equal |= {num_steps} if ours == times else set()
     assert len(equal) >= 85
     assert {5, 10, 50, 100} <= equal
@@ -76,7 +76,7 @@ def test_spacings_in_time_are_those_of_diffusers(spacing):
 def test_one_step_goes_from_the_last_level_to_data():
     for spacing in SPACINGS.keys() - {"leading"}:
         assert spaced(COSINE.levels, 1, spacing) == (COSINE.levels[-1], COSINE.levels[0])
-    with pytest.raises(ValueError, match="spacing=leading needs 2 steps or more, got 1: choose spacing=trailing"):
+    with pytest.raises(ValueError, match="got 1: choose spacing=trailing"):
         spaced(COSINE.levels, 1, "leading")
     assert spaced(COSINE.levels[:2], 1, "leading") == COSINE.levels[1::-1]  # there is no other
 
@@ -100,7 +100,7 @@ def test_log_snr_and_karras_are_even_as_published(num_steps):
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("num_steps", [0, -1, 101])
 def test_an_impossible_number_of_steps_is_refused(spacing, num_steps):
-    with pytest.raises(ValueError, match=f"between 1 and the 100 noise levels.*got {num_steps}"):
+    with pytest.raises(ValueError, match=f"between 1 and .*100 .*got {num_steps}"):
         spaced(COSINE.levels, num_steps, spacing)
 
 
@@ -173,7 +173,7 @@ def test_the_law_of_each_sampler_by_default(name):
 def test_the_law_of_each_spacing_in_10_steps(name, spacing):
     unbiased = ([0] * 4, [0] * 4)
     means = ERROR_OF_THE_MEAN_IF_LEADING[name] if spacing == "leading" else unbiased
-    found = laws(SAMPLERS[name](num_steps=10, spacing=spacing))
-    for (errors, ratios), mean, spread in zip(found, means, IN_10_STEPS[name, spacing], strict=True):
+    actual = laws(SAMPLERS[name](num_steps=10, spacing=spacing))
+    for (errors, ratios), mean, spread in zip(actual, means, IN_10_STEPS[name, spacing], strict=True):
         assert errors == pytest.approx(mean, abs=1e-4)
         assert ratios == pytest.approx(spread, abs=6e-4)

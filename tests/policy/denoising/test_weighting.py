@@ -35,7 +35,7 @@ WEIGHTINGS = {
 
 
 class Knowing(nn.Module):
-    """A network that answers as if x_0 were a parameter of it, whatever it should predict."""
+    """A network whose x_0 is a parameter, for any prediction type."""
 
     def __init__(self, kind, noise_schedule):
         super().__init__()
@@ -62,7 +62,7 @@ def policy(kind, noise_schedule, *, weighting=uniform):
 
 
 def loss(made, times):
-    """(3, Tp) of one draw at these times, with the actions and the noise always the same."""
+    """Actions, and their loss (3, Tp) at these times. Actions and noise are always the same."""
     generator = torch.Generator().manual_seed(0)
     action = torch.rand(3, 4, 2, generator=generator) * 2 - 1
     noise = torch.randn(1, 3, 4, 2, generator=generator)
@@ -102,8 +102,8 @@ def test_the_gradient_of_the_estimate_has_the_weight_of_its_noise_level(name, ki
     expected = [
         weights(weighting, (level.alpha / level.sigma) ** 2, level.alpha, level.sigma, kind) for level in levels
     ]
-    wanted = torch.tensor(expected)[:, None, None] * (made.network.x_0 - action).detach()  # 2 w (x - x_0) / Da
-    torch.testing.assert_close(made.network.x_0.grad, wanted, rtol=2e-3, atol=2e-5)
+    expected = torch.tensor(expected)[:, None, None] * (made.network.x_0 - action).detach()  # 2 w (x - x_0) / Da
+    torch.testing.assert_close(made.network.x_0.grad, expected, rtol=2e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("kind", PREDICTIONS)
@@ -134,7 +134,7 @@ def test_a_prediction_of_epsilon_is_refused_on_a_rectified_flow(weighting):
         policy(prediction.EPSILON, SCHEDULES["flow"], weighting=weighting)
 
 
-def test_a_weight_that_drowns_all_others_is_refused():
+def test_a_weight_that_dominates_the_loss_is_refused():
     with pytest.raises(ValueError, match=r"at most 1e\+06 times.*got 1.65e\+07: choose policy/weighting=uniform"):
         policy(prediction.EPSILON, SCHEDULES["cosine"], weighting=WEIGHTINGS["edm"])
     policy(prediction.V, SCHEDULES["cosine"], weighting=WEIGHTINGS["edm"])
@@ -148,7 +148,7 @@ def test_the_limits_of_weightings_are_checked(value):
         EDMWeightingConfig(data_std=value)
 
 
-def test_the_options_of_weightings_reach_them():
+def test_weightings_receive_their_options():
     snr = torch.tensor([0.5, 3.0, 100.0])
     assert MinSNRConfig(limit=2.0).build()(snr, snr).tolist() == [0.5, 2.0, 2.0]
     assert EDMWeightingConfig(data_std=0.25).build()(snr, snr).tolist() == [16.5, 19.0, 116.0]

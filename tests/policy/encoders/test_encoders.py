@@ -1,4 +1,4 @@
-"""Encoders of observations: vectors, images, both; in a policy, and in a training."""
+"""Observation encoders for vectors, images and both: alone, in a policy and in training."""
 
 from dataclasses import replace
 
@@ -57,22 +57,22 @@ def test_any_streams_are_encoded(streams, options, size):
     encoder = encoder_of(*streams, **options)
     assert encoder.conditioning_shape == (2, size)
     observation = observe(*streams)
-    found = encoder(observation)
-    assert found.shape == (3, 2, size)
-    assert found.isfinite().all()
+    encoded = encoder(observation)
+    assert encoded.shape == (3, 2, size)
+    assert encoded.isfinite().all()
     for name, x in observation.items():  # every stream matters, and a step and a row see only their own
         changed = observation | {name: x.clone()}
         changed[name][1, 0] = 255 - x[1, 0] if x.dtype == torch.uint8 else -x[1, 0]
-        difference = (encoder(changed) - found).abs().amax(dim=-1) > 1e-6
+        difference = (encoder(changed) - encoded).abs().amax(dim=-1) > 1e-6
         assert difference.tolist() == [[False, False], [True, False], [False, False]], name
 
 
 def test_vectors_come_first_and_as_they_are():
     encoder, observation = encoder_of(SCENE, STATE, WRIST, TARGET), observe(SCENE, STATE, WRIST, TARGET)
-    found = encoder(observation)
-    assert torch.equal(found[..., :5], torch.cat([observation["state"], observation["target"]], dim=-1))
+    encoded = encoder(observation)
+    assert torch.equal(encoded[..., :5], torch.cat([observation["state"], observation["target"]], dim=-1))
     frames = observation["wrist"][1].permute(0, 3, 1, 2)
-    torch.testing.assert_close(found[1, :, -6:], encoder.cameras[1](frames))
+    torch.testing.assert_close(encoded[1, :, -6:], encoder.cameras[1](frames))
 
 
 def test_a_shared_encoder_is_one():
@@ -81,12 +81,12 @@ def test_a_shared_encoder_is_one():
     assert sum(p.numel() for p in apart.parameters()) == 2 * count
     same = Stream("other", SCENE.shape, "uint8")
     encoder = encoder_of(SCENE, same, shared=True)
-    found = encoder(observe(SCENE) | {"other": observe(SCENE)["scene"]})
-    assert torch.equal(found[..., :6], found[..., 6:])
+    encoded = encoder(observe(SCENE) | {"other": observe(SCENE)["scene"]})
+    assert torch.equal(encoded[..., :6], encoded[..., 6:])
     safetensors.torch.save(encoder.state_dict())  # which refuses a tensor of two names
 
 
-def test_evaluation_sees_the_centre_and_training_what_was_cropped():
+def test_whole_images_are_cropped_in_the_centre_and_cropped_images_are_taken_as_they_are():
     encoder, observation = encoder_of(SCENE, WRIST, crop=[14, 12]), observe(SCENE, WRIST)
     cropped = {name: centre_crop(x, (14, 12)) for name, x in observation.items()}
     assert torch.equal(encoder(observation), encoder(cropped))
@@ -104,39 +104,39 @@ def test_evaluation_sees_the_centre_and_training_what_was_cropped():
     [
         (
             lambda: LowdimEncoderConfig().build(specification(STATE, SCENE), HORIZONS),
-            r"takes vector streams only, got \['scene'\]: choose policy/encoder=resnet",
+            r"\['scene'\]: choose policy/encoder=resnet",
         ),
         (
             lambda: encoder_of(STATE, SCENE, WRIST, crop=[18, 12]),
-            r"must fit into stream 'wrist', whose images are 16 x 20 pixels, got 18 x 12",
+            r"crop .*'wrist'.* 16 x 20 pixels, got 18 x 12",
         ),
         (
             lambda: encoder_of(SCENE, Stream("depth", (16, 16, 1), "uint8"), shared=True),
-            r"same number of channels, got \{'scene': 3, 'depth': 1\}: give each its own with shared=false",
+            r"channels, got \{'scene': 3, 'depth': 1\}: .*shared=false",
         ),
-        (lambda: encoder_of(Stream("depth", (9, 9, 1))), r"'depth' must be a vector .* or an image of uint8"),
-        (lambda: encoder_of(SCENE, stages=4), r"higher and wider than 32 pixels for the 4 stages .* got \(24, 32\)"),
-        (lambda: encoder_of(SCENE, WRIST, shared=True, stages=3), r"higher and wider than 16 .* got \(16, 20\)"),
+        (lambda: encoder_of(Stream("depth", (9, 9, 1))), r"'depth' must be a vector .*uint8.*\(9, 9, 1\)"),
+        (lambda: encoder_of(SCENE, stages=4), r"32 pixels for the 4 stages .* got \(24, 32\)"),
+        (lambda: encoder_of(SCENE, WRIST, shared=True, stages=3), r"16 pixels .* got \(16, 20\)"),
         (lambda: encoder_of(Stream("grey", (16, 16, 1), "uint8"), weights="w"), "must have 3 channels, got 1"),
-        (lambda: ResNetEncoderConfig(depth=20), "a depth of 18, 34 or 50 and 1 to 4 stages, got 20 and 4"),
+        (lambda: ResNetEncoderConfig(depth=20), "depth .* stages, got 20 and 4"),
         (lambda: ResNetEncoderConfig(stages=5), "got 18 and 5"),
         (lambda: ResNetEncoderConfig(width=24), "width must be a multiple of 16"),
         (lambda: ResNetEncoderConfig(norm="batch"), "norm must be 'group' or 'frozen', got 'batch'"),
         (
             lambda: ResNetEncoderConfig(norm="frozen").start(encoder_of(SCENE)),
-            "keep what was trained: give weights=FILE",
+            "give weights=FILE",
         ),
-        (lambda: ResNetEncoderConfig(frozen=True).start(encoder_of(SCENE)), "keep what was trained: give weights=FILE"),
-        (lambda: ResNetEncoderConfig(mean=[0.5]), r"mean and std must be given together, .* got \[0.5\] and None"),
+        (lambda: ResNetEncoderConfig(frozen=True).start(encoder_of(SCENE)), "give weights=FILE"),
+        (lambda: ResNetEncoderConfig(mean=[0.5]), r"mean and std .* got \[0.5\] and None"),
         (lambda: ResNetEncoderConfig(mean=[0.5], std=[0.0]), r"std above 0, got \[0.5\] and \[0.0\]"),
         (lambda: encoder_of(SCENE, mean=[0.0, 0.0], std=[1.0, 1.0]), "mean and std must be of the 3 channels"),
-        (lambda: ResNetEncoderConfig(crop=[84]), r"crop must be a height and a width in pixels, .* got \[84\]"),
-        (lambda: ResNetEncoderConfig(crop=[84, 0]), r"crop must be .* got \[84, 0\]"),
-        (lambda: LowdimEncoderConfig(mlp=[4, 0]), r"mlp must list sizes above 0, got \[4, 0\]"),
+        (lambda: ResNetEncoderConfig(crop=[84]), r"crop .* got \[84\]"),
+        (lambda: ResNetEncoderConfig(crop=[84, 0]), r"crop .* got \[84, 0\]"),
+        (lambda: LowdimEncoderConfig(mlp=[4, 0]), r"mlp .* got \[4, 0\]"),
         (lambda: ViTEncoderConfig().build(specification(SCENE), HORIZONS), "give policy.encoder.weights=FOLDER"),
     ],
 )
-def test_what_cannot_be_encoded_is_refused(build, message):
+def test_impossible_encoders_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
 
@@ -151,7 +151,7 @@ def test_what_cannot_be_encoded_is_refused(build, message):
         (lambda o: o.pop("wrist"), r"needs the observation 'wrist', got \['scene', 'state'\]"),
         (
             lambda o: o.update(scene=o["scene"] / 255),
-            "'scene' must hold images of uint8, .* got torch.float32: do not scale or normalise the pixels",
+            "'scene' .*uint8.* got torch.float32: do not scale or normalise",
         ),
         (lambda o: o.update(scene=o["wrist"]), r"'scene' must have shape \(B, 2, 24, 32, 3\), got \(3, 2, 16, 20, 3\)"),
         (lambda o: o.update(scene=o["scene"].movedim(-1, 2)), r"\(B, 2, 24, 32, 3\), got \(3, 2, 3, 24, 32\)"),
@@ -182,24 +182,24 @@ def test_training_takes_cropped_images_and_prediction_whole_ones(config):
 
 
 @pytest.mark.parametrize("config", [DiffusionConfig, RegressionConfig])
-def test_every_image_is_encoded_once_a_window(config):
-    policy, seen = policy_of(SCENE, STATE, WRIST, config=config), []
+def test_every_image_is_encoded_once_per_window(config):
+    policy, sizes = policy_of(SCENE, STATE, WRIST, config=config), []
     for camera in policy.encoder.cameras:
-        camera.register_forward_hook(lambda module, arguments, output: seen.append(len(output)))
+        camera.register_forward_hook(lambda module, arguments, output: sizes.append(len(output)))
     policy.loss(lesson(observe(SCENE, STATE, WRIST), draws=5))
-    assert seen == [6, 6]  # 3 windows of 2 steps, whatever the number of noise draws
+    assert sizes == [6, 6]  # 3 windows of 2 steps, whatever the number of noise draws
     draws, *shape = policy.noise_shape
     policy.predict(observe(SCENE, STATE, WRIST), torch.randn(draws, 3, *shape))
-    assert seen == [6] * 4  # and whatever the number of denoising steps
+    assert sizes == [6] * 4  # and whatever the number of denoising steps
 
 
 def test_images_pass_the_normalizer_unchanged():
     described = specification(SCENE, STATE)
     ranges = {"state": (np.zeros(3), np.full(3, 2.0)), "action": (np.zeros(2), np.ones(2))}
     normalizer, observation = Normalizer(described, ranges), observe(SCENE, STATE)
-    found = normalizer.observation(observation)
-    assert found["scene"] is observation["scene"]
-    torch.testing.assert_close(found["state"], (observation["state"] - 1).clamp(-1.5, 1.5))
+    normalised = normalizer.observation(observation)
+    assert normalised["scene"] is observation["scene"]
+    torch.testing.assert_close(normalised["state"], (observation["state"] - 1).clamp(-1.5, 1.5))
     assert not [name for name in normalizer.state_dict() if "scene" in name]
     Normalizer.empty(described).load_state_dict(normalizer.state_dict())
 
@@ -212,7 +212,7 @@ def test_a_policy_learns_what_only_the_image_shows():
         place = torch.rand(batch, 2, generator=generator)
         row, column = (place[:, 0] * 20).long(), (place[:, 1] * 28).long()
         inside = [(torch.arange(size) - start[:, None]) for size, start in ((24, row), (32, column))]
-        inside = [(each >= 0) & (each < 4) for each in inside]
+        inside = [(distance >= 0) & (distance < 4) for distance in inside]
         spot = inside[0][:, :, None] & inside[1][:, None, :]
         images = (spot[:, None, :, :, None] * 255).to(torch.uint8).expand(batch, 2, 24, 32, 3)
         where = torch.stack([column / 27, row / 19], dim=-1) * 2 - 1
@@ -254,8 +254,8 @@ def test_a_killed_training_on_images_ends_bit_for_bit_the_same(filmed, tmp_path,
     assert chunk.shape == (3, 4, 2)
 
 
-def test_training_sees_augmented_images_and_never_counts_them(filmed, tmp_path, monkeypatch):
-    counted, seen = [], []
+def test_training_uses_augmented_images_and_computes_no_statistics_of_them(filmed, tmp_path, monkeypatch):
+    counted, sizes = [], []
     plain, check = normalisation.statistics, loop.check_finite
     monkeypatch.setattr(normalisation, "statistics", lambda d, name, e: counted.append(name) or plain(d, name, e))
     monkeypatch.setattr(
@@ -275,18 +275,18 @@ def test_training_sees_augmented_images_and_never_counts_them(filmed, tmp_path, 
     monkeypatch.setattr(
         ObservationEncoder,
         "forward",
-        lambda self, o, forward=ObservationEncoder.forward: seen.append(o["scene"].shape[2:]) or forward(self, o),
+        lambda self, o, forward=ObservationEncoder.forward: sizes.append(o["scene"].shape[2:]) or forward(self, o),
     )
     loop.train(config)
     assert sorted(set(counted)) == ["action", "state"]
-    assert seen[:3] == [(14, 12, 3)] * 3
-    assert set(seen[3:]) == {(24, 32, 3)}  # the held-out error is of whole images
+    assert sizes[:3] == [(14, 12, 3)] * 3
+    assert set(sizes[3:]) == {(24, 32, 3)}  # the held-out error is of whole images
 
 
 def test_a_store_with_images_needs_an_encoder_of_images(filmed, tmp_path, recede):
-    found = recede(*training(filmed, tmp_path / "run"))
-    assert found.status == 2
-    assert found.line == (
+    result = recede(*training(filmed, tmp_path / "run"))
+    assert result.status == 2
+    assert result.line == (
         "recede train: the low-dimensional encoder takes vector streams only, got ['scene', 'wrist']: "
         "choose policy/encoder=resnet"
     )
@@ -297,13 +297,13 @@ def test_training_begins_with_pretrained_weights_and_checkpoints_do_not_need_the
     path = tmp_path / "weights.safetensors"
     safetensors.torch.save_file(as_torchvision(stages=1), path)
     more = [*ENCODER, f"policy.encoder.weights={path}", "policy.encoder.norm=frozen", "policy.encoder.frozen=true"]
-    found = recede(*training(filmed, tmp_path / "run", *more, steps=2))
-    assert found.status == 0, found.err
+    result = recede(*training(filmed, tmp_path / "run", *more, steps=2))
+    assert result.status == 0, result.err
     path.unlink()
     policy, _ = load_policy(tmp_path / "run")
-    trunk, given = policy.encoder.cameras[1].trunk.state_dict(), as_torchvision(stages=1)
-    assert all(torch.equal(value, given[name]) for name, value in trunk.items())
-    found = recede(*training(filmed, tmp_path / "other", *more, steps=2))
-    assert found.status == 2
-    assert str(path) in found.line
+    trunk, weights = policy.encoder.cameras[1].trunk.state_dict(), as_torchvision(stages=1)
+    assert all(torch.equal(value, weights[name]) for name, value in trunk.items())
+    result = recede(*training(filmed, tmp_path / "other", *more, steps=2))
+    assert result.status == 2
+    assert str(path) in result.line
     assert not (tmp_path / "other").exists()

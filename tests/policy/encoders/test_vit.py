@@ -1,4 +1,4 @@
-"""Pretrained vision transformers, tiny and random ones."""
+"""Pretrained vision transformers, with tiny random models."""
 
 import json
 
@@ -31,7 +31,7 @@ MODELS = {
 
 @pytest.fixture
 def saved(tmp_path, request):
-    """A tiny random model of a family, its folder, and the mean and deviation that it expects of pixels."""
+    """A tiny random model of a family, and its folder."""
     transformers = pytest.importorskip("transformers")
     torch.manual_seed(3)
     config = getattr(transformers, f"{request.param}Config")(**TINY, **MODELS[request.param])
@@ -49,7 +49,7 @@ def vit(folder, **options):
 
 
 @pytest.mark.parametrize("saved", MODELS, indirect=True)
-def test_a_vision_transformer_is_that_of_its_folder(saved):
+def test_a_vision_transformer_equals_the_model_in_its_folder(saved):
     model, folder = saved
     config, encoder = vit(folder)
     camera = encoder.cameras[0]
@@ -89,8 +89,8 @@ def test_a_vision_transformer_trains_and_its_checkpoint_needs_no_folder(saved, f
         json.dumps({"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5] * 3})
     )
     options = [f"policy.encoder.weights={folder}", "policy.encoder.image_size=8", f"policy.encoder.frozen={frozen}"]
-    found = recede(*training(filmed, tmp_path / "run", "policy/encoder=vit", *options, steps=2))
-    assert found.status == 0, found.err
+    result = recede(*training(filmed, tmp_path / "run", "policy/encoder=vit", *options, steps=2))
+    assert result.status == 0, result.err
     folder.rename(tmp_path / "elsewhere")
     policy, _ = load_policy(tmp_path / "run")
     camera = policy.encoder.cameras[0]
@@ -125,7 +125,7 @@ def test_no_code_in_a_folder_is_run(saved, tmp_path):
     assert not (tmp_path / "trace").exists()
 
 
-def test_the_vision_half_of_a_model_for_texts_is_taken(tmp_path):
+def test_the_vision_half_of_a_text_and_image_model_is_used(tmp_path):
     transformers = pytest.importorskip("transformers")
     text = {
         "hidden_size": 16,
@@ -146,9 +146,9 @@ def test_the_vision_half_of_a_model_for_texts_is_taken(tmp_path):
 @pytest.mark.parametrize("saved", ["Dinov2"], indirect=True)
 def test_a_folder_that_does_not_fit_is_refused(saved, tmp_path):
     _, folder = saved
-    with pytest.raises(FileNotFoundError, match=r"nowhere/config.json is missing: give the folder of a model"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere/config\.json is missing"):
         ViTEncoderConfig(weights=str(tmp_path / "nowhere"))
-    with pytest.raises(ValueError, match="image_size must be a multiple of the 4 pixels of a patch, got 10"):
+    with pytest.raises(ValueError, match=r"image_size .* 4 .*got 10"):
         ViTEncoderConfig(weights=str(folder), image_size=10).build(specification(SCENE), HORIZONS)
     with pytest.raises(ValueError, match="must have 3 channels, got 1"):
         ViTEncoderConfig(weights=str(folder)).build(specification(Stream("g", (8, 8, 1), "uint8")), HORIZONS)
@@ -156,10 +156,10 @@ def test_a_folder_that_does_not_fit_is_refused(saved, tmp_path):
     removed = sorted(weights)[3]
     weights.pop(removed)
     safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=f"model must hold the weights of a Dinov2Model .* lacks 1 weights.*{removed}"):
+    with pytest.raises(ValueError, match=f"Dinov2Model .* lacks 1 weights.*{removed}"):
         vit(folder)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="model must hold the weights of a Dinov2Model as safetensors"):
+    with pytest.raises(ValueError, match="Dinov2Model as safetensors"):
         vit(folder)
     for text, message in (('{"model_type": "dinov9"}', "got 'dinov9': did you mean 'dinov2'"), ("{", "must be JSON")):
         (folder / "config.json").write_text(text)
@@ -167,7 +167,7 @@ def test_a_folder_that_does_not_fit_is_refused(saved, tmp_path):
             ViTEncoderConfig(weights=str(folder))
 
 
-def test_missing_transformers_are_pointed_out(monkeypatch):
+def test_the_error_names_the_missing_package_transformers(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     config = ViTEncoderConfig(architecture={"config": {"model_type": "dinov2"}, "mean": [0.5], "std": [0.5]})
     with pytest.raises(ValueError, match=r"policy/encoder=vit needs transformers: pip install 'recede\[vit\]'"):

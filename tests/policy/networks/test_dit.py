@@ -1,4 +1,4 @@
-"""The diffusion transformer, against its blocks written out with a softmax and complex numbers, and how it starts."""
+"""The diffusion transformer against its blocks, written out with a softmax and complex numbers; its initial weights."""
 
 import math
 
@@ -49,7 +49,7 @@ def written_out(weights, noisy, t, conditioning, *, layers=2, heads=2, size=16):
         angles = torch.arange(x.shape[1])[:, None] * 10_000.0 ** -(torch.arange(width // 2) / (width // 2))
         for head in range(heads):
             q, k, v = (projected[..., part * size + head * width :][..., :width] for part in range(3))
-            q, k = (torch.complex(*each.chunk(2, dim=-1)) * torch.exp(1j * angles) for each in (q, k))
+            q, k = (torch.complex(*part.chunk(2, dim=-1)) * torch.exp(1j * angles) for part in (q, k))
             scores = (q @ k.conj().transpose(1, 2)).real / math.sqrt(width)
             out.append(scores.softmax(dim=-1) @ v)
         return linear(torch.cat(out, dim=-1), f"{name}.output")
@@ -58,8 +58,8 @@ def written_out(weights, noisy, t, conditioning, *, layers=2, heads=2, size=16):
     angles = t[:, None] * torch.exp(-math.log(10_000) * torch.arange(half) / (half - 1))
     time = F.mish(linear(torch.cat([angles.sin(), angles.cos()], dim=-1).to(noisy), "time.0.mlp.0"))
     time = linear(time, "time.0.mlp.2")
-    seen = linear(silu(linear(conditioning.flatten(1), "conditioning.1")), "conditioning.3")
-    modulation = (linear(silu(time), "time.2") + linear(silu(seen), "conditioning.5"))[:, None]
+    condition = linear(silu(linear(conditioning.flatten(1), "conditioning.1")), "conditioning.3")
+    modulation = (linear(silu(time), "time.2") + linear(silu(condition), "conditioning.5"))[:, None]
     x = linear(noisy, "action")
     for layer in range(layers):
         own = modulation[..., 6 * size * layer : 6 * size * (layer + 1)]
@@ -80,7 +80,7 @@ def test_the_network_is_that_of_the_papers(steps):
     torch.testing.assert_close(network(*arguments), expected, rtol=0, atol=2e-5)  # float32 frequencies
 
 
-def test_at_first_every_block_is_the_identity_and_the_output_is_zero():
+def test_untrained_blocks_are_the_identity_and_the_output_is_zero():
     network = small()
     noisy, t, conditioning = inputs()
     assert not network(noisy, t, conditioning).any()
@@ -90,8 +90,8 @@ def test_at_first_every_block_is_the_identity_and_the_output_is_zero():
         assert torch.equal(block(x, modulation, rotary(7, network.frequencies)), x)
 
 
-def test_every_weight_learns_after_the_zeros_are_left():
-    """The head first, then what it reads, then what the gates let through."""
+def test_every_weight_learns_although_some_start_at_zero():
+    """The head learns first, then its inputs, then everything behind the gates."""
     network, arguments = small(), inputs()
     target = torch.randn(4, 7, 3, generator=torch.Generator().manual_seed(2))
     before = {name: parameter.clone() for name, parameter in network.named_parameters()}
@@ -120,8 +120,8 @@ def test_the_product_of_turned_vectors_depends_on_the_difference_of_their_steps(
 def test_the_order_of_the_steps_counts():
     network = awake()
     noisy, t, conditioning = inputs()
-    found = network(noisy.flip(1), t, conditioning).flip(1)
-    assert (found - network(noisy, t, conditioning)).abs().max() > 1e-2
+    output = network(noisy.flip(1), t, conditioning).flip(1)
+    assert (output - network(noisy, t, conditioning)).abs().max() > 1e-2
 
 
 def test_every_step_sees_every_other():

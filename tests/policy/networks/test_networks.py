@@ -1,4 +1,4 @@
-"""Networks: one checker that all of them must pass."""
+"""Networks: promises that every network keeps."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ NETWORKS = {
 
 @pytest.fixture(params=NETWORKS.values(), ids=NETWORKS.keys())
 def network(request):
-    """One with weights as after some training: none of them is zero, as some are at first. Dropout is off."""
+    """A network with weights as after some training: none is zero. Dropout is off."""
     torch.manual_seed(0)
     made = request.param.build(action_size=3, num_steps=MAX_STEPS, conditioning_shape=(2, 5)).eval()
     with torch.no_grad():
@@ -36,7 +36,7 @@ def inputs(batch=4, steps=16):
     return noisy, torch.arange(batch) * 7, conditioning
 
 
-def test_every_network_that_can_be_chosen_is_here():
+def test_every_network_choice_is_tested():
     assert NETWORKS.keys() == CHOICES["policy/network"].keys()
 
 
@@ -44,13 +44,13 @@ def test_every_network_that_can_be_chosen_is_here():
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_chunk_of_any_length_keeps_its_shape(network, batch, steps):
     with torch.no_grad():
-        found = network(*inputs(batch, steps))
-    assert found.shape == (batch, steps, 3)
-    assert found.isfinite().all()
+        output = network(*inputs(batch, steps))
+    assert output.shape == (batch, steps, 3)
+    assert output.isfinite().all()
 
 
-def test_the_three_pieces_are_the_whole(network):
-    """Bit for bit, whether times are embedded a row each or once for a whole schedule and shared by the rows."""
+def test_the_three_pieces_are_the_whole_network(network):
+    """Bit for bit with one time per row, and closely with a time that all rows share."""
     noisy, t, conditioning = inputs()
     condition = network.condition(conditioning)
     assert len(condition) == 4
@@ -58,8 +58,8 @@ def test_the_three_pieces_are_the_whole(network):
     schedule = network.embed(torch.arange(10), torch.arange(10))
     assert len(schedule) == 10
     shared = schedule[7].expand(4, *schedule.shape[1:])
-    found = network.denoise(noisy, shared, condition)
-    torch.testing.assert_close(found, network(noisy, torch.full((4,), 7), conditioning), rtol=1e-5, atol=1e-5)
+    output = network.denoise(noisy, shared, condition)
+    torch.testing.assert_close(output, network(noisy, torch.full((4,), 7), conditioning), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 16])
@@ -100,14 +100,14 @@ def test_the_dtype_follows_the_weights(network):
     torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-4)
 
 
-def test_times_between_the_steps_are_told_apart(network):
+def test_times_between_integers_give_different_outputs(network):
     noisy, _, conditioning = inputs(2)
-    found = torch.stack([network(noisy, torch.full((2,), t), conditioning) for t in (3.0, 3.5, 4.0, 90.0)])
-    assert torch.pdist(found.flatten(1)).min() > 1e-3
+    outputs = torch.stack([network(noisy, torch.full((2,), t), conditioning) for t in (3.0, 3.5, 4.0, 90.0)])
+    assert torch.pdist(outputs.flatten(1)).min() > 1e-3
 
 
 def test_a_network_learns(network):
-    """From its own initial weights: one batch by heart."""
+    """It memorises one batch from its own initial weights."""
     noisy, t, conditioning = inputs(8, 8)
     target = torch.randn(8, 8, 3, generator=torch.Generator().manual_seed(2))
     for module in network.modules():
