@@ -111,7 +111,7 @@ def test_images_of_the_crop_size_are_unchanged_and_smaller_ones_refused():
     images = pictures(5, 6, 3)
     assert random_crop(images, (5, 6), generator()) is images
     assert random_crop(images, (5, 4), generator()).shape == (8, 2, 5, 4, 3)
-    with pytest.raises(ValueError, match=r"must fit into its images, got \(6, 6\) for images of \(5, 6\) pixels"):
+    with pytest.raises(ValueError, match=r"got \(6, 6\) for images of \(5, 6\)"):
         random_crop(images, (6, 6), generator())
 
 

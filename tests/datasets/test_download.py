@@ -1,4 +1,4 @@
-"""Downloads, from a server on this machine: whole and checked, or nothing at all."""
+"""Downloads from a local server: whole and checked, or nothing at all."""
 
 import hashlib
 import io
@@ -18,7 +18,7 @@ STATE = np.arange(40, dtype=np.float32).reshape(20, 2)
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """The bytes of a zip archive that holds a store, and a file beside it."""
+    """The bytes of a zip archive with a store and a file beside it."""
     folder = tmp_path_factory.mktemp("published")
     group = zarr.create_group(folder / "replay.zarr", zarr_format=2)
     array = group.create_array("data/state", shape=STATE.shape, dtype=STATE.dtype, chunks=(8, 2))
@@ -34,7 +34,7 @@ def archive(tmp_path_factory):
 
 @pytest.fixture
 def serve():
-    """Serve bytes under an address, with the length that is claimed for them; gives the address."""
+    """Serve bytes with a claimed length; yields their address."""
     answers = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -90,7 +90,7 @@ def test_a_mirror_may_be_given(serve, archive, tmp_path):
 
 
 def changed(archive, change):
-    """The archive with other members: `change` maps a dictionary of name -> bytes."""
+    """The archive with changed members; change: from {name: bytes} to {name: bytes}."""
     with zipfile.ZipFile(io.BytesIO(archive)) as reader:
         members = {name: reader.read(name) for name in reader.namelist() if not name.endswith("/")}
     change(members)
@@ -120,7 +120,7 @@ def with_a_damaged_chunk(members):
 
 
 def flipped(archive):
-    """One bit of the compressed data of the largest member is wrong."""
+    """The archive with one wrong bit in the compressed data of its largest member."""
     with zipfile.ZipFile(io.BytesIO(archive)) as reader:
         member = max(reader.infolist(), key=lambda file: file.compress_size)
     content = bytearray(archive)

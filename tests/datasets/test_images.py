@@ -102,7 +102,7 @@ def test_a_truncated_image_file_is_named(tmp_path, images):
     content = file.read_bytes()
     for kept in (0, 10, len(content) // 2, len(content) - 1):
         file.write_bytes(content[:kept])
-        with pytest.raises(ValueError, match=f"data/wrist: chunk file {file} is damaged .*restore it from a copy"):
+        with pytest.raises(ValueError, match=f"data/wrist: .*{file} is damaged .*restore"):
             Windows(DemonstrationStore.open(store.path), HORIZONS)
 
 
@@ -224,5 +224,5 @@ def test_whole_float_images_are_read_as_bytes_exactly(foreign):
 @pytest.mark.parametrize("wrong", [-1.0, 256.0, 0.5, np.nan, np.inf])
 def test_other_float_images_are_refused(foreign, wrong):
     zarr.open_group(foreign, mode="r+")["data/img"][3, 2, 1, 0] = wrong
-    with pytest.raises(ValueError, match=f"data/img: images in floating point must hold whole numbers.*got {wrong}"):
+    with pytest.raises(ValueError, match=f"data/img: .*whole numbers.*got {wrong}"):
         opened(foreign).read("scene")

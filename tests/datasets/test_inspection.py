@@ -1,4 +1,4 @@
-"""Looking at demonstrations: every warning where it is due and nowhere else, the text, and the picture."""
+"""Inspecting demonstrations: every warning if it is due and only then, the summary, and the picture."""
 
 from dataclasses import dataclass
 
@@ -33,13 +33,13 @@ class InMemory(Demonstrations):
         return self.rows[name][start:stop]
 
     def episode(self, index):
-        """A stream's rows of one episode, to be written to."""
+        """Writable views of the rows of one episode."""
         return {name: rows[slice(*self.bounds(index))] for name, rows in self.rows.items()}
 
 
 @pytest.fixture
 def sound():
-    """Six episodes of 20 steps in which nothing is wrong: all moves smoothly, and the gripper closes and opens."""
+    """Six sound episodes of 20 steps: all dimensions move smoothly, and the gripper closes and opens."""
     time = np.linspace(0, 1, 20)
     phase = np.arange(6)[:, None]
     x = np.sin(time * 3 + phase).ravel()
@@ -96,7 +96,7 @@ def test_constant_dimensions_are_named(sound):
 
 
 def test_still_dimensions_are_named_with_the_rule(sound):
-    """Not their jumps: what is noise may jump."""
+    """Their jumps are not named: noise may jump."""
     sound.rows["gripper"][:, 1] = np.where(np.arange(120) == 50, 6e-4, 0)  # of limits 6.4 apart
     sound.rows["action"][:, 0] = np.where(np.arange(120) == 50, 12000.5, 12000)
     assert warnings(sound) == [

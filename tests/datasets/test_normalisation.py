@@ -1,4 +1,4 @@
-"""Which ranges a policy works in: by hand for each kind, and what must be said or refused."""
+"""Ranges of normalisation: by hand for each kind, still dimensions, and refused options."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from recede.specification import Specification, Stream
 
 @dataclass
 class InMemory(Demonstrations):
-    """Demonstrations of given rows: two episodes, the second of which is not trained on."""
+    """Demonstrations of given rows: two episodes, of which only the first is trained on."""
 
     arm: np.ndarray
     action: np.ndarray
@@ -34,11 +34,11 @@ class InMemory(Demonstrations):
 
 
 MOVING = np.linspace([-1, 10], [1, 30], 11)
-"""Of an action, from which nothing is left out."""
+"""Rows of a stream in which every dimension moves."""
 
 
 def fitted(arm=MOVING, action=MOVING, *, streams=None, **how):
-    """The ranges; how: arm_kind="quantiles" and the like."""
+    """The fitted ranges; how: options by stream, such as arm_kind="quantiles"."""
     chosen = {}
     for key, value in how.items():
         name, option = key.split("_")
@@ -72,9 +72,7 @@ def test_the_identity_changes_nothing():
 
 
 def test_identity_is_refused_for_values_outside_the_interval():
-    with pytest.raises(
-        ValueError, match=r"normalisation.action.kind=identity needs values in \[-1, 1\].* -1 to 30: choo"
-    ):
+    with pytest.raises(ValueError, match=r"normalisation.action.kind=identity .* -1 to 30: choose"):
         fitted(action_kind="identity")
 
 
@@ -176,12 +174,12 @@ def test_an_action_that_never_moves_is_refused():
         ValueError, match=r"the action must move .* action\.x is constant at 5; action\.y moves by 1e-05"
     ):
         fitted(action=rows, streams={"action": labels})
-    with pytest.raises(ValueError, match=r"must move .*its floor: record demonstrations that move, or give .*floor=0"):
+    with pytest.raises(ValueError, match=r"must move .*its floor: .*floor=0"):
         fitted(action_floor=100)
 
 
 def test_a_small_movement_of_the_action_is_refused():
-    """Of 0.8 mm about 12 m, as of a gantry; constants are nothing to be asked about."""
+    """A gantry moves by 0.8 mm about 12 m. Constant dimensions are accepted."""
     rows = np.linspace([11999.6, 0, 3], [12000.4, 1, 3], 11)
     with pytest.raises(ValueError) as refusal:
         fitted(action=rows, streams={"action": {"labels": ("x", "y", "z")}})
@@ -231,9 +229,7 @@ def test_impossible_options_are_refused(options, message):
 
 
 def test_streams_and_floors_must_fit_the_data():
-    with pytest.raises(ValueError, match="normalisation must name a stream of numbers, got 'amr': did you mean 'arm'"):
+    with pytest.raises(ValueError, match="'amr': did you mean 'arm'"):
         fitted(amr_kind="range")
-    with pytest.raises(
-        ValueError, match=r"normalisation.arm.floor must be one .* each of its 2 dimensions, got \[1, 2, 3\]"
-    ):
+    with pytest.raises(ValueError, match=r"normalisation.arm.floor .*2 dimensions, got \[1, 2, 3\]"):
         fitted(arm_floor=[1, 2, 3])

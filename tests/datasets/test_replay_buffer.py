@@ -1,4 +1,4 @@
-"""Replay buffers of Diffusion Policy's layout: small ones made here, and the published Push-T demonstrations."""
+"""Replay buffers in the layout of Diffusion Policy: small ones, and the published Push-T demonstrations."""
 
 import hashlib
 import os
@@ -53,7 +53,7 @@ def make_arrays(length=20):
 
 
 def publish(path, zarr_format=2, ends=ENDS, **changes):
-    """Write a replay buffer as they are published: Blosc with bitshuffle, chunks along time."""
+    """Write a replay buffer like the published ones: Blosc with bitshuffle, chunks along time."""
     group = zarr.create_group(path, zarr_format=zarr_format)
     if zarr_format == 2:
         codec = numcodecs.Blosc(cname="zstd", clevel=5, shuffle=numcodecs.Blosc.BITSHUFFLE)
@@ -158,9 +158,7 @@ def test_nan_is_detected_when_rows_are_read(tmp_path):
     action[13, 1] = np.nan
     buffer = ReplayBuffer(publish(tmp_path / "buffer", action=action), SPECIFICATION, SOURCES)
     np.testing.assert_array_equal(buffer.read("action", 0, 13), action[:13])
-    with pytest.raises(
-        ValueError, match=r"buffer: data/action: stream 'action', step 13, dimension action\[1\]: .*nan"
-    ):
+    with pytest.raises(ValueError, match=r"buffer: data/action: .*step 13, .*action\[1\]: .*nan"):
         buffer.read("action", 9, 20)
     np.testing.assert_array_equal(buffer.foreign_rows("action"), action)
 

@@ -1,4 +1,4 @@
-"""Statistics of streams, against numpy over all rows at once."""
+"""Statistics of streams, compared with numpy over all rows at once."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from recede.specification import Specification, Stream
 
 @dataclass
 class Recorded(Demonstrations):
-    """Demonstrations of one stream in memory, which note what is read of them."""
+    """Demonstrations of one stream in memory, which record every read."""
 
     rows: np.ndarray
     episode_ends: np.ndarray

@@ -1,4 +1,4 @@
-"""Training windows: by hand for a small episode, and against a slow reference for any demonstrations."""
+"""Training windows: by hand for a small episode, and compared with a slow reference for any demonstrations."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ SPECIFICATION = Specification(
 
 @dataclass
 class InMemory(Demonstrations):
-    """Demonstrations of given lengths, in which the first number of a state and of an action is the step's index."""
+    """Demonstrations of given lengths; the first number of each state and action is the index of its step."""
 
     lengths: list[int]
     specification: Specification = SPECIFICATION
@@ -55,7 +55,7 @@ def everything(windows):
 
 
 def steps_of(batch):
-    """Which steps each window holds: those observed, and those of its actions."""
+    """The observed steps of each window, and the steps of its actions."""
     return batch.observation["state"][..., 0].int().tolist(), batch.action[..., 0].int().tolist()
 
 
@@ -102,7 +102,7 @@ def test_the_windows_of_an_episode_do_not_depend_on_its_place(horizons, expected
 
 
 def test_velocities_are_zero_beyond_the_ends_of_an_episode():
-    """Dimension 0 is a position, dimension 1 a velocity, which would move the robot on if it was repeated."""
+    """Dimension 0 is a position, and dimension 1 a velocity, which must not be repeated."""
     specification = Specification((Stream("state", (1,)),), Stream("action", (2,), hold=("last", "zero")), 0.1)
     demonstrations = InMemory([9, 5, 7], specification)
     demonstrations.rows["action"] = np.stack([np.arange(21), np.arange(21) + 100], axis=1).astype("float32")
@@ -120,7 +120,7 @@ def test_velocities_are_zero_beyond_the_ends_of_an_episode():
 
 
 def reference(demonstrations, horizons, episodes):
-    """One window after the other, one step after the other."""
+    """All windows, computed step by step."""
     for episode in episodes:
         last = int(demonstrations.episode_ends[episode]) - 1
         first = last + 1 - demonstrations.lengths[episode]

@@ -63,7 +63,7 @@ def limits(stream):
 
 
 def random_actions(task, num_steps, seed=0):
-    """A random walk within the limits: it moves things, and gentler than independent draws."""
+    """A random walk within the limits; it is smoother than independent draws and moves objects."""
     low, high = limits(task.specification.action)
     random = np.random.default_rng(seed)
     shares = np.clip(0.5 + np.cumsum(random.normal(0, 0.08, (num_steps, len(low))), axis=0), 0, 1)
@@ -71,7 +71,7 @@ def random_actions(task, num_steps, seed=0):
 
 
 def steps_of(env, actions):
-    """The outcomes of `actions`, as one flat list of bytes and numbers that compares bit by bit."""
+    """The results of `actions` as one flat list of bytes and numbers, to compare bit by bit."""
     outcomes = []
     for action in actions:
         observation, reward, terminated, truncated, info = env.step(action)
@@ -158,7 +158,7 @@ def test_an_episode_is_truncated_at_max_steps(task, env):
 
 
 def test_a_mirrored_episode_follows_the_same_physics(task, env):
-    """What the mirror shows of an episode is what happens from the start and by the actions that it shows."""
+    """The mirror image of an episode equals the episode from the mirrored start with the mirrored actions."""
     if task.mirror is None or task.restore is None:
         pytest.skip("the task has no mirror, or restores no states to begin with in it")
     assert set(task.mirror) == {stream.name for stream in task.specification.streams}

@@ -1,4 +1,4 @@
-"""The physics of `pick_place`, what it calls success, and its scripted expert."""
+"""`pick_place`: its physics, success and score, rendering, and scripted expert."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def state(*, gripper=(-0.15, 0.0, 0.08, 0.0, OPEN), cube=(-0.2, 0.0, 0.02), cube
 
 
 def run(env, seed, *, noise=0.0, meddle=None):
-    """An expert's episode: its observations, rewards and last info. meddle(step, observation) -> action or None."""
+    """Run the expert; returns observations, rewards and the last info. meddle(step, observation) -> action or None."""
     expert, random = PICK_PLACE.expert(seed), np.random.default_rng(seed)
     observation, info = env.reset(seed=seed)
     observations, rewards, done = [observation], [], False
@@ -43,7 +43,7 @@ def run(env, seed, *, noise=0.0, meddle=None):
 
 
 def grasp(env, seed=0):
-    """Play until the cube is in the air; returns the action that holds it there."""
+    """Run the expert until the cube is lifted; returns the action that holds it there."""
     expert = PICK_PLACE.expert(seed)
     observation, _ = env.reset(seed=seed)
     for _ in range(60):
@@ -55,7 +55,7 @@ def grasp(env, seed=0):
 
 
 def side_of(observations):
-    """+1 or -1: on which side of the wall the cube passed."""
+    """The side of the wall that the cube passed: +1, -1, or 0 if neither is clear."""
     cubes = np.array([observation["cube"][:2] for observation in observations])
     crossing = cubes[np.argmax(cubes[:, 0] > 0)]
     return np.sign(crossing[1]) if abs(crossing[1]) > 0.12 else 0.0

@@ -37,7 +37,7 @@ def recordings():
 
 
 def follow_block(env, observation, rng):
-    """An action near the block, so that there is contact; `observation` of `PUSHT`."""
+    """An action near the block, so that the agent touches it; observation: of `PUSHT`."""
     middle = observation["block_keypoints"].reshape(9, 2).mean(0)
     return (middle + rng.normal(0, 60, 2)).astype(np.float32)
 
@@ -229,7 +229,7 @@ def test_published_demonstrations_and_their_mirror_images_lie_within_the_limits(
 
 
 def test_published_images_match_those_of_the_task(gym_pusht, recordings):
-    """Up to edges: the drawing library of then and now smooth them differently."""
+    """Edges may differ, because another version of the drawing library smooths them differently."""
     images = ReplayBuffer(Path(os.environ[STORE]), PUSHT_IMAGE.specification, PUSHT_IMAGE.sources)
     env = PUSHT_IMAGE.make()
     for step in (0, 40, 300):

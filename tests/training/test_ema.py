@@ -1,4 +1,4 @@
-"""The moving average of weights, against closed forms and a plain loop."""
+"""The moving average of weights, compared with closed forms, diffusers and a plain loop."""
 
 import math
 
@@ -45,12 +45,12 @@ def test_the_decay_reaches_the_maximum():
 
 
 def published(parameters):
-    """The average of diffusers, as Diffusion Policy configures its own."""
+    """The average of diffusers, configured as in Diffusion Policy."""
     return EMAModel(parameters, decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
 
 
 def test_it_is_the_average_of_diffusers():
-    """Decays and weights, over the updates in which the decay changes most."""
+    """Decays and weights are equal in the updates in which the decay changes most."""
     ema, oracle = EMA(weights(0), **USUAL), published(list(weights(0).parameters()))
     for update in range(1, 60):
         module = weights(update)

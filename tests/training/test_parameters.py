@@ -1,4 +1,4 @@
-"""Which parameters are decayed and how fast they learn: every parameter of every policy once, in the same order."""
+"""Parameter groups: every parameter is in one group, with its weight decay and learning rate, in a fixed order."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def named(policy, groups):
 @pytest.mark.parametrize("policy", CHOICES["policy"])
 @pytest.mark.parametrize("network", CHOICES["policy/network"])
 def test_every_parameter_is_in_one_group_and_matrices_are_decayed(policy, network):
-    """What has two dimensions and is no table of positions multiplies features."""
+    """Parameters of two or more dimensions are decayed, except tables of positions."""
     built = build(network, policy)
     groups = parameter_groups(built, weight_decay=0.1)
     assert [group["scale"] for group in groups] == [1.0, 1.0]
@@ -79,7 +79,7 @@ def test_every_kind_of_layer_is_in_its_group():
 
 
 def test_a_module_may_learn_slower_than_the_rest():
-    """The nearest scale counts, for all that is inside."""
+    """A scale applies to all parameters below a module, and the nearest one counts."""
     layers = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))))
     layers[1].learning_rate_scale = 0.1
     layers[1][1].learning_rate_scale = 0.5
@@ -112,7 +112,7 @@ def test_without_decay_there_is_one_group():
 
 
 class Foreign(nn.Module):
-    """What people bring: a network with parameters of its own, of which the rule has never heard."""
+    """A network of another package, with parameters of its own."""
 
     def __init__(self):
         super().__init__()
@@ -171,7 +171,7 @@ ENCODERS = [
 
 @pytest.mark.parametrize(("name", "options"), ENCODERS)
 def test_only_linear_layers_and_convolutions_of_encoders_are_decayed(name, options):
-    """Of each kind of layer that they have; what is no layer is a token, a table of positions or a scale."""
+    """All other parameters are tokens, tables of positions or scales."""
     options = dict(options)
     if name == "vit":
         pytest.importorskip("transformers")
@@ -214,7 +214,7 @@ def test_adamw_shrinks_only_decayed_parameters():
 
 
 def test_the_moments_of_several_groups_are_restored(tmp_path):
-    """Bit for bit: two updates in one go are one, saved, restored into another policy, and one more."""
+    """Two updates in a row equal, bit for bit, one update, a save, a restore and another update."""
     policies = [build("transformer") for _ in range(3)]
     optimizers = []
     for policy in policies:

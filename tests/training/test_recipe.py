@@ -1,4 +1,4 @@
-"""What makes two trainings trainings of one recipe."""
+"""Which trainings have the same recipe."""
 
 import hashlib
 import json
@@ -86,7 +86,7 @@ def test_an_explicit_default_makes_the_same_recipe(reaches):
 
 
 def test_other_demonstrations_make_another_recipe(reaches, tmp_path):
-    """One number of one step is enough, and so is an episode that ends elsewhere."""
+    """One changed number suffices, and so does one changed end of an episode."""
     usual = recipe_of(reaches)["demonstrations"]
     store = DemonstrationStore.open(reaches)
     assert usual == {"episodes": 20, "digest": digest(store)}

@@ -1,4 +1,4 @@
-"""Which episodes are held out: by seed and share, and kept by a training that goes on from another one."""
+"""Held-out episodes: drawn by seed and share, or kept from the run of `init_from`."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from recede.training.split import choose_split
 
 
 def grown(source, path, *, episodes=range(20), added=0, scale=1.0):
-    """A copy with some of the episodes, scaled, and new ones behind them."""
+    """A copy with some of the episodes, scaled, followed by added ones."""
     store = DemonstrationStore.open(source)
     copied = DemonstrationStore.create(path, store.specification)
     for index in [*episodes, *range(added)]:
@@ -42,7 +42,7 @@ def test_the_split_of_another_run_is_kept(reaches):
     for options in ({}, {"seed": 3}, {"held_out": 0.25}):
         result = first(store, parent=parent.manifest(), **options)
         assert result == parent._replace(is_kept=True)
-        assert first(store, parent=result.manifest()) == result  # and by one that goes on from that
+        assert first(store, parent=result.manifest()) == result  # and by a run that starts from this one
 
 
 def test_added_episodes_are_trained_on(reaches, tmp_path):
@@ -72,7 +72,7 @@ def test_a_parent_without_a_split_holds_nothing_out(reaches):
 def test_another_split_than_that_of_the_parent_is_refused(reaches, options):
     store = DemonstrationStore.open(reaches)
     parent = first(store, held_out=0.25, seed=3)
-    with pytest.raises(ValueError, match=r"with held_out=0.25 and split_seed=3, .* leave both out to keep its split"):
+    with pytest.raises(ValueError, match=r"held_out=0.25 and split_seed=3, .*leave both out"):
         first(store, parent=parent.manifest(), **options)
 
 
@@ -83,7 +83,7 @@ def test_a_fingerprint_depends_on_lengths_and_actions(reaches, tmp_path):
     joined = DemonstrationStore.create(tmp_path / "joined.zarr", store.specification)
     halves = store.episode(0), store.episode(1)
     joined.append({name: np.concatenate([half[name] for half in halves]) for name in halves[0]})
-    assert fingerprint(joined, 1) != fingerprint(store, 2)  # the same actions
+    assert fingerprint(joined, 1) != fingerprint(store, 2)  # the actions are the same
 
 
 def test_a_training_keeps_the_split_of_init_from(tmp_path, reaches, capsys):

@@ -21,6 +21,7 @@ from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import Windows
 from recede.evaluation.evaluate import CHOICE_SEED, evaluate
 from recede.files import read_json
+from recede.policy.denoising.weighting import uniform
 from recede.policy.interface import Lesson
 from recede.policy.normalizer import Normalizer
 from recede.policy.objective import Denoising
@@ -110,7 +111,7 @@ def test_seeds_are_well_mixed():
 
 
 def test_generators_on_a_cpu_use_half_of_a_seed():
-    """As `mix_seeds` and `noise_generator` say."""
+    """`mix_seeds` and `noise_generator` rely on this."""
 
     def first(seed):
         return torch.randn(4, generator=torch.Generator().manual_seed(seed)).tolist()
@@ -231,7 +232,7 @@ def test_padding_counts_unless_it_is_masked(tmp_path, reaches):
 
 @dataclass(frozen=True)
 class Taught(Denoising):
-    """Learns the chunks that its teacher predicts, and notes every lesson."""
+    """Learns the chunks that its teacher predicts, and records every lesson."""
 
     has_teacher: bool = True
     lessons: list[Lesson] = field(default_factory=list)
@@ -242,7 +243,7 @@ class Taught(Denoising):
         return super().loss(policy, policy.space.encode(chunk), conditioning, lesson)
 
 
-OBJECTIVE = Taught()
+OBJECTIVE = Taught(uniform)
 
 
 @dataclass(kw_only=True)
@@ -300,7 +301,7 @@ def test_a_policy_learns(trained, reaches):
 
 
 def test_a_checkpoint_holds_the_averaged_policy(tmp_path, reaches):
-    """A decay of almost 1 from the second update on keeps what the first update copied."""
+    """With a decay of almost 1 after the first update, the average keeps the weights that this update copied."""
     config = configuration(reaches, tmp_path / "run", ema_power=40.0, ema_maximum=1 - 1e-7, steps=6)
     train(config)
     train(configuration(reaches, tmp_path / "one", steps=6, save_every=1))
