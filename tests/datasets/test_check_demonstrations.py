@@ -157,7 +157,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("piece_bytes", [2**26, 100], ids=["whole", "in pieces"])
-def test_demonstrations_that_keep_every_promise_pass(monkeypatch, piece_bytes):
+def test_sound_demonstrations_pass(monkeypatch, piece_bytes):
     monkeypatch.setattr(check, "PIECE_BYTES", piece_bytes)
     demonstrations = Sound()
     before = {name: rows.copy() for name, rows in demonstrations.rows.items()}
@@ -183,7 +183,7 @@ def test_every_broken_promise_is_named(name):
         recede.check_demonstrations(make())
 
 
-def test_the_rows_behind_a_view_are_left_as_they_were():
+def test_checking_a_view_does_not_change_the_rows():
     demonstrations = Viewed()
     with pytest.raises(ValueError, match="got a view"):
         recede.check_demonstrations(demonstrations)

@@ -102,7 +102,7 @@ def losses(name, folder):
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_a_short_training_has_the_losses_that_are_written_here(name, tmp_path):
+def test_a_short_training_has_the_golden_losses(name, tmp_path):
     measured, golden = losses(name, tmp_path), GOLDEN[name]
     if processor() == MEASURED_ON:
         assert measured == golden

@@ -50,11 +50,11 @@ def test_every_parameter_is_in_one_group_and_matrices_are_decayed(policy, networ
 @pytest.mark.parametrize("network", CHOICES["policy/network"])
 def test_the_order_is_that_of_the_construction(network):
     first, second = build(network), build(network)
-    orders = [named(each, parameter_groups(each, weight_decay=0.1)) for each in (first, second)]
+    orders = [named(built, parameter_groups(built, weight_decay=0.1)) for built in (first, second)]
     assert orders[0] == orders[1]
 
 
-def test_every_kind_of_layer_goes_where_it_belongs():
+def test_every_kind_of_layer_is_in_its_group():
     layers = nn.ModuleDict(
         {
             "linear": nn.Linear(2, 2),
@@ -66,16 +66,16 @@ def test_every_kind_of_layer_goes_where_it_belongs():
             "table": nn.Embedding(3, 2),
         }
     )
-    decayed, others = named(layers, parameter_groups(layers, weight_decay=0.1))
+    decayed, undecayed = named(layers, parameter_groups(layers, weight_decay=0.1))
     assert decayed == [
         "linear.weight",
         "convolution.weight",
         "picture.weight",
-        *(f"attention.{each}_proj_weight" for each in "qkv"),
+        *(f"attention.{letter}_proj_weight" for letter in "qkv"),
         "attention.out_proj.weight",
     ]
-    assert set(decayed + others) == {name for name, _ in layers.named_parameters()}
-    assert len(decayed + others) == len(set(decayed + others))
+    assert set(decayed + undecayed) == {name for name, _ in layers.named_parameters()}
+    assert len(decayed + undecayed) == len(set(decayed + undecayed))
 
 
 def test_a_module_may_learn_slower_than_the_rest():
@@ -84,11 +84,11 @@ def test_a_module_may_learn_slower_than_the_rest():
     layers[1].learning_rate_scale = 0.1
     layers[1][1].learning_rate_scale = 0.5
     groups = parameter_groups(layers, weight_decay=0.1)
-    found = {
+    by_scale = {
         (group["scale"], group["weight_decay"]): names
         for group, names in zip(groups, named(layers, groups), strict=True)
     }
-    assert found == {
+    assert by_scale == {
         (1.0, 0.1): ["0.weight"],
         (1.0, 0.0): ["0.bias"],
         (0.1, 0.1): ["1.0.weight"],
@@ -146,16 +146,16 @@ class Foreign(nn.Module):
         (Foreign(), ["mixing"]),
         (nn.utils.parametrizations.orthogonal(nn.Linear(2, 2)), ["parametrizations.weight.original"]),
     ],
-    ids=lambda each: type(each).__name__,
+    ids=lambda module: type(module).__name__,
 )
-def test_whatever_layers_a_network_has_its_matrices_are_decayed(layer, decayed):
+def test_the_matrices_of_any_layer_are_decayed(layer, decayed):
     groups = parameter_groups(nn.Sequential(layer), weight_decay=0.1)
-    found = {
+    by_decay = {
         group["weight_decay"]: [name.removeprefix("0.") for name in names]
         for group, names in zip(groups, named(nn.Sequential(layer), groups), strict=True)
     }
-    assert found.get(0.1, []) == decayed
-    assert sum(map(len, found.values())) == len(list(layer.parameters()))
+    assert by_decay.get(0.1, []) == decayed
+    assert sum(map(len, by_decay.values())) == len(list(layer.parameters()))
 
 
 ENCODERS = [
@@ -170,7 +170,7 @@ ENCODERS = [
 
 
 @pytest.mark.parametrize(("name", "options"), ENCODERS)
-def test_of_encoders_linear_layers_and_convolutions_are_decayed_and_nothing_else(name, options):
+def test_only_linear_layers_and_convolutions_of_encoders_are_decayed(name, options):
     """Of each kind of layer that they have; what is no layer is a token, a table of positions or a scale."""
     options = dict(options)
     if name == "vit":
@@ -190,18 +190,18 @@ def test_of_encoders_linear_layers_and_convolutions_are_decayed_and_nothing_else
     }
     groups = parameter_groups(encoder, weight_decay=0.1)
     pairs = zip(groups, named(encoder, groups), strict=True)
-    assert {each for group, names in pairs if group["weight_decay"] for each in names} == expected
+    assert {name for group, names in pairs if group["weight_decay"] for name in names} == expected
 
 
 @pytest.mark.parametrize("scale", [0, -1, float("nan")])
-def test_a_scale_that_is_none_is_refused(scale):
+def test_a_scale_that_is_not_positive_is_refused(scale):
     layers = nn.Sequential(nn.Linear(2, 2))
     layers[0].learning_rate_scale = scale
     with pytest.raises(ValueError, match=r"learning_rate_scale of 0\. must be positive, got .*: freeze it instead"):
         parameter_groups(layers, weight_decay=0.1)
 
 
-def test_adamw_shrinks_what_is_decayed_and_nothing_else():
+def test_adamw_shrinks_only_decayed_parameters():
     policy = build("transformer")
     before = {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
     optimizer = torch.optim.AdamW(parameter_groups(policy, weight_decay=0.5), lr=0.1, fused=True)
@@ -246,5 +246,5 @@ def test_the_moments_of_several_groups_are_restored(tmp_path):
     for name, parameter in policies[0].named_parameters():
         restored = policies[2].get_parameter(name)
         assert torch.equal(parameter, restored), name
-        expected, found = optimizers[0].state[parameter], optimizers[2].state[restored]
-        assert all(torch.equal(expected[key], found[key]) for key in expected), name
+        expected, moments = optimizers[0].state[parameter], optimizers[2].state[restored]
+        assert all(torch.equal(expected[key], moments[key]) for key in expected), name
