@@ -9,7 +9,6 @@ from recede.configs.components.executions import EXECUTIONS, RealTimeChunkingCon
 from recede.control.alignment import Alignment
 from recede.control.loop import Controller, interpolate
 from recede.control.safety import Event, Limits, Safety
-from recede.execution.overlapping import AsyncReplace
 from recede.execution.receding import RecedingHorizon
 from recede.realtime import VirtualClock
 from recede.robots.interface import Reading
