@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test quick check setup constraints clean
+.PHONY: help demo test quick check setup gpu constraints clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -35,6 +35,10 @@ check: setup ## lint, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+gpu: setup ## prove on a GPU: agreement with the CPU and speed, in ten minutes: runs/gpu.json
+	mkdir -p runs
+	$(BIN)/python benchmarks/gpu.py json=runs/gpu.json
 
 setup: $(VENV)/complete $(VENV)/rendering $(VENV)/typing/recede ## make .venv with everything, exactly as pinned
 

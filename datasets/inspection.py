@@ -80,8 +80,9 @@ def warnings(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list
         limits = np.array([stream.low, stream.high]).astype(exact).astype(np.float64)  # rounded as the values are
         extremes = np.stack([rows.min(axis=0), rows.max(axis=0)]).astype(np.float64)
         extremes[:, ~np.isfinite(extremes).all(axis=0)] = np.nan  # neither still nor moving
-        floor = resolve_floor(stream, *extremes)
-        lines += [f"{name} {reason}" for name, reason in still_dimensions(stream, *extremes, floor).items()]
+        low, high = extremes
+        floor = resolve_floor(stream, low, high)
+        lines += [f"{name} {reason}" for name, reason in still_dimensions(stream, low, high, floor).items()]
         for index in range(stream.size):
             values = rows[:, index].astype(np.float64)
             faults = _dimension_faults(values, limits[:, index : index + 1], demonstrations, floor.width[index])

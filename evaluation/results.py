@@ -186,7 +186,7 @@ def write_results(
     films, fan = write_films(out, first, filmed, pixels), None
     if pixels is not None:
         shown = sorted(filmed, key=lambda outcome: not outcome.success)[:1]  # a success, if there is one
-        fan = pictures.fan({each.name: each.policy.engine for each in measurements}, shown, pixels)
+        fan = pictures.fan({one.name: one.policy.engine for one in measurements}, shown, pixels)
         (out / "fan.png").write_bytes(pictures.draw_fan(fan))
     write_report(
         out / "report.html",

@@ -20,7 +20,7 @@ from .interface import Execution
 
 HORIZONS = [
     Horizons(observation, observation - 1 + action + spare, action)
-    for observation, action, spare in itertools.product((1, 3), (1, 3), (0, 4))
+    for observation, action, spare in itertools.product((1, 3), (1, 3), (0, 6))
 ]
 DELAYS = (0, 1, 3)
 HOLDS = ((), ("last", "zero"))
@@ -149,7 +149,9 @@ class _Drive:
 
     def take(self, step: int) -> None:
         """Take one control step as the control loop does."""
-        commanded = self.actions[-1].copy() if step % 2 else None  # half of the time it is said what is planned anyway
+        commanded = (
+            self.actions[-1].copy() if step % 2 else None
+        )  # the planned action, passed explicitly in every second step
         self.execution.observe(_observation(step), commanded=commanded)
         if self.requested_at is not None and step - self.requested_at >= self.case.delay:
             self._accept(step)
@@ -223,20 +225,18 @@ def _check_request(case: _Case, step: int, request: Request) -> None:
 
 
 def _check_prefix(case: _Case, step: int, prefix: Prefix) -> None:
-    num_steps = case.horizons.prediction
-    shapes = np.shape(prefix.actions), np.shape(prefix.weights)
+    shape = case.horizons.prediction, SIZE
     case.require(
-        shapes == ((num_steps, SIZE), (num_steps,)),
+        np.shape(prefix.actions) == shape,
         step,
-        f"must guide by actions {(num_steps, SIZE)} and weights {(num_steps,)}, got {shapes[0]} and {shapes[1]}",
+        f"must guide by actions of shape {shape}, got {np.shape(prefix.actions)}",
         "give each step of the chunk a row, the first To - 1 for steps that are over",
     )
-    case.require(
-        bool(np.isfinite(prefix.actions).all()), step, "must guide by finite actions", "fill unknown steps with 0"
-    )
+    is_finite = bool(np.isfinite(prefix.actions).all())
+    case.require(is_finite, step, "must guide by finite actions", "fill unknown steps with 0")
     weights = np.asarray(prefix.weights)
-    is_kept = bool(((weights >= 0) & (weights <= 1)).all()) and 0 < prefix.start <= 1
-    case.require(is_kept, step, f"must guide by weights in [0, 1], got {weights}, start {prefix.start}", "clip them")
+    is_share = bool(((weights >= 0) & (weights <= 1)).all())
+    case.require(is_share, step, f"must guide by weights in [0, 1], got {weights}", "clip them")
 
 
 def _check_action(case: _Case, step: int, action: Any) -> None:
@@ -306,7 +306,7 @@ def _check_withdrawal(case: _Case) -> None:
     execution.withdraw()  # of nothing
     while (request := execution.request()) is None:
         step += 1
-        case.require(step <= case.horizons.prediction, step, "must request a second chunk", "let it be due")
+        case.require(step <= 10 * case.horizons.prediction, step, "must request a second chunk", "let it be due")
         execution.observe(_observation(step))
     execution.withdraw()
     _refused(case, RuntimeError, "accept a withdrawn chunk", lambda: execution.accept(case.chunk(step)))
@@ -322,22 +322,21 @@ def _check_withdrawal(case: _Case) -> None:
 
 def _check_late_chunk(case: _Case) -> None:
     """Until a late chunk arrives the last action is held, and even a chunk whose steps are all over gives an action."""
-    execution, last = case.begin(), None
-    for step in range(1, 2 * case.horizons.prediction + 3):
-        was_planned = len(execution.planned) > 0
+    execution, last, end = case.begin(), None, 2 * case.horizons.prediction + 3
+    for step in range(1, end + 1):
         execution.observe(_observation(step))
         execution.request()
         action = execution.act()
         _check_action(case, step, action)
-        if not len(execution.planned) and not was_planned and last is not None:
+        if not len(execution.planned) and last is not None:
             expected = case.held(last)
             promise = f"must hold the last action once nothing is planned, {expected}, got {action}"
             case.require(np.array_equal(action, expected), step, promise, "use _hold")
         last = action
-    execution.accept(case.chunk(step))
+    execution.accept(case.chunk(end))
     is_kept = len(execution.planned) > 0
-    case.require(is_kept, step, "must plan at least one action when a chunk is late", "keep the last one in _join")
-    _check_action(case, step, execution.act())
+    case.require(is_kept, end, "must plan at least one action when a chunk is late", "keep the last one in _join")
+    _check_action(case, end, execution.act())
 
 
 def _check_reset(case: _Case) -> None:

@@ -25,7 +25,7 @@ CLIP = 1.5
 class Range(nn.Module):
     """The range of one stream, as buffers that are saved with the weights.
 
-    A still dimension has an empty range. `datasets.normalisation` decides which ranges are too small to count.
+    An empty range marks a still dimension. `datasets.normalisation` decides which ranges are too small to count.
     """
 
     centre: Tensor

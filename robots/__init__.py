@@ -1,1 +1,1 @@
-"""Robots: the interface that a driver implements, the check of it, and the robots that are ready to use."""
+"""Robots: the interface of drivers, its check, and the robots that come with Recede."""

@@ -1,4 +1,4 @@
-"""A check of a driver, which commands nothing but the position that the robot is in.
+"""A check of your own driver. It commands only the current position of the robot.
 
 Shapes: Da size of the action.
 """
@@ -31,25 +31,28 @@ def check_robot(
     max_call_s: float = 0.02,
     max_move: float = 0.05,
 ) -> str:
-    """Start a robot, have it hold its position, and check every promise of `Robot`; what was found, in lines to print.
+    """Start a robot, hold its position, and check every promise of `Robot`; a report to print.
 
-    The robot is stopped in the end, and not closed.
+    The robot is stopped in the end, but not closed.
 
-    seconds: how long it is watched. start_s: within which every stream must come. max_age_s: of a reading. max_call_s:
-    that a call may take by the clock of the machine, which goes on also beside a virtual one. max_move: by how much it
-    may leave its position, as a share of the limits of the action, or in its units where it has none.
+    seconds: how long to hold the position, s.
+    start_s: time within which every stream must arrive, s.
+    max_age_s: upper bound of the age of a reading, s.
+    max_call_s: upper bound of the duration of a call, s of real time, even if `clock` is virtual.
+    max_move: how far the robot may leave its position, as a fraction of the limits of the action; in its units if it
+        has no limits.
 
-    Raises ValueError for a promise that is broken, and TimeoutError where a stream does not come or a call blocks.
+    Raises ValueError for the first broken promise, and TimeoutError if a stream does not arrive or a call blocks.
     """
     _check_description(robot)
     watch = _Watch(robot, clock, max_age_s, max_call_s, max_move)
     try:
         robot.start()
         watch.wait(start_s)
-        watch.go_on(seconds, is_commanded=True)
+        watch.hold(seconds, is_commanded=True)
         for _ in range(2):
             watch.call("stop", robot.stop)
-        watch.go_on(seconds / 2, is_commanded=False)
+        watch.hold(seconds / 2, is_commanded=False)
     finally:
         robot.stop()
     watch.check_progress(seconds)
@@ -65,7 +68,7 @@ def _check_description(robot: Robot) -> None:
 
 @dataclass
 class _Watch:
-    """What was seen of a robot, each of it checked."""
+    """Calls a robot, checks every answer, and records the extremes."""
 
     robot: Robot
     clock: Clock
@@ -80,11 +83,11 @@ class _Watch:
     moved: float = 0.0
 
     def wait(self, start_s: float) -> None:
-        """Until every stream and the position are known; a robot may never know its position."""
+        """Wait for every stream and the position. A robot may never know its position."""
         until = self.clock.now() + start_s
         streams = self.robot.specification.observations
         while True:
-            self._look()
+            self._read()
             self.home = self._position()
             missing = [stream.name for stream in streams if stream.name not in self.newest]
             if not missing and self.home is not None:
@@ -93,20 +96,20 @@ class _Watch:
                 break
             self._sleep()
         if missing:
-            raise TimeoutError(f"every stream must come within {start_s:g} s of start(), {missing} did not")
+            raise TimeoutError(f"every stream must arrive within {start_s:g} s of start(), {missing} did not")
 
-    def go_on(self, seconds: float, *, is_commanded: bool) -> None:
-        """Look, and where that is wanted command the position, in each period."""
+    def hold(self, seconds: float, *, is_commanded: bool) -> None:
+        """Read the robot in each period, and with `is_commanded` command its position."""
         until = self.clock.now() + seconds
         while self.clock.now() < until - TOLERANCE_S:
-            self._look()
+            self._read()
             self._check_rest("commanded its own position" if is_commanded else "stopped")
             if is_commanded and self.home is not None:
                 self.call("command", self.robot.command, self._within_limits(self.home), self.clock.now())
             self._sleep()
 
     def call(self, name: str, function: Callable[..., Answer], *arguments: Any) -> Answer:
-        """What a call answers, which must be soon."""
+        """The answer of a call, which must come within `max_call_s`."""
         begin = time.perf_counter()
         answer = function(*arguments)
         taken = time.perf_counter() - begin
@@ -114,21 +117,21 @@ class _Watch:
         if taken > self.max_call_s:
             raise TimeoutError(
                 f"{name}() must return within {self.max_call_s:g} s, but took {taken:.3g} s: talk to the robot in "
-                "a thread or process of its own, and keep the newest of what it says"
+                "a thread or process of its own, and keep its newest readings"
             )
         return answer
 
     def check_progress(self, seconds: float) -> None:
-        """Every stream must have gone on."""
+        """Every stream must have new readings."""
         for name, count in self.num_readings.items():
             if count < 2:
                 raise ValueError(
-                    f"stream {name!r}: capture times must grow, but in {seconds:g} s no reading came after the one "
+                    f"stream {name!r}: capture times must grow, but in {seconds:g} s no reading followed the one "
                     f"of {self.newest[name].time:.3f} s"
                 )
 
     def report(self) -> str:
-        """What was found."""
+        """What the check measured, in lines to print."""
         robot = self.robot
         lines = [f"{robot.rate:g} commands/s, each {1e3 * robot.actuation_delay:.1f} ms before its effect"]
         lines += [
@@ -137,20 +140,20 @@ class _Watch:
         ]
         lines += [f"{name + '()':<20}at most {1e3 * taken:.2f} ms" for name, taken in self.slowest_s.items()]
         kept = f"kept, moved by at most {self.moved:.2g} of {self.max_move:g}"
-        lines.append(f"{'its position':<20}{kept if self.home is not None else 'not known: nothing was commanded'}")
+        lines.append(f"{'its position':<20}{kept if self.home is not None else 'unknown: nothing was commanded'}")
         return "\n".join(lines)
 
     def _sleep(self) -> None:
         self.clock.sleep_until(self.clock.now() + 1 / self.robot.rate)
 
-    def _look(self) -> None:
+    def _read(self) -> None:
         readings = self.call("read", self.robot.read)
         now = self.clock.now()
         streams = {stream.name: stream for stream in self.robot.specification.observations}
         for name, reading in readings.items():
             if name not in streams:
                 raise ValueError(
-                    f"read() must give streams of the specification, got {name!r}: {nearest(name, streams)}"
+                    f"read() must return streams of the specification, got {name!r}: {nearest(name, streams)}"
                 )
             self._check_time(name, reading.time, now)
             _check_value(streams[name], reading.value)
@@ -158,7 +161,7 @@ class _Watch:
                 self.num_readings[name] = self.num_readings.get(name, 0) + 1
             self.newest[name] = reading
         if lost := self.newest.keys() - readings.keys():
-            raise ValueError(f"read() must give every stream that has come, {sorted(lost)} came and went")
+            raise ValueError(f"read() must return every stream that has arrived, {sorted(lost)} came and went")
 
     def _check_time(self, name: str, captured: float, now: float) -> None:
         place = f"stream {name!r}: a capture time"
@@ -201,11 +204,11 @@ class _Watch:
 def _check_value(stream: Stream, value: Any) -> None:
     place = f"stream {stream.name!r}: a reading"
     if not isinstance(value, np.ndarray) or (value.shape, value.dtype.name) != (stream.shape, stream.dtype):
-        found = f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-        raise ValueError(f"{place} must be an array of {stream.dtype} of shape {stream.shape}, got {found}")
+        actual = f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise ValueError(f"{place} must be an array of {stream.dtype} of shape {stream.shape}, got {actual}")
     if stream.low:
         low, high = np.array(stream.low, stream.dtype), np.array(stream.high, stream.dtype)
-        for index in np.flatnonzero(~((low <= value) & (value <= high))):  # which NaN is not, either
+        for index in np.flatnonzero(~((low <= value) & (value <= high))):  # true for NaN
             raise ValueError(
                 f"{place} must lie within its limits, but {stream.label(int(index))} is {value[index]} "
                 f"and not in [{low[index]}, {high[index]}]: convert its units, or state wider limits"

@@ -1,4 +1,4 @@
-"""A recorded episode as a robot: it shows what was seen then, and keeps what it is told beside what was done then.
+"""A recorded episode as a robot: it replays the observations, and keeps the new commands beside the recorded actions.
 
 Shapes: L steps of the episode; Da size of the action.
 """
@@ -18,22 +18,27 @@ from .interface import TOLERANCE_S, Reading, checked_action
 
 
 class Command(NamedTuple):
-    """An action (Da,), and the time that it was given at, s."""
+    """An action (Da,) and the time of its command, s."""
 
     action: NDArray[Any]
     time: float
 
 
 class ReplayRobot:
-    """One episode of a store, step by step from `start` on, whatever is commanded. It ends with its last reading.
+    """Replays one episode step by step from `start` on, whatever is commanded, and then repeats its last reading.
 
-    episode: its index. position: the stream that says where the robot is in the units of the action, see
-    `Task.position`; None where there is none, or it is not known which.
+    demonstrations: where the episode is recorded.
+    episode: its index.
+    position: the stream with the position of the robot in the units of the action, see `Task.position`; None if there
+        is none or it is unknown.
 
-    actions: what was done then, (L, Da). commands: what was commanded now, in its order.
-
-    Raises ValueError where there is no such episode, or no such stream of the action's shape.
+    Raises ValueError if the episode does not exist, or no stream `position` has the shape of the action.
     """
+
+    actions: NDArray[Any]
+    """The recorded actions (L, Da)."""
+    commands: list[Command]
+    """The new commands, in order."""
 
     def __init__(
         self, demonstrations: Demonstrations, episode: int, clock: Clock, *, position: str | None = None
@@ -44,13 +49,13 @@ class ReplayRobot:
         self.rate, self.actuation_delay = 1 / self.specification.control_dt, 0.0
         self._streams = demonstrations.episode(episode)
         self.actions = self._streams.pop("action")
-        self.commands: list[Command] = []
+        self.commands = []
         self._position = position
         self._origin: float | None = None
         self._is_stopped, self._is_closed = False, False
 
     def start(self) -> None:
-        """Begin with the first step, or after `stop` take commands again."""
+        """Begin with the first step, or after `stop` accept commands again."""
         if self._is_closed:
             raise ConnectionError("the replay is closed: make another one")
         self._is_stopped = False
@@ -58,29 +63,29 @@ class ReplayRobot:
             self._origin = self.clock.now()
 
     def read(self) -> dict[str, Reading]:
-        """Every stream at the step of this moment, captured at the beginning of that step."""
+        """Every stream at the current step, captured at the beginning of that step."""
         step = min(self._step, len(self.actions) - 1)
         captured = self._moments[step]
         return {name: Reading(rows[step], float(captured)) for name, rows in self._streams.items()}
 
     def position(self) -> NDArray[Any] | None:
-        """Where the robot was at the step of this moment, in the dtype of the action."""
+        """The recorded position at the current step, in the dtype of the action."""
         readings = self.read()
         return None if self._position is None else readings[self._position].value.astype(self.actions.dtype)
 
     def command(self, action: NDArray[Any], at_time: float) -> None:
-        """Keep an action (Da,) and its time. Raises ValueError where it is no action."""
+        """Keep an action (Da,) and its time. Raises ValueError if it is no finite action."""
         action = checked_action(action, at_time, self.specification)
         self._require()
         if not self._is_stopped:
             self.commands.append(Command(action, at_time))
 
     def stop(self) -> None:
-        """Keep no more commands; the recording goes on."""
+        """Ignore commands until `start`; the replay goes on."""
         self._is_stopped = True
 
     def close(self) -> None:
-        """Refuse everything from now on."""
+        """Refuse all calls from now on."""
         self._is_closed = True
 
     @property
@@ -89,14 +94,11 @@ class ReplayRobot:
         return self._step >= len(self.actions)
 
     def commanded(self) -> NDArray[Any]:
-        """The command in force at the beginning of each step, to compare with `actions`: (L, Da), NaN before the first.
-
-        That is the last one given of those whose time had come.
-        """
-        found = np.full(self.actions.shape, np.nan)
+        """The last command at the beginning of each step (L, Da), to compare with `actions`; NaN before the first."""
+        rows = np.full(self.actions.shape, np.nan)
         for command in self.commands:
-            found[self._moments >= command.time - TOLERANCE_S] = command.action
-        return found
+            rows[self._moments >= command.time - TOLERANCE_S] = command.action
+        return rows
 
     @property
     def _moments(self) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""A task in simulation as a robot in a process of its own, in real time."""
+"""A simulated task as a robot in its own process, in real time."""
 
 from __future__ import annotations
 
@@ -16,23 +16,27 @@ from .interface import Reading, checked_action
 from .simulation import Disturbances, Episode, Options, Simulation, command_rate
 
 START_S = 60.0
-"""Seconds within which a process must have started and made its environment."""
+"""Time for a process to start and make its environment, s."""
 
 ANSWER_S = 10.0
-"""Seconds within which a simulation that has started must begin an episode."""
+"""Time for a started simulation to begin an episode, s."""
 
 STATUS = "(episode)"
-"""A message of this name tells how the episode is going; no stream can be called so."""
+"""Name of the messages with the state of the episode. It is no valid name of a stream."""
 
 
 class SimulatedRobot:
-    """The same in a process of its own and in real time: it goes on at its own pace, whatever the controller does.
+    """A `Simulation` in its own process, which runs in real time whatever the controller does.
 
-    Its clock is the monotonic one of the machine. No call but `start` and `reset` waits for the process: what it does
-    not take is dropped, and a `stop` that it did not take is sent again by the calls that follow. It ends with the
-    process that made it. A simulation that is slower than real time falls behind, which the times of its readings show.
+    Its clock is the monotonic clock of the machine. Only `start` and `reset` wait for the process. A command that does
+    not fit into the channel is dropped; a `stop` that does not fit is sent again by the next calls. The process ends
+    with the process that started it. A simulation that is slower than real time falls behind, as the times of its
+    readings show.
 
-    first_seed: of the first episode. rate: commands a second that it wants. options: see `Disturbances`.
+    task: the task to simulate.
+    first_seed: seed of the first episode.
+    rate: commands per second that it expects; None for one per control period.
+    options: see `Disturbances`.
     """
 
     def __init__(
@@ -45,13 +49,13 @@ class SimulatedRobot:
         self._episode = Episode(first_seed)
         self._child: Child | None = None
         self._readings: dict[str, Reading] = {}
-        self._asked, self._answered = 0, 0  # requests so far, and the last one that was answered
+        self._num_requests, self._answered = 0, 0  # so far, and the number of the last answered one
         self._is_stopped, self._is_stop_owed, self._is_closed = False, False, False
 
     def start(self) -> None:
-        """Start the process and its first episode, or after `stop` take commands again.
+        """Start the process and its first episode, or after `stop` accept commands again.
 
-        Raises TimeoutError where the process does not answer, and ConnectionError where it has ended.
+        Raises TimeoutError if the process does not answer, and ConnectionError if it has ended.
         """
         if self._child is None and not self._is_closed:
             self._open()
@@ -61,9 +65,9 @@ class SimulatedRobot:
             self._request("continue", ANSWER_S)
 
     def reset(self, seed: int) -> None:
-        """Begin another episode; what was on its way is lost. Before `start` this only says which one is the first.
+        """Begin another episode and drop readings and commands on their way. Before `start`, only set the first seed.
 
-        Raises TimeoutError where the process does not answer, and ConnectionError where it has ended.
+        Raises TimeoutError if the process does not answer, and ConnectionError if it has ended.
         """
         if self._child is None and not self._is_closed:
             self._episode = Episode(seed)
@@ -71,24 +75,24 @@ class SimulatedRobot:
             self._request("reset", ANSWER_S, seed)
 
     def read(self) -> dict[str, Reading]:
-        """The newest reading of every stream that has come so far in this episode."""
+        """The newest reading of every stream that has arrived so far in this episode."""
         self._receive()
         return dict(self._readings)
 
     def position(self) -> NDArray[Any] | None:
-        """Where it was by the newest reading of `Task.position`, in the dtype of the action."""
+        """The newest reading of `Task.position`, in the dtype of the action."""
         reading = self.read().get(self.task.position or "")
         return None if reading is None else reading.value.astype(self.specification.action.dtype)
 
     def command(self, action: NDArray[Any], at_time: float) -> None:
-        """Send an action (Da,), given at that time, s. Raises ValueError where it is no action."""
+        """Send an action (Da,), commanded at `at_time`, s. Raises ValueError if it is no finite action."""
         action = checked_action(action, at_time, self.specification)
         self._receive()
         if not self._is_stopped:
             self._send("command", at_time, action)
 
     def stop(self) -> None:
-        """Hold the position of the moment at which the process reads this; commands on their way are lost."""
+        """Hold the position at the time when the process reads this. Drops commands on their way."""
         if self._child is not None and not self._is_closed:
             self._is_stop_owed = self._is_stop_owed or not self._is_stopped
             self._is_stopped = True
@@ -103,12 +107,12 @@ class SimulatedRobot:
 
     @property
     def pid(self) -> int:
-        """The number of the process. Raises RuntimeError before `start`."""
+        """The id of the process. Raises RuntimeError before `start`."""
         return self._started().pid
 
     @property
     def episode(self) -> Episode:
-        """How the episode is going, as far as the process has told."""
+        """The newest state of the episode that has arrived."""
         if self._child is not None:
             with contextlib.suppress(ConnectionError):
                 self._receive()
@@ -118,16 +122,16 @@ class SimulatedRobot:
         self._child = Child(_serve, *layouts(self.specification), self.task, self._options)
 
     def _request(self, name: str, seconds: float, *values: Any) -> None:
-        """Have something done, and wait until it is; readings of before are forgotten."""
+        """Send a request and wait for its answer. Earlier readings are dropped."""
         until = time.monotonic() + seconds
-        self._asked += 1
+        self._num_requests += 1
         is_sent = False
-        while self._answered < self._asked:
-            is_sent = is_sent or self._send(name, self._asked, *values)
+        while self._answered < self._num_requests:
+            is_sent = is_sent or self._send(name, self._num_requests, *values)
             self._receive()
             if time.monotonic() > until:
                 raise TimeoutError(f"the simulation of {self.task.name!r} did not {name} within {seconds:g} s")
-            if self._answered < self._asked:
+            if self._answered < self._num_requests:
                 self._connection().wait(min(until - time.monotonic(), self.specification.control_dt))
         self._is_stopped = self._is_stop_owed = False
 
@@ -138,7 +142,7 @@ class SimulatedRobot:
             raise self._lost() from None
 
     def _receive(self) -> None:
-        """Take all that has come, and send what is owed."""
+        """Take all messages that have arrived, and send a `stop` that is still owed."""
         if self._is_stop_owed and self._send("stop"):
             self._is_stop_owed = False
         try:
@@ -174,7 +178,7 @@ class SimulatedRobot:
 
 
 def layouts(specification: Specification) -> tuple[Layouts, Layouts]:
-    """The messages to a simulation and from it. Every request has a number, and the newest is part of every status."""
+    """The messages to a simulation and from it. Requests are numbered; every status names the newest one."""
     action = specification.action
     requests = {
         "command": np.dtype([("time", "f8"), ("action", action.dtype, action.shape)]),
@@ -192,7 +196,7 @@ def layouts(specification: Specification) -> tuple[Layouts, Layouts]:
 
 
 def _serve(channel: Channel, task: Task, options: Options) -> None:
-    """The process of a `SimulatedRobot`: until the other end is closed."""
+    """The process of a `SimulatedRobot`. Runs until the other end is closed."""
     simulation = Simulation(task, MonotonicClock(), **options)
     number, sent = 0, dict[str, float]()
     with contextlib.closing(simulation):
@@ -214,7 +218,7 @@ def _serve(channel: Channel, task: Task, options: Options) -> None:
 
 
 def _obey(simulation: Simulation, name: str, record: Any, number: int) -> int:
-    """Do what a message asks for; the number of the last request is returned."""
+    """Execute a message. Returns the number of the last request."""
     if name == "command":
         simulation.command(record["action"], float(record["time"]))
         return number

@@ -1,10 +1,9 @@
-"""Tasks in simulation as robots: in this process on any clock, or in a process of their own in real time.
+"""Simulated tasks as robots, in this process on any clock. `simulated.py` runs them in their own process.
 
-Time is cut into control periods from the start of an episode on. At the beginning of each the state is captured, and
-the newest command that has arrived by then is what the environment is stepped with. A command that arrives within a
-period therefore waits for the next one.
+An episode is divided into control periods. At the beginning of each period the state is captured, and the environment
+is stepped with the newest command that has arrived. A command that arrives within a period waits for the next period.
 
-What real robots do besides is an option: readings and commands take their time, and readings are lost.
+Like a real robot, a simulation may delay readings and commands, and lose readings.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from .interface import TOLERANCE_S, Reading, checked_action
 
 
 class Episode(NamedTuple):
-    """How an episode is going. score: the best of any step, in [0, 1]. num_steps: control steps taken."""
+    """The state of an episode. score: best score of any step, in [0, 1]. num_steps: control steps so far."""
 
     seed: int
     success: bool = False
@@ -34,7 +33,7 @@ class Episode(NamedTuple):
 
 
 class Options(TypedDict, total=False):
-    """What lies between a robot and its controller; see `Disturbances`."""
+    """The disturbances between a robot and its controller; see `Disturbances`."""
 
     sensor_delay: float | Mapping[str, float]
     actuation_delay: float
@@ -44,7 +43,7 @@ class Options(TypedDict, total=False):
 
 
 def command_rate(task: Task, rate: float | None) -> float:
-    """Commands a second: `rate`, or one a control period. Raises ValueError where that is less than these."""
+    """Commands per second: `rate`, or one per control period. Raises ValueError for less than one per period."""
     slowest = 1 / task.specification.control_dt
     if rate is not None and not rate >= slowest * (1 - 1e-9):
         raise ValueError(f"the rate must be at least one command a control period, {slowest:g} a second, got {rate}")
@@ -52,14 +51,15 @@ def command_rate(task: Task, rate: float | None) -> float:
 
 
 class Disturbances:
-    """Delays and losses on the way, each a function of the seeds and of the order of readings and of commands alone.
+    """Delays and losses between a robot and its controller. They depend on the seeds and the order of calls alone.
 
-    sensor_delay: s from the capture of a reading until it can be observed, for all streams or by their names (0 where a
-    stream is not named). actuation_delay: s from a command to its arrival. jitter: s, the upper bound of what is added
-    to each of these delays, drawn uniformly. dropped: share of the readings that are lost. seed: of all this, beside
-    the episode's own.
+    sensor_delay: time from the capture of a reading to its arrival, s; for all streams, or by name (default 0).
+    actuation_delay: time from a command to its arrival, s.
+    jitter: upper bound of a uniformly random time that is added to each delay, s.
+    dropped: fraction of the readings that are lost, in [0, 1).
+    seed: seed of delays and losses, combined with the seed of the episode.
 
-    Raises ValueError for a delay that is negative, a share that is none, and a stream that there is not.
+    Raises ValueError for a negative delay, an impossible fraction, and an unknown stream.
     """
 
     def __init__(
@@ -73,43 +73,45 @@ class Disturbances:
         seed: int = 0,
     ) -> None:
         names = [stream.name for stream in specification.observations]
-        given = sensor_delay if isinstance(sensor_delay, Mapping) else dict.fromkeys(names, sensor_delay)
-        for name in given:
+        delays = sensor_delay if isinstance(sensor_delay, Mapping) else dict.fromkeys(names, sensor_delay)
+        for name in delays:
             if name not in names:
                 raise ValueError(f"sensor_delay must name observation streams, got {name!r}: {nearest(name, names)}")
-        delays = {f"sensor_delay of {name!r}": delay for name, delay in given.items()}
-        for what, delay in {**delays, "actuation_delay": actuation_delay, "jitter": jitter}.items():
+        named = {f"sensor_delay of {name!r}": delay for name, delay in delays.items()}
+        for what, delay in {**named, "actuation_delay": actuation_delay, "jitter": jitter}.items():
             if not (math.isfinite(delay) and delay >= 0):
                 raise ValueError(f"{what} must be 0 seconds or more, got {delay}")
         if not 0 <= dropped < 1:
-            raise ValueError(f"dropped must be a share of the readings, at least 0 and below 1, got {dropped}")
-        self.sensor_delay = {name: float(given.get(name, 0.0)) for name in names}
+            raise ValueError(f"dropped must be a fraction of the readings, at least 0 and below 1, got {dropped}")
+        self.sensor_delay = {name: float(delays.get(name, 0.0)) for name in names}
         self.actuation_delay, self.jitter, self.dropped, self.seed = float(actuation_delay), jitter, dropped, seed
         self.reset(0)
 
     def reset(self, episode_seed: int) -> None:
-        """Begin with the readings and commands of an episode."""
+        """Begin an episode."""
         sequences = np.random.SeedSequence([self.seed, episode_seed]).spawn(2)
         self._readings, self._commands = (np.random.default_rng(sequence) for sequence in sequences)
 
     def visible_at(self, name: str, captured: float) -> float | None:
-        """When the next reading of a stream can be observed, s; None where it is lost."""
+        """The time when the next reading of a stream arrives, s; None if it is lost."""
         late, lot = self._readings.random(2)
         return None if lot < self.dropped else captured + self.sensor_delay[name] + self.jitter * late
 
-    def arrives_at(self, given: float) -> float:
-        """When the next command arrives, s."""
-        return given + self.actuation_delay + self.jitter * self._commands.random()
+    def arrives_at(self, commanded: float) -> float:
+        """The time when the next command arrives, s."""
+        return commanded + self.actuation_delay + self.jitter * self._commands.random()
 
 
 class Simulation:
-    """A task as a robot in this process: whoever touches it steps it for all the control periods that are over.
+    """A task as a robot in this process. Every call first steps it through all control periods that are over.
 
-    Readings of a stream keep their order. Until the first command has arrived, and once stopped, it holds the position
-    that it is in; where the task does not say what that is (`Task.position`), the world stands still instead. So it
-    does once the episode is over, while readings still come. A new episode begins with `reset`.
+    The readings of a stream keep their order. Before the first command arrives, and after `stop`, the robot holds its
+    position; for a task without `Task.position` the environment is not stepped instead. The environment is not stepped
+    after the end of the episode either, but readings still arrive. `reset` begins a new episode.
 
-    first_seed: of the first episode. rate: commands a second that it wants, of which it needs one a control period.
+    task, clock: the task to simulate, and its time.
+    first_seed: seed of the first episode.
+    rate: commands per second that it expects, at least one per control period; None for one.
     options: see `Disturbances`.
     """
 
@@ -125,7 +127,7 @@ class Simulation:
         self._is_started, self._is_closed = False, False
 
     def start(self) -> None:
-        """Begin the first episode, or after `stop` take commands again."""
+        """Begin the first episode, or after `stop` accept commands again."""
         self._require(is_started=False)
         if not self._is_started:
             self._is_started = True
@@ -133,7 +135,7 @@ class Simulation:
         self._is_stopped = False
 
     def reset(self, seed: int) -> None:
-        """Begin another episode; what was on its way is lost. Before `start` this only says which one is the first."""
+        """Begin another episode and drop what is on its way. Before `start`, only set the seed of the first episode."""
         self._require(is_started=False)
         if self._is_started:
             self._begin(seed)
@@ -141,25 +143,25 @@ class Simulation:
             self._episode = Episode(seed)
 
     def read(self) -> dict[str, Reading]:
-        """The newest reading of every stream that has come so far in this episode."""
+        """The newest reading of every stream that has arrived so far in this episode."""
         self._advance()
         return dict(self._newest)
 
     def position(self) -> NDArray[Any] | None:
-        """Where it was by the newest reading of `Task.position`, in the dtype of the action."""
+        """The newest reading of `Task.position`, in the dtype of the action."""
         self._advance()
         reading = self._newest.get(self.task.position or "")
         return None if reading is None else reading.value.astype(self.specification.action.dtype)
 
     def command(self, action: NDArray[Any], at_time: float) -> None:
-        """Have an action (Da,) on its way from that time on, s. Raises ValueError where it is no action."""
+        """Send an action (Da,) at `at_time`, s. Raises ValueError if it is no finite action."""
         action = checked_action(action, at_time, self.specification)
         self._advance()
         if not self._is_stopped:
             self._commands.append((self._disturbances.arrives_at(at_time), action))
 
     def stop(self) -> None:
-        """Hold the position of this moment; commands on their way are lost."""
+        """Hold the current position. Drops commands on their way."""
         if self._is_started and not self._is_closed and not self._is_stopped:
             self._advance()
             self._is_stopped, self._commands, self._held = True, [], self._here()
@@ -172,14 +174,14 @@ class Simulation:
 
     @property
     def episode(self) -> Episode:
-        """How the episode is going."""
+        """The state of the episode."""
         if self._is_started and not self._is_closed:
             self._advance()
         return self._episode
 
     @property
     def due(self) -> float:
-        """When something happens next, s: the end of a period, or a reading that can be observed."""
+        """The time of the next event, s: the end of a period, or the arrival of a reading."""
         coming = [readings[0][0] for readings in self._coming.values() if readings]
         return min([self._moment(self._num_periods + 1), *coming])
 
@@ -194,7 +196,7 @@ class Simulation:
         self._state, info = self._env.reset(seed=seed)
         self._episode = Episode(seed, bool(info["success"]), float(info["score"]))
         self._is_stopped, self._held = False, self._here()
-        self._commands: list[tuple[float, NDArray[Any]]] = []  # when each arrives, in the order of their giving
+        self._commands: list[tuple[float, NDArray[Any]]] = []  # arrival times and actions, in the order of the calls
         self._newest: dict[str, Reading] = {}
         self._coming: dict[str, deque[tuple[float, Reading]]] = {
             stream.name: deque() for stream in self.specification.observations
@@ -230,7 +232,7 @@ class Simulation:
         )
 
     def _arrived(self, moment: float) -> NDArray[Any] | None:
-        """The last given of the commands that are there; the earlier ones will never be wanted."""
+        """The newest command that has arrived. Drops the earlier ones."""
         for index in reversed(range(len(self._commands))):
             if self._commands[index][0] <= moment + TOLERANCE_S:
                 del self._commands[:index]
@@ -251,5 +253,5 @@ class Simulation:
 
     def _show(self, now: float) -> None:
         for name, coming in self._coming.items():
-            while coming and coming[0][0] <= now + TOLERANCE_S:  # one that is late keeps those behind it back
+            while coming and coming[0][0] <= now + TOLERANCE_S:  # a late reading holds back the readings behind it
                 self._newest[name] = coming.popleft()[1]

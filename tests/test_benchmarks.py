@@ -3,15 +3,20 @@
 import importlib
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from recede.benchmarks.gpu import PROOFS
+from simulated_gpu import SimulatedGPU
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 TINY = {
     "denoising": {"SIZES": {"tiny": (16, 32)}, "SECONDS": 0},
+    "gpu": {},
     "inference": {"CHANNELS": (16, 32), "STEPS": 2, "ENGINES": ("eager",), "SECONDS": 0},
     "modes": {"NUM_DEMONSTRATIONS": 12, "NUM_SAMPLES": 2},
     "serving": {"ROUNDS": 3},
@@ -73,3 +78,69 @@ def test_inference(run):
     rows = run("inference")
     assert rows["U-Net, plain loop / eager (fp32)"] > 0
     assert any(name.startswith("ResNet-18 and U-Net, eager") for name in rows)
+
+
+@pytest.fixture
+def run_gpu(monkeypatch, tmp_path, capsys):
+    """Runs the proofs of a GPU at tiny sizes; returns the content of their file and what was printed."""
+
+    def run_gpu(*arguments):
+        from recede.benchmarks import gpu
+
+        path = tmp_path / "gpu.json"
+        monkeypatch.setattr(sys, "argv", ["gpu.py", *arguments, "tiny=true", f"json={path}"])
+        gpu.main()
+        return json.loads(path.read_text()), capsys.readouterr().out
+
+    return run_gpu
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU would be hidden by the simulated one")
+@pytest.mark.slow
+def test_the_proofs_of_a_gpu(run_gpu):
+    with SimulatedGPU():
+        results, _ = run_gpu()
+    values = {row["name"]: row["value"] for row in results["rows"]}
+    assert len(values) == len(results["rows"])
+    assert all(math.isfinite(value) for value in values.values())
+    assert {name.split(":")[0] for name in values} == results["seconds"].keys() == set(PROOFS)
+    assert not results["skipped"] | results["failed"]
+    assert results["card"] == "a simulated GPU"
+    assert results["versions"]["torch"] == torch.__version__
+    assert results["command"].startswith("gpu.py tiny=true")
+    for name in ("parity: U-Net, fp32, off the CPU", "resume: resumed training, weights off the uninterrupted one"):
+        assert values[name] == 0
+    assert values["chunks: ResNet-18 and U-Net, eager / captured"] > 0
+
+
+def test_a_proof_stands_alone(run_gpu, monkeypatch, tmp_path):
+    def differing(bench):
+        yield {"name": "chunk", "value": 1.0, "unit": "x"}
+        raise AssertionError("off by 3")
+
+    def importing(bench):
+        raise ModuleNotFoundError("No module named 'zarr'", name="zarr")
+        yield
+
+    monkeypatch.setattr(
+        "recede.benchmarks.gpu.PROOFS", {"one": differing, "two": importing, "three": lambda _: iter(())}
+    )
+    with pytest.raises(SystemExit) as ended:
+        run_gpu("device=cpu")
+    assert ended.value.code == 1
+    results = json.loads((tmp_path / "gpu.json").read_text())
+    assert results["failed"] == {"one": "AssertionError: off by 3"}
+    assert results["skipped"] == {"two": "needs the package zarr, which is not installed"}
+    assert results["seconds"].keys() == {"one", "two", "three"}
+    assert [row["name"] for row in results["rows"]] == ["one: chunk"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_the_proofs_of_a_gpu_need_one(run_gpu, capsys):
+    for arguments, line in (([], "there is no GPU"), (["speed=1"], "usage: .*speed=1")):
+        with pytest.raises(SystemExit) as ended:
+            run_gpu(*arguments)
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert re.match(line, error)
+        assert error.count("\n") == 1

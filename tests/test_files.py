@@ -17,11 +17,11 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     for content in ("first", "second"):
         with whole_folder(path) as folder:
             (folder / content).write_text(content)
-        assert [each.name for each in path.iterdir()] == [content]
+        assert [file.name for file in path.iterdir()] == [content]
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_json_that_cannot_be_written_leaves_the_old_one(tmp_path):
+def test_impossible_json_keeps_the_old_file(tmp_path):
     path = tmp_path / "notes.json"
     write_json(path, {"a": 1})
     for impossible in ({"a": float("nan")}, {"a": object()}):
@@ -46,7 +46,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 
 
 @pytest.mark.parametrize("whole", [whole_file, whole_folder])
-def test_no_two_writers_share_what_is_unfinished(tmp_path, whole):
+def test_no_two_writers_share_a_partial_file(tmp_path, whole):
     with whole(tmp_path / "a.mp4") as first, whole(tmp_path / "a.mp4") as second:
         assert first != second
         for partial in (first, second):
@@ -92,7 +92,7 @@ def test_text_is_utf8_whatever_the_locale(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"), [('{"a": ', "is damaged"), ("[1]", r"must hold a JSON object, got \[1\]")]
 )
-def test_json_that_is_no_object_is_refused_by_name(tmp_path, content, message):
+def test_json_that_is_no_object_is_an_error_with_its_name(tmp_path, content, message):
     (tmp_path / "notes.json").write_text(content)
     with pytest.raises(ValueError, match=rf"notes\.json {message}"):
         read_json(tmp_path / "notes.json")

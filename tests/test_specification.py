@@ -1,4 +1,4 @@
-"""Horizons, streams and specifications: what they accept, what they refuse, and that JSON changes nothing."""
+"""Horizons, streams and specifications: accepted and refused values, differences, and JSON."""
 
 from __future__ import annotations
 
@@ -50,29 +50,29 @@ def specification(**changes: Any) -> Specification:
 
 
 @pytest.mark.parametrize("horizons", list(itertools.product(range(-1, 6), repeat=3)))
-def test_horizons_are_those_whose_executed_steps_lie_in_the_chunk(horizons: tuple[int, int, int]) -> None:
+def test_horizons_are_accepted_if_the_executed_steps_lie_in_the_chunk(horizons: tuple[int, int, int]) -> None:
     observation, prediction, action = horizons
     chunk = list(range(observation - 1, observation - 1 + action))
     if min(horizons) < 1:
-        with pytest.raises(ValueError, match="horizon must be at least 1 step, got"):
+        with pytest.raises(ValueError, match="at least 1 step"):
             Horizons(*horizons)
     elif set(chunk) <= set(range(prediction)):
         assert list(range(prediction))[Horizons(*horizons).executed] == chunk
         assert Horizons(*horizons).future == len(range(prediction)[observation - 1 :])
     else:
-        with pytest.raises(ValueError, match="prediction horizon must cover") as refusal:
+        with pytest.raises(ValueError, match="prediction horizon") as refusal:
             Horizons(*horizons)
-        needed, most = observation - 1 + action, prediction - observation + 1
-        assert f"= {needed} steps, got {prediction}: predict at least {needed} steps" in str(refusal.value)
+        least, most = observation - 1 + action, prediction - observation + 1
+        assert f"= {least} steps, got {prediction}: predict at least {least} steps" in str(refusal.value)
         assert f"execute at most {most}" in str(refusal.value)
-        assert Horizons(observation, needed, action)
+        assert Horizons(observation, least, action)
         if most >= 1:
             assert Horizons(observation, prediction, most)
 
 
 @settings(deadline=None)
 @given(specifications())
-def test_json_gives_back_an_equal_specification(spec: Specification) -> None:
+def test_a_specification_survives_json(spec: Specification) -> None:
     back = Specification.from_json(json.loads(json.dumps(spec.to_json(), allow_nan=False)))
     assert back == spec
     assert hash(back) == hash(spec)
@@ -81,7 +81,7 @@ def test_json_gives_back_an_equal_specification(spec: Specification) -> None:
 
 @settings(deadline=None)
 @given(specifications(), specifications())
-def test_differences_are_empty_only_between_equals(first: Specification, second: Specification) -> None:
+def test_only_equal_specifications_have_no_differences(first: Specification, second: Specification) -> None:
     by_name = lambda spec: sorted(spec.streams, key=lambda stream: stream.name)  # noqa: E731
     equal = by_name(first) == by_name(second) and first.control_dt == second.control_dt
     assert (first.differences(second) == []) == equal
@@ -90,7 +90,7 @@ def test_differences_are_empty_only_between_equals(first: Specification, second:
 
 @settings(deadline=None)
 @given(specifications(), st.randoms(use_true_random=False))
-def test_the_order_of_observations_makes_no_difference(spec: Specification, random: Any) -> None:
+def test_the_order_of_observations_is_no_difference(spec: Specification, random: Any) -> None:
     shuffled = random.sample(spec.observations, len(spec.observations))
     assert spec.differences(replace(spec, observations=tuple(shuffled))) == []
 
@@ -122,7 +122,7 @@ def test_differences_name_the_stream_the_field_and_both_values(changes: dict[str
     assert specification().differences(specification(**changes)) == expected
 
 
-def test_actions_hold_their_last_value_unless_the_stream_says_otherwise() -> None:
+def test_actions_hold_their_last_value_by_default() -> None:
     assert (
         Stream("action", (2,)) == Stream("action", (2,), hold="last") == Stream("action", (2,), hold=("last", "last"))
     )
@@ -130,7 +130,7 @@ def test_actions_hold_their_last_value_unless_the_stream_says_otherwise() -> Non
     assert Stream("action", (2,), hold=("last", "zero")).hold == ("last", "zero")
 
 
-def test_a_specification_that_was_written_without_hold_is_read() -> None:
+def test_json_without_hold_is_read() -> None:
     data = specification().to_json()
     for stream in (*data["observations"], data["action"]):
         del stream["hold"]
@@ -147,7 +147,7 @@ def test_one_unit_or_limit_stands_for_every_dimension() -> None:
     assert Stream("joints", (2,)).label(1) == "joints[1]"
 
 
-def test_values_are_plain_whatever_they_came_as() -> None:
+def test_numpy_values_become_plain_python_values() -> None:
     limits = np.array([0.5, 1.5])
     stream = Stream("arm", np.array([2]).tolist(), np.dtype("float64"), low=list(-limits), high=limits.tolist())  # type: ignore[arg-type]
     assert stream == Stream("arm", (2,), "float64", low=(-0.5, -1.5), high=(0.5, 1.5))
@@ -157,7 +157,7 @@ def test_values_are_plain_whatever_they_came_as() -> None:
 
 
 @pytest.mark.parametrize(("shape", "size"), [((3,), 3), ((96, 128, 3), 36864), ((1,), 1)])
-def test_the_size_of_a_stream_counts_its_numbers(shape: tuple[int, ...], size: int) -> None:
+def test_the_size_of_a_stream_is_its_number_of_values(shape: tuple[int, ...], size: int) -> None:
     assert Stream("x", shape).size == size == np.zeros(shape).size
 
 
@@ -203,7 +203,7 @@ def test_impossible_streams_are_refused(arguments: dict[str, Any], rule: str) ->
         ({"observations": ()}, "at least one observation stream"),
         ({"observations": (Stream("arm", (3,)), Stream("arm", (2,)))}, "different names"),
         ({"observations": (Stream("action", (3,)),)}, "none of them 'action'"),
-        ({"observations": (Stream("arm", (3,), hold="zero"),)}, "got it for the observations ['arm']: leave it out"),
+        ({"observations": (Stream("arm", (3,), hold="zero"),)}, "['arm'] have it too"),
         ({"action": Stream("command", (2,))}, "vector stream named 'action', got 'command'"),
         ({"action": Stream("action", (2, 2))}, "vector stream named 'action', got 'action' of shape (2, 2)"),
         *[({"control_dt": value}, "positive number of seconds") for value in (0, -0.1, math.nan, math.inf)],
@@ -226,12 +226,12 @@ def test_impossible_specifications_are_refused(changes: dict[str, Any], rule: st
     specification().to_json() | {"observations": [{"name": 3, "shape": [2]}]},
     {key: value for key, value in specification().to_json().items() if key != "action"},
 ])  # fmt: skip
-def test_json_that_is_no_specification_is_refused(data: dict[str, Any]) -> None:
+def test_invalid_json_is_refused(data: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         Specification.from_json(data)
 
 
-def test_they_cannot_be_changed() -> None:
+def test_specifications_are_immutable() -> None:
     spec = specification()
     for value, field in ((Horizons(), "action"), (spec, "control_dt"), (spec.action, "name")):
         with pytest.raises((FrozenInstanceError, AttributeError)):

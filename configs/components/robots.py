@@ -1,4 +1,4 @@
-"""Robots and the limits of what is commanded: plain values whose `build` makes a `Robot` or a `Safety`."""
+"""Robots and the limits of their commands: plain values whose `build` makes a `Robot` or a `Safety`."""
 
 from __future__ import annotations
 
@@ -22,20 +22,25 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class SafetyConfig:
-    """What is commanded at most, as shares of the range of each dimension of the action; see `control.safety`.
-
-    speed: ranges a second. acceleration: ranges a second squared. jump: from the last command to a target, ranges; a
-    gripper's target may go from one end to the other, so that 1, everything, is the default. workspace: [[low], [high]]
-    within the limits of the action. stale_ms: observations that are older are not acted on. patience_ms: how long the
-    robot may be held before it is stopped.
-    """
+    """The limits of commands, as multiples of the range of each action dimension; see `control.safety`."""
 
     speed: float = 2.0
+    """Highest speed, in ranges per second."""
+
     acceleration: float = 40.0
+    """Highest acceleration, in ranges per second squared."""
+
     jump: float = 1.0
+    """Longest way from the last command to a target, in ranges; 1 allows a gripper to go from end to end."""
+
     workspace: list[Any] | None = None
+    """Limits of the commands, [[low], [high]], in units of the action; null for the limits of the action."""
+
     stale_ms: float = 500.0
+    """Oldest observation that the robot acts on, in milliseconds."""
+
     patience_ms: float = 2000.0
+    """How long the robot is held before it is stopped, in milliseconds."""
 
     def __post_init__(self) -> None:
         positive(self, "speed", "acceleration", "jump", "stale_ms", "patience_ms")
@@ -43,7 +48,7 @@ class SafetyConfig:
             raise ValueError(f"safety.workspace must be [[low], [high]], got {self.workspace}")
 
     def build(self, specification: Specification, rate: float) -> Safety:
-        """For a robot that takes `rate` commands a second. Raises ValueError where its action has no limits."""
+        """For a robot that takes `rate` commands per second. Raises ValueError if its action has no limits."""
         from ...control.safety import Limits, Safety
 
         size = np.subtract(specification.action.high, specification.action.low)
@@ -59,25 +64,31 @@ class SafetyConfig:
 
 @dataclass(kw_only=True)
 class SimulatedRobotConfig:
-    """A task in simulation, in a process of its own, behaving like a real robot.
-
-    task: where it is not the one that the policy was trained for. sensor_delay_ms, actuation_delay_ms, jitter_ms: from
-    the capture of a reading to its arrival, from a command to its effect, and what is added to each of them at most.
-    dropped: share of the readings that are lost. seed: of these.
-    """
+    """A simulated task in its own process, which behaves like a real robot."""
 
     task: str | None = None
+    """Task to simulate; null for the task of the policy."""
+
     sensor_delay_ms: float = 0.0
+    """Time from the capture of a reading to its arrival, in milliseconds."""
+
     actuation_delay_ms: float = 0.0
+    """Time from a command to its effect, in milliseconds."""
+
     jitter_ms: float = 0.0
+    """Upper bound of a random time added to each delay, in milliseconds."""
+
     dropped: float = 0.0
+    """Fraction of the readings that are lost."""
+
     seed: int = 0
+    """Seed of the random delays and losses."""
 
     def __post_init__(self) -> None:
         not_negative(self, "sensor_delay_ms", "actuation_delay_ms", "jitter_ms", "dropped", "seed")
 
     def build(self, described: Mapping[str, Any], *, rate: float) -> SimulatedRobot:
-        """For `rate` commands a second. described: what the policy's checkpoint says."""
+        """For `rate` commands per second. described: the manifest of the policy."""
         from ...robots.simulated import SimulatedRobot
 
         task = load_task(self.task) if self.task else known_task(described["task"], key="robot.task")
@@ -94,22 +105,25 @@ class SimulatedRobotConfig:
 
 @dataclass(kw_only=True)
 class SerialArmConfig:
-    """An arm of six serial-bus servos, as the SO-100 and SO-101 are; see docs/your_robot.md.
-
-    port: its name. calibration: a file, see `robots.feetech.calibration`. actuation_delay_ms: from a command to its
-    effect. release: whether the arm is let go in the end, which must then be supported; otherwise it holds.
-    """
+    """An arm of six serial-bus servos, such as an SO-100 or SO-101; see docs/your_robot.md."""
 
     port: str
+    """Name of the serial port."""
+
     calibration: str
+    """Calibration file; see `robots.feetech.calibration`."""
+
     actuation_delay_ms: float = 0.0
+    """Time from a command to its effect, in milliseconds."""
+
     release: bool = False
+    """Whether the joints lose their torque in the end, so that somebody must support the arm; false holds them."""
 
     def __post_init__(self) -> None:
         not_negative(self, "actuation_delay_ms")
 
     def build(self, described: Mapping[str, Any], *, rate: float) -> SerialArm:
-        """For `rate` commands a second, with the control period of the policy."""
+        """For `rate` commands per second, with the control period of the policy."""
         from ...robots.feetech.arm import SerialArm
 
         return SerialArm(
@@ -124,21 +138,20 @@ class SerialArmConfig:
 
 @dataclass(kw_only=True)
 class DriverConfig:
-    """Your own driver. make: the "package.module:function" that is called with `rate`, the commands a second, and gives
-    a `robots.interface.Robot`.
-    """
+    """Your own driver."""
 
     make: str
+    """Function that makes the `Robot`, "package.module:function"; it is called with `rate`, the commands per second."""
 
     def build(self, described: Mapping[str, Any], *, rate: float) -> Robot:
-        """For `rate` commands a second. Raises ValueError where there is no such function."""
+        """For `rate` commands per second. Raises ValueError if the function does not exist."""
         module, colon, name = self.make.partition(":")
         if not colon:
             raise ValueError(f"robot.make must be package.module:function, got {self.make!r}")
-        found = getattr(import_module(module), name, None)
-        if not callable(found):
-            raise ValueError(f"robot.make={self.make} must be a function, but {module} has {found!r} as {name!r}")
-        return found(rate=rate)  # pyright: ignore[reportReturnType]
+        make = getattr(import_module(module), name, None)
+        if not callable(make):
+            raise ValueError(f"robot.make={self.make} must be a function, but {module} has {make!r} as {name!r}")
+        return make(rate=rate)  # pyright: ignore[reportReturnType]
 
 
 ROBOTS: dict[str, Any] = {
@@ -146,4 +159,4 @@ ROBOTS: dict[str, Any] = {
     "serial_arm": SerialArmConfig,
     "driver": DriverConfig,
 }
-"""Name -> what may be controlled."""
+"""The name of a robot -> its configuration."""

@@ -72,7 +72,7 @@ class _Check:
 
     def description(self, tolerance: float | None) -> None:
         """The attributes that can be read without a prediction."""
-        engine = self.engine
+        engine: Any = self.engine
         _require(isinstance(engine.name, str) and engine.name, f"name must be a word, got {engine.name!r}")
         _require(
             engine.precision in TOLERANCES, f"precision must be one of {list(TOLERANCES)}, got {engine.precision!r}"
@@ -209,18 +209,18 @@ class _Check:
         """Input that does not fit raises ValueError."""
         observation, noise = self._first(ROWS)
         name, values = next(iter(observation.items()))
-        others = {key: value for key, value in observation.items() if key != name}
+        rest = {key: value for key, value in observation.items() if key != name}
         plan = self._prefix((1.0,))
         wrong: dict[str, tuple[Arrays, NDArray[Any], Sequence[Guidance]]] = {
-            f"without the stream {name!r}": (others, noise, ()),
+            f"without the stream {name!r}": (rest, noise, ()),
             "with a stream of no specification": (observation | {f"{name}_": values}, noise, ()),
-            f"with {name!r} of one step too many": (others | {name: np.repeat(values, 2, axis=1)}, noise, ()),
+            f"with {name!r} of one step too many": (rest | {name: np.repeat(values, 2, axis=1)}, noise, ()),
             "with noise of one row less": (observation, noise[:, 1:], ()),
             "with one draw of noise too many": (observation, np.zeros((len(noise) + 1, *noise.shape[1:]), "f4"), ()),
             "with a plan of one row less": (observation, noise, [Prefix(plan.actions[1:], plan.weights[1:])]),
         }
-        if others:
-            wrong[f"with {name!r} of one row less"] = others | {name: values[1:]}, noise, ()
+        if rest:
+            wrong[f"with {name!r} of one row less"] = rest | {name: values[1:]}, noise, ()
         for stream in self.engine.specification.observations:
             if stream.is_image:
                 scaled = observation[stream.name].astype(np.float32) / 255
@@ -235,8 +235,9 @@ class _Check:
 
     def _prefix(self, weights: Sequence[float], **options: Any) -> Prefix:
         """A plan for every row: the chunk of another row, held by these weights at its start."""
-        padded = np.zeros(self.free.shape[:2], np.float32)
-        padded[:, : len(weights)] = weights[: padded.shape[1]]
+        rows, steps, _ = self.free.shape
+        padded = np.zeros((rows, steps), np.float32)
+        padded[:, : len(weights)] = weights[:steps]
         return Prefix(np.roll(self.free, 1, axis=0), padded, **options)
 
     def _guided(self, prefix: Prefix, label: str) -> NDArray[Any]:

@@ -1,7 +1,7 @@
-"""An arm of six serial-bus servos as a robot, as an SO-100 or SO-101 is.
+"""An arm of six serial-bus servos, such as an SO-100 or SO-101, as a robot.
 
-Positions and actions are radians about the middle of each joint's calibrated range, the gripper's too: it is closed at
-one of its limits.
+Positions and actions are radians from the middle of each joint's calibrated range. This includes the gripper, which is
+closed at one of its limits.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from .bus import (
 from .calibration import JOINTS, Joint, check_models, read_calibration
 
 SLACK = 23
-"""Steps, 2 degrees: a joint that is so little outside its range counts as at its end. Cables push, gears have play."""
+"""Steps (2 degrees) that a joint may be outside its range at the start, because cables push and gears have play."""
 
 REMEDIES = {
     Fault.VOLTAGE: "give it the supply that it is made for",
@@ -51,21 +51,27 @@ REMEDIES = {
 
 
 class SerialArm:
-    """Six servos on a serial port. The stream `joints` (6,) says where they are, an action (6,) where they should go.
+    """Six servos on a serial port. The stream `joints` (6,) is their positions, an action (6,) their goals.
 
-    A thread of its own talks to the servos: it passes each command on at once, and then reads where they are, which it
-    also does when nothing is commanded. A reading is as old as its request.
+    A thread talks to the servos. It sends each command at once and then reads the positions; it also reads them if
+    nothing is commanded. The time of a reading is the time of its request.
 
-    At `start` the servos are told to go where they are before they have torque, so nothing jumps. `stop` tells them the
-    same, and they hold. `close` leaves them holding, because an arm without torque falls; with release they are
-    let go, for an arm that is supported. Where the port or this program is lost, they hold the last command by
-    themselves. What a servo reports of its voltage, temperature, current, load or sensor stops all of them, and the
-    arm is lost until `start`.
+    `start` sets the goals to the current positions before it switches the torque on, so nothing jumps. `stop` does the
+    same, and the servos hold. `close` leaves them holding, because an arm without torque falls; with `release` it
+    switches the torque off, for an arm that is supported. If the port or this program is lost, the servos hold the last
+    command by themselves. If a servo reports a fault (voltage, temperature, current, load or sensor), all servos hold,
+    and the arm is lost until `start`.
 
-    port: its name. calibration: a file, see `robots.feetech.calibration`. rate: commands a second. control_dt: seconds
-    between control steps, those of the demonstrations. actuation_delay: seconds from a command to its effect, to be measured.
+    port: name of the serial port.
+    calibration: calibration file, see `robots.feetech.calibration`.
+    rate: commands per second.
+    control_dt: time between control steps, s; that of the demonstrations.
+    actuation_delay: time from a command to its effect, s; measure it.
+    baud_rate: that of the servos.
+    release: whether `close` switches the torque off.
+    clock: the clock of the readings; None for the monotonic clock of the machine.
 
-    Raises ValueError for a calibration or a number that is impossible, and FileNotFoundError without a calibration.
+    Raises ValueError for an impossible calibration or number, and FileNotFoundError if the calibration does not exist.
     """
 
     def __init__(
@@ -93,15 +99,15 @@ class SerialArm:
         self._thread: threading.Thread | None = None
         self._wake, self._lock = threading.Event(), threading.Lock()
         self._reading = Reading(np.zeros(len(JOINTS), np.float32), 0.0)
-        self._goal: list[int] | None = None  # the newest one that was not sent
+        self._goal: list[int] | None = None  # the newest unsent goal
         self._is_hold_owed, self._is_stopped, self._is_closed = False, False, False
         self._lost: Exception | None = None
 
     def start(self) -> None:
-        """Check the servos and give them torque where they are, or after `stop` take commands again.
+        """Check the servos and switch their torque on, or after `stop` accept commands again.
 
-        Raises ConnectionError where the port cannot be opened or a servo reports a fault, TimeoutError where a servo
-        does not answer, and ValueError for one of another model, mode, calibration or place.
+        Raises ConnectionError if the port cannot be opened or a servo reports a fault, TimeoutError if a servo does not
+        reply, and ValueError if a servo has another model, mode or calibration, or begins outside its range.
         """
         if self._is_closed:
             raise ConnectionError(f"the arm at {self.port} is closed: make another one")
@@ -115,13 +121,13 @@ class SerialArm:
         return {"joints": self._reading}
 
     def position(self) -> NDArray[Any]:
-        """The newest positions (6,), rad; of a joint that is pushed out of its range, the end of that."""
+        """The newest positions (6,), rad, clipped to the ranges of the joints."""
         self._require()
         action = self.specification.action
         return np.clip(self._reading.value, action.low, action.high).astype(action.dtype)
 
     def command(self, action: NDArray[Any], at_time: float) -> None:
-        """Send the joints to positions (6,), rad, within their ranges. Raises ValueError where it is no action."""
+        """Send goals (6,), rad, clipped to the ranges of the joints. Raises ValueError if they are not finite."""
         action = checked_action(action, at_time, self.specification)
         self._require()
         steps = self._inside(action / self._radians + (self._low + self._high) / 2)
@@ -131,14 +137,14 @@ class SerialArm:
         self._wake.set()
 
     def stop(self) -> None:
-        """Hold, with torque, where the joints are when the thread reads this."""
+        """Hold the positions of the joints at the time when the thread reads this, with torque."""
         with self._lock:
             if self._thread is not None and not self._is_stopped:
                 self._goal, self._is_hold_owed, self._is_stopped = None, True, True
         self._wake.set()
 
     def close(self) -> None:
-        """Release the port, after what was told before; and where that is wanted the joints too."""
+        """Send what is queued, then close the port. With `release`, the joints lose their torque as well."""
         self._is_closed = True
         self._wake.set()
         if self._thread is not None:
@@ -168,14 +174,14 @@ class SerialArm:
         self._thread.start()
 
     def _check(self, bus: Bus) -> None:
-        """The servos must be what the calibration is of."""
+        """Raises ValueError unless the servos hold the calibration."""
         check_models(bus)
-        found = bus.sync_read(RANGE_MIN, RANGE_MAX, HOMING_OFFSET, MODE)
-        for (name, joint), answer in zip(self.joints.items(), found.values(), strict=True):
-            low, high, offset, mode = answer.values
+        replies = bus.sync_read(RANGE_MIN, RANGE_MAX, HOMING_OFFSET, MODE)
+        for (name, joint), reply in zip(self.joints.items(), replies.values(), strict=True):
+            low, high, offset, mode = reply.values
             servo = f"servo {joint.id} ({name})"
             if mode != 0:
-                raise ValueError(f"{servo} must be in the mode of positions, 0, got {mode}: write that to register 33")
+                raise ValueError(f"{servo} must be in position mode, 0, got {mode}: write that to register 33")
             if (offset, low, high) != (joint.homing_offset, joint.range_min, joint.range_max):
                 raise ValueError(
                     f"{servo} must hold the calibration of {self.calibration}, offset {joint.homing_offset} and range "
@@ -190,36 +196,39 @@ class SerialArm:
             )
 
     def _read(self, bus: Bus) -> NDArray[np.int64]:
-        """Where the servos are; kept as the newest reading. Where one reports a fault, all hold and the arm is lost."""
+        """Read the positions and keep them as the newest reading.
+
+        Raises ConnectionError if a servo reports a fault; then all servos hold.
+        """
         moment = self.clock.now()
-        found = bus.sync_read(POSITION, LOAD, VOLTAGE, TEMPERATURE)
-        steps = np.array([answer.values[0] for answer in found.values()])
-        for (servo, name), answer in zip(bus.servos.items(), found.values(), strict=True):
-            if answer.fault:
-                with suppress(OSError):  # the fault is what matters, and the port may be gone
+        replies = bus.sync_read(POSITION, LOAD, VOLTAGE, TEMPERATURE)
+        steps = np.array([reply.values[0] for reply in replies.values()])
+        for (servo, name), reply in zip(bus.servos.items(), replies.values(), strict=True):
+            if reply.fault:
+                with suppress(OSError):  # report the fault, even if the port is lost
                     bus.write(GOAL, self._inside(steps))
-                raise ConnectionError(f"servo {servo} ({name}) reports {_told(answer.fault, answer.values)}")
+                raise ConnectionError(f"servo {servo} ({name}) reports {_fault_text(reply.fault, reply.values)}")
         value = (steps - (self._low + self._high) / 2) * self._radians
         self._reading = Reading(value.astype(np.float32), moment)
         return steps
 
     def _inside(self, steps: NDArray[Any]) -> list[int]:
-        """The whole steps nearest to these, within the ranges."""
+        """The nearest whole steps within the ranges."""
         return np.rint(np.clip(steps, self._low, self._high)).astype(np.int64).tolist()
 
     def _serve(self, bus: Bus) -> None:
-        """The thread: until the arm is closed or lost."""
+        """The thread. Runs until the arm is closed or lost."""
         try:
             with closing(bus):
                 is_last = False
                 while not is_last:
-                    self._wake.wait(2 / self.rate)  # commands, which come in every period, set the pace
+                    self._wake.wait(2 / self.rate)  # commands, one in every period, set the pace
                     self._wake.clear()
-                    is_last = self._is_closed  # known before the exchange, so that what was told before is done
+                    is_last = self._is_closed  # read before the exchange, so that queued commands are sent
                     self._exchange(bus)
                 if self.release:
                     bus.write(TORQUE, [0] * len(JOINTS))
-        except Exception as error:  # whatever ends the thread, nothing is commanded any more
+        except Exception as error:  # after any error, nothing more is commanded
             self._lost = error
 
     def _exchange(self, bus: Bus) -> None:
@@ -240,9 +249,9 @@ def _specification(joints: Mapping[str, Joint], control_dt: float) -> Specificat
     return Specification((Stream("joints", size, units="rad", labels=JOINTS),), action, control_dt)
 
 
-def _told(fault: Fault, values: tuple[int, ...]) -> str:
-    """What a servo reports, with what it measures and what helps."""
+def _fault_text(fault: Fault, values: tuple[int, ...]) -> str:
+    """A fault, the measurements of the servo, and the remedy."""
     _, load, voltage, temperature = values
-    names = " and ".join((each.name or "").lower() for each in REMEDIES if each in fault) or f"fault {int(fault)}"
-    helps = next((remedy for each, remedy in REMEDIES.items() if each in fault), "see its manual")
+    names = " and ".join((kind.name or "").lower() for kind in REMEDIES if kind in fault) or f"fault {int(fault)}"
+    helps = next((remedy for kind, remedy in REMEDIES.items() if kind in fault), "see its manual")
     return f"{names}, at {load / 10:.0f} % load, {voltage / 10:.1f} V and {temperature} °C: {helps}"

@@ -1,8 +1,8 @@
-"""The calibration of an arm of six serial-bus servos: what lies between the steps of an encoder and its joint.
+"""The calibration of an arm of six serial-bus servos: from encoder steps to joints.
 
-It is a JSON file, which LeRobot writes and reads too: for each joint the `id` of its servo, `drive_mode` (1 where the
-joint should turn the other way), `homing_offset` (steps that the servo takes off what its encoder says), and
-`range_min` and `range_max` (steps). Offset and range lie in the servo as well, which keeps to the range by itself.
+It is a JSON file, in the format of LeRobot. Each joint has the `id` of its servo, `drive_mode` (1 if the joint turns
+the other way), `homing_offset` (steps that the servo subtracts from its encoder), `range_min` and `range_max` (steps).
+The servo stores offset and range as well, and does not leave the range.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from .bus import (
 )
 
 JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
-"""From the base on; so the servos are numbered, 1 to 6, unless the calibration says otherwise."""
+"""The joints from the base on. Their servos have the ids 1 to 6 unless the calibration says otherwise."""
 
 LEAST_RANGE = 100
-"""Steps, 9 degrees: a joint that moved less has not been moved on purpose."""
+"""Smallest range of a joint, in steps (9 degrees). A joint that moved less was not moved on purpose."""
 
 
 @dataclass(frozen=True)
 class Joint:
-    """One joint, see above. Raises ValueError for a number that no servo has."""
+    """The calibration of one joint, see above. Raises ValueError for a value that no servo can have."""
 
     id: int
     drive_mode: int
@@ -65,7 +65,7 @@ class Joint:
 def read_calibration(path: str | Path) -> dict[str, Joint]:
     """The joints of a file, in the order of `JOINTS`.
 
-    Raises FileNotFoundError where there is none, and ValueError for one that is damaged or impossible.
+    Raises FileNotFoundError if the file does not exist, and ValueError if it is damaged or impossible.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no calibration {path}: make it with {__name__}.calibrate")
@@ -88,13 +88,13 @@ def _check_ids(ids: Sequence[int], place: str) -> None:
 
 
 def joints_of(positions: ArrayLike, offsets: Sequence[int], ids: Sequence[int]) -> dict[str, Joint]:
-    """The calibration of joints that were seen at positions (N, 6), steps, while they were moved from end to end.
+    """The calibration of joints whose positions (N, 6), steps, were recorded while they moved from end to end.
 
-    Raises ValueError where a joint was not moved, or turned past the end of its encoder.
+    Raises ValueError if a joint did not move, or turned past the end of its encoder.
     """
-    seen = np.asarray(positions, dtype=np.int64)
-    lows, highs = seen.min(axis=0).tolist(), seen.max(axis=0).tolist()
-    leaps = np.abs(np.diff(seen, axis=0)).max(axis=0, initial=0)
+    steps = np.asarray(positions, dtype=np.int64)
+    lows, highs = steps.min(axis=0).tolist(), steps.max(axis=0).tolist()
+    leaps = np.abs(np.diff(steps, axis=0)).max(axis=0, initial=0)
     joints: dict[str, Joint] = {}
     for name, servo, offset, low, high, leap in zip(JOINTS, ids, offsets, lows, highs, leaps, strict=True):
         if leap > STEPS // 2 or low < 0 or high >= STEPS:
@@ -116,16 +116,19 @@ def calibrate(
     ask: Callable[[str], Any] = input,
     baud_rate: int = BAUD_RATE,
 ) -> dict[str, Joint]:
-    """Calibrate an arm with whoever moves it by hand; the servos keep it, and so does a file.
+    """Calibrate an arm that somebody moves by hand. Writes the calibration to the servos and to a file.
 
-    ids: of the servos in the order of `JOINTS`. ask: shows a text and returns when that is done.
+    port: name of the serial port.
+    path: the file to write.
+    ids: ids of the servos, in the order of `JOINTS`.
+    ask: shows a text, and returns once the person has done it.
 
-    Raises FileExistsError where the file is there, ValueError for impossible ids, for servos of another model and where
-    a joint was moved in a way that gives no range, and the errors of `open_port` and `Bus`.
+    Raises FileExistsError if the file exists; ValueError for impossible ids, servos of another model, and movements
+    that give no range; and the errors of `open_port` and `Bus`.
     """
     path = Path(path)
     if path.exists():
-        raise FileExistsError(f"{path} is there already: remove it, or calibrate to another file")
+        raise FileExistsError(f"{path} already exists: remove it, or calibrate to another file")
     _check_ids(ids, "ids")
     path.parent.mkdir(parents=True, exist_ok=True)
     with closing(Bus(open_port(port, baud_rate), dict(zip(ids, JOINTS, strict=True)))) as bus:
@@ -146,27 +149,27 @@ def calibrate(
 
 
 def check_models(bus: Bus) -> None:
-    """Raises ValueError where a servo is of another model: its memory would be another one too."""
-    for (servo, name), answer in zip(bus.servos.items(), bus.sync_read(MODEL).values(), strict=True):
-        if answer.values != (STS3215,):
+    """Raises ValueError if a servo is of another model, because its registers would differ too."""
+    for (servo, name), reply in zip(bus.servos.items(), bus.sync_read(MODEL).values(), strict=True):
+        if reply.values != (STS3215,):
             raise ValueError(
-                f"servo {servo} ({name}) must be an STS3215, of model {STS3215}, got model {answer.values[0]}"
+                f"servo {servo} ({name}) must be an STS3215, of model {STS3215}, got model {reply.values[0]}"
             )
 
 
 def _positions(bus: Bus) -> list[int]:
-    return [answer.values[0] for answer in bus.sync_read(POSITION).values()]
+    return [reply.values[0] for reply in bus.sync_read(POSITION).values()]
 
 
 def _keep(bus: Bus, register: Register, values: Sequence[int]) -> None:
-    """Write what a servo keeps without power."""
+    """Write a persistent register."""
     bus.write(LOCK, [0] * len(values))
     bus.write(register, values)
     bus.write(LOCK, [1] * len(values))
 
 
 def _watched(bus: Bus, ask: Callable[[str], Any]) -> list[list[int]]:
-    """Where the joints were, until they were moved."""
+    """Record the positions of the joints until the person has moved them."""
     text, failures = (
         "Move every joint slowly from end to end, and put the arm down. Then press Enter. ",
         list[Exception](),
@@ -180,10 +183,10 @@ def _watched(bus: Bus, ask: Callable[[str], Any]) -> list[list[int]]:
 
     asking = threading.Thread(target=wait, daemon=True)
     asking.start()
-    seen = [_positions(bus)]
+    positions = [_positions(bus)]
     while asking.is_alive():
-        seen.append(_positions(bus))
+        positions.append(_positions(bus))
         time.sleep(0.005)
     if failures:
         raise failures[0]
-    return seen
+    return positions

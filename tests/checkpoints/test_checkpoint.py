@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out, and whatever is wrong is said."""
+"""Checkpoints survive a round trip, and damage is an error that names the file."""
 
 import json
 import shutil
@@ -72,7 +72,7 @@ def test_a_policy_predicts_the_same_after_a_round_trip(tmp_path, choice):
     assert not loaded.training
 
 
-def test_it_says_how_to_understand_itself(tmp_path):
+def test_the_manifest_describes_the_policy(tmp_path):
     content = json.loads((save(tmp_path / "checkpoint") / "policy.json").read_text())
     assert content["format"] == FORMAT
     assert content["specification"]["control_dt"] == 0.05
@@ -83,7 +83,7 @@ def test_it_says_how_to_understand_itself(tmp_path):
 
 @settings(max_examples=30, deadline=None)
 @given(st.data())
-def test_every_flipped_bit_and_every_cut_of_the_weights_is_found(tmp_path_factory, data):
+def test_every_flipped_bit_and_every_cut_of_the_weights_is_an_error(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("tensors") / "weights.safetensors"
     tensors = {"a": torch.arange(6.0).reshape(2, 3), "b.c": torch.ones(3, dtype=torch.int64)}
     digest = write_tensors(path, tensors)
@@ -98,18 +98,18 @@ def test_every_flipped_bit_and_every_cut_of_the_weights_is_found(tmp_path_factor
         read_tensors(path, digest)
 
 
-def test_tensors_of_any_layout_come_back(tmp_path):
+def test_tensors_of_any_layout_survive_a_round_trip(tmp_path):
     tensors = {
         "transposed": torch.arange(6.0).reshape(2, 3).T,
         "scalar": torch.tensor(3.5, requires_grad=True),
         "empty": torch.zeros(0, 2),
         "half": torch.ones(2, dtype=torch.bfloat16),
     }
-    found = read_tensors(tmp_path / "t", write_tensors(tmp_path / "t", tensors))
-    assert found.keys() == tensors.keys()
+    read = read_tensors(tmp_path / "t", write_tensors(tmp_path / "t", tensors))
+    assert read.keys() == tensors.keys()
     for name, tensor in tensors.items():
-        assert torch.equal(found[name], tensor), name
-        assert found[name].dtype == tensor.dtype
+        assert torch.equal(read[name], tensor), name
+        assert read[name].dtype == tensor.dtype
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_tensors_of_any_layout_come_back(tmp_path):
         ({"policy": {"choice": "regression", "network": SMALL | {"groups": 0}}}, "groups must be above 0"),
     ],
 )
-def test_a_manifest_that_cannot_be_used_is_refused(tmp_path, changes, message):
+def test_an_unusable_manifest_is_an_error(tmp_path, changes, message):
     folder = save(tmp_path / "checkpoint")
     edit(folder, **changes)
     with pytest.raises(ValueError, match=message):
@@ -148,14 +148,14 @@ def test_a_manifest_that_cannot_be_used_is_refused(tmp_path, changes, message):
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]", '"format"', "null", "\x00\xff"])
-def test_a_manifest_that_is_none_is_refused(tmp_path, content):
+def test_a_manifest_that_is_no_json_object_is_an_error(tmp_path, content):
     folder = save(tmp_path / "checkpoint")
     (folder / "policy.json").write_text(content)
     with pytest.raises(ValueError, match=r"policy.json (is damaged|must hold a JSON object)"):
         load_policy(folder)
 
 
-def test_bytes_that_are_no_text_are_refused(tmp_path):
+def test_a_manifest_that_is_no_text_is_an_error(tmp_path):
     folder = save(tmp_path / "checkpoint")
     (folder / "policy.json").write_bytes(b"\xff\xfe{")
     with pytest.raises(ValueError, match=r"policy.json is damaged"):
@@ -177,7 +177,7 @@ def test_missing_files_are_named(tmp_path):
         load_policy(tmp_path / "walk")
 
 
-def test_the_last_and_the_best_are_found(tmp_path):
+def test_the_last_and_the_best_checkpoint_of_a_run_are_resolved(tmp_path):
     run = tmp_path / "run"
     for step in (7, 20, 100_000_000):
         save(run / "checkpoints" / f"{step:08d}")

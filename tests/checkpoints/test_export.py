@@ -22,14 +22,14 @@ TASK = "task=toys:REACH"
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, recede, trained, reaches):
-    """What is exported, by engine; read only."""
+    """Engine -> its exported folder and the output of the command; read only."""
     root = tmp_path_factory.mktemp("exported")
-    found = {}
+    exported = {}
     for engine, options in {"onnx": [f"dataset={reaches}"], "openvino_fp32": ["sampler=heun"]}.items():
         result = recede("export", trained, f"out={root / engine}", f"engine={engine}", *options)
         assert result.status == 0, result.err
-        found[engine] = root / engine, result.out
-    return found
+        exported[engine] = root / engine, result.out
+    return exported
 
 
 @pytest.fixture
@@ -49,11 +49,11 @@ def plan(rows, **options):
     return Prefix(np.full((rows, 16, 2), 0.3, dtype=np.float32), weights, **options)
 
 
-# --- what is written
+# --- the content of the folder
 
 
-def test_the_folder_says_what_it_is_and_the_command_what_was_found(folders, trained, reaches):
-    folder, said = folders["onnx"]
+def test_the_folder_describes_itself_and_the_command_reports_the_choice(folders, trained, reaches):
+    folder, report = folders["onnx"]
     content = json.loads((folder / "engine.json").read_text())
     _, manifest = load_policy(trained)
     assert {path.name for path in folder.iterdir()} == {"engine.json", "times.npy", "encode.onnx", "denoise.onnx"}
@@ -69,26 +69,26 @@ def test_the_folder_says_what_it_is_and_the_command_what_was_found(folders, trai
     assert content["training"] == manifest["training"]
     assert content["parity"]["difference"] < content["parity"]["tolerance"] == 1e-3
     assert content["parity"]["observations"] == f"of {reaches}"
-    assert said.startswith(f"tried on 16 observations of {reaches}:\n  onnx (fp32): differs from eager by ")
-    assert "(tolerance 0.001)" in said
-    assert said.endswith(f"{folder}: exported from {trained}\nnext: recede evaluate {folder}\n")
+    assert report.startswith(f"tried on 16 observations of {reaches}:\n  onnx (fp32): differs from eager by ")
+    assert "(tolerance 0.001)" in report
+    assert report.endswith(f"{folder}: exported from {trained}\nnext: recede evaluate {folder}\n")
     assert "drawn from the ranges of the normalizer" in folders["openvino_fp32"][1]
 
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino_fp32"])
-def test_it_answers_as_the_run_does(folders, trained, engine):
+def test_an_exported_policy_agrees_with_its_run(folders, trained, engine):
     from recede.configs.components.denoising import HeunConfig
 
-    found = package.load_engine(folders[engine][0])
+    exported = package.load_engine(folders[engine][0])
     policy, manifest = load_policy(trained, sampler=HeunConfig() if engine == "openvino_fp32" else None)
-    assert found.specification == manifest["specification"]
-    assert found.horizons == manifest["horizons"]
-    assert found.noise_shape == policy.noise_shape
+    assert exported.specification == manifest["specification"]
+    assert exported.horizons == manifest["horizons"]
+    assert exported.noise_shape == policy.noise_shape
     eager = EagerEngine(policy)
     for rows in (1, 3):
         for guidance in ((), [plan(rows)], [plan(rows, start=0.4, limit=2.0)]):
-            given = *ask(rows), guidance
-            np.testing.assert_allclose(found.predict(*given), eager.predict(*given), rtol=0, atol=1e-4)
+            arguments = *ask(rows), guidance
+            np.testing.assert_allclose(exported.predict(*arguments), eager.predict(*arguments), rtol=0, atol=1e-4)
 
 
 WITHOUT_TORCH = """
@@ -104,10 +104,10 @@ import recede
 from recede.policy.denoising.guidance import Prefix
 folder, data, out = sys.argv[1:]
 engine = recede.load_engine(folder)
-asked = np.load(data)
-prefix = Prefix(asked["actions"], asked["weights"])
-observation = {name: asked[name] for name in ("position", "target")}
-free, held = (engine.predict(observation, asked["noise"], given) for given in ((), [prefix]))
+inputs = np.load(data)
+prefix = Prefix(inputs["actions"], inputs["weights"])
+observation = {name: inputs[name] for name in ("position", "target")}
+free, held = (engine.predict(observation, inputs["noise"], guidance) for guidance in ((), [prefix]))
 np.savez(out, free=free, held=held)
 assert engine.specification.action.units == ("m", "m")
 assert "torch" not in sys.modules
@@ -115,7 +115,7 @@ assert "torch" not in sys.modules
 
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino_fp32"])
-def test_it_predicts_where_there_is_no_torch(folders, tmp_path, engine):
+def test_an_exported_policy_predicts_without_torch(folders, tmp_path, engine):
     (observation, noise), prefix = ask(2), plan(2)
     np.savez(tmp_path / "in.npz", **observation, noise=noise, actions=prefix.actions, weights=prefix.weights)
     files = map(str, (folders[engine][0], tmp_path / "in.npz", tmp_path / "out.npz"))
@@ -123,9 +123,9 @@ def test_it_predicts_where_there_is_no_torch(folders, tmp_path, engine):
         [sys.executable, "-P", "-c", WITHOUT_TORCH, *files], env=os.environ, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    found, loaded = np.load(tmp_path / "out.npz"), package.load_engine(folders[engine][0])
-    assert np.array_equal(found["free"], loaded.predict(observation, noise))
-    assert np.array_equal(found["held"], loaded.predict(observation, noise, [prefix]))
+    chunks, loaded = np.load(tmp_path / "out.npz"), package.load_engine(folders[engine][0])
+    assert np.array_equal(chunks["free"], loaded.predict(observation, noise))
+    assert np.array_equal(chunks["held"], loaded.predict(observation, noise, [prefix]))
 
 
 def test_a_regression_policy_is_exported_too(recede, tmp_path, reaches, small):
@@ -133,17 +133,17 @@ def test_a_regression_policy_is_exported_too(recede, tmp_path, reaches, small):
     assert recede("train", TASK, f"dataset={reaches}", f"out={tmp_path / 'run'}", *options).status == 0
     result = recede("export", tmp_path / "run", f"out={tmp_path / 'out'}", "engine=onnx")
     assert result.status == 0, result.err
-    found, eager = package.load_engine(tmp_path / "out"), EagerEngine(load_policy(tmp_path / "run")[0])
-    assert found.noise_shape == (0, 16, 2)
+    exported, eager = package.load_engine(tmp_path / "out"), EagerEngine(load_policy(tmp_path / "run")[0])
+    assert exported.noise_shape == (0, 16, 2)
     for guidance in ((), [plan(3)]):
-        given = *ask(3, draws=0), guidance
-        np.testing.assert_allclose(found.predict(*given), eager.predict(*given), rtol=0, atol=1e-4)
+        arguments = *ask(3, draws=0), guidance
+        np.testing.assert_allclose(exported.predict(*arguments), eager.predict(*arguments), rtol=0, atol=1e-4)
 
 
 # --- in an evaluation
 
 
-def test_an_evaluation_says_its_engine(recede, folders, trained, tmp_path):
+def test_an_evaluation_names_its_engine(recede, folders, trained, tmp_path):
     options = [TASK, "episodes=3", "videos=0", "device=cpu"]
     for name, arguments in {
         "eager": [trained],
@@ -154,17 +154,17 @@ def test_an_evaluation_says_its_engine(recede, folders, trained, tmp_path):
         result = recede("evaluate", *arguments, *options, f"out={tmp_path / name}")
         assert result.status == 0, result.err
         assert "engine: onnx" in result.out if name == "onnx" else "engine:" not in result.out
-    found = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/evaluation.json")}
-    assert {name: each["engine"] for name, each in found.items()} == {
+    evaluations = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/evaluation.json")}
+    assert {name: evaluation["engine"] for name, evaluation in evaluations.items()} == {
         "eager": "eager",
         "onnx": "onnx",
         "folder": "openvino_fp32",
         "late": "onnx",
     }
-    assert found["onnx"]["success"] == found["eager"]["success"]
-    np.testing.assert_allclose(found["onnx"]["score"], found["eager"]["score"], atol=1e-2)
-    assert found["folder"]["policy"]["sampler"]["choice"] == "heun"
-    assert len({each["num_parameters"] for each in found.values()}) == 1
+    assert evaluations["onnx"]["success"] == evaluations["eager"]["success"]
+    np.testing.assert_allclose(evaluations["onnx"]["score"], evaluations["eager"]["score"], atol=1e-2)
+    assert evaluations["folder"]["policy"]["sampler"]["choice"] == "heun"
+    assert len({evaluation["num_parameters"] for evaluation in evaluations.values()}) == 1
     cells = [
         [cell.strip() for cell in line.split("|")[3:5]] for line in table(find_evaluations(tmp_path)).splitlines()[2:]
     ]
@@ -213,22 +213,22 @@ def refused(recede, out, *arguments):
         (["dataset=nowhere.zarr"], "nowhere.zarr"),
     ],
 )
-def test_what_cannot_be_exported_is_refused(recede, trained, tmp_path, arguments, message):
+def test_an_impossible_export_is_an_error(recede, trained, tmp_path, arguments, message):
     assert message in refused(recede, tmp_path / "out", trained, *arguments)
 
 
-def test_demonstrations_must_be_of_the_policy(recede, trained, demonstrations, tmp_path):
+def test_demonstrations_must_have_the_specification_of_the_policy(recede, trained, demonstrations, tmp_path):
     line = refused(recede, tmp_path / "out", trained, f"dataset={demonstrations}")
     assert "must be of the policy's specification: " in line
 
 
-def test_a_folder_that_is_there_is_left_alone(recede, trained, damaged):
+def test_an_existing_folder_is_kept(recede, trained, damaged):
     kept = {path: path.read_bytes() for path in damaged.iterdir()}
     assert "remove it, or export to another folder" in refused(recede, damaged, trained)
     assert {path: path.read_bytes() for path in damaged.iterdir()} == kept
 
 
-def test_an_engine_that_answers_otherwise_is_not_exported(recede, trained, tmp_path, monkeypatch):
+def test_an_engine_that_disagrees_is_not_exported(recede, trained, tmp_path, monkeypatch):
     monkeypatch.setitem(choice.TOLERANCES, "fp32", -1.0)
     line = refused(recede, tmp_path / "out", trained, "engine=onnx")
     assert "onnx (fp32): differs from eager by " in line
@@ -281,13 +281,13 @@ def altered(folder, **changes):
         (lambda f: (f / "engine.json").write_text("{"), "engine.json is damaged"),
     ],
 )
-def test_a_damaged_description_gets_one_error(damaged, change, message):
+def test_a_damaged_description_is_an_error(damaged, change, message):
     change(damaged)
     with pytest.raises(ValueError, match=message):
         package.load_engine(damaged)
 
 
-def test_what_is_no_exported_folder_is_refused(trained, tmp_path):
+def test_a_folder_without_an_exported_policy_is_an_error(trained, tmp_path):
     for folder in (trained, tmp_path, tmp_path / "nowhere"):
         with pytest.raises(FileNotFoundError, match=r"is no exported policy, it has no engine.json: make one"):
             package.load_engine(folder)

@@ -33,19 +33,16 @@ def without_a_token(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        (["host=0.0.0.0"], "host=0.0.0.0 lets other machines use the policy, which needs a token: set RECEDE_TOKEN"),
+        (["host=0.0.0.0"], "set RECEDE_TOKEN"),
         (["host=''"], "needs a token"),
         (["host=robots.example"], "needs a token"),
-        ([], "there is no run or checkpoint folder nowhere"),
-        (["host=localhost"], "there is no run or checkpoint folder nowhere"),
-        (["host='::1'"], "there is no run or checkpoint folder nowhere"),
-        (["port=70000"], "port must lie between 0 and 65535, got 70000"),
-        (["max_sessions=0"], "max_sessions must be above 0, got 0"),
-        (
-            ["engine=onx"],
-            "engine must be auto or one of eager, cuda_graph, onnx, openvino, openvino_fp32, got 'onx'",
-        ),
-        (["checkpoint=first"], "checkpoint must be 'last' or 'best', got 'first'"),
+        ([], "folder nowhere"),
+        (["host=localhost"], "folder nowhere"),
+        (["host='::1'"], "folder nowhere"),
+        (["port=70000"], "65535, got 70000"),
+        (["max_sessions=0"], "max_sessions"),
+        (["engine=onx"], "one of eager, cuda_graph, onnx, openvino, openvino_fp32, got 'onx'"),
+        (["checkpoint=first"], "got 'first'"),
     ],
 )
 def test_impossible_options_are_refused(recede, arguments, error):
@@ -56,9 +53,9 @@ def test_impossible_options_are_refused(recede, arguments, error):
 
 def test_a_token_allows_other_machines(recede, monkeypatch):
     monkeypatch.setenv("RECEDE_TOKEN", TOKEN)
-    assert "there is no run" in recede("serve", "nowhere", "host=0.0.0.0").line
+    assert "folder nowhere" in recede("serve", "nowhere", "host=0.0.0.0").line
     monkeypatch.setenv("RECEDE_TOKEN", "short")
-    assert "at least 16 visible ASCII characters" in recede("serve", "nowhere").line
+    assert "at least 16" in recede("serve", "nowhere").line
 
 
 def test_a_served_policy_controls_a_robot(recede, trained, tmp_path):

@@ -1,4 +1,4 @@
-"""Augmentation: every change is one, reaches everything it should, and is drawn for each sample."""
+"""Augmentation: every change alters pixels, covers its whole range, and is drawn for each sample."""
 
 import dataclasses
 
@@ -21,45 +21,45 @@ def generator(seed=0):
 
 
 def pictures(*shape, batch=8, seed=0):
-    """(B, 2, H, W, C), the two frames of a sample alike."""
+    """Images (B, 2, H, W, C); both images of a sample are equal."""
     return torch.randint(0, 256, (batch, 1, *shape), generator=generator(seed), dtype=torch.uint8).repeat(1, 2, 1, 1, 1)
 
 
-def frames_are_alike(images):
+def images_are_equal(images):
     return torch.equal(images[:, 0], images[:, 1])
 
 
 @pytest.mark.parametrize("change", [{name: most} for name, most in EVERYTHING.items()] + [EVERYTHING, {"crop": (9, 9)}])
 def test_every_augmentation_changes_pixels_differently_for_each_sample(change):
     same = pictures(12, 16, 3, batch=1).expand(6, -1, -1, -1, -1)
-    found = Augmentation(**change)({"scene": same}, generator())["scene"]
-    assert found.dtype == torch.uint8
-    assert found.shape == (6, 2, *change.get("crop", (12, 16)), 3)
-    assert frames_are_alike(found)
+    augmented = Augmentation(**change)({"scene": same}, generator())["scene"]
+    assert augmented.dtype == torch.uint8
+    assert augmented.shape == (6, 2, *change.get("crop", (12, 16)), 3)
+    assert images_are_equal(augmented)
     if "crop" not in change:
-        moved = (found.int() - same.int()).abs().float()
+        moved = (augmented.int() - same.int()).abs().float()
         assert moved.mean() > 2
         assert (moved.flatten(1).mean(dim=1) > 0.3).all()
-    kinds = {tuple(sample.flatten().tolist()) for sample in found}
+    kinds = {tuple(sample.flatten().tolist()) for sample in augmented}
     assert len(kinds) >= 5
 
 
-def test_nothing_is_changed_that_is_not_asked_for():
+def test_the_default_augmentation_changes_nothing():
     state = torch.rand(8, 2, 3)
     observation = {"state": state, "scene": pictures(12, 16, 3)}
     before = torch.get_rng_state()
     drawn = generator()
-    found = Augmentation()(observation, drawn)
-    assert all(found[name] is x for name, x in observation.items())
+    augmented = Augmentation()(observation, drawn)
+    assert all(augmented[name] is x for name, x in observation.items())
     assert torch.equal(drawn.get_state(), generator().get_state())
     copy = {name: x.clone() for name, x in observation.items()}
-    found = Augmentation(**EVERYTHING, crop=(9, 9))(observation, drawn)
-    assert found["state"] is state
+    augmented = Augmentation(**EVERYTHING, crop=(9, 9))(observation, drawn)
+    assert augmented["state"] is state
     assert all(torch.equal(x, copy[name]) for name, x in observation.items())  # the batch itself is left as it was
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_generator_decides_alone():
+def test_the_generator_determines_the_augmentation():
     observation = {"scene": pictures(12, 16, 3), "wrist": pictures(10, 8, 1, seed=1)}
     augmentation = Augmentation(**EVERYTHING, crop=(7, 6))
     first, again, other = (augmentation(observation, generator(seed)) for seed in (3, 3, 4))
@@ -72,9 +72,9 @@ def test_cameras_of_different_size_are_drawn_independently():
     numbers = torch.arange(200).view(10, 20, 1).to(torch.uint8)
     large = numbers.expand(64, 2, 10, 20, 1)
     observation = {"scene": large, "other": large, "wrist": large[:, :, :8, :9]}
-    found = Augmentation(crop=(6, 7))(observation, generator())
-    assert {name: tuple(x.shape) for name, x in found.items()} == dict.fromkeys(observation, (64, 2, 6, 7, 1))
-    corners = {name: x[:, 0, 0, 0, 0] for name, x in found.items()}
+    augmented = Augmentation(crop=(6, 7))(observation, generator())
+    assert {name: tuple(x.shape) for name, x in augmented.items()} == dict.fromkeys(observation, (64, 2, 6, 7, 1))
+    corners = {name: x[:, 0, 0, 0, 0] for name, x in augmented.items()}
     assert not torch.equal(corners["scene"], corners["other"])
     assert corners["wrist"].unique().tolist() == sorted(20 * top + left for top in range(3) for left in range(3))
 
@@ -88,30 +88,30 @@ def test_a_crop_is_a_slice(channels, size):
     images = torch.randint(0, 256, (30, 3, 5, 6, channels), generator=generator(), dtype=torch.uint8)
     places = [(top, left) for top in range(6 - size[0]) for left in range(7 - size[1])]
     places = [*(places * 30)[:29], places[-1]]  # the very last pixel is within reach
-    top, left = (torch.tensor(each) for each in zip(*places, strict=True))
-    found = crop(images, size, top, left)
+    top, left = (torch.tensor(position) for position in zip(*places, strict=True))
+    crops = crop(images, size, top, left)
     for index, (row, column) in enumerate(places):
-        assert torch.equal(found[index], images[index, :, row : row + size[0], column : column + size[1]])
+        assert torch.equal(crops[index], images[index, :, row : row + size[0], column : column + size[1]])
     strided = images.movedim(-1, 2).contiguous().movedim(2, -1)  # the same numbers, in another order in memory
-    assert torch.equal(crop(strided, size, top, left), found)
+    assert torch.equal(crop(strided, size, top, left), crops)
 
 
 def test_every_offset_is_reached_and_equally_often():
     images = torch.arange(30).view(5, 6, 1).to(torch.uint8).expand(6000, 2, 5, 6, 1)
-    found = random_crop(images, (3, 4), generator())
-    assert frames_are_alike(found)
-    corners, counts = found[:, 0, 0, 0, 0].unique(return_counts=True)
+    crops = random_crop(images, (3, 4), generator())
+    assert images_are_equal(crops)
+    corners, counts = crops[:, 0, 0, 0, 0].unique(return_counts=True)
     assert corners.tolist() == [6 * top + left for top in range(3) for left in range(3)]
     expected = 6000 / 9
     assert (counts - expected).abs().max() < 5 * expected**0.5
-    assert torch.equal(found[:, 0, 2, 3, 0] - found[:, 0, 0, 0, 0], torch.full((6000,), 15, dtype=torch.uint8))
+    assert torch.equal(crops[:, 0, 2, 3, 0] - crops[:, 0, 0, 0, 0], torch.full((6000,), 15, dtype=torch.uint8))
 
 
-def test_images_of_the_crops_size_stay_and_smaller_ones_are_refused():
+def test_images_of_the_crop_size_are_unchanged_and_smaller_ones_refused():
     images = pictures(5, 6, 3)
     assert random_crop(images, (5, 6), generator()) is images
     assert random_crop(images, (5, 4), generator()).shape == (8, 2, 5, 4, 3)
-    with pytest.raises(ValueError, match=r"must fit into its images, got \(6, 6\) for images of \(5, 6\) pixels"):
+    with pytest.raises(ValueError, match=r"got \(6, 6\) for images of \(5, 6\)"):
         random_crop(images, (6, 6), generator())
 
 
@@ -120,23 +120,23 @@ def test_images_of_the_crops_size_stay_and_smaller_ones_are_refused():
 
 def test_quarter_turns_are_exact():
     images = pictures(7, 7, 3, batch=4)
-    found = rotate(images, torch.tensor([0.0, 1, 2, 3]) * torch.pi / 2)
+    rotated = rotate(images, torch.tensor([0.0, 1, 2, 3]) * torch.pi / 2)
     for turns in range(4):
-        assert torch.equal(found[turns], images[turns].rot90(turns, dims=(1, 2)))  # counter-clockwise
+        assert torch.equal(rotated[turns], images[turns].rot90(turns, dims=(1, 2)))  # counter-clockwise
 
 
-def test_a_picture_that_is_not_square_is_turned_without_distortion():
+def test_an_image_that_is_not_square_is_rotated_without_distortion():
     rows, columns = torch.meshgrid(torch.arange(21) - 10, torch.arange(41) - 20, indexing="ij")
     disc = ((rows**2 + columns**2 < 64) * 255).to(torch.uint8)
     bar = ((rows.abs() < 2) & (columns.abs() < 9)).to(torch.uint8) * 255
     images = torch.stack([disc, bar])[:, None, :, :, None]
-    found = rotate(images, torch.full((2,), torch.pi / 2))[:, 0, :, :, 0]
-    assert (found[0].int() - disc.int()).abs().float().mean() < 1
-    assert found[1, 10 - 8 : 10 + 9, 20].min() == 255  # the bar stands upright, as long as it lay
-    assert found[1, :, 25].max() == 0
+    rotated = rotate(images, torch.full((2,), torch.pi / 2))[:, 0, :, :, 0]
+    assert (rotated[0].int() - disc.int()).abs().float().mean() < 1
+    assert rotated[1, 10 - 8 : 10 + 9, 20].min() == 255  # the bar stands upright, as long as it lay
+    assert rotated[1, :, 25].max() == 0
 
 
-def test_what_comes_from_beyond_the_edge_is_the_nearest_pixel():
+def test_pixels_beyond_the_edge_take_the_nearest_value():
     images = torch.full((1, 1, 16, 16, 1), 77, dtype=torch.uint8)
     assert (rotate(images, torch.tensor([0.7])) == 77).all()
 
@@ -144,9 +144,9 @@ def test_what_comes_from_beyond_the_edge_is_the_nearest_pixel():
 def test_angles_reach_both_ways_and_not_too_far():
     images = torch.zeros(400, 1, 65, 65, 1, dtype=torch.uint8)
     images[:, :, 32, 62] = 255  # right of the centre, at a radius of 30
-    found = Augmentation(rotation=30)({"scene": images}, generator())["scene"][:, 0, :, :, 0].float()
+    rotated = Augmentation(rotation=30)({"scene": images}, generator())["scene"][:, 0, :, :, 0].float()
     rows, columns = torch.meshgrid(32 - torch.arange(65.0), torch.arange(65.0) - 32, indexing="ij")
-    angle = torch.atan2((found * rows).sum(dim=(1, 2)), (found * columns).sum(dim=(1, 2))).rad2deg()
+    angle = torch.atan2((rotated * rows).sum(dim=(1, 2)), (rotated * columns).sum(dim=(1, 2))).rad2deg()
     assert angle.abs().max() < 30.5
     assert angle.max() > 28
     assert angle.min() < -28
@@ -157,7 +157,7 @@ def test_angles_reach_both_ways_and_not_too_far():
 
 
 def one_after_the_other(images, brightness, contrast, saturation):
-    """The definition, in three steps: (B, To, H, W, C), factors (B,)."""
+    """The definition in three steps, for images (B, To, H, W, C) and factors (B,)."""
     x = images.double() * brightness[:, None, None, None, None]
     shares = torch.tensor(LUMA if x.shape[-1] == 3 else [1 / x.shape[-1]] * x.shape[-1], dtype=torch.float64)
     mean = (x @ shares).mean(dim=(1, 2, 3))[:, None, None, None, None]
@@ -172,13 +172,13 @@ def one_after_the_other(images, brightness, contrast, saturation):
 def test_colours_change_as_defined(channels):
     images = torch.randint(0, 256, (8, 2, 5, 6, channels), generator=generator(), dtype=torch.uint8)
     factors = (0.4 + 1.2 * torch.rand(3, 8, generator=generator(1))).double()
-    found, expected = recolour(images, *factors.float()), one_after_the_other(images, *factors)
-    assert (found.int() - expected.int()).abs().max() <= 1  # a rounding of float32
-    assert (found != expected).float().mean() < 0.01
+    recoloured, expected = recolour(images, *factors.float()), one_after_the_other(images, *factors)
+    assert (recoloured.int() - expected.int()).abs().max() <= 1  # a rounding of float32
+    assert (recoloured != expected).float().mean() < 0.01
     assert torch.equal(recolour(images, *torch.ones(3, 8)), images)
 
 
-def test_what_each_factor_means():
+def test_the_meaning_of_each_factor():
     images, one = pictures(6, 6, 3, batch=1) // 2, torch.ones(1)
     assert torch.equal(recolour(images, 2 * one, one, one), images * 2)
     grey = recolour(images, one, one, 0 * one)
@@ -208,17 +208,17 @@ def test_factors_are_drawn_up_to_their_bounds(monkeypatch, name, index):
         ({"saturation": float("nan")}, "saturation.*nan"),
     ],
 )
-def test_impossible_values_are_refused_before_anything_runs(options, message):
+def test_impossible_values_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Augmentation(**options)
     with pytest.raises(ValueError, match=message):
         AugmentationConfig(**options)
 
 
-def test_the_configuration_says_everything_but_the_crop():
+def test_the_configuration_has_every_field_except_the_crop():
     config = AugmentationConfig(**EVERYTHING)
     assert config.build((4, 5)) == Augmentation(crop=(4, 5), **EVERYTHING)
-    assert {each.name for each in dataclasses.fields(Augmentation)} == {"crop", *EVERYTHING}
+    assert {field.name for field in dataclasses.fields(Augmentation)} == {"crop", *EVERYTHING}
 
 
 # --- to look at
@@ -236,56 +236,59 @@ def recorded(tmp_path_factory):
     return store
 
 
-def test_what_a_policy_will_see_is_drawn(recorded, tmp_path, recede):
+def test_augmented_images_are_drawn(recorded, tmp_path, recede):
     import imageio.v3
 
-    out = tmp_path / "picture.png"
-    asked = ["augment=true", "crop=[8,7]", "augmentation.brightness=0.5", f"out={out}"]
-    pictures = []
-    for seed in (0, 0, 1):
-        found = recede("inspect", recorded.path, *asked, f"seed={seed}")
-        assert found.status == 0, found.err
-        assert found.out.splitlines()[-1] == f"augmented: {tmp_path / 'picture.augmented.png'}"
-        pictures.append(imageio.v3.imread(tmp_path / "picture.augmented.png"))
+    out, augmented = tmp_path / "picture.png", tmp_path / "picture.augmented.png"
+    options = ["augment=true", "crop=[8,7]", "augmentation.brightness=0.5", f"out={out}"]
+    result = recede("inspect", recorded.path, *options, "seed=0")
+    assert result.status == 0, result.err
+    assert result.out.splitlines()[-1] == f"augmented: {augmented}"
+    pictures = [imageio.v3.imread(augmented)]
+    for seed in (0, 1):
+        draw_augmented(recorded, Augmentation(crop=(8, 7), brightness=0.5), tmp_path / "again.png", seed=seed)
+        pictures.append(imageio.v3.imread(tmp_path / "again.png"))
     assert min(pictures[0].shape[:2]) > 300
     assert np.array_equal(pictures[0], pictures[1])
     assert not np.array_equal(pictures[0], pictures[2])
     assert not np.array_equal(pictures[0], imageio.v3.imread(out))
 
 
-def test_a_crop_of_seven_eighths_is_drawn_where_none_is_given(recorded, tmp_path, recede, monkeypatch):
+def test_the_default_crop_is_seven_eighths(recorded, tmp_path, recede, monkeypatch):
     from matplotlib.axes import Axes
 
-    shown = []
-    monkeypatch.setattr(Axes, "imshow", lambda axis, image, **_: shown.append(np.shape(image)))
+    monkeypatch.setattr("recede.evaluation.reports.demonstrations.draw", lambda *arguments: None)
+    images = []
+    monkeypatch.setattr(Axes, "imshow", lambda axis, image, **_: images.append(np.shape(image)))
     assert recede("inspect", recorded.path, f"out={tmp_path / 'picture.png'}", "augment=true").status == 0
-    assert shown[:2] == [(12, 16, 3), (8, 7, 3)]  # of images of 12 x 16 and of 10 x 8
+    assert images[:2] == [(12, 16, 3), (8, 7, 3)]  # of images of 12 x 16 and of 10 x 8
 
 
-def test_the_frames_beside_one_another_are_the_original_and_augmented_ones(recorded, tmp_path, monkeypatch):
+def test_a_row_shows_the_original_and_augmented_images(recorded, tmp_path, monkeypatch):
     from matplotlib.axes import Axes
 
-    shown = []
-    monkeypatch.setattr(Axes, "imshow", lambda axis, image, **_: shown.append(np.asarray(image)))
+    images = []
+    monkeypatch.setattr(Axes, "imshow", lambda axis, image, **_: images.append(np.asarray(image)))
     draw_augmented(recorded, Augmentation(crop=(8, 7)), tmp_path / "grid.png", samples=3)
-    assert len(shown) == 2 * 3 * 6
+    assert len(images) == 2 * 3 * 6
     sizes = [(12, 16, 3)] + [(8, 7, 3)] * 5
-    assert [image.shape for image in shown[:18]] == sizes * 3
-    assert [image.shape for image in shown[18:]] == [(10, 8, 3), *sizes[1:]] * 3
-    np.testing.assert_array_equal(shown[6], recorded.read("scene", 8, 9)[0])
-    wholes = np.lib.stride_tricks.sliding_window_view(shown[6], (8, 7, 3)).reshape(-1, 8, 7, 3)
-    assert all((wholes == image).all(axis=(1, 2, 3)).any() for image in shown[7:12])
+    assert [image.shape for image in images[:18]] == sizes * 3
+    assert [image.shape for image in images[18:]] == [(10, 8, 3), *sizes[1:]] * 3
+    np.testing.assert_array_equal(images[6], recorded.read("scene", 8, 9)[0])
+    wholes = np.lib.stride_tricks.sliding_window_view(images[6], (8, 7, 3)).reshape(-1, 8, 7, 3)
+    assert all((wholes == image).all(axis=(1, 2, 3)).any() for image in images[7:12])
 
 
-def test_what_cannot_be_drawn_is_refused(recorded, tmp_path, recede, reaches):
+def test_impossible_drawings_are_refused(recorded, tmp_path, recede, reaches, monkeypatch):
+    monkeypatch.setattr("recede.evaluation.reports.demonstrations.draw", lambda *arguments: None)
     out = f"out={tmp_path / 'picture.png'}"
     for more in (["crop=[8,7]"], ["augmentation.rotation=5"]):
-        found = recede("inspect", recorded.path, out, *more)
-        assert found.status == 2
-        assert "crop and augmentation say what augment=true draws: give it too" in found.line
-    found = recede("inspect", recorded.path, out, "augment=true", "crop=[11,7]")
-    assert "a crop must fit into its images, got (11, 7) for images of (10, 8) pixels" in found.last
-    found = recede("inspect", reaches, out, "augment=true", "crop=[8,7]")
-    assert "augment=true needs a store with images" in found.last
+        result = recede("inspect", recorded.path, out, *more)
+        assert result.status == 2
+        assert "crop and augmentation say what augment=true draws: give it too" in result.line
+    result = recede("inspect", recorded.path, out, "augment=true", "crop=[11,7]")
+    assert "a crop must fit into its images, got (11, 7) for images of (10, 8) pixels" in result.last
+    result = recede("inspect", reaches, out, "augment=true", "crop=[8,7]")
+    assert "augment=true needs a store with images" in result.last
     with pytest.raises(ValueError, match=r"crop must be a height and a width in pixels, \[h, w\], or null, got \[8\]"):
         InspectConfig(dataset="d", augment=True, crop=[8])

@@ -1,4 +1,4 @@
-"""Downloads, from a server on this machine: whole and checked, or nothing at all."""
+"""Downloads from a local server: whole and checked, or nothing at all."""
 
 import hashlib
 import io
@@ -18,7 +18,7 @@ STATE = np.arange(40, dtype=np.float32).reshape(20, 2)
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """The bytes of a zip archive that holds a store, and a file beside it."""
+    """The bytes of a zip archive with a store and a file beside it."""
     folder = tmp_path_factory.mktemp("published")
     group = zarr.create_group(folder / "replay.zarr", zarr_format=2)
     array = group.create_array("data/state", shape=STATE.shape, dtype=STATE.dtype, chunks=(8, 2))
@@ -34,7 +34,7 @@ def archive(tmp_path_factory):
 
 @pytest.fixture
 def serve():
-    """Serve bytes under an address, with the length that is claimed for them; gives the address."""
+    """Serve bytes with a claimed length; yields their address."""
     answers = {}
 
     class Handler(BaseHTTPRequestHandler):
@@ -80,7 +80,7 @@ def test_a_download_holds_what_was_published(serve, archive, tmp_path, monkeypat
     path = tmp_path / "new" / "folder" / "numbers.zarr"
     assert download("numbers", path).source == "numbers, public domain"
     np.testing.assert_array_equal(zarr.open_group(path, mode="r")["data/state"][:], STATE)
-    assert [each.name for each in path.parent.iterdir()] == ["numbers.zarr"]
+    assert [file.name for file in path.parent.iterdir()] == ["numbers.zarr"]
     assert not (path / "readme.txt").exists()
 
 
@@ -90,7 +90,7 @@ def test_a_mirror_may_be_given(serve, archive, tmp_path):
 
 
 def changed(archive, change):
-    """The archive with other members: `change` maps a dictionary of name -> bytes."""
+    """The archive with changed members; change: from {name: bytes} to {name: bytes}."""
     with zipfile.ZipFile(io.BytesIO(archive)) as reader:
         members = {name: reader.read(name) for name in reader.namelist() if not name.endswith("/")}
     change(members)
@@ -120,9 +120,9 @@ def with_a_damaged_chunk(members):
 
 
 def flipped(archive):
-    """One bit of the compressed data of the largest member is wrong."""
+    """The archive with one wrong bit in the compressed data of its largest member."""
     with zipfile.ZipFile(io.BytesIO(archive)) as reader:
-        member = max(reader.infolist(), key=lambda each: each.compress_size)
+        member = max(reader.infolist(), key=lambda file: file.compress_size)
     content = bytearray(archive)
     content[member.header_offset + 30 + len(member.filename) + member.compress_size // 2] ^= 16
     return bytes(content)
@@ -147,7 +147,7 @@ def flipped(archive):
         (flipped, "zip archive"),
     ],
 )
-def test_anything_else_is_refused_and_leaves_nothing(serve, archive, tmp_path, damage, message):
+def test_other_content_is_refused_and_leaves_nothing(serve, archive, tmp_path, damage, message):
     address = serve("bad.zip", damage(archive))
     with pytest.raises(ValueError, match=message) as error:
         download("numbers", tmp_path / "numbers.zarr", url=address)
@@ -163,12 +163,12 @@ def test_an_archive_cannot_write_elsewhere(serve, archive, tmp_path):
 
     (tmp_path / "target").mkdir()
     download("numbers", tmp_path / "target" / "numbers.zarr", url=serve("evil.zip", changed(archive, add)))
-    assert [each.name for each in tmp_path.iterdir()] == ["target"]
-    assert [each.name for each in (tmp_path / "target").iterdir()] == ["numbers.zarr"]
+    assert [file.name for file in tmp_path.iterdir()] == ["target"]
+    assert [file.name for file in (tmp_path / "target").iterdir()] == ["numbers.zarr"]
     assert not [path for path in tmp_path.rglob("*") if path.is_symlink()]
 
 
-def test_what_cannot_be_fetched_is_an_os_error_that_names_the_address(serve, archive, tmp_path):
+def test_a_failed_download_is_an_os_error_with_the_address(serve, archive, tmp_path):
     refused = serve("missing.zip").rsplit(":", 1)[0] + ":1/closed.zip"
     for address, message in ((serve("missing.zip"), "404"), (refused, "refused")):
         with pytest.raises(OSError, match=f"{address} .*{message}.*url= of a mirror"):
@@ -185,7 +185,7 @@ def test_a_connection_that_breaks_off_leaves_nothing(serve, archive, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_path_that_exists_is_kept(serve, archive, tmp_path):
+def test_an_existing_path_is_not_overwritten(serve, archive, tmp_path):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")

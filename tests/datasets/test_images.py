@@ -1,4 +1,4 @@
-"""Images in demonstration stores, and decoded into the windows of a training."""
+"""Images in demonstration stores, and decoded for training windows."""
 
 import errno
 import shutil
@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 
 def episode(seed, length=9):
-    """Smooth pictures, as a camera's are, each with its step in one corner."""
+    """An episode with smooth images, as of a camera."""
     rng = np.random.default_rng(seed)
     streams = {name: rng.normal(size=(length, 2)).astype("float32") for name in ("state", "action")}
     for stream in SPECIFICATION.observations[1:]:
@@ -47,22 +47,22 @@ def recorded(tmp_path):
 
 @pytest.mark.parametrize("images", IMAGE_COMPRESSIONS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_what_a_compression_keeps(tmp_path, images, channels):
+def test_zstd_and_png_are_lossless_and_jpeg_is_close(tmp_path, images, channels):
     specification = Specification((Stream("camera", (12, 16, channels), "uint8"),), Stream("action", (2,)), 0.1)
     store = DemonstrationStore.create(tmp_path / "demos", specification, images=images)
     episodes = [
-        {"camera": given["scene"][..., :channels], "action": given["action"]} for given in map(episode, range(4))
+        {"camera": streams["scene"][..., :channels], "action": streams["action"]} for streams in map(episode, range(4))
     ]
-    for given in episodes:
-        store.append(given)
-    found = DemonstrationStore.open(tmp_path / "demos")
-    for index, given in enumerate(episodes):
-        error = np.abs(found.episode(index)["camera"].astype(int) - given["camera"])
+    for streams in episodes:
+        store.append(streams)
+    store = DemonstrationStore.open(tmp_path / "demos")
+    for index, streams in enumerate(episodes):
+        error = np.abs(store.episode(index)["camera"].astype(int) - streams["camera"])
         assert error.max() <= (8 if images == "jpeg" else 0)
         assert error.mean() <= (1.5 if images == "jpeg" else 0)
 
 
-def test_a_later_append_does_not_compress_earlier_frames_again(tmp_path):
+def test_a_later_append_does_not_recompress_earlier_images(tmp_path):
     store = DemonstrationStore.create(tmp_path / "demos", SPECIFICATION, images="jpeg")
     store.append(episode(0))
     first = store.episode(0)["scene"]
@@ -83,33 +83,33 @@ def test_compressed_images_are_small(tmp_path, images, most):
 
 
 def test_an_unknown_compression_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="one of zstd, png, jpeg, got 'webp'"):
+    with pytest.raises(ValueError, match=r"png.*'webp'"):
         DemonstrationStore.create(tmp_path / "demos", SPECIFICATION, images="webp")
     assert not list(tmp_path.iterdir())
 
 
-def test_stores_with_pictures_open_without_importing_us(tmp_path):
+def test_zarr_opens_stores_of_png_by_itself(tmp_path):
     store = DemonstrationStore.create(tmp_path / "demos", SPECIFICATION, images="png")
     store.append(episode(0))
     np.testing.assert_array_equal(zarr.open_group(store.path, mode="r")["data/scene"][:9], episode(0)["scene"])
 
 
 @pytest.mark.parametrize("images", IMAGE_COMPRESSIONS)
-def test_a_stream_of_images_that_was_cut_short_is_one_clear_error(tmp_path, images):
+def test_a_truncated_image_file_is_named(tmp_path, images):
     store = DemonstrationStore.create(tmp_path / "demos", SPECIFICATION, images=images)
     store.append(episode(0))
     (file,) = [file for file in (store.path / "data/wrist/c").rglob("*") if file.is_file()]
     content = file.read_bytes()
     for kept in (0, 10, len(content) // 2, len(content) - 1):
         file.write_bytes(content[:kept])
-        with pytest.raises(ValueError, match=f"data/wrist: chunk file {file} is damaged .*restore it from a copy"):
+        with pytest.raises(ValueError, match=f"data/wrist: .*{file} is damaged .*restore"):
             Windows(DemonstrationStore.open(store.path), HORIZONS)
 
 
-# --- decoded frames
+# --- decoded images
 
 
-def test_mapped_frames_are_those_of_the_device(recorded, tmp_path, monkeypatch):
+def test_mapped_images_equal_those_on_the_device(recorded, tmp_path, monkeypatch):
     monkeypatch.setenv("RECEDE_CACHE", str(tmp_path / "cache"))
     resident, mapped = (Windows(recorded, HORIZONS, image_cache=place) for place in ("device", "mapped"))
     everything = torch.arange(len(resident))
@@ -119,7 +119,7 @@ def test_mapped_frames_are_those_of_the_device(recorded, tmp_path, monkeypatch):
     assert sorted(file.name for file in (tmp_path / "cache").rglob("*.npy")) == ["scene.npy", "wrist.npy"]
 
 
-def test_frames_are_mapped_where_the_device_has_no_room(recorded, tmp_path, monkeypatch):
+def test_images_are_mapped_if_the_device_has_no_room(recorded, tmp_path, monkeypatch):
     monkeypatch.setenv("RECEDE_CACHE", str(tmp_path / "cache"))
     whole = recorded.num_steps * 12 * 16 * 3
     monkeypatch.setattr(image_cache, "free_memory", lambda device: whole / image_cache.RESIDENT_SHARE)
@@ -130,7 +130,7 @@ def test_frames_are_mapped_where_the_device_has_no_room(recorded, tmp_path, monk
     assert [file.name for file in (tmp_path / "cache").rglob("*.npy")] == ["scene.npy"]
 
 
-def test_decoded_frames_are_used_again_until_the_store_grows(recorded, tmp_path):
+def test_decoded_images_are_reused_until_the_store_grows(recorded, tmp_path):
     def load():
         return decode_images(recorded, recorded.stream("scene"), device=CPU, place="mapped", cache=tmp_path / "cache")
 
@@ -157,19 +157,19 @@ def test_another_store_at_the_same_path_is_decoded_again(recorded, tmp_path):
     assert torch.equal(after, torch.from_numpy(other.read("scene")))
 
 
-def test_frames_are_decoded_in_pieces(recorded, monkeypatch):
-    asked = []
+def test_images_are_decoded_in_pieces(recorded, monkeypatch):
+    sizes = []
     monkeypatch.setattr(image_cache, "BYTES_AT_ONCE", 5 * 12 * 16 * 3)
     read = recorded.read
     monkeypatch.setattr(
-        recorded, "read", lambda name, start, stop: asked.append(stop - start) or read(name, start, stop)
+        recorded, "read", lambda name, start, stop: sizes.append(stop - start) or read(name, start, stop)
     )
-    found = decode_images(recorded, recorded.stream("scene"), device=CPU, place="device", cache=recorded.path)
-    assert asked == [5, 5, 5, 5, 5, 2]
-    assert torch.equal(found, torch.from_numpy(read("scene")))
+    images = decode_images(recorded, recorded.stream("scene"), device=CPU, place="device", cache=recorded.path)
+    assert sizes == [5, 5, 5, 5, 5, 2]
+    assert torch.equal(images, torch.from_numpy(read("scene")))
 
 
-def test_a_full_disk_leaves_no_half_written_frames(recorded, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_incomplete_cache(recorded, tmp_path, monkeypatch):
     class Full:
         def __init__(self, decoded):
             self.decoded = decoded
@@ -189,20 +189,20 @@ def test_an_unknown_place_is_refused(recorded):
         Windows(recorded, HORIZONS, image_cache="disk")
 
 
-def test_only_the_observed_frames_are_gathered(recorded):
+def test_only_observed_images_are_gathered(recorded):
     batch = Windows(recorded, HORIZONS).batch(torch.tensor([0, 3]))
     assert batch.observation["scene"].shape == (2, 2, 12, 16, 3)
     assert torch.equal(batch.observation["scene"][1], torch.from_numpy(recorded.read("scene", 2, 4)))
 
 
-# --- images that others have stored as floating-point numbers
+# --- images that other programs stored as floating-point numbers
 
 
 @pytest.fixture
 def foreign(tmp_path):
     group = zarr.create_group(tmp_path / "foreign", zarr_format=2)
-    given = episode(0)
-    for key, values in {"data/img": given["scene"].astype("float32"), "data/action": given["action"]}.items():
+    streams = episode(0)
+    for key, values in {"data/img": streams["scene"].astype("float32"), "data/action": streams["action"]}.items():
         group.create_array(key, data=values)
     group.create_array("meta/episode_ends", data=np.array([9]))
     return tmp_path / "foreign"
@@ -216,13 +216,13 @@ def opened(path):
 
 
 def test_whole_float_images_are_read_as_bytes_exactly(foreign):
-    found = opened(foreign).read("scene")
-    assert found.dtype == np.uint8
-    np.testing.assert_array_equal(found, episode(0)["scene"])
+    images = opened(foreign).read("scene")
+    assert images.dtype == np.uint8
+    np.testing.assert_array_equal(images, episode(0)["scene"])
 
 
 @pytest.mark.parametrize("wrong", [-1.0, 256.0, 0.5, np.nan, np.inf])
 def test_other_float_images_are_refused(foreign, wrong):
     zarr.open_group(foreign, mode="r+")["data/img"][3, 2, 1, 0] = wrong
-    with pytest.raises(ValueError, match=f"data/img: images in floating point must hold whole numbers.*got {wrong}"):
+    with pytest.raises(ValueError, match=f"data/img: .*whole numbers.*got {wrong}"):
         opened(foreign).read("scene")

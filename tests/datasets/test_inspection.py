@@ -1,4 +1,4 @@
-"""Looking at demonstrations: every warning where it is due and nowhere else, the text, and the picture."""
+"""Inspecting demonstrations: every warning if it is due and only then, the summary, and the picture."""
 
 from dataclasses import dataclass
 
@@ -33,13 +33,13 @@ class InMemory(Demonstrations):
         return self.rows[name][start:stop]
 
     def episode(self, index):
-        """A stream's rows of one episode, to be written to."""
+        """Writable views of the rows of one episode."""
         return {name: rows[slice(*self.bounds(index))] for name, rows in self.rows.items()}
 
 
 @pytest.fixture
 def sound():
-    """Six episodes of 20 steps in which nothing is wrong: all moves smoothly, and the gripper closes and opens."""
+    """Six sound episodes of 20 steps: all dimensions move smoothly, and the gripper closes and opens."""
     time = np.linspace(0, 1, 20)
     phase = np.arange(6)[:, None]
     x = np.sin(time * 3 + phase).ravel()
@@ -95,8 +95,8 @@ def test_constant_dimensions_are_named(sound):
     assert warnings(sound) == ["contact[0] is constant at 1", "action.opening is constant at 0.5"]
 
 
-def test_dimensions_that_hardly_move_are_named_with_the_rule(sound):
-    """Not their jumps: what is noise may jump."""
+def test_still_dimensions_are_named_with_the_rule(sound):
+    """Their jumps are not named: noise may jump."""
     sound.rows["gripper"][:, 1] = np.where(np.arange(120) == 50, 6e-4, 0)  # of limits 6.4 apart
     sound.rows["action"][:, 0] = np.where(np.arange(120) == 50, 12000.5, 12000)
     assert warnings(sound) == [
@@ -108,7 +108,7 @@ def test_dimensions_that_hardly_move_are_named_with_the_rule(sound):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_no_numbers_are_counted_and_placed(sound, value):
+def test_values_that_are_not_finite_are_counted_and_located(sound, value):
     sound.episode(1)["gripper"][3:5, 0] = value
     sound.episode(5)["gripper"][19, 0] = value
     assert warnings(sound) == [
@@ -124,7 +124,7 @@ def test_a_stream_of_nothing_but_nan_is_reported(sound):
     ]
 
 
-def test_values_outside_the_limits_are_counted_and_placed(sound):
+def test_values_outside_the_limits_are_counted_and_located(sound):
     x = sound.rows["gripper"][:, 0]
     highest, lowest = int(x.argmax()), int(x.argmin())
     x[highest], x[lowest] = 1.11, -1.01
@@ -159,8 +159,8 @@ def test_limits_of_whole_numbers_need_not_be_whole():
 
 def test_episodes_too_short_to_train_on_are_named(sound):
     sound.episode_ends = np.array([7, 20, 40, 60, 80, 112, 120])
-    found = warnings(sound)
-    (short,) = [warning for warning in found if "fewer than" in warning]
+    lines = warnings(sound)
+    (short,) = [warning for warning in lines if "fewer than" in warning]
     assert short.startswith("episode 0 has 7 steps, fewer than the 8")
     assert not [warning for warning in warnings(sound, action_horizon=7) if "fewer than" in warning]
 
@@ -173,14 +173,14 @@ def store(sound, tmp_path):
     return store
 
 
-def test_the_description_says_what_is_there(store):
+def test_the_summary_of_a_store(store):
     text = summarise(store)
     assert text[0] == "6 episodes, 120 steps of 0.1 s (0.2 min)"
     assert text[1] == "episode length: min 20, median 20, max 20 steps"
     opening = store.read("action")[:, 1].astype(float)
     (line,) = [line for line in text if line.startswith("action.opening")]
-    shown = [float(number) for number in line.split()[1:5]]
-    np.testing.assert_allclose(shown, [opening.min(), opening.mean(), opening.max(), opening.std()], rtol=2e-3)
+    numbers = [float(number) for number in line.split()[1:5]]
+    np.testing.assert_allclose(numbers, [opening.min(), opening.mean(), opening.max(), opening.std()], rtol=2e-3)
     (line,) = [line for line in text if line.startswith("gripper.yaw")]
     assert line.split()[1] == "rad"
     assert line.endswith("[-3.2, 3.2]")

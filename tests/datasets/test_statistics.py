@@ -1,4 +1,4 @@
-"""Statistics of streams, against numpy over all rows at once."""
+"""Statistics of streams, compared with numpy over all rows at once."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from recede.specification import Specification, Stream
 
 @dataclass
 class Recorded(Demonstrations):
-    """Demonstrations of one stream in memory, which note what is read of them."""
+    """Demonstrations of one stream in memory, which record every read."""
 
     rows: np.ndarray
     episode_ends: np.ndarray
@@ -30,14 +30,14 @@ class Recorded(Demonstrations):
         return self.rows[start:stop]
 
 
-def assert_equal_to_numpy(found, rows):
+def assert_equal_to_numpy(computed, rows):
     exact = rows.astype(np.longdouble)
-    np.testing.assert_array_equal(found.low, rows.min(axis=0))
-    np.testing.assert_array_equal(found.high, rows.max(axis=0))
+    np.testing.assert_array_equal(computed.low, rows.min(axis=0))
+    np.testing.assert_array_equal(computed.high, rows.max(axis=0))
     scale = np.abs(exact).max()
-    np.testing.assert_allclose(found.mean, exact.mean(axis=0).astype(float), rtol=1e-12, atol=1e-13 * float(scale))
+    np.testing.assert_allclose(computed.mean, exact.mean(axis=0).astype(float), rtol=1e-12, atol=1e-13 * float(scale))
     spread = float(np.ptp(exact, axis=0).max())
-    np.testing.assert_allclose(found.std, exact.std(axis=0).astype(float), rtol=1e-6, atol=1e-7 * spread + 1e-14)
+    np.testing.assert_allclose(computed.std, exact.std(axis=0).astype(float), rtol=1e-6, atol=1e-7 * spread + 1e-14)
 
 
 @settings(deadline=None)
@@ -55,10 +55,10 @@ def test_statistics_are_those_of_all_rows_at_once(lengths, dtype, shape, most, d
     episodes = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1, unique=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "NUMBERS_AT_ONCE", most)
-        found = statistics(Recorded(rows, ends), "signal", episodes)
+        computed = statistics(Recorded(rows, ends), "signal", episodes)
     chosen = np.concatenate([rows[ends[i] - lengths[i] : ends[i]] for i in sorted(episodes)])
-    assert_equal_to_numpy(found, chosen)
-    assert found.low.shape == found.std.shape == shape
+    assert_equal_to_numpy(computed, chosen)
+    assert computed.low.shape == computed.std.shape == shape
 
 
 @settings(deadline=None)
@@ -74,16 +74,16 @@ def test_quantiles_are_those_of_all_rows_at_once(lengths, tail, most, data):
     episodes = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "NUMBERS_AT_ONCE", most)
-        found = quantiles(Recorded(rows, ends), "signal", episodes, tail=tail)
+        computed = quantiles(Recorded(rows, ends), "signal", episodes, tail=tail)
     chosen = np.concatenate([rows[ends[i] - lengths[i] : ends[i]] for i in sorted(set(episodes))])
-    np.testing.assert_allclose(found, np.quantile(chosen, [tail, 1 - tail], axis=0), rtol=1e-12, atol=1e-9)
+    np.testing.assert_allclose(computed, np.quantile(chosen, [tail, 1 - tail], axis=0), rtol=1e-12, atol=1e-9)
 
 
 def test_a_large_offset_costs_no_digits():
     rows = 1e9 + np.random.default_rng(0).normal(0, 1e-3, (1000, 1))
-    found = statistics(Recorded(rows, np.array([400, 1000])), "signal", [0, 1])
-    assert found.std[0] == pytest.approx(rows.std(), rel=1e-4)
-    assert abs(found.mean[0] - rows.mean()) < 1e-6
+    computed = statistics(Recorded(rows, np.array([400, 1000])), "signal", [0, 1])
+    assert computed.std[0] == pytest.approx(rows.std(), rel=1e-4)
+    assert abs(computed.mean[0] - rows.mean()) < 1e-6
 
 
 def test_pieces_are_bounded_and_join_neighbouring_episodes(monkeypatch):
@@ -95,8 +95,8 @@ def test_pieces_are_bounded_and_join_neighbouring_episodes(monkeypatch):
 
 def test_an_episode_is_counted_once_and_others_are_not_read():
     demonstrations = Recorded(np.arange(30.0)[:, None], np.array([10, 20, 30]))
-    found = statistics(demonstrations, "signal", [1, 1])
-    assert (found.low[0], found.high[0], found.mean[0]) == (10, 19, 14.5)
+    computed = statistics(demonstrations, "signal", [1, 1])
+    assert (computed.low[0], computed.high[0], computed.mean[0]) == (10, 19, 14.5)
     assert demonstrations.pieces == [(10, 20)]
 
 

@@ -14,7 +14,7 @@ def chunk_files(path):
 
 
 def read_array_of(file, store):
-    """Read the array of a chunk file: a stream of the open store, or what opening a store reads."""
+    """Read the array of a chunk file: a stream, or the arrays that opening a store reads."""
     group, key = file.relative_to(store.path).parts[:2]
     return store.read(key) if group == "data" else DemonstrationStore.open(store.path)
 

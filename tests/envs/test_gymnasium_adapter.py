@@ -25,24 +25,24 @@ def judge(raw, reward, terminated, info, threshold=0.99):
 
 def pendulum(*, max_steps=200, **changes):
     inner = gymnasium.make("Pendulum-v1", max_episode_steps=1000)
-    given = {"specification": PENDULUM, "observe": observe, "judge": judge, **changes}
-    return GymnasiumAdapter(inner, max_steps=max_steps, **given)
+    arguments = {"specification": PENDULUM, "observe": observe, "judge": judge, **changes}
+    return GymnasiumAdapter(inner, max_steps=max_steps, **arguments)
 
 
 @pytest.mark.filterwarnings("ignore:.*environment not having a spec:UserWarning")
 @pytest.mark.filterwarnings("ignore:.*symmetric and normalized space:UserWarning")
-def test_it_is_an_environment_as_gymnasium_wants_it():
+def test_it_passes_the_checker_of_gymnasium():
     check_env(pendulum())
 
 
 def test_observations_are_those_of_the_inner_environment():
     adapted, inner = pendulum(), gymnasium.make("Pendulum-v1")
-    (ours, _), (raw, _) = adapted.reset(seed=5), inner.reset(seed=5)
+    (observation, _), (raw, _) = adapted.reset(seed=5), inner.reset(seed=5)
     for action in ([1.5], [-0.5], [2.0]):
-        np.testing.assert_array_equal(ours["angle"], raw[:2])
-        np.testing.assert_array_equal(ours["velocity"], raw[2:])
-        assert ours in adapted.observation_space
-        ours, reward, *_ = adapted.step(action)
+        np.testing.assert_array_equal(observation["angle"], raw[:2])
+        np.testing.assert_array_equal(observation["velocity"], raw[2:])
+        assert observation in adapted.observation_space
+        observation, reward, *_ = adapted.step(action)
         raw, expected, *_ = inner.step(np.array(action, np.float32))
         assert reward == expected
 
@@ -95,7 +95,7 @@ def test_the_outcome_is_known_after_reset():
     assert (info["success"], info["score"]) == (False, 0.25)
 
 
-def test_without_a_seed_episodes_follow_from_the_last_one():
+def test_resets_without_a_seed_continue_the_random_sequence():
     env = pendulum()
     first = [env.reset(seed=7)[0]["angle"], env.reset()[0]["angle"], env.reset()[0]["angle"]]
     again = [env.reset(seed=7)[0]["angle"], env.reset()[0]["angle"], env.reset()[0]["angle"]]
@@ -112,7 +112,7 @@ def test_without_a_seed_episodes_follow_from_the_last_one():
         ({"angle": [0, 1j], "velocity": [0.0]}, "'angle' as .* in float32, got .* in complex128"),
     ],
 )
-def test_observations_that_are_not_as_specified_are_refused_at_reset(returned, message):
+def test_observations_that_do_not_fit_are_refused_at_reset(returned, message):
     with pytest.raises(ValueError, match=message):
         pendulum(observe=lambda raw, info: returned).reset(seed=0)
 
@@ -130,21 +130,21 @@ def test_a_score_outside_its_range_is_refused():
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
-def test_a_copy_in_mid_episode_goes_on_alike(copied):
+def test_a_copy_in_mid_episode_continues_identically(copied):
     env = pendulum()
     env.reset(seed=3)
     env.step([1.0])
     twin = copied(env)
     for action in ([2.0], [-1.0]):
-        ours, theirs = env.step(action), twin.step(action)
-        np.testing.assert_array_equal(ours[0]["velocity"], theirs[0]["velocity"])
-        assert ours[1] == theirs[1]
+        result, twin_result = env.step(action), twin.step(action)
+        np.testing.assert_array_equal(result[0]["velocity"], twin_result[0]["velocity"])
+        assert result[1] == twin_result[1]
 
 
-def test_actions_point_where_the_caller_says():
+def test_pixels_are_those_of_the_given_function():
     env = pendulum(pixels=lambda actions: np.repeat(actions, 2, axis=1) * 10)
     np.testing.assert_array_equal(env.pixels(np.array([[1.0], [2.0]])), [[10, 10], [20, 20]])
-    with pytest.raises(ValueError, match="give the adapter pixels="):
+    with pytest.raises(ValueError, match="pixels="):
         pendulum().pixels(np.zeros((1, 1)))
 
 

@@ -1,4 +1,4 @@
-"""The physics of `pick_place`, what it calls success, and its scripted expert."""
+"""`pick_place`: its physics, success and score, rendering, and scripted expert."""
 
 import os
 import subprocess
@@ -27,7 +27,7 @@ def state(*, gripper=(-0.15, 0.0, 0.08, 0.0, OPEN), cube=(-0.2, 0.0, 0.02), cube
 
 
 def run(env, seed, *, noise=0.0, meddle=None):
-    """An expert's episode: its observations, rewards and last info. meddle(step, observation) -> action or None."""
+    """Run the expert; returns observations, rewards and the last info. meddle(step, observation) -> action or None."""
     expert, random = PICK_PLACE.expert(seed), np.random.default_rng(seed)
     observation, info = env.reset(seed=seed)
     observations, rewards, done = [observation], [], False
@@ -43,7 +43,7 @@ def run(env, seed, *, noise=0.0, meddle=None):
 
 
 def grasp(env, seed=0):
-    """Play until the cube is in the air; returns the action that holds it there."""
+    """Run the expert until the cube is lifted; returns the action that holds it there."""
     expert = PICK_PLACE.expert(seed)
     observation, _ = env.reset(seed=seed)
     for _ in range(60):
@@ -55,7 +55,7 @@ def grasp(env, seed=0):
 
 
 def side_of(observations):
-    """+1 or -1: on which side of the wall the cube passed."""
+    """The side of the wall that the cube passed: +1, -1, or 0 if neither is clear."""
     cubes = np.array([observation["cube"][:2] for observation in observations])
     crossing = cubes[np.argmax(cubes[:, 0] > 0)]
     return np.sign(crossing[1]) if abs(crossing[1]) > 0.12 else 0.0
@@ -120,7 +120,7 @@ def test_absolute_targets_are_reached_without_overshoot(env):
     assert np.all((path - target) * np.sign(target - start) < 2e-3)
 
 
-def test_divergence_is_an_error_and_a_reset_heals_it(env, tmp_path, monkeypatch):
+def test_divergence_is_an_error_until_a_reset(env, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # MuJoCo leaves a log file
     env.reset(seed=0)
     env.unwrapped._data.qvel[0] = 1e12
@@ -135,14 +135,14 @@ def test_divergence_is_an_error_and_a_reset_heals_it(env, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("yaw", np.linspace(-np.pi, np.pi, 13))
 def test_a_cube_looks_the_same_every_quarter_turn(env, yaw):
-    def seen(angle):
+    def observed_cube(angle):
         env.reset(options=state())
         half = angle / 2
         env.unwrapped._data.qpos[env.unwrapped._cube[3:]] = [np.cos(half), 0, 0, np.sin(half)]
         return env.unwrapped._state()["cube"]
 
-    np.testing.assert_allclose(seen(yaw)[3:], [np.cos(4 * yaw), np.sin(4 * yaw)], atol=1e-6)
-    np.testing.assert_allclose(seen(yaw + np.pi / 2), seen(yaw), atol=1e-6)
+    np.testing.assert_allclose(observed_cube(yaw)[3:], [np.cos(4 * yaw), np.sin(4 * yaw)], atol=1e-6)
+    np.testing.assert_allclose(observed_cube(yaw + np.pi / 2), observed_cube(yaw), atol=1e-6)
 
 
 def test_no_episode_starts_solved_and_starts_differ(env):
@@ -168,7 +168,7 @@ def test_no_episode_starts_solved_and_starts_differ(env):
         (0.0, 0.05, 0.08, False),  # in the air
     ],
 )
-def test_success_is_a_cube_at_rest_on_the_mark_and_let_go(env, offset, cube_height, height, is_success):
+def test_success_is_a_released_cube_at_rest_on_the_mark(env, offset, cube_height, height, is_success):
     place = np.array([0.17, 0.02])
     options = state(gripper=(*place, height, 0, OPEN), cube=(place[0], place[1] + offset, cube_height), target=place)
     _, info = env.reset(options=options)
@@ -249,7 +249,7 @@ def test_gymnasium_makes_and_checks_it():
 
 
 @pytest.mark.parametrize("place", [(-0.2, 0.1), (-0.1, -0.15), (0.2, 0.0)])
-def test_pixels_fall_on_what_stands_there(place):
+def test_pixels_match_the_rendered_cube(place):
     env = rendered()
     env.reset(options=state(gripper=(0.0, 0.2, 0.09, 0, OPEN), cube=(*place, 0.02)))
     image = env.render().astype(int)
@@ -308,7 +308,7 @@ def test_the_expert_takes_either_side_equally_often():
     assert abs(num_left - 500) < 4 * np.sqrt(250)  # four standard deviations
 
 
-def test_the_expert_decides_from_the_observation_alone(env):
+def test_the_expert_depends_only_on_the_observation(env):
     observations, _, _ = run(env, 3)
     expert = PICK_PLACE.expert(3)
     forth = [expert(observation) for observation in observations]
@@ -342,7 +342,7 @@ def test_the_expert_recovers_from_noise(env, noise):
     assert all(run(env, seed, noise=noise)[2]["success"] for seed in range(8))
 
 
-def test_the_expert_grasps_again_what_it_dropped(env):
+def test_the_expert_regrasps_a_dropped_cube(env):
     for seed in range(6):
 
         def drop(step, observation):
@@ -355,7 +355,7 @@ def test_the_expert_grasps_again_what_it_dropped(env):
         assert info["success"], seed
 
 
-def test_the_expert_puts_right_what_was_let_go_beside_the_mark(env):
+def test_the_expert_corrects_a_cube_released_beside_the_mark(env):
     for seed in range(4):
         rng = np.random.default_rng(seed)
         place = np.array([0.17, 0.0]) + 0.04 * rng.choice([-1, 1], 2)

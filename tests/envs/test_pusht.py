@@ -37,7 +37,7 @@ def recordings():
 
 
 def follow_block(env, observation, rng):
-    """An action near the block, so that there is contact; `observation` of `PUSHT`."""
+    """An action near the block, so that the agent touches it; observation: of `PUSHT`."""
     middle = observation["block_keypoints"].reshape(9, 2).mean(0)
     return (middle + rng.normal(0, 60, 2)).astype(np.float32)
 
@@ -57,7 +57,7 @@ def states(count, seed=0):
     return np.column_stack([rng.uniform(50, 450, (count, 4)), rng.uniform(-np.pi, np.pi, count)])
 
 
-def test_it_is_described_without_gym_pusht_and_says_what_to_install():
+def test_it_needs_gym_pusht_only_to_make_an_environment():
     code = (
         "import sys; sys.modules['gym_pusht'] = None\n"
         "from recede.envs.tasks.pusht import PUSHT\n"
@@ -81,31 +81,31 @@ def test_the_angle_does_not_jump_where_it_wraps():
     assert np.abs(np.diff(block_keypoints(around), axis=0)).max() < 2e-4
 
 
-def test_the_pose_is_found_from_the_keypoints():
-    given = states(50)
-    positions, angles = fitted_pose(block_keypoints(given))
-    np.testing.assert_allclose(positions, given[:, 2:4], atol=1e-10)
-    np.testing.assert_allclose(np.exp(1j * angles), np.exp(1j * given[:, 4]), atol=1e-10)
+def test_the_pose_is_fitted_to_the_keypoints():
+    originals = states(50)
+    positions, angles = fitted_pose(block_keypoints(originals))
+    np.testing.assert_allclose(positions, originals[:, 2:4], atol=1e-10)
+    np.testing.assert_allclose(np.exp(1j * angles), np.exp(1j * originals[:, 4]), atol=1e-10)
 
 
 def test_a_mirror_maps_the_outline_to_itself_and_states_to_states():
-    given = states(50)
-    x, y = 512 - given[:, 1::2][:, :2], 512 - given[:, 0:4:2]
-    shown = np.column_stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1], np.pi / 2 - given[:, 4]])
+    originals = states(50)
+    x, y = 512 - originals[:, 1::2][:, :2], 512 - originals[:, 0:4:2]
+    mirrored = np.column_stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1], np.pi / 2 - originals[:, 4]])
     for name, rows in [
         *(("agent_position", agent_position), ("block_keypoints", block_keypoints), ("block_offset", block_offset))
     ]:
-        np.testing.assert_allclose(PUSHT.mirror[name](rows(given)), rows(shown), atol=1e-9)
+        np.testing.assert_allclose(PUSHT.mirror[name](rows(originals)), rows(mirrored), atol=1e-9)
     outline = block_keypoints(np.array([[0, 0, 256, 256, np.pi / 4]]))
     np.testing.assert_allclose(PUSHT.mirror["block_keypoints"](outline), outline, atol=1e-9)
 
 
 def test_a_mirrored_image_is_the_image_of_the_mirrored_state(gym_pusht):
-    env, given = PUSHT_IMAGE.make(), states(1, seed=3)[0]
-    given[:4] = given[:4].round()
-    shown = [512 - given[1], 512 - given[0], 512 - given[3], 512 - given[2], np.pi / 2 - given[4]]
+    env, original = PUSHT_IMAGE.make(), states(1, seed=3)[0]
+    original[:4] = original[:4].round()
+    reflected = [512 - original[1], 512 - original[0], 512 - original[3], 512 - original[2], np.pi / 2 - original[4]]
     frames = []
-    for state in (given, shown):
+    for state in (original, reflected):
         points = block_keypoints(np.array([state]))[0]
         options = PUSHT.restore({"agent_position": np.array(state[:2]), "block_keypoints": points})
         frames.append(env.reset(options=options)[0]["image"])
@@ -115,7 +115,7 @@ def test_a_mirrored_image_is_the_image_of_the_mirrored_state(gym_pusht):
     assert np.mean(np.abs(frames[0].astype(int) - frames[1]) > 40) > 0.02
 
 
-def test_what_is_observed_is_what_the_sources_read(gym_pusht):
+def test_observations_match_the_rows_of_the_sources(gym_pusht):
     env = PUSHT.make()
     observation, _ = env.reset(seed=4)
     state = env.env.unwrapped.get_obs()[None]
@@ -152,7 +152,7 @@ def test_an_episode_depends_on_its_seed_alone(gym_pusht):
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
-def test_a_copy_in_mid_episode_goes_on_alike(gym_pusht, copied):
+def test_a_copy_in_mid_episode_continues_identically(gym_pusht, copied):
     env, rng = PUSHT.make(), np.random.default_rng(0)
     observation, _ = env.reset()  # without a seed
     for _ in range(60):
@@ -165,7 +165,7 @@ def test_a_copy_in_mid_episode_goes_on_alike(gym_pusht, copied):
         assert reward == reward_again
 
 
-def test_the_tasks_can_be_sent_to_another_process():
+def test_the_task_can_be_pickled():
     assert pickle.loads(pickle.dumps(PUSHT)).specification == PUSHT.specification
 
 
@@ -191,7 +191,7 @@ def goal_keypoints(x, y):
     return block_keypoints(np.array([[0, 0, x, y, np.pi / 4]]))[0]
 
 
-def test_an_image_is_gym_pushts_without_its_mark(gym_pusht):
+def test_an_image_equals_that_of_gym_pusht_without_its_mark(gym_pusht):
     for size in (96, 480, 512):
         env = PUSHT.make(render_mode="rgb_array", render_size=size)
         env.reset(seed=5)
@@ -220,36 +220,38 @@ def test_the_published_demonstrations_are_206_episodes(recordings):
     assert (len(recordings), recordings.num_steps) == (206, 25_650)
 
 
-def test_the_published_demonstrations_lie_within_the_limits_in_a_mirror_too(recordings):
+def test_published_demonstrations_and_their_mirror_images_lie_within_the_limits(recordings):
     for stream in PUSHT.specification.streams:
         rows = recordings.read(stream.name)
-        for shown in (rows, PUSHT.mirror[stream.name](rows)):
-            assert (shown >= stream.low).all()
-            assert (shown <= stream.high).all()
+        for values in (rows, PUSHT.mirror[stream.name](rows)):
+            assert (values >= stream.low).all()
+            assert (values <= stream.high).all()
 
 
-def test_the_published_images_are_those_that_the_task_shows(gym_pusht, recordings):
-    """Up to edges: the drawing library of then and now smooth them differently."""
+def test_published_images_match_those_of_the_task(gym_pusht, recordings):
+    """Edges may differ, because another version of the drawing library smooths them differently."""
     images = ReplayBuffer(Path(os.environ[STORE]), PUSHT_IMAGE.specification, PUSHT_IMAGE.sources)
     env = PUSHT_IMAGE.make()
     for step in (0, 40, 300):
-        seen = {stream.name: recordings.read(stream.name, step, step + 1)[0] for stream in PUSHT.specification.streams}
-        shown = env.reset(options=PUSHT.restore(seen))[0]["image"]
-        difference = np.abs(shown.astype(int) - images.read("image", step, step + 1)[0])
+        observation = {
+            stream.name: recordings.read(stream.name, step, step + 1)[0] for stream in PUSHT.specification.streams
+        }
+        image = env.reset(options=PUSHT.restore(observation))[0]["image"]
+        difference = np.abs(image.astype(int) - images.read("image", step, step + 1)[0])
         assert np.mean(difference > 0) < 0.03
         assert np.mean(difference) < 1
 
 
-def test_keypoints_are_those_of_the_published_demonstrations(recordings):
+def test_keypoints_match_the_published_demonstrations(recordings):
     demonstrations = recordings
-    theirs = demonstrations.foreign_rows("keypoint").reshape(-1, 18).astype(np.float64)
+    published = demonstrations.foreign_rows("keypoint").reshape(-1, 18).astype(np.float64)
     state = demonstrations.foreign_rows("state")
     # Theirs are always our nine points on a rigid block,
-    positions, angles = fitted_pose(theirs[::10])
-    seen = block_keypoints(np.column_stack([np.zeros((len(angles), 2)), positions, angles]))
-    assert np.abs(seen - theirs[::10]).max() < 1e-4
+    positions, angles = fitted_pose(published[::10])
+    fitted = block_keypoints(np.column_stack([np.zeros((len(angles), 2)), positions, angles]))
+    assert np.abs(fitted - published[::10]).max() < 1e-4
     # and without contact the block is where the state says; with contact they are one physics step late.
-    difference = np.abs(block_keypoints(state) - theirs).max(axis=1)
+    difference = np.abs(block_keypoints(state) - published).max(axis=1)
     touching = demonstrations.foreign_rows("n_contacts")[:, 0] > 0
     assert np.mean(difference[~touching] < 1e-4) > 0.998
     assert np.median(difference) < 3e-5

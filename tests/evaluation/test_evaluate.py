@@ -68,7 +68,7 @@ def bootstraps(samples):
     """`bootstrap` of every row at once: it draws the same places of whatever scores, so that sums are one product."""
     size = samples.shape[1] + 2
     places = np.random.default_rng(0).choice(size, (NUM_RESAMPLES, size))
-    counts = np.stack([np.bincount(each, minlength=size) for each in places]).astype(np.float32)
+    counts = np.stack([np.bincount(row, minlength=size) for row in places]).astype(np.float32)
     scores = np.pad(samples, ((0, 0), (0, 1)), constant_values=0)
     scores = np.pad(scores, ((0, 0), (0, 1)), constant_values=1).astype(np.float32)
     low, high = np.quantile(scores @ counts.T / size, [0.025, 0.975], axis=1)
@@ -91,8 +91,8 @@ def test_the_interval_of_a_mean_covers_it_in_95_of_100_evaluations(name, episode
     assert (high - low > 1 / (episodes + 2)).all()
     assert ((low <= samples.mean(axis=1) + 1e-6) & (samples.mean(axis=1) <= high + 1e-6)).all()
     if episodes == 200:  # it is hardly wider than the spread of the scores asks for
-        asked = 2 * Z * np.std(draw(np.random.default_rng(0), 100_000)) / math.sqrt(episodes)
-        assert 0.95 * asked <= np.mean(high - low) <= (1.05 if name == "uniform" else 1.35) * asked
+        expected = 2 * Z * np.std(draw(np.random.default_rng(0), 100_000)) / math.sqrt(episodes)
+        assert 0.95 * expected <= np.mean(high - low) <= (1.05 if name == "uniform" else 1.35) * expected
 
 
 def test_the_interval_of_a_mean_is_that_of_the_normal_distribution_for_many():
@@ -106,7 +106,7 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution_for_many():
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=100))
 @settings(max_examples=50, deadline=None)
-def test_the_interval_of_a_mean_has_a_width_and_holds_it(scores):
+def test_the_interval_of_a_mean_has_a_width_and_includes_the_mean(scores):
     low, high = bootstrap(scores)
     assert 0 <= low <= np.mean(scores) + 1e-9
     assert np.mean(scores) - 1e-9 <= high <= 1
@@ -136,7 +136,7 @@ def test_the_interval_over_trainings_covers_what_a_recipe_achieves(mean, spread)
     rates = np.clip(random.normal(mean, spread, (1_000, 3)), 0, 1)
     successes = random.binomial(50, rates)
     over_episodes = [wilson(int(total), 150) for total in successes.sum(axis=1)]
-    intervals = [over_trainings(each / 50, inner) for each, inner in zip(successes, over_episodes, strict=True)]
+    intervals = [over_trainings(training / 50, inner) for training, inner in zip(successes, over_episodes, strict=True)]
     covered, by_episodes = (np.mean([low <= mean <= high for low, high in of]) for of in (intervals, over_episodes))
     assert covered >= 0.95
     if spread >= 0.05:
@@ -160,9 +160,9 @@ def outcomes():
     return [Outcome(seed=100_000 + n, success=n < 3, score=n / 4, num_steps=10 + n) for n in range(4)]
 
 
-def test_what_is_written():
-    found = Evaluation("reach", 7, outcomes(), wall_s=1.5, latency={"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0})
-    content = json.loads(json.dumps(found.to_json(), allow_nan=False))
+def test_the_content_of_evaluation_json():
+    evaluation = Evaluation("reach", 7, outcomes(), wall_s=1.5, latency={"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0})
+    content = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
     assert content == {
         "task": "reach",
         "episodes": 4,
@@ -180,20 +180,20 @@ def test_what_is_written():
         "steps": [10, 11, 12, 13],
     }
     low, high = (round(100 * bound) for bound in wilson(3, 4))
-    assert str(found).startswith(f"reach: success 75 % [{low}, {high}], score 0.375 [")
-    assert str(found).endswith("over 4 episodes")
+    assert str(evaluation).startswith(f"reach: success 75 % [{low}, {high}], score 0.375 [")
+    assert str(evaluation).endswith("over 4 episodes")
 
 
-def test_a_policy_is_measured_on_the_seeds_from_the_first_on(trained):
+def test_a_policy_is_measured_on_consecutive_seeds(trained):
     policy, _ = load_policy(trained)
-    found = evaluate(policy, toys.REACH, episodes=5, first_seed=40, videos=2, progress=False)
-    assert [outcome.seed for outcome in found.outcomes] == [40, 41, 42, 43, 44]
-    assert [bool(outcome.frames) for outcome in found.outcomes] == [True, True, False, False, False]
-    assert found.task == "reach"
-    assert found.wall_s > 0
-    assert found.success_rate == np.mean([outcome.success for outcome in found.outcomes])
+    evaluation = evaluate(policy, toys.REACH, episodes=5, first_seed=40, videos=2, progress=False)
+    assert [outcome.seed for outcome in evaluation.outcomes] == [40, 41, 42, 43, 44]
+    assert [bool(outcome.frames) for outcome in evaluation.outcomes] == [True, True, False, False, False]
+    assert evaluation.task == "reach"
+    assert evaluation.wall_s > 0
+    assert evaluation.success_rate == np.mean([outcome.success for outcome in evaluation.outcomes])
     again = evaluate(policy, toys.REACH, episodes=3, first_seed=42, progress=False)
-    assert [o.score for o in again.outcomes] == [o.score for o in found.outcomes[2:]]
+    assert [o.score for o in again.outcomes] == [o.score for o in evaluation.outcomes[2:]]
 
 
 def test_a_policy_can_be_evaluated_with_another_sampler(recede, trained, tmp_path):
@@ -201,23 +201,21 @@ def test_a_policy_can_be_evaluated_with_another_sampler(recede, trained, tmp_pat
     plain, other = tmp_path / "plain", tmp_path / "other"
     assert recede(*common, f"out={plain}").status == 0
     assert recede(*common, f"out={other}", "sampler=ddim", "sampler.num_steps=4", "sampler.eta=1").status == 0
-    found = {out: json.loads((out / "evaluation.json").read_text()) for out in (plain, other)}
+    results = {out: json.loads((out / "evaluation.json").read_text()) for out in (plain, other)}
     usual = {"choice": "ddim", "num_steps": 10, "spacing": "trailing", "eta": 0.0, "keeps_epsilon": False}
-    assert found[plain]["policy"]["sampler"] == usual
-    assert found[other]["policy"]["sampler"] == usual | {"num_steps": 4, "eta": 1.0}
-    assert found[plain]["score"] != found[other]["score"]
+    assert results[plain]["policy"]["sampler"] == usual
+    assert results[other]["policy"]["sampler"] == usual | {"num_steps": 4, "eta": 1.0}
+    assert results[plain]["score"] != results[other]["score"]
     assert load_policy(trained)[1]["policy"]["sampler"]["eta"] == 0.0  # the checkpoint stays as it is
 
 
 PAIRS = ["execution=[receding,rtc]", "delay_ms=[0,150]", "execution.rtc.limit=8"]
 
 
-def test_executions_and_delays_are_all_measured_and_an_interrupted_sweep_goes_on(
-    recede, trained, tmp_path, monkeypatch
-):
+def test_every_pair_is_measured_and_an_interrupted_sweep_continues(recede, trained, tmp_path, monkeypatch):
     command = ["evaluate", trained, "task=toys:REACH", "episodes=4", f"out={tmp_path}", *PAIRS]
-    found = recede(*command)
-    assert found.status == 0, found.err
+    sweep = recede(*command)
+    assert sweep.status == 0, sweep.err
     paths = sorted(tmp_path.glob("*/evaluation.json"))
     assert [path.parent.name for path in paths] == ["receding-0ms", "receding-150ms", "rtc-0ms", "rtc-150ms"]
     results = {path.parent.name: json.loads(path.read_text()) for path in paths}
@@ -229,23 +227,23 @@ def test_executions_and_delays_are_all_measured_and_an_interrupted_sweep_goes_on
     assert "execution=[receding,rtc]" in (tmp_path / "delays.md").read_text()
 
     paths[3].unlink()
-    asked = []
-    monkeypatch.setattr(delays, "measure", lambda config: asked.append(config) or measure(config))
+    configs = []
+    monkeypatch.setattr(delays, "measure", lambda config: configs.append(config) or measure(config))
     assert recede(*command).status == 0
-    assert [(list(config.execution), config.delays) for config in asked] == [(["rtc"], [150.0])]
+    assert [(list(config.execution), config.delays) for config in configs] == [(["rtc"], [150.0])]
     again = json.loads(paths[3].read_text())
     assert {key: again[key] for key in ("success", "score", "steps")} == {
         key: results["rtc-150ms"][key] for key in ("success", "score", "steps")
     }
     # The command that is noted beside a result measures it.
     alone = tmp_path / "alone"
-    given = [f"out={alone}" if part.startswith("out=") else part for part in shlex.split(again["command"])[1:]]
-    assert recede(*given, "videos=0").status == 0
+    arguments = [f"out={alone}" if part.startswith("out=") else part for part in shlex.split(again["command"])[1:]]
+    assert recede(*arguments, "videos=0").status == 0
     assert json.loads((alone / "evaluation.json").read_text())["score"] == again["score"]
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["delay_ms=-1"], "delay_ms must be milliseconds of at least 0, or a list of them, got -1"),
         (["delay_ms=[]"], "delay_ms must be milliseconds of at least 0, or a list of them, got []"),
@@ -260,14 +258,14 @@ def test_executions_and_delays_are_all_measured_and_an_interrupted_sweep_goes_on
         (["execution=rtc", "delay_ms=900"], "a chunk must last for max(every, delay) + delay steps, 9 + 9"),
     ],
 )
-def test_what_cannot_be_executed_is_refused(recede, trained, tmp_path, options, said):
-    found = recede("evaluate", trained, "task=toys:REACH", f"out={tmp_path / 'out'}", *options)
-    assert found.status == 2
-    assert said in found.line
+def test_an_impossible_execution_is_an_error(recede, trained, tmp_path, options, message):
+    result = recede("evaluate", trained, "task=toys:REACH", f"out={tmp_path / 'out'}", *options)
+    assert result.status == 2
+    assert message in result.line
     assert not (tmp_path / "out").exists()
 
 
-def test_a_sampler_is_refused_by_a_policy_without_one(tmp_path):
+def test_a_sampler_for_a_policy_without_one_is_an_error(tmp_path):
     config = RegressionConfig(network=UNet1dConfig(channels=[16], time_size=16))
     ranges = {stream.name: (-np.ones(2), np.ones(2)) for stream in toys.SPECIFICATION.streams}
     policy = config.build(toys.SPECIFICATION, Horizons(2, 4, 2), Normalizer(toys.SPECIFICATION, ranges))

@@ -96,17 +96,17 @@ def test_an_environment_that_ends_early_is_not_stepped_on():
 def test_without_a_seed_the_first_observation_is_restored():
     recorded = record([5, 6])
     recorded.episode_seeds = np.array([5, -1])
-    asked = []
+    observations = []
 
     def restore(observation):
-        asked.append(observation)
+        observations.append(observation)
         return {"x_init": 1e-9, "y_init": 1e-9}  # the pendulum upright and at rest, so that it differs
 
     task = Task("pendulum", SPECIFICATION, 30, make, restore=restore)
     with_seed, without = replay(task, recorded)
     assert max(with_seed.deviations.values()) == 0
     assert without.deviations["angle"] > 0
-    [first] = asked
+    [first] = observations
     for name in ("angle", "velocity"):
         np.testing.assert_array_equal(first[name], recorded.streams[name][recorded.episode_ends[0]])
 
@@ -117,13 +117,13 @@ def test_without_a_seed_the_first_observation_is_restored():
         (
             {"specification": Specification(SPECIFICATION.observations, SPECIFICATION.action, control_dt=0.1)},
             None,
-            "must have the specification of the task 'pendulum' .*control_dt is 0.1 s",
+            "pendulum.*control_dt is 0.1 s",
         ),
         ({}, [0, 2], r"the episode must be one of 0 .. 1, got 2"),
         ({"episode_seeds": np.array([0, -1])}, None, "episode 1 was recorded without its seed"),
     ],
 )
-def test_what_cannot_be_replayed_is_refused_at_once(change, episodes, message):
+def test_an_impossible_replay_is_an_error_at_once(change, episodes, message):
     recorded = record([0, 1], max_steps=2)
     for name, value in change.items():
         setattr(recorded, name, value)

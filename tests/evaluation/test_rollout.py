@@ -44,10 +44,10 @@ def untrained(specification, config):
 
 @pytest.fixture(scope="module")
 def outcomes(policy):
-    found = roll(policy)
-    assert 0 < sum(outcome.success for outcome in found) < len(SEEDS)  # otherwise the episodes are too much alike
-    assert len({outcome.score for outcome in found}) > len(SEEDS) / 2
-    return found
+    outcomes = roll(policy)
+    assert 0 < sum(outcome.success for outcome in outcomes) < len(SEEDS)  # otherwise the episodes are too similar
+    assert len({outcome.score for outcome in outcomes}) > len(SEEDS) / 2
+    return outcomes
 
 
 @pytest.mark.parametrize("num_parallel", [1, 3, 16])
@@ -70,7 +70,7 @@ def test_outcomes_depend_on_the_seed_of_the_noise(policy, outcomes):
     assert [other.score for other in roll(policy, seed=1)] != [outcome.score for outcome in outcomes]
 
 
-def test_a_stochastic_sampler_changes_nothing_of_that(trained):
+def test_outcomes_of_a_stochastic_sampler_depend_on_the_seed_alone(trained):
     policy = load_policy(trained)[0]
     policy.sampler = DDPMConfig(num_steps=4).build(policy.schedule)
     outcomes = roll(policy)
@@ -88,13 +88,13 @@ EXECUTIONS = {
 
 @pytest.mark.parametrize("delay", [0, 3])
 @pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS.keys())
-def test_an_execution_changes_nothing_of_that_either(policy, outcomes, execution, delay):
-    is_receding = delay == 0 and execution is AsyncReplace  # without delay there is nothing to go on with
+def test_outcomes_of_every_execution_depend_on_the_seed_alone(policy, outcomes, execution, delay):
+    is_receding = delay == 0 and execution is AsyncReplace  # without delay nothing of the last chunk is left
     execution = partial(execution, delay=delay)
-    found = roll(policy, execution=execution, delay=delay)
-    assert (found == outcomes) == is_receding
-    assert roll(policy, execution=execution, delay=delay, num_parallel=5) == found
-    assert roll(policy, SEEDS[::-1], execution=execution, delay=delay, num_parallel=3) == found[::-1]
+    delayed = roll(policy, execution=execution, delay=delay)
+    assert (delayed == outcomes) == is_receding
+    assert roll(policy, execution=execution, delay=delay, num_parallel=5) == delayed
+    assert roll(policy, SEEDS[::-1], execution=execution, delay=delay, num_parallel=3) == delayed[::-1]
 
 
 def test_an_execution_passes_between_processes(policy):
@@ -152,8 +152,8 @@ def assert_rows_are_independent(config, image_size):
     order = torch.randperm(4 * ROWS, generator=generator)
     for count in (ROWS, 2 * ROWS, 3 * ROWS, 4 * ROWS):
         rows = order[:count]
-        found = policy.predict({name: values[rows] for name, values in observation.items()}, noise[:, rows])
-        assert torch.equal(found, everything[rows]), count
+        chunk = policy.predict({name: values[rows] for name, values in observation.items()}, noise[:, rows])
+        assert torch.equal(chunk, everything[rows]), count
 
 
 @pytest.mark.parametrize("config", SMALL.values(), ids=SMALL)
@@ -200,7 +200,7 @@ def test_an_environment_is_never_stepped_after_its_end(policy):
     assert any(length % policy.horizons.action for length in lengths)
 
 
-def test_what_an_episode_is_judged_by(policy, outcomes):
+def test_success_and_score_come_from_the_task(policy, outcomes):
     for outcome in outcomes:
         assert outcome.success == (outcome.score > 0.9)  # within 0.1 m
         assert outcome.success or outcome.num_steps == toys.MAX_STEPS
@@ -225,21 +225,21 @@ def test_a_filmed_episode_shows_its_success(policy, outcomes, workers):
     winner = next(outcome for outcome in outcomes if outcome.success)
     loser = next(outcome for outcome in outcomes if not outcome.success)
     filmed = roll(policy, [winner.seed, loser.seed, SEEDS[-1]], filmed=[winner.seed, loser.seed], workers=workers)
-    for found, expected in zip(filmed, (winner, loser, outcomes[-1]), strict=True):
-        assert (found.seed, found.success, found.score) == (expected.seed, expected.success, expected.score)
-        assert found.num_steps == expected.num_steps
+    for outcome, expected in zip(filmed, (winner, loser, outcomes[-1]), strict=True):
+        assert (outcome.seed, outcome.success, outcome.score) == (expected.seed, expected.success, expected.score)
+        assert outcome.num_steps == expected.num_steps
     assert filmed[2].frames == ()
-    for found in filmed[:2]:
-        assert [int(frame.max()) for frame in found.frames[:-1]] == list(range(found.num_steps))
-        assert int(found.frames[-1].min()) == (255 if found.success else toys.MAX_STEPS)
-        assert [chunk.step for chunk in found.chunks] == list(range(0, found.num_steps, policy.horizons.action))
-        for chunk in found.chunks:
+    for outcome in filmed[:2]:
+        assert [int(frame.max()) for frame in outcome.frames[:-1]] == list(range(outcome.num_steps))
+        assert int(outcome.frames[-1].min()) == (255 if outcome.success else toys.MAX_STEPS)
+        assert [chunk.step for chunk in outcome.chunks] == list(range(0, outcome.num_steps, policy.horizons.action))
+        for chunk in outcome.chunks:
             assert chunk.actions.shape == (policy.horizons.prediction, 2)
             assert chunk.history["position"].shape == (policy.horizons.observation, 2)
 
 
-def test_the_plans_of_a_film_are_what_was_done(policy, outcomes):
-    """Replaying the executed part of every plan leads to the same end."""
+def test_the_filmed_chunks_are_the_executed_ones(policy, outcomes):
+    """Replaying the executed part of every chunk leads to the same end."""
     filmed = roll(policy, [SEEDS[3]], filmed=[SEEDS[3]])[0]
     env = toys.Reach()
     observation, info = env.reset(seed=filmed.seed)
@@ -262,15 +262,17 @@ def test_the_noise_of_an_episode_is_a_function_of_both_seeds():
 
 
 def test_rows_get_the_noise_of_their_own_episode(policy):
-    """Whatever stands beside it, an episode's draws follow one another from its own generator."""
+    """An episode draws its noise in turn from its own generator, whatever the other rows."""
     history = {s.name: np.zeros((2, *s.shape), np.float32) for s in toys.SPECIFICATION.observations}
     alone = noise_generator(0, 3)
     expected = [predict(as_engine(policy), [Request(history)], [alone])[0] for _ in range(3)]
-    among, others = noise_generator(0, 3), [noise_generator(0, episode) for episode in range(20)]
+    generator, neighbours = noise_generator(0, 3), [noise_generator(0, episode) for episode in range(20)]
     for number, chunk in enumerate(expected):
-        found = predict(as_engine(policy), [Request(history)] * 21, [*others[:number], among, *others[number:]])
-        assert np.array_equal(found[number], chunk)
-        assert not np.array_equal(found[number], found[number + 1])
+        chunks = predict(
+            as_engine(policy), [Request(history)] * 21, [*neighbours[:number], generator, *neighbours[number:]]
+        )
+        assert np.array_equal(chunks[number], chunk)
+        assert not np.array_equal(chunks[number], chunks[number + 1])
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -279,7 +281,7 @@ def test_a_process_that_dies_is_an_error(policy, workers):
         roll(policy, SEEDS[:4], task=toys.DYING, workers=workers)
 
 
-def test_another_specification_is_refused(policy):
+def test_another_specification_is_an_error(policy):
     with pytest.raises(
         ValueError, match=r"must be that of task 'pick_place', but differs: .*position: only on one side"
     ):
@@ -287,7 +289,7 @@ def test_another_specification_is_refused(policy):
 
 
 @pytest.mark.parametrize("options", [{"num_parallel": 0}, {"workers": -1}, {"delay": -1}, {"seeds": [1, 2, 1]}])
-def test_what_cannot_be_rolled_out_is_refused(policy, options):
+def test_impossible_options_are_an_error(policy, options):
     with pytest.raises(
         ValueError, match="num_parallel must be at least 1, workers and delay at least 0, and the seeds must differ"
     ):
@@ -308,12 +310,12 @@ def test_every_environment_is_closed(policy, monkeypatch):
 
     roll(policy, SEEDS[:8], task=replace(toys.REACH, make=make), num_parallel=3, filmed=[SEEDS[1]])
     assert sorted(closed) == sorted(map(id, opened))
-    assert len(opened) <= 4  # they are used again
+    assert len(opened) <= 4  # environments are reused
 
 
 def test_latency_is_of_one_robot(policy):
-    found = latency(as_engine(policy), repeats=5)
-    assert 0 < found["p50_ms"] <= found["p95_ms"] <= found["p99_ms"] < 10_000
+    milliseconds = latency(as_engine(policy), repeats=5)
+    assert 0 < milliseconds["p50_ms"] <= milliseconds["p95_ms"] <= milliseconds["p99_ms"] < 10_000
 
 
 @pytest.mark.slow

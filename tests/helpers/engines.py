@@ -29,7 +29,7 @@ CLOSE = {"fp32": 2e-4, "bf16": TOLERANCES["bf16"]}
 def attention_policy(config):
     """A policy of SPECIFICATION with a transformer, none of whose weights is 0."""
     torch.manual_seed(0)
-    encoder = ObservationEncoder(SPECIFICATION, HORIZONS)
+    encoder = ObservationEncoder(SPECIFICATION, HORIZONS, hidden=())
     network = config.build(action_size=2, num_steps=6, conditioning_shape=encoder.conditioning_shape)
     with torch.no_grad():
         for parameter in network.parameters():

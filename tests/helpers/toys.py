@@ -1,4 +1,4 @@
-"""A task that takes microseconds a step, in its own module so that worker processes and `task=toys:REACH` find it."""
+"""A task whose steps take microseconds, in its own module so that worker processes can import it."""
 
 import os
 import time
@@ -20,7 +20,7 @@ MAX_STEPS = 40
 
 
 class Reach(gymnasium.Env):
-    """Move a point to a target. It refuses a step after its end, and paints its frames white once it has succeeded."""
+    """Move a point to a target. Refuses steps after the end, and renders white frames after success."""
 
     def __init__(self, render_mode=None):
         self.render_mode = render_mode
@@ -54,7 +54,7 @@ class Reach(gymnasium.Env):
 
 
 class Dying(Reach):
-    """A simulation that takes its process with it."""
+    """A simulation that kills its process."""
 
     def step(self, action):
         os._exit(3)
@@ -65,7 +65,7 @@ def expert(seed):
 
 
 def lazy_expert(seed):
-    """It does not move on every third seed."""
+    """An expert that does not move on every third seed."""
     return lambda observation: observation["position" if seed % 3 == 0 else "target"]
 
 
@@ -81,14 +81,14 @@ NO_TASK = 3
 
 
 def make_robot(rate):
-    """A driver of one's own: the toy in the process of the loop, where nobody judges it."""
+    """A user's driver: the toy in the process of the control loop, without a judge of success."""
     return Simulation(REACH, MonotonicClock(), rate=rate)
 
 
 def echo(request):
-    """A planner that says what it was asked: a chunk (16, 2) of sums, and of the prefix where there is one."""
-    seen = sum(float(np.sum(values)) for values in request.history.values())
-    chunk = np.full((16, 2), seen, dtype=np.float32)
+    """A planner whose chunk (16, 2) depends on the whole request: sums of the history, and the prefix."""
+    total = sum(float(np.sum(values)) for values in request.history.values())
+    chunk = np.full((16, 2), total, dtype=np.float32)
     if request.prefix is not None:
         prefix = request.prefix
         chunk += prefix.weights[:, None] * prefix.actions
@@ -97,7 +97,7 @@ def echo(request):
 
 
 def load_echo(seconds=0.0):
-    """`echo`, taking its time."""
+    """`echo`, which takes `seconds`."""
 
     def predict(request):
         time.sleep(seconds)

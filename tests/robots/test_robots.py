@@ -1,4 +1,4 @@
-"""Every robot keeps the promises of `recede.robots.interface`, and the check of them finds each that is broken."""
+"""Every robot keeps the promises of `recede.robots.interface`, and `check_robot` names each broken promise."""
 
 import contextlib
 import os
@@ -23,11 +23,11 @@ from toys import REACH
 
 DT = REACH.specification.control_dt
 FAR = np.ones(2, np.float32)
-"""Further than the toy gets in an episode."""
+"""A position beyond the reach of the toy in one episode."""
 
 
 def until(condition, seconds=30.0):
-    """Wait for what another process does."""
+    """Wait until another process has made a condition true."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"
@@ -41,7 +41,7 @@ def clock():
 
 @pytest.fixture
 def recorded(tmp_path):
-    """A store with an episode that moves and one at rest."""
+    """A store with a moving episode and one at rest."""
     store = DemonstrationStore.create(tmp_path / "demos.zarr", REACH.specification)
     moving = np.linspace([0, 0], [0.8, 0.4], 40, dtype=np.float32)
     for position in (moving, moving[:1].repeat(40, axis=0)):
@@ -51,7 +51,7 @@ def recorded(tmp_path):
 
 @pytest.fixture(scope="module")
 def live():
-    """A robot in a process of its own."""
+    """A robot in its own process."""
     with contextlib.closing(SimulatedRobot(REACH)) as robot:
         yield robot
 
@@ -75,7 +75,7 @@ def test_a_simulation_in_real_time_keeps_every_promise():
     check_robot(Simulation(REACH, clock), clock, seconds=0.3, max_call_s=5, max_age_s=5)
 
 
-def test_a_robot_in_a_process_of_its_own_keeps_every_promise(live):
+def test_a_robot_in_its_own_process_keeps_every_promise(live):
     check_robot(live, MonotonicClock(), seconds=0.5, start_s=30, max_call_s=60, max_age_s=30)
 
 
@@ -83,14 +83,14 @@ def test_a_recording_of_a_robot_at_rest_keeps_every_promise(recorded, clock):
     check_robot(ReplayRobot(recorded, 1, clock, position="position"), clock)
 
 
-def test_a_robot_that_does_not_know_its_position_is_not_commanded(recorded, clock):
+def test_a_robot_with_an_unknown_position_is_not_commanded(recorded, clock):
     robot = ReplayRobot(recorded, 0, clock)
     assert "nothing was commanded" in check_robot(robot, clock, start_s=0.5)
     assert not robot.commands
 
 
 class Broken(Simulation):
-    """A robot some of whose methods are replaced."""
+    """A robot with some methods replaced."""
 
     def __init__(self, clock, **methods):
         super().__init__(REACH, clock)
@@ -102,8 +102,8 @@ def seeing(change):
     """A `read` that changes the reading of the position; change: (reading, the robot) -> reading."""
 
     def read(self):
-        found = Simulation.read(self)
-        return {**found, "position": change(found["position"], self)}
+        readings = Simulation.read(self)
+        return {**readings, "position": change(readings["position"], self)}
 
     return {"read": read}
 
@@ -174,13 +174,13 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_the_check_finds_a_broken_promise(name, clock):
+def test_the_check_names_a_broken_promise(name, clock):
     methods, error, message = BROKEN[name]
     with pytest.raises(error, match=message):
         check_robot(Broken(clock, **methods), clock, max_age_s=40, max_call_s=0.09)
 
 
-def test_the_robot_is_stopped_where_a_check_fails(clock):
+def test_the_robot_is_stopped_if_a_check_fails(clock):
     robot = Broken(clock, **valued(lambda value: value + 2))
     with pytest.raises(ValueError, match="limits"):
         check_robot(robot, clock)
@@ -197,7 +197,7 @@ def bare(recorded, clock, name):
 
 
 @pytest.mark.parametrize("name", ["simulation", "process", "replay"])
-def test_what_is_not_started_or_closed_says_so(recorded, clock, name):
+def test_calls_before_start_and_after_close_are_refused(recorded, clock, name):
     robot = bare(recorded, clock, name)
     robot.stop()
     for call in (robot.read, robot.position, partial(robot.command, FAR, 100.0)):
@@ -213,7 +213,7 @@ def test_what_is_not_started_or_closed_says_so(recorded, clock, name):
 
 @pytest.mark.parametrize("name", ["simulation", "process", "replay"])
 @pytest.mark.parametrize(("action", "moment"), [([0.0], 0.0), ([np.nan, 0.0], 0.0), ([0.0, 0.0], np.inf)])
-def test_what_is_no_command_is_refused(recorded, clock, name, action, moment):
+def test_an_invalid_command_is_refused(recorded, clock, name, action, moment):
     robot = bare(recorded, clock, name)
     with pytest.raises(ValueError, match="2 finite numbers at a finite time"):
         robot.command(np.array(action), moment)
@@ -223,7 +223,7 @@ def test_what_is_no_command_is_refused(recorded, clock, name, action, moment):
 # A recording
 
 
-def test_a_recording_shows_each_step_in_its_time(recorded, clock):
+def test_a_replay_shows_each_step_at_its_time(recorded, clock):
     robot = ReplayRobot(recorded, 0, clock, position="position")
     clock.sleep_until(103)
     robot.start()
@@ -247,7 +247,7 @@ def test_commands_are_kept_beside_the_recorded_actions(recorded, clock):
         clock.sleep_until(100 + step * DT)
         robot.command(robot.actions[step], clock.now())
     robot.stop()
-    robot.command(FAR, clock.now())  # is left undone
+    robot.command(FAR, clock.now())  # ignored
     assert len(robot.commands) == 9
     assert robot.commands[0].time == 100.1
     commanded = robot.commanded()
@@ -260,7 +260,7 @@ def test_commands_are_kept_beside_the_recorded_actions(recorded, clock):
     ("arguments", "message"),
     [({"episode": 2}, "one of 0 .. 1"), ({"episode": 0, "position": "positon"}, "did you mean 'position'")],
 )
-def test_what_was_not_recorded_is_refused(recorded, clock, arguments, message):
+def test_an_unknown_episode_or_stream_is_refused(recorded, clock, arguments, message):
     with pytest.raises(ValueError, match=message):
         ReplayRobot(recorded, clock=clock, **arguments)
 
@@ -268,13 +268,13 @@ def test_what_was_not_recorded_is_refused(recorded, clock, arguments, message):
 # A process of its own, in real time
 
 
-def test_it_goes_on_when_nobody_asks_and_begins_again_when_told(live):
+def test_it_runs_without_calls_and_resets_on_request(live):
     live.start()
     live.reset(5)
     assert live.episode.seed == 5
-    os.kill(live.pid, signal.SIGINT)  # as the terminal sends it to all; the controller is to stop it
+    os.kill(live.pid, signal.SIGINT)  # a terminal sends it to all processes; only the controller may stop the robot
     steps = live.episode.num_steps
-    until(lambda: live.episode.num_steps >= steps + 2)  # which sends it nothing
+    until(lambda: live.episode.num_steps >= steps + 2)  # without a message to it
     start = live.position()
     live.command(FAR, time.monotonic())
     until(lambda: np.linalg.norm(live.position() - start) > 0.1)
@@ -287,7 +287,7 @@ def test_it_goes_on_when_nobody_asks_and_begins_again_when_told(live):
         assert reading.value.dtype == np.float32
 
 
-def test_a_suspended_simulation_blocks_nobody_and_is_stopped_when_it_wakes(live, monkeypatch):
+def test_calls_to_a_suspended_simulation_return_and_it_stops_once_resumed(live, monkeypatch):
     live.start()
     live.reset(7)
     os.kill(live.pid, signal.SIGSTOP)
@@ -295,7 +295,7 @@ def test_a_suspended_simulation_blocks_nobody_and_is_stopped_when_it_wakes(live,
         monkeypatch.setattr("recede.robots.simulated.ANSWER_S", 0.05)
         with pytest.raises(TimeoutError, match=r"did not reset within 0\.05 s"):
             live.reset(8)
-        for _ in range(20_000):  # more than the channel holds
+        for _ in range(20_000):  # more than the channel can hold
             live.command(FAR, time.monotonic())
         live.stop()
         assert live._is_stop_owed
@@ -303,11 +303,11 @@ def test_a_suspended_simulation_blocks_nobody_and_is_stopped_when_it_wakes(live,
     finally:
         os.kill(live.pid, signal.SIGCONT)
     until(lambda: live.read() and not live._is_stop_owed)
-    seen = live.read()["position"].time
-    until(lambda: live.read()["position"].time > seen + 2.5 * DT)
+    before = live.read()["position"].time
+    until(lambda: live.read()["position"].time > before + 2.5 * DT)
     stopped = live.position()
-    seen = live.read()["position"].time
-    until(lambda: live.read()["position"].time > seen + 2.5 * DT)
+    before = live.read()["position"].time
+    until(lambda: live.read()["position"].time > before + 2.5 * DT)
     np.testing.assert_allclose(live.position(), stopped, atol=1e-6)
 
 
@@ -348,4 +348,4 @@ def test_a_simulation_ends_with_its_parent():
     with parent:
         assert parent.stdout.readline() == "started\n"
         parent.kill()
-        parent.communicate(timeout=30)  # the simulation holds the same pipe: this is its end too
+        parent.communicate(timeout=30)  # the simulation holds the same pipe, so it has ended as well

@@ -1,4 +1,4 @@
-"""Tasks as robots on a clock that never waits: what is seen when, and what commands do, by hand-made expectations."""
+"""Simulated robots on a virtual clock: when readings arrive and what commands do, by hand."""
 
 from dataclasses import replace
 from functools import partial
@@ -14,11 +14,11 @@ from toys import REACH
 
 DT = REACH.specification.control_dt
 FAR = np.ones(2, np.float32)
-"""Further than the toy gets in an episode."""
+"""A position beyond the reach of the toy in one episode."""
 
 
 def at(clock, moment, robot):
-    """What is seen of the position at that time, and when it was captured."""
+    """The newest position at a time, and when it was captured."""
     clock.sleep_until(moment)
     reading = robot.read()["position"]
     return reading.value.tolist(), round(reading.time, 6)
@@ -46,7 +46,7 @@ def test_commands_at_each_step_do_what_the_environment_does(task):
         robot.command(action, clock.now())
         observation, _, terminated, truncated, info = env.step(action)
         best, steps, is_over = max(best, info["score"]), steps + 1, terminated or truncated
-        scheduled += task.specification.control_dt  # a sum, which is not exact
+        scheduled += task.specification.control_dt  # an inexact sum
         clock.sleep_until(scheduled + (1e-9 if steps % 2 else -1e-9))
     assert robot.episode == Episode(3, info["success"], best, steps, True)
 
@@ -101,7 +101,7 @@ def test_the_newest_command_that_has_arrived_counts(clock):
     assert moves[3] < moves[2]
 
 
-def test_whoever_asks_seldom_sees_the_same(clock):
+def test_rare_calls_see_the_same(clock):
     often, seldom = (Simulation(REACH, clock, jitter=0.15, dropped=0.2, sensor_delay=0.1) for _ in range(2))
     often.start()
     seldom.start()
@@ -116,7 +116,7 @@ def test_whoever_asks_seldom_sees_the_same(clock):
 
 
 def test_jitter_and_losses_depend_on_the_seeds_alone():
-    def seen(first_seed, seed, then=None):
+    def arrivals(first_seed, seed, then=None):
         clock = VirtualClock()
         robot = Simulation(REACH, clock, first_seed=first_seed, jitter=0.25, dropped=0.3, seed=seed)
         robot.start()
@@ -130,27 +130,27 @@ def test_jitter_and_losses_depend_on_the_seeds_alone():
             if clock.sleep_until(origin + moment) is None
         ]
 
-    assert seen(0, 0) == seen(0, 0) == seen(5, 0, then=0)
-    assert seen(0, 0) != seen(0, 1)
-    assert seen(0, 0) != seen(1, 0)
+    assert arrivals(0, 0) == arrivals(0, 0) == arrivals(5, 0, then=0)
+    assert arrivals(0, 0) != arrivals(0, 1)
+    assert arrivals(0, 0) != arrivals(1, 0)
 
 
 def test_jitter_has_bounds_and_keeps_the_order_and_losses_their_share(clock):
     robot = Simulation(REACH, clock, sensor_delay=0.1, jitter=0.25, dropped=0.3)
     robot.start()
-    seen = {}
+    arrivals = {}
     for moment in np.arange(100, 160, 0.01):
         clock.sleep_until(moment)
         if "position" in (readings := robot.read()):
-            seen.setdefault(round(readings["position"].time, 6), moment)
-    captured = list(seen)
+            arrivals.setdefault(round(readings["position"].time, 6), moment)
+    captured = list(arrivals)
     assert captured == sorted(captured)
-    late = [moment - time for time, moment in seen.items()]
+    late = [moment - time for time, moment in arrivals.items()]
     assert min(late) > 0.1 - 1e-6
-    assert max(late) < 0.36 + 1e-6  # and the hundredth in which it is seen
+    assert max(late) < 0.36 + 1e-6  # plus the hundredth of a second between calls
     assert np.ptp(late) > 0.15
     kept = len(captured) / 600
-    assert 0.3 < kept < 0.75  # some that come are overtaken within a hundredth by the next
+    assert 0.3 < kept < 0.75  # the next reading overtakes some within a hundredth of a second
 
     lots = Disturbances(REACH.specification, dropped=0.3)
     lost = np.mean([lots.visible_at("position", 0.0) is None for _ in range(5000)])
@@ -159,7 +159,7 @@ def test_jitter_has_bounds_and_keeps_the_order_and_losses_their_share(clock):
 
 def test_a_stopped_robot_holds_until_it_is_started_again(clock):
     robot = Simulation(REACH, clock, actuation_delay=0.05)
-    robot.stop()  # before it has begun there is nothing to do
+    robot.stop()  # no effect before the start
     robot.start()
     robot.command(FAR, 100.0)
     clock.sleep_until(100.3)
@@ -192,11 +192,11 @@ def test_the_world_stands_still_once_the_episode_is_over(clock):
     again, captured = at(clock, 111.05, robot)
     assert captured == 111.0
     assert robot.episode == Episode(4, score=robot.episode.score)
-    robot.command(FAR, clock.now())  # nor is it stopped any more
+    robot.command(FAR, clock.now())  # it is not stopped any more either
     assert at(clock, 112, robot)[0] != again
 
 
-def test_a_reset_forgets_what_was_on_its_way(clock):
+def test_a_reset_drops_readings_and_commands_on_their_way(clock):
     robot = Simulation(REACH, clock, sensor_delay=0.25, actuation_delay=0.25)
     robot.reset(8)
     robot.start()
@@ -210,7 +210,7 @@ def test_a_reset_forgets_what_was_on_its_way(clock):
     assert at(clock, 102.25, robot) == (start, 102.0)
 
 
-def test_the_world_waits_for_a_command_where_a_position_is_not_known(clock):
+def test_the_world_waits_for_a_command_if_the_position_is_unknown(clock):
     robot = Simulation(replace(REACH, position=None), clock)
     robot.start()
     clock.sleep_until(101)
@@ -230,7 +230,7 @@ def test_the_world_waits_for_a_command_where_a_position_is_not_known(clock):
         ({"sensor_delay": {"postion": 1}}, "did you mean 'position'"),
         ({"actuation_delay": np.inf}, "actuation_delay must be 0"),
         ({"jitter": -0.1}, "jitter must be 0"),
-        ({"dropped": 1.0}, "share of the readings"),
+        ({"dropped": 1.0}, r"dropped.*1\.0"),
     ],
 )
 def test_an_impossible_disturbance_is_refused(option, message):

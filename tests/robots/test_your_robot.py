@@ -1,4 +1,4 @@
-"""The driver that the documents write is a robot, and all they show beside it runs."""
+"""The driver in docs/your_robot.md is a robot, and every block of the document runs."""
 
 import re
 import sys
@@ -20,22 +20,22 @@ DELAY_S = 0.05
 
 
 class Axis:
-    """What the maker of the slide supplies: calls that take their time, and a motor that takes some more."""
+    """The library of the maker of the slide: slow calls, and a slower motor."""
 
     def __init__(self, address):
-        self.told = [(0.0, 200.0)]
+        self.commands = [(0.0, 200.0)]
 
     def go_to_mm(self, place):
         time.sleep(0.002)
-        self.told.append((time.monotonic() + DELAY_S, place))
+        self.commands.append((time.monotonic() + DELAY_S, place))
 
     def read_mm(self):
         time.sleep(0.002)
-        return next(place for moment, place in reversed(self.told) if moment <= time.monotonic())
+        return next(place for moment, place in reversed(self.commands) if moment <= time.monotonic())
 
 
 class Hand:
-    """A standard input: whoever presses Enter when they have moved the arm."""
+    """A standard input: a person who presses Enter after moving the arm."""
 
     def __init__(self, emulated):
         self.emulated, self.num_asked = emulated, 0
@@ -56,9 +56,9 @@ class Hand:
 
 @pytest.fixture
 def shown(tmp_path, monkeypatch, capsys):
-    """What the blocks of the document define, run in their order, and what they print."""
+    """The names that the blocks of the document define, run in order, and their output."""
     emulated = EmulatedBus({number: Servo(number) for number in range(1, 7)})
-    monkeypatch.setattr("recede.robots.feetech.bus.SILENCE_S", 0.06)  # beside other work everything takes longer
+    monkeypatch.setattr("recede.robots.feetech.bus.SILENCE_S", 0.06)  # for a busy machine
     monkeypatch.setitem(sys.modules, "slide", types.SimpleNamespace(Axis=Axis))
     monkeypatch.setattr("sys.stdin", Hand(emulated))
     monkeypatch.chdir(tmp_path)
@@ -90,7 +90,7 @@ def test_the_document_is_true(shown):
         robot.read()
 
 
-def test_the_driver_of_the_document_holds_also_where_it_is_closed_at_once(monkeypatch):
+def test_the_driver_of_the_document_holds_even_if_it_is_closed_at_once(monkeypatch):
     monkeypatch.setitem(sys.modules, "slide", types.SimpleNamespace(Axis=Axis))
     names = {}
     exec(compile(BLOCKS[0], "your_robot.md", "exec"), names)
@@ -98,11 +98,11 @@ def test_the_driver_of_the_document_holds_also_where_it_is_closed_at_once(monkey
         slide = names["Slide"]("usb:1", MonotonicClock())
         slide.start()
         slide.command(np.array([0.3], np.float32), 0.0)
-        while len(slide._axis.told) < 2:
+        while len(slide._axis.commands) < 2:
             time.sleep(0.001)
         slide.stop()
         slide.close()
-        assert slide._axis.told[-1][1] != pytest.approx(300.0)
+        assert slide._axis.commands[-1][1] != pytest.approx(300.0)
 
 
 def test_the_document_shows_what_the_check_prints():

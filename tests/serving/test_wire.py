@@ -1,4 +1,4 @@
-"""Messages over a network: what was packed comes back, and of anything else there is one error."""
+"""Messages over a network: packed messages come back whole, and other data is one error."""
 
 import sys
 from importlib import import_module
@@ -13,7 +13,7 @@ from recede.serving import wire
 from recede.serving.wire import DTYPES, pack, read_token, require, unpack
 
 
-def sent(value):
+def roundtrip(value):
     return unpack(pack({"kind": "test", "value": value}))["value"]
 
 
@@ -26,22 +26,22 @@ def swapped(name):
 @settings(deadline=None)
 @given(st.sampled_from(DTYPES).flatmap(swapped))
 def test_every_array_comes_back(value):
-    found = sent(value)
-    assert found.dtype == value.dtype.newbyteorder("=")
-    assert found.dtype.isnative
-    np.testing.assert_array_equal(found, value)
-    np.testing.assert_array_equal(sent(value.T), value.T)
+    array = roundtrip(value)
+    assert array.dtype == value.dtype.newbyteorder("=")
+    assert array.dtype.isnative
+    np.testing.assert_array_equal(array, value)
+    np.testing.assert_array_equal(roundtrip(value.T), value.T)
 
 
-def test_arrays_come_back_whatever_their_layout():
+def test_arrays_of_any_memory_layout_come_back():
     value = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
-    for each in (value[:, ::2], value[..., ::-1], value.transpose(2, 0, 1), np.broadcast_to(value[0], (5, 3, 4))):
-        assert np.array_equal(sent(each), each)
-    assert sent(np.full((), 3, np.float32)).shape == ()
+    for view in (value[:, ::2], value[..., ::-1], value.transpose(2, 0, 1), np.broadcast_to(value[0], (5, 3, 4))):
+        assert np.array_equal(roundtrip(view), view)
+    assert roundtrip(np.full((), 3, np.float32)).shape == ()
 
 
-def test_what_was_received_is_not_written_to():
-    assert not sent(np.zeros(3)).flags.writeable
+def test_unpacked_arrays_are_read_only():
+    assert not roundtrip(np.zeros(3)).flags.writeable
 
 
 plain = st.recursive(
@@ -54,7 +54,7 @@ plain = st.recursive(
 @settings(deadline=None)
 @given(plain)
 def test_names_numbers_lists_and_maps_come_back(value):
-    assert sent(value) == value
+    assert roundtrip(value) == value
 
 
 def is_message_or_error(data):
@@ -62,8 +62,8 @@ def is_message_or_error(data):
         message = unpack(data)
     except ValueError as error:
         message = {"kind": str(error)}
-        is_told = message["kind"].startswith("a message must be ") and len(message["kind"]) < 2000
-        assert is_told, message
+        is_short = message["kind"].startswith("a message must be ") and len(message["kind"]) < 2000
+        assert is_short, message
     assert isinstance(message["kind"], str)
 
 
@@ -100,7 +100,7 @@ def test_an_impossible_array_is_one_error(array):
 
 
 @pytest.mark.parametrize(
-    ("array", "said"),
+    ("array", "error"),
     [
         ({"dtype": "object", "shape": [1], "data": bytes(8)}, "one of bool, .*, got 'object'"),
         ({"dtype": "O8", "shape": [1], "data": bytes(8)}, "got 'O8'"),
@@ -115,8 +115,8 @@ def test_an_impossible_array_is_one_error(array):
         ({"dtype": "float32", "shape": [2], "data": "12345678"}, "must have 8 bytes of data, got str"),
     ],
 )
-def test_what_is_wrong_with_an_array_is_said(array, said):
-    with pytest.raises(ValueError, match=said):
+def test_the_error_of_an_array_names_its_fault(array, error):
+    with pytest.raises(ValueError, match=error):
         unpack(msgpack.packb({"kind": "test", "value": array}))
 
 
@@ -140,30 +140,30 @@ def test_what_is_wrong_with_an_array_is_said(array, said):
     ],
     ids=repr,
 )
-def test_what_is_no_message_is_one_error(data):
+def test_other_data_is_one_error(data):
     with pytest.raises(ValueError, match="a message must be "):
         unpack(data)
 
 
 @pytest.mark.parametrize("part", [[], {}])
-def test_a_message_of_a_million_parts_is_not_taken_apart(part):
+def test_a_message_of_a_million_parts_is_refused(part):
     data = msgpack.packb({"kind": "x", "value": [part] * 1_000_000})
-    with pytest.raises(ValueError, match="it has more than 4096 maps and lists"):
+    with pytest.raises(ValueError, match="4096"):
         unpack(data)
 
 
-def test_a_truth_value_is_0_or_1():
-    found = unpack(msgpack.packb({"kind": "x", "value": {"dtype": "bool", "shape": [3], "data": b"\0\x02\x01"}}))[
+def test_a_boolean_is_0_or_1():
+    array = unpack(msgpack.packb({"kind": "x", "value": {"dtype": "bool", "shape": [3], "data": b"\0\x02\x01"}}))[
         "value"
     ]
-    assert found.tolist() == [False, True, True]
-    assert found.view(np.uint8).max() == 1
+    assert array.tolist() == [False, True, True]
+    assert array.view(np.uint8).max() == 1
 
 
-def test_what_cannot_be_sent_is_refused():
-    with pytest.raises(ValueError, match=r"the dtype of an array must be one of bool, .*, got object"):
+def test_objects_and_sets_cannot_be_packed():
+    with pytest.raises(ValueError, match=r"one of bool, .*, got object"):
         pack({"kind": "x", "value": np.array([{}])})
-    with pytest.raises(TypeError, match="a message holds numbers, strings and arrays, got set"):
+    with pytest.raises(TypeError, match="got set"):
         pack({"kind": "x", "value": {1}})
 
 
@@ -177,8 +177,8 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch):
 
 
 @pytest.mark.parametrize("token", ["", "short", "with a space in it!", "zwölf Boxkämpfer!!", "1234567890123456\n"])
-def test_a_token_that_is_no_secret_is_refused(monkeypatch, token):
+def test_a_weak_token_is_refused(monkeypatch, token):
     monkeypatch.setenv("RECEDE_TOKEN", token)
-    with pytest.raises(ValueError, match="RECEDE_TOKEN must be at least 16 visible ASCII characters") as refused:
+    with pytest.raises(ValueError, match=r"RECEDE_TOKEN.*16") as refused:
         read_token()
     assert not token or token not in str(refused.value)

@@ -1,4 +1,4 @@
-"""The moving average of weights, against closed forms and a plain loop."""
+"""The moving average of weights, compared with closed forms, diffusers and a plain loop."""
 
 import math
 
@@ -34,9 +34,9 @@ def weights(number):
 @settings(deadline=None)
 @given(update=st.integers(1, 10**7), power=st.floats(0.1, 2), maximum=st.floats(0.01, 0.99999))
 def test_the_decay_has_a_closed_form(update, power, maximum):
-    found = EMA(nn.Linear(1, 1), power=power, maximum=maximum).decay(update)
-    assert found == pytest.approx(min(1 - math.exp(-power * math.log(update)), maximum), abs=1e-12)
-    assert 0 <= found <= maximum
+    decay = EMA(nn.Linear(1, 1), power=power, maximum=maximum).decay(update)
+    assert decay == pytest.approx(min(1 - math.exp(-power * math.log(update)), maximum), abs=1e-12)
+    assert 0 <= decay <= maximum
 
 
 def test_the_decay_reaches_the_maximum():
@@ -45,28 +45,28 @@ def test_the_decay_reaches_the_maximum():
 
 
 def published(parameters):
-    """The average of diffusers, as Diffusion Policy configures its own."""
+    """The average of diffusers, configured as in Diffusion Policy."""
     return EMAModel(parameters, decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
 
 
 def test_it_is_the_average_of_diffusers():
-    """Decays and weights, over the updates in which the decay changes most."""
+    """Decays and weights are equal in the updates in which the decay changes most."""
     ema, oracle = EMA(weights(0), **USUAL), published(list(weights(0).parameters()))
     for update in range(1, 60):
         module = weights(update)
         ema.update(module, update)
         oracle.step(module.parameters())
         assert ema.decay(update) == pytest.approx(oracle.cur_decay_value, abs=1e-12)
-        for mine, theirs in zip(ema.module.parameters(), oracle.shadow_params, strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=0, atol=2e-6)
+        for average, reference in zip(ema.module.parameters(), oracle.shadow_params, strict=True):
+            torch.testing.assert_close(average, reference, rtol=0, atol=2e-6)
 
 
 def test_it_is_one_update_ahead_of_the_reference():
-    """Which computes the decay by the formula of diffusers, but before it counts the update."""
+    """The reference computes the decay with the formula of diffusers, but before it counts the update."""
     ema, oracle = EMA(nn.Linear(1, 1), **USUAL), published(list(nn.Linear(1, 1).parameters()))
-    theirs = [oracle.get_decay(count) for count in range(1000)]  # in the update after `count` of them
-    assert [ema.decay(update) for update in range(1, 1000)] == pytest.approx(theirs[1:], abs=1e-12)
-    assert theirs[:3] == pytest.approx([0, 0, 0.405], abs=1e-3)
+    reference = [oracle.get_decay(count) for count in range(1000)]  # in the update after `count` of them
+    assert [ema.decay(update) for update in range(1, 1000)] == pytest.approx(reference[1:], abs=1e-12)
+    assert reference[:3] == pytest.approx([0, 0, 0.405], abs=1e-3)
     assert [ema.decay(update) for update in (1, 2, 3)] == pytest.approx([0, 0.405, 0.561], abs=1e-3)
 
 
@@ -84,14 +84,16 @@ def test_it_is_a_plain_loop_over_every_parameter():
         module = weights(update)
         ema.update(module, update)
         decay = min(1 - update**-0.6, 0.8)
-        expected = [decay * mine + (1 - decay) * new for mine, new in zip(expected, module.parameters(), strict=True)]
-    for mine, wanted in zip(ema.module.parameters(), expected, strict=True):
-        torch.testing.assert_close(mine.double(), wanted.detach(), rtol=0, atol=1e-6)
+        expected = [
+            decay * average + (1 - decay) * new for average, new in zip(expected, module.parameters(), strict=True)
+        ]
+    for average, target in zip(ema.module.parameters(), expected, strict=True):
+        torch.testing.assert_close(average.double(), target.detach(), rtol=0, atol=1e-6)
     assert ema.module.mean.tolist() == [29, 29, 29]
     assert ema.module.count.item() == 29
 
 
-def test_it_goes_on_exactly_from_saved_weights():
+def test_it_resumes_exactly_from_saved_weights():
     whole, half = EMA(weights(0), **USUAL), EMA(weights(0), **USUAL)
     for update in range(1, 11):
         whole.update(weights(update), update)
@@ -105,7 +107,7 @@ def test_it_goes_on_exactly_from_saved_weights():
         assert torch.equal(resumed.module.state_dict()[name], value)
 
 
-def test_the_average_is_a_copy_to_evaluate_and_does_not_train():
+def test_the_average_is_a_copy_in_evaluation_mode():
     module = weights(0)
     ema = EMA(module, **USUAL)
     module.linear.weight.data.add_(1)

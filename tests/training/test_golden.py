@@ -1,11 +1,11 @@
-"""Three trainings of twenty steps have the losses that are written here.
+"""Three trainings of twenty steps have the golden losses in this file.
 
-    PYTHONSAFEPATH=1 .venv/bin/python tests/test_golden.py
+    PYTHONSAFEPATH=1 .venv/bin/python tests/training/test_golden.py
 
-prints the losses of this machine. If you change on purpose what is learnt, write the new ones here and say why in the
-commit. Rounding depends on the processor and on the release of torch: on those of `MEASURED_ON` every digit must be
-the same, on others the first five. Images are not among the trainings: other rounding alone moves the losses of a
-ResNet by up to 2 % within twenty steps.
+prints the losses of this machine. If you change training on purpose, write the new losses here and say why in the
+commit. Rounding depends on the processor and on the release of torch: with those of `MEASURED_ON` every digit must be
+equal, with others the first five. No training uses images, because rounding alone moves the losses of a ResNet by up to
+2 % within twenty steps.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ OPTIONS = {
     "flow": ["policy=flow", *DIT, "batch_size=32"],
     "regression": ["policy=regression", *TRANSFORMER, "batch_size=32"],
 }
-"""Name -> what is typed after `recede train`."""
+"""Name -> arguments of `recede train`."""
 
 USUAL = ["steps=20", "warmup=5", "log_every=5", "held_out=0.25", "device=cpu", "precision=fp32"]
 
@@ -63,7 +63,7 @@ GOLDEN = {
 
 
 def processor():
-    """What the last digits depend on: the release of torch, and the processor with the instructions that torch uses."""
+    """The last digits depend on these: the release of torch, the processor, and the instructions that torch uses."""
     with contextlib.suppress(OSError):
         lines = [line.split(":") for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line]
         about = {line[0].strip(): line[1].strip() for line in reversed(lines)}
@@ -78,7 +78,7 @@ def processor():
 
 
 def record(path):
-    """Four episodes whose action follows from the state, three steps late."""
+    """Record four episodes whose action is a function of the state three steps before."""
     rng = np.random.default_rng(2026)
     store = DemonstrationStore.create(path, Specification((STATE,), ACTION, control_dt=0.1))
     for seed in range(4):
@@ -88,7 +88,7 @@ def record(path):
 
 
 def losses(name, folder):
-    """What `recede train` writes to `metrics.jsonl`, as in `GOLDEN`."""
+    """The losses and errors that `recede train` writes to `metrics.jsonl`, in the order of `GOLDEN`."""
     record(folder / "demos.zarr")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -102,7 +102,7 @@ def losses(name, folder):
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_a_short_training_has_the_losses_that_are_written_here(name, tmp_path):
+def test_a_short_training_has_the_golden_losses(name, tmp_path):
     measured, golden = losses(name, tmp_path), GOLDEN[name]
     if processor() == MEASURED_ON:
         assert measured == golden

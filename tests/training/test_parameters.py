@@ -1,4 +1,4 @@
-"""Which parameters are decayed and how fast they learn: every parameter of every policy once, in the same order."""
+"""Parameter groups: every parameter is in one group, with its weight decay and learning rate, in a fixed order."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def named(policy, groups):
 @pytest.mark.parametrize("policy", CHOICES["policy"])
 @pytest.mark.parametrize("network", CHOICES["policy/network"])
 def test_every_parameter_is_in_one_group_and_matrices_are_decayed(policy, network):
-    """What has two dimensions and is no table of positions multiplies features."""
+    """Parameters of two or more dimensions are decayed, except tables of positions."""
     built = build(network, policy)
     groups = parameter_groups(built, weight_decay=0.1)
     assert [group["scale"] for group in groups] == [1.0, 1.0]
@@ -50,11 +50,11 @@ def test_every_parameter_is_in_one_group_and_matrices_are_decayed(policy, networ
 @pytest.mark.parametrize("network", CHOICES["policy/network"])
 def test_the_order_is_that_of_the_construction(network):
     first, second = build(network), build(network)
-    orders = [named(each, parameter_groups(each, weight_decay=0.1)) for each in (first, second)]
+    orders = [named(built, parameter_groups(built, weight_decay=0.1)) for built in (first, second)]
     assert orders[0] == orders[1]
 
 
-def test_every_kind_of_layer_goes_where_it_belongs():
+def test_every_kind_of_layer_is_in_its_group():
     layers = nn.ModuleDict(
         {
             "linear": nn.Linear(2, 2),
@@ -66,29 +66,29 @@ def test_every_kind_of_layer_goes_where_it_belongs():
             "table": nn.Embedding(3, 2),
         }
     )
-    decayed, others = named(layers, parameter_groups(layers, weight_decay=0.1))
+    decayed, undecayed = named(layers, parameter_groups(layers, weight_decay=0.1))
     assert decayed == [
         "linear.weight",
         "convolution.weight",
         "picture.weight",
-        *(f"attention.{each}_proj_weight" for each in "qkv"),
+        *(f"attention.{letter}_proj_weight" for letter in "qkv"),
         "attention.out_proj.weight",
     ]
-    assert set(decayed + others) == {name for name, _ in layers.named_parameters()}
-    assert len(decayed + others) == len(set(decayed + others))
+    assert set(decayed + undecayed) == {name for name, _ in layers.named_parameters()}
+    assert len(decayed + undecayed) == len(set(decayed + undecayed))
 
 
 def test_a_module_may_learn_slower_than_the_rest():
-    """The nearest scale counts, for all that is inside."""
+    """A scale applies to all parameters below a module, and the nearest one counts."""
     layers = nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))))
     layers[1].learning_rate_scale = 0.1
     layers[1][1].learning_rate_scale = 0.5
     groups = parameter_groups(layers, weight_decay=0.1)
-    found = {
+    by_scale = {
         (group["scale"], group["weight_decay"]): names
         for group, names in zip(groups, named(layers, groups), strict=True)
     }
-    assert found == {
+    assert by_scale == {
         (1.0, 0.1): ["0.weight"],
         (1.0, 0.0): ["0.bias"],
         (0.1, 0.1): ["1.0.weight"],
@@ -112,7 +112,7 @@ def test_without_decay_there_is_one_group():
 
 
 class Foreign(nn.Module):
-    """What people bring: a network with parameters of its own, of which the rule has never heard."""
+    """A network of another package, with parameters of its own."""
 
     def __init__(self):
         super().__init__()
@@ -146,16 +146,16 @@ class Foreign(nn.Module):
         (Foreign(), ["mixing"]),
         (nn.utils.parametrizations.orthogonal(nn.Linear(2, 2)), ["parametrizations.weight.original"]),
     ],
-    ids=lambda each: type(each).__name__,
+    ids=lambda module: type(module).__name__,
 )
-def test_whatever_layers_a_network_has_its_matrices_are_decayed(layer, decayed):
+def test_the_matrices_of_any_layer_are_decayed(layer, decayed):
     groups = parameter_groups(nn.Sequential(layer), weight_decay=0.1)
-    found = {
+    by_decay = {
         group["weight_decay"]: [name.removeprefix("0.") for name in names]
         for group, names in zip(groups, named(nn.Sequential(layer), groups), strict=True)
     }
-    assert found.get(0.1, []) == decayed
-    assert sum(map(len, found.values())) == len(list(layer.parameters()))
+    assert by_decay.get(0.1, []) == decayed
+    assert sum(map(len, by_decay.values())) == len(list(layer.parameters()))
 
 
 ENCODERS = [
@@ -170,8 +170,8 @@ ENCODERS = [
 
 
 @pytest.mark.parametrize(("name", "options"), ENCODERS)
-def test_of_encoders_linear_layers_and_convolutions_are_decayed_and_nothing_else(name, options):
-    """Of each kind of layer that they have; what is no layer is a token, a table of positions or a scale."""
+def test_only_linear_layers_and_convolutions_of_encoders_are_decayed(name, options):
+    """All other parameters are tokens, tables of positions or scales."""
     options = dict(options)
     if name == "vit":
         pytest.importorskip("transformers")
@@ -190,18 +190,18 @@ def test_of_encoders_linear_layers_and_convolutions_are_decayed_and_nothing_else
     }
     groups = parameter_groups(encoder, weight_decay=0.1)
     pairs = zip(groups, named(encoder, groups), strict=True)
-    assert {each for group, names in pairs if group["weight_decay"] for each in names} == expected
+    assert {name for group, names in pairs if group["weight_decay"] for name in names} == expected
 
 
 @pytest.mark.parametrize("scale", [0, -1, float("nan")])
-def test_a_scale_that_is_none_is_refused(scale):
+def test_a_scale_that_is_not_positive_is_refused(scale):
     layers = nn.Sequential(nn.Linear(2, 2))
     layers[0].learning_rate_scale = scale
     with pytest.raises(ValueError, match=r"learning_rate_scale of 0\. must be positive, got .*: freeze it instead"):
         parameter_groups(layers, weight_decay=0.1)
 
 
-def test_adamw_shrinks_what_is_decayed_and_nothing_else():
+def test_adamw_shrinks_only_decayed_parameters():
     policy = build("transformer")
     before = {name: parameter.detach().clone() for name, parameter in policy.named_parameters()}
     optimizer = torch.optim.AdamW(parameter_groups(policy, weight_decay=0.5), lr=0.1, fused=True)
@@ -214,7 +214,7 @@ def test_adamw_shrinks_what_is_decayed_and_nothing_else():
 
 
 def test_the_moments_of_several_groups_are_restored(tmp_path):
-    """Bit for bit: two updates in one go are one, saved, restored into another policy, and one more."""
+    """Two updates in a row equal, bit for bit, one update, a save, a restore and another update."""
     policies = [build("transformer") for _ in range(3)]
     optimizers = []
     for policy in policies:
@@ -246,5 +246,5 @@ def test_the_moments_of_several_groups_are_restored(tmp_path):
     for name, parameter in policies[0].named_parameters():
         restored = policies[2].get_parameter(name)
         assert torch.equal(parameter, restored), name
-        expected, found = optimizers[0].state[parameter], optimizers[2].state[restored]
-        assert all(torch.equal(expected[key], found[key]) for key in expected), name
+        expected, moments = optimizers[0].state[parameter], optimizers[2].state[restored]
+        assert all(torch.equal(expected[key], moments[key]) for key in expected), name

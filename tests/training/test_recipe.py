@@ -1,4 +1,4 @@
-"""What makes two trainings trainings of one recipe."""
+"""Which trainings have the same recipe."""
 
 import hashlib
 import json
@@ -23,8 +23,8 @@ from recede.training.split import choose_split
 
 def configuration(dataset, **changes):
     policy = DiffusionConfig(network=UNet1dConfig(channels=[16, 32], time_size=16))
-    given = {"policy": policy, "device": "cpu", "batch_size": 32, "steps": 20}
-    return TrainConfig(dataset=str(dataset), out="run", **(given | changes))
+    arguments = {"policy": policy, "device": "cpu", "batch_size": 32, "steps": 20}
+    return TrainConfig(dataset=str(dataset), out="run", **(arguments | changes))
 
 
 def split_of(config):
@@ -39,7 +39,7 @@ def recipe_of(dataset, **changes):
     return prepare(configuration(dataset, **changes)).manifest["training"]
 
 
-def test_places_devices_logs_and_seeds_are_no_part_of_a_recipe(reaches, tmp_path):
+def test_paths_devices_logs_and_seeds_are_not_part_of_a_recipe(reaches, tmp_path):
     usual = recipe_of(reaches)
     shutil.copytree(reaches, tmp_path / "moved.zarr")
     policy = configuration(reaches).policy
@@ -73,20 +73,20 @@ def test_places_devices_logs_and_seeds_are_no_part_of_a_recipe(reaches, tmp_path
         {"policy": DiffusionConfig(network=UNet1dConfig(channels=[16, 32], time_size=16), prediction="epsilon")},
     ],
 )
-def test_settings_that_change_what_is_learnt_make_another_recipe(reaches, changes):
+def test_other_settings_make_another_recipe(reaches, changes):
     configs = [configuration(reaches, **options) for options in ({}, changes)]
     usual, other = (recipe(config, split_of(config), init_from=None, teacher=None) for config in configs)
     assert usual != other
 
 
-def test_a_default_that_is_given_makes_no_other_recipe(reaches):
+def test_an_explicit_default_makes_the_same_recipe(reaches):
     configs = [configuration(reaches, **options) for options in ({}, {"held_out": 0.02, "split_seed": 0})]
-    usual, given = (recipe(config, split_of(config), init_from=None, teacher=None) for config in configs)
-    assert usual == given
+    usual, explicit = (recipe(config, split_of(config), init_from=None, teacher=None) for config in configs)
+    assert usual == explicit
 
 
 def test_other_demonstrations_make_another_recipe(reaches, tmp_path):
-    """One number of one step is enough, and so is an episode that ends elsewhere."""
+    """One changed number suffices, and so does one changed end of an episode."""
     usual = recipe_of(reaches)["demonstrations"]
     store = DemonstrationStore.open(reaches)
     assert usual == {"episodes": 20, "digest": digest(store)}
@@ -112,14 +112,14 @@ def test_other_images_make_another_recipe(tmp_path):
     assert digests[0] == digests[2] != digests[1]
 
 
-def test_the_weights_that_training_starts_from_are_part_of_a_recipe(reaches, trained):
+def test_initial_weights_are_part_of_a_recipe(reaches, trained):
     weights = next(iter(trained.glob("checkpoints/*/policy.safetensors"))).read_bytes()
     started = recipe_of(reaches, init_from=str(trained))
     assert started["init_from"] == hashlib.sha256(weights).hexdigest()[:12]
     assert recipe_of(reaches)["init_from"] is None
 
 
-def test_pretrained_weights_go_by_the_name_of_their_file(reaches):
+def test_pretrained_weights_are_identified_by_their_file_name(reaches):
     one, other = (
         recipe(
             configuration(reaches, policy=DiffusionConfig(encoder=ResNetEncoderConfig(weights=path))),

@@ -1,4 +1,4 @@
-"""A killed, interrupted or stopped training goes on to the very same end."""
+"""A killed, interrupted or stopped training resumes and ends with the same bits."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from recede.checkpoints.folder import read_checkpoint
 from recede.checkpoints.runs import best_step, checkpoint_of_step, checkpoint_steps, read_metrics, resolve_checkpoint
 from recede.training.run import Run
 
-STEPS = 40
+STEPS = 30
 TIMES = ("data_s", "update_s")
 
 
@@ -29,7 +29,7 @@ def metrics(run):
 
 
 def assert_equal_runs(one, other):
-    """Bit for bit: weights, average, moments and what was measured, but for the seconds that it took."""
+    """Weights, average, moments and metrics are equal bit for bit, except the durations."""
     assert checkpoint_steps(one) == checkpoint_steps(other) == [STEPS]
     for name in ("policy.safetensors", "training.safetensors", "policy.json", "training.json"):
         files = [checkpoint_of_step(run, STEPS) / name for run in (one, other)]
@@ -54,9 +54,9 @@ def uninterrupted(tmp_path_factory, nursery, demonstrations, small):
 
 
 def kill_and_resume(nursery, command, out, *, kills, seed):
-    """Kill the training at random moments, each after some progress, and then let it end; return how often."""
+    """Kill the training at random moments after some progress, then let it end; return the number of kills."""
     moments, done = random.Random(seed), 0
-    while done < kills and (before := max(checkpoint_steps(out), default=0)) < STEPS - 15:
+    while done < kills and (before := max(checkpoint_steps(out), default=0)) < STEPS - 10:
         process = nursery.start(*command)
         wait_for(lambda: max(checkpoint_steps(out), default=0) > before)
         time.sleep(moments.uniform(0, 0.04))
@@ -73,13 +73,13 @@ def test_a_killed_training_ends_bit_for_bit_as_an_uninterrupted_one(
     tmp_path, nursery, demonstrations, small, uninterrupted
 ):
     out = tmp_path / "run"
-    assert kill_and_resume(nursery, arguments(demonstrations, small, out), out, kills=4, seed=0) >= 2
+    assert kill_and_resume(nursery, arguments(demonstrations, small, out), out, kills=3, seed=0) >= 2
     assert_equal_runs(out, uninterrupted)
     assert not list(out.rglob("*.partial*"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 9))
+@pytest.mark.parametrize("seed", range(1, 5))
 def test_many_killed_trainings_end_the_same(tmp_path, nursery, demonstrations, small, uninterrupted, seed):
     out = tmp_path / "run"
     kill_and_resume(nursery, arguments(demonstrations, small, out), out, kills=6, seed=seed)
@@ -87,7 +87,7 @@ def test_many_killed_trainings_end_the_same(tmp_path, nursery, demonstrations, s
 
 
 def test_a_killed_training_with_dropout_ends_the_same(tmp_path, nursery, demonstrations):
-    """What is dropped is a function of seed and step too, and several groups of parameters keep their moments."""
+    """Dropout is a function of seed and step too, and the moments of several parameter groups are kept."""
     network = ["policy/network=transformer", "policy.network.num_layers=1", "policy.network.size=16"]
     options = ["policy.network.dropout=0.3", "weight_decay=0.1", "batch_size=32", "device=cpu"]
     runs = [tmp_path / "uninterrupted", tmp_path / "killed"]
@@ -99,7 +99,7 @@ def test_a_killed_training_with_dropout_ends_the_same(tmp_path, nursery, demonst
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_training_saves_says_so_and_goes_on(tmp_path, nursery, demonstrations, small, uninterrupted, number):
+def test_a_stopped_training_saves_and_resumes(tmp_path, nursery, demonstrations, small, uninterrupted, number):
     out = tmp_path / "run"
     command = arguments(demonstrations, small, out)
     process = nursery.start(*command)
@@ -118,7 +118,7 @@ def test_a_stopped_training_saves_says_so_and_goes_on(tmp_path, nursery, demonst
 
 
 @pytest.mark.slow
-def test_the_installed_command_stops_and_goes_on_too(tmp_path, demonstrations, small, uninterrupted):
+def test_the_installed_command_stops_and_resumes(tmp_path, demonstrations, small, uninterrupted):
     program = Path(sys.executable).with_name("recede")
     command = [program, *arguments(demonstrations, small, tmp_path / "run")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -131,11 +131,11 @@ def test_the_installed_command_stops_and_goes_on_too(tmp_path, demonstrations, s
     assert_equal_runs(tmp_path / "run", uninterrupted)
 
 
-def test_a_signal_between_asking_and_saving_is_not_lost(tmp_path, demonstrations, small, monkeypatch, recede):
-    """It comes while the held-out error is measured, of a step that is not to be saved: the next step is."""
+def test_a_signal_between_the_check_and_the_save_is_not_lost(tmp_path, demonstrations, small, monkeypatch, recede):
+    """The signal arrives while a step that is not saved measures the held-out error; the next step is saved."""
     from recede.training import loop
 
-    def interrupted_measure(*given, **named):
+    def interrupted_measure(*arguments, **options):
         if not checkpoint_steps(tmp_path / "run"):
             signal.raise_signal(signal.SIGTERM)
         return 0.5
@@ -148,7 +148,7 @@ def test_a_signal_between_asking_and_saving_is_not_lost(tmp_path, demonstrations
     assert f"stopped and saved after step 20 of {STEPS}" in result.err
 
 
-def test_a_finished_training_is_left_as_it_is(nursery, demonstrations, small, uninterrupted):
+def test_a_finished_training_is_not_changed(nursery, demonstrations, small, uninterrupted):
     before = {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
     status, output = nursery.run(*arguments(demonstrations, small, uninterrupted))
     assert status == 0
@@ -170,7 +170,7 @@ def test_another_configuration_is_refused_naming_what_differs(demonstrations, sm
 
 
 @pytest.mark.slow
-def test_a_moved_run_goes_on(tmp_path, nursery, demonstrations, small, uninterrupted):
+def test_a_moved_run_resumes(tmp_path, nursery, demonstrations, small, uninterrupted):
     command = arguments(demonstrations, small, "run")
     process = nursery.start(*command, folder=tmp_path)
     wait_for(lambda: len(checkpoint_steps(tmp_path / "run")) > 0)
@@ -194,7 +194,7 @@ def test_one_training_at_a_time(tmp_path, nursery, demonstrations, small, recede
     assert f"{out} is being trained by another process: wait for it, or use another out=" in result.line
 
 
-def test_what_a_killed_writer_leaves_is_removed(tmp_path, demonstrations, small, recede, nursery, uninterrupted):
+def test_files_of_a_killed_writer_are_removed(tmp_path, demonstrations, small, recede, nursery, uninterrupted):
     out = tmp_path / "run"
     command = arguments(demonstrations, small, out)
     unfinished = out / "checkpoints/.00000004.123.partial"
@@ -210,7 +210,7 @@ def test_what_a_killed_writer_leaves_is_removed(tmp_path, demonstrations, small,
 
 
 def test_the_metrics_survive_a_full_disk(tmp_path, nursery, demonstrations, small):
-    """What was measured is written anew when a run is resumed; it must still be there where that fails."""
+    """Resuming rewrites the metrics; if that fails, the old ones must remain."""
     out = tmp_path / "run"
     command = arguments(demonstrations, small, out)
     process = nursery.start(*command)

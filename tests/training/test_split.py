@@ -1,4 +1,4 @@
-"""Which episodes are held out: by seed and share, and kept by a training that goes on from another one."""
+"""Held-out episodes: drawn by seed and share, or kept from the run of `init_from`."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from recede.training.split import choose_split
 
 
 def grown(source, path, *, episodes=range(20), added=0, scale=1.0):
-    """A copy with some of the episodes, scaled, and new ones behind them."""
+    """A copy with some of the episodes, scaled, followed by added ones."""
     store = DemonstrationStore.open(source)
     copied = DemonstrationStore.create(path, store.specification)
     for index in [*episodes, *range(added)]:
@@ -23,74 +23,74 @@ def grown(source, path, *, episodes=range(20), added=0, scale=1.0):
     return copied
 
 
-def first(store, **asked):
-    return choose_split(store, **{"held_out": None, "seed": None, **asked})
+def first(store, **options):
+    return choose_split(store, **{"held_out": None, "seed": None, **options})
 
 
-def test_a_split_is_that_of_its_seed_and_share(reaches):
+def test_seed_and_share_determine_a_split(reaches):
     store = DemonstrationStore.open(reaches)
     for held_out, seed in ((None, None), (0.3, None), (None, 4), (0.0, 1)):
-        found = choose_split(store, held_out=held_out, seed=seed)
+        result = choose_split(store, held_out=held_out, seed=seed)
         expected = split_episodes(20, held_out=0.02 if held_out is None else held_out, seed=seed or 0)
-        assert (found.training, found.held_out) == expected
-        assert not found.is_kept
+        assert (result.training, result.held_out) == expected
+        assert not result.is_kept
 
 
 def test_the_split_of_another_run_is_kept(reaches):
     store = DemonstrationStore.open(reaches)
-    before = first(store, held_out=0.25, seed=3)
-    for asked in ({}, {"seed": 3}, {"held_out": 0.25}):
-        found = first(store, parent=before.manifest(), **asked)
-        assert found == before._replace(is_kept=True)
-        assert first(store, parent=found.manifest()) == found  # and by one that goes on from that
+    parent = first(store, held_out=0.25, seed=3)
+    for options in ({}, {"seed": 3}, {"held_out": 0.25}):
+        result = first(store, parent=parent.manifest(), **options)
+        assert result == parent._replace(is_kept=True)
+        assert first(store, parent=result.manifest()) == result  # and by a run that starts from this one
 
 
-def test_episodes_that_were_added_since_are_trained_on(reaches, tmp_path):
-    before = first(DemonstrationStore.open(reaches), held_out=0.25, seed=3)
+def test_added_episodes_are_trained_on(reaches, tmp_path):
+    parent = first(DemonstrationStore.open(reaches), held_out=0.25, seed=3)
     store = grown(reaches, tmp_path / "grown.zarr", added=7)
-    found = first(store, parent=before.manifest())
-    assert found.is_kept
-    assert found.held_out == before.held_out
-    assert found.training == sorted({*range(27)} - {*before.held_out})
-    assert first(store, parent=found.manifest()) == found
+    result = first(store, parent=parent.manifest())
+    assert result.is_kept
+    assert result.held_out == parent.held_out
+    assert result.training == sorted({*range(27)} - {*parent.held_out})
+    assert first(store, parent=result.manifest()) == result
 
 
 @pytest.mark.parametrize("changes", [{"scale": 2.0}, {"episodes": range(19)}, {"episodes": [1, 0, *range(2, 20)]}])
 def test_other_episodes_are_split_anew(reaches, tmp_path, changes):
-    before = first(DemonstrationStore.open(reaches), held_out=0.25, seed=3)
+    parent = first(DemonstrationStore.open(reaches), held_out=0.25, seed=3)
     store = grown(reaches, tmp_path / "other.zarr", **changes)
-    assert first(store, parent=before.manifest()) == first(store)
-    assert first(store, parent=before.manifest(), seed=7) == first(store, seed=7)
+    assert first(store, parent=parent.manifest()) == first(store)
+    assert first(store, parent=parent.manifest(), seed=7) == first(store, seed=7)
 
 
-def test_a_policy_that_notes_no_split_holds_nothing_out(reaches):
+def test_a_parent_without_a_split_holds_nothing_out(reaches):
     store = DemonstrationStore.open(reaches)
     assert first(store, parent={"policy": {}, "source": "model.safetensors"}) == first(store)
 
 
-@pytest.mark.parametrize("asked", [{"seed": 0}, {"held_out": 0.3}, {"held_out": 0.0, "seed": 3}])
-def test_another_split_than_that_of_the_other_run_is_refused(reaches, asked):
+@pytest.mark.parametrize("options", [{"seed": 0}, {"held_out": 0.3}, {"held_out": 0.0, "seed": 3}])
+def test_another_split_than_that_of_the_parent_is_refused(reaches, options):
     store = DemonstrationStore.open(reaches)
-    before = first(store, held_out=0.25, seed=3)
-    with pytest.raises(ValueError, match=r"with held_out=0.25 and split_seed=3, .* leave both out to keep its split"):
-        first(store, parent=before.manifest(), **asked)
+    parent = first(store, held_out=0.25, seed=3)
+    with pytest.raises(ValueError, match=r"held_out=0.25 and split_seed=3, .*leave both out"):
+        first(store, parent=parent.manifest(), **options)
 
 
-def test_datasets_are_known_by_their_lengths_and_actions(reaches, tmp_path):
+def test_a_fingerprint_depends_on_lengths_and_actions(reaches, tmp_path):
     store = DemonstrationStore.open(reaches)
     assert len({fingerprint(store, count) for count in range(21)}) == 21
     assert fingerprint(store, 21) is None
     joined = DemonstrationStore.create(tmp_path / "joined.zarr", store.specification)
     halves = store.episode(0), store.episode(1)
     joined.append({name: np.concatenate([half[name] for half in halves]) for name in halves[0]})
-    assert fingerprint(joined, 1) != fingerprint(store, 2)  # the same actions
+    assert fingerprint(joined, 1) != fingerprint(store, 2)  # the actions are the same
 
 
-def test_a_training_goes_on_with_the_split_of_the_other(tmp_path, reaches, capsys):
+def test_a_training_keeps_the_split_of_init_from(tmp_path, reaches, capsys):
     def config(out, **changes):
         policy = RegressionConfig(network=UNet1dConfig(channels=[16, 32], time_size=16))
-        given = {"policy": policy, "device": "cpu", "batch_size": 32, "steps": 2, "warmup": 1} | changes
-        return TrainConfig(dataset=str(reaches), out=str(tmp_path / out), **given)
+        arguments = {"policy": policy, "device": "cpu", "batch_size": 32, "steps": 2, "warmup": 1} | changes
+        return TrainConfig(dataset=str(reaches), out=str(tmp_path / out), **arguments)
 
     train(config("first", held_out=0.25, split_seed=3))
     assert "held out" not in capsys.readouterr().out

@@ -30,7 +30,7 @@ from recede.checkpoints.opening import load_policy
 from recede.commands.main import main
 from recede.envs.catalogue import load_task
 
-# --- the files of others
+# --- files of other implementations
 
 
 def refused(capsys, *arguments):
@@ -45,7 +45,7 @@ def refused(capsys, *arguments):
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_a_network_of_the_reference_gives_what_it_gave(tmp_path, kind):
+def test_a_network_of_the_reference_computes_the_same(tmp_path, kind):
     weights = state_dict(kind)
     policy, manifest = imported(tmp_path, weights)
     forward = NETWORKS[kind][1]
@@ -74,7 +74,7 @@ def test_one_number_may_scale_all_dimensions(tmp_path):
 
 
 def test_the_streams_of_a_task_take_the_place_of_the_observation(tmp_path):
-    """In the order that is given: the same policy then sees the same numbers by other names."""
+    """In the order of `streams`: the policy sees the same numbers under other names."""
     shapes = unet_layout(global_size=8)
     weights = {f"model.{name}": tensor for name, tensor in random(shapes).items()}
     for name, width in (("obs", 4), ("action", 2)):
@@ -91,10 +91,10 @@ def test_the_streams_of_a_task_take_the_place_of_the_observation(tmp_path):
     observation = torch.rand(3, 2, 4, generator=generator)
     noise = torch.randn(num_draws, 3, STEPS, 2, generator=generator)
     target, position = observation.split(2, dim=2)
-    seen = named.encode({"position": position, "target": target})
-    assert torch.equal(seen, plain.encode({"obs": observation}))
-    found = named.predict({"position": position, "target": target}, noise)
-    assert torch.equal(found, plain.predict({"obs": observation}, noise))
+    conditioning = named.encode({"position": position, "target": target})
+    assert torch.equal(conditioning, plain.encode({"obs": observation}))
+    chunk = named.predict({"position": position, "target": target}, noise)
+    assert torch.equal(chunk, plain.predict({"obs": observation}, noise))
     assert manifest["task"] == "toys:REACH"
     evaluation = ["task=toys:REACH", "episodes=1", "videos=0", f"out={tmp_path / 'results'}"]
     assert main(["evaluate", str(tmp_path / "b"), *evaluation]) == 0
@@ -118,8 +118,8 @@ def test_an_image_policy_takes_the_streams_of_push_t(tmp_path):
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (2, 2, 96, 96, 3), generator=generator, dtype=torch.uint8)
     place, x = torch.rand(2, 2, 2, generator=generator) * 512, torch.randn(1, 2, STEPS, 2, generator=generator)
-    found = named.predict({"image": image, "agent_position": place}, x)
-    assert torch.equal(found, plain.predict({"image": image, "state": place}, x))
+    chunk = named.predict({"image": image, "agent_position": place}, x)
+    assert torch.equal(chunk, plain.predict({"image": image, "state": place}, x))
 
 
 def test_every_schedule_and_sampler_of_lerobot_is_known(tmp_path):
@@ -137,8 +137,8 @@ def test_other_normalizations_of_lerobot_are_taken_over(tmp_path):
     """Left as it is, and by mean and deviation: the action as it is there, whatever its range."""
     mean_and_deviation = {"action.mean": torch.tensor([3.0, -4.0]), "action.std": torch.tensor([0.5, 2.0])}
     limits = {
-        name: {"min": torch.full_like(found["min"], -1.0), "max": torch.full_like(found["min"], 1.2)}
-        for name, found in STATISTICS.items()
+        name: {"min": torch.full_like(statistics["min"], -1.0), "max": torch.full_like(statistics["min"], 1.2)}
+        for name, statistics in STATISTICS.items()
     }
     mapping = {"STATE": "IDENTITY", "ENV": "MEAN_STD", "ACTION": "MEAN_STD"}
     limits["observation.environment_state"] = {
@@ -154,10 +154,10 @@ def test_other_normalizations_of_lerobot_are_taken_over(tmp_path):
     normalizer = load_policy(tmp_path / "imported")[0].normalizer
     observation = torch.rand(4, 2, 3, generator=torch.Generator().manual_seed(0))
     assert torch.equal(normalizer.observation({"state": observation})["state"], observation)
-    found = normalizer.observation({"environment_state": torch.tensor([5.0, 0.7])})["environment_state"]
-    torch.testing.assert_close(found, torch.tensor([0.0, 0.5]))  # LeRobot's network sees 0 where nothing changed
-    found = normalizer.unnormalised_action(torch.tensor([[1.0, -1.0]]))
-    torch.testing.assert_close(found, torch.tensor([[3.5, -6.0]]))
+    normalised = normalizer.observation({"environment_state": torch.tensor([5.0, 0.7])})["environment_state"]
+    torch.testing.assert_close(normalised, torch.tensor([0.0, 0.5]))  # LeRobot's network sees 0 for a constant value
+    action = normalizer.unnormalised_action(torch.tensor([[1.0, -1.0]]))
+    torch.testing.assert_close(action, torch.tensor([[3.5, -6.0]]))
 
 
 # --- what is refused, with one clear line
@@ -214,11 +214,11 @@ def edit(weights, drop=(), add=(), rename=("", "")):
         ("transformer", {"add": ["model.encoder.layers.0.x"]}, "encoder.layers.0.x is not known"),
     ],
 )
-def test_other_weights_are_refused(tmp_path, capsys, kind, changes, message):
+def test_weights_of_other_networks_are_an_error(tmp_path, capsys, kind, changes, message):
     path = tmp_path / "weights.safetensors"
     safetensors.torch.save_file(edit(state_dict(kind), **changes), path)
-    found = refused(capsys, path, f"out={tmp_path / 'imported'}", "control_dt=0.1", *HORIZONS)
-    assert re.search(message, found), found
+    error = refused(capsys, path, f"out={tmp_path / 'imported'}", "control_dt=0.1", *HORIZONS)
+    assert re.search(message, error), error
     assert not (tmp_path / "imported").exists()
 
 
@@ -228,8 +228,8 @@ def test_observations_that_would_be_clipped_are_refused(tmp_path, capsys):
         name = "normalizer.params_dict.obs.input_stats.min"
         weights = edit(weights, drop=[name]) if low is None else weights | {name: low}
         torch.save(weights, tmp_path / "weights.pt")
-        found = refused(capsys, tmp_path / "weights.pt", f"out={tmp_path / 'imported'}", "control_dt=0.1", *HORIZONS)
-        assert f"must lie in [-1.5, 1.5], to which recede clips it, but {message}" in found
+        error = refused(capsys, tmp_path / "weights.pt", f"out={tmp_path / 'imported'}", "control_dt=0.1", *HORIZONS)
+        assert f"must lie in [-1.5, 1.5], to which recede clips it, but {message}" in error
 
 
 @pytest.mark.parametrize(
@@ -249,8 +249,8 @@ def test_observations_that_would_be_clipped_are_refused(tmp_path, capsys):
 )
 def test_options_that_do_not_fit_the_weights_are_refused(tmp_path, capsys, arguments, message):
     torch.save(state_dict("transformer"), tmp_path / "weights.pt")
-    given = {argument.partition("=")[0]: argument for argument in ("control_dt=0.1", *HORIZONS, *arguments)}
-    assert message in refused(capsys, tmp_path / "weights.pt", f"out={tmp_path / 'imported'}", *given.values())
+    options = {argument.partition("=")[0]: argument for argument in ("control_dt=0.1", *HORIZONS, *arguments)}
+    assert message in refused(capsys, tmp_path / "weights.pt", f"out={tmp_path / 'imported'}", *options.values())
     assert not (tmp_path / "imported").exists()
 
 
@@ -327,11 +327,11 @@ def test_weights_of_other_encoders_are_refused(tmp_path, capsys, changes, messag
 
 def test_images_that_are_not_those_of_the_task_are_refused(tmp_path, capsys):
     folder, _ = image_folder(tmp_path / "lerobot", "observation.image", **PUSHT, mode="IDENTITY")
-    found = refused(capsys, folder, f"out={tmp_path / 'imported'}", "task=pusht_image")
-    assert "images of the shapes [(96, 96, 3)], as the task has, got {'image': (40, 76, 3)}: leave task= out" in found
+    error = refused(capsys, folder, f"out={tmp_path / 'imported'}", "task=pusht_image")
+    assert "images of the shapes [(96, 96, 3)], as the task has, got {'image': (40, 76, 3)}: leave task= out" in error
 
 
-def test_a_folder_of_lerobot_leaves_nothing_to_choose(tmp_path, capsys):
+def test_a_folder_of_lerobot_allows_no_options_of_the_policy(tmp_path, capsys):
     folder, out = lerobot_folder(tmp_path / "lerobot"), tmp_path / "imported"
     for argument in ("policy.clip=2", "horizons.action=2"):
         assert "leave policy and horizons out" in refused(capsys, folder, f"out={out}", "control_dt=0.1", argument)
@@ -341,6 +341,6 @@ def test_a_folder_of_lerobot_leaves_nothing_to_choose(tmp_path, capsys):
     assert "model.safetensors" in refused(capsys, folder, f"out={out}", "control_dt=0.1")
 
 
-def test_what_is_there_is_not_replaced(tmp_path, capsys):
+def test_an_existing_folder_is_kept(tmp_path, capsys):
     torch.save(state_dict("unet1d"), tmp_path / "weights.pt")
     assert "exists already" in refused(capsys, tmp_path / "weights.pt", f"out={tmp_path}", "control_dt=0.1")

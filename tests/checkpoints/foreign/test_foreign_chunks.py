@@ -76,14 +76,14 @@ def assert_same(chunk, expected):
 
 def of_reference(kind, weights):
     """The network of a state dict, and the conditioning of `observe()`."""
-    network = partial(NETWORKS[kind][1], {name.removeprefix("model."): each for name, each in weights.items()})
+    network = partial(NETWORKS[kind][1], {name.removeprefix("model."): tensor for name, tensor in weights.items()})
     scale, offset = (weights[f"normalizer.params_dict.obs.{part}"] for part in ("scale", "offset"))
     return network, observe() * scale + offset
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "sample"])
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_a_ddim_policy_of_the_reference_predicts_what_it_predicted(tmp_path, kind, prediction):
+def test_a_ddim_policy_of_the_reference_predicts_the_same(tmp_path, kind, prediction):
     weights = state_dict(kind)
     policy, _ = imported(tmp_path, weights, *DDIM_10, f"policy.prediction={prediction}")
     network, conditioning = of_reference(kind, weights)
@@ -94,7 +94,7 @@ def test_a_ddim_policy_of_the_reference_predicts_what_it_predicted(tmp_path, kin
 
 @pytest.mark.parametrize("arguments", [[], ["policy.sampler.num_steps=10"]])
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_a_policy_of_the_reference_is_sampled_by_ddpm_unless_another_sampler_is_chosen(tmp_path, kind, arguments):
+def test_a_policy_of_the_reference_is_sampled_by_ddpm_by_default(tmp_path, kind, arguments):
     weights, num_steps = state_dict(kind), 10 if arguments else 100
     policy, _ = imported(tmp_path, weights, *arguments)
     network, conditioning = of_reference(kind, weights)
@@ -112,14 +112,14 @@ def of_lerobot(weights):
     return partial(unet_forward, network, **{name: LEROBOT[name] for name in ("first", "second", "resampling")})
 
 
-def seen(observation):
+def as_streams(observation):
     """Its numbers by the names of LeRobot's vectors."""
     return {"state": observation[..., :3], "environment_state": observation[..., 3:]}
 
 
 @pytest.mark.parametrize("is_old", [False, True])
 @pytest.mark.parametrize("prediction", ["epsilon", "sample"])
-def test_a_ddim_policy_of_lerobot_predicts_what_it_predicted(tmp_path, is_old, prediction):
+def test_a_ddim_policy_of_lerobot_predicts_the_same(tmp_path, is_old, prediction):
     weights = random(unet_layout(**LEROBOT))
     folder = lerobot_folder(tmp_path / "lerobot", is_old=is_old, weights=weights, prediction_type=prediction)
     policy, manifest = imported(tmp_path, folder)
@@ -127,29 +127,29 @@ def test_a_ddim_policy_of_lerobot_predicts_what_it_predicted(tmp_path, is_old, p
     assert policy.clip == 1.5
     x, options = inputs()[0], {"clip_sample_range": 1.5, "prediction_type": prediction}
     expected = rolled(of_lerobot(weights), x, normalised(observe()), **options)
-    assert_same(policy.predict(seen(observe()), x[None]), expected)
+    assert_same(policy.predict(as_streams(observe()), x[None]), expected)
     wrong = rolled(of_lerobot(weights), x, normalised(observe()), timestep_spacing="trailing", **options)
     assert (expected - wrong).abs().max() > 0.1  # so the spacing matters here
 
 
 @pytest.mark.parametrize("num_steps", [10, None])
-def test_a_ddpm_policy_of_lerobot_predicts_what_it_predicted(tmp_path, num_steps):
+def test_a_ddpm_policy_of_lerobot_predicts_the_same(tmp_path, num_steps):
     weights = random(unet_layout(**LEROBOT))
     settings = {"noise_scheduler_type": "DDPM", "num_inference_steps": num_steps}
     policy, _ = imported(tmp_path, lerobot_folder(tmp_path / "lerobot", weights=weights, **settings))
     x, num_steps = inputs()[0], num_steps or 100
     options = {"kind": "DDPM", "num_steps": num_steps, "seed": 1, "clip_sample_range": 1.5}
     expected = rolled(of_lerobot(weights), x, normalised(observe()), **options)
-    assert_same(policy.predict(seen(observe()), draws(x, num_steps, seed=1)), expected)
+    assert_same(policy.predict(as_streams(observe()), draws(x, num_steps, seed=1)), expected)
 
 
-def test_a_policy_of_lerobot_that_does_not_clip_predicts_what_it_predicted(tmp_path):
+def test_a_policy_of_lerobot_that_does_not_clip_predicts_the_same(tmp_path):
     weights = random(unet_layout(**LEROBOT))
     policy, _ = imported(tmp_path, lerobot_folder(tmp_path / "lerobot", weights=weights, clip_sample=False))
     x = inputs()[0]
     expected = rolled(of_lerobot(weights), x, normalised(observe()), clip_sample=False)
     assert expected.abs().max() > 2
-    assert_same(policy.predict(seen(observe()), x[None]), expected)
+    assert_same(policy.predict(as_streams(observe()), x[None]), expected)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_policy_of_lerobot_that_does_not_clip_predicts_what_it_predicted(tmp_p
         (["images.top", "images.front-left"], True, "frozen", [34, 74], "MEAN_STD", 34, False),
     ],
 )
-def test_an_image_policy_of_lerobot_predicts_what_it_predicted(
+def test_an_image_policy_of_lerobot_predicts_the_same(
     tmp_path, names, is_separate, kind, crop, mode, depth, has_environment
 ):
     keys, num_vectors = [f"observation.{name}" for name in names], 5 if has_environment else 3
@@ -192,16 +192,16 @@ def test_an_image_policy_of_lerobot_predicts_what_it_predicted(
     for index, image in enumerate(images):
         pixels = (image.flatten(0, 1).permute(0, 3, 1, 2) / 255 - low) / (high - low)
         if crop:
-            top, left = (round((size - wanted) / 2) for size, wanted in zip((40, 76), crop, strict=True))
+            top, left = (round((size - cropped) / 2) for size, cropped in zip((40, 76), crop, strict=True))
             pixels = pixels[:, :, top : top + crop[0], left : left + crop[1]]
         prefix = f"diffusion.rgb_encoder.{index}." if is_separate else "diffusion.rgb_encoder."
-        camera = {name.removeprefix(prefix): each for name, each in weights.items() if name.startswith(prefix)}
+        camera = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
         features.append(camera_forward(camera, pixels, kind=kind, depth=depth).unflatten(0, (5, 2)))
     vectors = normalised(observe())
     conditioning = torch.cat([vectors[..., :3], *features, vectors[..., 3:num_vectors]], dim=2)
     expected = rolled(of_lerobot(weights), x, conditioning, clip_sample_range=0.75, prediction_type=prediction)
     streams = {name.replace(".", "_").replace("-", "_"): image for name, image in zip(names, images, strict=True)}
-    vectors = seen(observation) if has_environment else {"state": observation}
+    vectors = as_streams(observation) if has_environment else {"state": observation}
     chunk = policy.predict(streams | vectors, x[None])
     assert_same(chunk, expected)
     for name, image in streams.items():  # every camera matters

@@ -42,7 +42,7 @@ def result(
         "seeds": list(range(first, first + len(success))),
         "policy": {"network": {"choice": network}, "schedule": {"choice": schedule}, "sampler": chosen} | policy,
         "success": success,
-        "score": [float(each) for each in success] if score is None else score,
+        "score": [float(value) for value in success] if score is None else score,
         "num_parameters": 4_560_000,
         "training_s": training_s,
         "latency": {"p50_ms": p50},
@@ -105,7 +105,7 @@ def test_trainings_of_a_recipe_are_taken_together_and_kinds_apart():
 
 def test_three_trainings_have_an_interval_over_trainings():
     """Three trainings of one recipe: Student's t of 40, 46 and 22 % is 5 to 67 %, where episodes alone say 29 to 44."""
-    (row,) = rows([result(success=each, seed=seed) for seed, each in enumerate(rates([20, 23, 11]))])
+    (row,) = rows([result(success=rate, seed=seed) for seed, rate in enumerate(rates([20, 23, 11]))])
     assert row["trainings"] == "3 (seeds 0, 1, 2)"
     assert row["success [over episodes]"] == "36 % [29, 44]"
     assert row["success [over trainings]"] == "36 % [5, 67]"
@@ -120,7 +120,7 @@ def test_trainings_that_agree_are_no_more_certain_than_their_episodes():
 
 def test_the_mean_over_trainings_weighs_them_alike():
     few, many, none = [True] * 10, [False] * 80 + [True] * 20, [False] * 40
-    (row,) = rows([result(success=each, seed=seed) for seed, each in enumerate((few, many, none))])
+    (row,) = rows([result(success=training, seed=seed) for seed, training in enumerate((few, many, none))])
     assert row["success [over episodes]"].startswith("20 % [")  # 30 of 150
     assert row["success [over trainings]"] == "40 % [0, 100]"  # the mean of 100, 20 and 0
 
@@ -138,7 +138,7 @@ def test_an_imported_policy_has_no_seed_of_training():
     assert row["trainings"] == "1 (seed unknown)"
 
 
-def test_executions_and_delays_are_other_rows():
+def test_executions_and_delays_have_rows_of_their_own():
     late = [result(success=[True], delay_ms=delay) for delay in (100.0, 50.0)]
     compared = rows([result(success=[True, True]), *late, result(success=[False], execution="rtc")])
     assert [(row["execution"], row["delay, ms"], row["episodes"]) for row in compared] == [
@@ -155,7 +155,7 @@ def test_every_option_of_a_sampler_makes_another_row():
         for name, options in (("DPMSolverMultistepScheduler", {}), ("DDIMScheduler", {"clip_sample": False}))
     ]
     ours = [("ddim", 10), {"choice": "ddim", "num_steps": 10, "eta": 0.5}]
-    compared = rows([result(success=[True], sampler=each) for each in (*ours, *schedulers)])
+    compared = rows([result(success=[True], sampler=sampler) for sampler in (*ours, *schedulers)])
     assert {row["sampler"] for row in compared} == {
         "ddim-10",
         "ddim-10, eta 0.5",
@@ -177,14 +177,14 @@ def labels(*results):
     return {row["recipe"] for row in rows(results)}
 
 
-def test_recipes_that_predict_otherwise_are_told_apart_by_it():
+def test_recipes_with_other_predictions_are_named_by_them():
     """Their task, network, sampler and execution are the same."""
     policy = trained_with("s")["training"]["policy"]
-    others = [trained_with(each, policy=policy | {"prediction": each}) for each in ("epsilon", "v")]
-    assert labels(trained_with("s"), *others) == {"prediction=sample", "prediction=epsilon", "prediction=v"}
+    rest = [trained_with(prediction, policy=policy | {"prediction": prediction}) for prediction in ("epsilon", "v")]
+    assert labels(trained_with("s"), *rest) == {"prediction=sample", "prediction=epsilon", "prediction=v"}
 
 
-def test_whatever_differs_is_named_and_nothing_else():
+def test_only_the_differing_settings_are_named():
     network = {"choice": "unet1d", "channels": [256]}
     wide = trained_with("w", policy=trained_with("s")["training"]["policy"] | {"network": network})
     faster = trained_with("f", learning_rate=2e-3, mirror=True)
@@ -195,7 +195,7 @@ def test_whatever_differs_is_named_and_nothing_else():
     assert labels(trained_with("s"), wide) == {"network.channels=[64, 128]", "network.channels=[256]"}
 
 
-def test_a_kind_of_policy_is_named_as_it_is_typed():
+def test_a_kind_of_policy_has_its_name_on_the_command_line():
     regression = {"choice": "regression", "network": {"choice": "unet1d", "channels": [64, 128]}}
     one, other = trained_with("s"), trained_with("r", policy=regression)
     assert labels(one, other) == {"policy=diffusion, prediction=sample", "policy=regression"}
@@ -206,7 +206,7 @@ def test_the_column_is_empty_for_a_recipe_that_looks_like_no_other():
     assert labels(trained_with("s"), other) == {"-"}
 
 
-def test_recipes_that_differ_in_nothing_that_is_noted_go_by_their_digest():
+def test_recipes_with_equal_settings_are_named_by_their_digest():
     unknown = [result(success=[True], recipe=recipe) for recipe in ("0a1b", "c2d3")]
     assert labels(*unknown) == {"0a1b", "c2d3"}
     # One of them is known, so that only what both say of their policies can differ.
@@ -309,7 +309,7 @@ def test_a_damaged_line_is_named(recede, tmp_path):
     assert "must end in .jsonl" in recede("compare", tmp_path, "lines=results.json").line
 
 
-def test_a_page_says_what_its_numbers_mean():
+def test_a_page_explains_its_numbers():
     page = document([result(success=[True, False])], command="recede compare runs")
     assert "Written by `recede compare runs` from 1 evaluations." in page
     for promise in ("Wilson", "with a score of 0 and one of 1 added", "Student's t", "It needs 3 trainings"):

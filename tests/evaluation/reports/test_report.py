@@ -1,4 +1,4 @@
-"""Films, fans and the report: what they show is what was measured, and the page stands on its own."""
+"""Films, fans and the report show the measured values, and the page needs no other file."""
 
 import io
 import json
@@ -90,29 +90,29 @@ class Straight(Forked):
 
 @pytest.fixture(scope="module")
 def walked():
-    """Three episodes, of which two are filmed."""
+    """Three episodes, two of them filmed."""
     task = Task("walk", SPECIFICATION, 100, Walk)
     execution = partial(RecedingHorizon, HORIZONS)
     return rollout(as_engine(Straight()), task, [7, 8, 9], execution=execution, filmed=[8, 9], progress=False)
 
 
 def read(path):
-    """The frames of a film (T, H, W, 3), and what ffmpeg says of it."""
+    """The frames of a film (T, H, W, 3), and its description by ffmpeg."""
     from imageio_ffmpeg import get_ffmpeg_exe
 
     command = [get_ffmpeg_exe(), "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
-    found = subprocess.run(command, capture_output=True, check=True)
-    stream = re.search(r"Stream #0:0.*Video: .*", found.stderr.decode())[0]
+    process = subprocess.run(command, capture_output=True, check=True)
+    stream = re.search(r"Stream #0:0.*Video: .*", process.stderr.decode())[0]
     width, height = map(int, re.search(r", (\d+)x(\d+)", stream).groups())
-    return np.frombuffer(found.stdout, np.uint8).reshape(-1, height, width, 3), stream
+    return np.frombuffer(process.stdout, np.uint8).reshape(-1, height, width, 3), stream
 
 
 def measured(rate=0.6, episodes=10, **more):
     outcomes = [
         Outcome(100 + i, i < rate * episodes, 1.0 if i < rate * episodes else 0.25, 40 + i) for i in range(episodes)
     ]
-    found = Evaluation("walk", 3, outcomes, 12.5, {"p50_ms": 4.5, "p95_ms": 5.0, "p99_ms": 6.25})
-    return json.loads(json.dumps(found.to_json())) | more
+    evaluation = Evaluation("walk", 3, outcomes, 12.5, {"p50_ms": 4.5, "p95_ms": 5.0, "p99_ms": 6.25})
+    return json.loads(json.dumps(evaluation.to_json())) | more
 
 
 METRICS = (
@@ -123,11 +123,11 @@ METRICS = (
 
 
 class Page(HTMLParser):
-    """What a page holds; refuses elements that are not closed, or not in order."""
+    """The content of a page; fails if elements are not closed in order."""
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.links, self.said, self._open = [], [], [], []
+        self.tags, self.links, self.strings, self._open = [], [], [], []
         self.feed(text)
         assert not self._open
 
@@ -143,17 +143,17 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         if self._open and self._open[-1] != "style":
-            self.said.append(data)
+            self.strings.append(data)
 
     @property
     def text(self):
-        return re.sub(r"\s+", " ", " ".join(self.said)).replace("\u2060", "").replace("\xa0", " ")
+        return re.sub(r"\s+", " ", " ".join(self.strings)).replace("\u2060", "").replace("\xa0", " ")
 
 
 def written(folder, entries, **more):
     path = folder / "report.html"
-    given = {"title": "A walk", "command": "recede evaluate runs/walk", "versions": {"python": "3"}} | more
-    write_report(path, entries, **given)
+    arguments = {"title": "A walk", "command": "recede evaluate runs/walk", "versions": {"python": "3"}} | more
+    write_report(path, entries, **arguments)
     return path.read_text(encoding="utf-8")
 
 
@@ -162,16 +162,16 @@ def test_a_film_holds_every_frame_and_the_last_one_for_a_second(tmp_path, walked
     env = Walk(height=height, width=width)
     frames = tuple(np.resize(frame[:1, :1], (height, width, 3)) for frame in walked[1].frames)
     film(replace(walked[1], frames=frames), tmp_path / "walk.mp4", fps=10, pixels=env.pixels)
-    found, stream = read(tmp_path / "walk.mp4")
-    assert found.shape == (walked[1].num_steps + 1 + 10, *shown, 3)
+    frames, stream = read(tmp_path / "walk.mp4")
+    assert frames.shape == (walked[1].num_steps + 1 + 10, *shown, 3)
     assert all(word in stream for word in ("h264", "yuv420p", "10 fps"))
-    goal, before = found[-11:, 10, 10].astype(int), found[-12, 10, 10].astype(int)
+    goal, before = frames[-11:, 10, 10].astype(int), frames[-12, 10, 10].astype(int)
     assert np.abs(goal - (20, 40, 200)).max() < 12  # the frame of success, and not the one before it
     assert np.abs(before - 128).max() < 12
     assert [path.name for path in tmp_path.iterdir()] == ["walk.mp4"]
 
 
-def test_a_film_shows_the_chunk_under_way(tmp_path, walked):
+def test_a_film_shows_the_current_chunk(tmp_path, walked):
     outcome, env = walked[1], Walk()
     film(outcome, tmp_path / "drawn.mp4", fps=10, pixels=env.pixels)
     film(outcome, tmp_path / "plain.mp4", fps=10, pixels=None)
@@ -186,7 +186,7 @@ def test_a_film_shows_the_chunk_under_way(tmp_path, walked):
         assert np.abs(np.flatnonzero(is_drawn[step].any(axis=1)) - 384 * chunk.actions[0, 1]).max() < 8, step
 
 
-def test_an_episode_without_frames_is_refused(tmp_path, walked):
+def test_an_episode_without_frames_is_an_error(tmp_path, walked):
     with pytest.raises(ValueError, match="episode 7 has no frames"):
         film(walked[0], tmp_path / "walk.mp4", fps=10, pixels=None)
     with pytest.raises(ValueError, match="needs a filmed episode"):
@@ -195,30 +195,30 @@ def test_an_episode_without_frames_is_refused(tmp_path, walked):
 
 def test_a_film_that_fails_leaves_nothing(tmp_path, walked):
     def pixels(actions):
-        raise ValueError("nobody knows where")
+        raise ValueError("no such pixels")
 
-    with pytest.raises(ValueError, match="nobody knows where"):
+    with pytest.raises(ValueError, match="no such pixels"):
         film(walked[1], tmp_path / "walk.mp4", fps=10, pixels=pixels)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_fan_is_drawn_where_the_first_policy_is_least_decided(walked):
-    found = fan(
+def test_a_fan_is_sampled_at_the_largest_spread_of_the_first_policy(walked):
+    sampled = fan(
         {"forked": as_engine(Forked()), "straight": as_engine(Straight())},
         walked,
         Walk().pixels,
         num_samples=20,
         progress=False,
     )
-    outcome = next(outcome for outcome in walked if outcome.seed == found.seed)
+    outcome = next(outcome for outcome in walked if outcome.seed == sampled.seed)
     away = {chunk.step: abs(chunk.history["position"][-1, 0] - 0.5) for chunk in outcome.chunks}
-    assert away[found.step] == min(away.values())
-    np.testing.assert_array_equal(found.frame, outcome.frames[found.step])
-    assert found.points["forked"].shape == (20, 8, 2)
-    assert found.points["straight"].shape == (1, 8, 2)
-    ends = found.points["forked"][:, -1, 1]
-    assert len(set(np.sign(ends - found.points["straight"][0, -1, 1]))) == 2  # both ways are among the samples
-    assert found.spread == pytest.approx(spread(found.points["forked"]))
+    assert away[sampled.step] == min(away.values())
+    np.testing.assert_array_equal(sampled.frame, outcome.frames[sampled.step])
+    assert sampled.points["forked"].shape == (20, 8, 2)
+    assert sampled.points["straight"].shape == (1, 8, 2)
+    ends = sampled.points["forked"][:, -1, 1]
+    assert len(set(np.sign(ends - sampled.points["straight"][0, -1, 1]))) == 2  # both ways are among the samples
+    assert sampled.spread == pytest.approx(spread(sampled.points["forked"]))
 
 
 def test_a_fan_depends_on_its_seed_alone(walked):
@@ -231,10 +231,10 @@ def test_a_fan_depends_on_its_seed_alone(walked):
 
 
 def test_the_picture_of_a_fan_has_a_panel_for_each_policy_and_shows_every_chunk(walked):
-    found = fan(
+    sampled = fan(
         {"forked": as_engine(Forked()), "straight": as_engine(Straight())}, walked, Walk().pixels, progress=False
     )
-    both, one = (_pixels_of(draw_fan(found, names)) for names in ((), ["forked"]))
+    both, one = (_pixels_of(draw_fan(sampled, names)) for names in ((), ["forked"]))
     assert both.shape[1] == pytest.approx(2 * one.shape[1], rel=0.02)
     assert both.shape[0] == one.shape[0] == one.shape[1]
     for panel, colour, parts in ((0, (255, 106, 193), 2), (1, (79, 216, 255), 1)):
@@ -256,11 +256,11 @@ def test_the_page_stands_on_its_own(tmp_path, walked, num_policies):
     film(walked[1], tmp_path / "walk.mp4", fps=10, pixels=Walk().pixels)
     names = ["diffusion", "regression"][:num_policies]
     entries = [Entry(name=name, evaluation=measured(), metrics=METRICS, num_parameters=4_612_345) for name in names]
-    found = fan(dict.fromkeys(names, as_engine(Forked())), walked, Walk().pixels, progress=False)
+    sampled = fan(dict.fromkeys(names, as_engine(Forked())), walked, Walk().pixels, progress=False)
     text = written(
         tmp_path,
         entries,
-        fan=found,
+        fan=sampled,
         films={"A success": tmp_path / "walk.mp4"},
         next_steps=[("recede evaluate runs/walk episodes=200", "Narrow the interval.")],
         versions=installed_versions(),
@@ -273,11 +273,11 @@ def test_the_page_stands_on_its_own(tmp_path, walked, num_policies):
     assert page.tags.count("img") == num_policies
     assert page.tags.count("video") == 1
     assert page.tags.count("article") == num_policies
-    for said in ("6 of 10 episodes", "60 % (31–83 %)", "4.61 M", "4.5 ms", "6.25 ms", "20 s", "100–109", "noise 3"):
-        assert said in page.text, said
-    for said in ("recede evaluate runs/walk", "Narrow the interval.", "seed 107: no success, score 0.25, 47 steps"):
-        assert said in page.text, said
-    assert page.said.count("Success during training") == 1
+    for text in ("6 of 10 episodes", "60 % (31–83 %)", "4.61 M", "4.5 ms", "6.25 ms", "20 s", "100–109", "noise 3"):
+        assert text in page.text, text
+    for text in ("recede evaluate runs/walk", "Narrow the interval.", "seed 107: no success, score 0.25, 47 steps"):
+        assert text in page.text, text
+    assert page.strings.count("Success during training") == 1
 
 
 def test_a_long_command_does_not_widen_the_page(tmp_path):
@@ -308,26 +308,26 @@ def test_a_rate_of_unknown_episodes_is_not_shown(tmp_path):
 def test_without_metrics_and_pictures_there_is_still_a_report(tmp_path):
     evaluation = measured()
     page = Page(written(tmp_path, [Entry(name="a", evaluation=evaluation)]))
-    assert "Learning" not in page.said
-    assert "Sampled action chunks" not in page.said
-    assert "Films" not in page.said
-    assert "Next" not in page.said
-    assert "Every episode" in page.said
+    assert "Learning" not in page.strings
+    assert "Sampled action chunks" not in page.strings
+    assert "Films" not in page.strings
+    assert "Next" not in page.strings
+    assert "Every episode" in page.strings
     assert not re.search(r"\b(nan|inf|None)\b", page.text)
 
 
 HOSTILE = "<script>alert('x')</script> & \"$title\" ${x}"
 
 
-def test_every_given_string_is_escaped(tmp_path, walked):
+def test_every_string_is_escaped(tmp_path, walked):
     pages = []
-    for said, name in ((HOSTILE, HOSTILE.replace("/", "")), ("harmless", "harmless")):
+    for text, name in ((HOSTILE, HOSTILE.replace("/", "")), ("harmless", "harmless")):
         path = tmp_path / f"{name}.mp4"
         film(walked[1], path, fps=10, pixels=None)
-        entry = Entry(name=said, evaluation=measured(task=said, checkpoint=said), metrics=METRICS)
-        given = {"title": said, "command": said, "versions": {said: said}, "next_steps": [(said, said)]}
-        found = fan({said: as_engine(Forked())}, walked, Walk().pixels, progress=False)
-        pages.append(Page(written(tmp_path, [entry], **given, films={said: path}, fan=found)))
+        entry = Entry(name=text, evaluation=measured(task=text, checkpoint=text), metrics=METRICS)
+        arguments = {"title": text, "command": text, "versions": {text: text}, "next_steps": [(text, text)]}
+        sampled = fan({text: as_engine(Forked())}, walked, Walk().pixels, progress=False)
+        pages.append(Page(written(tmp_path, [entry], **arguments, films={text: path}, fan=sampled)))
     hostile, harmless = pages
     assert hostile.tags == harmless.tags
     assert hostile.text == harmless.text.replace("harmless", HOSTILE).replace("Harmless", HOSTILE)
@@ -353,7 +353,7 @@ def test_a_report_appears_whole_or_not_at_all(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
-def test_what_is_no_evaluation_is_refused(tmp_path):
+def test_an_incomplete_evaluation_is_an_error(tmp_path):
     with pytest.raises(
         ValueError, match=r"'a' must be the content of an evaluation.json, it lacks \['wall_s', 'seeds'\]"
     ):

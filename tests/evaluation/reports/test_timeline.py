@@ -8,12 +8,12 @@ from recede.evaluation.reports.control import NUM_BINS, summary_line, thinned, w
 from toys import SPECIFICATION
 
 
-def episode(seed=0, **told):
+def episode(seed=0, **changes):
     plain = {"success": True, "score": 1.0, "steps": 9, "reason": "over", "commands": 100, "late": 1, "chunks": 3}
-    return {"seed": seed, **plain, "skipped": 0, "chunk_ms": 40.0, "events": {"SPEED": 2}} | told
+    return {"seed": seed, **plain, "skipped": 0, "chunk_ms": 40.0, "events": {"SPEED": 2}} | changes
 
 
-def test_an_episode_that_was_stopped_has_failed_and_one_that_was_interrupted_does_not_count():
+def test_a_stopped_episode_has_failed_and_an_interrupted_one_does_not_count():
     episodes = [episode(), episode(reason="stopped for safety", success=False), episode(success=None)]
     assert summary_line(episodes).startswith(
         "3 of 300 commands more than half a period late; success in 1 of 2 episodes ["
@@ -31,8 +31,8 @@ def ticks(tmp_path):
     return store
 
 
-def test_the_page_says_what_happened_and_escapes_what_it_quotes(tmp_path, ticks):
-    told = {
+def test_the_page_describes_the_run_and_escapes_strings(tmp_path, ticks):
+    record = {
         "task": "<b>reach</b>",
         "policy": "runs/a",
         "robot": {"choice": "simulated"},
@@ -40,10 +40,10 @@ def test_the_page_says_what_happened_and_escapes_what_it_quotes(tmp_path, ticks)
         "command": "recede control 'run=a & b'",
         "episodes": [episode(7), episode(8, success=None, reason="interrupted", chunk_ms=None, events={})],
     }
-    write_timeline(tmp_path / "report.html", told, ticks)
+    write_timeline(tmp_path / "report.html", record, ticks)
     page = (tmp_path / "report.html").read_text()
-    for said in ("Age of the observations", "Time of a chunk", "Lateness of commands", "Seams between chunks"):
-        assert page.count(f"<b>{said}</b>") == 1
+    for title in ("Age of the observations", "Time of a chunk", "Lateness of commands", "Seams between chunks"):
+        assert page.count(f"<b>{title}</b>") == 1
     assert "2 of 200 commands late" in page.replace("&nbsp;", " ")
     assert "speed 2" in page
     assert "interrupted" in page
@@ -52,7 +52,7 @@ def test_the_page_says_what_happened_and_escapes_what_it_quotes(tmp_path, ticks)
     assert "<b>reach" not in page
 
 
-def test_where_a_point_stands_for_several_ticks_it_is_the_largest():
+def test_a_point_for_several_ticks_is_the_largest():
     values = np.zeros(10_000)
     values[1234] = 7.0
     points = thinned(np.arange(10_000) / 100, values)

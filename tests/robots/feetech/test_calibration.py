@@ -1,4 +1,4 @@
-"""The calibration of an arm: a file that is right or refused, and one that is made by hand on an emulated bus."""
+"""The calibration of an arm: reading and refusing files, and calibrating by hand on an emulated bus."""
 
 import contextlib
 import json
@@ -17,15 +17,15 @@ def content():
 
 
 def changed(joint, **values):
-    return {name: {**each, **(values if name == joint else {})} for name, each in content().items()}
+    return {name: old | (values if name == joint else {}) for name, old in content().items()}
 
 
 @pytest.fixture
 def emulated(monkeypatch):
-    monkeypatch.setattr("recede.robots.feetech.bus.SILENCE_S", 0.06)  # beside other work everything takes longer
+    monkeypatch.setattr("recede.robots.feetech.bus.SILENCE_S", 0.06)  # for a busy machine
     ats = {1: 300, 2: 1200, 3: 2048, 4: 3900, 5: 0, 6: 4095}
     bus = EmulatedBus({i: Servo(i, offset=-70, low=100, high=4000, at=at + 70) for i, at in ats.items()})
-    for number in (1, 2, 3, 4):  # within the range that they have now
+    for number in (1, 2, 3, 4):  # within their current range
         bus.servos[number].set(42, 2, bus.servos[number].position)
         bus.servos[number].set(40, 1, 1)
     yield bus
@@ -41,9 +41,9 @@ def test_a_file_is_read_in_the_order_of_the_joints(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
-        ({name: each for name, each in content().items() if name != "wrist_roll"}, "must hold the joints "),
+        ({name: old for name, old in content().items() if name != "wrist_roll"}, "must hold the joints "),
         (content() | {"rudder": {}}, "gripper, rudder: calibrate again"),
         (changed("gripper", range_min=3110), "joint gripper: range_min must lie below range_max, got 3110 and 3110"),
         (changed("gripper", range_max=4096), "range_max must be a whole number from 0 to 4095, got 4096"),
@@ -60,15 +60,15 @@ def test_a_file_is_read_in_the_order_of_the_joints(tmp_path):
         ([], "must hold a JSON object"),
     ],
 )  # fmt: skip
-def test_a_file_that_is_impossible_is_refused(tmp_path, wrong, said):
+def test_an_impossible_file_is_refused(tmp_path, wrong, message):
     path = tmp_path / "arm.json"
     path.write_text(json.dumps(wrong))
-    with pytest.raises(ValueError, match=said) as refused:
+    with pytest.raises(ValueError, match=message) as refused:
         SerialArm("nowhere", path)
     assert str(refused.value).startswith(str(path))
 
 
-def test_a_file_that_is_damaged_or_missing_is_refused(tmp_path):
+def test_a_damaged_or_missing_file_is_refused(tmp_path):
     (tmp_path / "arm.json").write_text('{"shoulder_pan": ')
     with pytest.raises(ValueError, match="is damaged"):
         read_calibration(tmp_path / "arm.json")
@@ -77,14 +77,14 @@ def test_a_file_that_is_damaged_or_missing_is_refused(tmp_path):
 
 
 def swept(**ends):
-    """Positions (N, 6) of joints that are moved from 2048 to both of their ends."""
+    """Positions (N, 6) of joints that move from 2048 to both of their ends."""
     lows_highs = [ends.get(name, (1000, 3000)) for name in JOINTS]
     shares = np.concatenate([np.linspace(0, -1, 20), np.linspace(-1, 1, 40)])[:, None]
     lows, highs = np.array(lows_highs).T
     return np.rint(2048 + np.where(shares < 0, shares * (2048 - lows), shares * (highs - 2048)))
 
 
-def test_ranges_are_what_was_seen():
+def test_ranges_are_those_of_the_movement():
     joints = joints_of(swept(gripper=(2048, 3500), wrist_roll=(0, 4095)), [1, 2, 3, 4, 5, 6], [9, 8, 7, 6, 5, 4])
     assert list(joints) == list(JOINTS)
     assert joints["shoulder_pan"] == Joint(9, 0, 1, 1000, 3000)
@@ -93,7 +93,7 @@ def test_ranges_are_what_was_seen():
 
 
 @pytest.mark.parametrize(
-    ("positions", "said"),
+    ("positions", "message"),
     [
         (swept(elbow_flex=(2000, 2099)), "joint elbow_flex must be moved from end to end, but moved by 99 steps"),
         (swept(elbow_flex=(-5, 3000)), "joint elbow_flex turned past the end of its encoder: calibrate again"),
@@ -101,25 +101,25 @@ def test_ranges_are_what_was_seen():
         (swept()[:1], "joint shoulder_pan must be moved from end to end, but moved by 0 steps"),
     ],
 )  # fmt: skip
-def test_what_gives_no_range_is_refused(positions, said):
-    with pytest.raises(ValueError, match=said):
+def test_movements_without_a_range_are_refused(positions, message):
+    with pytest.raises(ValueError, match=message):
         joints_of(positions, [0] * 6, range(1, 7))
 
 
 class Hand:
-    """Whoever moves the arm as they are asked: to the middle, and from end to end."""
+    """A person who moves the arm as the texts say: to the middle, and from end to end."""
 
     ENDS = ((-1000, 1000), (-900, 1100), (-800, 1200), (-700, 1300), (-2000, 2000), (0, 1400))
 
     def __init__(self, emulated):
-        self.emulated, self.asked = emulated, []
+        self.emulated, self.texts = emulated, []
 
     def __call__(self, text):
-        self.asked.append(text)
+        self.texts.append(text)
         servos = list(self.emulated.servos.values())
-        if len(self.asked) == 1:
-            assert not [told for told in self.emulated.told if told[1] == 40]
-        elif len(self.asked) == 2:
+        if len(self.texts) == 1:
+            assert not [told for told in self.emulated.writes if told[1] == 40]
+        elif len(self.texts) == 2:
             assert not any(servo.has_torque for servo in servos)
         else:
             middles = [servo.encoder for servo in servos]
@@ -140,7 +140,7 @@ def test_an_arm_is_calibrated_by_hand_and_then_starts(emulated, tmp_path):
     path, hand = tmp_path / "arm.json", Hand(emulated)
     encoders = {number: round(servo.encoder) for number, servo in emulated.servos.items()}
     joints = calibrate(emulated.port, path, ask=hand)
-    assert [text.split()[0] for text in hand.asked] == ["Hold", "Bring", "Move"]
+    assert [text.split()[0] for text in hand.texts] == ["Hold", "Bring", "Move"]
     assert read_calibration(path) == joints
     for (number, servo), joint, (low, high) in zip(emulated.servos.items(), joints.values(), hand.ENDS, strict=True):
         offset = max(encoders[number] - 2048, -2047)
@@ -155,21 +155,21 @@ def test_an_arm_is_calibrated_by_hand_and_then_starts(emulated, tmp_path):
         assert arm.position()[5] == pytest.approx(arm.specification.action.low[5])
 
 
-def test_an_arm_that_is_not_moved_gives_no_file(emulated, tmp_path):
+def test_an_arm_that_does_not_move_gives_no_file(emulated, tmp_path):
     with pytest.raises(ValueError, match="joint shoulder_pan must be moved from end to end"):
         calibrate(emulated.port, tmp_path / "arm.json", ask=lambda text: None)
     assert not (tmp_path / "arm.json").exists()
 
 
-def test_a_calibration_is_not_lost_to_another(emulated, tmp_path):
+def test_a_calibration_is_not_overwritten(emulated, tmp_path):
     (tmp_path / "arm.json").write_text("{}")
-    with pytest.raises(FileExistsError, match="is there already: remove it, or calibrate to another file"):
+    with pytest.raises(FileExistsError, match="remove it, or calibrate to another file"):
         calibrate(emulated.port, tmp_path / "arm.json", ask=lambda text: None)
     assert emulated.requests == []
 
 
 @pytest.mark.parametrize("ids", [(1, 2, 3, 4, 5), (1, 2, 3, 4, 5, 5)])
-def test_ids_that_are_not_of_six_servos_are_refused(tmp_path, ids):
+def test_ids_must_be_those_of_six_servos(tmp_path, ids):
     with pytest.raises(ValueError, match="ids must give each of 6 joints a servo of its own, got"):
         calibrate("nowhere", tmp_path / "arm.json", ids=ids)
 
@@ -178,4 +178,4 @@ def test_servos_of_another_model_are_not_written_to(emulated, tmp_path):
     emulated.servos[6].set(3, 2, 1284)
     with pytest.raises(ValueError, match=r"servo 6 \(gripper\) must be an STS3215, of model 777, got model 1284"):
         calibrate(emulated.port, tmp_path / "arm.json", ask=lambda text: None)
-    assert emulated.told == []
+    assert emulated.writes == []

@@ -1,0 +1,447 @@
+"""Everything that needs a GPU to be shown: agreement with the CPU, and the speed of training, chunks and episodes.
+
+    python benchmarks/gpu.py [json=FILE] [device=cuda] [tiny=true]
+
+It takes less than ten minutes on one GPU, and needs the folder above a checkout named `recede` in PYTHONPATH. Each
+proof stands alone: one that needs a package that is not installed is skipped, and one that fails does not stop the
+others. The file has the card, the versions, the command, the figures, and the reasons of what was skipped or failed.
+
+Without a GPU it exits 2. With device=cpu tiny=true it only shows that it runs, and no figure means anything.
+Shapes: B rows of a batch; K noise draws a window.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from recede.benchmarks.inference import interleaved
+from recede.benchmarks.measure import Row, report
+from recede.benchmarks.windows import CROP, HORIZONS, IMAGE, STATE, InMemory
+from recede.configs.components.denoising import DDIMConfig
+from recede.configs.components.encoders import LowdimEncoderConfig, ResNetEncoderConfig
+from recede.configs.components.networks import UNet1dConfig
+from recede.configs.components.policies import DiffusionConfig
+from recede.datasets.augmentation import Augmentation
+from recede.datasets.windows import Batch, Windows
+from recede.policy.diffusion import DiffusionPolicy
+from recede.policy.engines.choice import difference
+from recede.policy.engines.cuda_graph import CudaGraphEngine
+from recede.policy.engines.eager import EagerEngine
+from recede.policy.engines.interface import Engine
+from recede.policy.engines.pieces import action_affine
+from recede.policy.interface import Lesson
+from recede.policy.normalizer import Normalizer
+from recede.specification import Specification, Stream
+from recede.training.ema import EMA
+from recede.training.parameters import parameter_groups
+
+USAGE = "usage: python benchmarks/gpu.py [json=FILE] [device=cuda] [tiny=true]"
+TOLERANCES = {"fp32": 1e-3, "fp32 with TF32": 0.01, "captured, bf16": 0.05}
+"""How far a chunk may be from that of the CPU: root mean square over the actions, in half ranges."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured."""
+
+    channels: dict[str, list[int]]
+    """Name of a network -> its channels."""
+    batch_size: int
+    draws: int
+    """K of the policy with a camera."""
+    seconds: float
+    """Length of each measurement."""
+    denoising_steps: int
+    rows: tuple[int, ...]
+    """Batch sizes of the comparison with the CPU."""
+    episodes: int
+    steps: int
+    """Steps of the training that is stopped and resumed."""
+
+
+FULL = Size(
+    {"U-Net": [64, 128, 256], "U-Net of the paper": [256, 512, 1024]}, 256, 4, 10.0, 10, (16, 32, 48, 64), 128, 40
+)
+TINY = Size({"U-Net": [8, 16], "U-Net of the paper": [16, 32]}, 4, 2, 0.0, 1, (2, 3), 2, 4)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where and how much to measure."""
+
+    device: torch.device
+    size: Size
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether the device can capture CUDA graphs."""
+        return self.device.type == "cuda"
+
+    def policies(self) -> dict[str, DiffusionPolicy]:
+        """Untrained policies on the CPU: both networks on vectors, and the larger one on images."""
+        policies = {name: self.untrained(STATE, name) for name in self.size.channels}
+        return policies | {"ResNet-18 and U-Net": self.untrained(IMAGE, list(self.size.channels)[-1])}
+
+    def untrained(self, specification: Specification, network: str) -> DiffusionPolicy:
+        """A policy with DDIM and fixed weights."""
+        torch.manual_seed(0)
+        vectors = [stream for stream in specification.streams if not stream.is_image]
+        ranges = {stream.name: (np.zeros(stream.shape), np.full(stream.shape, 100.0)) for stream in vectors}
+        encoder = ResNetEncoderConfig(crop=[84, 84]) if specification is IMAGE else LowdimEncoderConfig()
+        config = DiffusionConfig(
+            encoder=encoder,
+            network=UNet1dConfig(channels=self.size.channels[network]),
+            sampler=DDIMConfig(num_steps=self.size.denoising_steps),
+        )
+        policy: Any = config.build(specification, HORIZONS, Normalizer(specification, ranges))
+        return policy.eval()
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self.is_gpu:
+            torch.cuda.synchronize(self.device)
+
+
+def question(policy: DiffusionPolicy, rows: int) -> tuple[dict[str, NDArray[Any]], NDArray[np.float32]]:
+    """An observation (B, To, ...) and its noise; fewer rows are the first of more."""
+    rng, observation = np.random.default_rng(0), dict[str, NDArray[Any]]()
+    for stream in policy.specification.observations:
+        values = rng.uniform(0, 255 if stream.is_image else 100, (64, HORIZONS.observation, *stream.shape))
+        observation[stream.name] = values[:rows].astype(stream.dtype)
+    draws, *shape = policy.noise_shape
+    noise = rng.standard_normal((64, draws, *shape), dtype=np.float32)
+    return observation, np.ascontiguousarray(noise[:rows].swapaxes(0, 1))
+
+
+def frozen(policy: DiffusionPolicy, device: torch.device) -> DiffusionPolicy:
+    """A copy on the device that only predicts."""
+    return copy.deepcopy(policy).to(device).requires_grad_(False)
+
+
+@contextmanager
+def tf32(is_on: bool) -> Generator[None]:
+    """Whether convolutions and products of fp32 may be rounded to TF32."""
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = is_on
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = convolutions, products
+
+
+def require(is_true: bool, message: str) -> None:
+    """Raise AssertionError with the message."""
+    if not is_true:
+        raise AssertionError(message)
+
+
+# --- the proofs
+
+
+def parity(bench: Bench) -> Iterator[Row]:
+    """Chunks of the device are those of the CPU, and a row of a batch does not depend on how many rows there are."""
+    for name, policy in bench.policies().items():
+        half_range, largest = action_affine(policy).half_range, bench.size.rows[-1]
+        expected = EagerEngine(frozen(policy, torch.device("cpu"))).predict(*question(policy, largest))
+        engine: Engine = EagerEngine(frozen(policy, bench.device))
+        ways: dict[str, tuple[Engine, bool]] = {"fp32": (engine, False), "fp32 with TF32": (engine, True)}
+        if bench.is_gpu:
+            ways["captured, bf16"] = CudaGraphEngine(frozen(policy, bench.device)), True
+        for way, (engine, is_tf32) in ways.items():
+            with tf32(is_tf32):
+                chunks = {rows: engine.predict(*question(policy, rows)) for rows in bench.size.rows}
+            first = min(chunks)
+            off = difference(chunks[largest], expected, half_range)
+            beside = max(difference(chunk[:first], chunks[first], half_range) for chunk in chunks.values())
+            yield Row(name=f"{name}, {way}, off the CPU", value=1e6 * off, unit="millionths of a half range")
+            yield Row(
+                name=f"{name}, {way}, off other batch sizes", value=1e6 * beside, unit="millionths of a half range"
+            )
+            require(off <= TOLERANCES[way], f"{name}, {way}: off the CPU by {off:.1e} half ranges")
+
+
+def gradients(bench: Bench) -> Iterator[Row]:
+    """The loss and the norm of the gradient are those of the CPU."""
+    for name, policy in bench.policies().items():
+        results = [_loss_and_norm(policy, device) for device in (torch.device("cpu"), bench.device)]
+        for quantity, one, other in zip(("loss", "gradient norm"), *results, strict=True):
+            off = abs(other / one - 1)
+            yield Row(name=f"{name}, {quantity}, off the CPU", value=1e6 * off, unit="millionths")
+            require(off < 1e-3, f"{name}: the {quantity} is {other:.6g}, on the CPU {one:.6g}")
+
+
+def _loss_and_norm(policy: DiffusionPolicy, device: torch.device) -> tuple[float, float]:
+    trained, generator = copy.deepcopy(policy).to(device), torch.Generator().manual_seed(0)
+    arrays, _ = question(policy, 8)
+    observation = {key: torch.from_numpy(values).to(device) for key, values in arrays.items()}
+    action = torch.rand(8, HORIZONS.prediction, 2, generator=generator)
+    noise = torch.randn(1, 8, *policy.noise_shape[1:], generator=generator)
+    uniform = torch.rand(1, 8, policy.num_uniforms, generator=generator)
+    with tf32(False):
+        loss = trained.loss(Lesson(observation, 100 * action.to(device), noise.to(device), uniform.to(device))).mean()
+        loss.backward()
+    return loss.item(), torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0).item()
+
+
+def chunks(bench: Bench) -> Iterator[Row]:
+    """How long one robot waits for a chunk, eager and captured; all of it included."""
+    for name, policy in bench.policies().items():
+        engines: dict[str, Engine] = {"eager (fp32)": EagerEngine(frozen(policy, bench.device))}
+        if bench.is_gpu:
+            engines["captured (bf16)"] = CudaGraphEngine(frozen(policy, bench.device))
+        asked = question(policy, 1)
+        for way, engine in engines.items():
+            began = time.perf_counter()
+            engine.predict(*asked)
+            seconds = time.perf_counter() - began
+            yield Row(name=f"{name}, {way}, first chunk", value=1e3 * seconds, unit="ms")
+        works = [partial(engine.predict, *asked) for engine in engines.values()]
+        measured = interleaved(works, seconds=bench.size.seconds)
+        for way, times in zip(engines, measured, strict=True):
+            yield Row(name=f"{name}, {way}, median", value=1e3 * float(np.median(times)), unit="ms")
+            tail = float(np.percentile(times, 99))
+            yield Row(name=f"{name}, {way}, 99th percentile", value=1e3 * tail, unit="ms")
+        if len(measured) > 1:
+            ratio = float(np.median(measured[0]) / np.median(measured[1]))
+            yield Row(name=f"{name}, eager / captured", value=ratio, unit="x")
+
+
+def training(bench: Bench) -> Iterator[Row]:
+    """Windows a second in fp32 and bf16, the whole step: batch, loss, backward, optimiser and average."""
+    sizes = {STATE: (206, 25_650), IMAGE: (41, 5_130)} if bench.size is FULL else {STATE: (3, 100), IMAGE: (2, 60)}
+    for name, policy in bench.policies().items():
+        is_image = policy.specification is IMAGE
+        windows = Windows(InMemory(policy.specification, *sizes[policy.specification]), HORIZONS, device=bench.device)
+        for precision in ("fp32", "bf16"):
+            if bench.is_gpu:
+                torch.cuda.reset_peak_memory_stats(bench.device)
+            draws = bench.size.draws if is_image else 1
+            step = Step(copy.deepcopy(policy).to(bench.device), windows, bench, precision=precision, draws=draws)
+            seconds = _seconds_of(step, bench)
+            label = f"{name}, {precision}, {bench.size.batch_size} windows x {draws}"
+            yield Row(name=label, value=bench.size.batch_size / seconds, unit="windows/s")
+            yield Row(name=f"{label}, a step", value=1e3 * seconds, unit="ms")
+            if bench.is_gpu:
+                peak = torch.cuda.max_memory_allocated(bench.device) / 2**30
+                yield Row(name=f"{label}, memory", value=peak, unit="GiB")
+
+
+def _seconds_of(step: Callable[[], None], bench: Bench) -> float:
+    """Mean seconds of a step, after some that warm up."""
+    for _ in range(10 if bench.size is FULL else 1):
+        step()
+    bench.synchronize()
+    began, count = time.perf_counter(), 0
+    while not count or time.perf_counter() - began < bench.size.seconds:
+        for _ in range(10 if bench.size is FULL else 1):
+            step()
+            count += 1
+        bench.synchronize()
+    return (time.perf_counter() - began) / count
+
+
+class Step:
+    """A step of training as the training loop takes it, without its checks and its files."""
+
+    def __init__(self, policy: DiffusionPolicy, windows: Windows, bench: Bench, *, precision: str, draws: int) -> None:
+        self.policy, self.windows, self.device, self.precision = policy.train(), windows, bench.device, precision
+        self.draws, self.batch_size = draws, bench.size.batch_size
+        self.optimizer = torch.optim.AdamW(parameter_groups(policy, weight_decay=1e-6), lr=1e-4, fused=True)
+        self.average, self.generator = EMA(policy, power=0.75, maximum=0.9999), torch.Generator(bench.device)
+        self.augmentation = CROP if policy.specification is IMAGE else Augmentation()
+        self.order, self.count = torch.randperm(len(windows)), 0
+
+    def __call__(self) -> None:
+        """Take it."""
+        start = self.count * self.batch_size % max(len(self.order) - self.batch_size, 1)
+        batch = self.windows.batch(self.order[start : start + self.batch_size])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            loss = self.policy.loss(self._lesson(batch)).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
+        self.optimizer.step()
+        self.count += 1
+        self.average.update(self.policy, self.count)
+
+    def _lesson(self, batch: Batch) -> Lesson:
+        size, generator, device = (self.draws, len(batch.action)), self.generator, self.device
+        noise = torch.randn(*size, *self.policy.noise_shape[1:], generator=generator, device=device)
+        uniform = torch.rand(*size, self.policy.num_uniforms, generator=generator, device=device)
+        return Lesson(self.augmentation(batch.observation, self.generator), batch.action, noise, uniform)
+
+
+def episodes(bench: Bench) -> Iterator[Row]:
+    """Episodes of `pick_place` a second, all of full length, because the policy is untrained."""
+    from recede.envs.tasks.pick_place import PICK_PLACE
+    from recede.evaluation.rollout import rollout
+    from recede.execution.receding import RecedingHorizon
+
+    count, workers = bench.size.episodes, min(os.cpu_count() or 1, 16) if bench.size is FULL else 0
+    policy = bench.untrained(PICK_PLACE.specification, "U-Net")
+    execution = partial(RecedingHorizon, HORIZONS, hold=policy.specification.action.hold)
+    engines: dict[str, Engine] = {"eager": EagerEngine(frozen(policy, bench.device))}
+    if bench.is_gpu:
+        engines["captured"] = CudaGraphEngine(frozen(policy, bench.device))
+    for way, engine in engines.items():
+        began = time.perf_counter()
+        outcomes = rollout(
+            engine, PICK_PLACE, range(count), execution=execution, workers=workers, num_parallel=count, progress=False
+        )
+        seconds, steps = time.perf_counter() - began, sum(outcome.num_steps for outcome in outcomes)
+        yield Row(name=f"pick_place, {way}, {workers} workers", value=count / seconds, unit="episodes/s")
+        yield Row(name=f"pick_place, {way}, {workers} workers, control", value=steps / seconds, unit="steps/s")
+
+
+def resume(bench: Bench) -> Iterator[Row]:
+    """A training that is stopped half way and resumed ends with the weights of one that is not."""
+    from recede.configs.training import TrainConfig
+    from recede.datasets.store import DemonstrationStore
+    from recede.training.loop import train
+    from recede.training.run import Run
+
+    half, save = bench.size.steps // 2, Run.save
+
+    def save_and_stop(self: Run, step: int, **state: Any) -> Path:
+        save(self, step, **state)
+        raise KeyboardInterrupt
+
+    with TemporaryDirectory() as scratch:
+        action = Stream("action", (2,), low=0.0, high=1.0)
+        store = DemonstrationStore.create(
+            Path(scratch) / "demos.zarr", Specification((STATE.observations[0],), action, control_dt=0.1)
+        )
+        rng = np.random.default_rng(0)
+        for seed in range(4):
+            store.append(
+                {"state": rng.random((60, 20), np.float32), "action": rng.random((60, 2), np.float32)}, seed=seed
+            )
+        config = partial(
+            TrainConfig,
+            dataset=f"{scratch}/demos.zarr",
+            device=str(bench.device),
+            steps=2 * half,
+            batch_size=32,
+            warmup=1,
+            held_out=0.25,
+            save_every=half,
+            policy=DiffusionConfig(network=UNet1dConfig(channels=bench.size.channels["U-Net"])),
+        )
+        whole = train(config(out=f"{scratch}/whole"))
+        with patch.object(Run, "save", save_and_stop), suppress(KeyboardInterrupt):
+            train(config(out=f"{scratch}/resumed"))
+        resumed = train(config(out=f"{scratch}/resumed"))
+        off = _weights_off(whole, resumed)
+    yield Row(name="resumed training, weights off the uninterrupted one", value=1e6 * off, unit="millionths")
+    require(off < 0.01, f"a resumed training differs by {off:.1e} of the largest weight of a tensor")
+
+
+def _weights_off(one: Path, other: Path) -> float:
+    """The largest difference of two checkpoints, as a share of the largest weight of its tensor."""
+    from recede.checkpoints.folder import read_checkpoint
+
+    first, second = read_checkpoint(one)[1], read_checkpoint(other)[1]
+    return max(
+        float((first[name] - second[name]).abs().max() / first[name].abs().max().clamp(min=1e-3))
+        for name in first
+        if first[name].is_floating_point()
+    )
+
+
+PROOFS: dict[str, Callable[[Bench], Iterator[Row]]] = {
+    "parity": parity,
+    "gradients": gradients,
+    "chunks": chunks,
+    "training": training,
+    "resume": resume,
+    "episodes": episodes,
+}
+
+
+# --- the command
+
+
+def options(arguments: list[str]) -> dict[str, str]:
+    """The arguments by key. Exits 2 if there is another one."""
+    given = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
+    known = given.keys() <= {"json", "device", "tiny"} and all(given.values()) and len(given) == len(arguments)
+    if not known or given.get("tiny", "true") not in ("true", "false"):
+        print(f"{USAGE}, got {' '.join(arguments)}", file=sys.stderr)
+        raise SystemExit(2)
+    return given
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The card, the versions and the command."""
+    is_gpu = device.type == "cuda"
+    return {
+        "card": torch.cuda.get_device_name(device) if is_gpu else f"no GPU: {platform.machine()}",
+        "processors": os.cpu_count(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version() if is_gpu else None,
+            "numpy": np.__version__,
+        },
+        "command": " ".join(sys.argv),
+    }
+
+
+def prove(bench: Bench) -> dict[str, Any]:
+    """Every proof in turn: its rows, and why it was skipped or failed."""
+    rows, skipped, failed, seconds = list[Row](), dict[str, str](), dict[str, str](), dict[str, float]()
+    for name, proof in PROOFS.items():
+        began = time.perf_counter()
+        try:
+            for row in proof(bench):
+                rows.append(Row(name=f"{name}: {row['name']}", value=row["value"], unit=row["unit"]))
+        except ModuleNotFoundError as error:
+            skipped[name] = f"needs the package {error.name}, which is not installed"
+        except Exception as error:
+            failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        seconds[name] = round(time.perf_counter() - began, 1)
+        verdict = (
+            "skipped, " + skipped[name] if name in skipped else "failed, " + failed[name] if name in failed else "done"
+        )
+        print(f"{name}: {verdict} ({seconds[name]} s)", flush=True)
+    return {"rows": rows, "skipped": skipped, "failed": failed, "seconds": seconds}
+
+
+def main() -> None:
+    """Run every proof. Exits 2 without a GPU, and 1 if a proof fails."""
+    given = options(sys.argv[1:])
+    device = torch.device(given.get("device", "cuda"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("there is no GPU that torch can use here: run this on a machine that has one", file=sys.stderr)
+        raise SystemExit(2)
+    bench = Bench(device, TINY if given.get("tiny") == "true" else FULL)
+    about = machine(device)
+    print(f"{about['card']}, torch {torch.__version__}")
+    results = prove(bench)
+    if results["rows"]:
+        report(results["rows"], None)
+    if "json" in given:
+        Path(given["json"]).write_text(json.dumps(about | results, indent=2) + "\n")
+    if results["failed"]:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
