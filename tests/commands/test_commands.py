@@ -103,7 +103,7 @@ TRAIN = ["train", "out=run", "steps=2"]
         (["evaluate", "nowhere", "sampler.num_steps=3"], "sampler.num_steps belongs to none of the choices"),
         ([*TRAIN, "policy.prediction=epsilom"], "got 'epsilom': did you mean 'epsilon'?"),
         ([*TRAIN, "policy/sampler=diffusers", "policy.sampler.name=DDIMSheduler"], "did you mean 'DDIMScheduler'?"),
-        ([*TRAIN, "policy/schedule=diffusers", "policy.schedule.beta_schedule=lin"], "beta_schedule must be one that"),
+        ([*TRAIN, "policy/schedule=diffusers", "policy.schedule.beta_schedule=lin"], "diffusers knows, got 'lin'"),
         ([*TRAIN, "horizons.observatoin=2"], "there is no key 'observatoin': did you mean 'observation'?"),
         (
             [*TRAIN, "horizons.action=40"],
@@ -120,7 +120,7 @@ TRAIN = ["train", "out=run", "steps=2"]
         ([*TRAIN, "policy.network.channels=[16"], "policy.network.channels='[16': the value must be a list"),
         (
             [*TRAIN, "policy.network.channels=[12]"],
-            "channels must be multiples of groups=8, at least one level of them",
+            "groups=8, got [12]",
         ),
         (
             [*TRAIN, "policy.sampler.num_steps=0"],
