@@ -69,7 +69,7 @@ class Horizons:
 
     @property
     def future(self) -> int:
-        """The number of steps of a generated chunk from the current step on."""
+        """Number of steps in a chunk from the current step on."""
         return self.prediction - self.observation + 1
 
     @property

@@ -257,7 +257,7 @@ def test_augmented_images_are_drawn(recorded, tmp_path, recede):
 def test_the_default_crop_is_seven_eighths(recorded, tmp_path, recede, monkeypatch):
     from matplotlib.axes import Axes
 
-    monkeypatch.setattr("recede.evaluation.reports.demonstrations.draw", lambda *arguments: None)
+    monkeypatch.setattr("recede.evaluation.reports.demonstrations.draw_demonstrations", lambda *arguments: None)
     images = []
     monkeypatch.setattr(Axes, "imshow", lambda axis, image, **_: images.append(np.shape(image)))
     assert recede("inspect", recorded.path, f"out={tmp_path / 'picture.png'}", "augment=true").status == 0
@@ -280,7 +280,7 @@ def test_a_row_shows_the_original_and_augmented_images(recorded, tmp_path, monke
 
 
 def test_impossible_drawings_are_refused(recorded, tmp_path, recede, reaches, monkeypatch):
-    monkeypatch.setattr("recede.evaluation.reports.demonstrations.draw", lambda *arguments: None)
+    monkeypatch.setattr("recede.evaluation.reports.demonstrations.draw_demonstrations", lambda *arguments: None)
     out = f"out={tmp_path / 'picture.png'}"
     for more in (["crop=[8,7]"], ["augmentation.rotation=5"]):
         result = recede("inspect", recorded.path, out, *more)
