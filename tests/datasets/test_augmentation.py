@@ -285,10 +285,10 @@ def test_impossible_drawings_are_refused(recorded, tmp_path, recede, reaches, mo
     for more in (["crop=[8,7]"], ["augmentation.rotation=5"]):
         result = recede("inspect", recorded.path, out, *more)
         assert result.status == 2
-        assert "crop and augmentation say what augment=true draws: give it too" in result.line
+        assert "augment=true" in result.line
     result = recede("inspect", recorded.path, out, "augment=true", "crop=[11,7]")
-    assert "a crop must fit into its images, got (11, 7) for images of (10, 8) pixels" in result.last
+    assert "got (11, 7) for images of (10, 8) pixels" in result.last
     result = recede("inspect", reaches, out, "augment=true", "crop=[8,7]")
-    assert "augment=true needs a store with images" in result.last
-    with pytest.raises(ValueError, match=r"crop must be a height and a width in pixels, \[h, w\], or null, got \[8\]"):
+    assert "augment=true" in result.last
+    with pytest.raises(ValueError, match=r"crop .*got \[8\]"):
         InspectConfig(dataset="d", augment=True, crop=[8])
