@@ -4,7 +4,6 @@ import asyncio
 import json
 import threading
 import time
-import urllib.error
 import urllib.request
 from contextlib import closing, contextmanager
 from dataclasses import replace

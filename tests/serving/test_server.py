@@ -2,7 +2,6 @@
 
 import contextlib
 import urllib.error
-import urllib.request
 
 import numpy as np
 import pytest
