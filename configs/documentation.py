@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .choices import CHOICES, MANY, names
-from .notation import changed, default_of
+from .notation import changed, default_of, typed
 from .packages import CommandConfig
 
 REQUIRED = "(required)"
@@ -65,19 +64,6 @@ def choices(slot: str) -> list[Choice]:
     ]
     presets = [name for name in names(slot) if name not in table]
     return result + [Choice(f"{slot}={name}", _comment(slot, name), []) for name in presets]
-
-
-def typed(value: Any) -> str:
-    """A value as one types it on the command line.
-
-    >>> [typed(value) for value in (None, True, 1e-6, [84, 84], "range")]
-    ['null', 'true', '1e-6', '[84,84]', 'range']
-    """
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list):
-        return "[" + ",".join(typed(item) for item in value) + "]"  # pyright: ignore[reportUnknownVariableType]
-    return re.sub("e-0", "e-", repr(value)) if isinstance(value, float) else str(value)
 
 
 def _keys_of(config: type, slot: str) -> Iterator[Key]:

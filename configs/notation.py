@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
@@ -38,11 +39,26 @@ def _arguments(key: str, value: Any) -> list[str]:
         options = (_arguments(f"{key}.{name}", option) for name, option in value.items())
         return [f"{key}=[{','.join(value)}]", *(argument for option in options for argument in option)]
     if not is_dataclass(value):
-        return [f"{key}={'null' if value is None else describe(value)}"]
+        return [f"{key}={typed(describe(value))}"]
     slot = key.replace(".", "/")
     named = [f"{slot}={name}" for name, option in CHOICES.get(slot, {}).items() if type(value) is option]
     parts = (_arguments(f"{key}.{field.name}", getattr(value, field.name)) for field in fields(value))
     return named + [argument for part in parts for argument in part]
+
+
+def typed(value: Any) -> str:
+    """A value as one types it on the command line.
+
+    >>> [typed(value) for value in (None, True, 1e-6, [84, 84], "range", {"floor": None})]
+    ['null', 'true', '1e-6', '[84,84]', 'range', '{floor:null}']
+    """
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list):
+        return "[" + ",".join(typed(item) for item in value) + "]"  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{typed(item)}" for key, item in value.items()) + "}"  # pyright: ignore[reportUnknownVariableType]
+    return re.sub("e-0", "e-", repr(value)) if isinstance(value, float) else str(value)
 
 
 def describe(config: Any) -> Any:

@@ -12,8 +12,9 @@ from recede.configs.components.lazy import load
 from recede.configs.components.networks import DiTConfig
 from recede.configs.components.policies import HorizonsConfig
 from recede.configs.components.robots import SafetyConfig, SerialArmConfig
-from recede.configs.documentation import choices, sections, summary, typed
+from recede.configs.documentation import choices, sections, summary
 from recede.configs.normalisation import NormalisationConfig
+from recede.configs.notation import typed
 from recede.configs.packages import CommandConfig
 from recede.control.safety import Safety
 from recede.datasets.augmentation import Augmentation
