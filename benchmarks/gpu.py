@@ -205,13 +205,13 @@ def chunks(bench: Bench) -> Iterator[Row]:
         engines: dict[str, Engine] = {"eager (fp32)": EagerEngine(frozen(policy, bench.device))}
         if bench.is_gpu:
             engines["captured (bf16)"] = CudaGraphEngine(frozen(policy, bench.device))
-        asked = question(policy, 1)
+        inputs = question(policy, 1)
         for way, engine in engines.items():
             began = time.perf_counter()
-            engine.predict(*asked)
+            engine.predict(*inputs)
             seconds = time.perf_counter() - began
             yield Row(name=f"{name}, {way}, first chunk", value=1e3 * seconds, unit="ms")
-        works = [partial(engine.predict, *asked) for engine in engines.values()]
+        works = [partial(engine.predict, *inputs) for engine in engines.values()]
         measured = interleaved(works, seconds=bench.size.seconds)
         for way, times in zip(engines, measured, strict=True):
             yield Row(name=f"{name}, {way}, median", value=1e3 * float(np.median(times)), unit="ms")
@@ -379,12 +379,12 @@ PROOFS: dict[str, Callable[[Bench], Iterator[Row]]] = {
 
 def options(arguments: list[str]) -> dict[str, str]:
     """The arguments by key. Exits 2 if there is another one."""
-    given = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
-    known = given.keys() <= {"json", "device", "tiny"} and all(given.values()) and len(given) == len(arguments)
-    if not known or given.get("tiny", "true") not in ("true", "false"):
+    values = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
+    are_keys = values.keys() <= {"json", "device", "tiny"} and all(values.values()) and len(values) == len(arguments)
+    if not are_keys or values.get("tiny", "true") not in ("true", "false"):
         print(f"{USAGE}, got {' '.join(arguments)}", file=sys.stderr)
         raise SystemExit(2)
-    return given
+    return values
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -426,19 +426,19 @@ def prove(bench: Bench) -> dict[str, Any]:
 
 def main() -> None:
     """Run every proof. Exits 2 without a GPU, and 1 if a proof fails."""
-    given = options(sys.argv[1:])
-    device = torch.device(given.get("device", "cuda"))
+    values = options(sys.argv[1:])
+    device = torch.device(values.get("device", "cuda"))
     if device.type == "cuda" and not torch.cuda.is_available():
         print("there is no GPU that torch can use here: run this on a machine that has one", file=sys.stderr)
         raise SystemExit(2)
-    bench = Bench(device, TINY if given.get("tiny") == "true" else FULL)
+    bench = Bench(device, TINY if values.get("tiny") == "true" else FULL)
     about = machine(device)
     print(f"{about['card']}, torch {torch.__version__}")
     results = prove(bench)
     if results["rows"]:
         report(results["rows"], None)
-    if "json" in given:
-        Path(given["json"]).write_text(json.dumps(about | results, indent=2) + "\n")
+    if "json" in values:
+        Path(values["json"]).write_text(json.dumps(about | results, indent=2) + "\n")
     if results["failed"]:
         raise SystemExit(1)
 

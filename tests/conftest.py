@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # small tensors are slower with more, and resumed runs must have the same number
-sys.path.append(str(Path(__file__).parent / "helpers"))  # where `task=toys:REACH` is found; worker processes inherit it
+sys.path.append(str(Path(__file__).parent / "helpers"))  # `task=toys:REACH` is there; worker processes inherit it
 
 SMALL = ["policy.network.channels=[16,32]", "policy.network.time_size=16", "batch_size=32", "device=cpu"]
 """A network and batches that train in milliseconds a step."""
@@ -144,7 +144,7 @@ class Nursery:
 
     def start(self, *arguments, folder=".", limit=0):
         """Start a command and return its process id. limit: the largest size of a file, in bytes; 0 for none."""
-        order = {"arguments": [str(each) for each in arguments], "folder": str(folder), "limit": limit}
+        order = {"arguments": [str(argument) for argument in arguments], "folder": str(folder), "limit": limit}
         self._mother.stdin.write(json.dumps(order) + "\n")
         return int(self._mother.stdout.readline())
 

@@ -48,9 +48,9 @@ APART = {"policy", "datasets", "envs"}
 
 
 def floor(module: tuple[str, ...]) -> int:
-    known = [FLOORS[module[:length]] for length in (2, 1) if module[:length] in FLOORS]
-    assert known, f"{'/'.join(module)} has no floor: give it one in FLOORS"
-    return known[0]
+    floors = [FLOORS[module[:length]] for length in (2, 1) if module[:length] in FLOORS]
+    assert floors, f"{'/'.join(module)} has no floor: give it one in FLOORS"
+    return floors[0]
 
 
 def imports(importer: tuple[str, ...], source: str) -> Iterator[tuple[str, ...]]:
@@ -72,6 +72,14 @@ def is_allowed(importer: tuple[str, ...], imported: tuple[str, ...]) -> bool:
 def test_imports_only_point_down_the_floors(importer: tuple[str, ...]) -> None:
     wrong = {"/".join(to) for to in imports(importer, SOURCES[importer]) if to and not is_allowed(importer, to)}
     assert not wrong, f"{'/'.join(importer)} must not import {wrong}"
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    """Not even for types, and not inside a function."""
+    left = {name: set(imports(name, source)) & set(SOURCES) - {name} for name, source in SOURCES.items()}
+    while leaves := {name for name, needs in left.items() if not needs & left.keys()}:
+        left = {name: needs for name, needs in left.items() if name not in leaves}
+    assert not left, f"these import each other, or import files that do: {sorted(map('/'.join, left))}"
 
 
 def test_the_rules_know_right_from_wrong() -> None:
@@ -97,7 +105,7 @@ def test_imports_inside_the_package_are_relative(module: tuple[str, ...]) -> Non
         if isinstance(node, ast.ImportFrom) and not node.level:
             absolute.append(node.module or "")
         elif isinstance(node, ast.Import):
-            absolute += [each.name for each in node.names]
+            absolute += [alias.name for alias in node.names]
     assert not [name for name in absolute if name.split(".")[0] in own]
 
 
@@ -116,13 +124,13 @@ def test_subpackages_hold_a_docstring_only() -> None:
 
 def test_every_folder_of_python_files_is_listed_in_pyproject() -> None:
     others = {"tests", "benchmarks", "docs", "build", "dist", "runs", "outputs", "multirun"}
-    found = {
+    packages = {
         ".".join(("recede", *path.parent.relative_to(ROOT).parts))
-        for top in (ROOT, *(each for each in ROOT.iterdir() if each.is_dir()))
+        for top in (ROOT, *(path for path in ROOT.iterdir() if path.is_dir()))
         if top == ROOT or not (top.name.startswith(".") or top.name in others)
         for path in (top.glob("*.py") if top == ROOT else top.rglob("*.py"))
     }
-    assert found == set(PACKAGES)
+    assert packages == set(PACKAGES)
     assert all((folder / "__init__.py").is_file() for folder in FOLDERS)
 
 

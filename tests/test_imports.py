@@ -27,8 +27,8 @@ print(json.dumps(loaded))
 
 def modules(package: str) -> list[str]:
     """The package and every module directly in it."""
-    found = ROOT.joinpath(*package.split(".")[1:]).glob("*.py")
-    return [package, *sorted(f"{package}.{path.stem}" for path in found if path.stem != "__init__")]
+    files = ROOT.joinpath(*package.split(".")[1:]).glob("*.py")
+    return [package, *sorted(f"{package}.{path.stem}" for path in files if path.stem != "__init__")]
 
 
 def first_to_load(watched: list[str], names: list[str]) -> dict[str, Any]:

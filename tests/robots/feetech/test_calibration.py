@@ -118,7 +118,7 @@ class Hand:
         self.texts.append(text)
         servos = list(self.emulated.servos.values())
         if len(self.texts) == 1:
-            assert not [told for told in self.emulated.writes if told[1] == 40]
+            assert not [write for write in self.emulated.writes if write[1] == 40]
         elif len(self.texts) == 2:
             assert not any(servo.has_torque for servo in servos)
         else:
