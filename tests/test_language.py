@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if not path.relative_to(ROOT).parts[0][0] == ".")
+FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0][0] != ".")
 EMPTY = {"found", "each", "told", "said", "seen", "wanted", "asked", "given", "known"}
 """Participles and pronouns that could name anything. `given` of hypothesis is an import, not a name of ours."""
 

@@ -181,8 +181,8 @@ def test_help_lists_what_the_package_adds(recede):
     result = recede("train", "--help", IMPORTS)
     assert result.status == 0
     for line in (
-        r"  policy/network=mlp +One hidden layer of `size` numbers\.",
-        r"    policy.network.size +64",
+        r"  policy/network=mlp +A network with one hidden layer\.",
+        r"    policy.network.size +64 +Size of the hidden layer\.",
         "  policy=small .*",
         r"    policy/sampler +euler num_steps=4",
         "  policy/sampler=euler .*",
