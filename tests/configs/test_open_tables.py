@@ -155,7 +155,7 @@ def test_a_robot_is_controlled_by_parts_of_the_package(trained, nursery, tmp_pat
     control = json.loads((tmp_path / "out" / "control.json").read_text())
     assert (control["robot"]["choice"], control["execution"]["choice"]) == ("bench", "slow")
     assert control["episodes"][0]["chunks"] > 0
-    assert "imports=['my_parts']" in shlex.split(control["command"])
+    assert "imports=[my_parts]" in shlex.split(control["command"])
 
 
 def test_the_process_of_the_policy_imports_the_package(trained, nursery, tmp_path):

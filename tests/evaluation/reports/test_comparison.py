@@ -306,7 +306,7 @@ def test_a_damaged_line_is_named(recede, tmp_path):
     assert "results.jsonl, line 2 lacks ['policy', 'checkpoint'" in recede("compare", lines).line
     lines.write_text(f"{complete}\n7\n")
     assert "results.jsonl, line 2 must hold a JSON object, got 7" in recede("compare", lines).line
-    assert "must end in .jsonl" in recede("compare", tmp_path, "lines=results.json").line
+    assert ".jsonl, got 'results.json'" in recede("compare", tmp_path, "lines=results.json").line
 
 
 def test_a_page_explains_its_numbers():

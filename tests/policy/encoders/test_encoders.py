@@ -124,16 +124,16 @@ def test_whole_images_are_cropped_in_the_centre_and_cropped_images_are_taken_as_
         (lambda: ResNetEncoderConfig(norm="batch"), "norm must be 'group' or 'frozen', got 'batch'"),
         (
             lambda: ResNetEncoderConfig(norm="frozen").start(encoder_of(SCENE)),
-            "give weights=FILE",
+            "add weights=FILE",
         ),
-        (lambda: ResNetEncoderConfig(frozen=True).start(encoder_of(SCENE)), "give weights=FILE"),
+        (lambda: ResNetEncoderConfig(frozen=True).start(encoder_of(SCENE)), "add weights=FILE"),
         (lambda: ResNetEncoderConfig(mean=[0.5]), r"mean and std .* got \[0.5\] and None"),
         (lambda: ResNetEncoderConfig(mean=[0.5], std=[0.0]), r"std above 0, got \[0.5\] and \[0.0\]"),
         (lambda: encoder_of(SCENE, mean=[0.0, 0.0], std=[1.0, 1.0]), "mean and std must be of the 3 channels"),
         (lambda: ResNetEncoderConfig(crop=[84]), r"crop .* got \[84\]"),
         (lambda: ResNetEncoderConfig(crop=[84, 0]), r"crop .* got \[84, 0\]"),
         (lambda: LowdimEncoderConfig(mlp=[4, 0]), r"mlp .* got \[4, 0\]"),
-        (lambda: ViTEncoderConfig().build(specification(SCENE), HORIZONS), "give policy.encoder.weights=FOLDER"),
+        (lambda: ViTEncoderConfig().build(specification(SCENE), HORIZONS), "policy.encoder.weights=FOLDER"),
     ],
 )
 def test_impossible_encoders_are_refused(build, message):
