@@ -33,11 +33,11 @@ from numpy.typing import NDArray
 from recede.benchmarks.inference import interleaved
 from recede.benchmarks.measure import Row, report
 from recede.benchmarks.windows import CROP, HORIZONS, IMAGE, STATE, InMemory
+from recede.configs.augmentation import AugmentationConfig
 from recede.configs.components.denoising import DDIMConfig
 from recede.configs.components.encoders import LowdimEncoderConfig, ResNetEncoderConfig
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig
-from recede.datasets.augmentation import Augmentation
 from recede.datasets.windows import Batch, Windows
 from recede.policy.diffusion import DiffusionPolicy
 from recede.policy.engines.choice import difference
@@ -264,7 +264,7 @@ class Step:
         self.draws, self.batch_size = draws, bench.size.batch_size
         self.optimizer = torch.optim.AdamW(parameter_groups(policy, weight_decay=1e-6), lr=1e-4, fused=True)
         self.average, self.generator = EMA(policy, power=0.75, maximum=0.9999), torch.Generator(bench.device)
-        self.augmentation = CROP if policy.specification is IMAGE else Augmentation()
+        self.augmentation = CROP if policy.specification is IMAGE else AugmentationConfig().build(None)
         self.order, self.count = torch.randperm(len(windows)), 0
 
     def __call__(self) -> None:

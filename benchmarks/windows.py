@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from recede.benchmarks.measure import Row, best_rate, output, report
+from recede.configs.augmentation import AugmentationConfig
 from recede.datasets.augmentation import Augmentation
 from recede.datasets.demonstrations import Demonstrations
 from recede.datasets.windows import Windows
@@ -31,9 +32,9 @@ SIZES = {"low-dimensional": (206, 25_650), "image": (41, 5_130)}
 HORIZONS = Horizons(observation=2, prediction=16, action=8)
 STATE = Specification((Stream("state", (20,)),), Stream("action", (2,)), control_dt=0.1)
 IMAGE = Specification((Stream("image", (96, 96, 3), "uint8"),), Stream("action", (2,)), control_dt=0.1)
-CROP = Augmentation(crop=(84, 84))
-COLOURS = Augmentation(crop=(84, 84), brightness=0.2, contrast=0.2, saturation=0.2)
-ROTATION = Augmentation(crop=(84, 84), rotation=5.0)
+CROP = AugmentationConfig().build((84, 84))
+COLOURS = AugmentationConfig(brightness=0.2, contrast=0.2, saturation=0.2).build((84, 84))
+ROTATION = AugmentationConfig(rotation=5.0).build((84, 84))
 
 
 class InMemory(Demonstrations):

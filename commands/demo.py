@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..configs.components.policies import DiffusionConfig, RegressionConfig
+from ..configs.datasets import CollectConfig
 from ..configs.evaluation import EvaluateConfig
 from ..configs.notation import command_line
 from ..configs.training import DemoConfig, TrainConfig
@@ -24,7 +25,13 @@ def run(config: DemoConfig) -> None:
     out = Path(config.out)
     dataset = str(out / "demonstrations.zarr")
     out.mkdir(parents=True, exist_ok=True)
-    collect(load_task(TASK), Path(dataset), episodes=config.episodes)
+    collect(
+        load_task(TASK),
+        Path(dataset),
+        episodes=config.episodes,
+        first_seed=CollectConfig.first_seed,
+        images=CollectConfig.images,
+    )
     measured = []
     for policy, steps in (
         (DiffusionConfig(), config.steps),

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..datasets.normalisation import Normalisation
 from ..specification import nearest
 from .components.lazy import values
-
-if TYPE_CHECKING:
-    from ..datasets.normalisation import Normalisation
 
 
 @dataclass(kw_only=True)
 class NormalisationConfig:
     """How one stream is normalised; see `datasets.normalisation`."""
 
-    kind: str = "range"
+    kind: str = Normalisation.kind
     """range, quantiles or identity."""
-    tail: float = 0.01
+    tail: float = Normalisation.tail
     """Share of the values beyond either quantile."""
-    floor: Any = None
+    floor: Any = Normalisation.floor
     """Largest range that counts as still, in the unit of the stream: one number, or a list of one per dimension. null
     chooses it from the limits of the stream."""
 
@@ -30,8 +28,6 @@ class NormalisationConfig:
 
     def build(self) -> Normalisation:
         """The normalisation. Raises ValueError for impossible values."""
-        from ..datasets.normalisation import Normalisation
-
         return Normalisation(**values(self))
 
 

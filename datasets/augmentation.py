@@ -31,15 +31,15 @@ class Augmentation:
     Raises ValueError for an angle outside [0, 180], and for a share outside [0, 1].
     """
 
-    crop: tuple[int, int] | None = None
+    crop: tuple[int, int] | None
     """Size (h, w) of a crop at a uniformly random position, or None."""
-    rotation: float = 0.0
+    rotation: float
     """Largest rotation about the centre, in degrees, in either direction."""
-    brightness: float = 0.0
+    brightness: float
     """Brightness is multiplied by a factor between 1 - brightness and 1 + brightness."""
-    contrast: float = 0.0
+    contrast: float
     """Contrast is multiplied by a factor between 1 - contrast and 1 + contrast."""
-    saturation: float = 0.0
+    saturation: float
     """Saturation is multiplied by a factor between 1 - saturation and 1 + saturation."""
 
     def __post_init__(self) -> None:

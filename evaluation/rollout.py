@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..configs.evaluation import EvaluateConfig
 from ..envs.task import Task
 from ..execution.interface import Execution
 from ..policy.engines.eager import as_engine
@@ -56,7 +57,7 @@ def rollout(
     delay: int = 0,
     seed: int = 0,
     workers: int = 0,
-    num_parallel: int = 64,
+    num_parallel: int = EvaluateConfig.parallel,
     filmed: Sequence[int] = (),
     progress: bool = True,
 ) -> list[Outcome]:

@@ -21,7 +21,7 @@ class Collected(NamedTuple):
     failures_path: Path
 
 
-def collect(task: Task, path: Path, *, episodes: int, first_seed: int = 0, images: str = "zstd") -> Collected:
+def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: str) -> Collected:
     """Record episodes, counting seeds up from `first_seed`, until the store at `path` holds `episodes` successes.
 
     images: compression of the images in a new store, see `DemonstrationStore.create`.

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from ...execution import guided, overlapping, receding
 from ...execution.interface import Execution
+from ...policy.denoising.guidance import Prefix
 from ...specification import Horizons
 from ..checks import not_negative, positive
 
@@ -84,10 +85,10 @@ class RealTimeChunkingConfig(ExecutionConfig):
 
     kind: ClassVar[Any] = guided.RealTimeChunking
 
-    limit: float = 5.0
+    limit: float = Prefix.limit
     """Upper bound of the weight of the correction towards the last chunk."""
 
-    exact: bool = False
+    exact: bool = Prefix.exact
     """Whether to take the gradient through the network, which only PyTorch can; false approximates it."""
 
     def __post_init__(self) -> None:

@@ -16,6 +16,10 @@ SCENE, WRIST = Stream("scene", (12, 16, 3), "uint8"), Stream("wrist", (10, 8, 1)
 EVERYTHING = {"rotation": 20.0, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
 
 
+def augmentation_of(crop=None, **changes):
+    return AugmentationConfig(**changes).build(crop)
+
+
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
@@ -32,7 +36,7 @@ def images_are_equal(images):
 @pytest.mark.parametrize("change", [{name: most} for name, most in EVERYTHING.items()] + [EVERYTHING, {"crop": (9, 9)}])
 def test_every_augmentation_changes_pixels_differently_for_each_sample(change):
     same = pictures(12, 16, 3, batch=1).expand(6, -1, -1, -1, -1)
-    augmented = Augmentation(**change)({"scene": same}, generator())["scene"]
+    augmented = augmentation_of(**change)({"scene": same}, generator())["scene"]
     assert augmented.dtype == torch.uint8
     assert augmented.shape == (6, 2, *change.get("crop", (12, 16)), 3)
     assert images_are_equal(augmented)
@@ -49,11 +53,11 @@ def test_the_default_augmentation_changes_nothing():
     observation = {"state": state, "scene": pictures(12, 16, 3)}
     before = torch.get_rng_state()
     drawn = generator()
-    augmented = Augmentation()(observation, drawn)
+    augmented = augmentation_of()(observation, drawn)
     assert all(augmented[name] is x for name, x in observation.items())
     assert torch.equal(drawn.get_state(), generator().get_state())
     copy = {name: x.clone() for name, x in observation.items()}
-    augmented = Augmentation(**EVERYTHING, crop=(9, 9))(observation, drawn)
+    augmented = augmentation_of(**EVERYTHING, crop=(9, 9))(observation, drawn)
     assert augmented["state"] is state
     assert all(torch.equal(x, copy[name]) for name, x in observation.items())  # the batch itself is left as it was
     assert torch.equal(torch.get_rng_state(), before)
@@ -61,7 +65,7 @@ def test_the_default_augmentation_changes_nothing():
 
 def test_the_generator_determines_the_augmentation():
     observation = {"scene": pictures(12, 16, 3), "wrist": pictures(10, 8, 1, seed=1)}
-    augmentation = Augmentation(**EVERYTHING, crop=(7, 6))
+    augmentation = augmentation_of(**EVERYTHING, crop=(7, 6))
     first, again, other = (augmentation(observation, generator(seed)) for seed in (3, 3, 4))
     for name in observation:
         assert torch.equal(first[name], again[name])
@@ -72,7 +76,7 @@ def test_cameras_of_different_size_are_drawn_independently():
     numbers = torch.arange(200).view(10, 20, 1).to(torch.uint8)
     large = numbers.expand(64, 2, 10, 20, 1)
     observation = {"scene": large, "other": large, "wrist": large[:, :, :8, :9]}
-    augmented = Augmentation(crop=(6, 7))(observation, generator())
+    augmented = augmentation_of(crop=(6, 7))(observation, generator())
     assert {name: tuple(x.shape) for name, x in augmented.items()} == dict.fromkeys(observation, (64, 2, 6, 7, 1))
     corners = {name: x[:, 0, 0, 0, 0] for name, x in augmented.items()}
     assert not torch.equal(corners["scene"], corners["other"])
@@ -144,7 +148,7 @@ def test_pixels_beyond_the_edge_take_the_nearest_value():
 def test_angles_reach_both_ways_and_not_too_far():
     images = torch.zeros(400, 1, 65, 65, 1, dtype=torch.uint8)
     images[:, :, 32, 62] = 255  # right of the centre, at a radius of 30
-    rotated = Augmentation(rotation=30)({"scene": images}, generator())["scene"][:, 0, :, :, 0].float()
+    rotated = augmentation_of(rotation=30)({"scene": images}, generator())["scene"][:, 0, :, :, 0].float()
     rows, columns = torch.meshgrid(32 - torch.arange(65.0), torch.arange(65.0) - 32, indexing="ij")
     angle = torch.atan2((rotated * rows).sum(dim=(1, 2)), (rotated * columns).sum(dim=(1, 2))).rad2deg()
     assert angle.abs().max() < 30.5
@@ -193,7 +197,7 @@ def test_factors_are_drawn_up_to_their_bounds(monkeypatch, name, index):
     monkeypatch.setattr(
         "recede.datasets.augmentation.recolour", lambda images, *factors: drawn.append(factors) or images
     )
-    Augmentation(**{name: 0.3})({"scene": pictures(4, 4, 3, batch=500)}, generator())
+    augmentation_of(**{name: 0.3})({"scene": pictures(4, 4, 3, batch=500)}, generator())
     (factors,) = drawn
     assert (factors[index] - 0.7).min().abs() < 0.01
     assert (factors[index] - 1.3).max().abs() < 0.01
@@ -210,7 +214,7 @@ def test_factors_are_drawn_up_to_their_bounds(monkeypatch, name, index):
 )
 def test_impossible_values_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        Augmentation(**options)
+        augmentation_of(**options)
     with pytest.raises(ValueError, match=message):
         AugmentationConfig(**options)
 
@@ -246,7 +250,7 @@ def test_augmented_images_are_drawn(recorded, tmp_path, recede):
     assert result.out.splitlines()[-1] == f"augmented: {augmented}"
     pictures = [imageio.v3.imread(augmented)]
     for seed in (0, 1):
-        draw_augmented(recorded, Augmentation(crop=(8, 7), brightness=0.5), tmp_path / "again.png", seed=seed)
+        draw_augmented(recorded, augmentation_of(crop=(8, 7), brightness=0.5), tmp_path / "again.png", seed=seed)
         pictures.append(imageio.v3.imread(tmp_path / "again.png"))
     assert min(pictures[0].shape[:2]) > 300
     assert np.array_equal(pictures[0], pictures[1])
@@ -269,7 +273,7 @@ def test_a_row_shows_the_original_and_augmented_images(recorded, tmp_path, monke
 
     images = []
     monkeypatch.setattr(Axes, "imshow", lambda axis, image, **_: images.append(np.asarray(image)))
-    draw_augmented(recorded, Augmentation(crop=(8, 7)), tmp_path / "grid.png", samples=3)
+    draw_augmented(recorded, augmentation_of(crop=(8, 7)), tmp_path / "grid.png", samples=3)
     assert len(images) == 2 * 3 * 6
     sizes = [(12, 16, 3)] + [(8, 7, 3)] * 5
     assert [image.shape for image in images[:18]] == sizes * 3
