@@ -337,7 +337,6 @@ def test_every_sampler_is_captured(name):
         assert_replays(CudaGraphEngine(policy), policy)
 
 
-@mend(raises=CaptureError, reason="the engine does not refuse it (policy/engines/cuda_graph.py)")
 @pytest.mark.parametrize("engine", ["cuda_graph", "auto"])
 def test_a_scheduler_of_diffusers_is_refused_before_it_is_captured(engine):
     policy = ready(partial(sampled_by, denoising.DiffusersSamplerConfig(name="DDIMScheduler", num_steps=3)))

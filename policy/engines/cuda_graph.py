@@ -15,6 +15,7 @@ from ..denoising.guidance import Guidance, Prefix, check_guidance, mapped
 from ..diffusion import DiffusionPolicy
 from ..inputs import check_noise, check_observation, num_rows
 from .interface import Arrays, check_without_gradient
+from .pieces import check_sampler
 
 BF16_LAYERS = nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d
 """Layers whose weights are held in bf16. Norms and sums stay in fp32, as in training with precision=bf16."""
@@ -49,7 +50,8 @@ class CudaGraphEngine:
 
     A graph holds the settings of guidance and what the network makes of the times as constants. A new graph is captured
     for each number of rows and each kind of guidance. A prediction without guidance has a prefix without weight, so
-    that the first prefix of an episode does not wait for a capture. Raises ValueError if there is no GPU.
+    that the first prefix of an episode does not wait for a capture. Raises ValueError if there is no GPU, or if the
+    sampler is a scheduler of diffusers.
     """
 
     name, precision = "cuda_graph", "bf16"
@@ -60,6 +62,7 @@ class CudaGraphEngine:
                 "engine=cuda_graph needs an NVIDIA GPU that torch can use, and there is none here: "
                 "use engine=onnx or engine=openvino"
             )
+        check_sampler(policy)
         self.policy = deepcopy(policy).to("cuda").eval().requires_grad_(False)
         self.policy.hold_times()
         for part in (self.policy.encoder, self.policy.network):
