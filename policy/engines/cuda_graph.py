@@ -63,7 +63,9 @@ class CudaGraphEngine:
                 "use engine=onnx or engine=openvino"
             )
         check_sampler(policy)
-        self.policy = deepcopy(policy).to("cuda").eval().requires_grad_(False)
+        device = next(policy.parameters()).device
+        self.device = device if device.type == "cuda" else torch.device("cuda")
+        self.policy = deepcopy(policy).to(self.device).eval().requires_grad_(False)
         self.policy.hold_times()
         for part in (self.policy.encoder, self.policy.network):
             for layer in part.modules():  # type: ignore[attr-defined]
@@ -87,11 +89,16 @@ class CudaGraphEngine:
         guidance = guidance or [Prefix(torch.zeros(drawn.shape[1:]), torch.zeros(drawn.shape[1:-1]))]
         check_guidance(guidance, drawn)
         key = drawn.shape[1], *(guide.kind for guide in guidance)
-        if key not in self._captured:
-            if len(self._captured) >= MAX_GRAPHS:
-                del self._captured[next(iter(self._captured))]  # the oldest
-            self._captured[key] = self._capture(tensors, drawn, guidance)
-        captured = self._captured[key]
+        with torch.cuda.device(self.device):  # streams and graphs are those of the current GPU
+            if key not in self._captured:
+                if len(self._captured) >= MAX_GRAPHS:
+                    del self._captured[next(iter(self._captured))]  # the oldest
+                self._captured[key] = self._capture(tensors, drawn, guidance)
+            return self._replay(self._captured[key], tensors, drawn, guidance)
+
+    def _replay(
+        self, captured: Captured, tensors: dict[str, Tensor], drawn: Tensor, guidance: Sequence[Guidance]
+    ) -> NDArray[Any]:
         for name, values in tensors.items():
             captured.observation[name].copy_(values)
         captured.noise.copy_(drawn)
@@ -102,8 +109,10 @@ class CudaGraphEngine:
         return captured.chunk.cpu().numpy()  # the copy waits for the device
 
     def _capture(self, observation: dict[str, Tensor], noise: Tensor, guidance: Sequence[Guidance]) -> Captured:
-        buffers, drawn = {name: values.to("cuda") for name, values in observation.items()}, noise.to("cuda")
-        guides = tuple(mapped(guide, lambda array: torch.as_tensor(array).float().to("cuda")) for guide in guidance)
+        buffers, drawn = {name: values.to(self.device) for name, values in observation.items()}, noise.to(self.device)
+        guides = tuple(
+            mapped(guide, lambda array: torch.as_tensor(array).float().to(self.device)) for guide in guidance
+        )
 
         def predict() -> Tensor:
             # The weights are bf16 already, and a cache of conversions must not outlive a capture.
@@ -117,6 +126,7 @@ class CudaGraphEngine:
                 predict()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads may use the GPU meanwhile, as a camera's does.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             chunk = predict()
         return Captured(graph, buffers, drawn, guides, chunk)
