@@ -142,12 +142,6 @@ TRAININGS = {
 }
 """Name -> options of a training, and which files wait for the device in each of its steps."""
 
-MENDS = {
-    "padding masked": "a boolean mask selects the errors: its size is read, twice a step (training/loop.py)",
-    "colours": "the weights of brightness are uploaded for each camera in each step (datasets/augmentation.py)",
-}
-"""Training -> why its steps still wait more often than that."""
-
 
 @pytest.fixture
 def train(reaches, filmed, tmp_path, monkeypatch):
@@ -192,18 +186,9 @@ def test_a_training_on_the_gpu_is_that_of_the_cpu_and_waits_only_for_its_data(tr
     with SimulatedGPU() as gpu:
         trained, steps = train(options, "gpu", gpu)
     assert_same_files(trained, expected)
-    if name not in MENDS:
-        assert_waits(steps, waits)
+    assert_waits(steps, waits)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=mend(reason=reason)) for name, reason in MENDS.items()])
-def test_a_step_of_training_waits_only_for_its_data(train, name):
-    options, waits = TRAININGS[name]
-    with SimulatedGPU() as gpu:
-        assert_waits(train(options, "gpu", gpu)[1], waits)
-
-
-@mend(reason="is_finite asks the device once for each parameter (training/measures.py)")
 def test_a_check_of_the_weights_waits_once():
     with SimulatedGPU() as gpu:
         policy = POLICIES["unet1d"]().to("cuda")
@@ -211,6 +196,15 @@ def test_a_check_of_the_weights_waits_once():
         gpu.clear()
         assert measures.is_finite(meter, policy)
         assert sum(gpu.waits().values()) == 1
+
+
+def test_the_masked_loss_is_the_mean_over_the_steps_that_count():
+    torch.manual_seed(0)
+    error, is_counted = torch.rand(4, 256, 16), torch.rand(256, 16) > 0.2
+    expected = error.double()[:, is_counted].mean()
+    assert abs(measures.mean_where(error, is_counted) - expected) < 1e-6
+    error[:, ~is_counted] = torch.nan
+    assert abs(measures.mean_where(error, is_counted) - expected) < 1e-6
 
 
 @pytest.mark.parametrize("begin", [SimulatedGPU, contextlib.nullcontext], ids=["gpu", "cpu"])
