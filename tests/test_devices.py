@@ -27,6 +27,7 @@ from recede.policy.denoising.guidance import Prefix
 from recede.policy.denoising.prediction import SAMPLE
 from recede.policy.denoising.schedule import DiscreteSchedule
 from recede.policy.diffusion import DiffusionPolicy
+from recede.policy.engines import cuda_graph
 from recede.policy.engines.choice import TOLERANCES, difference
 from recede.policy.engines.cuda_graph import CudaGraphEngine
 from recede.policy.engines.eager import EagerEngine
@@ -319,7 +320,8 @@ def test_a_captured_policy_answers_every_question_it_is_asked(name):
         engine = CudaGraphEngine(policy)
         for kind in ("no prefix", "pull", "warm start"):
             assert_replays(engine, policy, PREFIXES[kind])
-        assert len(gpu.graphs) == 2  # no prefix is a prefix without weight
+        # No prefix is a prefix without weight, and one step leaves nothing to skip.
+        assert len(gpu.graphs) == min(2, len(policy.sampler.levels) - 1)
         with pytest.raises(ValueError, match="exact=false"):
             replies(engine, policy, [0], PREFIXES["gradient"])
 
@@ -340,6 +342,27 @@ def test_a_scheduler_of_diffusers_is_refused_before_it_is_captured(engine):
             return
         with pytest.raises(ValueError, match="engine=eager"):
             replies(make_engine(policy, engine)[0], policy, [0])
+
+
+def test_starts_that_run_the_same_steps_share_a_graph():
+    policy = ready(POLICIES["unet1d"])  # of three steps
+    with SimulatedGPU() as gpu:
+        engine = CudaGraphEngine(policy)
+        for start in (0.1, 0.3, 1 / 3):
+            assert_replays(engine, policy, {"start": start})
+        assert len(gpu.graphs) == 1
+        assert_replays(engine, policy, {"start": 0.6})
+        assert len(gpu.graphs) == 2
+
+
+def test_the_least_recently_used_graph_goes_first(monkeypatch):
+    monkeypatch.setattr(cuda_graph, "MAX_GRAPHS", 2)
+    policy = ready(POLICIES["unet1d"])
+    with SimulatedGPU() as gpu:
+        engine = CudaGraphEngine(policy)
+        for kind in ("pull", "warm start", "pull", "another", "pull"):
+            replies(engine, policy, [0], PREFIXES.get(kind, {"start": 0.1}))
+        assert len(gpu.graphs) == 3
 
 
 @mend(reason="limit is a constant of a graph (policy/engines/cuda_graph.py)")

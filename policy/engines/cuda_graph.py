@@ -22,7 +22,7 @@ BF16_LAYERS = nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d
 
 
 MAX_GRAPHS = 32
-"""The most graphs that are kept. Each has its own memory; the oldest is dropped."""
+"""The most graphs that are kept. Each has its own memory; the least recently used is dropped."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,17 @@ class CudaGraphEngine:
         check_noise(drawn, self.noise_shape, num_rows(tensors))
         guidance = guidance or [Prefix(torch.zeros(drawn.shape[1:]), torch.zeros(drawn.shape[1:-1]))]
         check_guidance(guidance, drawn)
+        num_steps = len(self.policy.sampler.levels) - 1
+        guidance = [guide.rounded(num_steps) if isinstance(guide, Prefix) else guide for guide in guidance]
         key = drawn.shape[1], *(guide.kind for guide in guidance)
         with torch.cuda.device(self.device):  # streams and graphs are those of the current GPU
-            if key not in self._captured:
+            captured = self._captured.pop(key, None)
+            if captured is None:
                 if len(self._captured) >= MAX_GRAPHS:
-                    del self._captured[next(iter(self._captured))]  # the oldest
-                self._captured[key] = self._capture(tensors, drawn, guidance)
-            return self._replay(self._captured[key], tensors, drawn, guidance)
+                    del self._captured[next(iter(self._captured))]  # the least recently used
+                captured = self._capture(tensors, drawn, guidance)
+            self._captured[key] = captured  # the last is the most recently used
+            return self._replay(captured, tensors, drawn, guidance)
 
     def _replay(
         self, captured: Captured, tensors: dict[str, Tensor], drawn: Tensor, guidance: Sequence[Guidance]
