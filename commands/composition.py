@@ -89,7 +89,19 @@ def explain(error: Exception, command: str) -> str | None:
         return explain_composition(error, command)
     if isinstance(error, ValueError | OSError | FloatingPointError | ImportError):
         return " ".join(str(error).split())
+    torch = sys.modules.get("torch")  # whoever raises its error has imported it
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return explain_memory(error, command)
     return None
+
+
+def explain_memory(error: Exception, command: str) -> str:
+    """What did not fit into the memory of a GPU, and how to need less."""
+    # torch names the sizes in its first two sentences; advice on its own settings follows.
+    reason = ". ".join(" ".join(str(error).split()).split(". ")[:2]).rstrip(".")
+    if command == "train":
+        return f"{reason}: lower batch_size or draws, or keep the images out of it with image_cache=mapped"
+    return f"{reason}: end other programs that use the GPU, or use the CPU with device=cpu"
 
 
 def explain_choice(slot: str, name: str) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -135,7 +136,7 @@ def recolour(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: T
     and clipping.
     """
     channels = images.shape[-1]
-    shares = torch.tensor(LUMA if channels == 3 else (1 / channels,) * channels, device=images.device)
+    shares = _shares(channels, images.device)
     colours = rearrange(images, "b t h w c -> b c (t h w)").float()  # several times as fast as with the channels last
     mean = brightness * (colours.mean(dim=2) @ shares)
     colour = (saturation if channels == 3 else torch.ones_like(saturation))[:, None, None]
@@ -144,6 +145,12 @@ def recolour(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: T
     colours = torch.baddbmm(offset, (brightness * contrast)[:, None, None] * blend, colours)
     num_images, height = images.shape[1:3]
     return rearrange(_to_uint8(colours), "b c (t h w) -> b t h w c", t=num_images, h=height)
+
+
+@cache
+def _shares(channels: int, device: torch.device) -> Tensor:
+    """The share of each channel in brightness, uploaded once for a device."""
+    return torch.tensor(LUMA if channels == 3 else (1 / channels,) * channels, device=device)
 
 
 def _to_uint8(x: Tensor) -> Tensor:

@@ -22,29 +22,43 @@ PLACES = ("auto", "device", "mapped")
 """Where decoded images may be kept: on the training device, or in a file that is mapped into memory."""
 
 RESIDENT_SHARE = 0.6
-"""Largest share of the device's free memory that "auto" fills with the images of one stream."""
+"""Largest share of the device's free memory that "auto" fills with the images of all cameras."""
 
 BYTES_AT_ONCE = 2**26
 """Images are decoded in pieces of at most this many bytes, or one at a time if a single image is larger."""
 
 
-def decode_images(
-    demonstrations: Demonstrations, stream: Stream, *, device: torch.device, place: str = "auto", cache: Path
-) -> Tensor:
-    """All images of a stream, uint8 (N, H, W, C), on `device` or mapped from a file in the folder `cache`.
+def choose_place(demonstrations: Demonstrations, *, device: torch.device, place: str) -> str:
+    """Where the images of all cameras are kept: "device" or "mapped".
 
-    place: one of `PLACES`. "auto" is the device if the images fill at most `RESIDENT_SHARE` of its free memory. A
-    mapped file is written once; later runs read it again until the demonstrations change.
+    place: one of `PLACES`. "auto" is the device if all images together fill at most `RESIDENT_SHARE` of its free
+    memory: one decision for all cameras, because each camera that is loaded leaves less memory to the next one.
 
-    Cost: N x H x W x C bytes of memory or disk, and decoding every image once.
-
-    Raises ValueError for an unknown place, and OSError if the file cannot be written.
+    Raises ValueError for an unknown place.
     """
     if place not in PLACES:
         raise ValueError(f"image_cache must be one of {', '.join(PLACES)}, got {place!r}")
+    if place != "auto":
+        return place
+    sizes = [stream.size for stream in demonstrations.specification.streams if stream.is_image]
+    fits = demonstrations.num_steps * sum(sizes) <= RESIDENT_SHARE * free_memory(device)
+    return "device" if fits else "mapped"
+
+
+def decode_images(
+    demonstrations: Demonstrations, stream: Stream, *, device: torch.device, place: str, cache: Path
+) -> Tensor:
+    """All images of a stream, uint8 (N, H, W, C), on `device` or mapped from a file in the folder `cache`.
+
+    place: "device" or "mapped"; see `choose_place`. A mapped file is written once; later runs read it again until the
+    demonstrations change.
+
+    Cost: N x H x W x C bytes of memory or disk, and decoding every image once.
+
+    Raises OSError if the file cannot be written.
+    """
     shape = (demonstrations.num_steps, *stream.shape)
-    fits = np.prod(shape, dtype=np.int64) <= RESIDENT_SHARE * free_memory(device)
-    if place == "device" or (place == "auto" and fits):
+    if place == "device":
         images = torch.empty(shape, dtype=torch.uint8, device=device)
         for start, rows in _decoded_pieces(demonstrations, stream):
             images[start : start + len(rows)] = torch.from_numpy(rows)

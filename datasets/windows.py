@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..specification import Horizons, Stream
 from .demonstrations import Demonstrations
-from .image_cache import cache_folder, decode_images
+from .image_cache import cache_folder, choose_place, decode_images
 
 
 class Batch(NamedTuple):
@@ -51,11 +51,12 @@ class Windows:
         image_cache: str = "auto",
     ) -> None:
         self.horizons, self.device = horizons, torch.device(device)
+        place = choose_place(demonstrations, device=self.device, place=image_cache)
 
         def load(stream: Stream) -> Tensor:
             if stream.is_image and len(demonstrations):
                 cache = cache_folder()
-                return decode_images(demonstrations, stream, device=self.device, place=image_cache, cache=cache)
+                return decode_images(demonstrations, stream, device=self.device, place=place, cache=cache)
             return torch.from_numpy(demonstrations.read(stream.name)).to(self.device)
 
         self.streams = {stream.name: load(stream) for stream in demonstrations.specification.streams}

@@ -37,7 +37,7 @@ from ..policy.device import device as choose_device
 from ..policy.interface import Lesson, Policy
 from ..policy.normalizer import Normalizer
 from .ema import EMA
-from .measures import Meter, action_error, is_finite, metrics_writer
+from .measures import Meter, action_error, is_finite, mean_where, metrics_writer
 from .parameters import parameter_groups
 from .recipe import recipe
 from .run import Run, stop_requests
@@ -100,7 +100,7 @@ def train(config: TrainConfig) -> Path:
                 group["lr"] = rate * group["scale"]
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
                 error = policy.loss(lesson)  # (K, B, L)
-            loss = error[:, ~batch.is_padding].mean() if config.mask_padding else error.mean()
+            loss = mean_where(error, ~batch.is_padding) if config.mask_padding else error.mean()
             optimizer.zero_grad()
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.gradient_clip)

@@ -38,9 +38,14 @@ class Meter:
         return means
 
 
+def mean_where(error: Tensor, is_counted: Tensor) -> Tensor:
+    """The mean of errors (K, B, L) over the counted steps (B, L). Nothing waits for the device."""
+    return error.where(is_counted, 0).sum() / (len(error) * is_counted.sum())
+
+
 def is_finite(meter: Meter, policy: nn.Module) -> bool:
-    """Whether the losses and gradients since the last `drain` and all weights are finite. Waits for the device."""
-    return all(bool(tensor.isfinite().all()) for tensor in (meter.sums, *policy.parameters()))
+    """Whether the losses and gradients since the last `drain` and all weights are finite. Waits once."""
+    return bool(torch.stack([tensor.isfinite().all() for tensor in (meter.sums, *policy.parameters())]).all())
 
 
 @torch.no_grad()

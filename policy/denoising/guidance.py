@@ -142,10 +142,17 @@ class Prefix(Guidance):
                 f"the planned actions must have the shape of the chunks, {shape}, got {tuple(self.actions.shape)}"
             )
 
+    def rounded(self, num_steps: int) -> Prefix:
+        """The same prefix, with the start that prefixes share if they run the same of `num_steps` denoising steps."""
+        return replace(self, start=self._steps_to_run(num_steps) / num_steps)
+
+    def _steps_to_run(self, num_steps: int) -> int:
+        return max(1, round(self.start * num_steps))
+
     def begin(self, noise: Any, levels: Levels, sampling: Sampling) -> tuple[Any, Levels]:
         """For a warm start, skip the first levels and the noise that the sampler would add there."""
         num_steps = len(levels) - 1
-        skipped = num_steps - max(1, round(self.start * num_steps))
+        skipped = num_steps - self._steps_to_run(num_steps)
         if not skipped:
             return noise, levels
         _, alpha, sigma = levels[skipped]

@@ -83,7 +83,7 @@ def median_seconds(
     engines: Sequence[Engine], observation: Arrays, noise: NDArray[np.float32], *, repeats: int
 ) -> list[float]:
     """The median time of a chunk of one row of each engine. They take turns, so that a disturbance slows all alike."""
-    row = {name: values[:1] for name, values in observation.items()}
+    row = _first_row(observation)
     seconds: list[list[float]] = [[] for _ in engines]
     for turn in range(repeats + 1):
         for engine, times in zip(engines, seconds, strict=True):
@@ -92,6 +92,10 @@ def median_seconds(
             if turn:  # the first warms up
                 times.append(time.perf_counter() - start)
     return [float(np.median(times)) for times in seconds]
+
+
+def _first_row(observation: Arrays) -> Arrays:
+    return {name: values[:1] for name, values in observation.items()}
 
 
 def choose(
@@ -105,17 +109,19 @@ def choose(
 ) -> tuple[list[Engine], list[Verdict]]:
     """The engines that agree with `reference`, fastest first, and the verdict on every candidate.
 
-    makers: a candidate's name -> a function that makes the engine, or raises ValueError if it is not available.
+    makers: a candidate's name -> a function that makes the engine, or raises if it is not available. An engine that
+    fails in its trial is excluded.
     """
     expected, verdicts = reference.predict(observation, noise), dict[str, Verdict]()
     agreeing: list[Engine] = []
     for name, make in makers.items():
         try:
             engine = make()
-        except ValueError as error:
-            verdicts[name] = Verdict(name, reason=str(error))
+            verdicts[name] = compare(engine, observation, noise, expected=expected, half_range=half_range)
+            engine.predict(_first_row(observation), noise[:, :1])  # as it will be timed
+        except Exception as error:  # each library of an engine raises errors of its own
+            verdicts[name] = Verdict(name, reason=" ".join(str(error).split()) or type(error).__name__)
             continue
-        verdicts[name] = compare(engine, observation, noise, expected=expected, half_range=half_range)
         agreeing += [engine] if verdicts[name].is_usable else []
     times = median_seconds(agreeing, observation, noise, repeats=repeats)
     for engine, seconds in zip(agreeing, times, strict=True):

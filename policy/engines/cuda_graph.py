@@ -15,13 +15,14 @@ from ..denoising.guidance import Guidance, Prefix, check_guidance, mapped
 from ..diffusion import DiffusionPolicy
 from ..inputs import check_noise, check_observation, num_rows
 from .interface import Arrays, check_without_gradient
+from .pieces import check_sampler
 
 BF16_LAYERS = nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d
 """Layers whose weights are held in bf16. Norms and sums stay in fp32, as in training with precision=bf16."""
 
 
 MAX_GRAPHS = 32
-"""The most graphs that are kept. Each has its own memory; the oldest is dropped."""
+"""The most graphs that are kept. Each has its own memory; the least recently used is dropped."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class CudaGraphEngine:
 
     A graph holds the settings of guidance and what the network makes of the times as constants. A new graph is captured
     for each number of rows and each kind of guidance. A prediction without guidance has a prefix without weight, so
-    that the first prefix of an episode does not wait for a capture. Raises ValueError if there is no GPU.
+    that the first prefix of an episode does not wait for a capture. Raises ValueError if there is no GPU, or if the
+    sampler is a scheduler of diffusers.
     """
 
     name, precision = "cuda_graph", "bf16"
@@ -60,7 +62,10 @@ class CudaGraphEngine:
                 "engine=cuda_graph needs an NVIDIA GPU that torch can use, and there is none here: "
                 "use engine=onnx or engine=openvino"
             )
-        self.policy = deepcopy(policy).to("cuda").eval().requires_grad_(False)
+        check_sampler(policy)
+        device = next(policy.parameters()).device
+        self.device = device if device.type == "cuda" else torch.device("cuda")
+        self.policy = deepcopy(policy).to(self.device).eval().requires_grad_(False)
         self.policy.hold_times()
         for part in (self.policy.encoder, self.policy.network):
             for layer in part.modules():  # type: ignore[attr-defined]
@@ -83,12 +88,21 @@ class CudaGraphEngine:
         check_noise(drawn, self.noise_shape, num_rows(tensors))
         guidance = guidance or [Prefix(torch.zeros(drawn.shape[1:]), torch.zeros(drawn.shape[1:-1]))]
         check_guidance(guidance, drawn)
+        num_steps = len(self.policy.sampler.levels) - 1
+        guidance = [guide.rounded(num_steps) if isinstance(guide, Prefix) else guide for guide in guidance]
         key = drawn.shape[1], *(guide.kind for guide in guidance)
-        if key not in self._captured:
-            if len(self._captured) >= MAX_GRAPHS:
-                del self._captured[next(iter(self._captured))]  # the oldest
-            self._captured[key] = self._capture(tensors, drawn, guidance)
-        captured = self._captured[key]
+        with torch.cuda.device(self.device):  # streams and graphs are those of the current GPU
+            captured = self._captured.pop(key, None)
+            if captured is None:
+                if len(self._captured) >= MAX_GRAPHS:
+                    del self._captured[next(iter(self._captured))]  # the least recently used
+                captured = self._capture(tensors, drawn, guidance)
+            self._captured[key] = captured  # the last is the most recently used
+            return self._replay(captured, tensors, drawn, guidance)
+
+    def _replay(
+        self, captured: Captured, tensors: dict[str, Tensor], drawn: Tensor, guidance: Sequence[Guidance]
+    ) -> NDArray[Any]:
         for name, values in tensors.items():
             captured.observation[name].copy_(values)
         captured.noise.copy_(drawn)
@@ -99,8 +113,10 @@ class CudaGraphEngine:
         return captured.chunk.cpu().numpy()  # the copy waits for the device
 
     def _capture(self, observation: dict[str, Tensor], noise: Tensor, guidance: Sequence[Guidance]) -> Captured:
-        buffers, drawn = {name: values.to("cuda") for name, values in observation.items()}, noise.to("cuda")
-        guides = tuple(mapped(guide, lambda array: torch.as_tensor(array).float().to("cuda")) for guide in guidance)
+        buffers, drawn = {name: values.to(self.device) for name, values in observation.items()}, noise.to(self.device)
+        guides = tuple(
+            mapped(guide, lambda array: torch.as_tensor(array).float().to(self.device)) for guide in guidance
+        )
 
         def predict() -> Tensor:
             # The weights are bf16 already, and a cache of conversions must not outlive a capture.
@@ -114,6 +130,7 @@ class CudaGraphEngine:
                 predict()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads may use the GPU meanwhile, as a camera's does.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             chunk = predict()
         return Captured(graph, buffers, drawn, guides, chunk)

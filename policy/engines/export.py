@@ -36,7 +36,7 @@ MAX_ROWS = 1024
 
 
 def write_onnx(policy: DiffusionPolicy, folder: Path) -> None:
-    """Write `encode.onnx` and `denoise.onnx`, for any number of rows, into a new folder.
+    """Write `encode.onnx` and `denoise.onnx`, for any number of rows, into a folder.
 
     Raises ValueError if a package is not installed, or if the network cannot be exported.
     """
@@ -53,7 +53,7 @@ def write_onnx(policy: DiffusionPolicy, folder: Path) -> None:
     with torch.no_grad():
         condition = encode(*observation)
     noisy = torch.zeros(ROWS, policy.horizons.prediction, policy.specification.action.size)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     names = [f"observation.{stream.name}" for stream in streams]
     _write(folder / "encode.onnx", encode, dict(zip(names, observation, strict=True)), ((batch,) * len(names),))
     inputs = {"noisy": noisy, "time": time, "condition": condition}
@@ -61,10 +61,10 @@ def write_onnx(policy: DiffusionPolicy, folder: Path) -> None:
 
 
 def to_openvino(source: Path, folder: Path) -> None:
-    """Convert the graphs of `write_onnx` to those of OpenVINO, weights in fp32, in a new folder."""
+    """Convert the graphs of `write_onnx` to those of OpenVINO, weights in fp32, in a folder."""
     openvino = library()
     core = openvino.Core()
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name in ("encode", "denoise"):
         openvino.save_model(core.read_model(source / f"{name}.onnx"), folder / f"{name}.xml", compress_to_fp16=False)
 

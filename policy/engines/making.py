@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...files import whole_folder
 from .interface import ENGINES, FORMATS
 
 if TYPE_CHECKING:
@@ -127,7 +128,9 @@ def write_graphs(policy: DiffusionPolicy, name: str, scratch: Path) -> Path:
         library()  # refuses before anything is exported
     folder = scratch / FORMATS[name]
     if not (scratch / "onnx").exists():
-        write_onnx(policy, scratch / "onnx")
+        with whole_folder(scratch / "onnx") as unfinished:
+            write_onnx(policy, unfinished)
     if not folder.exists():
-        to_openvino(scratch / "onnx", folder)
+        with whole_folder(folder) as unfinished:
+            to_openvino(scratch / "onnx", unfinished)
     return folder

@@ -48,11 +48,17 @@ def check_diffusion(policy: Policy) -> DiffusionPolicy:
     return policy
 
 
-def check_exportable(policy: Policy) -> DiffusionPolicy:
-    """The policy itself. Raises ValueError if only PyTorch can run it."""
+def check_sampler(policy: Policy) -> DiffusionPolicy:
+    """The policy itself. Raises ValueError if its sampler computes with numbers that only eager can give it."""
     policy = check_diffusion(policy)
     if not policy.sampler.runs_on_arrays:
-        raise ValueError("schedulers of diffusers need PyTorch: choose sampler=ddim, or engine=eager")
+        raise ValueError("schedulers of diffusers run in eager only: choose sampler=ddim, or engine=eager")
+    return policy
+
+
+def check_exportable(policy: Policy) -> DiffusionPolicy:
+    """The policy itself. Raises ValueError if only PyTorch can run it."""
+    policy = check_sampler(policy)
     if not isinstance(policy.space, NormalisedActions):
         raise ValueError(
             f"only a policy of normalised actions can be exported, got {type(policy.space).__name__}: use engine=eager"

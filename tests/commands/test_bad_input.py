@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import zarr
 from recede.checkpoints.runs import resolve_checkpoint
+from recede.commands.composition import explain
 from recede.datasets.store import DemonstrationStore
 from recede.specification import Specification, Stream
 
@@ -343,3 +345,17 @@ def test_a_policy_is_not_evaluated_in_a_task_of_another_specification(recede, tm
     line = refused(recede, tmp_path, "evaluate", run, "task=pick_place", "episodes=1", "device=cpu")
     assert "the policy's specification must be that of task 'pick_place', but differs: " in line
     assert "position: only on one side" in line
+
+
+@pytest.mark.parametrize(
+    ("command", "remedies"),
+    [("train", ["batch_size", "draws", "image_cache=mapped"]), ("evaluate", ["device=cpu"])],
+)
+def test_a_full_gpu_is_one_line(command, remedies):
+    advice = "GPU 0 has 3.00 GiB in all. Of the\nallocated memory 1.00 GiB is by PyTorch. See the documentation"
+    line = explain(torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate 2.00 GiB. {advice}"), command)
+    assert "Tried to allocate 2.00 GiB" in line
+    assert "documentation" not in line
+    assert "\n" not in line
+    for remedy in remedies:
+        assert remedy in line

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from engines import random_input
-from recede.policy.engines import choice
+from recede.policy.engines import choice, export
 from recede.policy.engines.choice import TOLERANCES, difference
 from recede.policy.engines.eager import EagerEngine
 from recede.policy.engines.making import choose_engine
@@ -84,3 +84,38 @@ def test_the_error_names_each_reason_if_no_engine_agrees(workshop, monkeypatch, 
     monkeypatch.setitem(TOLERANCES, "fp32", -1.0)
     with pytest.raises(ValueError, match=r"onnx \(fp32\): .*tolerance -1.*excluded"):
         choose_engine(workshop.policy("regression"), ["onnx"], tmp_path)
+
+
+class FailingEngine(OffsetEngine):
+    """An engine that cannot predict this number of rows."""
+
+    def __init__(self, eager, name, rows):
+        super().__init__(eager, name, 0.0)
+        self.rows = rows
+
+    def predict(self, observation, noise, guidance=()):
+        if noise.shape[1] == self.rows:
+            raise RuntimeError(f"{self.rows} rows\nare too many")
+        return super().predict(observation, noise, guidance)
+
+
+def test_an_engine_that_fails_in_its_trial_is_excluded(workshop):
+    policy = workshop.policy("regression")
+    eager, (observation, noise) = EagerEngine(policy), random_input(policy)
+    candidates = [eager, FailingEngine(eager, "onnx", 5), FailingEngine(eager, "openvino", 1)]
+    makers = {engine.name: (lambda engine=engine: engine) for engine in candidates}
+    half_range = np.ones(policy.specification.action.size, dtype=np.float32)
+    engines, verdicts = choice.choose(makers, observation, noise, reference=eager, half_range=half_range)
+    assert [engine.name for engine in engines] == ["eager"]
+    assert [verdict.reason for verdict in verdicts] == ["", "5 rows are too many", "1 rows are too many"]
+
+
+@pytest.mark.parametrize("step", ["_write", "to_openvino"])
+def test_a_failed_export_leaves_no_graphs(workshop, tmp_path, monkeypatch, step):
+    def fail(*_):
+        raise RuntimeError("no operator")
+
+    monkeypatch.setattr(export, step, fail)
+    choice = choose_engine(workshop.policy("regression"), ["eager", "openvino", "openvino_fp32"], tmp_path)
+    assert [verdict.reason for verdict in choice.verdicts] == ["", "no operator", "no operator"]
+    assert [path.name for path in tmp_path.iterdir()] == (["onnx"] if step == "to_openvino" else [])
