@@ -61,7 +61,7 @@ def read_architecture(folder: Path) -> dict[str, Any]:
 
 
 def network_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a configuration, from a model's folder or a checkpoint, without those that may name code to run."""
+    """A configuration of a model's folder or of a checkpoint, without the entries that may name code to run."""
     return {
         name: network_settings(value) if isinstance(value, Mapping) else value
         for name, value in config.items()

@@ -8,11 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recede.checkpoints.folder import FORMAT, read_tensors, write_checkpoint, write_tensors
+from recede.checkpoints.folder import FORMAT, read_manifest, read_tensors, write_checkpoint, write_tensors
 from recede.checkpoints.opening import load_policy
 from recede.checkpoints.runs import checkpoint_steps, resolve_checkpoint
 from recede.configs.choices import CHOICES
 from recede.configs.notation import policy_config
+from recede.files import DIGEST, write_json_with_digest
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons, Specification, Stream
 
@@ -40,6 +41,7 @@ def save(folder, choice="diffusion", **changes):
         "policy": {"choice": choice, "network": SMALL},
         "task": None,
         "step": 7,
+        "seed": 0,
     } | changes
     folder.mkdir(parents=True)
     write_checkpoint(folder, build(choice).state_dict(), **manifest)
@@ -50,7 +52,7 @@ def edit(folder, **changes):
     """Change entries of policy.json, or remove them."""
     path = folder / "policy.json"
     content = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in content.items() if value is not REMOVED}))
+    write_json_with_digest(path, {key: value for key, value in content.items() if value is not REMOVED})
 
 
 @pytest.mark.parametrize("choice", sorted(CHOICES["policy"]))
@@ -117,9 +119,9 @@ def test_tensors_of_any_layout_survive_a_round_trip(tmp_path):
     [
         (
             {"format": 1},
-            r"policy.json: format must be 2, which this version of recede reads, got 1: load it with the v",
+            r"policy.json: format must be 3, which this version of recede reads, got 1: load it with the v",
         ),
-        ({"format": REMOVED}, "format must be 2, .* got None"),
+        ({"format": REMOVED}, "format must be 3, .* got None"),
         ({"horizons": REMOVED}, r"policy.json is damaged: it lacks \['horizons'\]; use another checkpoint"),
         ({"weights_sha256": REMOVED, "task": REMOVED}, r"it lacks \['task', 'weights_sha256'\]"),
         ({"horizons": {"observation": 2, "prediction": 4, "action": 8}}, "policy.json is damaged .*prediction horizon"),
@@ -192,3 +194,35 @@ def test_the_last_and_the_best_checkpoint_of_a_run_are_resolved(tmp_path):
     (run / "metrics.jsonl").write_text("{\n")
     with pytest.raises(ValueError, match=r"metrics.jsonl is damaged"):
         resolve_checkpoint(run, "best")
+
+
+def test_a_flipped_bit_of_a_description_changes_nothing_or_is_an_error(tmp_path):
+    folder = save(tmp_path / "checkpoint")
+    path, whole = folder / "policy.json", read_manifest(folder)
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    for place in rng.integers(0, len(content), 300):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            assert read_manifest(folder) == whole
+        except ValueError as error:
+            assert "policy.json" in str(error)  # noqa: PT017
+
+
+def test_an_altered_number_in_a_description_is_an_error(tmp_path):
+    folder = save(tmp_path / "checkpoint")
+    path = folder / "policy.json"
+    path.write_text(path.read_text().replace('"control_dt": 0.05', '"control_dt": 0.5'))
+    with pytest.raises(ValueError, match=r"policy.json is damaged: its SHA-256 .*use another checkpoint"):
+        load_policy(folder)
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != DIGEST}))
+    with pytest.raises(ValueError, match=r"policy.json is damaged: its SHA-256"):
+        load_policy(folder)
+
+
+def test_json_that_is_nested_too_deeply_is_an_error(tmp_path):
+    folder = save(tmp_path / "checkpoint")
+    (folder / "policy.json").write_text('{"a": ' + "[" * 200_000 + "]" * 200_000 + "}")
+    with pytest.raises(ValueError, match=r"policy.json is damaged"):
+        load_policy(folder)

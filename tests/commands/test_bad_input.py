@@ -9,6 +9,7 @@ import pytest
 import zarr
 from recede.checkpoints.runs import resolve_checkpoint
 from recede.datasets.store import DemonstrationStore
+from recede.files import write_json_with_digest
 from recede.specification import Specification, Stream
 
 
@@ -248,11 +249,11 @@ def test_a_replay_buffer_needs_a_task(recede, tmp_path, small):
 
 def edit_manifest(run, **changes):
     path = resolve_checkpoint(run) / "policy.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    write_json_with_digest(path, json.loads(path.read_text()) | changes)
 
 
 def newer(run):
-    edit_manifest(run, format=3)
+    edit_manifest(run, format=4)
 
 
 def flip_weights(run):
@@ -300,7 +301,7 @@ def cut_config(run):
 
 
 BOTH = [
-    (newer, ["policy.json: format must be 2, which this version of recede reads, got 3", "or train again"]),
+    (newer, ["policy.json: format must be 3, which this version of recede reads, got 4", "or train again"]),
     (flip_weights, ["policy.safetensors is damaged: its SHA-256 is not the one noted", "use another checkpoint"]),
     (cut_manifest, ["policy.json is damaged", "restore it from a copy"]),
     (wrong_horizons, ["policy.json is damaged (the prediction horizon must cover", "use another checkpoint"]),

@@ -150,12 +150,12 @@ FLOODS = {"pings": (b"", frame(9, b"")), "pongs": (b"", frame(10, b"")), "pieces
 @pytest.mark.parametrize("name", FLOODS)
 def test_a_flood_of_small_frames_ends_its_session(engine, impatient, name):
     first, flood = FLOODS[name]
-    with serve(engine, seed=5) as (address, made), open_session(address) as (honest, hello), raw(address) as hostile:
+    with serve(engine, seed=5) as (address, _), open_session(address) as (honest, hello), raw(address) as hostile:
         drawn = noise(engine, 5, hello["session"])
         hostile.sendall(UPGRADE)
         assert hostile.recv(65536).startswith(b"HTTP/1.1 101")
         hostile.sendall(first)
-        with pytest.raises(ConnectionError):
+        with pytest.raises(ConnectionError):  # noqa: PT012
             for index in itertools.count():
                 hostile.sendall(flood * 10_000)
                 chunk = ask_chunk(honest, steps(index))
@@ -169,7 +169,7 @@ def test_a_client_that_pings_too_often_reads_why_it_is_disconnected(address):
         for _ in range(server.SMALL_FRAMES):
             opened.ping()
         ask_chunk(opened, steps(0))
-        with pytest.raises(ConnectionClosed, match="1002.*more than 20 pings"):
+        with pytest.raises(ConnectionClosed, match=r"1002.*more than 20 pings"):  # noqa: PT012
             for _ in range(10 * server.SMALL_FRAMES):
                 opened.ping()
                 ask_chunk(opened, steps(0))

@@ -131,15 +131,18 @@ def test_a_session_without_requests_is_closed(engine, monkeypatch):
 
 
 def test_an_idle_session_gives_its_place_to_a_newer_client(engine, monkeypatch):
-    with serve(engine, max_sessions=2) as (address, _), open_session(address) as (first, _):
-        with open_session(address) as (second, _):
+    with (
+        serve(engine, max_sessions=2) as (address, _),
+        open_session(address) as (first, _),
+        open_session(address) as (second, _),
+    ):
+        ask_chunk(first, steps(0))
+        monkeypatch.setattr(server, "PLACE_S", 0.0)
+        with open_session(address) as (third, _):
+            with pytest.raises(ConnectionClosed, match=r"1001 .*needed the place"):
+                second.recv(SECONDS)  # it has waited longest
             ask_chunk(first, steps(0))
-            monkeypatch.setattr(server, "PLACE_S", 0.0)
-            with open_session(address) as (third, _):
-                with pytest.raises(ConnectionClosed, match=r"1001 .*needed the place"):
-                    second.recv(SECONDS)  # it has waited longest
-                ask_chunk(first, steps(0))
-                ask_chunk(third, steps(0))
+            ask_chunk(third, steps(0))
 
 
 def test_a_session_whose_request_is_being_predicted_keeps_its_place(engine, monkeypatch):
