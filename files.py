@@ -57,6 +57,18 @@ def whole_folder(path: Path, *, replace: bool = True) -> Generator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Raises ValueError if files cannot be written to `folder`, or if it does not exist and cannot be made."""
+    place = folder
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        reason = "is read-only" if place.is_dir() else "is no folder"
+        raise ValueError(
+            f"out must be a folder that can be written, got {folder}, but {place} {reason}: give another out="
+        )
+
+
 @contextmanager
 def writing(path: Path) -> Generator[None]:
     """Add the file and the remedy to the message of an OSError in the block, as that of a full disk names neither."""

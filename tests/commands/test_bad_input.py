@@ -344,3 +344,12 @@ def test_a_policy_is_not_evaluated_in_a_task_of_another_specification(recede, tm
     line = refused(recede, tmp_path, "evaluate", run, "task=pick_place", "episodes=1", "device=cpu")
     assert "the policy's specification must be that of task 'pick_place', but differs: " in line
     assert "position: only on one side" in line
+
+
+def test_results_that_cannot_be_written_are_refused_before_anything_runs(recede, tmp_path, run):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file/below"):
+        for more in ([], ["delay_ms=[0,200]"]):
+            options = ["task=toys:REACH", f"out={out}", "episodes=1000000", "device=cpu", *more]
+            line = refused(recede, tmp_path, "evaluate", run, *options)
+            assert "give another out=" in line
