@@ -45,10 +45,16 @@ def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
 
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: restore it, or use another checkpoint")
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except MemoryError:
+        raise ValueError(f"{path} does not fit into memory: use a machine with more, or another checkpoint") from None
     if hashlib.sha256(data).hexdigest() != digest:
         raise ValueError(f"{path} is damaged: its SHA-256 is not the one noted beside it; use another checkpoint")
-    return safetensors.torch.load(data)
+    try:
+        return safetensors.torch.load(data)
+    except (safetensors.SafetensorError, RuntimeError, MemoryError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error}): use another checkpoint") from None
 
 
 def write_checkpoint(folder: Path, weights: Mapping[str, Tensor], **manifest: Any) -> None:

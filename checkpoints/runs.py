@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Content = TypeVar("Content")
 
 
 def checkpoint_steps(run: Path) -> list[int]:
-    """The steps of a run's checkpoints, in ascending order."""
-    return sorted(int(path.name) for path in (run / "checkpoints").glob("[0-9]*"))
+    """The steps of a run's checkpoints, in ascending order. Other files and folders beside them do not count."""
+    steps = [
+        int(path.parent.name) for path in (run / "checkpoints").glob("[0-9]*/policy.json") if _is_step(path.parent)
+    ]
+    return sorted(steps)
+
+
+def _is_step(path: Path) -> bool:
+    return path.name.isascii() and path.name.isdigit() and path.name == f"{int(path.name):08d}"
 
 
 def checkpoint_of_step(run: Path, step: int) -> Path:
@@ -51,3 +61,18 @@ def resolve_checkpoint(folder: Path, which: str = "last") -> Path:
     if step is None:
         raise FileNotFoundError(f"{folder} has no best checkpoint: train with evaluate_every=N, or use the last one")
     return checkpoint_of_step(folder, step)
+
+
+def read_resolved(folder: Path, which: str, read: Callable[[Path], Content]) -> tuple[Path, Content]:
+    """The folder of `resolve_checkpoint`, and what `read` makes of it.
+
+    Looks again if a training deletes the checkpoint meanwhile. Raises what both raise.
+    """
+    path = resolve_checkpoint(folder, which)
+    while True:
+        try:
+            return path, read(path)
+        except FileNotFoundError:
+            before, path = path, resolve_checkpoint(folder, which)
+            if path == before:
+                raise

@@ -1,7 +1,9 @@
 """Checkpoints survive a round trip, and damage is an error that names the file."""
 
+import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -123,6 +125,7 @@ def test_tensors_of_any_layout_survive_a_round_trip(tmp_path):
         ),
         ({"format": REMOVED}, "format must be 3, .* got None"),
         ({"horizons": REMOVED}, r"policy.json is damaged: it lacks \['horizons'\]; use another checkpoint"),
+        ({"seed": REMOVED}, r"it lacks \['seed'\]; use another checkpoint"),
         ({"weights_sha256": REMOVED, "task": REMOVED}, r"it lacks \['task', 'weights_sha256'\]"),
         ({"horizons": {"observation": 2, "prediction": 4, "action": 8}}, "policy.json is damaged .*prediction horizon"),
         ({"horizons": {"observed": 2}}, "policy.json is damaged"),
@@ -170,7 +173,9 @@ def test_missing_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"policy.safetensors is missing: restore it"):
         load_policy(tmp_path / "run")
     (folder / "policy.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"00000007 is no checkpoint: it has no policy.json"):
+    with pytest.raises(FileNotFoundError, match=r"00000007 is neither a run folder nor a checkpoint"):
+        load_policy(folder)
+    with pytest.raises(FileNotFoundError, match="neither a run folder nor a checkpoint"):
         load_policy(tmp_path / "run")
     shutil.rmtree(folder)
     with pytest.raises(FileNotFoundError, match="neither a run folder nor a checkpoint"):
@@ -225,4 +230,47 @@ def test_json_that_is_nested_too_deeply_is_an_error(tmp_path):
     folder = save(tmp_path / "checkpoint")
     (folder / "policy.json").write_text('{"a": ' + "[" * 200_000 + "]" * 200_000 + "}")
     with pytest.raises(ValueError, match=r"policy.json is damaged"):
+        load_policy(folder)
+
+
+def test_stray_names_beside_checkpoints_do_not_count(tmp_path):
+    run = tmp_path / "run"
+    folder = save(run / "checkpoints/00000007")
+    for name in ("00000060.bak", "0abc", "70", "000000080", "00000\u0669"):
+        shutil.copytree(folder, folder.parent / name)
+    (folder.parent / "00000070").mkdir()
+    (folder.parent / "00000090").touch()
+    assert checkpoint_steps(run) == [7]
+    assert resolve_checkpoint(run) == folder
+
+
+@pytest.mark.parametrize("name", ["policy.safetensors", "policy.json"])
+def test_a_checkpoint_that_is_deleted_while_it_is_read_is_looked_for_again(tmp_path, monkeypatch, name):
+    run = tmp_path / "run"
+    older, newer = (run / "checkpoints" / step for step in ("00000007", "00000008"))
+    save(older)
+    is_file = Path.is_file
+
+    def deleting(path):
+        if path == older / name and not newer.exists():
+            save(newer, step=8)
+            shutil.rmtree(older)
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", deleting)
+    assert load_policy(run)[1]["step"] == 8
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100, (2**60).to_bytes(8, "little"), (2).to_bytes(8, "little") + b"[]"])
+def test_weights_that_are_no_safetensors_are_an_error(tmp_path, content):
+    path = tmp_path / "policy.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"policy.safetensors cannot be read .*use another checkpoint"):
+        read_tensors(path, hashlib.sha256(content).hexdigest())
+
+
+def test_a_policy_that_is_too_large_for_memory_is_an_error(tmp_path):
+    folder = save(tmp_path / "checkpoint")
+    edit(folder, policy={"choice": "diffusion", "network": SMALL | {"channels": [2**40, 2**40]}})
+    with pytest.raises(ValueError, match=r"policy.json: cannot build"):
         load_policy(folder)
