@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 Content = TypeVar("Content")
+
+MEASURED = {
+    "step": (0, sys.maxsize),
+    "learning_rate": (0, sys.float_info.max),
+    "action_error": (0, sys.float_info.max),
+    "loss": (-sys.float_info.max, sys.float_info.max),
+    "gradient_norm": (0, sys.float_info.max),
+    "data_s": (0, sys.float_info.max),
+    "update_s": (0, sys.float_info.max),
+    "mean_score": (0, 1),
+    "success_rate": (0, 1),
+    "episodes": (1, sys.maxsize),
+}
+"""What a line of `metrics.jsonl` may hold, and the lowest and the highest value of each."""
 
 
 def checkpoint_steps(run: Path) -> list[int]:
@@ -35,13 +50,38 @@ def best_step(run: Path) -> int | None:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Every line of a run's `metrics.jsonl`, without an unfinished last line. Raises ValueError if it is damaged."""
-    path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    try:
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): restore it from a copy, or remove it") from None
+    """Every line of a run's `metrics.jsonl`, without an unfinished last line.
+
+    Raises ValueError, with the number of the line, if one is damaged.
+    """
+    path, entries = run / "metrics.jsonl", []
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        if number == len(lines) and not line.endswith(b"\n"):
+            break
+        try:
+            entries.append(_checked_entry(json.loads(line)))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"line {number} of {path} is damaged ({error}): restore the file from a copy, or remove it"
+            ) from None
+    return entries
+
+
+def _checked_entry(entry: Any) -> dict[str, Any]:
+    """Raises ValueError if an entry of the metrics cannot have been written by a training."""
+    if not isinstance(entry, dict) or not entry.keys() <= set(MEASURED):
+        raise ValueError(f"it must be an object of {', '.join(MEASURED)}")
+    for name, value in entry.items():
+        low, high = MEASURED[name]
+        kinds = int if name in ("step", "episodes") else (int, float)
+        if type(value) is bool or not isinstance(value, kinds) or not low <= value <= high:
+            raise ValueError(f"{name} must lie in [{low}, {high}], got {value!r}")
+    if "step" not in entry or ("mean_score" in entry) != ("episodes" in entry):
+        raise ValueError("it must have a step, and a mean_score if it has episodes")
+    if ("data_s" in entry) != ("update_s" in entry):
+        raise ValueError("it must have both data_s and update_s, or neither")
+    return entry
 
 
 def resolve_checkpoint(folder: Path, which: str = "last") -> Path:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recede.checkpoints.folder import FORMAT, read_manifest, read_tensors, write_checkpoint, write_tensors
 from recede.checkpoints.opening import load_policy
-from recede.checkpoints.runs import checkpoint_steps, resolve_checkpoint
+from recede.checkpoints.runs import checkpoint_steps, read_metrics, resolve_checkpoint
 from recede.configs.choices import CHOICES
 from recede.configs.notation import policy_config
 from recede.files import DIGEST, write_json_with_digest
@@ -192,7 +192,8 @@ def test_the_last_and_the_best_checkpoint_of_a_run_are_resolved(tmp_path):
     assert resolve_checkpoint(run).name == "100000000"
     with pytest.raises(FileNotFoundError, match="train with evaluate_every=N"):
         resolve_checkpoint(run, "best")
-    lines = [{"step": 7, "mean_score": 0.5}, {"step": 9, "mean_score": 0.9}, {"step": 20, "loss": 1.0}]
+    lines = [{"step": 7, "mean_score": 0.5}, {"step": 9, "mean_score": 0.9}]
+    lines = [{"episodes": 5} | line for line in lines] + [{"step": 20, "loss": 1.0}]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 20, "mean_sc')
     assert resolve_checkpoint(run, "best").name == "00000007"  # of those that are there
     assert resolve_checkpoint(run / "checkpoints/00000020", "best").name == "00000020"
@@ -274,3 +275,30 @@ def test_a_policy_that_is_too_large_for_memory_is_an_error(tmp_path):
     edit(folder, policy={"choice": "diffusion", "network": SMALL | {"channels": [2**40, 2**40]}})
     with pytest.raises(ValueError, match=r"policy.json: cannot build"):
         load_policy(folder)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[1]",
+        "3",
+        '{"loss": 1.0}',
+        '{"step": true}',
+        '{"step": 1.5}',
+        '{"step": "7"}',
+        '{"step": -7}',
+        '{"step": 7, "lors": 1.0}',
+        '{"step": 7, "loss": NaN}',
+        '{"step": 7, "mean_score": 1.5, "episodes": 5}',
+        '{"step": 7, "mean_score": 0.5}',
+        '{"step": 7, "update_s": 0.5}',
+        '{"step": 7, "episodes": 5}',
+        "\xff",
+    ],
+)
+def test_a_damaged_line_of_the_metrics_is_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_bytes(
+        b'{"step": 1, "loss": 2.0}\n' + line.encode("latin-1") + b'\n{"step": 9}\n'
+    )
+    with pytest.raises(ValueError, match=r"line 2 of .*metrics.jsonl is damaged.*restore the file from a copy"):
+        read_metrics(tmp_path)
