@@ -7,11 +7,12 @@ but not a loss of power.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,18 @@ def whole_folder(path: Path, *, replace: bool = True) -> Generator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Raises ValueError if files cannot be written to `folder`, or if it does not exist and cannot be made."""
+    place = folder
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        reason = "is read-only" if place.is_dir() else "is no folder"
+        raise ValueError(
+            f"out must be a folder that can be written, got {folder}, but {place} {reason}: give another out="
+        )
+
+
 @contextmanager
 def writing(path: Path) -> Generator[None]:
     """Add the file and the remedy to the message of an OSError in the block, as that of a full disk names neither."""
@@ -80,11 +93,37 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+DIGEST = "content_sha256"
+"""The entry of a JSON file that holds the SHA-256 of its other entries."""
+
+
+def content_digest(content: Mapping[str, Any]) -> str:
+    """The SHA-256 of a JSON object without its digest, whatever the order and the spaces of its file."""
+    rest = {name: value for name, value in content.items() if name != DIGEST}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def write_json_with_digest(path: Path, content: Mapping[str, Any]) -> None:
+    """Write readable JSON that holds a digest of itself, whole or not at all."""
+    plain = json.loads(json.dumps(content, allow_nan=False))
+    write_json(path, plain | {DIGEST: content_digest(plain)})
+
+
+def check_digest(path: Path, content: Mapping[str, Any], remedy: str) -> None:
+    """Raises ValueError, with the file and the remedy, if `content` does not have the digest that it holds."""
+    try:
+        is_whole = content_digest(content) == content.get(DIGEST)
+    except ValueError:  # NaN and infinity
+        is_whole = False
+    if not is_whole:
+        raise ValueError(f"{path} is damaged: its SHA-256 is not the {DIGEST} in it; {remedy}")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object. Raises ValueError, naming the file, if it is damaged or holds something else."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): restore it from a copy, or use another folder") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, got {content!r}: restore it from a copy")

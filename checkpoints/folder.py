@@ -1,7 +1,7 @@
 """The format of a checkpoint: a folder with `policy.json` and `policy.safetensors`, neither of which holds code.
 
 `policy.json` describes the policy: specification with units and control period, horizons, configuration, versions, and
-the SHA-256 of the weights. The folder appears whole or not at all.
+the SHA-256 of the weights and of its own entries. The folder appears whole or not at all.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import read_json, write_json, writing
+from ..files import check_digest, read_json, write_json_with_digest, writing
 from ..specification import Horizons, Specification
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever older checkpoints can no longer be read."""
 
-KEYS = ("versions", "specification", "horizons", "policy", "task", "step", "weights_sha256")
+KEYS = ("versions", "specification", "horizons", "policy", "task", "step", "seed", "weights_sha256")
 """What `policy.json` holds at least, besides its format."""
 
 
@@ -45,10 +45,16 @@ def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
 
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: restore it, or use another checkpoint")
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except MemoryError:
+        raise ValueError(f"{path} does not fit into memory: use a machine with more, or another checkpoint") from None
     if hashlib.sha256(data).hexdigest() != digest:
         raise ValueError(f"{path} is damaged: its SHA-256 is not the one noted beside it; use another checkpoint")
-    return safetensors.torch.load(data)
+    try:
+        return safetensors.torch.load(data)
+    except (safetensors.SafetensorError, RuntimeError, MemoryError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error}): use another checkpoint") from None
 
 
 def write_checkpoint(folder: Path, weights: Mapping[str, Tensor], **manifest: Any) -> None:
@@ -67,7 +73,7 @@ def write_checkpoint(folder: Path, weights: Mapping[str, Tensor], **manifest: An
         **manifest,
         "weights_sha256": digest,
     }
-    write_json(folder / "policy.json", content)
+    write_json_with_digest(folder / "policy.json", content)
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -89,6 +95,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder / 'policy.json'}: format must be {FORMAT}, which this version of recede reads, "
             f"got {manifest.get('format')!r}: load it with the version noted in it, or train again"
         )
+    check_digest(folder / "policy.json", manifest, "use another checkpoint")
     missing = [key for key in KEYS if key not in manifest]
     if missing:
         raise ValueError(f"{folder / 'policy.json'} is damaged: it lacks {missing}; use another checkpoint")

@@ -86,10 +86,9 @@ def load_policy(
     """
     from ..policy.normalizer import Normalizer
     from .folder import read_checkpoint
-    from .runs import resolve_checkpoint
+    from .runs import read_resolved
 
-    path = resolve_checkpoint(Path(folder), which)
-    manifest, weights = read_checkpoint(path)
+    path, (manifest, weights) = read_resolved(Path(folder), which, read_checkpoint)
     specification = manifest["specification"]
     config, policy = _build(path, manifest)
     if sampler is not None:
@@ -112,10 +111,10 @@ def read_description(folder: str | Path, which: str = "last") -> dict[str, Any]:
     """
     from ..policy.engines.folder import is_exported, read_content
     from .folder import read_manifest
-    from .runs import resolve_checkpoint
+    from .runs import read_resolved
 
     path = Path(folder)
-    return read_content(path) if is_exported(path) else read_manifest(resolve_checkpoint(path, which))
+    return read_content(path) if is_exported(path) else read_resolved(path, which, read_manifest)[1]
 
 
 def _build(path: Path, manifest: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -128,7 +127,7 @@ def _build(path: Path, manifest: Mapping[str, Any]) -> tuple[Any, Any]:
         return config, config.build(specification, manifest["horizons"], Normalizer.empty(specification))
     except UnknownChoice as error:
         raise ValueError(f"{path / 'policy.json'}: {error}") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RuntimeError, MemoryError) as error:  # torch: too little memory
         raise ValueError(f"{path / 'policy.json'}: cannot build the policy ({error}): train again") from error
 
 

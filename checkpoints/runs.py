@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Content = TypeVar("Content")
+
+MEASURED = {
+    "step": (0, sys.maxsize),
+    "learning_rate": (0, sys.float_info.max),
+    "action_error": (0, sys.float_info.max),
+    "loss": (-sys.float_info.max, sys.float_info.max),
+    "gradient_norm": (0, sys.float_info.max),
+    "data_s": (0, sys.float_info.max),
+    "update_s": (0, sys.float_info.max),
+    "mean_score": (0, 1),
+    "success_rate": (0, 1),
+    "episodes": (1, sys.maxsize),
+}
+"""What a line of `metrics.jsonl` may hold, and the lowest and the highest value of each."""
 
 
 def checkpoint_steps(run: Path) -> list[int]:
-    """The steps of a run's checkpoints, in ascending order."""
-    return sorted(int(path.name) for path in (run / "checkpoints").glob("[0-9]*"))
+    """The steps of a run's checkpoints, in ascending order. Other files and folders beside them do not count."""
+    steps = [
+        int(path.parent.name) for path in (run / "checkpoints").glob("[0-9]*/policy.json") if _is_step(path.parent)
+    ]
+    return sorted(steps)
+
+
+def _is_step(path: Path) -> bool:
+    return path.name.isascii() and path.name.isdigit() and path.name == f"{int(path.name):08d}"
 
 
 def checkpoint_of_step(run: Path, step: int) -> Path:
@@ -25,13 +50,38 @@ def best_step(run: Path) -> int | None:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Every line of a run's `metrics.jsonl`, without an unfinished last line. Raises ValueError if it is damaged."""
-    path = run / "metrics.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    try:
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): restore it from a copy, or remove it") from None
+    """Every line of a run's `metrics.jsonl`, without an unfinished last line.
+
+    Raises ValueError, with the number of the line, if one is damaged.
+    """
+    path, entries = run / "metrics.jsonl", []
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        if number == len(lines) and not line.endswith(b"\n"):
+            break
+        try:
+            entries.append(_checked_entry(json.loads(line)))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"line {number} of {path} is damaged ({error}): restore the file from a copy, or remove it"
+            ) from None
+    return entries
+
+
+def _checked_entry(entry: Any) -> dict[str, Any]:
+    """Raises ValueError if an entry of the metrics cannot have been written by a training."""
+    if not isinstance(entry, dict) or not entry.keys() <= set(MEASURED):
+        raise ValueError(f"it must be an object of {', '.join(MEASURED)}")
+    for name, value in entry.items():
+        low, high = MEASURED[name]
+        kinds = int if name in ("step", "episodes") else (int, float)
+        if type(value) is bool or not isinstance(value, kinds) or not low <= value <= high:
+            raise ValueError(f"{name} must lie in [{low}, {high}], got {value!r}")
+    if "step" not in entry or ("mean_score" in entry) != ("episodes" in entry):
+        raise ValueError("it must have a step, and a mean_score if it has episodes")
+    if ("data_s" in entry) != ("update_s" in entry):
+        raise ValueError("it must have both data_s and update_s, or neither")
+    return entry
 
 
 def resolve_checkpoint(folder: Path, which: str = "last") -> Path:
@@ -51,3 +101,18 @@ def resolve_checkpoint(folder: Path, which: str = "last") -> Path:
     if step is None:
         raise FileNotFoundError(f"{folder} has no best checkpoint: train with evaluate_every=N, or use the last one")
     return checkpoint_of_step(folder, step)
+
+
+def read_resolved(folder: Path, which: str, read: Callable[[Path], Content]) -> tuple[Path, Content]:
+    """The folder of `resolve_checkpoint`, and what `read` makes of it.
+
+    Looks again if a training deletes the checkpoint meanwhile. Raises what both raise.
+    """
+    path = resolve_checkpoint(folder, which)
+    while True:
+        try:
+            return path, read(path)
+        except FileNotFoundError:
+            before, path = path, resolve_checkpoint(folder, which)
+            if path == before:
+                raise

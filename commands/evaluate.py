@@ -13,8 +13,10 @@ def run(config: EvaluateConfig) -> None:
     from ..evaluation.delays import measure_all
     from ..evaluation.reports.comparison import table
     from ..evaluation.results import measure, write_results
+    from ..files import check_writable
 
     out = Path(config.out or config.run)
+    check_writable(out)
     if len(config.pairs) > 1:
         print(table(measure_all(config, out)))
         print(f"picture: {out / 'delays.png'}")

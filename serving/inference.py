@@ -61,7 +61,11 @@ class Inference:
         waiting = Waiting(request, noise, time.perf_counter(), asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         self._arrived.set()
-        return await waiting.answer
+        try:
+            return await waiting.answer
+        finally:
+            if waiting in self._queue:  # cancelled: nobody waits for the chunk
+                self._queue.remove(waiting)
 
     @property
     def num_waiting(self) -> int:
@@ -80,16 +84,17 @@ class Inference:
         """Answer requests until cancelled."""
         while True:
             await self._arrived.wait()
-            await self._answer(self._next_batch())
+            if group := self._next_batch():
+                await self._answer(group)
 
     def close(self) -> None:
         """End the thread, after the prediction that it is making."""
         self._thread.shutdown(cancel_futures=True)
 
     def _next_batch(self) -> list[Waiting]:
-        """The requests of the same kind as the oldest one, in their order."""
-        kind = self._queue[0].request.kind
-        chosen = [waiting for waiting in self._queue if waiting.request.kind == kind][: self.max_batch]
+        """The requests of the same kind as the oldest one, in their order; none if all their clients are gone."""
+        kinds = [waiting.request.kind for waiting in self._queue]
+        chosen = [waiting for waiting in self._queue if waiting.request.kind == kinds[0]][: self.max_batch]
         self._queue = [waiting for waiting in self._queue if waiting not in chosen]
         if not self._queue:
             self._arrived.clear()

@@ -40,6 +40,18 @@ READ_S = 5.0
 IDLE_S = 600.0
 """Seconds without a request after which a session is closed."""
 
+PLACE_S = 30.0
+"""Seconds without a request after which a session loses its place to a new client if all places are taken."""
+
+SMALL_FRAMES = 20
+"""Pings, pongs and pieces of messages below `PIECE` that a client may send in a second."""
+
+PIECE = 1024
+"""Bytes of a piece of a message below which it counts as small."""
+
+CONTROL = 8
+"""The first opcode of control frames: close, ping and pong (RFC 6455, section 5.2)."""
+
 OVERHEAD = 16 * 1024
 """Bytes of a message beside its arrays."""
 
@@ -74,6 +86,7 @@ class Server:
         self.max_sessions, self.inference = max_sessions, Inference(engine, max_batch)
         self._numbers, self._num_sessions, self._began = itertools.count(), 0, time.monotonic()
         self._num_answers, self._num_errors = 0, 0
+        self._idle: dict[int, asyncio.Timeout] = {}
         self._latency_s: deque[float] = deque(maxlen=MEASURED)
 
     async def run(self, host: str, port: int, *, ready: Callable[[str], None], stop: asyncio.Event) -> None:
@@ -87,7 +100,7 @@ class Server:
             host,
             port,
             process_request=self._admit,
-            create_connection=_closing_unread(self._sockets.ServerConnection),
+            create_connection=limited(self._sockets.ServerConnection),
             origins=[None],  # a web page has an origin, and is no client of ours
             compression=None,
             max_size=max_size(self.engine),
@@ -143,23 +156,50 @@ class Server:
 
     async def _run_session(self, socket: Any) -> None:
         """Answer one session until its connection is closed."""
-        if self._num_sessions >= self.max_sessions:
+        if self._num_sessions >= self.max_sessions and not self._free_a_place():
             await socket.close(1013, f"all {self.max_sessions} sessions are taken")
             return
         self._num_sessions += 1
+        gone = asyncio.create_task(socket.wait_closed())
         try:
             session = Session(next(self._numbers), self.engine, self.seed)
             await socket.send(pack(self.hello(session.number)))
             while True:
-                async with asyncio.timeout(IDLE_S):
-                    data = await socket.recv()
-                await socket.send(pack(await self._answer(session, data)))
+                data = await self._next_message(session, socket)
+                answering = asyncio.create_task(self._answer(session, data))
+                await asyncio.wait([answering, gone], return_when=asyncio.FIRST_COMPLETED)
+                if not answering.done():  # nobody waits for the answer
+                    answering.cancel()
+                    return
+                await socket.send(pack(answering.result()))
         except self._closed:
-            pass
+            return
         except TimeoutError:
-            await socket.close(1001, f"no request for {IDLE_S:g} s")
+            pass
         finally:
             self._num_sessions -= 1
+            gone.cancel()
+        await socket.close(
+            1001, f"no request for {IDLE_S:g} s, or for {PLACE_S:g} s if another client needed the place"
+        )
+
+    async def _next_message(self, session: Session, socket: Any) -> Any:
+        """The next message of a session. Raises TimeoutError if it comes too late."""
+        try:
+            async with asyncio.timeout(IDLE_S) as self._idle[session.number]:
+                return await socket.recv()
+        finally:
+            del self._idle[session.number]
+
+    def _free_a_place(self) -> bool:
+        """End the session that has waited longest for a request, if it has waited for `PLACE_S`."""
+        now = asyncio.get_running_loop().time()
+        for timeout in self._idle.values():  # in the order in which they began to wait
+            ends = timeout.when()
+            if ends is not None and now < ends <= now + IDLE_S - PLACE_S:
+                timeout.reschedule(now)
+                return True
+        return False
 
     async def _answer(self, session: Session, data: Any) -> Message:
         """The requested chunk, or the error of the message."""
@@ -179,8 +219,12 @@ class Server:
         self._latency_s.append(time.perf_counter() - began)
         return {"kind": "chunk", "number": message["number"], **answer._asdict()}
 
-    def _admit(self, socket: Any, request: Any) -> Any:
+    async def _admit(self, socket: Any, request: Any) -> Any:
         """Answer a request of HTTP; None lets it become a session."""
+        if socket.protocol.eof_sent:  # what followed the request has already ended the connection
+            socket.transport.abort()
+            await socket.wait_closed()
+            return None
         if self.token is not None:
             credentials = ",".join(request.headers.get_all("Authorization"))
             if not hmac.compare_digest(credentials.encode(errors="replace"), f"Bearer {self.token}".encode()):
@@ -211,10 +255,39 @@ def _address(name: Any) -> str:
     return f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
 
 
-def _closing_unread(connection: type[Any]) -> type[Any]:
-    """A class of connections that end if the client does not read its messages, so that they do not pile up."""
+def limited(connection: type[Any]) -> type[Any]:
+    """A class of connections that end if the client floods the server, or does not read its messages.
+
+    A read may hold 40,000 frames without content, and each ping is answered, while all other sessions wait.
+    """
+    too_many = require("websockets.exceptions").ProtocolError
 
     class Connection(connection):
+        def __init__(self, protocol: Any, *arguments: Any, **options: Any) -> None:
+            super().__init__(protocol, *arguments, **options)
+            self.second, self.num_small, self.is_ending = 0.0, 0, False
+            receive = protocol.recv_frame
+
+            def receive_limited(frame: Any) -> None:
+                if frame.opcode >= CONTROL or (not frame.fin and len(frame.data) < PIECE):
+                    self.count_small_frame()
+                receive(frame)
+
+            protocol.recv_frame = receive_limited
+
+        def count_small_frame(self) -> None:
+            if self.loop.time() >= self.second + 1:
+                self.second, self.num_small = self.loop.time(), 0
+            self.num_small += 1
+            if self.num_small > SMALL_FRAMES:
+                raise too_many(f"more than {SMALL_FRAMES} pings, pongs or small pieces of messages in a second")
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.protocol.close_expected() and not self.is_ending:  # otherwise it ends only if the client wishes
+                self.is_ending = True
+                self.loop.call_later(OPEN_S, self.transport.abort)
+
         def pause_writing(self) -> None:
             super().pause_writing()
             self.ending = self.loop.call_later(READ_S, self.transport.abort)

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from recede.files import read_json, whole_file, whole_folder, write_json, write_text
+from recede.files import check_writable, read_json, whole_file, whole_folder, write_json, write_text
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
@@ -96,3 +96,17 @@ def test_json_that_is_no_object_is_an_error_with_its_name(tmp_path, content, mes
     (tmp_path / "notes.json").write_text(content)
     with pytest.raises(ValueError, match=rf"notes\.json {message}"):
         read_json(tmp_path / "notes.json")
+
+
+@pytest.mark.parametrize("name", ["file", "file/below", "link", "locked", "locked/below"])
+def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, monkeypatch, name):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "locked").mkdir()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "locked" and access(path, mode))
+    with pytest.raises(ValueError, match=f"{name}.*give another out="):
+        check_writable(tmp_path / name)
+    check_writable(tmp_path)
+    check_writable(tmp_path / "new/folder")
+    assert not (tmp_path / "new").exists()

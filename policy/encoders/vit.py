@@ -54,9 +54,18 @@ def read_architecture(folder: Path) -> dict[str, Any]:
     preprocessor = _read_json(path) if path.exists() else {}
     mean, std = FAMILIES[model_type][2]
     return {
-        "config": {name: value for name, value in config.items() if name not in IGNORED},
+        "config": network_settings(config),
         "mean": list(preprocessor.get("image_mean") or mean),
         "std": list(preprocessor.get("image_std") or std),
+    }
+
+
+def network_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration of a model's folder or of a checkpoint, without the entries that may name code to run."""
+    return {
+        name: network_settings(value) if isinstance(value, Mapping) else value
+        for name, value in config.items()
+        if name not in IGNORED
     }
 
 
@@ -106,7 +115,7 @@ class ViTEncoder(ImageEncoder):
         super().__init__()
         if channels != 3:
             raise ValueError(f"images for a pretrained vision transformer must have 3 channels, got {channels}")
-        transformers, settings = _transformers(), dict(architecture["config"])
+        transformers, settings = _transformers(), network_settings(architecture["config"])
         self.config_name, self.model_name, _ = FAMILIES[settings.pop("model_type")]
         config = getattr(transformers, self.config_name)(**settings)
         if image_size % config.patch_size:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...files import write_json, writing
+from ...files import write_json_with_digest, writing
 from ..diffusion import DiffusionPolicy
 from .folder import FORMAT, digest
 from .interface import FORMATS
@@ -135,4 +135,4 @@ def write_engine(
         **notes,
         "sha256": {path.name: digest(path) for path in sorted(folder.iterdir())},
     }
-    write_json(folder / "engine.json", content)
+    write_json_with_digest(folder / "engine.json", content)

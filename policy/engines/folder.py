@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...files import read_json
+from ...files import check_digest, read_json
 from ...specification import Horizons, Specification
 from ..affine import Affine
 from ..denoising.levels import NoiseLevel
@@ -18,7 +18,7 @@ from .interface import FORMATS, Session
 from .onnx_runtime import OnnxSession
 from .open_vino import OpenVinoSession
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever older folders can no longer be read."""
 
 KEYS = (
@@ -56,6 +56,7 @@ def read_content(folder: Path) -> dict[str, Any]:
             f"{path}: format must be {FORMAT}, which this version of recede reads, got {content.get('format')!r}: "
             "export the policy again"
         )
+    check_digest(path, content, REMEDY)
     if missing := [key for key in KEYS if key not in content]:
         raise ValueError(f"{path} is damaged: it lacks {missing}; {REMEDY}")
     if content["engine"] not in FORMATS:

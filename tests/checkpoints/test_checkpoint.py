@@ -1,18 +1,21 @@
 """Checkpoints survive a round trip, and damage is an error that names the file."""
 
+import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recede.checkpoints.folder import FORMAT, read_tensors, write_checkpoint, write_tensors
+from recede.checkpoints.folder import FORMAT, read_manifest, read_tensors, write_checkpoint, write_tensors
 from recede.checkpoints.opening import load_policy
-from recede.checkpoints.runs import checkpoint_steps, resolve_checkpoint
+from recede.checkpoints.runs import checkpoint_steps, read_metrics, resolve_checkpoint
 from recede.configs.choices import CHOICES
 from recede.configs.notation import policy_config
+from recede.files import DIGEST, write_json_with_digest
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons, Specification, Stream
 
@@ -40,6 +43,7 @@ def save(folder, choice="diffusion", **changes):
         "policy": {"choice": choice, "network": SMALL},
         "task": None,
         "step": 7,
+        "seed": 0,
     } | changes
     folder.mkdir(parents=True)
     write_checkpoint(folder, build(choice).state_dict(), **manifest)
@@ -50,7 +54,7 @@ def edit(folder, **changes):
     """Change entries of policy.json, or remove them."""
     path = folder / "policy.json"
     content = json.loads(path.read_text()) | changes
-    path.write_text(json.dumps({key: value for key, value in content.items() if value is not REMOVED}))
+    write_json_with_digest(path, {key: value for key, value in content.items() if value is not REMOVED})
 
 
 @pytest.mark.parametrize("choice", sorted(CHOICES["policy"]))
@@ -117,10 +121,11 @@ def test_tensors_of_any_layout_survive_a_round_trip(tmp_path):
     [
         (
             {"format": 1},
-            r"policy.json: format must be 2, which this version of recede reads, got 1: load it with the v",
+            r"policy.json: format must be 3, which this version of recede reads, got 1: load it with the v",
         ),
-        ({"format": REMOVED}, "format must be 2, .* got None"),
+        ({"format": REMOVED}, "format must be 3, .* got None"),
         ({"horizons": REMOVED}, r"policy.json is damaged: it lacks \['horizons'\]; use another checkpoint"),
+        ({"seed": REMOVED}, r"it lacks \['seed'\]; use another checkpoint"),
         ({"weights_sha256": REMOVED, "task": REMOVED}, r"it lacks \['task', 'weights_sha256'\]"),
         ({"horizons": {"observation": 2, "prediction": 4, "action": 8}}, "policy.json is damaged .*prediction horizon"),
         ({"horizons": {"observed": 2}}, "policy.json is damaged"),
@@ -168,7 +173,9 @@ def test_missing_files_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"policy.safetensors is missing: restore it"):
         load_policy(tmp_path / "run")
     (folder / "policy.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"00000007 is no checkpoint: it has no policy.json"):
+    with pytest.raises(FileNotFoundError, match=r"00000007 is neither a run folder nor a checkpoint"):
+        load_policy(folder)
+    with pytest.raises(FileNotFoundError, match="neither a run folder nor a checkpoint"):
         load_policy(tmp_path / "run")
     shutil.rmtree(folder)
     with pytest.raises(FileNotFoundError, match="neither a run folder nor a checkpoint"):
@@ -185,10 +192,113 @@ def test_the_last_and_the_best_checkpoint_of_a_run_are_resolved(tmp_path):
     assert resolve_checkpoint(run).name == "100000000"
     with pytest.raises(FileNotFoundError, match="train with evaluate_every=N"):
         resolve_checkpoint(run, "best")
-    lines = [{"step": 7, "mean_score": 0.5}, {"step": 9, "mean_score": 0.9}, {"step": 20, "loss": 1.0}]
+    lines = [{"step": 7, "mean_score": 0.5}, {"step": 9, "mean_score": 0.9}]
+    lines = [{"episodes": 5} | line for line in lines] + [{"step": 20, "loss": 1.0}]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 20, "mean_sc')
     assert resolve_checkpoint(run, "best").name == "00000007"  # of those that are there
     assert resolve_checkpoint(run / "checkpoints/00000020", "best").name == "00000020"
     (run / "metrics.jsonl").write_text("{\n")
     with pytest.raises(ValueError, match=r"metrics.jsonl is damaged"):
         resolve_checkpoint(run, "best")
+
+
+def test_a_flipped_bit_of_a_description_changes_nothing_or_is_an_error(tmp_path):
+    folder = save(tmp_path / "checkpoint")
+    path, whole = folder / "policy.json", read_manifest(folder)
+    content, rng = path.read_bytes(), np.random.default_rng(0)
+    for place in rng.integers(0, len(content), 300):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            assert read_manifest(folder) == whole
+        except ValueError as error:
+            assert "policy.json" in str(error)  # noqa: PT017
+
+
+def test_an_altered_number_in_a_description_is_an_error(tmp_path):
+    folder = save(tmp_path / "checkpoint")
+    path = folder / "policy.json"
+    path.write_text(path.read_text().replace('"control_dt": 0.05', '"control_dt": 0.5'))
+    with pytest.raises(ValueError, match=r"policy.json is damaged: its SHA-256 .*use another checkpoint"):
+        load_policy(folder)
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != DIGEST}))
+    with pytest.raises(ValueError, match=r"policy.json is damaged: its SHA-256"):
+        load_policy(folder)
+
+
+def test_json_that_is_nested_too_deeply_is_an_error(tmp_path):
+    folder = save(tmp_path / "checkpoint")
+    (folder / "policy.json").write_text('{"a": ' + "[" * 200_000 + "]" * 200_000 + "}")
+    with pytest.raises(ValueError, match=r"policy.json is damaged"):
+        load_policy(folder)
+
+
+def test_stray_names_beside_checkpoints_do_not_count(tmp_path):
+    run = tmp_path / "run"
+    folder = save(run / "checkpoints/00000007")
+    for name in ("00000060.bak", "0abc", "70", "000000080", "00000\u0669"):
+        shutil.copytree(folder, folder.parent / name)
+    (folder.parent / "00000070").mkdir()
+    (folder.parent / "00000090").touch()
+    assert checkpoint_steps(run) == [7]
+    assert resolve_checkpoint(run) == folder
+
+
+@pytest.mark.parametrize("name", ["policy.safetensors", "policy.json"])
+def test_a_checkpoint_that_is_deleted_while_it_is_read_is_looked_for_again(tmp_path, monkeypatch, name):
+    run = tmp_path / "run"
+    older, newer = (run / "checkpoints" / step for step in ("00000007", "00000008"))
+    save(older)
+    is_file = Path.is_file
+
+    def deleting(path):
+        if path == older / name and not newer.exists():
+            save(newer, step=8)
+            shutil.rmtree(older)
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", deleting)
+    assert load_policy(run)[1]["step"] == 8
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100, (2**60).to_bytes(8, "little"), (2).to_bytes(8, "little") + b"[]"])
+def test_weights_that_are_no_safetensors_are_an_error(tmp_path, content):
+    path = tmp_path / "policy.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"policy.safetensors cannot be read .*use another checkpoint"):
+        read_tensors(path, hashlib.sha256(content).hexdigest())
+
+
+def test_a_policy_that_is_too_large_for_memory_is_an_error(tmp_path):
+    folder = save(tmp_path / "checkpoint")
+    edit(folder, policy={"choice": "diffusion", "network": SMALL | {"channels": [2**40, 2**40]}})
+    with pytest.raises(ValueError, match=r"policy.json: cannot build"):
+        load_policy(folder)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[1]",
+        "3",
+        '{"loss": 1.0}',
+        '{"step": true}',
+        '{"step": 1.5}',
+        '{"step": "7"}',
+        '{"step": -7}',
+        '{"step": 7, "lors": 1.0}',
+        '{"step": 7, "loss": NaN}',
+        '{"step": 7, "mean_score": 1.5, "episodes": 5}',
+        '{"step": 7, "mean_score": 0.5}',
+        '{"step": 7, "update_s": 0.5}',
+        '{"step": 7, "episodes": 5}',
+        "\xff",
+    ],
+)
+def test_a_damaged_line_of_the_metrics_is_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_bytes(
+        b'{"step": 1, "loss": 2.0}\n' + line.encode("latin-1") + b'\n{"step": 9}\n'
+    )
+    with pytest.raises(ValueError, match=r"line 2 of .*metrics.jsonl is damaged.*restore the file from a copy"):
+        read_metrics(tmp_path)

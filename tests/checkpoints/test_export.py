@@ -13,6 +13,7 @@ import recede as package
 import torch
 from recede.checkpoints.opening import load_policy
 from recede.evaluation.reports.comparison import find_evaluations, table
+from recede.files import write_json_with_digest
 from recede.policy.denoising.guidance import Prefix
 from recede.policy.engines import choice, export
 from recede.policy.engines.eager import EagerEngine
@@ -265,13 +266,19 @@ def test_a_damaged_file_is_named(damaged, name):
 def altered(folder, **changes):
     content = json.loads((folder / "engine.json").read_text())
     content = {name: value for name, value in (content | changes).items() if value is not None}
+    write_json_with_digest(folder / "engine.json", content)
+
+
+def replace_levels(folder):
+    content = json.loads((folder / "engine.json").read_text())
+    content["levels"][0][0] += 1
     (folder / "engine.json").write_text(json.dumps(content))
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: altered(f, format=0), "format must be 2, which this version of recede reads, got 0"),
+        (lambda f: altered(f, format=0), "format must be 3, which this version of recede reads, got 0"),
         (lambda f: altered(f, levels=None), r"engine.json is damaged: it lacks \['levels'\]"),
         (lambda f: altered(f, engine="tensorrt"), "is damaged: engine must be one of onnx, openvino, openvino_fp32"),
         (lambda f: altered(f, horizons={"observation": 0}), "is damaged .the observation horizon must be at least 1"),
@@ -279,6 +286,7 @@ def altered(folder, **changes):
         (lambda f: altered(f, ranges={}), "is damaged .KeyError"),
         (lambda f: altered(f, sha256={"../run/x": "0"}), "is missing; export the policy again"),
         (lambda f: (f / "engine.json").write_text("{"), "engine.json is damaged"),
+        (replace_levels, "engine.json is damaged: its SHA-256 .*; export the policy again"),
     ],
 )
 def test_a_damaged_description_is_an_error(damaged, change, message):

@@ -11,6 +11,7 @@ import pytest
 from recede.checkpoints.opening import open_policy
 from recede.checkpoints.runs import resolve_checkpoint
 from recede.envs.catalogue import known_task, load_task
+from recede.files import write_json_with_digest
 from recede.serving.server import Server
 
 EVIL = "evil_module:TASK"
@@ -49,7 +50,7 @@ def policies(request, tmp_path, trained):
         source = trained if kind == "checkpoint" else request.getfixturevalue("exported")
         folder = shutil.copytree(source, tmp_path / kind)
         path = folder / "engine.json" if kind == "exported" else resolve_checkpoint(folder) / "policy.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"task": EVIL}))
+        write_json_with_digest(path, json.loads(path.read_text()) | {"task": EVIL})
         return folder
 
     return named

@@ -11,6 +11,7 @@ import zarr
 from recede.checkpoints.runs import resolve_checkpoint
 from recede.commands.composition import explain
 from recede.datasets.store import DemonstrationStore
+from recede.files import write_json_with_digest
 from recede.specification import Specification, Stream
 
 
@@ -250,11 +251,11 @@ def test_a_replay_buffer_needs_a_task(recede, tmp_path, small):
 
 def edit_manifest(run, **changes):
     path = resolve_checkpoint(run) / "policy.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    write_json_with_digest(path, json.loads(path.read_text()) | changes)
 
 
 def newer(run):
-    edit_manifest(run, format=3)
+    edit_manifest(run, format=4)
 
 
 def flip_weights(run):
@@ -302,7 +303,7 @@ def cut_config(run):
 
 
 BOTH = [
-    (newer, ["policy.json: format must be 2, which this version of recede reads, got 3", "or train again"]),
+    (newer, ["policy.json: format must be 3, which this version of recede reads, got 4", "or train again"]),
     (flip_weights, ["policy.safetensors is damaged: its SHA-256 is not the one noted", "use another checkpoint"]),
     (cut_manifest, ["policy.json is damaged", "restore it from a copy"]),
     (wrong_horizons, ["policy.json is damaged (the prediction horizon must cover", "use another checkpoint"]),
@@ -359,3 +360,12 @@ def test_a_full_gpu_is_one_line(command, remedies):
     assert "\n" not in line
     for remedy in remedies:
         assert remedy in line
+
+
+def test_results_that_cannot_be_written_are_refused_before_anything_runs(recede, tmp_path, run):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file/below"):
+        for more in ([], ["delay_ms=[0,200]"]):
+            options = ["task=toys:REACH", f"out={out}", "episodes=1000000", "device=cpu", *more]
+            line = refused(recede, tmp_path, "evaluate", run, *options)
+            assert "give another out=" in line

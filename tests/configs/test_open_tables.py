@@ -27,6 +27,7 @@ from recede.configs.notation import UnknownChoice, describe, policy_config
 from recede.configs.packages import import_packages
 from recede.envs.catalogue import TASKS, load_task
 from recede.evaluation.reports import comparison
+from recede.files import write_json_with_digest
 from recede.specification import Horizons
 
 DOCUMENT = (Path(library.__file__).parent / "docs" / "your_parts.md").read_text()
@@ -271,7 +272,7 @@ def test_a_task_needs_its_package_and_says_so(trained, recede):
 def test_what_a_folder_says_of_imports_imports_nothing(trained, recede, tmp_path, name):
     run = shutil.copytree(trained, tmp_path / "run")
     path = run / name if name == "config.json" else resolve_checkpoint(run) / name
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"imports": ["my_parts"]}))
+    write_json_with_digest(path, json.loads(path.read_text()) | {"imports": ["my_parts"]})
     for arguments in (["evaluate", run], ["evaluate", run, "task=pick_place"], ["serve", run]):
         assert recede(*arguments).status == 2
     assert "my_parts" not in sys.modules
@@ -298,7 +299,7 @@ def test_a_foreign_sampler_of_an_exported_folder_is_named(exported, tmp_path):
     content = json.loads(path.read_text())
     content["policy"]["sampler"] = {"choice": "euler", "num_steps": 10, "spacing": "trailing"}
     content["imports"] = ["my_parts"]
-    path.write_text(json.dumps(content))
+    write_json_with_digest(path, content)
     with pytest.raises(ValueError, match=r"engine.json: policy/sampler must be one of .*, got 'euler': add imports="):
         library.load_engine(folder)
     assert "my_parts" not in sys.modules

@@ -269,7 +269,7 @@ def test_a_sampler_for_a_policy_without_one_is_an_error(tmp_path):
     config = RegressionConfig(network=UNet1dConfig(channels=[16], time_size=16))
     ranges = {stream.name: (-np.ones(2), np.ones(2)) for stream in toys.SPECIFICATION.streams}
     policy = config.build(toys.SPECIFICATION, Horizons(2, 4, 2), Normalizer(toys.SPECIFICATION, ranges))
-    manifest = {"specification": toys.SPECIFICATION, "horizons": Horizons(2, 4, 2), "task": None, "step": 1}
+    manifest = {"specification": toys.SPECIFICATION, "horizons": Horizons(2, 4, 2), "task": None, "step": 1, "seed": 0}
     manifest["policy"] = describe(config)
     (tmp_path / "policy").mkdir()
     write_checkpoint(tmp_path / "policy", policy.state_dict(), **manifest)

@@ -1,6 +1,7 @@
 """Hostile clients: their connections end, and other sessions notice nothing."""
 
 import contextlib
+import itertools
 import logging
 import socket
 
@@ -58,6 +59,8 @@ HOSTILE = {
     "a huge header": b"GET / HTTP/1.1\r\nHost: " + b"x" * 1_000_000 + b"\r\n\r\n",
     "many headers": b"GET / HTTP/1.1\r\n" + b"".join(b"X-%d: y\r\n" % index for index in range(5000)) + b"\r\n",
     "no upgrade": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "three requests at once": b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 3,
+    "a hundred requests at once": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 100,
     "a bad key": UPGRADE.replace(b"AAAA", b"!", 1),
     "no frames": UPGRADE + np.random.default_rng(1).bytes(5000),
     "a frame that is too large": UPGRADE + frame(2, b"", 2**40),
@@ -129,8 +132,44 @@ def test_a_client_that_does_not_read_is_disconnected(engine, impatient):
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.settimeout(5 * SECONDS)  # a busy machine may be slow to read all of it
         deaf.sendall(UPGRADE)
-        flood = frame(9, bytes(100)) * 10_000
+        flood = frame(2, bytes(100)) * 10_000
         with pytest.raises(ConnectionError):
             deaf.sendall(flood * 100)  # the server would have to keep its answers
         ask_chunk(honest, steps(0))
         wait_until(lambda: read_health(address)["sessions"] == 1)
+
+
+def piece(opcode):
+    """The first or a further piece of a message that goes on, without content."""
+    return bytes([opcode, 0x80, 0, 0, 0, 0])
+
+
+FLOODS = {"pings": (b"", frame(9, b"")), "pongs": (b"", frame(10, b"")), "pieces": (piece(2), piece(0))}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_a_flood_of_small_frames_ends_its_session(engine, impatient, name):
+    first, flood = FLOODS[name]
+    with serve(engine, seed=5) as (address, _), open_session(address) as (honest, hello), raw(address) as hostile:
+        drawn = noise(engine, 5, hello["session"])
+        hostile.sendall(UPGRADE)
+        assert hostile.recv(65536).startswith(b"HTTP/1.1 101")
+        hostile.sendall(first)
+        with pytest.raises(ConnectionError):  # noqa: PT012
+            for index in itertools.count():
+                hostile.sendall(flood * 10_000)
+                chunk = ask_chunk(honest, steps(index))
+                np.testing.assert_array_equal(chunk, predict_alone(engine, steps(index), next(drawn)))
+        wait_until(lambda: read_health(address)["sessions"] == 1)
+        np.testing.assert_array_equal(ask_chunk(honest, steps(0)), predict_alone(engine, steps(0), next(drawn)))
+
+
+def test_a_client_that_pings_too_often_reads_why_it_is_disconnected(address):
+    with open_session(address) as (opened, _):
+        for _ in range(server.SMALL_FRAMES):
+            opened.ping()
+        ask_chunk(opened, steps(0))
+        with pytest.raises(ConnectionClosed, match=r"1002.*more than 20 pings"):  # noqa: PT012
+            for _ in range(10 * server.SMALL_FRAMES):
+                opened.ping()
+                ask_chunk(opened, steps(0))

@@ -9,6 +9,7 @@ import toys
 from policy_server import (
     SECONDS,
     TOKEN,
+    Held,
     ask_chunk,
     noise,
     open_session,
@@ -127,3 +128,51 @@ def test_a_session_without_requests_is_closed(engine, monkeypatch):
         ask_chunk(opened, steps(0))
         with pytest.raises(ConnectionClosed, match=r"1001 .*0\.2 s"):
             opened.recv(SECONDS)
+
+
+def test_an_idle_session_gives_its_place_to_a_newer_client(engine, monkeypatch):
+    with (
+        serve(engine, max_sessions=2) as (address, _),
+        open_session(address) as (first, _),
+        open_session(address) as (second, _),
+    ):
+        ask_chunk(first, steps(0))
+        monkeypatch.setattr(server, "PLACE_S", 0.0)
+        with open_session(address) as (third, _):
+            with pytest.raises(ConnectionClosed, match=r"1001 .*needed the place"):
+                second.recv(SECONDS)  # it has waited longest
+            ask_chunk(first, steps(0))
+            ask_chunk(third, steps(0))
+
+
+def test_a_session_whose_request_is_being_predicted_keeps_its_place(engine, monkeypatch):
+    monkeypatch.setattr(server, "PLACE_S", 0.0)
+    held = Held(engine)
+    with serve(held, max_sessions=1, max_batch=1) as (address, _), open_session(address) as (busy, _):
+        assert held.begun.acquire(timeout=SECONDS)  # the warm-up
+        held.is_free.clear()
+        busy.send(pack({"kind": "infer", "number": 1, "observation": steps(0)}))
+        assert held.begun.acquire(timeout=SECONDS)
+        with pytest.raises(ConnectionClosed, match=r"1013 .*1 sessions"), open_session(address):
+            pass
+        held.is_free.set()
+        assert receive(busy)["kind"] == "chunk"
+
+
+def test_requests_of_clients_that_are_gone_are_not_predicted(engine):
+    held = Held(engine)
+    with serve(held, max_batch=1) as (address, made), open_session(address) as (honest, _):
+        assert held.begun.acquire(timeout=SECONDS)  # the warm-up
+        held.is_free.clear()
+        honest.send(pack({"kind": "infer", "number": 1, "observation": steps(0)}))
+        assert held.begun.acquire(timeout=SECONDS)
+        for number in range(3):
+            with open_session(address) as (leaving, _):
+                leaving.send(pack({"kind": "infer", "number": number, "observation": steps(0)}))
+                wait_until(lambda: made.inference.num_waiting == 1)
+            wait_until(lambda: made.inference.num_waiting == 0)
+        assert read_health(address)["sessions"] == 1
+        held.is_free.set()
+        assert receive(honest)["kind"] == "chunk"
+        ask_chunk(honest, steps(0))
+        assert made.inference.sizes == {1: 2}

@@ -234,7 +234,7 @@ def test_the_moments_of_several_groups_are_restored(tmp_path):
     for seed in (0, 1):
         update(0, seed)
     update(1, 0)
-    manifest = {"specification": SPECIFICATION, "horizons": HORIZONS, "policy": {}, "task": None, "step": 1}
+    manifest = {"specification": SPECIFICATION, "horizons": HORIZONS, "policy": {}, "task": None, "step": 1, "seed": 0}
     write_checkpoint(tmp_path, policies[1].state_dict(), **manifest)
     meter = Meter(torch.device("cpu"))
     digest = write_tensors(tmp_path / "training.safetensors", training_state(policies[1], optimizers[1], meter))

@@ -17,6 +17,7 @@ from cameras import (
 from recede.checkpoints.opening import load_policy
 from recede.configs.components.encoders import ViTEncoderConfig
 from recede.policy.encoders.images import IMAGENET
+from recede.policy.encoders.vit import IGNORED, ViTEncoder, read_architecture
 from recede.specification import Stream
 from recede.training.parameters import parameter_groups
 
@@ -141,6 +142,17 @@ def test_the_vision_half_of_a_text_and_image_model_is_used(tmp_path):
     x = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(camera.model(x).pooler_output, model.vision_model(x).pooler_output)
+
+
+@pytest.mark.parametrize("name", IGNORED)
+@pytest.mark.parametrize("saved", ["Dinov2"], indirect=True)
+def test_no_name_of_code_in_a_checkpoint_reaches_transformers(saved, name):
+    architecture = read_architecture(saved[1])
+    nested = {name: "attacker/evil-kernel", "inner": {name: "attacker/evil-kernel"}}
+    architecture["config"] |= nested
+    options = {"image_size": 8, "num_features": 6, "is_frozen": True}
+    settings = ViTEncoder(3, architecture=architecture, **options).model.config.to_dict()
+    assert "evil" not in str(settings)
 
 
 @pytest.mark.parametrize("saved", ["Dinov2"], indirect=True)
