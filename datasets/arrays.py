@@ -7,6 +7,7 @@ whatever follows it in memory.
 from __future__ import annotations
 
 import itertools
+import lzma
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +18,15 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
+from .descriptions import check_description
+
 ZarrArray: TypeAlias = zarr.Array[Any]
 """An array on disk, v2 or v3."""
 
-DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError, zlib.error)
+DAMAGE = (
+    *(ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError),
+    *(ArithmeticError, MemoryError, EOFError, zlib.error, lzma.LZMAError),
+)
 """Errors of zarr and its codecs about damaged content. OSError is not among them: there the machine failed, and the
 message says how."""
 
@@ -45,9 +51,14 @@ def open_group(path: str | Path, mode: str = "r") -> zarr.Group:
 
 
 def open_array(group: zarr.Group, key: str, path: Path) -> ZarrArray:
-    """The array `key` of the group at `path`. Raises ValueError if it is missing or its description is damaged."""
-    if not any((path / key / name).is_file() for name in ("zarr.json", ".zarray")):
+    """The array `key` of the group at `path`.
+
+    Raises ValueError if it is missing, or if its description is damaged or refused by `check_description`.
+    """
+    description = path / key / ("zarr.json" if group.metadata.zarr_format == 3 else ".zarray")
+    if not description.is_file():
         raise ValueError(f"{path}: there is no array {key}: restore it from a copy")
+    check_description(description)
     try:
         array = group[key]
     except DAMAGE as error:
@@ -68,7 +79,8 @@ def read_rows(array: ZarrArray, start: int, stop: int) -> NDArray[Any]:
                 array[region]
             except DAMAGE as error:
                 raise ValueError(
-                    f"{_place(array)}: chunk file {file} is damaged ({error}): restore it from a copy"
+                    f"{_place(array)}: chunk file {file} is damaged ({error or 'it claims to be too large'}): restore "
+                    "it from a copy"
                 ) from error
         raise
 
@@ -100,8 +112,8 @@ def _chunks(array: ZarrArray, start: int, stop: int) -> Iterator[tuple[Path, tup
     """The files of rows start .. stop, each with the region of the array that it holds."""
     folder, sizes = _root(array) / array.path, _file_shape(array)
     rows = range(start // sizes[0], -(-stop // sizes[0])) if start < stop else range(0)
-    columns = (range(-(-length // size)) for length, size in zip(array.shape[1:], sizes[1:], strict=True))
-    for chunk in itertools.product(rows, *columns):
+    columns = [range(-(-length // size)) for length, size in zip(array.shape[1:], sizes[1:], strict=True)]
+    for chunk in ((row, *rest) for row in rows for rest in itertools.product(*columns)):  # a row of chunks at a time
         region = tuple(slice(index * size, (index + 1) * size) for index, size in zip(chunk, sizes, strict=True))
         yield folder / array.metadata.encode_chunk_key(chunk), region
 
