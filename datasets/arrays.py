@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import lzma
+import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
+from .declared_sizes import HEADERS, declared_sizes
 from .descriptions import check_description
 
 ZarrArray: TypeAlias = zarr.Array[Any]
@@ -71,6 +73,7 @@ def open_array(group: zarr.Group, key: str, path: Path) -> ZarrArray:
 def read_rows(array: ZarrArray, start: int, stop: int) -> NDArray[Any]:
     """Rows start .. stop of an array on disk. Raises ValueError, naming the chunk file, if one is damaged."""
     _require_untruncated(array, start, stop)
+    _require_no_bomb(array, start, stop)
     try:
         return np.asarray(array[start:stop])
     except DAMAGE:
@@ -146,6 +149,28 @@ def _require_untruncated(array: ZarrArray, start: int, stop: int) -> None:
                 f"{_place(array)}: chunk file {file} is damaged (it must have {least}{size} bytes, "
                 f"got {file.stat().st_size}): restore it from a copy"
             )
+
+
+def _require_no_bomb(array: ZarrArray, start: int, stop: int) -> None:
+    """Raise ValueError if a chunk of rows start .. stop says that it decompresses to more than a chunk."""
+    codecs = [
+        type(codec).__name__ for codec in array.compressors if not type(codec).__name__.lower().startswith("crc32")
+    ]
+    if not codecs or codecs[-1] not in HEADERS:
+        return
+    # A filter may store its result in another dtype, of up to 8 times the bytes.
+    most = math.prod(array.chunks) * array.dtype.itemsize * (8 if array.filters else 1)
+    for file, region in _chunks(array, start, stop):
+        if not file.is_file():
+            continue
+        first = max(start - region[0].start, 0) // array.chunks[0]
+        last = -(-(min(stop, region[0].stop) - region[0].start) // array.chunks[0])
+        for size in declared_sizes(file, array, codecs[-1], slice(first, last)):
+            if size > most:
+                raise ValueError(
+                    f"{_place(array)}: chunk file {file} is damaged (a chunk has {most} bytes, one claims {size}): "
+                    "restore it from a copy"
+                )
 
 
 def _root(array: ZarrArray) -> Path:

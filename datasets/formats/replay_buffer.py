@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...specification import Source, Specification, nearest
-from ..arrays import ZarrArray, check_length, open_array, open_group, read_rows
+from ..arrays import ZarrArray, check_length, open_array, open_group, read_rows, require_chunks
 from ..demonstrations import Demonstrations, check_episode_ends, check_finite
 
 
@@ -40,6 +40,7 @@ class ReplayBuffer(Demonstrations):
             raise ValueError(
                 f"{self.path}: meta/episode_ends must be a vector of integers, got {ends.dtype} of shape {ends.shape}"
             )
+        require_chunks(ends, 0, ends.shape[0])
         self.episode_ends = read_rows(ends, 0, ends.shape[0]).astype(np.int64)
         self.episode_seeds = np.full(len(self.episode_ends), -1, dtype=np.int64)
         check_episode_ends(self.episode_ends, f"{self.path}: meta/episode_ends")

@@ -162,6 +162,13 @@ def test_chunks_of_version_three_are_checked_within_shards_too(tmp_path, changes
         ReplayBuffer(path, FOREIGN, SOURCES)
 
 
+def test_more_episodes_than_the_files_hold_are_refused_before_memory_is_taken(tmp_path):
+    path = buffer(tmp_path / "foreign")
+    edit(path / "meta/episode_ends/.zarray", shape=[10**12])
+    with pytest.raises(ValueError, match=r"meta/episode_ends: chunk file .*/1 is missing: restore it"):
+        ReplayBuffer(path, FOREIGN, SOURCES)
+
+
 @pytest.mark.parametrize("file", ["data/state/zarr.json", "zarr.json"])
 def test_a_deeply_nested_description_is_refused_in_a_line(tmp_path, file):
     path = buffer(tmp_path / "foreign", zarr_format=3)
