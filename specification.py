@@ -163,7 +163,14 @@ class Stream:
                 f"stream {self.name!r}: {field} must be empty or hold one entry for each of its {size} dimensions, "
                 f"got {len(values)}: {values}"
             )
-        return tuple(map(float, values)) if field in ("low", "high") else tuple(map(str, values))
+        if field in ("low", "high"):
+            return tuple(map(float, values))
+        words = tuple(map(str, values))
+        if wrong := [word for word in words if not word.isprintable()]:
+            raise ValueError(
+                f"stream {self.name!r}: {field} must be printable, got {wrong[0]!r}: leave out such characters"
+            )
+        return words
 
     @property
     def is_image(self) -> bool:

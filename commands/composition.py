@@ -88,7 +88,8 @@ def explain(error: Exception, command: str) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain_composition(error, command)
     if isinstance(error, ValueError | OSError | FloatingPointError | ImportError):
-        return " ".join(str(error).split())
+        line = " ".join(str(error).split())
+        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
     return None
 
 
