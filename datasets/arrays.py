@@ -95,6 +95,11 @@ def require_chunks(array: ZarrArray, start: int, stop: int) -> None:
             raise ValueError(f"{_place(array)}: chunk file {file} is missing: restore it from a copy")
 
 
+def chunk_files(array: ZarrArray) -> list[Path]:
+    """The files of all rows of an array on disk."""
+    return [file for file, _ in _chunks(array, 0, array.shape[0])]
+
+
 def extend(array: ZarrArray, start: int, rows: NDArray[Any]) -> None:
     """Write rows from `start` on and end the array after them; rows of an unfinished append are overwritten.
 
