@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import lzma
 import math
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +43,7 @@ def open_group(path: str | Path, mode: str = "r") -> zarr.Group:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: check the path")
     if not any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
-        raise ValueError(f"{path}: not a zarr group (neither zarr.json nor .zgroup in it): name the folder of a store")
+        raise ValueError(f"{path}: not a zarr group (neither zarr.json nor .zgroup in it): {_remedy(path)}")
     try:
         store = LocalStore(path, read_only=mode == "r")
         return zarr.open_group(store, mode=mode, use_consolidated=False)  # type: ignore[arg-type]
@@ -50,6 +51,20 @@ def open_group(path: str | Path, mode: str = "r") -> zarr.Group:
         raise ValueError(
             f"{path}: not a zarr group, or its zarr.json is damaged ({error}): restore that file from a copy"
         ) from error
+
+
+def _remedy(path: Path) -> str:
+    """What to do about a path that is no zarr group, by what it seems to be."""
+    own = "record its episodes into a store of your own with recede.DemonstrationStore"
+    if path.is_file() and zipfile.is_zipfile(path):
+        return f"it is a zip archive, so unzip it first (unzip {path.name} -d FOLDER) and name the folder"
+    if path.is_file() and path.suffix in (".hdf5", ".h5"):
+        return f"files of HDF5, such as robomimic's, are not read, so {own}"
+    if (path / "meta" / "info.json").is_file():
+        return f"it seems to be a data set of LeRobot, which is not read, so {own}"
+    if stores := sorted(file.parents[1] for name in (".zgroup", "zarr.json") for file in path.glob(f"*/data/{name}")):
+        return f"did you mean {stores[0]}?"
+    return "name the folder of a store"
 
 
 def open_array(group: zarr.Group, key: str, path: Path) -> ZarrArray:

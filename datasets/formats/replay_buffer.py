@@ -49,9 +49,10 @@ class ReplayBuffer(Demonstrations):
 
     @property
     def keys(self) -> list[str]:
-        """The keys under `data`, sorted."""
+        """The keys of the arrays directly in `data`, sorted."""
         descriptions = [*self.path.glob("data/*/.zarray"), *self.path.glob("data/*/zarr.json")]
-        return sorted({description.parent.name for description in descriptions})
+        groups = {description.parent.parent for description in self.path.glob("data/*/*/zarr.json")}
+        return sorted({description.parent.name for description in descriptions if description.parent not in groups})
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Steps start .. stop of a stream, over all episodes in turn: (stop - start, *shape), in the stream's dtype.
@@ -97,6 +98,11 @@ class ReplayBuffer(Demonstrations):
 
     def _open(self, key: str) -> ZarrArray:
         if key not in self.keys:
+            if (self.path / "data" / key).is_dir():
+                raise ValueError(
+                    f"{self.path}: data/{key} lies in a group or is one, and only arrays directly in data/ are read: "
+                    "write it to data/ under a name without '/', and name that in the source"
+                )
             raise ValueError(f"{self.path}: there is no data/{key}: {nearest(key, self.keys)}")
         array = open_array(self._group, f"data/{key}", self.path)
         check_length(array, self.num_steps, self.path)
