@@ -33,6 +33,9 @@ DAMAGE = (
 """Errors of zarr and its codecs about damaged content. OSError is not among them: there the machine failed, and the
 message says how."""
 
+SPARSE = 1000
+"""Of so many chunk files at least one must exist. Writers may leave out chunks of zeros."""
+
 
 def open_group(path: str | Path, mode: str = "r") -> zarr.Group:
     """The zarr group (v2 or v3) in the folder `path`.
@@ -204,9 +207,16 @@ def _place(array: ZarrArray) -> str:
 
 
 def check_length(array: ZarrArray, num_steps: int, path: Path) -> None:
-    """Raise ValueError if an array over time is shorter than the episodes."""
+    """Raise ValueError if an array over time is shorter than the episodes, or has hardly any of their files."""
     if array.shape[0] < num_steps:
         raise ValueError(
             f"{path}: {array.path} must reach the last episode's end at step {num_steps}, got {array.shape[0]} steps: "
+            "restore it from a copy"
+        )
+    least = -(-num_steps // _file_shape(array)[0]) // SPARSE
+    present = sum(1 for _ in itertools.islice((_root(array) / array.path).rglob("*"), least))
+    if present < least:
+        raise ValueError(
+            f"{path}: {array.path} must have at least {least} chunk files for {num_steps} steps, got {present}: "
             "restore it from a copy"
         )

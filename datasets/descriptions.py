@@ -43,7 +43,7 @@ def check_description(file: Path) -> None:
     for codec in _codecs(content, file):
         _check_codec(codec, file)
     width = _width(content.get("dtype", content.get("data_type")), file)
-    shape = content.get("shape")
+    shape: Any = content.get("shape")
     if not _are_sizes(shape, least=0) or 0 in shape[1:]:
         raise ValueError(f"{file}: shape must be whole numbers, got {_brief(shape)}: restore it from a copy")
     for chunks in _chunk_shapes(content, file):

@@ -169,6 +169,15 @@ def test_more_episodes_than_the_files_hold_are_refused_before_memory_is_taken(tm
         ReplayBuffer(path, FOREIGN, SOURCES)
 
 
+def test_more_steps_than_the_files_hold_are_refused_before_memory_is_taken(tmp_path):
+    path = buffer(tmp_path / "foreign")
+    zarr.open_group(path, mode="r+")["meta/episode_ends"][:] = [5, 10**12]
+    for key in ("state", "action"):
+        edit(path / "data" / key / ".zarray", shape=[10**12, 2])
+    with pytest.raises(ValueError, match=r"data/action must have at least \d+ chunk files .*restore it"):
+        ReplayBuffer(path, FOREIGN, SOURCES)
+
+
 @pytest.mark.parametrize("file", ["data/state/zarr.json", "zarr.json"])
 def test_a_deeply_nested_description_is_refused_in_a_line(tmp_path, file):
     path = buffer(tmp_path / "foreign", zarr_format=3)
