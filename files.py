@@ -126,5 +126,5 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): restore it from a copy, or use another folder") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {content!r}: restore it from a copy")
+        raise ValueError(f"{path} must hold a JSON object, got {repr(content)[:100]}: restore it from a copy")
     return content

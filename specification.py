@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -42,7 +42,7 @@ class Horizons:
     A chunk of `prediction` steps starts at the oldest observed step. Its first `observation` steps end at the current
     step. From the current step on, `action` steps are executed before the next chunk is predicted.
 
-    Raises ValueError if a horizon is less than 1, or if the chunk does not cover the executed steps.
+    Raises ValueError if a horizon is no whole number of at least 1, or if the chunk does not cover the executed steps.
 
     >>> Horizons(observation=2, prediction=16, action=8).executed
     slice(1, 9, None)
@@ -57,8 +57,9 @@ class Horizons:
 
     def __post_init__(self) -> None:
         for name in ("observation", "prediction", "action"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"the {name} horizon must be at least 1 step, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise ValueError(f"the {name} horizon must be at least 1 step, got {value!r}: give a whole number")
         least = self.observation - 1 + self.action
         if least > self.prediction:
             raise ValueError(
@@ -80,6 +81,12 @@ class Horizons:
 
 HOLDS = ("last", "zero")
 """What an action may do without a command; see `Stream.hold`."""
+
+VECTOR_LIMIT = 2**20
+"""Most dimensions of a vector."""
+
+STEP_LIMIT = 2**30
+"""Most values in a step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +126,15 @@ class Stream:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
             raise ValueError(f"a stream's name must be a lower-case identifier, got {self.name!r}")
+        if not _are_sizes(self.shape):
+            raise ValueError(
+                f"stream {self.name!r}: the shape of a step must be positive sizes, got {self.shape}: give whole "
+                f"numbers, at most {VECTOR_LIMIT} for a vector and {STEP_LIMIT} values in all"
+            )
         shape = tuple(int(size) for size in self.shape)
-        if not shape or min(shape) < 1:
-            raise ValueError(f"stream {self.name!r}: the shape of a step must be positive sizes, got {self.shape}")
         try:
             dtype = np.dtype(self.dtype).name
-        except TypeError:
+        except (TypeError, ValueError, SyntaxError, ArithmeticError, MemoryError, RecursionError):
             raise ValueError(f"stream {self.name!r}: dtype must be one that numpy knows, got {self.dtype!r}") from None
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "dtype", dtype)
@@ -153,7 +163,14 @@ class Stream:
                 f"stream {self.name!r}: {field} must be empty or hold one entry for each of its {size} dimensions, "
                 f"got {len(values)}: {values}"
             )
-        return tuple(map(float, values)) if field in ("low", "high") else tuple(map(str, values))
+        if field in ("low", "high"):
+            return tuple(map(float, values))
+        words = tuple(map(str, values))
+        if wrong := [word for word in words if not word.isprintable()]:
+            raise ValueError(
+                f"stream {self.name!r}: {field} must be printable, got {wrong[0]!r}: leave out such characters"
+            )
+        return words
 
     @property
     def is_image(self) -> bool:
@@ -242,8 +259,16 @@ class Specification:
                 action=Stream(**data["action"]),
                 control_dt=data["control_dt"],
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError, ArithmeticError, RecursionError, MemoryError) as error:
             raise ValueError(f"not a specification: {error}") from error
+
+
+def _are_sizes(shape: Any) -> bool:
+    if not isinstance(shape, Sequence) or not 1 <= len(shape) <= 32:
+        return False
+    if any(isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1 for size in shape):
+        return False
+    return math.prod(map(int, shape)) <= (VECTOR_LIMIT if len(shape) == 1 else STEP_LIMIT)
 
 
 Source: TypeAlias = tuple[str, Callable[[NDArray[Any]], NDArray[Any]]]

@@ -88,7 +88,8 @@ def explain(error: Exception, command: str) -> str | None:
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain_composition(error, command)
     if isinstance(error, ValueError | OSError | FloatingPointError | ImportError):
-        return " ".join(str(error).split())
+        line = " ".join(str(error).split())
+        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
     torch = sys.modules.get("torch")  # whoever raises its error has imported it
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return explain_memory(error, command)

@@ -7,6 +7,9 @@ whatever follows it in memory.
 from __future__ import annotations
 
 import itertools
+import lzma
+import math
+import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +20,21 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
+from .declared_sizes import HEADERS, declared_sizes
+from .descriptions import check_description
+
 ZarrArray: TypeAlias = zarr.Array[Any]
 """An array on disk, v2 or v3."""
 
-DAMAGE = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError, zlib.error)
+DAMAGE = (
+    *(ValueError, TypeError, KeyError, AttributeError, RuntimeError, NotImplementedError),
+    *(ArithmeticError, MemoryError, EOFError, zlib.error, lzma.LZMAError),
+)
 """Errors of zarr and its codecs about damaged content. OSError is not among them: there the machine failed, and the
 message says how."""
+
+SPARSE = 1000
+"""Of so many chunk files at least one must exist. Writers may leave out chunks of zeros."""
 
 
 def open_group(path: str | Path, mode: str = "r") -> zarr.Group:
@@ -34,7 +46,7 @@ def open_group(path: str | Path, mode: str = "r") -> zarr.Group:
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: check the path")
     if not any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
-        raise ValueError(f"{path}: not a zarr group (neither zarr.json nor .zgroup in it): name the folder of a store")
+        raise ValueError(f"{path}: not a zarr group (neither zarr.json nor .zgroup in it): {_remedy(path)}")
     try:
         store = LocalStore(path, read_only=mode == "r")
         return zarr.open_group(store, mode=mode, use_consolidated=False)  # type: ignore[arg-type]
@@ -44,10 +56,29 @@ def open_group(path: str | Path, mode: str = "r") -> zarr.Group:
         ) from error
 
 
+def _remedy(path: Path) -> str:
+    """What to do about a path that is no zarr group, by what it seems to be."""
+    own = "record its episodes into a store of your own with recede.DemonstrationStore"
+    if path.is_file() and zipfile.is_zipfile(path):
+        return f"it is a zip archive, so unzip it first (unzip {path.name} -d FOLDER) and name the folder"
+    if path.is_file() and path.suffix in (".hdf5", ".h5"):
+        return f"files of HDF5, such as robomimic's, are not read, so {own}"
+    if (path / "meta" / "info.json").is_file():
+        return f"it seems to be a data set of LeRobot, which is not read, so {own}"
+    if stores := sorted(file.parents[1] for name in (".zgroup", "zarr.json") for file in path.glob(f"*/data/{name}")):
+        return f"did you mean {stores[0]}?"
+    return "name the folder of a store"
+
+
 def open_array(group: zarr.Group, key: str, path: Path) -> ZarrArray:
-    """The array `key` of the group at `path`. Raises ValueError if it is missing or its description is damaged."""
-    if not any((path / key / name).is_file() for name in ("zarr.json", ".zarray")):
+    """The array `key` of the group at `path`.
+
+    Raises ValueError if it is missing, or if its description is damaged or refused by `check_description`.
+    """
+    description = path / key / ("zarr.json" if group.metadata.zarr_format == 3 else ".zarray")
+    if not description.is_file():
         raise ValueError(f"{path}: there is no array {key}: restore it from a copy")
+    check_description(description)
     try:
         array = group[key]
     except DAMAGE as error:
@@ -60,6 +91,7 @@ def open_array(group: zarr.Group, key: str, path: Path) -> ZarrArray:
 def read_rows(array: ZarrArray, start: int, stop: int) -> NDArray[Any]:
     """Rows start .. stop of an array on disk. Raises ValueError, naming the chunk file, if one is damaged."""
     _require_untruncated(array, start, stop)
+    _require_no_bomb(array, start, stop)
     try:
         return np.asarray(array[start:stop])
     except DAMAGE:
@@ -68,7 +100,8 @@ def read_rows(array: ZarrArray, start: int, stop: int) -> NDArray[Any]:
                 array[region]
             except DAMAGE as error:
                 raise ValueError(
-                    f"{_place(array)}: chunk file {file} is damaged ({error}): restore it from a copy"
+                    f"{_place(array)}: chunk file {file} is damaged ({error or 'it claims to be too large'}): restore "
+                    "it from a copy"
                 ) from error
         raise
 
@@ -78,6 +111,11 @@ def require_chunks(array: ZarrArray, start: int, stop: int) -> None:
     for file, _ in _chunks(array, start, stop):
         if not file.is_file():
             raise ValueError(f"{_place(array)}: chunk file {file} is missing: restore it from a copy")
+
+
+def chunk_files(array: ZarrArray) -> list[Path]:
+    """The files of all rows of an array on disk."""
+    return [file for file, _ in _chunks(array, 0, array.shape[0])]
 
 
 def extend(array: ZarrArray, start: int, rows: NDArray[Any]) -> None:
@@ -100,8 +138,8 @@ def _chunks(array: ZarrArray, start: int, stop: int) -> Iterator[tuple[Path, tup
     """The files of rows start .. stop, each with the region of the array that it holds."""
     folder, sizes = _root(array) / array.path, _file_shape(array)
     rows = range(start // sizes[0], -(-stop // sizes[0])) if start < stop else range(0)
-    columns = (range(-(-length // size)) for length, size in zip(array.shape[1:], sizes[1:], strict=True))
-    for chunk in itertools.product(rows, *columns):
+    columns = [range(-(-length // size)) for length, size in zip(array.shape[1:], sizes[1:], strict=True)]
+    for chunk in ((row, *rest) for row in rows for rest in itertools.product(*columns)):  # a row of chunks at a time
         region = tuple(slice(index * size, (index + 1) * size) for index, size in zip(chunk, sizes, strict=True))
         yield folder / array.metadata.encode_chunk_key(chunk), region
 
@@ -136,6 +174,28 @@ def _require_untruncated(array: ZarrArray, start: int, stop: int) -> None:
             )
 
 
+def _require_no_bomb(array: ZarrArray, start: int, stop: int) -> None:
+    """Raise ValueError if a chunk of rows start .. stop says that it decompresses to more than a chunk."""
+    codecs = [
+        type(codec).__name__ for codec in array.compressors if not type(codec).__name__.lower().startswith("crc32")
+    ]
+    if not codecs or codecs[-1] not in HEADERS:
+        return
+    # A filter may store its result in another dtype, of up to 8 times the bytes.
+    most = math.prod(array.chunks) * array.dtype.itemsize * (8 if array.filters else 1)
+    for file, region in _chunks(array, start, stop):
+        if not file.is_file():
+            continue
+        first = max(start - region[0].start, 0) // array.chunks[0]
+        last = -(-(min(stop, region[0].stop) - region[0].start) // array.chunks[0])
+        for size in declared_sizes(file, array, codecs[-1], slice(first, last)):
+            if size > most:
+                raise ValueError(
+                    f"{_place(array)}: chunk file {file} is damaged (a chunk has {most} bytes, one claims {size}): "
+                    "restore it from a copy"
+                )
+
+
 def _root(array: ZarrArray) -> Path:
     store = array.store
     assert isinstance(store, LocalStore)
@@ -147,9 +207,16 @@ def _place(array: ZarrArray) -> str:
 
 
 def check_length(array: ZarrArray, num_steps: int, path: Path) -> None:
-    """Raise ValueError if an array over time is shorter than the episodes."""
+    """Raise ValueError if an array over time is shorter than the episodes, or has hardly any of their files."""
     if array.shape[0] < num_steps:
         raise ValueError(
             f"{path}: {array.path} must reach the last episode's end at step {num_steps}, got {array.shape[0]} steps: "
+            "restore it from a copy"
+        )
+    least = -(-num_steps // _file_shape(array)[0]) // SPARSE
+    present = sum(1 for _ in itertools.islice((_root(array) / array.path).rglob("*"), least))
+    if present < least:
+        raise ValueError(
+            f"{path}: {array.path} must have at least {least} chunk files for {num_steps} steps, got {present}: "
             "restore it from a copy"
         )

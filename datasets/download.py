@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ..specification import nearest
-from .arrays import open_array, open_group, read_rows
+from .arrays import chunk_files, open_array, open_group, read_rows, require_chunks
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,9 @@ class Published:
     member: str
     """Folder of the store in the archive."""
     sha256: Mapping[str, str]
-    """Array -> digest of its decoded bytes."""
+    """Array -> digest of its decoded bytes, for every array of the store."""
+    size: int
+    """Most bytes of the unpacked store."""
     source: str
     """Content, publisher and licence."""
 
@@ -38,10 +40,14 @@ PUBLISHED = {
         url="https://diffusion-policy.cs.columbia.edu/data/training/pusht.zip",
         member="pusht/pusht_cchi_v7_replay.zarr",
         sha256={
+            "data/img": "3f7650895d1a500d7162b10475df689731f4fece2b15eaf7d913a560c2a0783d",
+            "data/keypoint": "2419980734c1d41050f8fbf7513031e6e784168bafbe42bcec81fdebe44c6611",
+            "data/n_contacts": "3e4258a61c21da4af3257269d3300b5128f04ba3ad34ebd0d0e709489ca854d4",
             "data/state": "dcdc539bfdba9fc01cba8d2fe91cc580539ec046a88b0ffbe91be5511948d4dc",
             "data/action": "6691b085749144b8db1aede97a80fb380afd08953fcd03660b441d0ffe9d6a8f",
             "meta/episode_ends": "82db02e667c59a83fedb211ab9b84182591b75009df1385210d5235197f93d72",
         },
+        size=32_000_000,
         source="206 human demonstrations of Push-T, Chi et al. 2023, MIT licence",
     )
 }
@@ -52,7 +58,7 @@ def download(name: str, path: Path, *, url: str | None = None) -> Published:
 
     url: of a mirror, to be used instead of the publisher.
 
-    Raises ValueError for an unknown name, and for an archive that is damaged, lacks the store or has another content.
+    Raises ValueError for an unknown name, and for an archive that is damaged, lacks the store or has other content.
     Raises OSError if the download fails, and FileExistsError if `path` exists.
     """
     if name not in PUBLISHED:
@@ -65,7 +71,7 @@ def download(name: str, path: Path, *, url: str | None = None) -> Published:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         archive, unpacked = Path(folder) / "archive.zip", Path(folder) / "unpacked"
         _fetch(address, archive)
-        store = _unpack(archive, unpacked, published.member, address)
+        store = _unpack(archive, unpacked, published, address)
         try:
             check_content(store, published.sha256)
         except ValueError as error:
@@ -84,12 +90,20 @@ def _fetch(url: str, path: Path) -> None:
         raise OSError(f"{url} could not be downloaded: {error}; try again, or give the url= of a mirror") from error
 
 
-def _unpack(archive: Path, folder: Path, member: str, url: str) -> Path:
-    """Unpack the folder `member` into `folder` and return its path; zipfile keeps all names below `folder`."""
+def _unpack(archive: Path, folder: Path, published: Published, url: str) -> Path:
+    """Unpack the store into `folder` and return its path; zipfile keeps all names below `folder`."""
+    member = published.member
     try:
         with zipfile.ZipFile(archive) as content:
-            content.extractall(folder, [name for name in content.namelist() if name.startswith(f"{member}/")])
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            members = [entry for entry in content.infolist() if entry.filename.startswith(f"{member}/")]
+            size = sum(entry.file_size for entry in members)  # zipfile unpacks no more than an entry declares
+            if size > published.size:
+                raise ValueError(
+                    f"{url}: {member} must unpack to at most {published.size} bytes, got {size}: give the url= of "
+                    "another mirror"
+                )
+            content.extractall(folder, members)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise ValueError(
             f"{url} is not a complete zip archive ({error}): try again, or give the url= of a mirror"
         ) from None
@@ -99,10 +113,19 @@ def _unpack(archive: Path, folder: Path, member: str, url: str) -> Path:
 
 
 def check_content(store: Path, sha256: Mapping[str, str]) -> None:
-    """Raise ValueError unless the decoded bytes of each array have the given digest."""
+    """Raise ValueError unless the store holds these arrays, with these digests of their decoded bytes, and no more."""
     group = open_group(store)
+    folders = {parent for key in sha256 for parent in (store / key).parents if parent.is_relative_to(store)}
+    files = {folder / name for folder in folders for name in (".zgroup", ".zattrs")}
     for key, expected in sha256.items():
         array = open_array(group, key, store)
-        digest = hashlib.sha256(read_rows(array, 0, array.shape[0]).tobytes()).hexdigest()
-        if digest != expected:
-            raise ValueError(f"the SHA-256 of {key} must be {expected}, got {digest}")
+        files |= {store / key / name for name in (".zarray", ".zattrs")}
+        files |= set(chunk_files(array))
+        require_chunks(array, 0, array.shape[0])
+        digest = hashlib.sha256()
+        for start in range(0, array.shape[0], array.chunks[0]):
+            digest.update(read_rows(array, start, min(start + array.chunks[0], array.shape[0])).tobytes())
+        if digest.hexdigest() != expected:
+            raise ValueError(f"the SHA-256 of {key} must be {expected}, got {digest.hexdigest()}")
+    if extra := sorted(path for path in store.rglob("*") if not path.is_dir() and path not in files):
+        raise ValueError(f"{extra[0].relative_to(store).as_posix()!r} is not among the published files")

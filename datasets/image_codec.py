@@ -49,12 +49,19 @@ class ImageCodec(ArrayBytesCodec):
         raise NotImplementedError
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
-        from PIL import Image, UnidentifiedImageError
+        from PIL.JpegImagePlugin import JpegImageFile
+        from PIL.PngImagePlugin import PngImageFile
 
+        height, width, channels = chunk_spec.shape[1:]
+        expected = (width, height), {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}.get(channels)
         try:
-            with Image.open(io.BytesIO(chunk_data.to_bytes()), formats=[self.format.upper()]) as picture:
+            # Opening reads only the header. `Image.open` would warn of large images before their size can be checked.
+            reader = PngImageFile if self.format == "png" else JpegImageFile
+            with reader(io.BytesIO(chunk_data.to_bytes())) as picture:
+                if (picture.size, picture.mode) != expected:
+                    raise ValueError(f"the image must be {expected}, got {(picture.size, picture.mode)}")
                 image: Any = np.asarray(picture)
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except (OSError, SyntaxError) as error:
             raise ValueError(f"not a {self.format} image: {error}") from error
         return chunk_spec.prototype.nd_buffer.from_ndarray_like(image.reshape(chunk_spec.shape))
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -28,35 +31,52 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: s
 
     An existing store is continued, so an interrupted recording resumes. Failures go to a separate store beside it.
 
-    Raises ValueError if the task has no expert, the store has another specification, or the expert fails more often
-    than it succeeds.
+    Raises ValueError if the task has no expert, the store has another specification, another process records into it,
+    or the expert fails more often than it succeeds.
     """
     if task.expert is None:
         raise ValueError(
             f"task {task.name!r} has no scripted expert to record: download or record demonstrations of it"
         )
     failures_path = path.with_name(f"{path.stem}-failures{path.suffix}")
-    store, failures = _open_existing(path, task), _open_existing(failures_path, task)
+    store = _open_existing(path, task)
     if store is None:
         store = DemonstrationStore.create(path, task.specification, images=images)
-    used = [int(seed) for opened in (store, failures) if opened is not None for seed in opened.episode_seeds]
-    seed = 1 + max([first_seed - 1, *used])
-    env = task.make()
-    with tqdm(total=episodes, initial=len(store), desc=f"collect {task.name}", unit="episode") as bar:
-        while len(store) < episodes:
-            streams, success = demonstrate(task, env, seed)
-            if success:
-                store.append(streams, seed=seed)
-                bar.update()
-            else:
-                if failures is None:
-                    failures = DemonstrationStore.create(failures_path, task.specification, images=images)
-                failures.append(streams, seed=seed)
-                if len(failures) > len(store) + 10:
-                    raise ValueError(f"the expert of {task.name!r} fails more often than not, see {failures_path}")
-            seed += 1
-    env.close()
+    with _exclusive(path):
+        store = DemonstrationStore.open(path)  # as the last process left it
+        failures = _open_existing(failures_path, task)
+        used = [int(seed) for opened in (store, failures) if opened is not None for seed in opened.episode_seeds]
+        seed = 1 + max([first_seed - 1, *used])
+        env = task.make()
+        with tqdm(total=episodes, initial=len(store), desc=f"collect {task.name}", unit="episode") as bar:
+            while len(store) < episodes:
+                streams, success = demonstrate(task, env, seed)
+                if success:
+                    store.append(streams, seed=seed)
+                    bar.update()
+                else:
+                    if failures is None:
+                        failures = DemonstrationStore.create(failures_path, task.specification, images=images)
+                    failures.append(streams, seed=seed)
+                    if len(failures) > len(store) + 10:
+                        raise ValueError(f"the expert of {task.name!r} fails more often than not, see {failures_path}")
+                seed += 1
+        env.close()
     return Collected(len(store), 0 if failures is None else len(failures), failures_path)
+
+
+@contextmanager
+def _exclusive(path: Path) -> Generator[None]:
+    """Lock the store, so that no seed is recorded twice. Raises ValueError if another process records into it."""
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(f"{path} is being recorded by another process: wait for it, or use another out=") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def demonstrate(task: Task, env: Any, seed: int) -> tuple[dict[str, NDArray[Any]], bool]:

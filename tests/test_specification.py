@@ -17,7 +17,7 @@ from recede.specification import HOLDS, Horizons, Specification, Stream, nearest
 
 FINITE = st.floats(-1e6, 1e6)
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).filter(lambda name: name != "action")
-WORDS = st.text(string.printable, max_size=4)
+WORDS = st.text([letter for letter in string.printable if letter.isprintable()], max_size=4)
 
 
 @st.composite
@@ -172,6 +172,10 @@ def test_the_size_of_a_stream_is_its_number_of_values(shape: tuple[int, ...], si
         ({"shape": ()}, "positive sizes, got ()"),
         ({"shape": (0,)}, "positive sizes, got (0,)"),
         ({"shape": (3, -1)}, "positive sizes, got (3, -1)"),
+        *[({"shape": (value,)}, f"positive sizes, got ({value},)") for value in (2.5, math.inf, True, 2**21)],
+        ({"shape": (2**20, 2**20)}, "positive sizes, got (1048576, 1048576)"),
+        ({"shape": "345"}, "positive sizes, got 345"),
+        ({"dtype": "(2"}, "dtype must be one that numpy knows, got '(2'"),
         ({"dtype": "flaot32"}, "dtype must be one that numpy knows, got 'flaot32'"),
         ({"units": ("m", "m")}, "units must be empty or hold one entry for each of its 3 dimensions, got 2"),
         (
@@ -179,6 +183,9 @@ def test_the_size_of_a_stream_is_its_number_of_values(shape: tuple[int, ...], si
             "labels must be empty or hold one entry for each of its 3 dimensions, got 4",
         ),
         ({"shape": (2, 2), "low": (0, 0), "high": (1, 1)}, "low must be empty"),
+        ({"labels": ("x", "y\x1b]0;title\x07", "z")}, "labels must be printable, got 'y\\x1b]0;title\\x07'"),
+        ({"units": "m\n"}, "units must be printable, got 'm\\n'"),
+        ({"labels": ("x", "y\u202e", "z")}, "labels must be printable"),
         ({"hold": "zeros"}, "hold must be 'last' or 'zero', got 'zeros': did you mean 'zero'?"),
         ({"hold": ("last", "zero")}, "hold must be empty or hold one entry for each of its 3 dimensions, got 2"),
         ({"low": 0}, "give both limits or neither"),
@@ -220,7 +227,12 @@ def test_impossible_specifications_are_refused(changes: dict[str, Any], rule: st
     {"observations": [], "action": {}, "control_dt": 0.1},
     specification().to_json() | {"control_dt": "fast"},
     specification().to_json() | {"control_dt": None},
+    specification().to_json() | {"control_dt": 10**400},
     specification().to_json() | {"observations": 3},
+    specification().to_json() | {"observations": [{"name": "arm", "shape": [1], "low": 10**400, "high": 1}]},
+    specification().to_json() | {"observations": {"name": "arm", "shape": [math.inf]}},
+    [],
+    "text",
     specification().to_json() | {"action": {"name": "action", "shape": [2], "unit": "m"}},
     specification().to_json() | {"action": {"name": "action", "shape": None}},
     specification().to_json() | {"observations": [{"name": 3, "shape": [2]}]},
@@ -229,6 +241,13 @@ def test_impossible_specifications_are_refused(changes: dict[str, Any], rule: st
 def test_invalid_json_is_refused(data: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         Specification.from_json(data)
+
+
+@pytest.mark.parametrize("steps", [16.5, 16.0, 1e400, math.nan, True, "16", None, [16], 0])
+@pytest.mark.parametrize("name", ["observation", "prediction", "action"])
+def test_a_horizon_must_be_a_whole_number(name: str, steps: Any) -> None:
+    with pytest.raises(ValueError, match=f"the {name} horizon .*at least 1 step, got .*whole number"):
+        Horizons(**{name: steps})
 
 
 def test_specifications_are_immutable() -> None:

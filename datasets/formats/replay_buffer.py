@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...specification import Source, Specification, nearest
-from ..arrays import ZarrArray, check_length, open_array, open_group, read_rows
+from ..arrays import ZarrArray, check_length, open_array, open_group, read_rows, require_chunks
 from ..demonstrations import Demonstrations, check_episode_ends, check_finite
 
 
@@ -40,6 +40,7 @@ class ReplayBuffer(Demonstrations):
             raise ValueError(
                 f"{self.path}: meta/episode_ends must be a vector of integers, got {ends.dtype} of shape {ends.shape}"
             )
+        require_chunks(ends, 0, ends.shape[0])
         self.episode_ends = read_rows(ends, 0, ends.shape[0]).astype(np.int64)
         self.episode_seeds = np.full(len(self.episode_ends), -1, dtype=np.int64)
         check_episode_ends(self.episode_ends, f"{self.path}: meta/episode_ends")
@@ -48,9 +49,10 @@ class ReplayBuffer(Demonstrations):
 
     @property
     def keys(self) -> list[str]:
-        """The keys under `data`, sorted."""
+        """The keys of the arrays directly in `data`, sorted."""
         descriptions = [*self.path.glob("data/*/.zarray"), *self.path.glob("data/*/zarr.json")]
-        return sorted({description.parent.name for description in descriptions})
+        groups = {description.parent.parent for description in self.path.glob("data/*/*/zarr.json")}
+        return sorted({description.parent.name for description in descriptions if description.parent not in groups})
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Steps start .. stop of a stream, over all episodes in turn: (stop - start, *shape), in the stream's dtype.
@@ -96,6 +98,11 @@ class ReplayBuffer(Demonstrations):
 
     def _open(self, key: str) -> ZarrArray:
         if key not in self.keys:
+            if (self.path / "data" / key).is_dir():
+                raise ValueError(
+                    f"{self.path}: data/{key} lies in a group or is one, and only arrays directly in data/ are read: "
+                    "write it to data/ under a name without '/', and name that in the source"
+                )
             raise ValueError(f"{self.path}: there is no data/{key}: {nearest(key, self.keys)}")
         array = open_array(self._group, f"data/{key}", self.path)
         check_length(array, self.num_steps, self.path)

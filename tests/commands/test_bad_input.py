@@ -201,6 +201,17 @@ def test_demonstrations_of_another_task_are_refused(recede, tmp_path, store, sma
     assert "position: only on one side" in line
 
 
+@pytest.mark.parametrize("changes", [{"format": "\x1b]0;title\x07"}, {"specification": "labels"}])
+def test_no_text_of_a_store_controls_the_terminal(recede, tmp_path, store, changes):
+    if changes == {"specification": "labels"}:
+        changes = {"specification": zarr.open_group(store, mode="r").attrs["recede"]["specification"]}
+        changes["specification"]["action"]["labels"] = ["x", "\x1b]0;title\x07"]
+    edit_attributes(store, **changes)
+    line = refused(recede, tmp_path, "inspect", f"dataset={store}")
+    assert line.isprintable()
+    assert "x1b]0;title" in line
+
+
 # --- replay buffers of others
 
 

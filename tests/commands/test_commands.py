@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -408,3 +409,20 @@ def test_from_nothing_to_films_of_pick_place(recede, empty_folder, demonstration
     assert len(content["success"]) == 3
     replayed = recede("replay", "task=pick_place", f"dataset={demonstrations}", "episodes=2")
     assert "2 episodes replayed, 2 of them succeed" in replayed.out
+
+
+def test_two_processes_do_not_record_the_same_seeds(recede, tmp_path):
+    path = tmp_path / "demos.zarr"
+    second = []
+
+    def expert(seed):
+        if seed == 1:
+            second.append(recede("collect", "task=toys:REACH", f"out={path}", "episodes=3"))
+        return toys.expert(seed)
+
+    collect(replace(toys.REACH, expert=expert), path, episodes=3)
+    assert DemonstrationStore.open(path).episode_seeds.tolist() == [0, 1, 2]
+    assert second[0].status == 2
+    assert f"{path} is being recorded by another process: wait" in second[0].last
+    assert recede("collect", "task=toys:REACH", f"out={path}", "episodes=4").status == 0
+    assert DemonstrationStore.open(path).episode_seeds.tolist() == [0, 1, 2, 3]

@@ -4,6 +4,7 @@ import hashlib
 import io
 import threading
 import zipfile
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -69,14 +70,14 @@ def serve():
 @pytest.fixture(autouse=True)
 def _published(monkeypatch):
     digest = hashlib.sha256(STATE.tobytes()).hexdigest()
-    entry = Published("http://127.0.0.1:9/none.zip", MEMBER, {"data/state": digest}, "numbers, public domain")
+    entry = Published("http://127.0.0.1:9/none.zip", MEMBER, {"data/state": digest}, 10_000, "numbers, public domain")
     monkeypatch.setitem(module.PUBLISHED, "numbers", entry)
 
 
 def test_a_download_holds_what_was_published(serve, archive, tmp_path, monkeypatch):
     address = serve("good.zip", archive)
     entry = module.PUBLISHED["numbers"]
-    monkeypatch.setitem(module.PUBLISHED, "numbers", Published(address, entry.member, entry.sha256, entry.source))
+    monkeypatch.setitem(module.PUBLISHED, "numbers", replace(entry, url=address))
     path = tmp_path / "new" / "folder" / "numbers.zarr"
     assert download("numbers", path).source == "numbers, public domain"
     np.testing.assert_array_equal(zarr.open_group(path, mode="r")["data/state"][:], STATE)
@@ -115,6 +116,34 @@ def without_the_array(members):
         del members[name]
 
 
+def without_a_chunk(members):
+    del members[f"{MEMBER}/data/state/1.0"]
+
+
+def with_another_array(members):
+    for name in (".zarray", "0.0"):
+        members[f"{MEMBER}/data/img/{name}"] = members[f"{MEMBER}/data/state/{name}"]
+
+
+def with_another_file(members):
+    members[f"{MEMBER}/data/run.py"] = b"print()"
+
+
+def with_a_bomb(members):
+    members[f"{MEMBER}/data/state/0.1"] = bytes(10_001)
+
+
+def encrypted(archive):
+    """The archive as if its members were encrypted."""
+    content = bytearray(archive)
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        begin = content.find(signature)
+        while begin >= 0:
+            content[begin + flags] |= 1
+            begin = content.find(signature, begin + 4)
+    return bytes(content)
+
+
 def with_a_damaged_chunk(members):
     members[f"{MEMBER}/data/state/0.0"] = members[f"{MEMBER}/data/state/0.0"][:-9]
 
@@ -139,6 +168,11 @@ def flipped(archive):
             lambda a: changed(a, without_the_array),
             "'numbers': .*data/state",
         ),
+        (lambda a: changed(a, without_a_chunk), "'numbers': .*data/state/1.0 is missing"),
+        (lambda a: changed(a, with_another_array), "'numbers': 'data/img/.*' is not among"),
+        (lambda a: changed(a, with_another_file), "'numbers': 'data/run.py' is not among"),
+        (lambda a: changed(a, with_a_bomb), "at most 10000 bytes, got 1.*another mirror"),
+        (encrypted, "zip archive .*encrypted.*url= of a mirror"),
         (lambda a: changed(a, with_a_damaged_chunk), "'numbers': .* is damaged"),
         (lambda a: changed(a, without_the_store), "holds no folder archive/replay.zarr"),
         (lambda a: b"<html>not found</html>", "zip archive .*url= of a mirror"),
@@ -162,9 +196,11 @@ def test_an_archive_cannot_write_elsewhere(serve, archive, tmp_path):
         members[str(tmp_path / "absolute")] = b"absolute"
 
     (tmp_path / "target").mkdir()
-    download("numbers", tmp_path / "target" / "numbers.zarr", url=serve("evil.zip", changed(archive, add)))
+    address = serve("evil.zip", changed(archive, add))
+    with pytest.raises(ValueError, match="'escaped' is not among the published files"):
+        download("numbers", tmp_path / "target" / "numbers.zarr", url=address)
     assert [file.name for file in tmp_path.iterdir()] == ["target"]
-    assert [file.name for file in (tmp_path / "target").iterdir()] == ["numbers.zarr"]
+    assert not list((tmp_path / "target").iterdir())
     assert not [path for path in tmp_path.rglob("*") if path.is_symlink()]
 
 

@@ -1,19 +1,29 @@
 """Images in demonstration stores, and decoded for training windows."""
 
+import asyncio
 import errno
+import io
 import shutil
+import struct
 import time
+import zlib
 
+import numcodecs
 import numpy as np
 import pytest
 import torch
 import zarr
+from PIL import Image
 from recede.datasets import image_cache
 from recede.datasets.formats.replay_buffer import ReplayBuffer
 from recede.datasets.image_cache import decode_images
+from recede.datasets.image_codec import ImageCodec
 from recede.datasets.store import IMAGE_COMPRESSIONS, DemonstrationStore
 from recede.datasets.windows import Windows
 from recede.specification import Horizons, Specification, Stream
+from zarr.core.array_spec import ArrayConfig, ArraySpec
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.dtype import UInt8
 
 SPECIFICATION = Specification(
     (Stream("state", (2,)), Stream("scene", (12, 16, 3), "uint8"), Stream("wrist", (8, 8, 3), "uint8")),
@@ -226,3 +236,72 @@ def test_other_float_images_are_refused(foreign, wrong):
     zarr.open_group(foreign, mode="r+")["data/img"][3, 2, 1, 0] = wrong
     with pytest.raises(ValueError, match=f"data/img: .*whole numbers.*got {wrong}"):
         opened(foreign).read("scene")
+
+
+# --- images and chunks that claim to be larger than they may be
+
+
+def picture(size, mode, kind):
+    """A file of a few kilobytes, however large the picture."""
+    content = io.BytesIO()
+    if kind == "png":
+        header = struct.pack(">IIBBBBB", *size, 8, {"L": 0, "RGB": 2}[mode], 0, 0, 0)
+        content.write(b"\x89PNG\r\n\x1a\n")
+        for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")):
+            content.write(struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)))
+    else:
+        Image.new(mode, size).save(content, format="jpeg")
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("size", [(30_000, 30_000), (10_000, 10_000), (16, 13)])
+def test_a_picture_of_another_size_is_refused_before_it_is_decoded(size):
+    decode(picture((16, 12), "RGB", "jpeg"), "jpeg")
+    for mode in ("RGB", "L"):
+        with pytest.raises(ValueError, match=rf"must be \(\(16, 12\), 'RGB'\), got \(\({size[0]}, {size[1]}"):
+            decode(picture(size, mode, "png"), "png")
+    with pytest.raises(ValueError, match=r"must be .*'RGB'.*got .*'L'"):
+        decode(picture((16, 12), "L", "jpeg"), "jpeg")
+
+
+def decode(content, kind):
+    prototype = default_buffer_prototype()
+    spec = ArraySpec((1, 12, 16, 3), UInt8(), 0, ArrayConfig("C", False), prototype)
+    return asyncio.run(ImageCodec(kind)._decode_single(prototype.buffer.from_bytes(content), spec))
+
+
+def frame(size):
+    """The beginning of a zstd frame that declares its size."""
+    return b"\x28\xb5\x2f\xfd\xe0" + size.to_bytes(8, "little") + bytes(100)
+
+
+def test_a_chunk_that_claims_too_much_is_refused_before_memory_is_taken(recorded, tmp_path):
+    for name in ("wrist", "action"):
+        (file,) = [file for file in (recorded.path / "data" / name / "c").rglob("*") if file.is_file()]
+        content = bytearray(file.read_bytes())
+        begin = content.index(b"\x28\xb5\x2f\xfd")
+        content[begin : begin + 20] = frame(2**40)[:20]
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"data/{name}: chunk file {file} is damaged .*claims {2**40}.*restore"):
+            DemonstrationStore.open(recorded.path).read(name, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("compressor", "begin"),
+    [
+        (numcodecs.Blosc(), lambda size: bytes([2, 1, 1, 4]) + (2**31 - 1).to_bytes(4, "little")),
+        (numcodecs.LZ4(), lambda size: (2**31 - 1).to_bytes(4, "little")),
+        (numcodecs.Zstd(), lambda size: frame(2**31)[:20]),
+    ],
+)
+def test_no_compressor_of_version_two_takes_more_than_a_chunk(tmp_path, compressor, begin):
+    group = zarr.create_group(tmp_path / "foreign", zarr_format=2)
+    for key in ("data/img", "data/action"):
+        group.create_array(key, data=episode(0)[{"data/img": "scene"}.get(key, "action")], compressors=compressor)
+    group.create_array("meta/episode_ends", data=np.array([9]))
+    opened(tmp_path / "foreign").read("action")
+    file = tmp_path / "foreign/data/action/0.0"
+    head = begin(0)
+    file.write_bytes(head + file.read_bytes()[len(head) :])
+    with pytest.raises(ValueError, match=rf"{file} is damaged .*claims"):
+        opened(tmp_path / "foreign").read("action")

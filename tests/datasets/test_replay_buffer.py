@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -257,3 +258,28 @@ def test_pusht_states_precede_their_actions(pusht):
         agent = episode["state"][:, :2]
         np.testing.assert_allclose(paths[: len(agent), index], agent, atol=1e-3)
         assert np.abs(shifted[: len(agent) - 1, index] - agent[:-1]).max() > 1  # actions that are one step early
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_an_array_within_a_group_of_data_is_refused_truly(tmp_path, zarr_format):
+    path = publish(tmp_path / "buffer", zarr_format)
+    zarr.open_group(path, mode="r+").create_array("data/obs/state", data=make_arrays()["state"])
+    for key in ("obs/state", "obs"):
+        with pytest.raises(ValueError, match=rf"data/{key} lies in a group or is one.*without '/'"):
+            ReplayBuffer(path, SPECIFICATION, SOURCES | {"agent": (key, heading)})
+
+
+def test_data_in_other_forms_is_named_with_the_step_that_helps(tmp_path):
+    publish(tmp_path / "unpacked" / "buffer")
+    zipped = Path(shutil.make_archive(str(tmp_path / "buffer.zarr"), "zip", tmp_path / "unpacked"))
+    (tmp_path / "demos.hdf5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    (tmp_path / "lerobot" / "meta").mkdir(parents=True)
+    (tmp_path / "lerobot" / "meta" / "info.json").write_text("{}")
+    for path, remedy in [
+        (zipped, r"unzip it first \(unzip buffer.zarr.zip"),
+        (tmp_path / "demos.hdf5", "HDF5.*not read, so record"),
+        (tmp_path / "lerobot", "LeRobot, which is not read, so record"),
+        (tmp_path / "unpacked", f"did you mean {tmp_path}/unpacked/buffer"),
+    ]:
+        with pytest.raises(ValueError, match=rf"{path}: not a zarr group .*{remedy}"):
+            open_demonstrations(path, Published(SPECIFICATION, SOURCES))
