@@ -17,7 +17,7 @@ FOREIGN = Specification((Stream("state", (2,)),), Stream("action", (2,)), 0.1)
 SOURCES = {name: (name, lambda rows: rows) for name in ("state", "action")}
 
 
-class Runs(numcodecs.abc.Codec):
+class Runs(numcodecs.abc.Codec):  # pyright: ignore[reportUntypedBaseClass]
     """A codec that runs what it decodes, as `pickle` of old versions of numcodecs does."""
 
     codec_id = "pickle"
