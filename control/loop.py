@@ -187,21 +187,27 @@ class Controller:
 
     def _wait_for_streams(self) -> None:
         """Wait until every stream and the position are known, and begin safety there. Commands nothing."""
-        until = self.clock.now() + self.start_s
+        until, refused = self.clock.now() + self.start_s, dict[str, str]()
         while True:
-            self.alignment.add(self.robot.read())
+            readings = self.robot.read()
+            refused |= self.alignment.add(readings, self.clock.now())
             position = self.robot.position()
             if not self.alignment.missing and position is not None:
                 self.safety.begin(position)
                 return
             if self.clock.now() >= until:
                 missing = self.alignment.missing or ["its position"]
-                raise TimeoutError(f"the robot must give every stream within {self.start_s:g} s, but gave no {missing}")
+                whys = [f"; {name!r} had a reading, but {refused[name]}" for name in missing if name in refused]
+                raise TimeoutError(
+                    f"the robot must give every stream within {self.start_s:g} s, but gave no {missing}{''.join(whys)}"
+                )
             self.clock.sleep_until(self.clock.now() + self.period)
 
     def _tick(self, now: float, scheduled: float) -> None:
-        self.alignment.add(self.robot.read())
-        age, chunk_s, seam = now - self.alignment.time, 0.0, 0.0
+        readings = self.robot.read()
+        read_at = self.clock.now()  # a reading may be newer than the begin of the tick
+        is_bad = bool(self.alignment.add(readings, read_at))
+        age, chunk_s, seam = read_at - self.alignment.time, 0.0, 0.0
         with np.errstate(all="ignore"):  # a chunk may hold any numbers, which safety checks
             try:
                 if self._is_waiting and (chunk := self.planner.poll()) is not None:
@@ -211,6 +217,8 @@ class Controller:
                 self._is_waiting = False
                 self.execution.withdraw()
             command, events = self.safety(self._target(now), age_s=age)
+        if is_bad:
+            events |= Event.BAD_READING
         self.robot.command(command, now)
         self._commanded.append((now + self.robot.actuation_delay, command))
         tick = Tick(now, self.clock.now() - scheduled, age, command, int(events), chunk_s, seam)
