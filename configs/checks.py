@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import math
+
 from ..policy.engines.interface import ENGINES
 from ..specification import nearest
 
+MOST_EPISODES = 10**6
+"""Most episodes of one command: the record of each is kept in memory."""
 
-def positive(config: object, *names: str) -> None:
-    """Raises ValueError unless these fields are all above 0."""
+LARGEST_SEED = 2**32 - 1
+"""Largest seed that is given. The seeds that are counted on from it fit the stores."""
+
+
+def positive(config: object, *names: str, most: float = math.inf) -> None:
+    """Raises ValueError unless these fields are all above 0, and at most `most`."""
     for name in names:
         if not getattr(config, name) > 0:
             raise ValueError(f"{name} must be above 0, got {getattr(config, name)}")
+        _at_most(config, name, most)
 
 
-def not_negative(config: object, *names: str) -> None:
-    """Raises ValueError unless these fields are all at least 0."""
+def not_negative(config: object, *names: str, most: float = math.inf) -> None:
+    """Raises ValueError unless these fields are all at least 0, and at most `most`."""
     for name in names:
         if not getattr(config, name) >= 0:
             raise ValueError(f"{name} must be at least 0, got {getattr(config, name)}")
+        _at_most(config, name, most)
+
+
+def _at_most(config: object, name: str, most: float) -> None:
+    if getattr(config, name) > most:
+        raise ValueError(f"{name} must be at most {most:.10g}, got {getattr(config, name)}: choose a smaller one")
 
 
 def known_engine(name: str | None) -> None:

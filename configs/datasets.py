@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .augmentation import AugmentationConfig
-from .checks import not_negative, pair, positive
+from .checks import LARGEST_SEED, MOST_EPISODES, not_negative, pair, positive
 from .packages import CommandConfig
 
 
@@ -25,8 +25,8 @@ class CollectConfig(CommandConfig):
     """Compression of images in a new store: zstd and png are lossless, jpeg is not."""
 
     def __post_init__(self) -> None:
-        positive(self, "episodes")
-        not_negative(self, "first_seed")
+        positive(self, "episodes", most=MOST_EPISODES)
+        not_negative(self, "first_seed", most=LARGEST_SEED)
 
 
 @dataclass(kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from .checks import known_engine, not_negative, positive
+from .checks import LARGEST_SEED, MOST_EPISODES, known_engine, not_negative, positive
 from .components.executions import RecedingConfig, check_executions
 from .components.robots import SafetyConfig, SimulatedRobotConfig
 from .packages import CommandConfig
@@ -54,8 +54,9 @@ openvino_fp32 or auto. null is eager, or the engine of an exported policy."""
     """New or empty folder for the log and the report. null is runs/control/DATE-TIME."""
 
     def __post_init__(self) -> None:
-        positive(self, "episodes", "rate")
-        not_negative(self, "first_seed", "seed")
+        positive(self, "episodes", most=MOST_EPISODES)
+        positive(self, "rate", most=10_000)  # commands a second; a loop in Python is slower
+        not_negative(self, "first_seed", "seed", most=LARGEST_SEED)
         if self.seconds is not None:
             positive(self, "seconds")
         check_executions(self.execution, most=1)
@@ -108,7 +109,7 @@ null is eager, or the engine of an exported policy."""
     def __post_init__(self) -> None:
         known_engine(self.engine)
         positive(self, "max_sessions", "max_batch")
-        not_negative(self, "seed")
+        not_negative(self, "seed", most=LARGEST_SEED)
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
         if not 0 <= self.port <= 65535:

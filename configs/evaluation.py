@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .checks import known_engine, not_negative, positive
+from .checks import LARGEST_SEED, MOST_EPISODES, known_engine, not_negative, positive
 from .components.executions import RecedingConfig, check_executions
 from .packages import CommandConfig
 
@@ -65,8 +65,9 @@ null is eager, or the engine of an exported policy."""
         known_engine(self.engine)
         check_executions(self.execution)
         self.delays  # noqa: B018 - it raises
-        positive(self, "episodes", "parallel")
-        not_negative(self, "first_seed", "seed", "workers", "videos")
+        positive(self, "episodes", "parallel", most=MOST_EPISODES)
+        not_negative(self, "first_seed", "seed", most=LARGEST_SEED)
+        not_negative(self, "workers", "videos")
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
 

@@ -5,6 +5,7 @@ Shapes: (...) of one step of a stream.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
@@ -13,8 +14,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..robots.interface import Reading
-from ..specification import Specification
+from ..robots.interface import TOLERANCE_S, Reading
+from ..specification import Specification, Stream
 
 Observed: TypeAlias = dict[str, NDArray[Any]]
 """One step: a stream's name -> its value at that moment."""
@@ -22,19 +23,30 @@ Observed: TypeAlias = dict[str, NDArray[Any]]
 KEPT_S = 2.0
 """Seconds that readings are kept; they must reach back to the newest reading of the slowest stream."""
 
+SLACK = 0.01
+"""How far a reading may lie outside the limits of its stream, in ranges: sensors are not exact."""
+
 
 class Alignment:
-    """The latest readings of every stream, and their values at one moment."""
+    """The latest readings of every stream, and their values at one moment.
+
+    A reading is refused if its time is not finite or lies in the future, and if its value is not finite or lies outside
+    the limits of its stream. A stream that has only such readings grows stale.
+    """
 
     def __init__(self, specification: Specification) -> None:
         self.streams = {stream.name: stream for stream in specification.observations}
+        self._limits = {stream.name: _limits(stream) for stream in specification.observations if stream.low}
         self._readings: dict[str, deque[Reading]] = {name: deque() for name in self.streams}
 
-    def add(self, newest: Mapping[str, Reading]) -> None:
-        """Add the newest reading of each stream. A reading no newer than the last one of its stream is ignored.
+    def add(self, newest: Mapping[str, Reading], now: float) -> dict[str, str]:
+        """Add the newest reading of each stream; the name of a stream whose reading is refused -> why.
+
+        now: the time after the readings came, s. A reading no newer than the last one of its stream is ignored.
 
         Raises ValueError for an unknown stream, and for a value whose shape or dtype is not that of its stream.
         """
+        refused: dict[str, str] = {}
         for name, reading in newest.items():
             if name not in self.streams:
                 raise ValueError(f"the robot must give the streams {sorted(self.streams)} alone, got {name!r}")
@@ -45,10 +57,24 @@ class Alignment:
                     f"got {value.dtype} of shape {value.shape}"
                 )
             readings = self._readings[name]
-            if not readings or reading.time > readings[-1].time:
+            if fault := self._fault(name, value, reading.time, now):
+                refused[name] = fault
+            elif not readings or reading.time > readings[-1].time:
                 readings.append(Reading(value.copy(), reading.time))
             while len(readings) > 2 and readings[1].time < readings[-1].time - KEPT_S:
                 readings.popleft()
+        return refused
+
+    def _fault(self, name: str, value: NDArray[Any], time: float, now: float) -> str:
+        """Why a reading cannot be acted on; empty if it can."""
+        if not -math.inf < time <= now + TOLERANCE_S:  # true for NaN
+            return f"its time is {time} s and the clock is at {now:.6f} s: use one clock"
+        if np.issubdtype(value.dtype, np.inexact) and not np.isfinite(value).all():
+            return f"it must be finite, and is {value.tolist()}"
+        low, high = self._limits.get(name, (None, None))
+        if low is not None and not ((low <= value) & (value <= high)).all():
+            return f"it must lie within the limits of its stream, and is {value.tolist()}: convert its units"
+        return ""
 
     def reset(self) -> None:
         """Forget all readings."""
@@ -75,6 +101,11 @@ class Alignment:
     def num_readings(self, name: str) -> int:
         """Number of readings that are kept of a stream."""
         return len(self._readings[name])
+
+
+def _limits(stream: Stream) -> tuple[NDArray[Any], NDArray[Any]]:
+    low, high = np.array(stream.low), np.array(stream.high)
+    return low - SLACK * (high - low), high + SLACK * (high - low)
 
 
 def _value(readings: deque[Reading], moment: float) -> NDArray[Any]:

@@ -16,8 +16,9 @@ from __future__ import annotations
 import math
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,8 @@ from ..realtime import Clock
 from ..robots.interface import Robot
 from .alignment import Alignment
 from .safety import Event, Safety
+
+Answer = TypeVar("Answer")
 
 LARGEST_GAP_S = 1.0
 """Longest time between two ticks; if the clock moves by more, it jumped or the process was suspended."""
@@ -115,6 +118,17 @@ def interpolate(planned: NDArray[Any], place: float) -> NDArray[Any]:
     return planned[first] + (place - first if second > first else 0.0) * (planned[second] - planned[first])
 
 
+def call_robot(method: Callable[..., Answer], *arguments: Any) -> Answer:
+    """The answer of a method of a robot. Raises ConnectionError, which names the error, if the driver has failed."""
+    try:
+        return method(*arguments)
+    except OSError:  # a driver that knows what happened
+        raise
+    except Exception as error:
+        name = getattr(method, "__name__", "call")
+        raise ConnectionError(f"the robot failed in {name}(): {type(error).__name__}: {error}") from error
+
+
 class Controller:
     """Controls one robot for one run.
 
@@ -151,10 +165,10 @@ class Controller:
         or an empty string to go on. Safety may brake the robot, too.
 
         Raises TimeoutError if a stream never comes, ValueError if the robot is outside its limits or the clock jumps,
-        and ConnectionError if the robot is lost. Nothing more is commanded then.
+        and ConnectionError if the robot is lost or its driver fails. Nothing more is commanded then.
         """
         try:
-            self.robot.start()
+            call_robot(self.robot.start)
             self._wait_for_streams()
             scheduled = last = self.clock.now()
             while not is_over() and not self._is_at_rest():
@@ -174,8 +188,11 @@ class Controller:
                 scheduled += behind * self.period
             if not self.summary.reason:
                 self.summary.reason = "stopped for safety" if self.safety.is_stopped else "over"
-        finally:
-            self.robot.stop()
+        except BaseException:
+            with suppress(Exception):  # the error that came first is raised
+                self.robot.stop()
+            raise
+        call_robot(self.robot.stop)
         return self.summary
 
     def _is_at_rest(self) -> bool:
@@ -187,21 +204,27 @@ class Controller:
 
     def _wait_for_streams(self) -> None:
         """Wait until every stream and the position are known, and begin safety there. Commands nothing."""
-        until = self.clock.now() + self.start_s
+        until, refused = self.clock.now() + self.start_s, dict[str, str]()
         while True:
-            self.alignment.add(self.robot.read())
-            position = self.robot.position()
+            readings = call_robot(self.robot.read)
+            refused |= self.alignment.add(readings, self.clock.now())
+            position = call_robot(self.robot.position)
             if not self.alignment.missing and position is not None:
                 self.safety.begin(position)
                 return
             if self.clock.now() >= until:
                 missing = self.alignment.missing or ["its position"]
-                raise TimeoutError(f"the robot must give every stream within {self.start_s:g} s, but gave no {missing}")
+                whys = [f"; {name!r} had a reading, but {refused[name]}" for name in missing if name in refused]
+                raise TimeoutError(
+                    f"the robot must give every stream within {self.start_s:g} s, but gave no {missing}{''.join(whys)}"
+                )
             self.clock.sleep_until(self.clock.now() + self.period)
 
     def _tick(self, now: float, scheduled: float) -> None:
-        self.alignment.add(self.robot.read())
-        age, chunk_s, seam = now - self.alignment.time, 0.0, 0.0
+        readings = call_robot(self.robot.read)
+        read_at = self.clock.now()  # a reading may be newer than the begin of the tick
+        is_bad = bool(self.alignment.add(readings, read_at))
+        age, chunk_s, seam = read_at - self.alignment.time, 0.0, 0.0
         with np.errstate(all="ignore"):  # a chunk may hold any numbers, which safety checks
             try:
                 if self._is_waiting and (chunk := self.planner.poll()) is not None:
@@ -211,7 +234,9 @@ class Controller:
                 self._is_waiting = False
                 self.execution.withdraw()
             command, events = self.safety(self._target(now), age_s=age)
-        self.robot.command(command, now)
+        if is_bad:
+            events |= Event.BAD_READING
+        call_robot(self.robot.command, command, now)
         self._commanded.append((now + self.robot.actuation_delay, command))
         tick = Tick(now, self.clock.now() - scheduled, age, command, int(events), chunk_s, seam)
         self.summary.count(tick, is_late=tick.late_s > self.period / 2)

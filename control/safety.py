@@ -9,6 +9,7 @@ adds the memory of one robot, and the times after which a robot without a sensib
 | faster, or accelerating more, than allowed | as fast as allowed, towards the target |
 | target not finite, or further from the last command than `jump` | braked, and held while that lasts |
 | observations older than `stale_s`, or no plan | braked, and held while that lasts |
+| a reading of the future, not finite or outside its limits | not acted on: its stream grows stale |
 | a late tick | its command is given at once, and missed periods are skipped: see `control.loop` |
 | held for longer than `patience_s`, or `stop` | stopped: braked and held until `begin` |
 
@@ -26,13 +27,14 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..robots.interface import TOLERANCE_S
 from ..specification import Specification
 
 Array: TypeAlias = NDArray[np.float64]
 
 
 class Event(IntFlag):
-    """A reason why the command is not the target."""
+    """A reason why the command is not the target; or, `BAD_READING`, that a reading was not acted on."""
 
     POSITION = 1
     SPEED = 2
@@ -42,6 +44,7 @@ class Event(IntFlag):
     STALE = 32
     NO_PLAN = 64
     STOPPED = 128
+    BAD_READING = 256
 
 
 HELD = Event.NOT_FINITE | Event.JUMP | Event.STALE | Event.NO_PLAN
@@ -227,7 +230,7 @@ class Safety:
         if self._last is None:
             raise RuntimeError("call begin() with the position of the robot before the first command")
         events = Event.NO_PLAN if target is None else Event(0)
-        if not age_s <= self.stale_s:
+        if not -TOLERANCE_S <= age_s <= self.stale_s:  # also without an age that is a number
             events |= Event.STALE
         if self._is_stopped:
             events |= Event.STOPPED

@@ -19,7 +19,7 @@ from ..realtime import Clock, MonotonicClock
 from ..robots.interface import Robot
 from ..robots.simulated import SimulatedRobot
 from .log import RunLog
-from .loop import Controller, Summary
+from .loop import Controller, Summary, call_robot
 from .operator import Operator
 from .planner import PolicyProcess
 from .safety import Safety
@@ -58,8 +58,8 @@ class Session:
         with ExitStack() as stack:
             stack.enter_context(closing(self.robot))
             if self._simulation is None:  # a robot that cannot be reached fails here, before the policy is loaded
-                self.robot.start()
-                self.robot.stop()
+                call_robot(self.robot.start)
+                call_robot(self.robot.stop)
             policy = stack.enter_context(closing(_Policy(self.start_policy, self.robot.specification.control_dt)))
             policy.ready()
             robot = self.robot
@@ -86,7 +86,8 @@ class Session:
         try:
             controller.run(self._is_over, brakes=lambda: self._brake_reason(operator, until))
         except Exception as error:
-            controller.summary.reason = "lost" if isinstance(error, ConnectionError) else "failed"
+            kind = "lost" if isinstance(error, ConnectionError) else "failed"
+            controller.summary.reason = f"{kind}: {' '.join(str(error).split()) or type(error).__name__}"
             failures.append(error)
         record = episode_record(seed, self._simulation, controller.summary)
         self.records.append(record)

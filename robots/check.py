@@ -49,10 +49,14 @@ def check_robot(
     try:
         robot.start()
         watch.wait(start_s)
-        watch.hold(seconds, is_commanded=True)
+        watch.call("stop", robot.stop)
+        watch.hold(seconds / 4, "stopped before its first command")
+        robot.start()
+        watch.wait(start_s)
+        watch.hold(seconds, "commanded its own position", is_commanded=True)
         for _ in range(2):
             watch.call("stop", robot.stop)
-        watch.hold(seconds / 2, is_commanded=False)
+        watch.hold(seconds / 2, "stopped")
     finally:
         robot.stop()
     watch.check_progress(seconds)
@@ -83,7 +87,9 @@ class _Watch:
     moved: float = 0.0
 
     def wait(self, start_s: float) -> None:
-        """Wait for every stream and the position. A robot may never know its position."""
+        """Wait, after `start`, for every stream and the position. A robot may never know its position."""
+        self.newest.clear()
+        self.num_readings.clear()
         until = self.clock.now() + start_s
         streams = self.robot.specification.observations
         while True:
@@ -98,12 +104,12 @@ class _Watch:
         if missing:
             raise TimeoutError(f"every stream must arrive within {start_s:g} s of start(), {missing} did not")
 
-    def hold(self, seconds: float, *, is_commanded: bool) -> None:
+    def hold(self, seconds: float, state: str, *, is_commanded: bool = False) -> None:
         """Read the robot in each period, and with `is_commanded` command its position."""
         until = self.clock.now() + seconds
         while self.clock.now() < until - TOLERANCE_S:
             self._read()
-            self._check_rest("commanded its own position" if is_commanded else "stopped")
+            self._check_rest(state)
             if is_commanded and self.home is not None:
                 self.call("command", self.robot.command, self._within_limits(self.home), self.clock.now())
             self._sleep()
@@ -181,7 +187,7 @@ class _Watch:
             raise ValueError(f"position() must be {stream.size} finite numbers or None, got {position}")
         return np.array(position, dtype=np.float64)
 
-    def _check_rest(self, why: str) -> None:
+    def _check_rest(self, state: str) -> None:
         position = self._position()
         if self.home is None or position is None:
             return
@@ -192,8 +198,9 @@ class _Watch:
         if self.moved > self.max_move:
             worst = int(shares.argmax())
             raise ValueError(
-                f"a robot that is {why} must stay there, but {action.label(worst)} went from {self.home[worst]:.4g} "
+                f"a robot that is {state} must stay there, but {action.label(worst)} went from {self.home[worst]:.4g} "
                 f"to {position[worst]:.4g}, {shares[worst]:.2g} of its limits where {self.max_move:g} is allowed"
+                + (": stop() must hold the last command, and never a reading" if "stopped" in state else "")
             )
 
     def _within_limits(self, position: NDArray[Any]) -> NDArray[Any]:

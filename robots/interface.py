@@ -61,7 +61,11 @@ class Robot(Protocol):
         ...
 
     def stop(self) -> None:
-        """Come to rest and hold. May be called at any time, any number of times, also after the connection is lost."""
+        """Come to rest at the last command that was passed on and hold it, or do nothing if there was none.
+
+        Nothing moves to a reading, which may be wrong. May be called at any time, any number of times, also after the
+        connection is lost.
+        """
         ...
 
     def close(self) -> None:

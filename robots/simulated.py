@@ -92,7 +92,7 @@ class SimulatedRobot:
             self._send("command", at_time, action)
 
     def stop(self) -> None:
-        """Hold the position at the time when the process reads this. Drops commands on their way."""
+        """Hold the last command that has arrived when the process reads this. Drops commands on their way."""
         if self._child is not None and not self._is_closed:
             self._is_stop_owed = self._is_stop_owed or not self._is_stopped
             self._is_stopped = True

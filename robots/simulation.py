@@ -105,9 +105,10 @@ class Disturbances:
 class Simulation:
     """A task as a robot in this process. Every call first steps it through all control periods that are over.
 
-    The readings of a stream keep their order. Before the first command arrives, and after `stop`, the robot holds its
-    position; for a task without `Task.position` the environment is not stepped instead. The environment is not stepped
-    after the end of the episode either, but readings still arrive. `reset` begins a new episode.
+    The readings of a stream keep their order. Before the first command arrives, the robot holds its position, and
+    after `stop` the last command; for a task without `Task.position` the environment is not stepped instead. The
+    environment is not stepped after the end of the episode either, but readings still arrive. `reset` begins a new
+    episode.
 
     task, clock: the task to simulate, and its time.
     first_seed: seed of the first episode.
@@ -161,10 +162,12 @@ class Simulation:
             self._commands.append((self._disturbances.arrives_at(at_time), action))
 
     def stop(self) -> None:
-        """Hold the current position. Drops commands on their way."""
+        """Hold the last command that has arrived, or stay if there was none. Drops commands on their way."""
         if self._is_started and not self._is_closed and not self._is_stopped:
             self._advance()
-            self._is_stopped, self._commands, self._held = True, [], self._here()
+            if self.task.position is not None:  # other actions would move it
+                self._held = self._arrived(self.clock.now())
+            self._is_stopped, self._commands = True, []
 
     def close(self) -> None:
         """Close the environment."""

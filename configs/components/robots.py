@@ -11,7 +11,7 @@ import numpy as np
 
 from ...envs.catalogue import known_task, load_task
 from ...specification import Specification
-from ..checks import not_negative, positive
+from ..checks import LARGEST_SEED, not_negative, positive
 
 if TYPE_CHECKING:
     from ...control.safety import Safety
@@ -43,7 +43,9 @@ class SafetyConfig:
     """How long the robot is held before it is stopped, in milliseconds."""
 
     def __post_init__(self) -> None:
-        positive(self, "speed", "acceleration", "jump", "stale_ms", "patience_ms")
+        positive(self, "speed", "jump", most=1e3)
+        positive(self, "acceleration", most=1e6)
+        positive(self, "stale_ms", "patience_ms", most=3.6e6)  # an hour
         if self.workspace is not None and len(self.workspace) != 2:
             raise ValueError(f"safety.workspace must be [[low], [high]], got {self.workspace}")
 
@@ -85,7 +87,9 @@ class SimulatedRobotConfig:
     """Seed of the random delays and losses."""
 
     def __post_init__(self) -> None:
-        not_negative(self, "sensor_delay_ms", "actuation_delay_ms", "jitter_ms", "dropped", "seed")
+        not_negative(self, "sensor_delay_ms", "actuation_delay_ms", "jitter_ms", most=60_000)
+        not_negative(self, "dropped")
+        not_negative(self, "seed", most=LARGEST_SEED)
 
     def build(self, described: Mapping[str, Any], *, rate: float) -> SimulatedRobot:
         """For `rate` commands per second. described: the manifest of the policy."""
@@ -120,7 +124,7 @@ class SerialArmConfig:
     """Whether the joints lose their torque in the end, so that somebody must support the arm; false holds them."""
 
     def __post_init__(self) -> None:
-        not_negative(self, "actuation_delay_ms")
+        not_negative(self, "actuation_delay_ms", most=60_000)
 
     def build(self, described: Mapping[str, Any], *, rate: float) -> SerialArm:
         """For `rate` commands per second, with the control period of the policy."""

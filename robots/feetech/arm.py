@@ -56,11 +56,11 @@ class SerialArm:
     A thread talks to the servos. It sends each command at once and then reads the positions; it also reads them if
     nothing is commanded. The time of a reading is the time of its request.
 
-    `start` sets the goals to the current positions before it switches the torque on, so nothing jumps. `stop` does the
-    same, and the servos hold. `close` leaves them holding, because an arm without torque falls; with `release` it
-    switches the torque off, for an arm that is supported. If the port or this program is lost, the servos hold the last
-    command by themselves. If a servo reports a fault (voltage, temperature, current, load or sensor), all servos hold,
-    and the arm is lost until `start`.
+    `start` sets the goals to the current positions before it switches the torque on, so nothing jumps. After `stop` the
+    servos hold the last goals that were sent. `close` leaves them holding, because an arm without torque falls; with
+    `release` it switches the torque off, for an arm that is supported. If the port or this program is lost, the servos
+    hold the last command by themselves. If a servo reports a fault (voltage, temperature, current, load or sensor), all
+    servos hold, and the arm is lost until `start`.
 
     port: name of the serial port.
     calibration: calibration file, see `robots.feetech.calibration`.
@@ -100,7 +100,7 @@ class SerialArm:
         self._wake, self._lock = threading.Event(), threading.Lock()
         self._reading = Reading(np.zeros(len(JOINTS), np.float32), 0.0)
         self._goal: list[int] | None = None  # the newest unsent goal
-        self._is_hold_owed, self._is_stopped, self._is_closed = False, False, False
+        self._is_stopped, self._is_closed = False, False
         self._lost: Exception | None = None
 
     def start(self) -> None:
@@ -133,15 +133,14 @@ class SerialArm:
         steps = self._inside(action / self._radians + (self._low + self._high) / 2)
         with self._lock:
             if not self._is_stopped:
-                self._goal, self._is_hold_owed = steps, False
+                self._goal = steps
         self._wake.set()
 
     def stop(self) -> None:
-        """Hold the positions of the joints at the time when the thread reads this, with torque."""
+        """Hold the last goals that were sent, with torque; a command that is not sent yet is dropped."""
         with self._lock:
-            if self._thread is not None and not self._is_stopped:
-                self._goal, self._is_hold_owed, self._is_stopped = None, True, True
-        self._wake.set()
+            if self._thread is not None:
+                self._goal, self._is_stopped = None, True
 
     def close(self) -> None:
         """Send what is queued, then close the port. With `release`, the joints lose their torque as well."""
@@ -169,7 +168,7 @@ class SerialArm:
         except BaseException:
             bus.close()
             raise
-        self._goal, self._is_hold_owed, self._lost = None, False, None
+        self._goal, self._lost = None, None
         self._thread = threading.Thread(target=self._serve, args=(bus,), name=f"arm at {self.port}", daemon=True)
         self._thread.start()
 
@@ -234,12 +233,9 @@ class SerialArm:
     def _exchange(self, bus: Bus) -> None:
         with self._lock:
             goal, self._goal = self._goal, None
-            is_hold_owed, self._is_hold_owed = self._is_hold_owed, False
         if goal is not None:
             bus.sync_write(GOAL, goal)
-        steps = self._read(bus)
-        if is_hold_owed:
-            bus.write(GOAL, self._inside(steps))
+        self._read(bus)
 
 
 def _specification(joints: Mapping[str, Joint], control_dt: float) -> Specification:

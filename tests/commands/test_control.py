@@ -190,6 +190,8 @@ def test_an_exported_policy_controls_a_robot_without_torch(recede, trained, tmp_
         (["robot=driver", "robot.make=toys:NO_TASK"], "toys has 3"),
         (["robot.task=toys:REACH", "robot.dropped=1"], "dropped"),
         (["robot.task=toys:REACH", "safety.speed=0"], "speed"),
+        (["robot.task=toys:REACH", "safety.speed=inf"], "speed must be at most 1000, got inf"),
+        (["robot.task=toys:REACH", "rate=1e9"], "rate must be at most 10000, got 1000000000"),
         (["robot.task=toys:REACH", "safety.workspace=[[-9],[9]]"], "workspace"),
     ],
 )

@@ -17,7 +17,9 @@ from recede.configs.commands import COMMANDS, register
 from recede.configs.components.denoising import DDIMConfig, DDPMConfig, DiffusersSamplerConfig, RectifiedFlowConfig
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig, HorizonsConfig
+from recede.configs.components.robots import SafetyConfig, SimulatedRobotConfig
 from recede.configs.datasets import CollectConfig
+from recede.configs.deployment import ControlConfig
 from recede.configs.evaluation import EvaluateConfig, ReplayConfig
 from recede.configs.notation import default_of, describe, policy_config
 from recede.configs.training import DemoConfig, TrainConfig
@@ -228,6 +230,19 @@ def train_config(**changes):
         (lambda: EvaluateConfig(run="r", episodes=0), "episodes must be above 0"),
         (lambda: EvaluateConfig(run="r", workers=-1), "workers must be at least 0"),
         (lambda: EvaluateConfig(run="r", checkpoint="beste"), "checkpoint must be 'last' or 'best', got 'beste'"),
+        (lambda: CollectConfig(task="t", out="o", episodes=10**9), "episodes must be at most 1000000, got 1000000000"),
+        (lambda: CollectConfig(task="t", out="o", first_seed=10**20), "first_seed must be at most 4294967295"),
+        (lambda: EvaluateConfig(run="r", episodes=10**9), "episodes must be at most 1000000"),
+        (lambda: EvaluateConfig(run="r", first_seed=10**20), "first_seed must be at most"),
+        (lambda: ControlConfig(run="r", rate=1e9), "rate must be at most 10000, got 1000000000"),
+        (lambda: ControlConfig(run="r", rate=float("inf")), "rate must be at most 10000, got inf"),
+        (lambda: ControlConfig(run="r", episodes=10**9), "episodes must be at most 1000000"),
+        (lambda: ControlConfig(run="r", first_seed=10**20), "first_seed must be at most"),
+        (lambda: SafetyConfig(speed=float("inf")), "speed must be at most 1000, got inf"),
+        (lambda: SafetyConfig(acceleration=1e300), "acceleration must be at most 1000000, got"),
+        (lambda: SafetyConfig(jump=float("inf")), "jump must be at most 1000, got inf"),
+        (lambda: SafetyConfig(stale_ms=float("inf")), "stale_ms must be at most 3600000, got inf"),
+        (lambda: SimulatedRobotConfig(jitter_ms=float("inf")), "jitter_ms must be at most 60000, got inf"),
         (lambda: CollectConfig(task="t", out="o", first_seed=-1), "first_seed must be at least 0"),
         (lambda: ReplayConfig(task="t", dataset="d", episodes=-1), "episodes must be at least 0"),
         (lambda: DemoConfig(steps=0), "steps must be above 0"),

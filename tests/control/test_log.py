@@ -87,7 +87,7 @@ def test_seams_are_logged_as_shares_of_the_range(tmp_path):
 
 def aligned(time, value=0.0):
     alignment = Alignment(SMALL)
-    alignment.add({"place": Reading(np.array([value]), time)})
+    alignment.add({"place": Reading(np.array([value]), time)}, time)
     return alignment
 
 
@@ -98,7 +98,7 @@ def tick(time, command=0.5, events=0):
 def drive(run, alignment, moments, silent=()):
     for moment in moments:
         if not any(first <= moment < last for first, last in silent):
-            alignment.add({"place": Reading(np.array([moment]), moment)})
+            alignment.add({"place": Reading(np.array([moment]), moment)}, moment)
         run.tick(tick(moment, np.sin(moment)), alignment)
 
 

@@ -12,7 +12,7 @@ from recede.control.safety import Event, Limits, Safety
 from recede.execution.receding import RecedingHorizon
 from recede.realtime import VirtualClock
 from recede.robots.interface import Reading
-from recede.specification import Horizons
+from recede.specification import Horizons, Specification, Stream
 
 
 def test_readings_are_kept_while_another_stream_is_silent():
@@ -21,7 +21,7 @@ def test_readings_are_kept_while_another_stream_is_silent():
         moment = tick / 500
         frame = min(moment, 0.1) if moment < 1.5 else moment
         places = {name: Reading(np.full(size, moment), moment) for name, size in (("moment", 1), ("place", 2))}
-        alignment.add({**places, "camera": Reading(np.zeros((2, 2, 3), np.uint8), frame)})
+        alignment.add({**places, "camera": Reading(np.zeros((2, 2, 3), np.uint8), frame)}, moment)
         values = alignment.at(alignment.time)
         assert values["place"] == pytest.approx(alignment.time, abs=1e-9)
     assert alignment.num_readings("place") <= 1002
@@ -279,11 +279,11 @@ def test_an_observation_is_of_the_latest_moment_of_the_slowest_stream():
     alignment = Alignment(SPECIFICATION)
     assert alignment.missing == ["moment", "place", "camera"]
     for step in range(11):
-        alignment.add({"moment": Reading(np.array([step / 10]), step / 10)})
+        alignment.add({"moment": Reading(np.array([step / 10]), step / 10)}, 9.0)
     for step in range(3):
-        alignment.add({"place": Reading(np.array([step, 0.0]) * 1.0, 0.05 + 0.3 * step)})
+        alignment.add({"place": Reading(np.array([step, 0.0]) * 1.0, 0.05 + 0.3 * step)}, 9.0)
     for step in range(5):
-        alignment.add({"camera": Reading(np.full((2, 2, 3), step, np.uint8), 0.2 * step + 0.01)})
+        alignment.add({"camera": Reading(np.full((2, 2, 3), step, np.uint8), 0.2 * step + 0.01)}, 9.0)
     assert alignment.missing == []
     assert alignment.time == pytest.approx(0.65)
     observation = alignment.at(alignment.time)
@@ -296,7 +296,7 @@ def test_an_observation_is_of_the_latest_moment_of_the_slowest_stream():
     assert observation["camera"][0, 0, 0] == 1
     assert alignment.at(-5.0)["moment"] == 0.0
     assert alignment.at(99.0)["moment"] == 1.0
-    alignment.add({"place": Reading(np.array([9.0, 9.0]), 0.3)})  # older than the last one
+    alignment.add({"place": Reading(np.array([9.0, 9.0]), 0.3)}, 9.0)  # older than the last one
     assert alignment.at(99.0)["place"].tolist() == [2.0, 0.0]
     alignment.reset()
     assert alignment.missing == ["moment", "place", "camera"]
@@ -304,9 +304,9 @@ def test_an_observation_is_of_the_latest_moment_of_the_slowest_stream():
 
 def test_readings_are_copied():
     alignment, value = Alignment(SPECIFICATION), np.array([1.0, 2.0])
-    alignment.add({"place": Reading(value, 0.0), "moment": Reading(np.zeros(1), 0.0)})
+    alignment.add({"place": Reading(value, 0.0), "moment": Reading(np.zeros(1), 0.0)}, 9.0)
     value[:] = np.nan
-    alignment.add({"camera": Reading(np.zeros((2, 2, 3), np.uint8), 0.0)})
+    alignment.add({"camera": Reading(np.zeros((2, 2, 3), np.uint8), 0.0)}, 9.0)
     assert alignment.at(0.0)["place"].tolist() == [1.0, 2.0]
 
 
@@ -320,7 +320,93 @@ def test_readings_are_copied():
 )
 def test_readings_of_another_shape_dtype_or_name_are_refused(name, value, error):
     with pytest.raises(ValueError, match=error):
-        Alignment(SPECIFICATION).add({name: Reading(value, 0.0)})
+        Alignment(SPECIFICATION).add({name: Reading(value, 0.0)}, 9.0)
+
+
+def bounded():
+    place = Stream("place", (2,), "float64", low=(-1.0, 0.0), high=(1.0, 0.5))
+    return Specification((place,), Stream("action", (2,), low=-1.0, high=1.0), 0.1)
+
+
+@given(st.lists(st.tuples(st.floats(), st.floats(), st.floats(), st.booleans()), max_size=20))
+def test_no_hostile_reading_is_acted_on_or_hides_a_right_one(hostile):
+    """Right readings come at each moment; before them any reading, now and then within the limits but of any time."""
+    alignment, right = Alignment(bounded()), np.array([0.5, 0.25])
+    for step, (time, first, second, is_sane) in enumerate(hostile, start=1):
+        now = 0.1 * step
+        value = np.array([0.9, 0.1] if is_sane else [first, second])
+        is_right = -np.inf < time <= now + 1e-6 and (abs(value[0]) <= 1.02 and -0.005 <= value[1] <= 0.505)
+        refused = alignment.add({"place": Reading(value, time)}, now)
+        assert bool(refused) == (not is_right)
+        assert alignment.add({"place": Reading(right, now + 1e-6)}, now) == {}
+        assert alignment.time == pytest.approx(now, abs=2e-6)
+        assert alignment.at(now + 1)["place"].tolist() == right.tolist()
+
+
+class Faulty(Ideal):
+    """A robot whose place is `change`d in every reading from 1 s to `until`."""
+
+    specification = Specification(
+        (SPECIFICATION.observations[0], Stream("place", (2,), "float64", low=-10.0, high=10.0)),
+        SPECIFICATION.action,
+        SPECIFICATION.control_dt,
+    )
+
+    def __init__(self, clock, change, until):
+        super().__init__(clock)
+        self.change, self.until = change, until
+
+    def read(self):
+        readings = super().read()
+        del readings["camera"]
+        if 1 <= self.clock.now() < self.until:
+            readings["place"] = self.change(readings["place"])
+        return readings
+
+
+FAULTS = {
+    "the future": lambda reading: reading._replace(time=reading.time + 1e5),
+    "never": lambda reading: reading._replace(time=np.inf),
+    "no time": lambda reading: reading._replace(time=np.nan),
+    "outside its limits": lambda reading: reading._replace(value=np.array([1e6, 0.0])),
+    "infinite": lambda reading: reading._replace(value=np.array([0.0, np.inf])),
+    "not a number": lambda reading: reading._replace(value=np.array([0.0, np.nan])),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_bad_reading_is_counted_and_its_stream_grows_stale_and_comes_back(name):
+    clock = VirtualClock()
+    robot, safety = Faulty(clock, FAULTS[name], until=2.0), Safety(FREE, 0.01, stale_s=0.3, patience_s=5.0)
+    summary = control(robot, Delayed(clock, line), clock, safety=safety, seconds=4.0)
+    assert summary.reason == "over"
+    assert summary.events["BAD_READING"] == pytest.approx(100, abs=2)
+    assert summary.events["STALE"] == pytest.approx(70, abs=2)
+    np.testing.assert_allclose(robot.commands[-1][1], path(clock.now()), atol=0.01)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_sensor_that_stays_bad_stops_the_robot(name):
+    clock = VirtualClock()
+    robot, safety = Faulty(clock, FAULTS[name], until=np.inf), Safety(FREE, 0.01, stale_s=0.3, patience_s=0.5)
+    assert control(robot, Delayed(clock, line), clock, safety=safety, seconds=9.0).reason == "stopped for safety"
+    assert clock.now() == pytest.approx(1.8, abs=0.05)
+
+
+def test_a_robot_with_bad_readings_alone_is_an_error_that_says_why():
+    clock = VirtualClock(1.0)
+    robot = Faulty(clock, FAULTS["outside its limits"], until=np.inf)
+    with pytest.raises(TimeoutError, match=r"\['place'\].*1000000\.0.*convert its units"):
+        control(robot, Delayed(clock, line), clock, start_s=1.0)
+    assert robot.commands == []
+
+
+@pytest.mark.parametrize("age", [-5.0, -np.inf, np.nan, 0.6, np.inf])
+def test_an_age_that_is_not_between_now_and_the_oldest_is_stale(age):
+    safety = Safety(FREE, 0.01, stale_s=0.5)
+    safety.begin([0.0, 0.0])
+    assert Event.STALE in safety([1.0, 1.0], age_s=age).events
+    assert Event.STALE not in safety([1.0, 1.0], age_s=-1e-7).events
 
 
 def test_planned_actions_are_interpolated():

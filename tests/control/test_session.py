@@ -1,5 +1,7 @@
 """Sessions: the episodes of a robot, with parts that need no configuration."""
 
+import re
+
 import numpy as np
 import pytest
 from control_loop import FREE, HORIZONS, Delayed, Ideal, line
@@ -103,8 +105,32 @@ def test_an_episode_that_fails_is_recorded_and_ends_the_session(tmp_path):
     with pytest.raises(ConnectionError, match="unplugged"):
         run.run()
     (record,) = run.records
-    assert (record["reason"], record["demonstrations"]) == ("lost", 1)
+    assert (record["reason"], record["demonstrations"]) == ("lost: unplugged", 1)
     assert robot.calls[-2:] == ["stop", "close"]
+
+
+@pytest.mark.parametrize("name", ["start", "read", "position", "command", "stop"])
+@pytest.mark.parametrize("error", [ZeroDivisionError("by zero"), ValueError("a broken frame"), KeyError("place")])
+def test_any_error_of_a_driver_ends_the_episode_and_is_named(tmp_path, monkeypatch, name, error):
+    robot = Startable(VirtualClock())
+    run, _ = session(robot, iter([Policy(robot.clock)]), tmp_path)
+    method = getattr(robot, name)
+
+    def failing(*arguments):
+        answer = method(*arguments)
+        if robot.calls.count("start") == 2:  # in the episode, and not while the robot is tried before it
+            raise error
+        return answer
+
+    failing.__name__ = name
+    monkeypatch.setattr(robot, name, failing)
+    names = rf"{name}\(\): {type(error).__name__}: .*{error.args[0]}"
+    with pytest.raises(ConnectionError, match=names):
+        run.run()
+    (record,) = run.records
+    assert re.match("lost: .*" + names, record["reason"])
+    assert "stop" in robot.calls[robot.calls.index("start", 1) :]
+    assert robot.calls[-1] == "close"
 
 
 def test_a_robot_that_cannot_be_reached_fails_before_the_policy_is_loaded(tmp_path):

@@ -134,6 +134,20 @@ def stop_and_leave(self):
     self._held = FAR
 
 
+def stop_at_a_reading(self):
+    """A driver that goes to its newest reading when it is stopped."""
+    if not self._is_stopped:
+        Simulation.stop(self)
+        self._held = self.read()["position"].value
+
+
+def stop_elsewhere_at_first(self):
+    is_commanded = bool(self._commands)
+    Simulation.stop(self)
+    if not is_commanded and self._held is not None and np.abs(self._held).max() < 0.9:
+        self._held = FAR
+
+
 def blind_once_stopped(self):
     return {} if self._is_stopped else Simulation.read(self)
 
@@ -168,7 +182,17 @@ BROKEN = {
         ValueError,
         r"commanded its own position must stay there, but action.[xy] went",
     ),
-    "it moves once stopped": ({"stop": stop_and_leave}, ValueError, "that is stopped must stay there"),
+    "it moves once stopped": ({"stop": stop_and_leave}, ValueError, "that is stopped .*must stay there"),
+    "it moves if stopped before a command": (
+        {"stop": stop_elsewhere_at_first},
+        ValueError,
+        "stopped before its first command must stay there",
+    ),
+    "it goes to a bad reading once stopped": (
+        {**valued(lambda value: (value * 0.5).astype(np.float32)), "stop": stop_at_a_reading},
+        ValueError,
+        "that is stopped before .* must stay there.* never a reading",
+    ),
     "it stops once": ({"stop": stop_once}, AssertionError, "stopped twice"),
 }
 
@@ -295,14 +319,16 @@ def test_calls_to_a_suspended_simulation_return_and_it_stops_once_resumed(live, 
         monkeypatch.setattr("recede.robots.simulated.ANSWER_S", 0.05)
         with pytest.raises(TimeoutError, match=r"did not reset within 0\.05 s"):
             live.reset(8)
+        here = REACH.make().reset(seed=8)[0]["position"]
         for _ in range(20_000):  # more than the channel can hold
-            live.command(FAR, time.monotonic())
+            live.command(here, time.monotonic())
         live.stop()
         assert live._is_stop_owed
         live.read()
     finally:
         os.kill(live.pid, signal.SIGCONT)
     until(lambda: live.read() and not live._is_stop_owed)
+    live.command(FAR, time.monotonic())  # ignored
     before = live.read()["position"].time
     until(lambda: live.read()["position"].time > before + 2.5 * DT)
     stopped = live.position()

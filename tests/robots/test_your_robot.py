@@ -90,19 +90,38 @@ def test_the_document_is_true(shown):
         robot.read()
 
 
-def test_the_driver_of_the_document_holds_even_if_it_is_closed_at_once(monkeypatch):
+def slide_of_the_document(monkeypatch):
     monkeypatch.setitem(sys.modules, "slide", types.SimpleNamespace(Axis=Axis))
     names = {}
     exec(compile(BLOCKS[0], "your_robot.md", "exec"), names)
-    for _ in range(5):
-        slide = names["Slide"]("usb:1", MonotonicClock())
-        slide.start()
-        slide.command(np.array([0.3], np.float32), 0.0)
-        while len(slide._axis.commands) < 2:
-            time.sleep(0.001)
-        slide.stop()
-        slide.close()
-        assert slide._axis.commands[-1][1] != pytest.approx(300.0)
+    return names["Slide"]("usb:1", MonotonicClock())
+
+
+@pytest.mark.parametrize("place", [np.nan, 1e6, 0.0, 231.0])
+def test_the_driver_of_the_document_holds_its_last_command_whatever_it_reads(monkeypatch, place):
+    slide = slide_of_the_document(monkeypatch)
+    slide.start()
+    slide._axis.read_mm = lambda: place
+    slide.stop()
+    time.sleep(0.02)
+    assert len(slide._axis.commands) == 1  # nothing was sent
+    slide.start()
+    slide.command(np.array([0.3], np.float32), 0.0)
+    slide.stop()
+    slide.command(np.array([0.1], np.float32), 0.0)  # ignored
+    slide.close()
+    assert [goal for _, goal in slide._axis.commands[1:]] == pytest.approx([300.0])
+
+
+@pytest.mark.parametrize("error", [ValueError, ZeroDivisionError, OSError])
+def test_the_driver_of_the_document_is_lost_after_any_error(monkeypatch, error):
+    slide = slide_of_the_document(monkeypatch)
+    slide.start()
+    slide._axis.read_mm = lambda: (_ for _ in ()).throw(error("a broken frame"))
+    slide._thread.join(30)
+    with pytest.raises(ConnectionError, match="lost: a broken frame"):
+        slide.read()
+    slide.stop()
 
 
 def test_the_document_shows_what_the_check_prints():
