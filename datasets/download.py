@@ -73,7 +73,7 @@ def download(name: str, path: Path, *, url: str | None = None) -> Published:
         _fetch(address, archive)
         store = _unpack(archive, unpacked, published, address)
         try:
-            check_content(store, published.sha256)
+            remove_others(store, check_content(store, published.sha256))
         except ValueError as error:
             raise ValueError(f"{address} does not hold the published {name!r}: {error}") from None
         store.rename(path)
@@ -112,8 +112,8 @@ def _unpack(archive: Path, folder: Path, published: Published, url: str) -> Path
     return folder / member
 
 
-def check_content(store: Path, sha256: Mapping[str, str]) -> None:
-    """Raise ValueError unless the store holds these arrays, with these digests of their decoded bytes, and no more."""
+def check_content(store: Path, sha256: Mapping[str, str]) -> set[Path]:
+    """The files of these arrays. Raises ValueError unless their decoded bytes have these digests."""
     group = open_group(store)
     folders = {parent for key in sha256 for parent in (store / key).parents if parent.is_relative_to(store)}
     files = {folder / name for folder in folders for name in (".zgroup", ".zattrs")}
@@ -127,5 +127,14 @@ def check_content(store: Path, sha256: Mapping[str, str]) -> None:
             digest.update(read_rows(array, start, min(start + array.chunks[0], array.shape[0])).tobytes())
         if digest.hexdigest() != expected:
             raise ValueError(f"the SHA-256 of {key} must be {expected}, got {digest.hexdigest()}")
-    if extra := sorted(path for path in store.rglob("*") if not path.is_dir() and path not in files):
-        raise ValueError(f"{extra[0].relative_to(store).as_posix()!r} is not among the published files")
+    return files
+
+
+def remove_others(store: Path, files: set[Path]) -> None:
+    """Remove all but these files, and name the first of the others: no digest covers them."""
+    others = sorted(path for path in store.rglob("*") if not path.is_dir() and path not in files)
+    for path in others:
+        path.unlink()
+    if others:
+        first = others[0].relative_to(store).as_posix()
+        print(f"left out {len(others)} files of the archive that no digest covers, such as {first!r}")
