@@ -209,7 +209,7 @@ def refused(recede, out, *arguments):
         (["engine=onx"], "got 'onx': did you mean 'onnx'?"),
         (["engine=eager"], "got 'eager': choose from"),
         (["checkpoint=first"], "checkpoint must be 'last' or 'best', got 'first'"),
-        (["sampler=diffusers"], "schedulers of diffusers need PyTorch: choose sampler=ddim, or engine=eager"),
+        (["sampler=diffusers"], "choose sampler=ddim, or engine=eager"),
         ([TASK], "dataset="),
         (["dataset=nowhere.zarr"], "nowhere.zarr"),
     ],

@@ -420,7 +420,7 @@ def test_two_processes_do_not_record_the_same_seeds(recede, tmp_path):
             second.append(recede("collect", "task=toys:REACH", f"out={path}", "episodes=3"))
         return toys.expert(seed)
 
-    collect(replace(toys.REACH, expert=expert), path, episodes=3)
+    collect(replace(toys.REACH, expert=expert), path, episodes=3, first_seed=0, images="zstd")
     assert DemonstrationStore.open(path).episode_seeds.tolist() == [0, 1, 2]
     assert second[0].status == 2
     assert f"{path} is being recorded by another process: wait" in second[0].last

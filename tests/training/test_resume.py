@@ -218,7 +218,7 @@ def test_the_metrics_survive_a_full_disk(tmp_path, nursery, demonstrations, smal
     os.kill(process, signal.SIGKILL)
     nursery.wait()
     with (out / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 3, "note": "long"}\n' * 1000)
+        file.write('{"step": 3, "loss": 0.125}\n' * 1000)
     before = (out / "metrics.jsonl").read_bytes()
     status, output = nursery.run(*command, limit=20_000)
     assert status == 2
@@ -275,7 +275,7 @@ def test_checkpoints_of_a_run_are_the_last_and_the_best(tmp_path):
     kept = []
     for step, score in [(1, 0.5), (2, 0.25), (3, 0.75), (4, 0.75), (5, None), (6, 0.1)]:
         if score is not None:
-            run.log(step=step, mean_score=score)
+            run.log(step=step, mean_score=score, episodes=4)
         run.save(step, weights={}, training={}, manifest=manifest)
         kept.append((run.steps, best_step(run.folder)))
     assert kept == [([1], 1), ([1, 2], 1), ([3], 3), ([3, 4], 3), ([3, 5], 3), ([3, 6], 3)]
