@@ -32,6 +32,7 @@ from recede.policy.engines.choice import TOLERANCES, difference
 from recede.policy.engines.cuda_graph import CudaGraphEngine
 from recede.policy.engines.eager import EagerEngine
 from recede.policy.engines.making import make_engine
+from recede.policy.networks import cpu_training
 from recede.policy.normalizer import Normalizer
 from recede.policy.requests import Request
 from recede.training import ema, loop, measures
@@ -52,6 +53,12 @@ DROPPING = replace(TRANSFORMER, dropout=0.1)
 DIT = networks.DiTConfig(num_layers=1, num_heads=2, size=16)
 SHORT = denoising.DDIMConfig(num_steps=2)
 CAMERA = ResNetEncoderConfig(width=16, stages=1, keypoints=4, features=6, crop=[14, 12])
+
+
+@pytest.fixture(autouse=True)
+def layers_of_a_gpu(monkeypatch):
+    """On the CPU, too, the U-Net trains by the layers that a GPU has; those for a CPU round otherwise."""
+    monkeypatch.setattr(cpu_training, "serves", lambda x: False)
 
 
 def attending(network):
