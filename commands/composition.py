@@ -129,6 +129,8 @@ def explain_composition(error: Exception, command: str) -> str:
     if override := re.match("Error merging override (.*)", text):
         rules = [rule for reason, rule in RULES.items() if reason in str(cause)]
         return f"{override[1]}: {rules[0] if rules else str(cause).splitlines()[0]}"
+    if required := re.match(r"You must specify '(\w+)'", text):
+        return f"{required[1]} is required: give {required[1]}=NAME, one of {', '.join(names(required[1]))}"
     if several := re.match("Ambiguous value for argument '(.*)'", text):
         return f"{several[1]} has several values: add -m to run once with each, or write a list as key=[a,b]"
     if absent := re.match("Could not override '(.*?)'", text):
