@@ -107,3 +107,21 @@ def check_finite(rows: NDArray[Any], stream: Stream, place: str, first: int = 0)
         f"{place}: stream {stream.name!r}, step {first + row}, dimension {name}: values must be finite, "
         f"got {rows[(row, *dimension)]}: repair or leave out the episode"
     )
+
+
+def cast_unclipped(rows: NDArray[Any], stream: Stream, place: str) -> NDArray[Any]:
+    """Rows in the dtype of their stream, C-contiguous. Floats may be rounded to floats; nothing else may change.
+
+    Raises ValueError for a value that the dtype does not have. place: of the rows, for the message.
+    """
+    if rows.dtype == stream.dtype:
+        return np.ascontiguousarray(rows)
+    converted = stream.cast(rows)
+    is_float = converted.dtype.kind == "f"
+    is_kept = np.abs(rows) <= float(np.finfo(converted.dtype).max) if is_float else converted == rows
+    if not is_kept.all():
+        raise ValueError(
+            f"{place}: a value of stream {stream.name!r} must be one of {stream.dtype}, got {rows[~is_kept].flat[0]}: "
+            "convert it in the data, or give the stream another dtype"
+        )
+    return converted

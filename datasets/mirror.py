@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .demonstrations import Demonstrations
+from .demonstrations import Demonstrations, cast_unclipped
 
 
 class Mirrored(Demonstrations):
@@ -42,4 +42,4 @@ class Mirrored(Demonstrations):
         if stop <= middle:
             return originals
         images = self._mirror[name](self._demonstrations.read(name, max(start - middle, 0), stop - middle))
-        return np.concatenate([originals, images.astype(stream.dtype)])
+        return np.concatenate([originals, cast_unclipped(images, stream, f"{self.path}: the mirror")])

@@ -41,9 +41,18 @@ from zarr.storage import LocalStore
 
 from ..files import whole_folder
 from ..specification import Specification, Stream, nearest
-from .arrays import DAMAGE, ZarrArray, check_length, extend, open_array, open_group, read_rows, require_chunks
+from .arrays import (
+    DAMAGE,
+    ZarrArray,
+    check_length,
+    extend,
+    open_array,
+    open_group,
+    read_rows,
+    require_chunks,
+)
 from .demonstrations import Demonstrations, check_episode_ends, check_finite
-from .image_codec import ImageCodec
+from .image_codec import ImageCodec, check_image
 
 FORMAT = 1
 """Version of the layout above."""
@@ -62,12 +71,6 @@ SHARD_FRAMES = 512
 
 IMAGE_COMPRESSIONS = ("zstd", "png", "jpeg")
 """How the images of a store may be compressed; only JPEG is lossy."""
-
-DTYPES = (
-    *("bool", "float16", "float32", "float64"),
-    *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
-)
-"""The dtypes of streams that a store can hold."""
 
 LOCK_TIMEOUT = 60.0
 """How long an append waits for another writer (s)."""
@@ -104,8 +107,8 @@ class DemonstrationStore(Demonstrations):
 
         images: the compression of image streams, one of `IMAGE_COMPRESSIONS`.
 
-        Raises FileExistsError if `path` exists, and ValueError for a dtype that cannot be stored or an unknown
-        compression.
+        Raises FileExistsError if `path` exists, and ValueError for an unknown compression, or for images that it cannot
+        hold.
         """
         path = Path(path)
         if images not in IMAGE_COMPRESSIONS:
@@ -113,10 +116,8 @@ class DemonstrationStore(Demonstrations):
         if path.exists() or path.is_symlink():
             raise FileExistsError(f"{path} already exists: open it to append to it, or choose another path")
         for stream in specification.streams:
-            if stream.dtype not in DTYPES:
-                raise ValueError(
-                    f"{path}: stream {stream.name!r}: dtype must be one of {', '.join(DTYPES)}, got {stream.dtype}"
-                )
+            if stream.is_image and images != "zstd":
+                check_image(stream, images, path)
         with whole_folder(path, replace=False) as folder:
             _build(folder, specification, images)
         return cls(path)

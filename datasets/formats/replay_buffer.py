@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ...specification import Source, Specification, nearest
 from ..arrays import ZarrArray, check_length, open_array, open_group, read_rows, require_chunks
-from ..demonstrations import Demonstrations, check_episode_ends, check_finite
+from ..demonstrations import Demonstrations, cast_unclipped, check_episode_ends, check_finite
 
 
 class ReplayBuffer(Demonstrations):
@@ -74,7 +74,7 @@ class ReplayBuffer(Demonstrations):
                 f"got {rows.shape} in {rows.dtype}: check the source of that stream"
             )
         check_finite(rows, stream, place, first=start)
-        return rows.astype(stream.dtype, copy=False)
+        return cast_unclipped(rows, stream, place)
 
     def foreign_rows(self, key: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Steps start .. stop of `data/<key>` as stored; any key may be read, also one that no stream uses.

@@ -72,6 +72,28 @@ def test_zstd_and_png_are_lossless_and_jpeg_is_close(tmp_path, images, channels)
         assert error.mean() <= (1.5 if images == "jpeg" else 0)
 
 
+@pytest.mark.parametrize(
+    ("shape", "images"),
+    [((12, 16, 4), "jpeg"), ((12, 16, 2), "jpeg"), ((12, 16, 5), "png"), ((70_000, 2, 3), "jpeg")],
+)
+def test_images_that_a_compression_cannot_hold_are_refused_when_the_store_is_made(tmp_path, shape, images):
+    specification = Specification((Stream("camera", shape, "uint8"),), Stream("action", (2,)), 0.1)
+    with pytest.raises(
+        ValueError, match=rf"'camera': {images} images .*{shape[0]}, .*: compress them with images=zstd"
+    ):
+        DemonstrationStore.create(tmp_path / "demos", specification, images=images)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("channels", "images"), [(2, "png"), (4, "png"), (6, "zstd"), (32, "zstd")])
+def test_images_of_more_or_fewer_channels_are_recorded_and_read(tmp_path, channels, images):
+    specification = Specification((Stream("camera", (6, 5, channels), "uint8"),), Stream("action", (2,)), 0.1)
+    store = DemonstrationStore.create(tmp_path / "demos", specification, images=images)
+    frames = np.random.default_rng(0).integers(0, 256, (4, 6, 5, channels), dtype=np.uint8)
+    store.append({"camera": frames, "action": np.zeros((4, 2), "float32")})
+    np.testing.assert_array_equal(store.read("camera"), frames)
+
+
 def test_a_later_append_does_not_recompress_earlier_images(tmp_path):
     store = DemonstrationStore.create(tmp_path / "demos", SPECIFICATION, images="jpeg")
     store.append(episode(0))
