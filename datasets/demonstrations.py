@@ -39,6 +39,13 @@ class Demonstrations(ABC):
         Raises ValueError if the stream or a step does not exist; `stream` and `step_range` check that.
         """
 
+    def content(self, name: str) -> str | None:
+        """A digest of everything that `read(name)` depends on, without decoding it; None if there is none.
+
+        Decoded images are kept for later runs under it, so equal digests must mean equal rows.
+        """
+        del name
+
     def __len__(self) -> int:
         """n, the number of episodes."""
         return len(self.episode_ends)

@@ -46,6 +46,7 @@ from .arrays import (
     ZarrArray,
     check_length,
     extend,
+    files_digest,
     open_array,
     open_group,
     read_rows,
@@ -132,6 +133,12 @@ class DemonstrationStore(Demonstrations):
         array = self._arrays[name]
         require_chunks(array, start, stop)
         return read_rows(array, start, stop).astype(stream.dtype, copy=False)
+
+    def content(self, name: str) -> str:
+        """A digest of the chunk files of a stream and of their description. Raises ValueError if one is missing."""
+        array = self._arrays[self.stream(name).name]
+        require_chunks(array, 0, self.num_steps)
+        return files_digest(array, self.num_steps)
 
     def append(self, streams: Mapping[str, NDArray[Any]], *, seed: int = -1) -> int:
         """Append an episode of L >= 1 steps, (L, *shape) for every stream; returns its index.
