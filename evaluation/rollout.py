@@ -79,7 +79,8 @@ def rollout(
         )
     waiting, outcomes = list(reversed(seeds)), {}
     generators = {episode: noise_generator(seed, episode) for episode in seeds}
-    arena = partial(Arena, task.make, execution, delay=delay, filmed=frozenset(filmed))
+    action = task.specification.action
+    arena = partial(Arena, task.make, execution, action=action, delay=delay, filmed=frozenset(filmed))
     bar = tqdm(total=len(seeds), desc=f"evaluate {task.name}", unit="episode", disable=not progress)
     with _arenas(arena, workers) as advance, bar:
         chunks: dict[int, np.ndarray | None] = {}
