@@ -7,6 +7,7 @@ from typing import Any
 
 from ..policy.engines.interface import FORMATS
 from ..specification import nearest
+from .checks import PathName
 from .choices import require_choices
 from .components.policies import HorizonsConfig
 from .packages import CommandConfig
@@ -24,9 +25,9 @@ class ImportCheckpointConfig(CommandConfig):
 
     "Source and result"
 
-    source: str
+    source: PathName
     """State dict (safetensors or torch) of the reference implementation, without images; or a LeRobot policy folder."""
-    out: str
+    out: PathName
     """Checkpoint folder to write."""
 
     "What a state dict does not say"
@@ -55,9 +56,9 @@ class ExportConfig(CommandConfig):
     from those of PyTorch is excluded.
     """
 
-    run: str
+    run: PathName
     """Run folder or checkpoint folder."""
-    out: str
+    out: PathName
     """Folder to write. It must not exist yet."""
     engine: str = "auto"
     """onnx, openvino (which chooses its precision where it runs), openvino_fp32, or auto for the fastest here."""
@@ -65,7 +66,7 @@ class ExportConfig(CommandConfig):
     """Checkpoint of a run: last or best."""
     sampler: Any = None
     """Sampler to denoise with, which the folder keeps. null takes the sampler of the policy."""
-    dataset: str | None = None
+    dataset: PathName | None = None
     """Demonstrations whose observations compare the engines. null draws observations from the normaliser's ranges."""
     task: str | None = None
     """Task that the dataset shows, for replay buffers."""

@@ -1,11 +1,15 @@
-"""Checks of configuration values."""
+"""Checks of configuration values, and the type of those that name a file or a folder."""
 
 from __future__ import annotations
 
 import math
+from typing import Annotated, TypeAlias
 
 from ..policy.engines.interface import ENGINES
 from ..specification import nearest
+
+PathName: TypeAlias = Annotated[str, "path"]
+"""The name of a file or of a folder. On the command line, `~` at its beginning is a home."""
 
 MOST_EPISODES = 10**6
 """Most episodes of one command: the record of each is kept in memory."""

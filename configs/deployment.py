@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from .checks import LARGEST_SEED, MOST_EPISODES, known_engine, not_negative, positive
+from .checks import LARGEST_SEED, MOST_EPISODES, PathName, known_engine, not_negative, positive
 from .components.executions import RecedingConfig, check_executions
 from .components.robots import SafetyConfig, SimulatedRobotConfig
 from .packages import CommandConfig
@@ -18,7 +18,7 @@ class ControlConfig(CommandConfig):
 
     "Policy"
 
-    run: str
+    run: PathName
     """Run folder, checkpoint folder or folder of `recede export`; or ws://HOST:PORT of `recede serve`, which chose
 checkpoint, sampler and engine."""
     checkpoint: str = "last"
@@ -50,7 +50,7 @@ openvino_fp32 or auto. null is eager, or the engine of an exported policy."""
     """Longest duration of an episode in seconds. null sets no limit."""
     first_seed: int = 100_000
     """Seed of the first simulated episode; episode i has the seed first_seed + i."""
-    out: str | None = None
+    out: PathName | None = None
     """New or empty folder for the log and the report. null is runs/control/DATE-TIME."""
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class ServeConfig(CommandConfig):
 
     "Policy"
 
-    run: str
+    run: PathName
     """Run folder, checkpoint folder, or folder of `recede export`."""
     checkpoint: str = "last"
     """Checkpoint of a run: last or best."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .checks import LARGEST_SEED, MOST_EPISODES, known_engine, not_negative, positive
+from .checks import LARGEST_SEED, MOST_EPISODES, PathName, known_engine, not_negative, positive
 from .components.executions import RecedingConfig, check_executions
 from .packages import CommandConfig
 
@@ -20,7 +20,7 @@ class EvaluateConfig(CommandConfig):
 
     "Policy"
 
-    run: str
+    run: PathName
     """Run folder, checkpoint folder, or folder of `recede export`."""
     checkpoint: str = "last"
     """Checkpoint of a run: last or best. Seeds from 50000 on chose the best."""
@@ -56,7 +56,7 @@ null is eager, or the engine of an exported policy."""
 
     "Results"
 
-    out: str | None = None
+    out: PathName | None = None
     """Folder for evaluation.json, the report and the films. null writes them beside the policy."""
     videos: int = 3
     """Episodes to film, from the first on."""
@@ -96,7 +96,7 @@ class ReplayConfig(CommandConfig):
 
     task: str
     """Task to replay in."""
-    dataset: str
+    dataset: PathName
     """Folder of the demonstrations."""
     episodes: int = 0
     """Episodes to replay, from the first on. 0 replays all."""
@@ -109,11 +109,11 @@ class ReplayConfig(CommandConfig):
 class CompareConfig(CommandConfig):
     """Put many evaluations into one table."""
 
-    results: str
+    results: PathName
     """Folder whose evaluation.json files are read, at any depth; or a file that lines= wrote."""
-    out: str | None = None
+    out: PathName | None = None
     """Markdown file for the table. null prints it."""
-    lines: str | None = None
+    lines: PathName | None = None
     """File (.jsonl) to add the evaluations to, one a line. An evaluation of the same path is replaced."""
 
     def __post_init__(self) -> None:

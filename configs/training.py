@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .augmentation import AugmentationConfig
-from .checks import not_negative, positive
+from .checks import PathName, not_negative, positive
 from .choices import require_choices
 from .components.policies import DiffusionConfig, HorizonsConfig
 from .normalisation import normalisations
@@ -19,7 +19,7 @@ class TrainConfig(CommandConfig):
 
     "Data"
 
-    dataset: str
+    dataset: PathName
     """Folder of a demonstration store, or of a replay buffer of Diffusion Policy."""
     task: str | None = None
     """Task of the demonstrations, also used for evaluation. Required for replay buffers; a store describes itself."""
@@ -43,9 +43,9 @@ beyond either quantile; .floor, the largest range that counts as still, in the u
 
     policy: Any = field(default_factory=DiffusionConfig)
     """Kind of policy."""
-    init_from: str | None = None
+    init_from: PathName | None = None
     """Run or checkpoint folder whose weights training starts from. null starts from random weights."""
-    teacher: str | None = None
+    teacher: PathName | None = None
     """Run or checkpoint folder of the policy that the objective learns from, if the objective needs one."""
 
     "Optimisation"
@@ -81,7 +81,7 @@ beyond either quantile; .floor, the largest range that counts as still, in the u
 
     "Validation and saving"
 
-    out: str
+    out: PathName
     """Run folder, for checkpoints, metrics and the configuration."""
     log_every: int = 50
     """Updates between two entries of the training loss in the metrics."""
@@ -119,7 +119,7 @@ beyond either quantile; .floor, the largest range that counts as still, in the u
 class DemoConfig(CommandConfig):
     """Record demonstrations of pick_place, train a diffusion and a regression policy, evaluate both, and report."""
 
-    out: str = "runs/demo"
+    out: PathName = "runs/demo"
     """Folder for the demonstrations, the runs and the report."""
     episodes: int = 150
     """Demonstrations to record."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...specification import Horizons, Specification
-from ..checks import check_sizes, pair, positive
+from ..checks import PathName, check_sizes, pair, positive
 
 if TYPE_CHECKING:
     from ...policy.encoders.observation import MakeCamera, ObservationEncoder
@@ -45,7 +45,7 @@ class CameraEncoderConfig(ABC):
     """Crop [height,width] in pixels: random in training, central otherwise. null sees the whole image."""
     shared: bool = False
     """Use one network for all cameras."""
-    weights: str | None = None
+    weights: PathName | None = None
     """Pretrained weights that training starts from. null starts from random weights."""
     frozen: bool = False
     """Do not train the pretrained network. Otherwise it learns at a tenth of the learning rate."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...envs.catalogue import known_task, load_task
 from ...specification import Specification
-from ..checks import LARGEST_SEED, not_negative, positive
+from ..checks import LARGEST_SEED, PathName, not_negative, positive
 
 if TYPE_CHECKING:
     from ...control.safety import Safety
@@ -111,10 +111,10 @@ class SimulatedRobotConfig:
 class SerialArmConfig:
     """An arm of six serial-bus servos, such as an SO-100 or SO-101; see docs/your_robot.md."""
 
-    port: str
+    port: PathName
     """Name of the serial port."""
 
-    calibration: str
+    calibration: PathName
     """Calibration file; see `robots.feetech.calibration`."""
 
     actuation_delay_ms: float = 0.0

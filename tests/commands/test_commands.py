@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import toys
 from recede.checkpoints.runs import checkpoint_steps
-from recede.commands.grammar import overrides, quoted
+from recede.commands.grammar import read
 from recede.commands.main import main
 from recede.configs.commands import COMMANDS
 from recede.datasets.store import DemonstrationStore
@@ -220,22 +220,12 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_hydra_reads_back_what_was_quoted(name):
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from omegaconf import OmegaConf
-
-    parsed = OverridesParser.create().parse_override(f"run={quoted(name)}").value()
-    assert OmegaConf.create({"run": parsed}).run == name
-
-
 def test_the_bare_argument_is_the_first_one():
-    assert overrides("evaluate", ["run", "seed=1"]) == ["run='run'", "seed=1"]
-    assert overrides("evaluate", ["seed=1", "../a=b/run"]) == ["seed=1", "run='../a=b/run'"]
-    assert overrides("train", ["out=a b", "betas=[0.9,0.99]", "-m"]) == ["out=a b", "betas=[0.9,0.99]", "-m"]
-    assert overrides("train", ["out=it's"]) == ["out='it\\'s'"]
+    assert read("evaluate", ["run", "seed=1"]) == {"run": "run", "seed": "1"}
+    assert read("evaluate", ["seed=1", "../a=b/run"]) == {"seed": "1", "run": "../a=b/run"}
+    assert read("evaluate", ["policy=one", "seed=1", "seed=2"]) == {"run": "one", "seed": "2"}
     with pytest.raises(ValueError, match="'other' is not of the form key=value"):
-        overrides("evaluate", ["run=one", "other"])
+        read("evaluate", ["run=one", "other"])
 
 
 @pytest.mark.parametrize("name", NAMES)
