@@ -9,19 +9,11 @@ from dataclasses import fields, is_dataclass
 from importlib import import_module
 from typing import Any
 
+from ..configs.changes import rule
+from ..configs.choices import CHOICES, MANY
 from ..configs.packages import import_packages
 from ..specification import nearest
 from .grammar import is_sweep, jobs, requested_imports
-
-RULES = {
-    "could not be converted to Integer": "the value must be a whole number",
-    "could not be converted to Float": "the value must be a number",
-    "is not a valid bool": "the value must be true or false",
-    "is not a ListConfig, list or tuple": "the value must be a list, as in key=[a,b]",
-    "is not Optional": "the value must not be null",
-    "is not a subclass of": "this key has keys of its own, as in key.name=value",
-}
-"""What OmegaConf says of a refused value -> the rule that the value breaks."""
 
 
 def compose_and_run(command: str, arguments: Sequence[str]) -> None:
@@ -94,18 +86,28 @@ def explain_memory(error: Exception, command: str) -> str:
 def explain_composition(error: Exception, command: str) -> str:
     """One line for a key or a value that Hydra refuses."""
     text, cause = str(error), error.__cause__
-    key, owner = getattr(cause, "key", None), getattr(cause, "object_type", None)
-    if key is not None and " not in " in str(cause):
-        if is_dataclass(owner):
-            return f"there is no key {key!r}: {nearest(str(key), [field.name for field in fields(owner)])}"
-        path = getattr(cause, "full_key", key)
-        return f"{path} belongs to none of the choices: choose its owner first, see {_help(command)}"
+    if getattr(cause, "key", None) is not None and " not in " in str(cause):
+        return explain_key(cause, command)
     if override := re.match("Error merging override (.*)", text):
-        rules = [rule for reason, rule in RULES.items() if reason in str(cause)]
-        return f"{override[1]}: {rules[0] if rules else str(cause).splitlines()[0]}"
+        return f"{override[1]}: {rule(cause or error)}"
     if absent := re.match("Could not override '(.*?)'", text):
         return f"none of the choices has a slot {absent[1]}: see {_help(command)}"
     return f"{' '.join(text.splitlines()[0].split())} (see {_help(command)})"
+
+
+def explain_key(error: Any, command: str) -> str:
+    """One line for a key that the chosen configuration does not have."""
+    owner, *rest = str(error.full_key).split(".")
+    if owner in MANY and len(rest) == 1:
+        if rest[0] in CHOICES[owner]:
+            return f"{owner}.{rest[0]} is not chosen: add {owner}={rest[0]}"
+        return f"{owner} has no {rest[0]!r}: {nearest(rest[0], CHOICES[owner])} as in {owner}.NAME.every=2"
+    if not is_dataclass(error.object_type):
+        return f"{error.full_key} belongs to none of the choices: choose its owner first, see {_help(command)}"
+    slot = "/".join([owner, *rest[:-1]])
+    others = [name for name, option in CHOICES.get(slot, {}).items() if rest[-1] in option.__dataclass_fields__]
+    hint = nearest(str(error.key), [field.name for field in fields(error.object_type)])
+    return f"there is no key {error.key!r}: {hint}" + (f", or add {slot}={others[0]}" if others and rest else "")
 
 
 def _help(command: str) -> str:

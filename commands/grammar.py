@@ -40,12 +40,12 @@ def jobs(command: str, arguments: Sequence[str]) -> list[list[str]]:
     if sweeps and "out" in COMMANDS[command].config.__dataclass_fields__ and settings.get("out", "null") == "null":
         raise ValueError("a sweep needs out=FOLDER: each job writes to a numbered folder in it")
     options = [
-        [f"{key}={form}" for form in _forms(command, key, value, is_sweep=sweeps and key != "out")]
+        [form and f"{key}={form}" for form in _forms(command, key, value, is_sweep=sweeps and key != "out")]
         for key, value in settings.items()
     ]
     if (count := math.prod(map(len, options))) > MOST_JOBS:
         raise ValueError(f"a sweep may have {MOST_JOBS} jobs, got {count}: give fewer values")
-    return [list(job) for job in product(*options)]
+    return [[override for override in job if override] for job in product(*options)]
 
 
 def is_sweep(arguments: Sequence[str]) -> bool:
@@ -86,16 +86,16 @@ def check_key(command: str, key: str) -> None:
     available = slots(command)
     if "/" in key and key not in available:
         raise ValueError(f"there is no slot {key!r}: {nearest(key, available)}")
-    first, keys = re.split("[./]", key)[0], [*COMMANDS[command].config.__dataclass_fields__, *available]
+    first, keys = re.split("[./]", key)[0], {*COMMANDS[command].config.__dataclass_fields__, *available}
     if first not in keys:
         raise ValueError(f"there is no key {first!r}: {nearest(first, [key for key in keys if '/' not in key])}")
 
 
 def _forms(command: str, key: str, value: str, *, is_sweep: bool) -> list[str]:
-    """Hydra's form of a value, or of every value of a sweep."""
+    """Hydra's form of a value, or of every value of a sweep; "" for null in a slot, which overrides nothing."""
     text = text_of(COMMANDS[command].config, key)
     if key in slots(command):
-        return _choices(key, value, is_sweep=is_sweep)
+        return _choices(command, key, value, is_sweep=is_sweep)
     if text is None or text.is_list:
         return _values(key, value if text is None else _list(value), is_sweep=is_sweep)
     parts = re.split(r"(?<!\\),", value) if is_sweep else [value]
@@ -120,14 +120,18 @@ def _list(value: str) -> str:
     )
 
 
-def _choices(slot: str, value: str, *, is_sweep: bool) -> list[str]:
+def _choices(command: str, slot: str, value: str, *, is_sweep: bool) -> list[str]:
     """Hydra's form of the name of a choice, or of every name of a sweep. Raises ValueError for an unknown name."""
-    if slot not in MANY:
-        forms = value.split(",") if is_sweep else [value]
-        chosen = [name for name in forms if name != "null"]
-    else:
+    if slot in MANY:
         forms = _values(slot, value, is_sweep=is_sweep)
-        chosen = [name for form in forms for name in form.strip("[]").split(",") if name]
+        lists = [form[1:-1] if form.startswith("[") else form or "," for form in forms]
+        chosen = [name.strip() for line in lists if line for name in line.split(",")]
+    else:
+        field = COMMANDS[command].config.__dataclass_fields__.get(slot)
+        is_optional = slot == "preset" or (field is not None and field.default is None)
+        chosen = value.split(",") if is_sweep else [value]
+        forms = ["" if is_optional and name == "null" else name for name in chosen]
+        chosen = [name for name in chosen if name != "null" or not is_optional]
     for name in chosen:
         if name not in names(slot):
             raise ValueError(explain_choice(slot, name))
@@ -161,7 +165,7 @@ def _swept(argument: str, override: Any) -> Iterator[str]:
         ends = [float(number) for number in (swept.start, swept.stop, swept.step)]
         if not all(map(math.isfinite, ends)) or not ends[2] or (ends[1] - ends[0]) / ends[2] > MOST_JOBS:
             raise ValueError(f"{argument} must be a range of at most {MOST_JOBS} values: give other bounds")
-    elif not override.is_choice_sweep():
+    elif not override.is_choice_sweep() or override.value_type.name.startswith("GLOB"):
         raise ValueError(f"{argument} has no values to run one by one: give them as key=a,b")
     return override.sweep_string_iterator()
 

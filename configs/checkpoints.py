@@ -7,6 +7,7 @@ from typing import Any
 
 from ..policy.engines.interface import FORMATS
 from ..specification import nearest
+from .changes import accept_changes
 from .checks import PathName
 from .choices import require_choices
 from .components.policies import HorizonsConfig
@@ -65,13 +66,15 @@ class ExportConfig(CommandConfig):
     checkpoint: str = "last"
     """Checkpoint of a run: last or best."""
     sampler: Any = None
-    """Sampler to denoise with, which the folder keeps. null takes the sampler of the policy."""
+    """Sampler to denoise with, which the folder keeps. null is that of the policy; sampler.num_steps=4 alone
+changes only that value."""
     dataset: PathName | None = None
     """Demonstrations whose observations compare the engines. null draws observations from the normaliser's ranges."""
     task: str | None = None
     """Task that the dataset shows, for replay buffers."""
 
     def __post_init__(self) -> None:
+        accept_changes(self, "sampler")
         if self.engine not in (*FORMATS, "auto"):
             raise ValueError(
                 f"engine must be auto or one that runs without PyTorch, got {self.engine!r}: "

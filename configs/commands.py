@@ -113,14 +113,19 @@ def _default_choice(slot: str, field: Any, *, owner: str) -> Any:
     """
     from hydra.core.config_store import ConfigStore
     from omegaconf import MISSING as UNSET
+    from omegaconf import OmegaConf
 
     if "choice" in field.metadata:
         return field.metadata["choice"]
     value = default_of(field)
     if slot in MANY:
         return list(value)
-    if value is None or value is MISSING:
-        return None if value is None else UNSET
+    own = f"default-of-{owner}"  # a name that `add_choice` gives to nothing
+    if value is None:  # until another one is chosen, keys change the choice that is there already
+        ConfigStore.instance().store(group=slot, name=own, node=OmegaConf.create({}, flags={"struct": False}))
+        return own
+    if value is MISSING:
+        return UNSET
     names = [name for name, option in CHOICES[slot].items() if type(value) is option]
     if not names:
         raise ValueError(
@@ -128,6 +133,5 @@ def _default_choice(slot: str, field: Any, *, owner: str) -> Any:
         )
     if not changed(value):
         return names[0]
-    own = f"default-of-{owner}"  # a name that `add_choice` gives to nothing
     ConfigStore.instance().store(group=slot, name=own, node=_node(value))
     return own

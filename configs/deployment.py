@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
+from .changes import accept_changes
 from .checks import LARGEST_SEED, MOST_EPISODES, PathName, known_engine, not_negative, positive
 from .components.executions import RecedingConfig, check_executions
 from .components.robots import SafetyConfig, SimulatedRobotConfig
@@ -24,7 +25,7 @@ checkpoint, sampler and engine."""
     checkpoint: str = "last"
     """Checkpoint of a run: last or best."""
     sampler: Any = None
-    """Sampler to denoise with. null takes the sampler of the policy."""
+    """Sampler to denoise with. null is that of the policy; sampler.num_steps=4 alone changes only that value."""
     engine: str | None = None
     """What runs the policy in its own process: eager (PyTorch on one CPU thread), cuda_graph (a GPU), onnx, openvino,
 openvino_fp32 or auto. null is eager, or the engine of an exported policy."""
@@ -60,6 +61,7 @@ openvino_fp32 or auto. null is eager, or the engine of an exported policy."""
         if self.seconds is not None:
             positive(self, "seconds")
         check_executions(self.execution, most=1)
+        accept_changes(self, "sampler")
         known_engine(self.engine)
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
@@ -86,7 +88,8 @@ class ServeConfig(CommandConfig):
     checkpoint: str = "last"
     """Checkpoint of a run: last or best."""
     sampler: Any = None
-    """Sampler to denoise with. null takes the sampler of the policy. An exported policy keeps its own."""
+    """Sampler to denoise with. null is that of the policy; sampler.num_steps=4 alone changes only that value.
+An exported policy keeps its own."""
     engine: str | None = None
     """What runs the policy: eager (PyTorch), cuda_graph, onnx, openvino, openvino_fp32, or auto for the fastest here.
 null is eager, or the engine of an exported policy."""
@@ -107,6 +110,7 @@ null is eager, or the engine of an exported policy."""
     """Most sessions in one batch of predictions."""
 
     def __post_init__(self) -> None:
+        accept_changes(self, "sampler")
         known_engine(self.engine)
         positive(self, "max_sessions", "max_batch")
         not_negative(self, "seed", most=LARGEST_SEED)

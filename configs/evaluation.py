@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .changes import accept_changes
 from .checks import LARGEST_SEED, MOST_EPISODES, PathName, known_engine, not_negative, positive
 from .components.executions import RecedingConfig, check_executions
 from .packages import CommandConfig
@@ -25,7 +26,8 @@ class EvaluateConfig(CommandConfig):
     checkpoint: str = "last"
     """Checkpoint of a run: last or best. Seeds from 50000 on chose the best."""
     sampler: Any = None
-    """Sampler to denoise with. null takes the sampler of the policy. An exported policy keeps its own."""
+    """Sampler to denoise with. null is that of the policy; sampler.num_steps=4 alone changes only that value.
+An exported policy keeps its own."""
     engine: str | None = None
     """What runs the policy: eager (PyTorch), cuda_graph, onnx, openvino, openvino_fp32, or auto for the fastest here.
 null is eager, or the engine of an exported policy."""
@@ -62,6 +64,7 @@ null is eager, or the engine of an exported policy."""
     """Episodes to film, from the first on."""
 
     def __post_init__(self) -> None:
+        accept_changes(self, "sampler")
         known_engine(self.engine)
         check_executions(self.execution)
         self.delays  # noqa: B018 - it raises

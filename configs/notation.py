@@ -52,9 +52,11 @@ def _arguments(key: str, value: Any) -> list[str]:
     if key in MANY:
         options = (_arguments(f"{key}.{name}", option) for name, option in value.items())
         return [f"{key}=[{','.join(value)}]", *(argument for option in options for argument in option)]
+    slot = key.replace(".", "/")
+    if slot in CHOICES and isinstance(value, Mapping):  # changes of the choice that is there
+        return [f"{key}.{name}={typed(changed)}" for name, changed in value.items()]  # pyright: ignore[reportUnknownVariableType]
     if not is_dataclass(value):
         return [f"{key}={typed(describe(value))}"]
-    slot = key.replace(".", "/")
     named = [f"{slot}={name}" for name, option in CHOICES.get(slot, {}).items() if type(value) is option]
     parts = (_arguments(f"{key}.{field.name}", getattr(value, field.name)) for field in fields(value))
     return named + [argument for part in parts for argument in part]
