@@ -89,7 +89,7 @@ def explain_composition(error: Exception, command: str) -> str:
     if getattr(cause, "key", None) is not None and " not in " in str(cause):
         return explain_key(cause, command)
     if override := re.match("Error merging override (.*)", text):
-        return f"{override[1]}: {rule(cause or error)}"
+        return f"{override[1]}: {rule(cause if isinstance(cause, Exception) else error)}"
     if absent := re.match("Could not override '(.*?)'", text):
         return f"none of the choices has a slot {absent[1]}: see {_help(command)}"
     return f"{' '.join(text.splitlines()[0].split())} (see {_help(command)})"

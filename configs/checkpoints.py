@@ -8,7 +8,7 @@ from typing import Any
 from ..policy.engines.interface import FORMATS
 from ..specification import nearest
 from .changes import accept_changes
-from .checks import PathName
+from .checks import PathName, positive
 from .choices import require_choices
 from .components.policies import HorizonsConfig
 from .packages import CommandConfig
@@ -47,6 +47,8 @@ class ImportCheckpointConfig(CommandConfig):
     def __post_init__(self) -> None:
         require_choices(self, "policy")
         self.horizons.build()
+        if self.control_dt is not None:
+            positive(self, "control_dt", most=3600)
 
 
 @dataclass(kw_only=True)

@@ -55,7 +55,7 @@ class InspectConfig(CommandConfig):
 
     def __post_init__(self) -> None:
         pair(self.crop)
-        not_negative(self, "seed")
+        not_negative(self, "seed", most=LARGEST_SEED)
         if not self.augment and (self.crop is not None or self.augmentation != AugmentationConfig()):
             raise ValueError("crop and augmentation need augment=true: add it, or leave them out")
 

@@ -59,7 +59,7 @@ openvino_fp32 or auto. null is eager, or the engine of an exported policy."""
         positive(self, "rate", most=10_000)  # commands a second; a loop in Python is slower
         not_negative(self, "first_seed", "seed", most=LARGEST_SEED)
         if self.seconds is not None:
-            positive(self, "seconds")
+            positive(self, "seconds", most=1e9)
         check_executions(self.execution, most=1)
         accept_changes(self, "sampler")
         known_engine(self.engine)
@@ -112,7 +112,7 @@ null is eager, or the engine of an exported policy."""
     def __post_init__(self) -> None:
         accept_changes(self, "sampler")
         known_engine(self.engine)
-        positive(self, "max_sessions", "max_batch")
+        positive(self, "max_sessions", "max_batch", most=10_000)
         not_negative(self, "seed", most=LARGEST_SEED)
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .changes import accept_changes
-from .checks import LARGEST_SEED, MOST_EPISODES, PathName, known_engine, not_negative, positive
+from .checks import LARGEST_SEED, LONGEST_MS, MOST_EPISODES, PathName, known_engine, not_negative, positive
 from .components.executions import RecedingConfig, check_executions
 from .packages import CommandConfig
 
@@ -70,7 +69,8 @@ null is eager, or the engine of an exported policy."""
         self.delays  # noqa: B018 - it raises
         positive(self, "episodes", "parallel", most=MOST_EPISODES)
         not_negative(self, "first_seed", "seed", most=LARGEST_SEED)
-        not_negative(self, "workers", "videos")
+        not_negative(self, "workers", most=1000)
+        not_negative(self, "videos", most=MOST_EPISODES)
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
 
@@ -88,8 +88,10 @@ null is eager, or the engine of an exported policy."""
     def delays(self) -> list[float]:
         """The delays in milliseconds. Raises ValueError unless `delay_ms` is a number >= 0 or a list of them."""
         values = self.delay_ms if isinstance(self.delay_ms, list) else [self.delay_ms]
-        if not values or not all(isinstance(value, int | float) and 0 <= value < math.inf for value in values):
-            raise ValueError(f"delay_ms must be milliseconds of at least 0, or a list of them, got {self.delay_ms}")
+        if not values or not all(type(value) in (int, float) and 0 <= value <= LONGEST_MS for value in values):
+            raise ValueError(
+                f"delay_ms must be milliseconds from 0 to {LONGEST_MS}, or a list of them, got {self.delay_ms}"
+            )
         return [float(value) for value in values]
 
 
@@ -105,7 +107,7 @@ class ReplayConfig(CommandConfig):
     """Episodes to replay, from the first on. 0 replays all."""
 
     def __post_init__(self) -> None:
-        not_negative(self, "episodes")
+        not_negative(self, "episodes", most=MOST_EPISODES)
 
 
 @dataclass(kw_only=True)
