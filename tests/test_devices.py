@@ -56,19 +56,16 @@ IMAGES = {
     "horizons": HorizonsConfig(observation=2, prediction=4, action=2),
     "augmentation": AugmentationConfig(rotation=5),
 }
-INDICES = {"datasets/windows.py": 1}
-"""The indices of a batch are uploaded."""
-
 TRAININGS = {
-    "unet1d": (LOW, INDICES),
-    "unet1d in bf16": (LOW | {"precision": "bf16", "draws": 2}, INDICES),
-    "transformer": (LOW | {"policy": DiffusionConfig(network=DROPPING, sampler=SHORT)}, INDICES),
-    "dit in bf16": (LOW | {"policy": DiffusionConfig(network=DIT, sampler=SHORT), "precision": "bf16"}, INDICES),
-    "regression": (LOW | {"policy": RegressionConfig(network=UNET)}, INDICES),
-    "images": (IMAGES, INDICES),
-    "mapped images": (IMAGES | {"image_cache": "mapped"}, {"datasets/windows.py": 5}),  # both ways, for two cameras
-    "padding masked": (LOW | {"mask_padding": True}, INDICES),
-    "colours": (IMAGES | {"augmentation": AugmentationConfig(brightness=0.3)}, INDICES),
+    "unet1d": (LOW, {}),
+    "unet1d in bf16": (LOW | {"precision": "bf16", "draws": 2}, {}),
+    "transformer": (LOW | {"policy": DiffusionConfig(network=DROPPING, sampler=SHORT)}, {}),
+    "dit in bf16": (LOW | {"policy": DiffusionConfig(network=DIT, sampler=SHORT), "precision": "bf16"}, {}),
+    "regression": (LOW | {"policy": RegressionConfig(network=UNET)}, {}),
+    "images": (IMAGES, {}),
+    "mapped images": (IMAGES | {"image_cache": "mapped"}, {"datasets/windows.py": 4}),  # both ways, for two cameras
+    "padding masked": (LOW | {"mask_padding": True}, {}),
+    "colours": (IMAGES | {"augmentation": AugmentationConfig(brightness=0.3)}, {}),
 }
 """Name -> options of a training, and which files wait for the device in each of its steps."""
 
@@ -126,6 +123,32 @@ def test_a_check_of_the_weights_waits_once():
         gpu.clear()
         assert measures.is_finite(meter, policy)
         assert sum(gpu.waits().values()) == 1
+
+
+def test_the_times_of_a_step_are_those_of_the_gpu_and_nothing_waits_for_them(monkeypatch):
+    monkeypatch.setattr(measures, "MOST_SPANS", 4)
+    with SimulatedGPU() as gpu:
+        meter, x = measures.Meter(torch.device("cuda:1")), torch.ones((), device="cuda:1")
+        gpu.clear()
+        for _ in range(5):
+            began = meter.moment()
+            x + x
+            gathered = meter.moment()
+            x * x - x
+            meter.add(x, x, data_s=(began, gathered), update_s=(gathered, meter.moment()))
+        assert not gpu.waits()
+        assert meter.drain() == pytest.approx({"loss": 1, "gradient_norm": 1, "data_s": 0.005, "update_s": 0.01})
+
+
+def test_an_epoch_uploads_its_order_once():
+    on_cpu = loop.Order(7, 2, seed=3)
+    with SimulatedGPU() as gpu:
+        order = loop.Order(7, 2, seed=3, device="cuda")
+        for step in range(9):
+            indices = order.indices(step)
+            assert (step % 3 == 0) == bool(gpu.waits())
+            assert indices.tolist() == on_cpu.indices(step).tolist()
+            gpu.clear()
 
 
 @pytest.mark.parametrize("begin", [SimulatedGPU, contextlib.nullcontext], ids=["gpu", "cpu"])
@@ -254,7 +277,7 @@ def test_a_fault_in_training_is_caught(train, monkeypatch, name):
     with SimulatedGPU() as gpu, monkeypatch.context() as patch:
         patch.setattr(owner, attribute, replacement)
         with pytest.raises(error, match=message):
-            assert_waits(train(IMAGES, "gpu", gpu)[1], INDICES)
+            assert_waits(train(IMAGES, "gpu", gpu)[1], {})
 
 
 def unregistered(policy):
