@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from ..configs.changes import rule
-from ..configs.choices import CHOICES, MANY
+from ..configs.choices import CHOICES, MANY, names
 from ..configs.packages import import_packages
 from ..specification import nearest
 from .grammar import is_sweep, jobs, requested_imports
