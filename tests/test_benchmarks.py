@@ -88,6 +88,15 @@ def test_inference(run):
     assert any(name.startswith("ResNet-18 and U-Net, eager") for name in rows)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU would be hidden by the simulated one")
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # schedulers mix tensors with arrays
+def test_the_plain_loop_runs_where_the_engines_do(run):
+    with SimulatedGPU() as gpu:
+        rows = run("inference")
+    assert rows["U-Net, plain loop / eager (fp32)"] > 0
+    assert gpu.waits()["benchmarks/inference.py"] > 3 * 20  # streams and noise go up, and the chunk comes down
+
+
 @pytest.fixture
 def run_gpu(monkeypatch, tmp_path, capsys):
     """Runs the proofs of a GPU at tiny sizes; returns the content of their file and what was printed."""
