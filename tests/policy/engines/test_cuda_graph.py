@@ -11,7 +11,7 @@ import torch
 from device_questions import POLICIES, PREFIXES, SAMPLERS, question, ready, sampled_by
 from recede.configs.components import denoising
 from recede.policy.diffusion import DiffusionPolicy
-from recede.policy.engines import cuda_graph
+from recede.policy.engines import choice, cuda_graph
 from recede.policy.engines.choice import TOLERANCES, difference
 from recede.policy.engines.cuda_graph import CudaGraphEngine
 from recede.policy.engines.eager import EagerEngine
@@ -19,6 +19,8 @@ from recede.policy.engines.making import make_engine
 from simulated_gpu import CaptureError, SimulatedGPU, place
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU would be hidden by the simulated one")
+
+FOREIGN = denoising.DiffusersSamplerConfig(name="DDIMScheduler", num_steps=3)
 
 
 def replies(engine, policy, seeds, options=None, rows=2):
@@ -68,13 +70,25 @@ def test_every_sampler_is_captured(name):
 
 @pytest.mark.parametrize("engine", ["cuda_graph", "auto"])
 def test_a_scheduler_of_diffusers_is_refused_before_it_is_captured(engine):
-    policy = ready(partial(sampled_by, denoising.DiffusersSamplerConfig(name="DDIMScheduler", num_steps=3)))
+    policy = ready(partial(sampled_by, FOREIGN))
     with SimulatedGPU():
         if engine == "auto":
             assert make_engine(policy, engine)[0].name == "eager"
             return
         with pytest.raises(ValueError, match="engine=eager"):
             replies(make_engine(policy, engine)[0], policy, [0])
+
+
+@pytest.mark.parametrize("fastest", ["eager", "cuda_graph"])
+def test_a_robot_on_a_gpu_gets_the_faster_engine_of_those_that_serve(monkeypatch, fastest):
+    monkeypatch.setattr(choice, "median_seconds", lambda engines, *_, **__: [e.name != fastest for e in engines])
+    policy, foreign = ready(POLICIES["unet1d"]), ready(partial(sampled_by, FOREIGN))
+    for one in (policy, foreign):
+        assert make_engine(one, None)[0].name == "eager"  # no GPU
+    with SimulatedGPU():
+        assert make_engine(copy.deepcopy(policy).to("cuda"), None)[0].name == fastest
+        engine, _ = make_engine(copy.deepcopy(foreign).to("cuda"), None)
+        assert (engine.name, engine.device.type) == ("eager", "cuda")
 
 
 def test_starts_that_run_the_same_steps_share_a_graph():
