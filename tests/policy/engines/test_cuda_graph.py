@@ -134,12 +134,13 @@ def test_batches_of_similar_size_share_a_graph():
         assert gpu.waits() == {"policy/engines/cuda_graph.py": 2}  # the inputs and the chunk
 
 
-def test_a_captured_policy_stays_on_its_gpu():
+def test_captured_policies_stay_on_their_gpus():
     with SimulatedGPU():
         policy = ready(POLICIES["unet1d"])
-        engine = CudaGraphEngine(copy.deepcopy(policy).to("cuda:1"))
-        assert_replays(engine, policy)
-        assert {place(parameter).index for parameter in engine.policy.parameters()} == {1}
+        for index in (0, 1):
+            engine = CudaGraphEngine(copy.deepcopy(policy).to(f"cuda:{index}"))
+            assert_replays(engine, policy)
+            assert {place(parameter).index for parameter in engine.policy.parameters()} == {index}
 
 
 def test_a_capture_leaves_other_threads_alone(monkeypatch):
