@@ -1,5 +1,6 @@
 """On a simulated GPU a CUDA graph answers every question as PyTorch does, and few graphs serve all of them."""
 
+import asyncio
 import copy
 import threading
 from dataclasses import replace
@@ -16,6 +17,7 @@ from recede.policy.engines.choice import TOLERANCES, difference
 from recede.policy.engines.cuda_graph import CudaGraphEngine
 from recede.policy.engines.eager import EagerEngine
 from recede.policy.engines.making import make_engine
+from recede.serving.inference import Inference
 from simulated_gpu import CaptureError, SimulatedGPU, place
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU would be hidden by the simulated one")
@@ -132,6 +134,26 @@ def test_batches_of_similar_size_share_a_graph():
         gpu.clear()
         replies(engine, policy, [0], {})
         assert gpu.waits() == {"policy/engines/cuda_graph.py": 2}  # the inputs and the chunk
+
+
+def test_a_server_captures_before_it_listens_whatever_the_limits():
+    policy = ready(POLICIES["regression"])
+    requests = [question(policy, {"limit": 1.0 + seed}, seed) for seed in range(3)] + [question(policy)] * 3
+
+    async def answered(engine):
+        inference = Inference(engine, max_batch=4)
+        await inference.warm_up()
+        num_graphs = len(gpu.graphs)
+        running = asyncio.create_task(inference.run())
+        noise = np.zeros(engine.noise_shape, np.float32)
+        answers = await asyncio.gather(*(inference.ask(request, noise) for request in requests))
+        running.cancel()
+        inference.close()
+        return num_graphs, len(answers)
+
+    with SimulatedGPU() as gpu:
+        assert asyncio.run(answered(CudaGraphEngine(policy))) == (3, len(requests))  # 1, 2 and 4 rows
+        assert len(gpu.graphs) == 3
 
 
 def test_captured_policies_stay_on_their_gpus():
