@@ -124,7 +124,7 @@ def test_another_limit_needs_no_other_capture():
 
 
 def test_batches_of_similar_size_share_a_graph():
-    policy = ready(POLICIES["images"])
+    policy = ready(POLICIES["regression"])
     with SimulatedGPU() as gpu:
         engine = CudaGraphEngine(policy)
         for rows, num_graphs in ((1, 1), (2, 2), (4, 3), (3, 3), (8, 4), (5, 4), (7, 4), (1, 4)):
