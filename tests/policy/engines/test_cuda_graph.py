@@ -127,8 +127,7 @@ def test_batches_of_similar_size_share_a_graph():
     policy = ready(POLICIES["regression"])
     with SimulatedGPU() as gpu:
         engine = CudaGraphEngine(policy)
-        for rows, num_graphs in ((1, 1), (2, 2), (4, 3), (3, 3), (8, 4), (5, 4), (7, 4), (1, 4)):
-            gpu.clear()
+        for rows, num_graphs in ((4, 1), (3, 1), (1, 2), (2, 3)):
             assert_replays(engine, policy, {}, rows=rows)
             assert len(gpu.graphs) == num_graphs
         gpu.clear()
