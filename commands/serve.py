@@ -28,7 +28,12 @@ def run(config: ServeConfig) -> None:
         require(module)
     task = read_description(config.run, config.checkpoint)["task"]
     opened = open_policy(
-        config.run, engine=config.engine, which=config.checkpoint, sampler=config.sampler, device=config.device
+        config.run,
+        engine=config.engine,
+        which=config.checkpoint,
+        sampler=config.sampler,
+        device=config.device,
+        is_for_robots=True,
     )
     sizes = {"max_sessions": config.max_sessions, "max_batch": config.max_batch}
     asyncio.run(_run_server(Server(opened.engine, task=task, token=token, seed=config.seed, **sizes), config))
