@@ -27,14 +27,14 @@ def vector_digests(demonstrations: Demonstrations) -> list[str]:
             content.update(f"{stream.name} {stream.shape} {stream.dtype}".encode())
         if stream.is_image:
             for content in hashes[:1]:
-                content.update(np.ascontiguousarray(demonstrations.read(stream.name, 0, 1)))
+                content.update(np.ascontiguousarray(demonstrations.read(stream.name, 0, 1)).data)
             continue
         for episodes in _groups(demonstrations):
             first, last = demonstrations.bounds(episodes[0])[0], demonstrations.bounds(episodes[-1])[1]
             rows = np.ascontiguousarray(demonstrations.read(stream.name, first, last))
             for episode in episodes:
                 start, stop = demonstrations.bounds(episode)
-                hashes[episode].update(rows[start - first : stop - first])
+                hashes[episode].update(rows[start - first : stop - first].data)
     return [content.hexdigest()[:DIGITS] for content in hashes]
 
 
@@ -51,7 +51,7 @@ def stream_digests(demonstrations: Demonstrations, streams: Mapping[str, Any], n
             start, stop = demonstrations.bounds(index)
             content = hashes[index % num_episodes]
             content.update(name.encode())
-            content.update(np.ascontiguousarray(values[start:stop].cpu()))
+            content.update(np.ascontiguousarray(values[start:stop].cpu()).data)
     return [content.hexdigest()[:DIGITS] for content in hashes]
 
 

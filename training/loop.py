@@ -266,10 +266,13 @@ def _resuming_notes(config: TrainConfig, prepared: Prepared) -> list[str]:
         return []
     notes, (before, now) = list[str](), stages[-2:]
     if now.steps != before.steps:
+        rise = min(config.warmup, now.steps - now.start)
+        first = learning_rate(now.start, config, stages[:-1])
+        top = learning_rate(now.start + max(rise - 1, 0), config, stages)
+        fall = "" if rise < config.warmup else f", then falls along a cosine to 0 at step {now.steps}"
         notes.append(
-            f"steps: {before.steps} were to be done, {now.start} are done, and now {now.steps} are: the learning rate "
-            f"rises from {learning_rate(now.start, config, stages[:-1]):.3g} to {config.learning_rate:g} in "
-            f"{config.warmup} updates, then falls along a cosine to 0 at step {now.steps}"
+            f"steps: {before.steps} were to be done, {now.start} are done, and now {now.steps} are to be: the learning "
+            f"rate rises from {first:.3g} to {top:.3g} in {rise} updates{fall}"
         )
     if now.episodes != before.episodes:
         held_out = sum(episode >= before.episodes for episode in prepared.manifest["held_out_episodes"])

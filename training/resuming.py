@@ -147,7 +147,8 @@ def check_episodes(config: TrainConfig, manifest: Mapping[str, Any], now: Sequen
         )
     if config.steps <= manifest["step"]:
         raise ValueError(
-            f"{counts}, and has done its {config.steps} steps: give more steps to train on all of them, or {anew}"
+            f"{counts}, and this run has done its {manifest['step']} steps: give more steps to train on all of them, "
+            f"or {anew}"
         )
 
 

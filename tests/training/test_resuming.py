@@ -281,6 +281,9 @@ def test_more_steps_continue_a_run(run, eight, capsys):
     assert read_manifest(resolve_checkpoint(run))["training"]["stages"] == [[0, 4, 8], [4, 10, 8]]
     train(configuration(eight, run, steps=10))
     assert "rises" not in capsys.readouterr().out
+    train(configuration(eight, run, steps=11))
+    assert "rises from 0 to 0.0005 in 1 updates\n" in capsys.readouterr().out
+    train(configuration(eight, run, steps=12, data="grown", log_every=5))  # grown by nothing
 
 
 def test_a_continued_run_that_is_stopped_ends_the_same(run, eight, tmp_path, monkeypatch):
