@@ -256,6 +256,9 @@ def _notes(ranges: dict[str, Range], split: Split, num_episodes: int, *, has_par
     if has_parent:
         origin = "as by init_from" if split.is_kept else "anew, because init_from was not trained on them"
         notes.append(f"held out: {len(split.held_out)} of {num_episodes} episodes, {origin}")
+    elif len(split.held_out) != round(num_episodes * (share := split.origin["held_out"])) and not split.is_kept:
+        rule = "at least one is" if split.held_out else "a single one is never"
+        notes.append(f"held out: {len(split.held_out)} of {num_episodes} episodes for held_out={share:g}: {rule}")
     return notes
 
 

@@ -121,3 +121,21 @@ def test_a_training_keeps_the_split_of_init_from(tmp_path, reaches, capsys):
     }
     with pytest.raises(ValueError, match="leave both out to keep its split"):
         prepare(config("third", split_seed=0, init_from=str(tmp_path / "first")))
+
+
+@pytest.mark.parametrize(
+    ("episodes", "held_out", "note"),
+    [
+        (2, 0.02, "held out: 1 of 2 episodes for held_out=0.02: at least one is"),
+        (1, 0.6, "held out: 0 of 1 episodes for held_out=0.6: a single one is never"),
+        (6, 0.5, None),
+        (6, 0.0, None),
+        (1, 0.02, None),
+    ],
+)
+def test_another_share_than_the_one_of_the_command_is_noted(demonstrations, tmp_path, episodes, held_out, note):
+    store = grown(demonstrations, tmp_path / "few.zarr", episodes=range(episodes))
+    policy = RegressionConfig(network=UNet1dConfig(channels=[16, 32], time_size=16))
+    options = {"policy": policy, "device": "cpu", "held_out": held_out}
+    notes = prepare(TrainConfig(dataset=str(store.path), out=str(tmp_path / "run"), **options)).notes
+    assert [line for line in notes if "held out" in line] == ([note] if note else [])
