@@ -257,7 +257,7 @@ def test_a_run_and_a_store_of_any_name(recede, empty_folder, reaches, small):
     shutil.copytree(reaches, empty_folder / "it's données (1)")
     result = recede("train", "dataset=it's données (1)", "out=my run's, 日本", "steps=1", *small)
     assert result.status == 0, result.err
-    assert "next: recede control" in result.out
+    assert "next:" not in result.out  # a simulated robot needs a task
     assert {path.name for path in empty_folder.iterdir()} == {"it's données (1)", "my run's, 日本"}
     line = recede("evaluate", "my run's, 日本").line
     assert "the policy was trained without a task: give task=" in line
