@@ -146,7 +146,7 @@ def explain_choice(slot: str, name: str) -> str:
 
 def _values(key: str, value: str, *, is_sweep: bool) -> list[str]:
     """Hydra's form of a value that is no text, or of every value of a sweep."""
-    override = _parsed(f"{key}={value}")
+    override = None if "${" in value else _parsed(f"{key}={value}")  # no value refers to another one
     if override is None:
         return [quoted(value)]
     if not override.is_sweep_override():
