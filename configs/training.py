@@ -101,7 +101,7 @@ beyond either quantile; .floor, the largest range that counts as still, in the u
         not_negative(self, "warmup", "evaluate_every", most=MOST_UPDATES)
         positive(self, "batch_size", "evaluate_episodes", most=MOST_EPISODES)
         positive(self, "draws", "learning_rate", most=1000)
-        positive(self, "gradient_clip", most=1e12)
+        positive(self, "gradient_clip", most=1e10)
         not_negative(self, "weight_decay", most=1000)
         positive(self, "ema_power", most=10)
         share(self, "ema_maximum")

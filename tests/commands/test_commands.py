@@ -118,6 +118,7 @@ TRAIN = ["train", "out=run", "steps=2"]
             "2 - 1 + 40 = 41 steps, got 16: predict at least 41 steps or execute at most 15",
         ),
         ([*TRAIN, "horizons.observation=0"], "the observation horizon must be at least 1 step, got 0"),
+        ([*TRAIN, "policy.sampler.num_steps=0"], "num_steps must be above 0, got 0"),
         ([*TRAIN, "steps=many"], "steps=many: the value must be a whole number"),
         ([*TRAIN, "steps=0"], "steps must be above 0, got 0"),
         ([*TRAIN, "mask_padding=perhaps"], "mask_padding=perhaps: the value must be true or false"),
@@ -131,7 +132,7 @@ TRAIN = ["train", "out=run", "steps=2"]
             "groups=8, got [12]",
         ),
         (
-            [*TRAIN, "policy.sampler.num_steps=0"],
+            [*TRAIN, "policy.sampler.num_steps=101"],
             "number of denoising steps must be between 1 and the 100 noise levels",
         ),
         ([*TRAIN, "seed=0,1"], "seed=0,1 has several values: add -m"),
