@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from ..configs.changes import rule
-from ..configs.choices import CHOICES, MANY
+from ..configs.choices import CHOICES, MANY, names
 from ..configs.packages import import_packages
 from ..specification import nearest
 from .grammar import is_sweep, jobs, requested_imports
@@ -90,6 +90,8 @@ def explain_composition(error: Exception, command: str) -> str:
         return explain_key(cause, command)
     if override := re.match("Error merging override (.*)", text):
         return f"{override[1]}: {rule(cause if isinstance(cause, Exception) else error)}"
+    if required := re.match(r"You must specify '(\w+)'", text):
+        return f"{required[1]} is required: give {required[1]}=NAME, one of {', '.join(names(required[1]))}"
     if absent := re.match("Could not override '(.*?)'", text):
         return f"none of the choices has a slot {absent[1]}: see {_help(command)}"
     return f"{' '.join(text.splitlines()[0].split())} (see {_help(command)})"

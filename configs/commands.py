@@ -8,7 +8,7 @@ from typing import Any
 from .checkpoints import ExportConfig, ImportCheckpointConfig
 from .choices import CHOICES, MANY
 from .datasets import CollectConfig, DownloadConfig, InspectConfig
-from .deployment import ControlConfig, ServeConfig
+from .deployment import CheckConfig, ControlConfig, ServeConfig
 from .evaluation import CompareConfig, EvaluateConfig, ReplayConfig
 from .notation import changed, default_of
 from .training import DemoConfig, TrainConfig
@@ -45,6 +45,7 @@ COMMANDS = {
     "export": Command(ExportConfig, "export a policy so that it runs without PyTorch", "Policies", "run"),
     "evaluate": Command(EvaluateConfig, "measure success rates in simulation", "Measurements", "run"),
     "compare": Command(CompareConfig, "put many evaluations into one table", "Measurements", "results"),
+    "check": Command(CheckConfig, "check every promise of a robot before a policy controls it", "Robots"),
     "control": Command(ControlConfig, "control a robot in real time", "Robots", "run"),
     "serve": Command(ServeConfig, "serve a policy to robots over the network", "Robots", "run"),
 }

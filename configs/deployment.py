@@ -1,4 +1,4 @@
-"""The configurations of `recede control` and `recede serve`."""
+"""The configurations of `recede check`, `recede control` and `recede serve`."""
 
 from __future__ import annotations
 
@@ -75,6 +75,27 @@ openvino_fp32 or auto. null is eager, or the engine of an exported policy."""
     def is_remote(self) -> bool:
         """Whether `recede serve` runs the policy."""
         return self.run.startswith(("ws://", "wss://"))
+
+
+@dataclass(kw_only=True)
+class CheckConfig(CommandConfig):
+    """Check every promise of a robot, before a policy controls it. The robot is switched on, commanded to stay where it
+    is, and stopped. Ctrl-C stops it at once.
+    """
+
+    robot: Any
+    """Robot to check."""
+    rate: float = 100.0
+    """Commands to the robot per second."""
+    seconds: float = 2.0
+    """How long the robot is commanded to stay where it is, in seconds."""
+    max_call_ms: float = 20.0
+    """Longest time that a call of the driver may take, in milliseconds. A busy machine needs more."""
+
+    def __post_init__(self) -> None:
+        positive(self, "rate", most=10_000)
+        positive(self, "seconds", most=3600)
+        positive(self, "max_call_ms", most=60_000)
 
 
 @dataclass(kw_only=True)

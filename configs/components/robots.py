@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from ...robots.simulated import SimulatedRobot
 
 
+ROBOT = ("specification", "rate", "actuation_delay", "start", "read", "position", "command", "stop", "close")
+"""What every `Robot` has."""
+
+
 @dataclass(kw_only=True)
 class SafetyConfig:
     """The limits of commands, as multiples of the range of each action dimension; see `control.safety`."""
@@ -98,9 +102,11 @@ class SimulatedRobotConfig:
         not_negative(self, "seed", most=LARGEST_SEED)
 
     def build(self, described: Mapping[str, Any], *, rate: float) -> SimulatedRobot:
-        """For `rate` commands per second. described: the manifest of the policy."""
+        """For `rate` commands per second. described: the manifest of the policy, empty if there is none."""
         from ...robots.simulated import SimulatedRobot
 
+        if not described and not self.task:
+            raise ValueError("a simulated robot without a policy needs a task: give robot.task=")
         task = load_task(self.task) if self.task else known_task(described["task"], key="robot.task")
         return SimulatedRobot(
             task,
@@ -133,16 +139,17 @@ class SerialArmConfig:
         not_negative(self, "actuation_delay_ms", most=60_000)
 
     def build(self, described: Mapping[str, Any], *, rate: float) -> SerialArm:
-        """For `rate` commands per second, with the control period of the policy."""
+        """For `rate` commands per second, with the control period of the policy if there is one."""
         from ...robots.feetech.arm import SerialArm
 
+        period = {"control_dt": described["specification"].control_dt} if described else {}
         return SerialArm(
             self.port,
             self.calibration,
             rate=rate,
-            control_dt=described["specification"].control_dt,
             actuation_delay=self.actuation_delay_ms / 1e3,
             release=self.release,
+            **period,
         )
 
 
@@ -154,7 +161,7 @@ class DriverConfig:
     """Function that makes the `Robot`, "package.module:function"; it is called with `rate`, the commands per second."""
 
     def build(self, described: Mapping[str, Any], *, rate: float) -> Robot:
-        """For `rate` commands per second. Raises ValueError if the function does not exist."""
+        """For `rate` commands per second. Raises ValueError unless the function exists and makes a `Robot`."""
         module, colon, name = self.make.partition(":")
         if not colon or module.startswith("."):
             raise ValueError(f"robot.make must be package.module:function, got {self.make!r}")
@@ -166,9 +173,17 @@ class DriverConfig:
                 inspect.signature(make).bind(rate=rate)
         except TypeError as error:
             raise ValueError(f"robot.make={self.make} must be a function that takes rate=: {error}") from None
-        robot: Any = make(rate=rate)
-        if not all(hasattr(robot, name) for name in ("specification", "rate", "start", "read", "command", "stop")):
-            raise ValueError(f"robot.make={self.make} must make a Robot of recede.robots.interface, got {robot!r}")
+        try:
+            robot: Any = make(rate=rate)
+        except (ValueError, OSError, ImportError):
+            raise
+        except Exception as error:
+            raise ValueError(f"robot.make={self.make} failed: {type(error).__name__}: {error}") from error
+        if missing := [name for name in ROBOT if not hasattr(robot, name)]:
+            raise ValueError(
+                f"robot.make={self.make} must return a Robot, but a {type(robot).__name__} has no "
+                f"{', '.join(missing)}: see docs/your_robot.md"
+            )
         return robot
 
 
