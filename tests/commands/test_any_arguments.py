@@ -142,5 +142,5 @@ def test_any_arguments_run_or_are_refused_in_one_line(nursery, tmp_path, reaches
         (tmp_path / str(number)).mkdir()
         start = time.monotonic()
         status, output = nursery.run(*typed, folder=tmp_path / str(number))
-        assert time.monotonic() - start < 60, shlex.join(typed)
+        assert time.monotonic() - start < 120, shlex.join(typed)
         check(status, output, command, typed)

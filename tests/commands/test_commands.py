@@ -106,7 +106,7 @@ TRAIN = ["train", "out=run", "steps=2"]
         (["evaluate", "nowhere", "sampler=ddpm", "sampler.eta=1"], "or add sampler=ddim"),
         (["control", "nowhere", "robot.port=x"], "or add robot=serial_arm"),
         (["evaluate", "nowhere", "sampler=[1]"], "sampler cannot be '[1]'"),
-        ([*TRAIN, "policy/sampler@x=ddim"], "there is no slot 'policy/sampler@x': did you mean 'policy/sampler'?"),
+        ([*TRAIN, "policy/sampler@x=ddim"], "there is no key 'policy/sampler@x'"),
         ([*TRAIN, "policy/samplr=ddim"], "there is no slot 'policy/samplr': did you mean 'policy/sampler'?"),
         ([*TRAIN, "hydra.run.dir=x"], "there is no key 'hydra'"),
         ([*TRAIN, "policy.prediction=epsilom"], "got 'epsilom': did you mean 'epsilon'?"),
