@@ -148,6 +148,8 @@ def explain_choice(slot: str, name: str) -> str:
 
 def _values(key: str, value: str, *, is_sweep: bool) -> list[str]:
     """Hydra's form of a value that is no text, or of every value of a sweep."""
+    if not value.strip():
+        raise ValueError(f"{key} is empty: give a value, or leave it out for its default")
     if "${" in value:
         raise ValueError(f"{key}={value}: a value cannot refer to another one, write it out")
     override = _parsed(f"{key}={value}")
