@@ -116,7 +116,7 @@ where it was, 0 after a finished training, to learning_rate, and falls along a c
         not_negative(self, "warmup", "evaluate_every", most=MOST_UPDATES)
         positive(self, "batch_size", "evaluate_episodes", most=MOST_EPISODES)
         positive(self, "draws", "learning_rate", most=1000)
-        positive(self, "gradient_clip", most=1e12)
+        positive(self, "gradient_clip", most=1e10)
         not_negative(self, "weight_decay", most=1000)
         positive(self, "ema_power", most=10)
         share(self, "ema_maximum")

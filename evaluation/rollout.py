@@ -82,7 +82,7 @@ def rollout(
             f"got {num_parallel}, {workers}, {delay} and {list(seeds)}"
         )
     waiting, outcomes = list(reversed(seeds)), {}
-    generators = {episode: noise_generator(seed, episode) for episode in seeds}
+    generators: dict[int, torch.Generator] = {}  # of the episodes that run: a million of them would take gigabytes
     action = task.specification.action
     arena = partial(Arena, task.make, execution, action=action, delay=delay, filmed=frozenset(filmed))
     bar = tqdm(total=len(seeds), desc=f"evaluate {task.name}", unit="episode", disable=not progress)
@@ -90,10 +90,13 @@ def rollout(
         chunks: dict[int, np.ndarray | None] = {}
         while chunks or waiting:
             num_new = num_parallel - len(chunks)
-            chunks |= {waiting.pop(): None for _ in range(min(num_new, len(waiting)))}
+            started = [waiting.pop() for _ in range(min(num_new, len(waiting)))]
+            chunks |= dict.fromkeys(started)
+            generators |= {episode: noise_generator(seed, episode) for episode in started}
             answers = advance(chunks)
             ended = {episode: answer for episode, answer in answers.items() if isinstance(answer, Outcome)}
             outcomes |= ended
+            generators = {episode: generators[episode] for episode in answers.keys() - ended.keys()}
             if ended:
                 bar.update(len(ended))
             requests = {episode: answer for episode, answer in answers.items() if not isinstance(answer, Outcome)}
