@@ -6,10 +6,11 @@ from pathlib import Path
 
 from ..configs.datasets import CollectConfig
 from ..envs.catalogue import load_task
+from ..envs.faults import summary
 
 
 def run(config: CollectConfig) -> None:
-    """Record, and print how often the expert succeeded."""
+    """Record, and print how often the expert succeeded. Raises ValueError, after all, if an episode broke off."""
     from ..recording.scripted import collect
 
     collected = collect(
@@ -22,4 +23,10 @@ def run(config: CollectConfig) -> None:
     print(f"{collected.successes} demonstrations in {config.out}")
     if collected.failures:
         print(f"{collected.failures} failures of the expert in {collected.failures_path}")
+    if collected.faults:
+        num = len(collected.faults)
+        raise ValueError(
+            f"{num} {'episode' if num == 1 else 'episodes'} broke off and {'is' if num == 1 else 'are'} not recorded: "
+            f"{summary(collected.faults)}"
+        )
     print(f"next: recede train task={config.task} dataset={config.out} out=runs/{config.task}{config.again}")
