@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..configs.datasets import CollectConfig
+from ..configs.notation import shown
 from ..envs.catalogue import load_task
 from ..envs.faults import summary
 
@@ -29,4 +30,6 @@ def run(config: CollectConfig) -> None:
             f"{num} {'episode' if num == 1 else 'episodes'} broke off and {'is' if num == 1 else 'are'} not recorded: "
             f"{summary(collected.faults)}"
         )
-    print(f"next: recede train task={config.task} dataset={config.out} out=runs/{config.task}{config.again}")
+    out = f"runs/{config.task}"
+    line = shown("train", task=config.task, dataset=config.out, out=out, imports=config.imports)
+    print(f"next: {line}")

@@ -103,7 +103,8 @@ class _Running:
             if request is not None:
                 self.request, self.requested_at = request, self.env.num_steps
                 return request
-            observation, terminated, truncated, info = self.env.step(self.execution.act())
+            action = self.env.specification.action.cast(self.execution.act())
+            observation, terminated, truncated, info = self.env.step(action)
             self.is_over = terminated or truncated
             self._observe(observation, info)
         return None

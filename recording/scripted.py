@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..datasets.store import DemonstrationStore
 from ..envs.faults import Fault, RunningEnv, summary
-from ..envs.promises import PromiseError, check_value
+from ..envs.promises import PromiseError
 from ..envs.task import Task
 
 MOST_FAULTS = 3
@@ -119,8 +119,11 @@ def demonstrate(task: Task, env: RunningEnv, seed: int) -> tuple[dict[str, NDArr
         env.during = "the expert"
         if "state" not in info:
             raise PromiseError("info must hold 'state', the observation of the expert: add it in reset() and step()")
-        action = np.asarray(expert(info["state"]))
-        check_value(task.specification.action, action, "the expert", culprit=expert)
+        returned, stream = np.asarray(expert(info["state"])), task.specification.action
+        if returned.shape != stream.shape or not np.isfinite(returned).all():
+            message = f"the expert must return {stream.shape} finite numbers, got {returned}"
+            raise PromiseError(message, stream="action", culprit=expert)
+        action = stream.cast(returned)
         steps.append({**observation, "action": action})
         observation, terminated, truncated, info = env.step(action)
         done = terminated or truncated

@@ -1,6 +1,7 @@
 """A task whose steps take microseconds, in its own module so that worker processes can import it."""
 
 import os
+import sys
 import time
 from dataclasses import replace
 from functools import partial
@@ -113,6 +114,14 @@ def faulty(kind):
     return replace(REACH, make=partial(Faulty, kind=kind))
 
 
+class Watching(Reach):
+    """A simulation whose score says whether its process has loaded torch."""
+
+    def _observe(self):
+        observation, info = super()._observe()
+        return observation, info | {"score": float("torch" in sys.modules)}
+
+
 def expert(seed):
     return lambda observation: observation["target"]
 
@@ -128,6 +137,7 @@ def hopeless_expert(seed):
 
 REACH = Task("reach", SPECIFICATION, MAX_STEPS, Reach, expert, position="position")
 DYING = replace(REACH, make=Dying)
+WATCHING = replace(REACH, make=Watching)
 LAZY = replace(REACH, expert=lazy_expert)
 HOPELESS = replace(REACH, expert=hopeless_expert)
 STEP, NAN, OLD_STEP, NO_RENDER = (faulty(kind) for kind in ("step", "nan", "old step", "no render"))
