@@ -107,3 +107,20 @@ def test_an_error_of_the_users_own_code_is_shown_with_its_place(recede, empty_fo
     assert message in result.err.splitlines()[0]
     assert f"{name}.py" in result.err
     assert "recede/" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["control", "robot.task=toys:NO_POSITION"], ["give the Task position=... ('position' or 'target')"]),
+        (["control", "robot.task=toys:LAMBDA"], ["which the process of the simulation gets", "must be picklable"]),
+        (["evaluate", "task=toys:LAMBDA", "workers=1"], ["must be picklable", "with workers=0"]),
+    ],
+)
+def test_what_a_command_needs_of_a_task_is_checked_first(recede, trained, empty_folder, arguments, words):
+    command, *options = arguments
+    result = recede(command, trained, *options, "out=out")
+    assert result.status == 2
+    assert result.out == ""
+    assert all(word in result.last for word in words), result.last
+    assert not (empty_folder / "out").exists()

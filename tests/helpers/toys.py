@@ -142,6 +142,7 @@ LAZY = replace(REACH, expert=lazy_expert)
 HOPELESS = replace(REACH, expert=hopeless_expert)
 STEP, NAN, OLD_STEP, NO_RENDER = (faulty(kind) for kind in ("step", "nan", "old step", "no render"))
 LAMBDA = replace(REACH, make=lambda render_mode=None: Reach(render_mode))
+NO_POSITION = replace(REACH, position=None)
 NO_TASK = 3
 
 
