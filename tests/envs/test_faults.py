@@ -107,14 +107,12 @@ def test_every_kind_of_picture_is_converted(image):
         ([], "got a list of 0 values"),
         (RGB / 1.0, r"got float64 of shape \(3, 4, 3\) from 0 to 11"),
         (RGB.astype(np.int64), r"got int64 of shape \(3, 4, 3\)"),
-        (RGB.transpose(2, 0, 1), r"got uint8 of shape \(3, 3, 4\)"),
         (np.full((2, 2), np.nan), "got float64"),
+        (np.zeros((3, 8, 8), np.uint8), r"got uint8 of shape \(3, 8, 8\)"),
         (np.zeros((0, 4, 3), np.uint8), r"got uint8 of shape \(0, 4, 3\)"),
     ],
 )
 def test_what_is_no_picture_is_refused(image, got):
-    if np.shape(image) == (3, 3, 4):
-        pytest.skip("three rows of an image with an alpha look alike")
     with pytest.raises(PromiseError, match=got):
         picture(image)
 
