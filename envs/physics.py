@@ -47,7 +47,9 @@ def _import_mujoco() -> tuple[Any, str]:
             os.environ.update(variables)
 
 
-mujoco, _FAULT = _import_mujoco()
+mujoco, _fault = _import_mujoco()
+_faults = [_fault] if _fault else []
+"""Why nothing can be rendered in this process. MuJoCo ends a process that tries again after a fatal error."""
 
 
 def position_indices(model: Any, joints: Sequence[str]) -> NDArray[np.int64]:
@@ -126,11 +128,13 @@ def _indices(parts: Any) -> NDArray[np.int64]:
 
 def _open_renderer(model: Any, size: int) -> Any:
     try:
-        if _FAULT:
-            raise OSError(_FAULT)
+        if _faults:
+            raise OSError(_faults[0])
         with warnings.catch_warnings(action="ignore"):  # an error follows
             return mujoco.Renderer(model, size, size)
     except Exception as error:  # each graphics library raises errors of its own
+        if isinstance(error, mujoco.FatalError):
+            _faults.append(str(error))
         install = "on Debian, apt-get install libegl1 libgl1-mesa-dri"
         if not REQUESTED:
             raise OSError(f"rendering needs EGL, which cannot be opened here ({error}): {install}") from error
