@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from recede.benchmarks.measure import Row, output, report
 from recede.checkpoints.opening import load_policy
 from recede.configs.components.denoising import DDIMConfig, DDPMConfig
+from recede.envs.faults import RunningEnv
 from recede.envs.tasks.pick_place import PICK_PLACE
 from recede.recording.scripted import demonstrate
 from recede.specification import Horizons
@@ -36,7 +37,8 @@ Ends = NDArray[np.floating]
 
 def windows(horizons: Horizons) -> tuple[dict[str, NDArray[np.generic]], Ends]:
     """The observations (N, To, ...) in front of the wall, and where the demonstrators' own chunks end."""
-    env, histories, ends = PICK_PLACE.make(), list[dict[str, NDArray[np.generic]]](), list[float]()
+    env = RunningEnv(PICK_PLACE.make, PICK_PLACE.specification)
+    histories, ends = list[dict[str, NDArray[np.generic]]](), list[float]()
     for seed in range(FIRST_SEED, FIRST_SEED + NUM_DEMONSTRATIONS):
         streams, _ = demonstrate(PICK_PLACE, env, seed)
         gripper, cube = (streams[name].astype(np.float64) for name in ("gripper", "cube"))

@@ -21,6 +21,7 @@ MEASURED = {
     "mean_score": (0, 1),
     "success_rate": (0, 1),
     "episodes": (1, sys.maxsize),
+    "broken": (1, sys.maxsize),
 }
 """What a line of `metrics.jsonl` may hold, and the lowest and the highest value of each."""
 
@@ -74,7 +75,7 @@ def _checked_entry(entry: Any) -> dict[str, Any]:
         raise ValueError(f"it must be an object of {', '.join(MEASURED)}")
     for name, value in entry.items():
         low, high = MEASURED[name]
-        kinds = int if name in ("step", "episodes") else (int, float)
+        kinds = int if name in ("step", "episodes", "broken") else (int, float)
         if type(value) is bool or not isinstance(value, kinds) or not low <= value <= high:
             raise ValueError(f"{name} must lie in [{low}, {high}], got {value!r}")
     if "step" not in entry or ("mean_score" in entry) != ("episodes" in entry):

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from ..configs.datasets import CollectConfig
 from ..envs.catalogue import load_task
+from ..envs.faults import summary
 from .next_lines import print_train
 
 
 def run(config: CollectConfig) -> None:
-    """Record, and print how often the expert succeeded."""
+    """Record, and print how often the expert succeeded. Raises ValueError, after all, if an episode broke off."""
     from ..recording.scripted import collect
 
     collected = collect(
@@ -23,5 +24,11 @@ def run(config: CollectConfig) -> None:
     print(f"{collected.successes} demonstrations in {config.out}")
     if collected.failures:
         print(f"{collected.failures} failures of the expert in {collected.failures_path}")
+    if collected.faults:
+        num = len(collected.faults)
+        raise ValueError(
+            f"{num} {'episode' if num == 1 else 'episodes'} broke off and {'is' if num == 1 else 'are'} not recorded: "
+            f"{summary(collected.faults)}"
+        )
     if collected.successes:
         print_train(config.task, config.out, config.imports)

@@ -7,13 +7,18 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
+from traceback import format_list
 from typing import Any
 
 from ..configs.changes import rule
 from ..configs.choices import CHOICES, MANY, names
 from ..configs.packages import import_packages
+from ..envs.faults import is_addressed, own_frames, place
 from ..specification import nearest
 from .grammar import is_sweep, jobs, requested_imports
+
+MOST_FRAMES = 3
+"""Lines of a user's own code that are shown of an error in it."""
 
 
 def compose_and_run(command: str, arguments: Sequence[str]) -> None:
@@ -65,6 +70,8 @@ def explain(error: Exception, command: str) -> str | None:
         return f"{error.full_key} is required: give {error.full_key}=..."
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain_composition(error, command)
+    if isinstance(error, SyntaxError) or not is_addressed(error):
+        return explain_own(error)
     if isinstance(error, ValueError | OSError | FloatingPointError | ImportError):
         line = " ".join(str(error).split())
         return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
@@ -72,6 +79,15 @@ def explain(error: Exception, command: str) -> str | None:
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return explain_memory(error, command)
     return None
+
+
+def explain_own(error: Exception) -> str:
+    """The error of a user's own code: what it is, and the last lines that led to it."""
+    text = " ".join(str(error).split())
+    if isinstance(error, SyntaxError):  # it has no frame of its own
+        return f"{type(error).__name__}: {text}, in {error.filename}"
+    frames = own_frames(error)[-MOST_FRAMES:]
+    return "\n".join([f"{type(error).__name__}: {text} ({place(error)})", *format_list(frames)]).rstrip()
 
 
 def explain_memory(error: Exception, command: str) -> str:

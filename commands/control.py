@@ -24,8 +24,13 @@ if TYPE_CHECKING:
 
 def run(config: ControlConfig) -> None:
     """Control the robot in every episode; print a summary, and write it, the log and the report to `out`."""
+    from ..robots.simulated import SimulatedRobot
+    from ..robots.simulation import check_controllable
+
     description = _policy_description(config)
     robot = config.robot.build(description, rate=config.rate)
+    if isinstance(robot, SimulatedRobot):
+        check_controllable(robot.task)
     if differences := robot.specification.differences(description["specification"]):
         raise ValueError(f"the robot must be the one that the policy was trained for, but {'; '.join(differences)}")
     out = Path(config.out or time.strftime("runs/control/%Y%m%d-%H%M%S"))

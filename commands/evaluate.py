@@ -10,7 +10,10 @@ from ..configs.notation import command_line, shown
 
 
 def run(config: EvaluateConfig) -> None:
-    """Write `evaluation.json`, the report and the films to `out` or beside the policy, and print the rates."""
+    """Write `evaluation.json`, the report and the films to `out` or beside the policy, and print the rates.
+
+    Raises ValueError, after everything is written, if an episode broke off.
+    """
     from ..evaluation.delays import measure_all
     from ..evaluation.reports.comparison import table
     from ..evaluation.results import measure, write_results
@@ -19,10 +22,17 @@ def run(config: EvaluateConfig) -> None:
     out = Path(config.out or config.run)
     check_writable(out)
     if len(config.pairs) > 1:
-        print(table(measure_all(config, out)))
+        results = measure_all(config, out)
+        print(table(results))
         print(f"picture: {out / 'delays.png'}")
+        if num := sum(len(result.get("broken", ())) for result in results):
+            raise ValueError(
+                f"{num} of {sum(result['episodes'] for result in results)} episodes broke off and count as failed: "
+                f"the evaluation.json files in {out} name them"
+            )
         return
     measurement = measure(config)
+    print(measurement.evaluation)
     again = partial(shown, "evaluate", config.run, task=config.task, imports=config.imports)
     write_results(
         out,
@@ -35,5 +45,6 @@ def run(config: EvaluateConfig) -> None:
             (again(delay_ms=[0, 200], execution=["receding", "rtc"]), "with late chunks"),
         ],
     )
-    print(measurement.evaluation)
     print(f"report: {out / 'report.html'}")
+    if measurement.evaluation.faults:
+        raise ValueError(f"{measurement.evaluation.broken}; {out / 'evaluation.json'} names all of them")

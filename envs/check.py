@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from ..specification import Stream, nearest
 from .gymnasium_adapter import box
-from .task import Task
+from .promises import kind, reset, unpacked
+from .task import Task, check_picklable
 
 MAX_MOVE = 0.05
 """Largest move of a robot that is commanded its own position, as a share of the limits of the action."""
@@ -96,13 +97,8 @@ class _Check:
                 f"{attribute} must have an entry for every stream and no others, {sorted(missing)} are missing and "
                 f"{sorted(unknown)} are no streams",
             )
-        try:
-            unpickled = pickle.loads(pickle.dumps(task))
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise ValueError(
-                f"the task must be picklable, because worker processes get it, but {error}: use functions at the top "
-                "of a module, and functools.partial, instead of lambdas and nested functions"
-            ) from None
+        check_picklable(task, "the task, which worker processes get")
+        unpickled = pickle.loads(pickle.dumps(task))
         _require(unpickled.specification == task.specification, "a pickled task must have the same specification")
         streams = ", ".join(f"{s.name} {s.shape}" for s in task.specification.observations)
         self.lines[task.name] = f"{streams} -> action {task.specification.action.shape}"
@@ -282,7 +278,7 @@ class _Check:
             is_image = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3
             _require(
                 is_image and image.shape[2] == 3,
-                f"render() must return an (H, W, 3) uint8 array with render_mode='rgb_array', got {_kind(image)}: "
+                f"render() must return an (H, W, 3) uint8 array with render_mode='rgb_array', got {kind(image)}: "
                 "return an image, or raise OSError if nothing can be rendered",
             )
             self.lines["pictures"] = f"{image.shape[1]} x {image.shape[0]} pixels"
@@ -297,13 +293,13 @@ class _Check:
             return
         _require(
             points.shape == (len(actions), 2) and np.isfinite(points).all(),
-            f"pixels(actions) must return (T, 2) finite columns and rows for actions (T, Da), got {_kind(points)}",
+            f"pixels(actions) must return (T, 2) finite columns and rows for actions (T, Da), got {kind(points)}",
         )
 
     def make(self, **options: Any) -> gymnasium.Env[Any, Any]:
         """An environment of the task."""
         env: Any = self.task.make(**options)
-        _require(isinstance(env, gymnasium.Env), f"make() must return a gymnasium.Env, got {_kind(env)}")
+        _require(isinstance(env, gymnasium.Env), f"make() must return a gymnasium.Env, got {kind(env)}")
         return env
 
     def actions(self, count: int) -> NDArray[Any]:
@@ -326,13 +322,13 @@ class _Check:
 
     def reset(self, env: Any, seed: int) -> _Step:
         """Reset and check the result. Raises ValueError for a broken promise."""
-        step = _Step(*env.reset(seed=seed))
+        step = _Step(*reset(env, seed=seed))
         self._check_step(step, "reset()")
         return step
 
     def step(self, env: Any, action: NDArray[Any]) -> _Step:
         """Step and check the result. Raises ValueError for a broken promise."""
-        observation, reward, terminated, truncated, info = env.step(action)
+        observation, reward, terminated, truncated, info = unpacked("step", env.step(action))
         step = _Step(observation, info, reward, terminated, truncated)
         self._check_step(step, "step()")
         _require(
@@ -370,7 +366,7 @@ def _check_value(stream: Stream, value: Any, place: str) -> None:
     what = f"{place} must return {stream.name!r}"
     is_array = isinstance(value, np.ndarray) and (value.shape, value.dtype.name) == (stream.shape, stream.dtype)
     _require(
-        is_array, f"{what} as an array of {stream.dtype} of shape {stream.shape}, got {_kind(value)}: cast it there"
+        is_array, f"{what} as an array of {stream.dtype} of shape {stream.shape}, got {kind(value)}: cast it there"
     )
     _require(value.dtype.kind != "f" or np.isfinite(value).all(), f"{what} as finite numbers, got {value}")
     if stream.low:
@@ -391,11 +387,6 @@ def _check_outcome(info: Mapping[str, Any], place: str) -> None:
         isinstance(score, float) and 0 <= score <= 1,
         f"info['score'] must be a float in [0, 1], {place} gave {score!r}: scale it there",
     )
-
-
-def _kind(value: Any) -> str:
-    """Dtype and shape of an array, or the type of another value."""
-    return f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
 
 
 def _check_same(one: list[list[Any]], other: list[list[Any]], rule: str, remedy: str) -> None:

@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..specification import Specification, Stream, nearest
+from .promises import PromiseError, check_observation, kind, outcome, reset, unpacked
 
 Observe: TypeAlias = Callable[[Any, dict[str, Any]], Mapping[str, ArrayLike]]
 """(raw observation, info) -> {stream name: one step of the stream}."""
@@ -57,11 +58,11 @@ def box(stream: Stream) -> gymnasium.spaces.Box:
 class GymnasiumAdapter(gymnasium.Env[Any, Any]):
     """Makes an environment keep the promises of `recede.envs.task`.
 
-    Observations are checked at each reset (names, shapes, kinds of number), and always copied and cast to the dtypes of
-    the streams. Actions are rounded to the dtype of their stream (`Stream.cast`) and clipped to its limits. An episode
-    is terminated by success or by the inner environment, and truncated after `max_steps` steps or by the inner
-    environment. The inner `info` is passed on. The inner environment is always reset with a seed; if none is given, one
-    is drawn from `np_random`.
+    Observations are checked (names, shapes, kinds of number, finite), copied, and cast to the dtypes of the streams.
+    Actions are rounded to the dtype of their stream (`Stream.cast`) and clipped to its limits. An episode is terminated
+    by success or by the inner environment, and truncated after `max_steps` steps or by the inner environment. The inner
+    `info` is passed on. The inner environment is always reset with a seed; if none is given, one is drawn from
+    `np_random`.
 
     env: the inner environment, made with the desired render mode and without a shorter time limit.
     pixels: from actions (T, Da) to where they point in the rendered image, (T, 2) columns and rows.
@@ -94,27 +95,26 @@ class GymnasiumAdapter(gymnasium.Env[Any, Any]):
         """
         super().reset(seed=seed)
         seed = int(self.np_random.integers(2**31)) if seed is None else seed
-        raw, info = self.env.reset(seed=seed, options=options)
+        raw, info = reset(self.env, seed=seed, options=options)
         self._steps = 0
-        observation = self._observe(raw, info)
-        self._check(observation)
-        return self._cast(observation), self._info(raw, 0.0, False, info)
+        return self._observation(raw, info), self._info(raw, 0.0, False, info)
 
     def step(self, action: ArrayLike) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """Apply `action` (Da,), clipped to the limits of its stream, for one control step.
 
-        Raises ValueError for an action of another shape or with NaN or infinity.
+        Raises ValueError for an action of another shape or with NaN or infinity, and if `observe` returns other streams
+        or shapes than those of the specification.
         """
         limits, action = self._action_box, self.specification.action.cast(action)
         if action.shape != limits.shape or not np.isfinite(action).all():
             raise ValueError(f"an action must be {limits.shape} finite numbers, got {action}")
         action = np.clip(action, limits.low, limits.high)
-        raw, reward, terminated, truncated, info = self.env.step(action)
+        raw, reward, terminated, truncated, info = unpacked("step", self.env.step(action), culprit=self.env.step)
         self._steps += 1
         info = self._info(raw, float(reward), bool(terminated), info)
         terminated = bool(terminated) or info["success"]
         truncated = (bool(truncated) or self._steps >= self.max_steps) and not terminated
-        return self._cast(self._observe(raw, info)), float(reward), terminated, truncated, info
+        return self._observation(raw, info), float(reward), terminated, truncated, info
 
     def render(self) -> Any:
         """Render the inner environment."""
@@ -132,28 +132,23 @@ class GymnasiumAdapter(gymnasium.Env[Any, Any]):
         """Close the inner environment."""
         self.env.close()
 
-    def _check(self, observation: Mapping[str, ArrayLike]) -> None:
-        streams = {stream.name: stream for stream in self.specification.observations}
+    def _observation(self, raw: Any, info: dict[str, Any]) -> dict[str, NDArray[Any]]:
+        observation = self._observe(raw, info)
+        check_observation(self.specification, observation, "observe", culprit=self._observe)
+        streams = {stream.name for stream in self.specification.observations}
         for name in observation:
             if name not in streams:
                 raise ValueError(
                     f"observe must return streams of the specification, got {name!r}: {nearest(name, streams)}"
                 )
-        for name, stream in streams.items():
-            if name not in observation:
-                raise ValueError(f"observe must return every stream of the specification, {name!r} is missing")
-            value = np.asarray(observation[name])
-            if value.shape != stream.shape or not np.can_cast(value.dtype, stream.dtype, "same_kind"):
-                raise ValueError(
-                    f"observe must return {name!r} as {stream.shape} in {stream.dtype}, "
-                    f"got {value.shape} in {value.dtype}"
-                )
+        return self._cast(observation)
 
     def _cast(self, observation: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
         return {s.name: s.cast(observation[s.name]) for s in self.specification.observations}
 
     def _info(self, raw: Any, reward: float, terminated: bool, info: dict[str, Any]) -> dict[str, Any]:
-        success, score = self._judge(raw, reward, terminated, info)
-        if not 0 <= score <= 1:
-            raise ValueError(f"judge must return a score in [0, 1], got {score}: scale it")
-        return {**info, "success": bool(success), "score": float(score)}
+        judged: Any = self._judge(raw, reward, terminated, info)
+        if not isinstance(judged, tuple | list) or len(judged) != 2:
+            raise PromiseError(f"judge must return (success, score), got {kind(judged)}", culprit=self._judge)
+        success, score = outcome(dict(zip(("success", "score"), judged, strict=True)), "judge", culprit=self._judge)
+        return {**info, "success": success, "score": score}

@@ -10,26 +10,46 @@ import ctypes.util
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+REQUESTED = os.environ.get("MUJOCO_GL", "")
+"""The renderer that the user asked for; empty leaves the choice to us."""
 
-def _import_mujoco() -> Any:
-    """Import MuJoCo for rendering with EGL, or without rendering if EGL is missing: its import would fail otherwise."""
-    if sys.platform == "linux" and "MUJOCO_GL" not in os.environ:
+
+def _import_mujoco() -> tuple[Any, str]:
+    """MuJoCo, and why it cannot render; empty if it may.
+
+    It imports the libraries of its renderer, and each of them raises errors of its own. Tasks of vectors need none, so
+    MuJoCo is then imported without a renderer.
+    """
+    if sys.platform == "linux" and not REQUESTED:
         try:
             ctypes.CDLL(ctypes.util.find_library("EGL") or "libEGL.so.1")
-        except OSError:
+        except OSError as error:
             os.environ["MUJOCO_GL"] = "disable"
-        else:
-            os.environ["MUJOCO_GL"] = "egl"
-    return importlib.import_module("mujoco")
+            return importlib.import_module("mujoco"), str(error)
+        os.environ["MUJOCO_GL"] = "egl"
+    variables = dict(os.environ)
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of a renderer that may not be needed
+            return importlib.import_module("mujoco"), ""
+    except Exception as error:
+        os.environ["MUJOCO_GL"] = "disable"
+        try:
+            return importlib.import_module("mujoco"), f"{type(error).__name__}: {error}"
+        finally:
+            os.environ.clear()
+            os.environ.update(variables)
 
 
-mujoco = _import_mujoco()
+mujoco, _fault = _import_mujoco()
+_faults = [_fault] if _fault else []
+"""Why nothing can be rendered in this process. MuJoCo ends a process that tries again after a fatal error."""
 
 
 def position_indices(model: Any, joints: Sequence[str]) -> NDArray[np.int64]:
@@ -108,9 +128,15 @@ def _indices(parts: Any) -> NDArray[np.int64]:
 
 def _open_renderer(model: Any, size: int) -> Any:
     try:
-        return mujoco.Renderer(model, size, size)
+        if _faults:
+            raise OSError(_faults[0])
+        with warnings.catch_warnings(action="ignore"):  # an error follows
+            return mujoco.Renderer(model, size, size)
     except Exception as error:  # each graphics library raises errors of its own
-        raise OSError(
-            f"rendering needs EGL, which cannot be opened here ({error}): on Debian, "
-            "apt-get install libegl1 libgl1-mesa-dri"
-        ) from error
+        if isinstance(error, mujoco.FatalError):
+            _faults.append(str(error))
+        install = "on Debian, apt-get install libegl1 libgl1-mesa-dri"
+        if not REQUESTED:
+            raise OSError(f"rendering needs EGL, which cannot be opened here ({error}): {install}") from error
+        remedy = install if REQUESTED.lower() == "egl" else "unset it to use EGL"
+        raise OSError(f"MUJOCO_GL={REQUESTED} was asked for, and fails here ({error}): {remedy}") from error

@@ -20,8 +20,12 @@ Every task keeps the same promises; `recede.envs.check.check_task` checks all of
 
 from __future__ import annotations
 
+import io
+import pickle
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import gymnasium
@@ -78,3 +82,25 @@ def check_position(name: str, specification: Specification) -> None:
             f"position must be a stream of the action's shape {specification.action.shape}, "
             f"got {name!r} of shape {shapes[name]}"
         )
+
+
+def check_picklable(value: Any, what: str, remedy: str = "") -> None:
+    """Raise ValueError unless another process can get `value`. what, remedy: words for the message."""
+    try:
+        _Pickler(io.BytesIO()).dump(value)
+    except Exception as error:  # whatever the parts of the user raise
+        raise ValueError(
+            f"{what} must be picklable, but {error}: use functions and classes at the top of a module, and "
+            f"functools.partial, instead of lambdas and nested functions{', ' if remedy else ''}{remedy}"
+        ) from None
+
+
+class _Pickler(pickle.Pickler):
+    """Refuses what another process cannot import: the parts of a program without a file, as of `python -c`."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        path = getattr(sys.modules["__main__"], "__file__", None)
+        has_file = path is not None and Path(path).exists()
+        if not has_file and callable(obj) and getattr(obj, "__module__", None) == "__main__":
+            raise pickle.PicklingError(f"{obj} is defined in a program without a file")
+        return NotImplemented

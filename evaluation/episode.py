@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..envs.task import Task
+from ..envs.faults import Fault, RunningEnv
+from ..envs.task import Observation, Task
 from ..execution.interface import Execution
 from ..policy.requests import History, Request
-from ..realtime import end_with_parent
-from ..specification import Specification, Stream
+from ..specification import Specification
 
 Chunks: TypeAlias = Mapping[int, "NDArray[np.float32] | None"]
 """An episode's seed -> the chunk that it waits for, or None to begin the episode."""
@@ -58,28 +59,33 @@ class Outcome:
     chunks: tuple[FilmedChunk, ...] = ()
     """The predictions of a filmed episode."""
 
+    fault: Fault | None = None
+    """Why the episode broke off; it counts as failed, with a score of 0. None if it ran to its end."""
+
+    unfilmed: Fault | None = None
+    """Why the episode has no frames although it was to be filmed."""
+
 
 @dataclass(slots=True)
 class _Running:
     """A running episode."""
 
-    env: Any
+    env: RunningEnv
     execution: Execution
-    action: Stream
     delay: int
     is_filmed: bool
     success: bool = False
     score: float = 0.0
-    num_steps: int = 0
     is_over: bool = False
     frames: list[NDArray[np.uint8]] = field(default_factory=list)
     chunks: list[FilmedChunk] = field(default_factory=list)
     request: Request | None = None
     requested_at: int = 0
     pending: NDArray[np.float32] | None = None
+    unfilmed: Fault | None = None
 
     def begin(self, seed: int) -> None:
-        observation, info = self.env.reset(seed=seed)
+        observation, info = self.env.reset(seed)
         self.execution.reset()
         self._observe(observation, info)
 
@@ -89,16 +95,16 @@ class _Running:
         while not self.is_over:
             # The robot waits for the first chunk.
             if self.pending is not None and (
-                self.num_steps - self.requested_at >= self.delay or self.requested_at == 0
+                self.env.num_steps - self.requested_at >= self.delay or self.requested_at == 0
             ):
                 self._accept(self.pending)
                 self.pending = None
             request = self.execution.request()
             if request is not None:
-                self.request, self.requested_at = request, self.num_steps
+                self.request, self.requested_at = request, self.env.num_steps
                 return request
-            observation, _, terminated, truncated, info = self.env.step(self.action.cast(self.execution.act()))
-            self.num_steps += 1
+            action = self.env.specification.action.cast(self.execution.act())
+            observation, terminated, truncated, info = self.env.step(action)
             self.is_over = terminated or truncated
             self._observe(observation, info)
         return None
@@ -108,53 +114,73 @@ class _Running:
         if self.is_filmed and self.request is not None:
             self.chunks.append(FilmedChunk(self.requested_at, self.request.history, chunk))
 
-    def _observe(self, observation: Mapping[str, NDArray[Any]], info: Mapping[str, Any]) -> None:
+    def outcome(self) -> Outcome:
+        """How the episode ended."""
+        success, score, frames = self.success, self.score, tuple(self.frames)
+        chunks = tuple(self.chunks) if frames else ()
+        return Outcome(self.env.seed, success, score, self.env.num_steps, frames, chunks, unfilmed=self.unfilmed)
+
+    def _observe(self, observation: Observation, info: Mapping[str, Any]) -> None:
         self.execution.observe(observation)
         self.success = self.success or bool(info["success"])
-        self.score = max(self.score, _score(info))
-        if self.is_filmed:
-            self.frames.append(self.env.render())
+        self.score = max(self.score, float(info["score"]))
+        if self.is_filmed and self.unfilmed is None:
+            try:
+                self.frames.append(self.env.picture())
+            except Exception as error:  # a film is no part of the result
+                self.unfilmed = self.env.fault(error)
+                self.frames.clear()
 
 
 class Arena:
     """The episodes of one process, which share a pool of environments.
 
-    make: builds an environment of the task. execution: makes the `Execution` of an episode. action: the stream of the
-    task. delay: control steps from the request of a chunk to its arrival. filmed: the seeds of the episodes to film.
+    An episode that breaks off leaves a fault, and the others go on in environments of their own.
+
+    make: builds an environment of the task. specification: that of the task. execution: makes the `Execution` of an
+    episode. delay: control steps from the request of a chunk to its arrival. filmed: the seeds of the episodes to film.
     """
 
     def __init__(
         self,
         make: Callable[..., Any],
+        specification: Specification,
         execution: Callable[[], Execution],
         *,
-        action: Stream,
         delay: int = 0,
         filmed: frozenset[int] = frozenset(),
     ) -> None:
-        self.make, self.execution, self.action, self.delay, self.filmed = make, execution, action, delay, filmed
+        self.make, self.specification, self.execution = make, specification, execution
+        self.delay, self.filmed = delay, filmed
         self._running: dict[int, _Running] = {}
-        self._idle: dict[bool, list[Any]] = {False: [], True: []}
+        self._idle: dict[bool, list[RunningEnv]] = {False: [], True: []}
 
     def advance(self, chunks: Chunks) -> dict[int, Request | Outcome]:
         """Begin or continue the episodes of `chunks`; returns the next request or the outcome of each, by seed."""
         return {seed: self._advance(seed, chunk) for seed, chunk in chunks.items()}
 
     def _advance(self, seed: int, chunk: NDArray[np.float32] | None) -> Request | Outcome:
-        if seed not in self._running:
-            is_filmed = seed in self.filmed
-            idle = self._idle[is_filmed]
-            env = idle.pop() if idle else self.make(render_mode="rgb_array" if is_filmed else None)
-            self._running[seed] = _Running(env, self.execution(), self.action, self.delay, is_filmed)
-            self._running[seed].begin(seed)
-        episode = self._running[seed]
-        request = episode.advance(chunk)
+        is_new = seed not in self._running
+        episode = self._begin(seed) if is_new else self._running[seed]
+        try:
+            if is_new:
+                episode.begin(seed)
+            request = episode.advance(chunk)
+        except Exception as error:  # whatever it is, it is no reason to lose the other episodes
+            episode.env.close()  # its state is unknown
+            return Outcome(seed, False, 0.0, episode.env.num_steps, fault=self._running.pop(seed).env.fault(error))
         if request is not None:
             return request
         self._idle[episode.is_filmed].append(self._running.pop(seed).env)
-        return Outcome(
-            seed, episode.success, episode.score, episode.num_steps, tuple(episode.frames), tuple(episode.chunks)
-        )
+        return episode.outcome()
+
+    def _begin(self, seed: int) -> _Running:
+        is_filmed = seed in self.filmed
+        make = partial(self.make, render_mode="rgb_array") if is_filmed else self.make
+        idle = self._idle[is_filmed]
+        env = idle.pop() if idle else RunningEnv(make, self.specification)
+        self._running[seed] = _Running(env, self.execution(), self.delay, is_filmed)
+        return self._running[seed]
 
     def close(self) -> None:
         """Close every environment."""
@@ -162,28 +188,6 @@ class Arena:
             env.close()
         self._running.clear()
         self._idle = {False: [], True: []}
-
-
-_arena: list[Arena] = []
-"""The arena of a worker process."""
-
-
-def open_arena(make: Callable[[], Arena]) -> None:
-    """Make the arena of this worker process, which does not outlive the evaluation."""
-    end_with_parent()
-    _arena.append(make())
-
-
-def advance_arena(chunks: Chunks) -> dict[int, Request | Outcome]:
-    """Advance episodes in this worker process; see `Arena.advance`."""
-    return _arena[0].advance(chunks)
-
-
-def _score(info: Mapping[str, Any]) -> float:
-    score = float(info["score"])
-    if not 0 <= score <= 1:
-        raise ValueError(f"info['score'] must be a number in [0, 1], the environment gave {score}: scale it there")
-    return score
 
 
 def check_fits(task: Task, specification: Specification) -> None:

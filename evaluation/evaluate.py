@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..configs.evaluation import EvaluateConfig
+from ..envs.faults import Fault, summary
 from ..envs.task import Task
 from ..execution.interface import Execution
 from ..execution.receding import RecedingHorizon
@@ -45,6 +47,22 @@ class Evaluation:
     """Milliseconds of one prediction for one robot; see `rollout.latency`."""
 
     @property
+    def faults(self) -> list[Fault]:
+        """Why episodes broke off. Such an episode counts as failed, with a score of 0."""
+        return [outcome.fault for outcome in self.outcomes if outcome.fault is not None]
+
+    @property
+    def broken(self) -> str:
+        """A sentence on the episodes that broke off; empty if there are none."""
+        if not self.faults:
+            return ""
+        verb = "counts" if len(self.faults) == 1 else "count"
+        return (
+            f"{len(self.faults)} of {len(self.outcomes)} episodes broke off and {verb} as failed: "
+            f"{summary(self.faults)}"
+        )
+
+    @property
     def success_rate(self) -> float:
         """The fraction of episodes that succeeded."""
         return float(np.mean([outcome.success for outcome in self.outcomes]))
@@ -73,6 +91,7 @@ class Evaluation:
             "success": successes,
             "score": scores,
             "steps": [outcome.num_steps for outcome in self.outcomes],
+            "broken": [asdict(fault) for fault in self.faults],
         }
 
     def __str__(self) -> str:
@@ -81,7 +100,28 @@ class Evaluation:
         return (
             f"{self.task}: success {100 * self.success_rate:.0f} % [{100 * success[0]:.0f}, {100 * success[1]:.0f}], "
             f"score {self.mean_score:.3f} [{score[0]:.3f}, {score[1]:.3f}] over {len(self.outcomes)} episodes"
+            + (f" (broken off, and counted as failed: {len(self.faults)})" if self.faults else "")
         )
+
+
+def choice_scores(policy: Policy, task: Task, *, episodes: int) -> dict[str, float]:
+    """What a training notes of a checkpoint: its mean score, success rate and number of episodes.
+
+    If episodes broke off, it is their number alone, and a warning names them: the best checkpoint is chosen among those
+    that were measured in the same episodes.
+    """
+    seeds = range(CHOICE_SEED, CHOICE_SEED + episodes)
+    execution = partial(RecedingHorizon, policy.horizons, hold=policy.specification.action.hold)
+    outcomes = rollout(policy, task, seeds, execution=execution)
+    if faults := [outcome.fault for outcome in outcomes if outcome.fault is not None]:
+        print(
+            f"warning: {len(faults)} of {episodes} episodes broke off, so this checkpoint has no success rate: "
+            f"{summary(faults)}",
+            file=sys.stderr,
+        )
+        return {"broken": len(faults)}
+    success, score = ([getattr(outcome, name) for outcome in outcomes] for name in ("success", "score"))
+    return {"mean_score": float(np.mean(score)), "success_rate": float(np.mean(success)), "episodes": episodes}
 
 
 def evaluate(
@@ -102,6 +142,8 @@ def evaluate(
 
     execution: makes the `Execution` of an episode, `RecedingHorizon` if None. For the other arguments and the errors
     see `rollout`.
+
+    Raises ValueError if every episode broke off, because that says nothing of the policy.
     """
     seeds = range(first_seed, first_seed + episodes)
     engine, start = as_engine(policy), time.perf_counter()
@@ -118,4 +160,7 @@ def evaluate(
         progress=progress,
     )
     wall_s = time.perf_counter() - start
+    faults = [outcome.fault for outcome in outcomes if outcome.fault is not None]
+    if len(faults) == len(outcomes):
+        raise ValueError(f"every episode of task {task.name!r} broke off, so nothing was measured: {summary(faults)}")
     return Evaluation(task.name, seed, outcomes, wall_s, latency(engine))

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
 from ..datasets.demonstrations import Demonstrations
+from ..envs.faults import Fault, RunningEnv
 from ..envs.task import Observation, Task
 
 
@@ -34,11 +34,14 @@ class Replayed:
     """A stream's name -> the largest absolute difference from its recording, in any dimension at any step, in units."""
 
 
-def replay(task: Task, demonstrations: Demonstrations, episodes: Sequence[int] | None = None) -> Iterator[Replayed]:
+def replay(
+    task: Task, demonstrations: Demonstrations, episodes: Sequence[int] | None = None
+) -> Iterator[Replayed | Fault]:
     """Apply the recorded actions of each episode open loop, from the initial state of its recording.
 
     The initial state comes from the recorded seed, or, if that is unknown, from `task.restore` of the first
-    observation. episodes: indices, or None for all.
+    observation. episodes: indices, or None for all. An episode that breaks off has a fault instead, whose seed is -1 if
+    it is unknown.
 
     Raises ValueError, before anything is replayed, if the specifications of demonstrations and task differ, if an
     episode does not exist, or if it has no seed and the task cannot restore its initial state.
@@ -65,16 +68,21 @@ def _check(task: Task, demonstrations: Demonstrations, episodes: Sequence[int]) 
             )
 
 
-def _replay(task: Task, demonstrations: Demonstrations, episodes: Sequence[int]) -> Iterator[Replayed]:
-    env = task.make()
+def _replay(task: Task, demonstrations: Demonstrations, episodes: Sequence[int]) -> Iterator[Replayed | Fault]:
+    env = RunningEnv(task.make, task.specification)
     try:
         for episode in episodes:
-            yield _replay_episode(env, task, demonstrations, episode)
+            try:
+                result = _replay_episode(env, task, demonstrations, episode)
+            except Exception as error:  # whatever it is, it is no reason to lose the other episodes
+                result = env.fault(error)
+                env.close()  # its state is unknown
+            yield result
     finally:
         env.close()
 
 
-def _replay_episode(env: gymnasium.Env[Any, Any], task: Task, demonstrations: Demonstrations, episode: int) -> Replayed:
+def _replay_episode(env: RunningEnv, task: Task, demonstrations: Demonstrations, episode: int) -> Replayed:
     start, stop = demonstrations.bounds(episode)
     recorded = {stream.name: demonstrations.read(stream.name, start, stop) for stream in task.specification.streams}
     actions = recorded.pop("action")
@@ -82,7 +90,7 @@ def _replay_episode(env: gymnasium.Env[Any, Any], task: Task, demonstrations: De
     observed: list[Observation] = []
     for action in actions:
         observed.append(observation)  # before the action, as in the recording
-        observation, _, terminated, truncated, info = env.step(action)
+        observation, terminated, truncated, info = env.step(action)
         if terminated or truncated:
             break
     deviations = {name: _deviation([step[name] for step in observed], rows) for name, rows in recorded.items()}
@@ -94,10 +102,8 @@ def _deviation(observed: list[NDArray[Any]], recorded: NDArray[Any]) -> float:
     return float(np.abs(steps - recorded[: len(steps)]).max())
 
 
-def _begin(
-    env: gymnasium.Env[Any, Any], task: Task, seed: int, recorded: Observation
-) -> tuple[Observation, dict[str, Any]]:
+def _begin(env: RunningEnv, task: Task, seed: int, recorded: Observation) -> tuple[Observation, dict[str, Any]]:
     if seed >= 0:
-        return env.reset(seed=seed)
+        return env.reset(seed)
     assert task.restore is not None  # checked before the first episode
-    return env.reset(options=task.restore({name: rows[0] for name, rows in recorded.items()}))
+    return env.reset(seed, options=task.restore({name: rows[0] for name, rows in recorded.items()}))

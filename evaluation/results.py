@@ -20,6 +20,7 @@ from ..checkpoints.runs import read_metrics
 from ..configs.evaluation import EvaluateConfig
 from ..configs.notation import describe
 from ..envs.catalogue import known_task, load_task
+from ..envs.faults import RunningEnv, own_frames, place
 from ..envs.task import Task
 from ..files import write_json
 from .episode import Outcome
@@ -143,7 +144,7 @@ def measure(config: EvaluateConfig) -> Measurement:
         seed=config.seed,
         workers=config.workers,
         num_parallel=config.parallel,
-        videos=min(config.videos, config.episodes) if can_render(task) else 0,
+        videos=min(config.videos, config.episodes) if config.videos and can_render(task) else 0,
     )
     return Measurement(policy, Path(config.run), task, execution, delay_ms, evaluation)
 
@@ -158,13 +159,13 @@ def delay_steps(delay_ms: float, control_dt: float) -> int:
 
 
 def can_render(task: Task) -> bool:
-    """Whether this machine can render the task; prints the reason if it cannot."""
-    env = task.make(render_mode="rgb_array")
+    """Whether the task can be filmed on this machine; prints the reason if it cannot. Other errors show later."""
+    env = RunningEnv(partial(task.make, render_mode="rgb_array"), task.specification)
     try:
-        env.reset(seed=0)
-        env.render()
-    except OSError as error:
-        print(f"no pictures and no films: {error}", file=sys.stderr)
+        env.reset(0)
+        env.picture()
+    except Exception as error:  # each simulation and each graphics library raises errors of its own
+        print(f"no pictures and no films: {env.fault(error).cause}", file=sys.stderr)
         return False
     finally:
         env.close()
@@ -175,19 +176,23 @@ def write_results(
     out: Path, measurements: Sequence[Measurement], *, title: str, command: str, next_steps: Iterable[tuple[str, str]]
 ) -> None:
     """Write `evaluation.json` and the films of the first policy, and a report on all of them."""
-    from .reports import pictures
     from .reports.evaluation import installed_versions, write_report
 
     out.mkdir(parents=True, exist_ok=True)
     first = measurements[0]
     write_json(out / "evaluation.json", first.to_json())
     filmed = [outcome for outcome in first.evaluation.outcomes if outcome.frames]
+    for outcome in first.evaluation.outcomes:
+        if outcome.unfilmed is not None:
+            print(f"no film of {outcome.unfilmed}", file=sys.stderr)
     pixels = pixels_of(first.task) if filmed else None
-    films, fan = write_films(out, first, filmed, pixels), None
-    if pixels is not None:
-        shown = sorted(filmed, key=lambda outcome: not outcome.success)[:1]  # a success, if there is one
-        fan = pictures.fan({one.name: one.policy.engine for one in measurements}, shown, pixels)
-        (out / "fan.png").write_bytes(pictures.draw_fan(fan))
+    try:
+        films, fan = _draw(out, measurements, filmed, pixels)
+    except Exception as error:
+        if pixels is None or not own_frames(error):
+            raise
+        _report_undrawn(error)
+        films, fan = _draw(out, measurements, filmed, None)
     write_report(
         out / "report.html",
         [report_entry(measurement) for measurement in measurements],
@@ -198,6 +203,21 @@ def write_results(
         films=films,
         next_steps=next_steps,
     )
+
+
+def _draw(
+    out: Path, measurements: Sequence[Measurement], filmed: Sequence[Outcome], pixels: Any
+) -> tuple[dict[str, Path], Any]:
+    """Write the films of the first policy, and a fan of all policies if there are pixels; returns both."""
+    from .reports import pictures
+
+    films = write_films(out, measurements[0], filmed, pixels)
+    if pixels is None:
+        return films, None
+    shown = sorted(filmed, key=lambda outcome: not outcome.success)[:1]  # a success, if there is one
+    fan = pictures.fan({one.name: one.policy.engine for one in measurements}, shown, pixels)
+    (out / "fan.png").write_bytes(pictures.draw_fan(fan))
+    return films, fan
 
 
 def write_films(out: Path, measurement: Measurement, filmed: Sequence[Outcome], pixels: Any) -> dict[str, Path]:
@@ -214,14 +234,27 @@ def write_films(out: Path, measurement: Measurement, filmed: Sequence[Outcome], 
 
 
 def pixels_of(task: Task) -> Any:
-    """The function that maps actions to pixels of the task's images; None if the task has none."""
-    env = task.make(render_mode="rgb_array")
+    """The function that maps actions to pixels of the task's images; None if the task has none.
+
+    Prints the reason if it has one that fails.
+    """
+    env: Any = task.make(render_mode="rgb_array")
     env.reset(seed=0)
-    try:
-        env.unwrapped.pixels(np.zeros((1, task.specification.action.size)))  # type: ignore[attr-defined]
-    except (AttributeError, ValueError):
+    pixels = getattr(env.unwrapped, "pixels", None)
+    if pixels is None:
         return None
-    return env.unwrapped.pixels  # type: ignore[attr-defined]
+    try:
+        pixels(np.zeros((1, task.specification.action.size)))
+    except ValueError:  # of an adapter that knows no pixels
+        return None
+    except Exception as error:  # pictures are no part of the results
+        _report_undrawn(error)
+        return None
+    return pixels
+
+
+def _report_undrawn(error: Exception) -> None:
+    print(f"no action chunks in the pictures: {type(error).__name__}: {error} ({place(error)})", file=sys.stderr)
 
 
 def report_entry(measurement: Measurement) -> Any:

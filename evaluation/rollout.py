@@ -11,12 +11,9 @@ grows with `num_parallel`, not with the number of episodes.
 
 from __future__ import annotations
 
-import multiprocessing
 import time
-from collections.abc import Callable, Generator, Hashable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -25,13 +22,14 @@ import torch
 from tqdm import tqdm
 
 from ..configs.evaluation import EvaluateConfig
-from ..envs.task import Task
+from ..envs.task import Task, check_picklable
 from ..execution.interface import Execution
 from ..policy.engines.eager import as_engine
 from ..policy.engines.interface import Engine
 from ..policy.interface import Policy
 from ..policy.requests import Request, batch
-from .episode import Arena, Chunks, Outcome, advance_arena, check_fits, open_arena
+from .episode import Arena, Chunks, Outcome, check_fits
+from .workers import Workers
 
 ROWS = 16
 """Batches are padded to a multiple of this many rows."""
@@ -72,7 +70,10 @@ def rollout(
     own seed. workers: number of processes that step environments; 0 steps them in this process. num_parallel: number of
     episodes that run at once. filmed: seeds of the episodes to film.
 
-    Raises ValueError if the specifications of policy and task differ.
+    An episode that breaks off has a `fault`, and the others go on.
+
+    Raises ValueError if the specifications of policy and task differ, or if the task cannot be sent to workers. Raises
+    ChildProcessError if they cannot start.
     """
     engine = as_engine(policy)
     check_fits(task, engine.specification)
@@ -81,28 +82,47 @@ def rollout(
             f"num_parallel must be at least 1, workers and delay at least 0, and the seeds must differ, "
             f"got {num_parallel}, {workers}, {delay} and {list(seeds)}"
         )
-    waiting, outcomes = list(reversed(seeds)), {}
-    generators: dict[int, torch.Generator] = {}  # of the episodes that run: a million of them would take gigabytes
-    action = task.specification.action
-    arena = partial(Arena, task.make, execution, action=action, delay=delay, filmed=frozenset(filmed))
+    arena = partial(Arena, task.make, task.specification, execution, delay=delay, filmed=frozenset(filmed))
+    if workers:
+        remedy = "or step the environments in this process with workers=0"
+        check_picklable(arena, f"task {task.name!r}, which worker processes get", remedy)
     bar = tqdm(total=len(seeds), desc=f"evaluate {task.name}", unit="episode", disable=not progress)
-    with _arenas(arena, workers) as advance, bar:
-        chunks: dict[int, np.ndarray | None] = {}
-        while chunks or waiting:
-            num_new = num_parallel - len(chunks)
-            started = [waiting.pop() for _ in range(min(num_new, len(waiting)))]
-            chunks |= dict.fromkeys(started)
-            generators |= {episode: noise_generator(seed, episode) for episode in started}
-            answers = advance(chunks)
-            ended = {episode: answer for episode, answer in answers.items() if isinstance(answer, Outcome)}
-            outcomes |= ended
-            generators = {episode: generators[episode] for episode in answers.keys() - ended.keys()}
-            if ended:
-                bar.update(len(ended))
-            requests = {episode: answer for episode, answer in answers.items() if not isinstance(answer, Outcome)}
-            predicted = predict(engine, list(requests.values()), [generators[episode] for episode in requests])
-            chunks = dict(zip(requests, predicted, strict=True))
+    with closing(Workers(arena, workers) if workers else arena()) as stage, bar:
+        outcomes = _run(engine, stage.advance, seeds, seed=seed, num_parallel=num_parallel, bar=bar)
+        # One of several episodes has ended their process, and nobody knows which.
+        for episode in _lost_together(outcomes):
+            outcomes |= _run(engine, stage.advance, [episode], seed=seed, num_parallel=1, bar=bar)
     return [outcomes[episode] for episode in seeds]
+
+
+def _run(
+    engine: Engine, advance: Advance, seeds: Sequence[int], *, seed: int, num_parallel: int, bar: Any
+) -> dict[int, Outcome]:
+    """The outcomes of episodes by their seeds, at most `num_parallel` of them at once."""
+    waiting, outcomes = list(reversed(seeds)), dict[int, Outcome]()
+    generators: dict[int, torch.Generator] = {}  # of the episodes that run: a million of them would take gigabytes
+    chunks: dict[int, np.ndarray | None] = {}
+    while chunks or waiting:
+        num_new = num_parallel - len(chunks)
+        started = [waiting.pop() for _ in range(min(num_new, len(waiting)))]
+        chunks |= dict.fromkeys(started)
+        generators |= {episode: noise_generator(seed, episode) for episode in started}
+        answers = advance(chunks)
+        ended = {episode: answer for episode, answer in answers.items() if isinstance(answer, Outcome)}
+        outcomes |= ended
+        generators = {episode: generators[episode] for episode in answers.keys() - ended.keys()}
+        if ended:
+            bar.update(len(ended))
+        requests = {episode: answer for episode, answer in answers.items() if not isinstance(answer, Outcome)}
+        predicted = predict(engine, list(requests.values()), [generators[episode] for episode in requests])
+        chunks = dict(zip(requests, predicted, strict=True))
+    return outcomes
+
+
+def _lost_together(outcomes: Mapping[int, Outcome]) -> list[int]:
+    """The seeds of several episodes that were lost with a process."""
+    lost = [seed for seed, outcome in outcomes.items() if outcome.fault and outcome.fault.step is None]
+    return lost if len(lost) > 1 else []
 
 
 def predict(engine: Engine, requests: Sequence[Request], generators: Sequence[torch.Generator]) -> list[np.ndarray]:
@@ -127,38 +147,6 @@ def _batches(requests: Sequence[Request], most: int) -> Generator[list[int]]:
     for indices in kinds.values():
         for first in range(0, len(indices), most):
             yield indices[first : first + most]
-
-
-@contextmanager
-def _arenas(arena: Callable[[], Arena], workers: int) -> Generator[Advance]:
-    """Advance the episodes in this process, or in `workers` processes, among which seeds are dealt by their value."""
-    if workers == 0:
-        local = arena()
-        try:
-            yield local.advance
-        finally:
-            local.close()
-        return
-    context = multiprocessing.get_context("spawn")  # a fork would copy the threads and the GPU of this process
-    pools = [ProcessPoolExecutor(1, context, initializer=open_arena, initargs=(arena,)) for _ in range(workers)]
-
-    def advance(chunks: Chunks) -> dict[int, Request | Outcome]:
-        shares: list[dict[int, Any]] = [{} for _ in pools]
-        for seed, chunk in chunks.items():
-            shares[seed % workers][seed] = chunk
-        answers = [pool.submit(advance_arena, share) for pool, share in zip(pools, shares, strict=True) if share]
-        try:
-            return {seed: answer for future in answers for seed, answer in future.result().items()}
-        except BrokenProcessPool:
-            raise ChildProcessError(
-                f"one of {workers} worker processes died, perhaps for lack of memory: use fewer workers"
-            ) from None
-
-    try:
-        yield advance
-    finally:
-        for pool in pools:
-            pool.shutdown(cancel_futures=True)
 
 
 def latency(engine: Engine, *, repeats: int = 50) -> dict[str, float]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,15 +14,23 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..datasets.store import DemonstrationStore
+from ..envs.faults import Fault, RunningEnv, summary
+from ..envs.promises import PromiseError
 from ..envs.task import Task
+
+MOST_FAULTS = 3
+"""The episodes that may break off before the first one that does not."""
 
 
 class Collected(NamedTuple):
-    """Number of episodes in the store and in the store of failures, and the path of the latter, which may not exist."""
+    """Number of episodes in the store and in the store of failures, the path of the latter, which may not exist, and
+    the faults of the episodes that broke off, which are in neither.
+    """
 
     successes: int
     failures: int
     failures_path: Path
+    faults: Sequence[Fault]
 
 
 def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: str) -> Collected:
@@ -29,10 +38,11 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: s
 
     images: compression of the images in a new store, see `DemonstrationStore.create`.
 
-    An existing store is continued, so an interrupted recording resumes. Failures go to a separate store beside it.
+    An existing store is continued, so an interrupted recording resumes. Failures go to a separate store beside it. An
+    episode that breaks off is not recorded; a warning names it, and the next seed follows.
 
     Raises ValueError if the task has no expert, the store has another specification, another process records into it,
-    or the expert fails more often than it succeeds.
+    the expert fails more often than it succeeds, or no episode runs to its end.
     """
     if task.expert is None:
         raise ValueError(
@@ -42,15 +52,26 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: s
     store = _open_existing(path, task)
     if store is None:
         store = DemonstrationStore.create(path, task.specification, images=images)
-    with _exclusive(path):
+    with _exclusive(path), closing(RunningEnv(task.make, task.specification)) as env:
         store = DemonstrationStore.open(path)  # as the last process left it
         failures = _open_existing(failures_path, task)
         used = [int(seed) for opened in (store, failures) if opened is not None for seed in opened.episode_seeds]
-        seed = 1 + max([first_seed - 1, *used])
-        env = task.make()
+        seed, faults, is_working = max([first_seed - 1, *used]), list[Fault](), False
         with tqdm(total=episodes, initial=len(store), desc=f"collect {task.name}", unit="episode") as bar:
             while len(store) < episodes:
-                streams, success = demonstrate(task, env, seed)
+                seed += 1
+                try:
+                    streams, success = demonstrate(task, env, seed)
+                except Exception as error:  # whatever it is, it is no reason to stop recording
+                    faults.append(env.fault(error))
+                    env.close()  # its state is unknown
+                    if len(faults) == MOST_FAULTS and not is_working:
+                        raise ValueError(
+                            f"the first {MOST_FAULTS} episodes of task {task.name!r} broke off: {summary(faults)}"
+                        ) from None
+                    bar.write(f"warning: not recorded: {faults[-1]}", file=sys.stderr)
+                    continue
+                is_working = True
                 if success:
                     store.append(streams, seed=seed)
                     bar.update()
@@ -58,11 +79,13 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: s
                     if failures is None:
                         failures = DemonstrationStore.create(failures_path, task.specification, images=images)
                     failures.append(streams, seed=seed)
-                    if len(failures) > len(store) + 10:
-                        raise ValueError(f"the expert of {task.name!r} fails more often than not, see {failures_path}")
-                seed += 1
-        env.close()
-    return Collected(len(store), 0 if failures is None else len(failures), failures_path)
+                num_failures = len(faults) + (0 if failures is None else len(failures))
+                if num_failures > len(store) + 10:
+                    raise ValueError(
+                        f"the expert of {task.name!r} fails more often than not, see {failures_path}"
+                        + (f"; {len(faults)} episodes broke off: {summary(faults)}" if faults else "")
+                    )
+    return Collected(len(store), 0 if failures is None else len(failures), failures_path, faults)
 
 
 @contextmanager
@@ -79,20 +102,30 @@ def _exclusive(path: Path) -> Generator[None]:
         lock.release()
 
 
-def demonstrate(task: Task, env: Any, seed: int) -> tuple[dict[str, NDArray[Any]], bool]:
+def demonstrate(task: Task, env: RunningEnv, seed: int) -> tuple[dict[str, NDArray[Any]], bool]:
     """Run the expert for one episode; returns its streams (T, ...) and whether it succeeded.
 
     The action of a step is the expert's response to the observation of that step.
+
+    Raises PromiseError if the expert or the environment breaks a promise, and passes on their errors.
     """
     assert task.expert is not None
+    observation, info = env.reset(seed)
+    env.during = "the expert"
     expert = task.expert(seed)
-    observation, info = env.reset(seed=seed)
     steps: list[dict[str, Any]] = []
     done = False
     while not done:
-        action = task.specification.action.cast(expert(info["state"]))
+        env.during = "the expert"
+        if "state" not in info:
+            raise PromiseError("info must hold 'state', the observation of the expert: add it in reset() and step()")
+        returned, stream = np.asarray(expert(info["state"])), task.specification.action
+        if returned.shape != stream.shape or not np.isfinite(returned).all():
+            message = f"the expert must return {stream.shape} finite numbers, got {returned}"
+            raise PromiseError(message, stream="action", culprit=expert)
+        action = stream.cast(returned)
         steps.append({**observation, "action": action})
-        observation, _, terminated, truncated, info = env.step(action)
+        observation, terminated, truncated, info = env.step(action)
         done = terminated or truncated
     streams = {stream.name: np.stack([step[stream.name] for step in steps]) for stream in task.specification.streams}
     return streams, bool(info["success"])

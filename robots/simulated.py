@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from ..envs.task import Task
+from ..envs.task import Task, check_picklable
 from ..realtime import Channel, Child, Layouts, MonotonicClock
 from ..specification import Specification
 from .interface import Reading, checked_action
@@ -42,6 +42,7 @@ class SimulatedRobot:
     def __init__(
         self, task: Task, *, first_seed: int = 0, rate: float | None = None, **options: Unpack[Options]
     ) -> None:
+        check_picklable(task, f"task {task.name!r}, which the process of the simulation gets")
         self.task, self.specification = task, task.specification
         self.rate = command_rate(task, rate)
         self.actuation_delay = Disturbances(task.specification, **options).actuation_delay

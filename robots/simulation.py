@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from ..envs.promises import outcome, reset, unpacked
 from ..envs.task import Task
 from ..realtime import Clock
 from ..specification import Specification, nearest
@@ -48,6 +49,23 @@ def command_rate(task: Task, rate: float | None) -> float:
     if rate is not None and not rate >= slowest * (1 - 1e-9):
         raise ValueError(f"the rate must be at least one command a control period, {slowest:g} a second, got {rate}")
     return slowest if rate is None else rate
+
+
+def check_controllable(task: Task) -> None:
+    """Raise ValueError if the control loop cannot control a simulation of the task.
+
+    It brakes at the robot's position, so it must know which stream holds it. Without it a `Simulation` still runs, for
+    readers of its streams.
+    """
+    if task.position is None:
+        shape = task.specification.action.shape
+        suitable = [stream.name for stream in task.specification.observations if stream.shape == shape]
+        streams = " or ".join(repr(name) for name in suitable) or f"none of its streams has the shape {shape}"
+        raise ValueError(
+            f"task {task.name!r} must say which stream holds the robot's position in the units of the action, because "
+            f"control brakes there: give the Task position=... ({streams}), or measure the policy with `recede "
+            "evaluate`, which needs none"
+        )
 
 
 class Disturbances:
@@ -196,8 +214,8 @@ class Simulation:
 
     def _begin(self, seed: int) -> None:
         self._disturbances.reset(seed)
-        self._state, info = self._env.reset(seed=seed)
-        self._episode = Episode(seed, bool(info["success"]), float(info["score"]))
+        self._state, info = reset(self._env, seed=seed)
+        self._episode = Episode(seed, *outcome(info, "reset()"))
         self._is_stopped, self._held = False, self._here()
         self._commands: list[tuple[float, NDArray[Any]]] = []  # arrival times and actions, in the order of the calls
         self._newest: dict[str, Reading] = {}
@@ -224,12 +242,13 @@ class Simulation:
         action = self._arrived(begin)
         if action is None or self._episode.is_over:
             return
-        self._state, _, terminated, truncated, info = self._env.step(action)
+        self._state, _, terminated, truncated, info = unpacked("step", self._env.step(action))
         seed, success, score, num_steps, _ = self._episode
+        is_success, step_score = outcome(info, "step()")
         self._episode = Episode(
             seed,
-            success or bool(info["success"]),
-            max(score, float(info["score"])),
+            success or is_success,
+            max(score, step_score),
             num_steps + 1,
             bool(terminated or truncated),
         )

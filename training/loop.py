@@ -31,7 +31,7 @@ from ..datasets.opening import open_demonstrations
 from ..datasets.windows import Batch, Windows
 from ..envs.catalogue import load_task
 from ..envs.task import Task
-from ..evaluation.evaluate import CHOICE_SEED, evaluate
+from ..evaluation.evaluate import choice_scores
 from ..policy.device import device as choose_device
 from ..policy.interface import Lesson, Policy
 from ..policy.normalizer import Normalizer
@@ -133,10 +133,7 @@ def train(config: TrainConfig) -> Path:
             if len(prepared.validation) and (is_last or done % config.validate_every == 0):
                 write(step=done, action_error=action_error(ema.module, prepared.validation, seed=config.seed))
             if is_evaluated and prepared.task is not None:
-                episodes = config.evaluate_episodes
-                result = evaluate(ema.module, prepared.task, episodes=episodes, first_seed=CHOICE_SEED)
-                scores = {"mean_score": result.mean_score, "success_rate": result.success_rate}
-                write(step=done, **scores, episodes=episodes)
+                write(step=done, **choice_scores(ema.module, prepared.task, episodes=config.evaluate_episodes))
             if is_saved:
                 state = training_state(policy, optimizer, meter)
                 run.save(done, weights=ema.module.state_dict(), training=state, manifest=prepared.manifest)

@@ -39,6 +39,7 @@ A row is one recipe of training, evaluated after the number of steps in the colu
 trainings of the recipe; an episode that was evaluated twice counts once. If rows would look alike, the column recipe
 names the settings that differ.
 
+- An episode that broke off, by an error of its environment, counts as failed with a score of 0.
 - All intervals are 95 % intervals. Over episodes: the same trained policies in other episodes. It is Wilson's interval
   for a rate, and the percentile bootstrap for a mean score, with a score of 0 and one of 1 added.
 - Over trainings: the same recipe with other seeds of training. It is Student's t interval of the trainings' means,
@@ -205,9 +206,14 @@ def _outcome_cells(group: Sequence[Result]) -> list[str]:
     rates, means = np.array([pairs.mean(axis=0) for pairs in outcomes]).T
     of_rate, of_score = wilson(int(successes.sum()), len(successes)), bootstrap(scores.tolist())
     seconds = [result["training_s"] for result in group if result["training_s"] is not None]
+    broken = {
+        (result["training_seed"], result["seed"], fault["seed"])
+        for result in group
+        for fault in result.get("broken", ())
+    }
     return [
         _trainings(trainings),
-        str(len(successes)),
+        f"{len(successes)}{f' ({len(broken)} broke off)' if broken else ''}",
         _percent(successes.mean(), of_rate),
         _few(trainings) or _percent(rates.mean(), over_trainings(rates.tolist(), of_rate)),
         _number(scores.mean(), of_score),

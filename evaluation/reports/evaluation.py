@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from ...envs.faults import Fault
 from .charts import Series, curve, episodes, interval, shares, tag
 from .page import section, unbroken, write_page
 
@@ -27,7 +28,7 @@ EMBEDDED_BYTES = 8_000_000
 
 KEYS = (
     *("task", "episodes", "success_rate", "success_rate_95", "mean_score", "mean_score_95", "mean_steps", "wall_s"),
-    *("latency", "seed", "seeds", "success", "score", "steps"),
+    *("latency", "seed", "seeds", "success", "score", "steps", "broken"),
 )
 """Keys that an evaluation must have."""
 
@@ -127,6 +128,7 @@ def verdict(entries: Sequence[Entry]) -> str:
         results.append(
             f"{entry.name} succeeded in {sum(evaluation['success'])} of {evaluation['episodes']} episodes of "
             f"{evaluation['task']}, {_rate(evaluation)} (95 % interval {_rate_interval(evaluation)})"
+            + (f", and broke off in {len(evaluation['broken'])} of them" if evaluation["broken"] else "")
         )
     sentence = "; ".join(results) + "."
     if len(entries) == 2:
@@ -232,11 +234,20 @@ def _episodes(entries: Sequence[Entry]) -> str:
         text = f"{sum(evaluation['success'])} of {evaluation['episodes']} episodes succeeded"
         strip = episodes(evaluation, place=place, label=f"{entry.name}: {text}, by seed")
         body += tag("figure", tag("figcaption", tag("b", escape(entry.name)) + f" {text}") + strip)
+        body += _broken(evaluation["broken"])
     note = (
         "One column for each episode, in the order of the seeds. Its height is the score; full colour is a success. "
         "Episodes with the same seed start in the same state."
     )
     return body + tag("p", note, class_="note")
+
+
+def _broken(faults: Sequence[Mapping[str, Any]]) -> str:
+    """A line for each episode that broke off."""
+    if not faults:
+        return ""
+    lines = "".join(tag("li", escape(str(Fault(**fault)))) for fault in faults)
+    return tag("p", "These broke off. They count as failed, with a score of 0.") + tag("ul", lines)
 
 
 def _learning(entries: Sequence[Entry]) -> str:

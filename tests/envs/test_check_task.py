@@ -207,7 +207,7 @@ MESSAGES = {
     "missing stream": "'target' is missing",
     "shape": r"'target' as an array of float32 of shape \(2,\), got float32 of shape \(3,\): cast",
     "dtype": r"'target' as an array of float32 of shape \(2,\), got float64 of shape \(2,\)",
-    "list": "'target' as an array of float32 .* got list",
+    "list": "'target' as an array of float32 .* got a list of 2 values",
     "nan": r"'target' as finite numbers, got \[ 0. nan\]",
     "limits": r"'target' within its limits, but target.y is 1.5 and not in \[-1.0, 1.0\]: clip it there",
     "no score": r"an info that holds 'score', got \['state', 'success'\]",

@@ -125,7 +125,7 @@ def test_float_images_are_not_truncated_to_black():
 
 
 def test_a_score_outside_its_range_is_refused():
-    with pytest.raises(ValueError, match=r"score in \[0, 1\], got 1.5"):
+    with pytest.raises(ValueError, match=r"in \[0, 1\], judge gave 1.5: scale it"):
         pendulum(judge=lambda raw, reward, terminated, info: (False, 1.5)).reset(seed=0)
 
 

@@ -269,21 +269,50 @@ def test_the_renderer_is_opened_again_after_close():
     env.close()
 
 
-def test_without_egl_everything_but_rendering_works():
+WITHOUT_EGL = """
+import ctypes
+
+class CDLL(ctypes.CDLL):
+    def __init__(self, name, *arguments, **options):
+        if "EGL" in str(name):
+            raise OSError(f"{name}: cannot open shared object file")
+        super().__init__(name, *arguments, **options)
+
+ctypes.CDLL = CDLL
+"""
+
+
+@pytest.mark.parametrize(
+    ("renderer", "prelude", "words"),
+    [
+        ("", WITHOUT_EGL, ["rendering needs EGL", "cannot open shared object file", "libegl1", "libgl1-mesa-dri"]),
+        ("disable", "", ["MUJOCO_GL=disable was asked for, and fails here", "unset it to use EGL"]),
+        ("nonsense", "", ["MUJOCO_GL=nonsense was asked for", "RuntimeError: invalid value", "unset it to use EGL"]),
+        ("glfw", "", ["MUJOCO_GL=glfw was asked for", "unset it to use EGL"]),
+        ("osmesa", "", ["MUJOCO_GL=osmesa was asked for", "unset it to use EGL"]),
+    ],
+)
+def test_without_its_renderer_everything_but_rendering_works(renderer, prelude, words):
     program = (
         "from recede.envs.tasks.pick_place import PickPlace\n"
+        "import os\n"
         "env = PickPlace('rgb_array')\n"
         "env.reset(seed=0)\n"
         "env.step(env.action_space.sample())\n"
         "env.pixels([[0, 0, 0, 0, 0]])\n"
-        "try:\n    env.render()\n"
-        "except OSError as error:\n    print(error)\n"
+        "for attempt in range(2):\n"
+        "    try:\n        env.render()\n"
+        "    except OSError as error:\n        print(os.environ['MUJOCO_GL'], error)\n"
+        "    else:\n        print('it renders')\n"
     )
-    environment = {**os.environ, "MUJOCO_GL": "disable"}
-    outcome = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != "DISPLAY"} | {"MUJOCO_GL": renderer}
+    command = [sys.executable, "-c", prelude + program]
+    outcome = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert outcome.returncode == 0, outcome.stderr
-    assert "libegl1" in outcome.stdout
-    assert "libgl1-mesa-dri" in outcome.stdout
+    if renderer == "osmesa" and "it renders" in outcome.stdout:
+        pytest.skip("this machine has libOSMesa")
+    assert outcome.stdout.startswith(renderer or "disable")  # what was asked for stays as it was
+    assert all(outcome.stdout.count(word) == 2 for word in words), outcome.stdout
     assert outcome.stderr == ""
 
 

@@ -180,6 +180,7 @@ def test_the_content_of_evaluation_json():
         "success": [True, True, True, False],
         "score": [0.0, 0.25, 0.5, 0.75],
         "steps": [10, 11, 12, 13],
+        "broken": [],
     }
     low, high = (round(100 * bound) for bound in wilson(3, 4))
     assert str(evaluation).startswith(f"reach: success 75 % [{low}, {high}], score 0.375 [")

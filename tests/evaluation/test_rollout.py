@@ -1,6 +1,7 @@
 """An episode's outcome depends on its seed alone."""
 
 import random
+import re
 import weakref
 from dataclasses import replace
 from functools import partial
@@ -231,17 +232,42 @@ def test_success_and_score_come_from_the_task(policy, outcomes):
         assert outcome.frames == outcome.chunks == ()
 
 
-class Generous(toys.Reach):
-    """Its scores are distances in per cent."""
+FAULTS = {
+    "reset": (0, "reset()", "KeyError: 'nothing' (", None),
+    "step": (5, "step()", "ValueError: operands could not be broadcast together", None),
+    "nan": (5, "step()", "step() must return 'position' as finite numbers, got [", "position"),
+    "shape": (5, "step()", "step() must return 'position' as (2,) in float32, got (3,) in float32", "position"),
+    "missing": (5, "step()", "step() must return every stream of the specification, 'target' is missing", "target"),
+    "score": (5, "step()", "info['score'] must be a number in [0, 1], step() gave ", None),
+    "success": (5, "step()", "step() must return an info that holds 'success'", None),
+}
+"""The kind of a fault -> the step, what was being done, the cause and the stream."""
 
-    def _observe(self):
-        observation, info = super()._observe()
-        return observation, info | {"score": 100 * info["score"]}
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_an_episode_that_breaks_off_is_described_and_the_others_are_kept(policy, outcomes, kind):
+    broken = roll(policy, SEEDS[:4], task=toys.faulty(kind))
+    assert [broken[0], *broken[2:]] == [outcomes[0], *outcomes[2:4]]
+    fault = broken[1].fault
+    assert (broken[1].success, broken[1].score, fault.seed) == (False, 0.0, SEEDS[1])
+    step, during, cause, stream = FAULTS[kind]
+    assert (fault.step, fault.during, fault.stream) == (step, during, stream)
+    assert fault.cause.startswith(cause)
+    assert re.search(rf"toys.py:\d+ in {during[:-2]}$", fault.place)
+    assert str(fault).startswith(f"seed {SEEDS[1]}, step {step}")
 
 
-def test_a_score_outside_0_and_1_is_refused_at_once(policy):
-    with pytest.raises(ValueError, match=r"info\['score'\] must be a number in \[0, 1\], .* gave \d\d\.\d+: scale it"):
-        roll(policy, task=replace(toys.REACH, make=Generous))
+def test_a_fault_does_not_depend_on_the_processes(policy):
+    options = {"task": toys.faulty("nan")}
+    assert roll(policy, SEEDS[:3], workers=1, **options) == roll(policy, SEEDS[:3], **options)
+
+
+@pytest.mark.parametrize(("kind", "remedy"), [("old reset", "return an info too"), ("old step", "instead of done")])
+def test_an_environment_of_the_old_gym_is_named(policy, kind, remedy):
+    fault = roll(policy, SEEDS[:1], task=toys.faulty(kind))[0].fault
+    method = kind.split()[1]
+    assert fault.message.startswith(f"{method}() must return (observation, ")
+    assert remedy in fault.message
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -299,10 +325,16 @@ def test_rows_get_the_noise_of_their_own_episode(policy):
         assert not np.array_equal(chunks[number], chunks[number + 1])
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_process_that_dies_is_an_error(policy, workers):
-    with pytest.raises(ChildProcessError, match=f"one of {workers} worker processes died"):
-        roll(policy, SEEDS[:4], task=toys.DYING, workers=workers)
+def test_a_process_that_dies_takes_only_the_guilty_episode_with_it(policy, outcomes):
+    first, dead = roll(policy, SEEDS[:2], task=toys.faulty("die"), workers=1)
+    assert first == outcomes[0]
+    assert (dead.fault.seed, dead.fault.step, dead.fault.during) == (SEEDS[1], None, "its process")
+    assert dead.fault.message == "the process ended with exit status 7"
+
+
+def test_a_task_that_processes_cannot_get_is_refused(policy):
+    with pytest.raises(ValueError, match=r"task 'reach', .* must be picklable, .*lambda.*workers=0"):
+        roll(policy, SEEDS[:2], task=toys.LAMBDA, workers=1)
 
 
 def test_another_specification_is_an_error(policy):

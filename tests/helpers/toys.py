@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import gymnasium
 import numpy as np
@@ -61,6 +62,58 @@ class Dying(Reach):
         os._exit(3)
 
 
+BAD_SEEDS = (3, 50_000, 100_001)
+"""One seed of each: demonstrations, the choice of a checkpoint, evaluation."""
+
+
+class Faulty(Reach):
+    """A simulation with a fault, of one kind: in step 5 of the bad seeds, or at every call."""
+
+    def __init__(self, render_mode=None, *, kind=""):
+        super().__init__(render_mode)
+        self.kind, self.is_bad = kind, False
+
+    def reset(self, *, seed=None, options=None):
+        self.is_bad = seed in BAD_SEEDS
+        if self.is_bad and self.kind == "reset":
+            return {}["nothing"]
+        observation, info = super().reset(seed=seed)
+        return observation if self.kind == "old reset" else (observation, info)
+
+    def step(self, action):
+        is_now = self.is_bad and self.num_steps == 4
+        if is_now and self.kind == "step":
+            np.zeros(3) + np.zeros(4)
+        if is_now and self.kind == "die":
+            os._exit(7)
+        observation, reward, terminated, truncated, info = super().step(action)
+        if is_now and self.kind == "nan":
+            observation["position"][0] = np.nan
+        if is_now and self.kind == "shape":
+            observation["position"] = np.zeros(3, np.float32)
+        if is_now and self.kind == "missing":
+            del observation["target"]
+        if is_now and self.kind == "score":
+            info["score"] *= 100
+        if is_now and self.kind == "success":
+            del info["success"]
+        if self.kind == "old step":
+            return observation, reward, terminated or truncated, info
+        return observation, reward, terminated, truncated, info
+
+    def render(self):
+        if self.kind == "no render":
+            raise NotImplementedError("this simulation has no window")
+        if self.kind == "render" and self.num_steps == 4:
+            raise RuntimeError("the window was closed")
+        return super().render()
+
+
+def faulty(kind):
+    """A task whose environments are `Faulty`."""
+    return replace(REACH, make=partial(Faulty, kind=kind))
+
+
 class Watching(Reach):
     """A simulation whose score says whether its process has loaded torch."""
 
@@ -87,6 +140,9 @@ DYING = replace(REACH, make=Dying)
 WATCHING = replace(REACH, make=Watching)
 LAZY = replace(REACH, expert=lazy_expert)
 HOPELESS = replace(REACH, expert=hopeless_expert)
+STEP, NAN, OLD_STEP, NO_RENDER = (faulty(kind) for kind in ("step", "nan", "old step", "no render"))
+LAMBDA = replace(REACH, make=lambda render_mode=None: Reach(render_mode))
+NO_POSITION = replace(REACH, position=None)
 NO_TASK = 3
 
 

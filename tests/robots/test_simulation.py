@@ -240,3 +240,16 @@ def test_an_impossible_disturbance_is_refused(option, message):
     for make in (partial(Simulation, REACH, VirtualClock()), partial(SimulatedRobot, REACH)):
         with pytest.raises(ValueError, match=message):
             make(**option)
+
+
+@pytest.mark.parametrize(("kind", "remedy"), [("old reset", "return an info too"), ("old step", "instead of done")])
+def test_an_environment_of_the_old_gym_is_named(clock, kind, remedy):
+    robot = Simulation(toys.faulty(kind), clock)
+
+    def take_a_step():
+        robot.start()
+        robot.command(FAR, clock.now())
+        at(clock, clock.now() + 2 * DT, robot)
+
+    with pytest.raises(ValueError, match=rf"{kind.split()[1]}\(\) must return \(observation, .*{remedy}"):
+        take_a_step()
