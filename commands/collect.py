@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..configs.datasets import CollectConfig
-from ..configs.notation import shown
 from ..envs.catalogue import load_task
 from ..envs.faults import summary
+from .next_lines import print_train
 
 
 def run(config: CollectConfig) -> None:
@@ -30,6 +30,5 @@ def run(config: CollectConfig) -> None:
             f"{num} {'episode' if num == 1 else 'episodes'} broke off and {'is' if num == 1 else 'are'} not recorded: "
             f"{summary(collected.faults)}"
         )
-    out = f"runs/{config.task}"
-    line = shown("train", task=config.task, dataset=config.out, out=out, imports=config.imports)
-    print(f"next: {line}")
+    if collected.successes:
+        print_train(config.task, config.out, config.imports)

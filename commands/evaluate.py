@@ -33,7 +33,7 @@ def run(config: EvaluateConfig) -> None:
         return
     measurement = measure(config)
     print(measurement.evaluation)
-    again = partial(shown, "evaluate", config.run, imports=config.imports)
+    again = partial(shown, "evaluate", config.run, task=config.task, imports=config.imports)
     write_results(
         out,
         [measurement],

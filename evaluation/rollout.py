@@ -2,7 +2,8 @@
 
 An episode's outcome depends on its seed alone, not on the other episodes or the number of processes. Each episode draws
 its own noise. Batches are padded to a multiple of `ROWS`, so that a row's result does not depend on the number of rows
-(checked by `tests/evaluation/test_rollout.py`).
+(checked by `tests/evaluation/test_rollout.py`). The libraries of a GPU choose other ways for other multiples, so there
+every batch has just `GPU_ROWS` rows.
 
 Cost: one prediction for all episodes that need a chunk; environments step in `workers` processes in parallel. Memory
 grows with `num_parallel`, not with the number of episodes.
@@ -11,7 +12,7 @@ grows with `num_parallel`, not with the number of episodes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any, TypeAlias
@@ -32,6 +33,9 @@ from .workers import Workers
 
 ROWS = 16
 """Batches are padded to a multiple of this many rows."""
+
+GPU_ROWS = EvaluateConfig.parallel
+"""The rows of every batch on a GPU."""
 
 Advance: TypeAlias = Callable[[Chunks], dict[int, "Request | Outcome"]]
 
@@ -96,14 +100,17 @@ def _run(
 ) -> dict[int, Outcome]:
     """The outcomes of episodes by their seeds, at most `num_parallel` of them at once."""
     waiting, outcomes = list(reversed(seeds)), dict[int, Outcome]()
-    generators = {episode: noise_generator(seed, episode) for episode in seeds}
+    generators: dict[int, torch.Generator] = {}  # of the episodes that run: a million of them would take gigabytes
     chunks: dict[int, np.ndarray | None] = {}
     while chunks or waiting:
         num_new = num_parallel - len(chunks)
-        chunks |= {waiting.pop(): None for _ in range(min(num_new, len(waiting)))}
+        started = [waiting.pop() for _ in range(min(num_new, len(waiting)))]
+        chunks |= dict.fromkeys(started)
+        generators |= {episode: noise_generator(seed, episode) for episode in started}
         answers = advance(chunks)
         ended = {episode: answer for episode, answer in answers.items() if isinstance(answer, Outcome)}
         outcomes |= ended
+        generators = {episode: generators[episode] for episode in answers.keys() - ended.keys()}
         if ended:
             bar.update(len(ended))
         requests = {episode: answer for episode, answer in answers.items() if not isinstance(answer, Outcome)}
@@ -120,17 +127,26 @@ def _lost_together(outcomes: Mapping[int, Outcome]) -> list[int]:
 
 def predict(engine: Engine, requests: Sequence[Request], generators: Sequence[torch.Generator]) -> list[np.ndarray]:
     """A chunk (Tp, Da) for each request, with noise from its own generator. Requests of one kind form a batch."""
-    kinds: dict[Hashable, list[int]] = {}
-    for index, request in enumerate(requests):
-        kinds.setdefault(request.kind, []).append(index)
+    is_on_gpu = getattr(engine, "device", torch.device("cpu")).type != "cpu"
+    multiple, most = (GPU_ROWS, GPU_ROWS) if is_on_gpu else (ROWS, len(requests))
     chunks: dict[int, np.ndarray] = {}
-    for indices in kinds.values():
-        rows = indices + indices[:1] * (-len(indices) % ROWS)
+    for indices in _batches(requests, most):
+        rows = indices + indices[:1] * (-len(indices) % multiple)
         drawn = {index: torch.randn(engine.noise_shape, generator=generators[index]).numpy() for index in indices}
         observation, guidance = batch([requests[row] for row in rows])
         predicted = engine.predict(observation, np.stack([drawn[row] for row in rows], axis=1), guidance)
         chunks |= zip(indices, predicted, strict=False)  # drops the padding
     return [chunks[index] for index in range(len(requests))]
+
+
+def _batches(requests: Sequence[Request], most: int) -> Generator[list[int]]:
+    """The indices of at most so many requests of one kind."""
+    kinds: dict[Hashable, list[int]] = {}
+    for index, request in enumerate(requests):
+        kinds.setdefault(request.kind, []).append(index)
+    for indices in kinds.values():
+        for first in range(0, len(indices), most):
+            yield indices[first : first + most]
 
 
 def latency(engine: Engine, *, repeats: int = 50) -> dict[str, float]:

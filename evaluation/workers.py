@@ -12,6 +12,7 @@ from typing import Any
 
 from ..envs.faults import Fault
 from ..policy.requests import Request
+from ..realtime import end_with_parent
 from .episode import Arena, Chunks, Outcome
 
 JOIN_S = 10.0
@@ -108,6 +109,7 @@ class _Worker:
 def _serve(pipe: Connection, make: Callable[[], Arena]) -> None:
     """The process of a worker: advance episodes until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     arena = make()
     try:
         with contextlib.suppress(EOFError, ConnectionError):
