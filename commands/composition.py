@@ -70,24 +70,29 @@ def explain(error: Exception, command: str) -> str | None:
         return f"{error.full_key} is required: give {error.full_key}=..."
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain_composition(error, command)
-    if isinstance(error, SyntaxError) or not is_addressed(error):
-        return explain_own(error)
-    if isinstance(error, ValueError | OSError | FloatingPointError | ImportError):
-        line = " ".join(str(error).split())
-        return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
     torch = sys.modules.get("torch")  # whoever raises its error has imported it
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return explain_memory(error, command)
+    if isinstance(error, SyntaxError) or not is_addressed(error):
+        return explain_own(error)
+    if isinstance(error, ValueError | OSError | FloatingPointError | ImportError):
+        return _one_line(error)
     return None
 
 
 def explain_own(error: Exception) -> str:
     """The error of a user's own code: what it is, and the last lines that led to it."""
-    text = " ".join(str(error).split())
+    text = _one_line(error)
     if isinstance(error, SyntaxError):  # it has no frame of its own
         return f"{type(error).__name__}: {text}, in {error.filename}"
     frames = own_frames(error)[-MOST_FRAMES:]
     return "\n".join([f"{type(error).__name__}: {text} ({place(error)})", *format_list(frames)]).rstrip()
+
+
+def _one_line(error: Exception) -> str:
+    """The message of an error; what cannot be printed is escaped."""
+    line = " ".join(str(error).split())
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 
 def explain_memory(error: Exception, command: str) -> str:

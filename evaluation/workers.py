@@ -110,6 +110,7 @@ def _serve(pipe: Connection, make: Callable[[], Arena]) -> None:
     """The process of a worker: advance episodes until the other end is closed."""
     end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
     arena = make()
     try:
         with contextlib.suppress(EOFError, ConnectionError):

@@ -65,7 +65,7 @@ def spoilt(raw, info):
 class OldGym(gymnasium.Env):
     observation_space = action_space = gymnasium.spaces.Box(-1, 1, (3,))
 
-    def reset(self):
+    def reset(self):  # type: ignore[override]
         return np.zeros(3)
 
 
