@@ -26,6 +26,7 @@ from ..configs.notation import describe
 from ..configs.training import TrainConfig
 from ..datasets.augmentation import Augmentation
 from ..datasets.demonstrations import Demonstrations, check_finite
+from ..datasets.inspection import worst
 from ..datasets.mirror import Mirrored
 from ..datasets.normalisation import Range, fit_ranges
 from ..datasets.opening import open_demonstrations
@@ -156,6 +157,7 @@ def prepare(config: TrainConfig) -> Prepared:
     num_episodes, parent = len(demonstrations), None
     if config.init_from is not None:
         parent = read_manifest(resolve_checkpoint(Path(config.init_from)))
+    looks = [f"looks wrong: {text}"] if (text := worst(demonstrations)) else []
     split = choose_split(demonstrations, held_out=config.held_out, seed=config.split_seed, parent=parent)
     episodes = split.training
     if config.mirror:
@@ -190,7 +192,7 @@ def prepare(config: TrainConfig) -> Prepared:
         "seed": config.seed,
         "training": recipe(config, split, init_from=init_from, teacher=teacher_digest),
     }
-    notes = _notes(ranges, split, num_episodes, has_parent=parent is not None)
+    notes = [*looks, *_notes(ranges, split, num_episodes, has_parent=parent is not None)]
     augmentation = config.augmentation.build(policy.encoder.crop)
     return Prepared(task, training, validation, augmentation, policy.to(device), teacher, device, manifest, notes)
 
@@ -208,9 +210,10 @@ def _open_checked(dataset: str, task: Task | None) -> Demonstrations:
 
 def _notes(ranges: dict[str, Range], split: Split, num_episodes: int, *, has_parent: bool) -> list[str]:
     notes = [f"still: {name} {reason}" for fitted in ranges.values() for name, reason in fitted.still.items()]
+    origin = ""
     if has_parent:
-        origin = "as by init_from" if split.is_kept else "anew, because init_from was not trained on them"
-        notes.append(f"held out: {len(split.held_out)} of {num_episodes} episodes, {origin}")
+        origin = ", as by init_from" if split.is_kept else ", anew, because init_from was not trained on them"
+    notes.append(f"held out: {len(split.held_out)} of {num_episodes} episodes{origin}")
     return notes
 
 

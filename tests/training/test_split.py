@@ -10,6 +10,7 @@ from recede.configs.training import TrainConfig
 from recede.datasets.fingerprint import fingerprint
 from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import split_episodes
+from recede.specification import Specification, Stream
 from recede.training.loop import prepare, train
 from recede.training.split import choose_split
 
@@ -86,6 +87,22 @@ def test_a_fingerprint_depends_on_lengths_and_actions(reaches, tmp_path):
     assert fingerprint(joined, 1) != fingerprint(store, 2)  # the actions are the same
 
 
+def test_a_training_names_what_looks_wrong_and_the_half_that_it_holds_out(tmp_path, capsys):
+    """One of two episodes is far more than the share of 0.02; and an angle wraps in both."""
+    specification = Specification((Stream("arm", (1,), units="rad"),), Stream("action", (1,)), 0.1)
+    store = DemonstrationStore.create(tmp_path / "store", specification)
+    for _ in range(2):
+        yaw = (np.linspace(2, 8, 40)[:, None] + np.pi) % (2 * np.pi) - np.pi
+        store.append({"arm": yaw.astype("f4"), "action": np.sin(yaw).astype("f4")})
+    policy = RegressionConfig(network=UNet1dConfig(channels=[16, 32], time_size=16))
+    options = {"policy": policy, "device": "cpu", "batch_size": 8, "steps": 1, "warmup": 0}
+    train(TrainConfig(dataset=str(store.path), out=str(tmp_path / "run"), held_out=0.02, **options))
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("looks wrong: arm[0] wraps round by a whole turn in 2 of 2 episodes, the first at step ")
+    assert first.endswith(", see recede inspect")
+    assert second == "held out: 1 of 2 episodes"
+
+
 def test_a_training_keeps_the_split_of_init_from(tmp_path, reaches, capsys):
     def config(out, **changes):
         policy = RegressionConfig(network=UNet1dConfig(channels=[16, 32], time_size=16))
@@ -93,7 +110,7 @@ def test_a_training_keeps_the_split_of_init_from(tmp_path, reaches, capsys):
         return TrainConfig(dataset=str(reaches), out=str(tmp_path / out), **arguments)
 
     train(config("first", held_out=0.25, split_seed=3))
-    assert "held out" not in capsys.readouterr().out
+    assert capsys.readouterr().out.splitlines()[-1] == "held out: 5 of 20 episodes"
     train(config("second", seed=5, init_from=str(tmp_path / "first")))
     assert "held out: 5 of 20 episodes, as by init_from" in capsys.readouterr().out
     manifests = [read_manifest(resolve_checkpoint(tmp_path / name)) for name in ("first", "second")]
