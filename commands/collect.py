@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..configs.datasets import CollectConfig
+from ..configs.notation import shown
 from ..envs.catalogue import load_task
 
 
@@ -22,4 +23,6 @@ def run(config: CollectConfig) -> None:
     print(f"{collected.successes} demonstrations in {config.out}")
     if collected.failures:
         print(f"{collected.failures} failures of the expert in {collected.failures_path}")
-    print(f"next: recede train task={config.task} dataset={config.out} out=runs/{config.task}{config.again}")
+    out = f"runs/{config.task}"
+    line = shown("train", task=config.task, dataset=config.out, out=out, imports=config.imports)
+    print(f"next: {line}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..configs.checkpoints import ExportConfig
+from ..configs.notation import shown
 
 
 def run(config: ExportConfig) -> None:
@@ -11,4 +12,4 @@ def run(config: ExportConfig) -> None:
 
     print(export(config))
     print(f"{config.out}: exported from {config.run}")
-    print(f"next: recede evaluate {config.out}{config.again}")
+    print(f"next: {shown('evaluate', config.out, imports=config.imports)}")

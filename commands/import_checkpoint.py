@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..configs.checkpoints import ImportCheckpointConfig
+from ..configs.notation import shown
 
 
 def run(config: ImportCheckpointConfig) -> None:
@@ -12,4 +13,4 @@ def run(config: ImportCheckpointConfig) -> None:
     path = import_checkpoint(config)
     print(f"{path}: imported from {config.source}")
     if config.task:
-        print(f"next: recede evaluate {path}{config.again}")
+        print(f"next: {shown('evaluate', str(path), imports=config.imports)}")

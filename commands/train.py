@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..configs.notation import shown
 from ..configs.training import TrainConfig
 
 
@@ -15,4 +16,4 @@ def run(config: TrainConfig) -> None:
     is_done = config.steps in checkpoint_steps(Path(config.out))
     path = train(config)
     print(f"{'nothing to do, trained already' if is_done else f'trained for {config.steps} steps'}: {path}")
-    print(f"next: recede {'evaluate' if config.task else 'control'} {config.out}{config.again}")
+    print(f"next: {shown('evaluate' if config.task else 'control', config.out, imports=config.imports)}")

@@ -1,4 +1,4 @@
-"""The configurations of `recede control` and `recede serve`."""
+"""The configurations of `recede check`, `recede control` and `recede serve`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from .checks import LARGEST_SEED, MOST_EPISODES, known_engine, not_negative, positive
+from .changes import accept_changes
+from .checks import LARGEST_SEED, MOST_EPISODES, PathName, known_engine, not_negative, positive
 from .components.executions import RecedingConfig, check_executions
 from .components.robots import SafetyConfig, SimulatedRobotConfig
 from .packages import CommandConfig
@@ -18,13 +19,13 @@ class ControlConfig(CommandConfig):
 
     "Policy"
 
-    run: str
+    run: PathName
     """Run folder, checkpoint folder or folder of `recede export`; or ws://HOST:PORT of `recede serve`, which chose
 checkpoint, sampler and engine."""
     checkpoint: str = "last"
     """Checkpoint of a run: last or best."""
     sampler: Any = None
-    """Sampler to denoise with. null takes the sampler of the policy."""
+    """Sampler to denoise with. null is that of the policy; sampler.num_steps=4 alone changes only that value."""
     engine: str | None = None
     """What runs the policy in its own process: eager (PyTorch on one CPU thread), cuda_graph (a GPU), onnx, openvino,
 openvino_fp32 or auto. null is eager, or the engine of an exported policy."""
@@ -50,7 +51,7 @@ openvino_fp32 or auto. null is eager, or the engine of an exported policy."""
     """Longest duration of an episode in seconds. null sets no limit."""
     first_seed: int = 100_000
     """Seed of the first simulated episode; episode i has the seed first_seed + i."""
-    out: str | None = None
+    out: PathName | None = None
     """New or empty folder for the log and the report. null is runs/control/DATE-TIME."""
 
     def __post_init__(self) -> None:
@@ -58,8 +59,9 @@ openvino_fp32 or auto. null is eager, or the engine of an exported policy."""
         positive(self, "rate", most=10_000)  # commands a second; a loop in Python is slower
         not_negative(self, "first_seed", "seed", most=LARGEST_SEED)
         if self.seconds is not None:
-            positive(self, "seconds")
+            positive(self, "seconds", most=1e9)
         check_executions(self.execution, most=1)
+        accept_changes(self, "sampler")
         known_engine(self.engine)
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
@@ -76,17 +78,39 @@ openvino_fp32 or auto. null is eager, or the engine of an exported policy."""
 
 
 @dataclass(kw_only=True)
+class CheckConfig(CommandConfig):
+    """Check every promise of a robot, before a policy controls it. The robot is switched on, commanded to stay where it
+    is, and stopped. Ctrl-C stops it at once.
+    """
+
+    robot: Any
+    """Robot to check."""
+    rate: float = 100.0
+    """Commands to the robot per second."""
+    seconds: float = 2.0
+    """How long the robot is commanded to stay where it is, in seconds."""
+    max_call_ms: float = 20.0
+    """Longest time that a call of the driver may take, in milliseconds. A busy machine needs more."""
+
+    def __post_init__(self) -> None:
+        positive(self, "rate", most=10_000)
+        positive(self, "seconds", most=3600)
+        positive(self, "max_call_ms", most=60_000)
+
+
+@dataclass(kw_only=True)
 class ServeConfig(CommandConfig):
     """Serve a policy to robots over the network. `recede control ws://HOST:PORT` connects to it."""
 
     "Policy"
 
-    run: str
+    run: PathName
     """Run folder, checkpoint folder, or folder of `recede export`."""
     checkpoint: str = "last"
     """Checkpoint of a run: last or best."""
     sampler: Any = None
-    """Sampler to denoise with. null takes the sampler of the policy. An exported policy keeps its own."""
+    """Sampler to denoise with. null is that of the policy; sampler.num_steps=4 alone changes only that value.
+An exported policy keeps its own."""
     engine: str | None = None
     """What runs the policy: eager (PyTorch), cuda_graph, onnx, openvino, openvino_fp32, or auto for the fastest here.
 null is eager, or the engine of an exported policy."""
@@ -107,8 +131,9 @@ null is eager, or the engine of an exported policy."""
     """Most sessions in one batch of predictions."""
 
     def __post_init__(self) -> None:
+        accept_changes(self, "sampler")
         known_engine(self.engine)
-        positive(self, "max_sessions", "max_batch")
+        positive(self, "max_sessions", "max_batch", most=10_000)
         not_negative(self, "seed", most=LARGEST_SEED)
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")

@@ -18,7 +18,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +26,9 @@ from numpy.typing import NDArray
 from ..execution.interface import Execution
 from ..policy.requests import Request
 from ..realtime import Clock
-from ..robots.interface import Robot
+from ..robots.interface import Robot, call_robot
 from .alignment import Alignment
 from .safety import Event, Safety
-
-Answer = TypeVar("Answer")
 
 LARGEST_GAP_S = 1.0
 """Longest time between two ticks; if the clock moves by more, it jumped or the process was suspended."""
@@ -116,17 +114,6 @@ def interpolate(planned: NDArray[Any], place: float) -> NDArray[Any]:
     first = min(math.floor(place), len(planned) - 1)
     second = min(first + 1, len(planned) - 1)
     return planned[first] + (place - first if second > first else 0.0) * (planned[second] - planned[first])
-
-
-def call_robot(method: Callable[..., Answer], *arguments: Any) -> Answer:
-    """The answer of a method of a robot. Raises ConnectionError, which names the error, if the driver has failed."""
-    try:
-        return method(*arguments)
-    except OSError:  # a driver that knows what happened
-        raise
-    except Exception as error:
-        name = getattr(method, "__name__", "call")
-        raise ConnectionError(f"the robot failed in {name}(): {type(error).__name__}: {error}") from error
 
 
 class Controller:

@@ -25,6 +25,9 @@ Predict: TypeAlias = Callable[[Request], NDArray[Any]]
 NUM_WARM = 5
 """Predictions before the first request; the median of their times is the expected time of the next ones."""
 
+REASON_SIZE = 1000
+"""Bytes of the reason why a policy cannot be loaded."""
+
 
 class PolicyProcess:
     """A `Planner` whose predictions are made by another process, with one thread.
@@ -45,11 +48,14 @@ class PolicyProcess:
     def wait(self, seconds: float = 120.0) -> float:
         """Wait until the policy is loaded and warm; return the seconds that one prediction takes.
 
-        Raises TimeoutError if it takes longer, and ConnectionError if the process ends, having printed why.
+        Raises ValueError if the policy cannot be loaded so, TimeoutError if it takes longer, and ConnectionError if the
+        process ends, having printed why.
         """
         until = time.monotonic() + seconds
         while True:
             for name, record in self._receive():
+                if name == "refused":
+                    raise ValueError(record["reason"].decode(errors="replace"))
                 if name == "ready":
                     return float(record["prediction_s"])
             if time.monotonic() > until:
@@ -108,6 +114,7 @@ def layouts(specification: Specification, horizons: Horizons) -> tuple[Layouts, 
     request = [("number", "i8"), ("is_guided", "?"), ("prefix", np.dtype(prefix)), ("streams", np.dtype(streams))]
     answers = {
         "ready": np.dtype([("prediction_s", "f8")]),
+        "refused": np.dtype([("reason", f"S{REASON_SIZE}")]),
         "chunk": np.dtype([("number", "i8"), ("chunk", "f4", chunk)]),
     }
     return {"request": np.dtype(request)}, answers
@@ -116,8 +123,15 @@ def layouts(specification: Specification, horizons: Horizons) -> tuple[Layouts, 
 def _serve(channel: Channel, requests: np.dtype[Any], load: Callable[..., Predict], arguments: tuple[Any, ...]) -> None:
     """The process: predict until the channel is closed."""
     os.environ["OMP_NUM_THREADS"] = "1"  # the loop and the robot need the other cores
-    predict = load(*arguments)
-    channel.send("ready", _warm_up(predict, requests))
+    try:
+        predict = load(*arguments)
+        seconds = _warm_up(predict, requests)
+    except ConnectionError:  # the channel is closed, or the server is gone
+        raise
+    except (ValueError, OSError, ImportError) as error:
+        channel.send("refused", str(error).encode(errors="replace")[:REASON_SIZE])
+        return
+    channel.send("ready", seconds)
     while True:
         for _, record in channel.receive():
             channel.send("chunk", record["number"], predict(_request(record)))

@@ -16,10 +16,10 @@ import numpy as np
 
 from ..execution.interface import Execution
 from ..realtime import Clock, MonotonicClock
-from ..robots.interface import Robot
+from ..robots.interface import Robot, call_robot
 from ..robots.simulated import SimulatedRobot
 from .log import RunLog
-from .loop import Controller, Summary, call_robot
+from .loop import Controller, Summary
 from .operator import Operator
 from .planner import PolicyProcess
 from .safety import Safety

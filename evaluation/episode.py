@@ -163,6 +163,20 @@ class Arena:
         self._idle = {False: [], True: []}
 
 
+_arena: list[Arena] = []
+"""The arena of a worker process."""
+
+
+def open_arena(make: Callable[[], Arena]) -> None:
+    """Make the arena of this worker process."""
+    _arena.append(make())
+
+
+def advance_arena(chunks: Chunks) -> dict[int, Request | Outcome]:
+    """Advance episodes in this worker process; see `Arena.advance`."""
+    return _arena[0].advance(chunks)
+
+
 def _score(info: Mapping[str, Any]) -> float:
     score = float(info["score"])
     if not 0 <= score <= 1:

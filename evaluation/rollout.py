@@ -30,7 +30,7 @@ from ..policy.engines.eager import as_engine
 from ..policy.engines.interface import Engine
 from ..policy.interface import Policy
 from ..policy.requests import Request, batch
-from .episode import Arena, Chunks, Outcome, check_fits
+from .episode import Arena, Chunks, Outcome, advance_arena, check_fits, open_arena
 
 ROWS = 16
 """Batches are padded to a multiple of this many rows."""
@@ -124,13 +124,13 @@ def _arenas(arena: Callable[[], Arena], workers: int) -> Generator[Advance]:
             local.close()
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads and the GPU of this process
-    pools = [ProcessPoolExecutor(1, context, initializer=_open, initargs=(arena,)) for _ in range(workers)]
+    pools = [ProcessPoolExecutor(1, context, initializer=open_arena, initargs=(arena,)) for _ in range(workers)]
 
     def advance(chunks: Chunks) -> dict[int, Request | Outcome]:
         shares: list[dict[int, Any]] = [{} for _ in pools]
         for seed, chunk in chunks.items():
             shares[seed % workers][seed] = chunk
-        answers = [pool.submit(_advance, share) for pool, share in zip(pools, shares, strict=True) if share]
+        answers = [pool.submit(advance_arena, share) for pool, share in zip(pools, shares, strict=True) if share]
         try:
             return {seed: answer for future in answers for seed, answer in future.result().items()}
         except BrokenProcessPool:
@@ -143,17 +143,6 @@ def _arenas(arena: Callable[[], Arena], workers: int) -> Generator[Advance]:
     finally:
         for pool in pools:
             pool.shutdown(cancel_futures=True)
-
-
-_worker: list[Arena] = []
-
-
-def _open(arena: Callable[[], Arena]) -> None:
-    _worker.append(arena())
-
-
-def _advance(chunks: Chunks) -> dict[int, Request | Outcome]:
-    return _worker[0].advance(chunks)
 
 
 def latency(engine: Engine, *, repeats: int = 50) -> dict[str, float]:

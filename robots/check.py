@@ -1,5 +1,7 @@
 """A check of your own driver. It commands only the current position of the robot.
 
+It stops the robot while its position is misread by a tenth of the limits: a driver that goes to a reading then moves.
+
 Shapes: Da size of the action.
 """
 
@@ -7,18 +9,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..realtime import Clock
 from ..specification import Stream, nearest
-from .interface import TOLERANCE_S, Reading, Robot
-
-Answer = TypeVar("Answer")
+from .interface import TOLERANCE_S, Answer, Reading, Robot, call_robot
 
 
 def check_robot(
@@ -31,9 +32,10 @@ def check_robot(
     max_call_s: float = 0.02,
     max_move: float = 0.05,
 ) -> str:
-    """Start a robot, hold its position, and check every promise of `Robot`; a report to print.
+    """Start a robot, hold its position, and check every promise of `Robot`; a report to print, whose last line sums up.
 
-    The robot is stopped in the end, but not closed.
+    The robot is stopped in the end, but not closed. While it is stopped, `robot.read` and `robot.position` give a wrong
+    position, to which it must not go.
 
     seconds: how long to hold the position, s.
     start_s: time within which every stream must arrive, s.
@@ -42,25 +44,28 @@ def check_robot(
     max_move: how far the robot may leave its position, as a fraction of the limits of the action; in its units if it
         has no limits.
 
-    Raises ValueError for the first broken promise, and TimeoutError if a stream does not arrive or a call blocks.
+    Raises ValueError for the first broken promise, TimeoutError if a stream does not arrive or a call blocks, and
+    ConnectionError if the robot is lost or its driver fails.
     """
     _check_description(robot)
     watch = _Watch(robot, clock, max_age_s, max_call_s, max_move)
     try:
-        robot.start()
+        call_robot(robot.start)
         watch.wait(start_s)
-        watch.call("stop", robot.stop)
+        watch.stop()
         watch.hold(seconds / 4, "stopped before its first command")
-        robot.start()
+        call_robot(robot.start)
         watch.wait(start_s)
         watch.hold(seconds, "commanded its own position", is_commanded=True)
         for _ in range(2):
-            watch.call("stop", robot.stop)
+            watch.stop()
         watch.hold(seconds / 2, "stopped")
-    finally:
-        robot.stop()
+    except BaseException:
+        with suppress(Exception):  # the error that came first is raised
+            robot.stop()
+        raise
     watch.check_progress(seconds)
-    return watch.report()
+    return watch.report(seconds)
 
 
 def _check_description(robot: Robot) -> None:
@@ -117,7 +122,7 @@ class _Watch:
     def call(self, name: str, function: Callable[..., Answer], *arguments: Any) -> Answer:
         """The answer of a call, which must come within `max_call_s`."""
         begin = time.perf_counter()
-        answer = function(*arguments)
+        answer = call_robot(function, *arguments)
         taken = time.perf_counter() - begin
         self.slowest_s[name] = max(taken, self.slowest_s.get(name, 0.0))
         if taken > self.max_call_s:
@@ -126,6 +131,11 @@ class _Watch:
                 "a thread or process of its own, and keep its newest readings"
             )
         return answer
+
+    def stop(self) -> None:
+        """Stop the robot while its own methods give a wrong position."""
+        with self._wrong_position():
+            self.call("stop", self.robot.stop)
 
     def check_progress(self, seconds: float) -> None:
         """Every stream must have new readings."""
@@ -136,8 +146,8 @@ class _Watch:
                     f"of {self.newest[name].time:.3f} s"
                 )
 
-    def report(self) -> str:
-        """What the check measured, in lines to print."""
+    def report(self, seconds: float) -> str:
+        """What the check measured, in lines to print. The last one says what was tried."""
         robot = self.robot
         lines = [f"{robot.rate:g} commands/s, each {1e3 * robot.actuation_delay:.1f} ms before its effect"]
         lines += [
@@ -145,9 +155,48 @@ class _Watch:
             for name in self.newest
         ]
         lines += [f"{name + '()':<20}at most {1e3 * taken:.2f} ms" for name, taken in self.slowest_s.items()]
-        kept = f"kept, moved by at most {self.moved:.2g} of {self.max_move:g}"
-        lines.append(f"{'its position':<20}{kept if self.home is not None else 'unknown: nothing was commanded'}")
-        return "\n".join(lines)
+        tried = f"commanded its own position for {seconds:g} s and stopped 3 times while its position was misread"
+        kept = f"it moved by at most {self.moved:.2g} of its limits where {self.max_move:g} is allowed"
+        if self.home is None:
+            tried, kept = "stopped 3 times", "its position is unknown, so nothing was commanded"
+        return "\n".join(
+            [
+                *lines,
+                f"all right: the robot was started twice, {tried}; {kept}, readings were at most "
+                f"{1e3 * max(self.oldest_s.values()):.1f} ms old, and calls took at most "
+                f"{1e3 * max(self.slowest_s.values()):.2f} ms",
+            ]
+        )
+
+    @contextmanager
+    def _wrong_position(self) -> Generator[None]:
+        """Meanwhile `robot.read` and `robot.position` are wrong by twice `max_move`, towards the middle."""
+        robot, home, own = self.robot, self.home, getattr(self.robot, "__dict__", None)
+        if home is None or own is None:  # a class with slots cannot be lied to
+            yield
+            return
+        action, scale, read = robot.specification.action, self._scale(), robot.read
+        middle = np.add(action.low, action.high) / 2 if action.low else home + 1
+        shift = np.where(home < middle, 2, -2) * self.max_move * scale
+        streams = [stream.name for stream in robot.specification.observations if stream.shape == action.shape]
+
+        def misread() -> Mapping[str, Reading]:
+            readings = read()
+            wrong = {name: readings[name] for name in streams if name in readings}
+            return {
+                **readings,
+                **{name: Reading((old + shift).astype(old.dtype), moment) for name, (old, moment) in wrong.items()},
+            }
+
+        wrong = {"read": misread, "position": lambda: (home + shift).astype(action.dtype)}
+        before = {name: own[name] for name in wrong if name in own}
+        own.update(wrong)
+        try:
+            yield
+        finally:
+            for name in wrong:
+                del own[name]
+            own.update(before)
 
     def _sleep(self) -> None:
         self.clock.sleep_until(self.clock.now() + 1 / self.robot.rate)
@@ -192,8 +241,7 @@ class _Watch:
         if self.home is None or position is None:
             return
         action = self.robot.specification.action
-        scale = np.subtract(action.high, action.low) if action.low else np.ones(action.shape)
-        shares = np.abs(position - self.home) / scale
+        shares = np.abs(position - self.home) / self._scale()
         self.moved = max(self.moved, float(shares.max()))
         if self.moved > self.max_move:
             worst = int(shares.argmax())
@@ -202,6 +250,11 @@ class _Watch:
                 f"to {position[worst]:.4g}, {shares[worst]:.2g} of its limits where {self.max_move:g} is allowed"
                 + (": stop() must hold the last command, and never a reading" if "stopped" in state else "")
             )
+
+    def _scale(self) -> NDArray[Any]:
+        """The size of the limits of the action (Da,), or ones."""
+        action = self.robot.specification.action
+        return np.subtract(action.high, action.low) if action.low else np.ones(action.shape)
 
     def _within_limits(self, position: NDArray[Any]) -> NDArray[Any]:
         action = self.robot.specification.action

@@ -8,13 +8,15 @@ Shapes: Da size of the action.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..specification import Specification
+
+Answer = TypeVar("Answer")
 
 TOLERANCE_S = 1e-6
 """Times that differ by less count as equal, because sums of periods are not exact."""
@@ -85,3 +87,14 @@ def checked_action(action: ArrayLike, at_time: float, specification: Specificati
             f"a command must be {stream.size} finite numbers at a finite time, got {command.tolist()} at {at_time}"
         )
     return command
+
+
+def call_robot(method: Callable[..., Answer], *arguments: Any) -> Answer:
+    """The answer of a method of a robot. Raises ConnectionError, which names the error, if the driver has failed."""
+    try:
+        return method(*arguments)
+    except OSError:  # a driver that knows what happened
+        raise
+    except Exception as error:
+        name = getattr(method, "__name__", "call")
+        raise ConnectionError(f"the robot failed in {name}(): {type(error).__name__}: {error}") from error

@@ -20,6 +20,7 @@ TINY = {
     "inference": {"CHANNELS": (16, 32), "STEPS": 2, "ENGINES": ("eager",), "SECONDS": 0},
     "modes": {"NUM_DEMONSTRATIONS": 12, "NUM_SAMPLES": 2},
     "serving": {"ROUNDS": 3},
+    "training": {"BATCH_SIZE": 2, "CHANNELS": (8, 16), "TIME_SIZE": 8, "SECONDS": 0},
     "windows": {"SIZES": {"low-dimensional": (3, 100), "image": (2, 60)}, "SECONDS": 0},
 }
 """Benchmark -> its constants that a test makes small."""
@@ -53,6 +54,13 @@ def test_every_benchmark_is_run_here():
 def test_denoising(run):
     names = ("whole network at each step", "time and conditioning once", "whole / once")
     assert list(run("denoising")) == [f"tiny, {name}" for name in names]
+
+
+def test_training(run):
+    rows = run("training")
+    assert [name for name in rows if name.endswith("/ ours")] == [
+        f"kernels of {size}, {who} / ours" for size in (5, 3) for who in ("plain loop", "layers of torch")
+    ]
 
 
 def test_windows(run):

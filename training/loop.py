@@ -11,7 +11,6 @@ data.
 from __future__ import annotations
 
 import math
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,7 +79,8 @@ def train(config: TrainConfig) -> Path:
     groups = parameter_groups(policy, weight_decay=config.weight_decay)
     optimizer = torch.optim.AdamW(groups, betas=(config.betas[0], config.betas[1]), fused=True)
     ema = EMA(policy, power=config.ema_power, maximum=config.ema_maximum)
-    order, generator = Order(len(prepared.windows), config.batch_size, config.seed), torch.Generator(device)
+    order = Order(len(prepared.windows), config.batch_size, config.seed, device)
+    generator = torch.Generator(device)
     run = Run(Path(config.out))
     with run.exclusive(), stop_requests() as is_stopping, metrics_writer(run, config.tensorboard) as write:
         start = run.begin({key: value for key, value in describe(config).items() if key not in ("out", "imports")})
@@ -90,11 +90,11 @@ def train(config: TrainConfig) -> Path:
         print(*prepared.notes, sep="\n", end="\n" if prepared.notes else "")
         bar = tqdm(range(start, config.steps), initial=start, total=config.steps, desc="train", unit="step")
         for step in bar:
-            began = time.perf_counter()
+            began = meter.moment()
             batch = prepared.windows.batch(order.indices(step))
             lesson = draw_lesson(config, prepared, ema.module, batch, step, generator)
             torch.manual_seed(mix_seeds(config.seed, 2, step))  # dropout
-            gathered = time.perf_counter()
+            gathered = meter.moment()
 
             rate = learning_rate(step, config)
             for group in optimizer.param_groups:
@@ -107,7 +107,7 @@ def train(config: TrainConfig) -> Path:
             norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.gradient_clip)
             optimizer.step()
             ema.update(policy, step + 1)
-            meter.add(loss.detach(), norm, data_s=gathered - began, update_s=time.perf_counter() - gathered)
+            meter.add(loss.detach(), norm, data_s=(began, gathered), update_s=(gathered, meter.moment()))
 
             done = step + 1
             is_last = done == config.steps
@@ -265,11 +265,12 @@ def mix_seeds(*numbers: int) -> int:
 class Order:
     """The windows of each step: a new permutation every epoch, a function of (seed, step) alone.
 
-    Windows that do not fill the last batch of an epoch are skipped in that epoch.
+    Windows that do not fill the last batch of an epoch are skipped in that epoch. The permutation is drawn on the CPU,
+    so it is the same for every device; it goes to `device` once an epoch, so that a step does not wait for its indices.
     """
 
-    def __init__(self, num_windows: int, batch_size: int, seed: int) -> None:
-        self.batch_size, self.seed = min(batch_size, num_windows), seed
+    def __init__(self, num_windows: int, batch_size: int, seed: int, device: str | torch.device = "cpu") -> None:
+        self.batch_size, self.seed, self.device = min(batch_size, num_windows), seed, device
         self.num_windows, self.num_batches = num_windows, num_windows // self.batch_size
         self._epoch, self._permutation = -1, torch.empty(0)
 
@@ -278,5 +279,6 @@ class Order:
         epoch, batch = divmod(step, self.num_batches)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(mix_seeds(self.seed, 0, epoch))
-            self._epoch, self._permutation = epoch, torch.randperm(self.num_windows, generator=generator)
+            permutation = torch.randperm(self.num_windows, generator=generator)
+            self._epoch, self._permutation = epoch, permutation.to(self.device)
         return self._permutation[batch * self.batch_size : (batch + 1) * self.batch_size]

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from ...policy.denoising.interface import NoiseSchedule, Solver, Weighting
 
 
+MOST_LEVELS = 10_000
+"""Most noise levels of a schedule."""
+
+
 @dataclass(kw_only=True)
 class ScheduleConfig:
     """What the configurations of noise schedules share."""
@@ -28,23 +32,30 @@ class ScheduleConfig:
 
 
 @dataclass(kw_only=True)
-class CosineConfig(ScheduleConfig):
-    """The squared-cosine noise schedule."""
+class LevelsConfig(ScheduleConfig):
+    """What the configurations of schedules of several noise levels share."""
 
-    kind: ClassVar[str] = "policy.denoising.schedule:cosine"
     num_times: int = 100
     """Number of noise levels."""
 
+    def __post_init__(self) -> None:
+        positive(self, "num_times", most=MOST_LEVELS)
+
 
 @dataclass(kw_only=True)
-class DiffusersScheduleConfig(ScheduleConfig):
+class CosineConfig(LevelsConfig):
+    """The squared-cosine noise schedule."""
+
+    kind: ClassVar[str] = "policy.denoising.schedule:cosine"
+
+
+@dataclass(kw_only=True)
+class DiffusersScheduleConfig(LevelsConfig):
     """A beta schedule of the library diffusers."""
 
     kind: ClassVar[str] = "policy.denoising.schedule:from_diffusers"
     beta_schedule: str = "linear"
     """Its name in diffusers."""
-    num_times: int = 100
-    """Number of noise levels."""
     beta_start: float = 1e-4
     """Beta of the first noise level."""
     beta_end: float = 0.02
@@ -52,12 +63,10 @@ class DiffusersScheduleConfig(ScheduleConfig):
 
 
 @dataclass(kw_only=True)
-class RectifiedFlowConfig(ScheduleConfig):
+class RectifiedFlowConfig(LevelsConfig):
     """The straight path between data and noise."""
 
     kind: ClassVar[str] = "policy.denoising.schedule:rectified_flow"
-    num_times: int = 100
-    """Number of noise levels."""
 
 
 @dataclass(kw_only=True)
@@ -215,7 +224,7 @@ class MinSNRConfig(WeightingConfig):
     """Largest weight."""
 
     def __post_init__(self) -> None:
-        positive(self, "limit")
+        positive(self, "limit", most=1e9)
 
 
 @dataclass(kw_only=True)
@@ -227,4 +236,4 @@ class EDMWeightingConfig(WeightingConfig):
     """Standard deviation of normalised actions."""
 
     def __post_init__(self) -> None:
-        positive(self, "data_std")
+        positive(self, "data_std", most=1e3)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...specification import Horizons, Specification
-from ..checks import check_sizes, pair, positive
+from ..checks import LARGEST_SIZE, PathName, check_sizes, pair, positive
 
 if TYPE_CHECKING:
     from ...policy.encoders.observation import MakeCamera, ObservationEncoder
@@ -45,7 +45,7 @@ class CameraEncoderConfig(ABC):
     """Crop [height,width] in pixels: random in training, central otherwise. null sees the whole image."""
     shared: bool = False
     """Use one network for all cameras."""
-    weights: str | None = None
+    weights: PathName | None = None
     """Pretrained weights that training starts from. null starts from random weights."""
     frozen: bool = False
     """Do not train the pretrained network. Otherwise it learns at a tenth of the learning rate."""
@@ -53,7 +53,7 @@ class CameraEncoderConfig(ABC):
     """Sizes of the layers of the MLP for vectors. [] uses no MLP."""
 
     def __post_init__(self) -> None:
-        positive(self, "features")
+        positive(self, "features", most=LARGEST_SIZE)
         check_sizes("mlp", self.mlp)
         pair(self.crop)
 
@@ -97,7 +97,7 @@ class ResNetEncoderConfig(CameraEncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "keypoints", "width")
+        positive(self, "keypoints", "width", most=LARGEST_SIZE)
         if self.depth not in (18, 34, 50) or not 1 <= self.stages <= 4:
             raise ValueError(
                 f"a ResNet must have a depth of 18, 34 or 50 and 1 to 4 stages, got {self.depth} and {self.stages}"
@@ -148,7 +148,7 @@ class ViTEncoderConfig(CameraEncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "image_size")
+        positive(self, "image_size", most=10_000)
         if self.weights is not None and not self.architecture:
             from ...policy.encoders.vit import read_architecture
 

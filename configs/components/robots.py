@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,13 +13,17 @@ import numpy as np
 
 from ...envs.catalogue import known_task, load_task
 from ...specification import Specification
-from ..checks import LARGEST_SEED, not_negative, positive
+from ..checks import LARGEST_SEED, LONGEST_MS, PathName, not_negative, positive
 
 if TYPE_CHECKING:
     from ...control.safety import Safety
     from ...robots.feetech.arm import SerialArm
     from ...robots.interface import Robot
     from ...robots.simulated import SimulatedRobot
+
+
+ROBOT = ("specification", "rate", "actuation_delay", "start", "read", "position", "command", "stop", "close")
+"""What every `Robot` has."""
 
 
 @dataclass(kw_only=True)
@@ -45,7 +51,7 @@ class SafetyConfig:
     def __post_init__(self) -> None:
         positive(self, "speed", "jump", most=1e3)
         positive(self, "acceleration", most=1e6)
-        positive(self, "stale_ms", "patience_ms", most=3.6e6)  # an hour
+        positive(self, "stale_ms", "patience_ms", most=LONGEST_MS)
         if self.workspace is not None and len(self.workspace) != 2:
             raise ValueError(f"safety.workspace must be [[low], [high]], got {self.workspace}")
 
@@ -88,13 +94,15 @@ class SimulatedRobotConfig:
 
     def __post_init__(self) -> None:
         not_negative(self, "sensor_delay_ms", "actuation_delay_ms", "jitter_ms", most=60_000)
-        not_negative(self, "dropped")
+        not_negative(self, "dropped", most=1)
         not_negative(self, "seed", most=LARGEST_SEED)
 
     def build(self, described: Mapping[str, Any], *, rate: float) -> SimulatedRobot:
-        """For `rate` commands per second. described: the manifest of the policy."""
+        """For `rate` commands per second. described: the manifest of the policy, empty if there is none."""
         from ...robots.simulated import SimulatedRobot
 
+        if not described and not self.task:
+            raise ValueError("a simulated robot without a policy needs a task: give robot.task=")
         task = load_task(self.task) if self.task else known_task(described["task"], key="robot.task")
         return SimulatedRobot(
             task,
@@ -111,10 +119,10 @@ class SimulatedRobotConfig:
 class SerialArmConfig:
     """An arm of six serial-bus servos, such as an SO-100 or SO-101; see docs/your_robot.md."""
 
-    port: str
+    port: PathName
     """Name of the serial port."""
 
-    calibration: str
+    calibration: PathName
     """Calibration file; see `robots.feetech.calibration`."""
 
     actuation_delay_ms: float = 0.0
@@ -127,16 +135,17 @@ class SerialArmConfig:
         not_negative(self, "actuation_delay_ms", most=60_000)
 
     def build(self, described: Mapping[str, Any], *, rate: float) -> SerialArm:
-        """For `rate` commands per second, with the control period of the policy."""
+        """For `rate` commands per second, with the control period of the policy if there is one."""
         from ...robots.feetech.arm import SerialArm
 
+        period = {"control_dt": described["specification"].control_dt} if described else {}
         return SerialArm(
             self.port,
             self.calibration,
             rate=rate,
-            control_dt=described["specification"].control_dt,
             actuation_delay=self.actuation_delay_ms / 1e3,
             release=self.release,
+            **period,
         )
 
 
@@ -148,14 +157,30 @@ class DriverConfig:
     """Function that makes the `Robot`, "package.module:function"; it is called with `rate`, the commands per second."""
 
     def build(self, described: Mapping[str, Any], *, rate: float) -> Robot:
-        """For `rate` commands per second. Raises ValueError if the function does not exist."""
+        """For `rate` commands per second. Raises ValueError unless the function exists and makes a `Robot`."""
         module, colon, name = self.make.partition(":")
-        if not colon:
+        if not colon or module.startswith("."):
             raise ValueError(f"robot.make must be package.module:function, got {self.make!r}")
         make = getattr(import_module(module), name, None)
         if not callable(make):
             raise ValueError(f"robot.make={self.make} must be a function, but {module} has {make!r} as {name!r}")
-        return make(rate=rate)  # pyright: ignore[reportReturnType]
+        try:
+            with contextlib.suppress(ValueError):  # of what has no signature
+                inspect.signature(make).bind(rate=rate)
+        except TypeError as error:
+            raise ValueError(f"robot.make={self.make} must be a function that takes rate=: {error}") from None
+        try:
+            robot: Any = make(rate=rate)
+        except (ValueError, OSError, ImportError):
+            raise
+        except Exception as error:
+            raise ValueError(f"robot.make={self.make} failed: {type(error).__name__}: {error}") from error
+        if missing := [name for name in ROBOT if not hasattr(robot, name)]:
+            raise ValueError(
+                f"robot.make={self.make} must return a Robot, but a {type(robot).__name__} has no "
+                f"{', '.join(missing)}: see docs/your_robot.md"
+            )
+        return robot
 
 
 ROBOTS: dict[str, Any] = {

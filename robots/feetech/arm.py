@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +59,8 @@ class SerialArm:
     `start` sets the goals to the current positions before it switches the torque on, so nothing jumps. After `stop` the
     servos hold the last goals that were sent. `close` leaves them holding, because an arm without torque falls; with
     `release` it switches the torque off, for an arm that is supported. If the port or this program is lost, the servos
-    hold the last command by themselves. If a servo reports a fault (voltage, temperature, current, load or sensor), all
-    servos hold, and the arm is lost until `start`.
+    hold the last command by themselves. If a servo reports a fault (voltage, temperature, current, load or sensor),
+    nothing more is sent, so all servos hold the last command, and the arm is lost until `start`.
 
     port: name of the serial port.
     calibration: calibration file, see `robots.feetech.calibration`.
@@ -197,15 +197,13 @@ class SerialArm:
     def _read(self, bus: Bus) -> NDArray[np.int64]:
         """Read the positions and keep them as the newest reading.
 
-        Raises ConnectionError if a servo reports a fault; then all servos hold.
+        Raises ConnectionError if a servo reports a fault. What it measures may be wrong then, so no goal is made of it.
         """
         moment = self.clock.now()
         replies = bus.sync_read(POSITION, LOAD, VOLTAGE, TEMPERATURE)
         steps = np.array([reply.values[0] for reply in replies.values()])
         for (servo, name), reply in zip(bus.servos.items(), replies.values(), strict=True):
             if reply.fault:
-                with suppress(OSError):  # report the fault, even if the port is lost
-                    bus.write(GOAL, self._inside(steps))
                 raise ConnectionError(f"servo {servo} ({name}) reports {_fault_text(reply.fault, reply.values)}")
         value = (steps - (self._low + self._high) / 2) * self._radians
         self._reading = Reading(value.astype(np.float32), moment)

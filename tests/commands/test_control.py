@@ -190,6 +190,12 @@ def test_an_exported_policy_controls_a_robot_without_torch(recede, trained, tmp_
         (["robot=driver"], "robot.make=..."),
         (["robot=driver", "robot.make=toys"], "package.module:function, got 'toys'"),
         (["robot=driver", "robot.make=toys:NO_TASK"], "toys has 3"),
+        (["robot=driver", "robot.make=..toys:make_robot"], "package.module:function, got '..toys:make_robot'"),
+        (["robot=driver", "robot.make=os:getcwd"], "os:getcwd must be a function that takes rate="),
+        (
+            ["robot=driver", "robot.make=builtins:dict"],
+            "must make a Robot of recede.robots.interface, got {'rate': 100",
+        ),
         (["robot.task=toys:REACH", "robot.dropped=1"], "dropped"),
         (["robot.task=toys:REACH", "safety.speed=0"], "speed"),
         (["robot.task=toys:REACH", "safety.speed=inf"], "speed must be at most 1000, got inf"),

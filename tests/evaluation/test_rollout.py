@@ -60,6 +60,11 @@ def test_outcomes_do_not_depend_on_the_processes(policy, outcomes, workers):
     assert roll(policy, workers=workers) == outcomes
 
 
+def test_worker_processes_load_no_torch(policy):
+    loaded = {workers: roll(policy, SEEDS[:1], task=toys.WATCHING, workers=workers)[0].score for workers in (0, 1)}
+    assert loaded == {0: 1.0, 1: 0.0}  # this process has it
+
+
 def test_outcomes_do_not_depend_on_the_order_or_the_others(policy, outcomes):
     by_seed = {outcome.seed: outcome for outcome in outcomes}
     shuffled = random.Random(0).sample(list(SEEDS), 11)

@@ -25,6 +25,7 @@ import contextlib
 import sys
 import threading
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -202,6 +203,7 @@ class Operations(TorchDispatchMode):
             self._check_places(func, device, tensors)
         if name in READS | SIZED_BY_VALUES:
             gpu.note("read" if name in READS else "size")
+        gpu.num_operations += 1
         result = func(*args, **kwargs)
         outputs = [label(x, device) for x in tensors_in(result)]
         if gpu.capturing is not None:
@@ -299,6 +301,20 @@ class Stream:
         return torch.cuda.is_current_stream_capturing()
 
 
+class Moment:
+    """A CUDA event: a moment in the work of the GPU, for which every operation takes a millisecond."""
+
+    def __init__(self, gpu: SimulatedGPU, *, enable_timing: bool = False) -> None:
+        self.gpu = gpu
+
+    def record(self, stream: Any = None) -> None:
+        self.at = self.gpu.num_operations
+
+    def synchronize(self) -> None: ...
+    def elapsed_time(self, end: Moment) -> float:
+        return float(end.at - self.at)
+
+
 class SimulatedGPU:
     """While the block lasts, torch has two GPUs, in this thread and in those that start inside it."""
 
@@ -307,6 +323,8 @@ class SimulatedGPU:
         """What happened since `clear`."""
         self.graphs: list[Graph] = []
         """Every CUDA graph that was captured."""
+        self.num_operations = 0
+        """Operations on the GPU."""
         self._capture: tuple[Graph, int, str] | None = None  # with its thread and its error mode
         self._local = threading.local()
 
@@ -394,6 +412,7 @@ class SimulatedGPU:
             (cuda, "is_current_stream_capturing"): lambda: gpu.capturing is not None,
             (cuda, "synchronize"): lambda *_: gpu.note("synchronize"),
             (cuda, "manual_seed_all"): lambda seed: None,
+            (cuda, "Event"): partial(Moment, gpu),
             (cuda, "Stream"): Stream,
             (cuda, "current_stream"): Stream,
             (cuda, "stream"): lambda stream: contextlib.nullcontext(),

@@ -141,6 +141,13 @@ def stop_at_a_reading(self):
         self._held = self.read()["position"].value
 
 
+def stop_at_a_position_after_a_command(self):
+    is_commanded = bool(self._commands)
+    Simulation.stop(self)
+    if is_commanded:
+        self._held = self.position()
+
+
 def stop_elsewhere_at_first(self):
     is_commanded = bool(self._commands)
     Simulation.stop(self)
@@ -189,11 +196,16 @@ BROKEN = {
         "stopped before its first command must stay there",
     ),
     "it goes to a bad reading once stopped": (
-        {**valued(lambda value: (value * 0.5).astype(np.float32)), "stop": stop_at_a_reading},
+        {"stop": stop_at_a_reading},
         ValueError,
         "that is stopped before .* must stay there.* never a reading",
     ),
-    "it stops once": ({"stop": stop_once}, AssertionError, "stopped twice"),
+    "it goes to a bad reading once stopped after a command": (
+        {"stop": stop_at_a_position_after_a_command},
+        ValueError,
+        "that is stopped must stay there.* never a reading",
+    ),
+    "it stops once": ({"stop": stop_once}, ConnectionError, "the robot failed .*AssertionError: stopped twice"),
 }
 
 

@@ -127,7 +127,7 @@ def test_the_driver_of_the_document_is_lost_after_any_error(monkeypatch, error):
 def test_the_document_shows_what_the_check_prints():
     (shown,) = re.findall(r"```\n(.*?)```", DOCUMENT.split("## Limits")[0].split("Otherwise it prints")[1], re.DOTALL)
     assert [line.split()[0] for line in shown.splitlines()] == [
-        "60", "joints", "read()", "position()", "command()", "stop()", "its",
+        "60", "joints", "read()", "position()", "command()", "stop()", "all", "by",
     ]  # fmt: skip
 
 

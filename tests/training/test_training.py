@@ -468,8 +468,8 @@ def test_training_that_diverges_at_once_saves_nothing(tmp_path, reaches, recede,
 
 def test_infinite_and_nan_values_are_detected():
     policy, meter = torch.nn.Linear(2, 2), Meter(torch.device("cpu"))
-    meter.add(torch.tensor(1.0), torch.tensor(2.0), data_s=0.5)
-    meter.add(torch.tensor(3.0), torch.tensor(2.0), data_s=0.25)
+    meter.add(torch.tensor(1.0), torch.tensor(2.0), data_s=(0.0, 0.5))
+    meter.add(torch.tensor(3.0), torch.tensor(2.0), data_s=(0.5, 0.75))
     assert is_finite(meter, policy)
     assert meter.drain() == {"loss": 2.0, "gradient_norm": 2.0, "data_s": 0.75}
     meter.add(torch.tensor(1.0), torch.tensor(math.inf))

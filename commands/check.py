@@ -1,0 +1,36 @@
+"""`recede check`: try every promise of a robot before a policy controls it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from contextlib import ExitStack, closing
+
+from ..configs.components.robots import SimulatedRobotConfig
+from ..configs.deployment import CheckConfig
+
+
+def run(config: CheckConfig) -> None:
+    """Say what will move, check the robot, and print one sentence. Raises an error for the first broken promise."""
+    from ..realtime import MonotonicClock
+    from ..robots.check import check_robot
+
+    robot, is_simulated = config.robot.build({}, rate=config.rate), isinstance(config.robot, SimulatedRobotConfig)
+    with ExitStack() as stack:
+        stack.enter_context(closing(robot))
+        for number in (signal.SIGTERM, signal.SIGHUP):  # they stop the robot as Ctrl-C does
+            stack.callback(signal.signal, number, signal.signal(number, signal.default_int_handler))
+        print(
+            f"the {'simulated robot' if is_simulated else 'robot'} will be switched on, commanded to stay where it is, "
+            f"and stopped, which takes about {2 * config.seconds:g} s"
+        )
+        if not is_simulated:
+            print(
+                "it should not move, but a wrong driver may move it: keep its emergency stop within reach", flush=True
+            )
+            if sys.stdin.isatty():
+                print("Enter begins, Ctrl-C stops the robot", flush=True)
+                if not sys.stdin.readline():
+                    raise KeyboardInterrupt
+        report = check_robot(robot, MonotonicClock(), seconds=config.seconds, max_call_s=config.max_call_ms / 1e3)
+    print(report.splitlines()[-1])
