@@ -77,7 +77,7 @@ def warnings(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list
 def worst(demonstrations: Demonstrations) -> str:
     """The widest fault of the vectors and how many others there are, in a sentence; empty if there is none.
 
-    Still dimensions are left out, and images are not read.
+    Still and coarse dimensions are left out, because a training names them all, and images are not read.
     """
     lines = [fault for fault in _step_faults(demonstrations) if fault.share]
     lines = sorted([*lines, *faults(demonstrations, images=False)], key=lambda fault: -fault.share)
@@ -88,7 +88,7 @@ def worst(demonstrations: Demonstrations) -> str:
 
 
 def _step_faults(demonstrations: Demonstrations) -> Iterator[Fault]:
-    """What single steps show of vectors: still dimensions (with a share of 0), lost decimals, NaN, limits and jumps."""
+    """What single steps show of vectors: still and coarse dimensions (with a share of 0), NaN, limits and jumps."""
     for stream in demonstrations.specification.streams:
         if not len(demonstrations) or len(stream.shape) != 1:
             continue
@@ -101,8 +101,8 @@ def _step_faults(demonstrations: Demonstrations) -> Iterator[Fault]:
         floor = resolve_floor(stream, low, high)
         for name, reason in still_dimensions(stream, low, high, floor).items():
             yield Fault(0, f"{name} {reason}")
-        for name, reason in lost_decimals(stream, low, high, floor).items():
-            yield Fault(1, f"{name} {reason}")
+        for name, reason in lost_decimals(stream, low, high, least=floor.width).items():
+            yield Fault(0, f"{name} {reason}")
         for index in range(stream.size):
             values, units = rows[:, index].astype(np.float64), stream.units[index] if stream.units else ""
             shown = _dimension_faults(values, limits[:, index : index + 1], demonstrations, floor.width[index], units)

@@ -130,11 +130,11 @@ def still_dimensions(stream: Stream, low: Array, high: Array, floor: Floor, *, o
     }
 
 
-def lost_decimals(stream: Stream, low: Array, high: Array, floor: Floor) -> dict[str, str]:
-    """Name of each moving dimension of a vector -> why policies, which compute in float32, see it in coarse steps."""
+def lost_decimals(stream: Stream, low: Array, high: Array, *, least: Array | float = 0.0) -> dict[str, str]:
+    """Name of each dimension that moves by more than `least` -> why policies, in float32, see it in coarse steps."""
     largest = np.maximum(-low, high)
     spacing = np.spacing(np.minimum(np.abs(largest), float(np.finfo(np.float32).max)).astype(np.float32))
-    indices = np.argwhere((high - low > floor.width) & (spacing > RESOLUTION * (high - low)))
+    indices = np.argwhere((high - low > least) & (spacing > RESOLUTION * (high - low)))
     return {
         stream.label(i): f"moves by {high[i] - low[i]:.3g} near {largest[i]:.9g}, where float32, in which policies "
         f"compute, has steps of {spacing[i]:.3g}: subtract an offset in the data"
@@ -203,7 +203,7 @@ def _check_action(fitted: Range, stream: Stream, method: Normalisation, values: 
         reasons = "; ".join(f"{name} {reason}" for name, reason in fitted.still.items())
         raise ValueError(
             f"the action must move in at least one dimension, but {reasons}: record demonstrations that "
-            "move, or give normalisation.action.floor=0 if they move by little"
+            "move, subtract an offset from large numbers, or give normalisation.action.floor=0 if they move by little"
         )
     is_intended = (
         method.floor is not None and span <= resolve_floor(stream, values.low, values.high, method.floor).width

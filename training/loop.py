@@ -27,7 +27,7 @@ from ..datasets.augmentation import Augmentation
 from ..datasets.demonstrations import Demonstrations, check_finite
 from ..datasets.inspection import worst
 from ..datasets.mirror import Mirrored
-from ..datasets.normalisation import Range, fit_ranges
+from ..datasets.normalisation import Range, fit_ranges, lost_decimals
 from ..datasets.opening import open_demonstrations
 from ..datasets.windows import Batch, Windows
 from ..envs.catalogue import load_task
@@ -192,7 +192,7 @@ def prepare(config: TrainConfig) -> Prepared:
         "seed": config.seed,
         "training": recipe(config, split, init_from=init_from, teacher=teacher_digest),
     }
-    notes = [*looks, *_notes(ranges, split, num_episodes, has_parent=parent is not None)]
+    notes = [*looks, *_notes(demonstrations, ranges, split, num_episodes, has_parent=parent is not None)]
     augmentation = config.augmentation.build(policy.encoder.crop)
     return Prepared(task, training, validation, augmentation, policy.to(device), teacher, device, manifest, notes)
 
@@ -208,8 +208,13 @@ def _open_checked(dataset: str, task: Task | None) -> Demonstrations:
     return demonstrations
 
 
-def _notes(ranges: dict[str, Range], split: Split, num_episodes: int, *, has_parent: bool) -> list[str]:
+def _notes(
+    demonstrations: Demonstrations, ranges: dict[str, Range], split: Split, num_episodes: int, *, has_parent: bool
+) -> list[str]:
     notes = [f"still: {name} {reason}" for fitted in ranges.values() for name, reason in fitted.still.items()]
+    for name, fitted in ranges.items():
+        coarse = lost_decimals(demonstrations.stream(name), fitted.low, fitted.high)
+        notes += [f"coarse: {label} {reason}" for label, reason in coarse.items()]
     origin = ""
     if has_parent:
         origin = ", as by init_from" if split.is_kept else ", anew, because init_from was not trained on them"
