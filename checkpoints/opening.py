@@ -37,7 +37,13 @@ class OpenedPolicy:
 
 
 def open_policy(
-    folder: str | Path, *, engine: str | None = None, which: str = "last", sampler: Any = None, device: str = "cpu"
+    folder: str | Path,
+    *,
+    engine: str | None = None,
+    which: str = "last",
+    sampler: Any = None,
+    device: str = "cpu",
+    is_for_robots: bool = False,
 ) -> OpenedPolicy:
     """Open the policy of a run, a checkpoint or an exported folder.
 
@@ -61,7 +67,7 @@ def open_policy(
         return OpenedPolicy(exported, manifest, manifest["num_parameters"], f"engine: {exported.name}")
     place = device_of("cpu" if engine in FORMATS else device)
     policy, manifest = load_policy(path, which=which, device=place, sampler=sampler)
-    running, report = make_engine(policy, engine or "eager")
+    running, report = make_engine(policy, engine or (None if is_for_robots else "eager"))
     num_parameters = sum(parameter.numel() for parameter in policy.parameters())  # type: ignore[attr-defined]
     return OpenedPolicy(running, manifest, num_parameters, report)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..configs.datasets import CollectConfig
-from ..configs.notation import shown
 from ..envs.catalogue import load_task
+from .next_lines import print_train
 
 
 def run(config: CollectConfig) -> None:
@@ -23,6 +23,5 @@ def run(config: CollectConfig) -> None:
     print(f"{collected.successes} demonstrations in {config.out}")
     if collected.failures:
         print(f"{collected.failures} failures of the expert in {collected.failures_path}")
-    out = f"runs/{config.task}"
-    line = shown("train", task=config.task, dataset=config.out, out=out, imports=config.imports)
-    print(f"next: {line}")
+    if collected.successes:
+        print_train(config.task, config.out, config.imports)

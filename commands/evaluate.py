@@ -23,7 +23,7 @@ def run(config: EvaluateConfig) -> None:
         print(f"picture: {out / 'delays.png'}")
         return
     measurement = measure(config)
-    again = partial(shown, "evaluate", config.run, imports=config.imports)
+    again = partial(shown, "evaluate", config.run, task=config.task, imports=config.imports)
     write_results(
         out,
         [measurement],

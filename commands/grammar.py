@@ -84,6 +84,8 @@ def read(command: str, arguments: Sequence[str]) -> dict[str, str]:
 def check_key(command: str, key: str) -> None:
     """Raises ValueError unless the key begins with a field of the command, or is one of its slots."""
     available = slots(command)
+    if not re.fullmatch(r"\w[\w-]*([./]\w[\w-]*)*", key, re.ASCII):
+        raise ValueError(f"there is no key {key!r}: see `recede {command} --help`")
     if "/" in key and key not in available:
         raise ValueError(f"there is no slot {key!r}: {nearest(key, available)}")
     first, keys = re.split("[./]", key)[0], {*COMMANDS[command].config.__dataclass_fields__, *available}
@@ -146,6 +148,10 @@ def explain_choice(slot: str, name: str) -> str:
 
 def _values(key: str, value: str, *, is_sweep: bool) -> list[str]:
     """Hydra's form of a value that is no text, or of every value of a sweep."""
+    if not value.strip():
+        raise ValueError(f"{key} is empty: give a value, or leave it out for its default")
+    if "${" in value:
+        raise ValueError(f"{key}={value}: a value cannot refer to another one, write it out")
     override = _parsed(f"{key}={value}")
     if override is None:
         return [quoted(value)]

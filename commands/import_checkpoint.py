@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..configs.checkpoints import ImportCheckpointConfig
-from ..configs.notation import shown
+from .next_lines import print_evaluate
 
 
 def run(config: ImportCheckpointConfig) -> None:
@@ -12,5 +12,4 @@ def run(config: ImportCheckpointConfig) -> None:
 
     path = import_checkpoint(config)
     print(f"{path}: imported from {config.source}")
-    if config.task:
-        print(f"next: {shown('evaluate', str(path), imports=config.imports)}")
+    print_evaluate(str(path), config.task, config.imports)

@@ -27,8 +27,11 @@ checkpoint, sampler and engine."""
     sampler: Any = None
     """Sampler to denoise with. null is that of the policy; sampler.num_steps=4 alone changes only that value."""
     engine: str | None = None
-    """What runs the policy in its own process: eager (PyTorch on one CPU thread), cuda_graph (a GPU), onnx, openvino,
-openvino_fp32 or auto. null is eager, or the engine of an exported policy."""
+    """What runs the policy in its own process: eager (PyTorch, on a CPU with one thread), cuda_graph, onnx, openvino,
+openvino_fp32 or auto. null is the engine of an exported policy; otherwise the faster of eager and cuda_graph on a GPU,
+and eager elsewhere."""
+    device: str = "auto"
+    """Device of torch, such as cpu or cuda:0. auto takes a GPU if there is one."""
     seed: int = 0
     """Seed of the policy's noise."""
 
@@ -65,10 +68,11 @@ openvino_fp32 or auto. null is eager, or the engine of an exported policy."""
         known_engine(self.engine)
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
-        if self.is_remote and (self.sampler is not None or self.engine is not None or self.checkpoint != "last"):
+        chosen = self.sampler, self.engine, self.checkpoint, self.device
+        if self.is_remote and chosen != (None, None, "last", "auto"):
             raise ValueError(
-                f"{self.run} has a checkpoint, a sampler and an engine: leave them out here, and give them to "
-                "`recede serve`"
+                f"{self.run} has a checkpoint, a sampler, an engine and a device: leave them out here, and give them "
+                "to `recede serve`"
             )
 
     @property
@@ -113,7 +117,7 @@ class ServeConfig(CommandConfig):
 An exported policy keeps its own."""
     engine: str | None = None
     """What runs the policy: eager (PyTorch), cuda_graph, onnx, openvino, openvino_fp32, or auto for the fastest here.
-null is eager, or the engine of an exported policy."""
+null is the engine of an exported policy; otherwise the faster of eager and cuda_graph on a GPU, and eager elsewhere."""
     device: str = "auto"
     """Device of torch, such as cpu or cuda:0. auto takes a GPU if there is one."""
     seed: int = 0

@@ -67,7 +67,8 @@ null is eager, or the engine of an exported policy."""
         known_engine(self.engine)
         check_executions(self.execution)
         self.delays  # noqa: B018 - it raises
-        positive(self, "episodes", "parallel", most=MOST_EPISODES)
+        positive(self, "episodes", most=MOST_EPISODES)
+        positive(self, "parallel", most=10_000)
         not_negative(self, "first_seed", "seed", most=LARGEST_SEED)
         not_negative(self, "workers", most=1000)
         not_negative(self, "videos", most=MOST_EPISODES)

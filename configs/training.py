@@ -12,6 +12,18 @@ from .components.policies import DiffusionConfig, HorizonsConfig
 from .normalisation import normalisations
 from .packages import CommandConfig
 
+BY_CONTENT = ("dataset", "init_from", "teacher")
+"""Fields of a training that name data or weights: these count, and their names do not."""
+
+FREE = (
+    *("out", "imports", "data", "device", "image_cache", "tensorboard", "log_every", "save_every", "validate_every"),
+    *("evaluate_every", "evaluate_episodes"),
+)
+"""Fields that do not decide what a training learns. Every command that resumes a run may give others.
+
+All other fields must stay as they are, except `steps`.
+"""
+
 
 @dataclass(kw_only=True)
 class TrainConfig(CommandConfig):
@@ -21,6 +33,8 @@ class TrainConfig(CommandConfig):
 
     dataset: PathName
     """Folder of a demonstration store, or of a replay buffer of Diffusion Policy."""
+    data: str = "same"
+    """What a resumed run accepts: same, the episodes that it has; or grown, also episodes added behind them."""
     task: str | None = None
     """Task of the demonstrations, also used for evaluation. Required for replay buffers; a store describes itself."""
     horizons: HorizonsConfig = field(default_factory=HorizonsConfig)
@@ -51,7 +65,8 @@ beyond either quantile; .floor, the largest range that counts as still, in the u
     "Optimisation"
 
     steps: int = 3000
-    """Number of weight updates."""
+    """Number of weight updates. More than a run has done continue it: the learning rate rises in warmup updates from
+where it was, 0 after a finished training, to learning_rate, and falls along a cosine to 0 at the new last update."""
     batch_size: int = 256
     """Windows of demonstrations in each update."""
     draws: int = 1
@@ -101,7 +116,7 @@ beyond either quantile; .floor, the largest range that counts as still, in the u
         not_negative(self, "warmup", "evaluate_every", most=MOST_UPDATES)
         positive(self, "batch_size", "evaluate_episodes", most=MOST_EPISODES)
         positive(self, "draws", "learning_rate", most=1000)
-        positive(self, "gradient_clip", most=1e12)
+        positive(self, "gradient_clip", most=1e10)
         not_negative(self, "weight_decay", most=1000)
         positive(self, "ema_power", most=10)
         share(self, "ema_maximum")
@@ -111,6 +126,8 @@ beyond either quantile; .floor, the largest range that counts as still, in the u
         if self.held_out is not None:
             share(self, "held_out")
         self.normalisation = dict[str, Any](normalisations(self.normalisation))
+        if self.data not in ("same", "grown"):
+            raise ValueError(f"data must be same or grown, got {self.data!r}")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be fp32 or bf16, got {self.precision!r}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..envs.task import Task
 from ..execution.interface import Execution
 from ..policy.requests import History, Request
+from ..realtime import end_with_parent
 from ..specification import Specification, Stream
 
 Chunks: TypeAlias = Mapping[int, "NDArray[np.float32] | None"]
@@ -168,7 +169,8 @@ _arena: list[Arena] = []
 
 
 def open_arena(make: Callable[[], Arena]) -> None:
-    """Make the arena of this worker process."""
+    """Make the arena of this worker process, which does not outlive the evaluation."""
+    end_with_parent()
     _arena.append(make())
 
 

@@ -25,6 +25,7 @@ from device_questions import (
     UNET,
     answers,
     answers_on_gpu,
+    question,
     ready,
     sampled_by,
 )
@@ -33,11 +34,12 @@ from recede.configs.components import denoising
 from recede.configs.components.policies import DiffusionConfig, HorizonsConfig, RegressionConfig
 from recede.configs.training import TrainConfig
 from recede.datasets import augmentation
-from recede.evaluation.rollout import rollout
+from recede.evaluation.rollout import GPU_ROWS, noise_generator, predict, rollout
 from recede.execution.receding import RecedingHorizon
 from recede.policy.denoising.schedule import DiscreteSchedule
 from recede.policy.diffusion import DiffusionPolicy
 from recede.policy.engines import eager
+from recede.policy.engines.eager import EagerEngine
 from recede.policy.networks import cpu_training
 from recede.training import ema, loop, measures
 from recede.training.run import Run
@@ -224,6 +226,26 @@ def test_every_accepted_scheduler_of_diffusers_answers_as_on_the_cpu():
             assert np.array_equal(answers_on_gpu(gpu, policy), expected), name
         accepted.append(name)
     assert len(accepted) > 9, accepted
+
+
+@pytest.mark.parametrize("count", [1, 17, 3 * GPU_ROWS + 1])
+def test_every_batch_of_an_evaluation_on_a_gpu_has_as_many_rows(monkeypatch, count):
+    policy, sizes = ready(POLICIES["regression"]), set()
+    plain = EagerEngine.predict
+
+    def note(self, observation, noise, guidance=()):
+        sizes.add(noise.shape[1])
+        return plain(self, observation, noise, guidance)
+
+    monkeypatch.setattr(EagerEngine, "predict", note)
+    requests = [question(policy, seed=seed) for seed in range(count)]
+    generators = [noise_generator(0, seed) for seed in range(count)]
+    expected = predict(EagerEngine(policy), requests, generators)
+    sizes.clear()
+    with SimulatedGPU():
+        chunks = predict(EagerEngine(copy.deepcopy(policy).to("cuda")), requests, generators)
+    assert sizes == {GPU_ROWS}
+    assert np.array_equal(chunks, expected)  # in the order of the requests
 
 
 def test_episodes_on_the_gpu_are_those_of_the_cpu():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ...policy.denoising.diffusers_samplers import diffusers_sampler
 from ...policy.denoising.levels import NoiseLevel, check_spacing, spaced
 from ...policy.denoising.sampling import Sampler, ddim, ddpm, dpm_solver_2m, heun
-from ..checks import positive
+from ..checks import positive, share
 from .lazy import load, values
 
 if TYPE_CHECKING:
@@ -61,6 +61,10 @@ class DiffusersScheduleConfig(LevelsConfig):
     beta_end: float = 0.02
     """Beta of the last noise level."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        share(self, "beta_start", "beta_end")
+
 
 @dataclass(kw_only=True)
 class RectifiedFlowConfig(LevelsConfig):
@@ -91,6 +95,7 @@ class SamplerConfig:
     """Noise levels of the steps: trailing, leading or linspace (even in time), karras, or log_snr (even in log SNR)."""
 
     def __post_init__(self) -> None:
+        positive(self, "num_steps", most=MOST_LEVELS)
         check_spacing(self.spacing)
 
     @property
@@ -184,6 +189,9 @@ class DiffusersSamplerConfig:
     """Number of denoising steps."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further arguments of its class."""
+
+    def __post_init__(self) -> None:
+        positive(self, "num_steps", most=MOST_LEVELS)
 
     def build(self, schedule: NoiseSchedule) -> Sampler:
         """The sampler for a noise schedule."""

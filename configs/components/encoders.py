@@ -74,6 +74,10 @@ class CameraEncoderConfig(ABC):
             encoder.load_pretrained(Path(self.weights))
 
 
+def _is_scale(mean: float, std: float) -> bool:
+    return abs(mean) < 1e3 and 0 < std < 1e3
+
+
 @dataclass(kw_only=True)
 class ResNetEncoderConfig(CameraEncoderConfig):
     """Each image through a ResNet and a spatial softmax. weights: a file of torchvision."""
@@ -106,9 +110,11 @@ class ResNetEncoderConfig(CameraEncoderConfig):
             raise ValueError(f"width must be a multiple of 16, the channels of a group of GroupNorm, got {self.width}")
         if self.norm not in ("group", "frozen"):
             raise ValueError(f"norm must be 'group' or 'frozen', got {self.norm!r}")
-        if len(self.mean or ()) != len(self.std or ()) or min(self.std or [1]) <= 0:
+        means, stds = self.mean or [], self.std or []
+        if len(means) != len(stds) or not all(map(_is_scale, means, stds)):
             raise ValueError(
-                f"mean and std must be given together, of each channel, std above 0, got {self.mean} and {self.std}"
+                f"mean and std must be given together, of each channel, below 1000, std above 0, got {self.mean} and "
+                f"{self.std}"
             )
 
     def start(self, encoder: ObservationEncoder) -> None:

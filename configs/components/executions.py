@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, ClassVar
 
 from ...execution import guided, overlapping, receding
@@ -125,7 +125,12 @@ EXECUTIONS: dict[str, Any] = {
 
 
 def check_executions(execution: dict[str, Any], *, most: int | None = None) -> None:
-    """Raises ValueError unless the command names at least one execution, and at most `most`."""
+    """Raises ValueError unless the command names at least one execution, and at most `most`, and sets their fields."""
+    for name, option in execution.items():
+        if not is_dataclass(option):
+            raise ValueError(
+                f"execution.{name} must be set by its keys, as in execution.{name}.every=2, got {option!r}"
+            )
     if not execution or (most is not None and len(execution) > most):
         number = "at least one" if most is None else "one"
         raise ValueError(

@@ -52,8 +52,8 @@ class SafetyConfig:
         positive(self, "speed", "jump", most=1e3)
         positive(self, "acceleration", most=1e6)
         positive(self, "stale_ms", "patience_ms", most=LONGEST_MS)
-        if self.workspace is not None and len(self.workspace) != 2:
-            raise ValueError(f"safety.workspace must be [[low], [high]], got {self.workspace}")
+        if self.workspace is not None and (len(self.workspace) != 2 or not all(map(_are_positions, self.workspace))):
+            raise ValueError(f"safety.workspace must be [[low], [high]], numbers below 1e9, got {self.workspace}")
 
     def build(self, specification: Specification, rate: float) -> Safety:
         """For a robot that takes `rate` commands per second. Raises ValueError if its action has no limits."""
@@ -68,6 +68,10 @@ class SafetyConfig:
             workspace=None if self.workspace is None else (self.workspace[0], self.workspace[1]),
         )
         return Safety(limits, 1 / rate, stale_s=self.stale_ms / 1e3, patience_s=self.patience_ms / 1e3)
+
+
+def _are_positions(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) in (int, float) and abs(value) < 1e9 for value in values)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
 @dataclass(kw_only=True)

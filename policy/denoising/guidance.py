@@ -122,7 +122,8 @@ class Prefix(Guidance):
     def __post_init__(self) -> None:
         if not 0 < self.start <= 1:
             raise ValueError(f"start must be above 0 and at most 1, a fraction of the steps, got {self.start}")
-        if np.isscalar(self.limit) and not self.limit > 0:  # nothing waits for a number on a device
+        is_number = np.isscalar(self.limit)  # nothing waits for one on a device
+        if is_number and not self.limit > 0:
             raise ValueError(f"the limit of a prefix must be above 0, got {self.limit}")
         if self.weights.shape != self.actions.shape[:-1]:
             raise ValueError(

@@ -134,7 +134,8 @@ class CudaGraphEngine:
                 predict()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may use the GPU meanwhile, as a camera's does.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        # Other threads may use the GPU meanwhile, as a camera's does. The stream is of this GPU; torch's own is of the
+        # GPU that it first captured on.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             chunk = predict()
         return Captured(graph, buffers, chunk, host)

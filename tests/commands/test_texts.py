@@ -136,11 +136,13 @@ def test_every_text_is_taken_as_typed(start):
 def test_every_command_takes_a_bare_and_a_named_text_as_typed(command):
     text, positional = "[it's] 1,{2}", COMMANDS[command].positional
     others = [f"{name}={value}" for name, value in REQUIRED.items() if is_required(command, name)]
+    others += ["robot=simulated"] if is_required(command, "robot") else []
     arguments = [text if argument.startswith(f"{positional}=") else argument for argument in others]
     config = composed(command, *arguments)
     assert positional is None or getattr(config, positional) == text
-    named = next(iter({"out", "device", "dataset"} & COMMANDS[command].config.__dataclass_fields__.keys()))
-    assert getattr(composed(command, *others, f"{named}={text}"), named) == text
+    names = {"out", "device", "dataset"} & COMMANDS[command].config.__dataclass_fields__.keys()
+    named = next(iter(sorted(names)), "robot.task")
+    assert value_at(composed(command, *others, f"{named}={text}"), named) == text
 
 
 @pytest.mark.parametrize(

@@ -297,9 +297,9 @@ def test_every_pair_is_measured_and_an_interrupted_sweep_continues(recede, train
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["delay_ms=-1"], "delay_ms must be milliseconds of at least 0, or a list of them, got -1"),
-        (["delay_ms=[]"], "delay_ms must be milliseconds of at least 0, or a list of them, got []"),
-        (["delay_ms=soon"], "delay_ms must be milliseconds of at least 0, or a list of them, got soon"),
+        (["delay_ms=-1"], "delay_ms must be milliseconds from 0 to 3600000, or a list of them, got -1"),
+        (["delay_ms=[]"], "delay_ms must be milliseconds from 0 to 3600000, or a list of them, got []"),
+        (["delay_ms=soon"], "delay_ms must be milliseconds from 0 to 3600000, or a list of them, got soon"),
         (["execution=rtcc"], "execution cannot be 'rtcc': did you mean 'rtc'?"),
         (["execution=[receding,crosfade]"], "execution cannot be 'crosfade': did you mean 'crossfade'?"),
         (["execution=rtc", "execution.rtc.limit=0"], "limit must be above 0, got 0.0"),

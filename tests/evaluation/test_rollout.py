@@ -1,6 +1,7 @@
 """An episode's outcome depends on its seed alone."""
 
 import random
+import weakref
 from dataclasses import replace
 from functools import partial
 
@@ -53,6 +54,24 @@ def outcomes(policy):
 @pytest.mark.parametrize("num_parallel", [1, 3, 16])
 def test_outcomes_do_not_depend_on_how_many_run_at_once(policy, outcomes, num_parallel):
     assert roll(policy, num_parallel=num_parallel) == outcomes
+
+
+def test_memory_does_not_grow_with_the_number_of_episodes(policy, outcomes, monkeypatch):
+    alive, most = weakref.WeakSet(), []
+
+    class Noise(torch.Generator):
+        pass
+
+    def counted(seed, episode):
+        generator = Noise()
+        generator.set_state(noise_generator(seed, episode).get_state())
+        alive.add(generator)
+        most.append(len(alive))
+        return generator
+
+    monkeypatch.setattr("recede.evaluation.rollout.noise_generator", counted)
+    assert roll(policy, num_parallel=2) == outcomes
+    assert max(most) <= 4
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -116,5 +116,16 @@ def load_echo(seconds=0.0):
     return predict
 
 
+def load_noting(path):
+    """`echo`, which adds a line for each request to a file: the start of its prefix, or 0."""
+
+    def predict(request):
+        with path.open("a") as file:
+            file.write(f"{request.prefix.start if request.guidance else 0}\n")
+        return echo(request)
+
+    return predict
+
+
 def load_nothing(message):
     raise ValueError(message)

@@ -1,5 +1,6 @@
 """On a simulated GPU a CUDA graph answers every question as PyTorch does, and few graphs serve all of them."""
 
+import asyncio
 import copy
 import threading
 from dataclasses import replace
@@ -11,14 +12,17 @@ import torch
 from device_questions import POLICIES, PREFIXES, SAMPLERS, question, ready, sampled_by
 from recede.configs.components import denoising
 from recede.policy.diffusion import DiffusionPolicy
-from recede.policy.engines import cuda_graph
+from recede.policy.engines import choice, cuda_graph
 from recede.policy.engines.choice import TOLERANCES, difference
 from recede.policy.engines.cuda_graph import CudaGraphEngine
 from recede.policy.engines.eager import EagerEngine
 from recede.policy.engines.making import make_engine
+from recede.serving.inference import Inference
 from simulated_gpu import CaptureError, SimulatedGPU, place
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU would be hidden by the simulated one")
+
+FOREIGN = denoising.DiffusersSamplerConfig(name="DDIMScheduler", num_steps=3)
 
 
 def replies(engine, policy, seeds, options=None, rows=2):
@@ -68,13 +72,25 @@ def test_every_sampler_is_captured(name):
 
 @pytest.mark.parametrize("engine", ["cuda_graph", "auto"])
 def test_a_scheduler_of_diffusers_is_refused_before_it_is_captured(engine):
-    policy = ready(partial(sampled_by, denoising.DiffusersSamplerConfig(name="DDIMScheduler", num_steps=3)))
+    policy = ready(partial(sampled_by, FOREIGN))
     with SimulatedGPU():
         if engine == "auto":
             assert make_engine(policy, engine)[0].name == "eager"
             return
         with pytest.raises(ValueError, match="engine=eager"):
             replies(make_engine(policy, engine)[0], policy, [0])
+
+
+@pytest.mark.parametrize("fastest", ["eager", "cuda_graph"])
+def test_a_robot_on_a_gpu_gets_the_faster_engine_of_those_that_serve(monkeypatch, fastest):
+    monkeypatch.setattr(choice, "median_seconds", lambda engines, *_, **__: [e.name != fastest for e in engines])
+    policy, foreign = ready(POLICIES["unet1d"]), ready(partial(sampled_by, FOREIGN))
+    for one in (policy, foreign):
+        assert make_engine(one, None)[0].name == "eager"  # no GPU
+    with SimulatedGPU():
+        assert make_engine(copy.deepcopy(policy).to("cuda"), None)[0].name == fastest
+        engine, _ = make_engine(copy.deepcopy(foreign).to("cuda"), None)
+        assert (engine.name, engine.device.type) == ("eager", "cuda")
 
 
 def test_starts_that_run_the_same_steps_share_a_graph():
@@ -108,11 +124,10 @@ def test_another_limit_needs_no_other_capture():
 
 
 def test_batches_of_similar_size_share_a_graph():
-    policy = ready(POLICIES["images"])
+    policy = ready(POLICIES["regression"])
     with SimulatedGPU() as gpu:
         engine = CudaGraphEngine(policy)
-        for rows, num_graphs in ((1, 1), (2, 2), (4, 3), (3, 3), (8, 4), (5, 4), (7, 4), (1, 4)):
-            gpu.clear()
+        for rows, num_graphs in ((4, 1), (3, 1), (1, 2), (2, 3)):
             assert_replays(engine, policy, {}, rows=rows)
             assert len(gpu.graphs) == num_graphs
         gpu.clear()
@@ -120,12 +135,33 @@ def test_batches_of_similar_size_share_a_graph():
         assert gpu.waits() == {"policy/engines/cuda_graph.py": 2}  # the inputs and the chunk
 
 
-def test_a_captured_policy_stays_on_its_gpu():
+def test_a_server_captures_before_it_listens_whatever_the_limits():
+    policy = ready(POLICIES["regression"])
+    requests = [question(policy, {"limit": 1.0 + seed}, seed) for seed in range(3)] + [question(policy)] * 3
+
+    async def answered(engine):
+        inference = Inference(engine, max_batch=4)
+        await inference.warm_up()
+        num_graphs = len(gpu.graphs)
+        running = asyncio.create_task(inference.run())
+        noise = np.zeros(engine.noise_shape, np.float32)
+        answers = await asyncio.gather(*(inference.ask(request, noise) for request in requests))
+        running.cancel()
+        inference.close()
+        return num_graphs, len(answers)
+
+    with SimulatedGPU() as gpu:
+        assert asyncio.run(answered(CudaGraphEngine(policy))) == (3, len(requests))  # 1, 2 and 4 rows
+        assert len(gpu.graphs) == 3
+
+
+def test_captured_policies_stay_on_their_gpus():
     with SimulatedGPU():
         policy = ready(POLICIES["unet1d"])
-        engine = CudaGraphEngine(copy.deepcopy(policy).to("cuda:1"))
-        assert_replays(engine, policy)
-        assert {place(parameter).index for parameter in engine.policy.parameters()} == {1}
+        for index in (0, 1):
+            engine = CudaGraphEngine(copy.deepcopy(policy).to(f"cuda:{index}"))
+            assert_replays(engine, policy)
+            assert {place(parameter).index for parameter in engine.policy.parameters()} == {index}
 
 
 def test_a_capture_leaves_other_threads_alone(monkeypatch):
