@@ -176,7 +176,7 @@ class Stream:
             turned = (shape[1], shape[2], shape[0])
             raise ValueError(
                 f"{place}: an image must be (H, W, C) with at most {CHANNEL_LIMIT} channels, got {shape}: if the "
-                f" channels come first, give {turned} and np.moveaxis(image, 0, -1)"
+                f"channels come first, give {turned} and np.moveaxis(image, 0, -1)"
             )
         if not is_image:
             deep = len(shape) == 3

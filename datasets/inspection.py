@@ -9,14 +9,12 @@ from numpy.typing import NDArray
 
 from ..specification import Stream
 from .demonstrations import Demonstrations
-from .normalisation import resolve_floor, still_dimensions
+from .faults import IMAGE_EPISODES, Fault, faults, wraps
+from .normalisation import lost_decimals, resolve_floor, still_dimensions
 from .statistics import Statistics, statistics
 
 JUMP = 0.5
 """A step that moves a dimension by more than this share of its range is a jump."""
-
-IMAGE_EPISODES = 10
-"""Images are read from at most this many episodes, because decoding all of them can take minutes."""
 
 USUAL = 0.5
 """Jumps in this share of the episodes or more are no fault: a gripper, for example, snaps open and shut."""
@@ -62,7 +60,8 @@ def _table_rows(stream: Stream, values: Statistics) -> list[str]:
 
 
 def warnings(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list[str]:
-    """What looks wrong: episodes too short to train on, still dimensions, jumps, NaN, values outside the limits.
+    """What looks wrong: episodes too short to train on, still dimensions, jumps, NaN, values outside the limits, and
+    all that `datasets.faults` finds in vectors and images.
 
     Still dimensions are those of training (`datasets.normalisation`), but over all episodes.
     """
@@ -72,8 +71,26 @@ def warnings(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list
         "it is not trained on"
         for index in np.flatnonzero(steps < action_horizon)
     ]
+    return lines + [fault.text for fault in (*_step_faults(demonstrations), *faults(demonstrations))]
+
+
+def worst(demonstrations: Demonstrations) -> str:
+    """The widest fault of the vectors and how many others there are, in a sentence; empty if there is none.
+
+    Still and coarse dimensions are left out, because a training names them all, and images are not read.
+    """
+    lines = [fault for fault in _step_faults(demonstrations) if fault.share]
+    lines = sorted([*lines, *faults(demonstrations, images=False)], key=lambda fault: -fault.share)
+    if not lines:
+        return ""
+    more = f"; and {len(lines) - 1} more" if len(lines) > 1 else ""
+    return f"{lines[0].text}{more}, see recede inspect"
+
+
+def _step_faults(demonstrations: Demonstrations) -> Iterator[Fault]:
+    """What single steps show of vectors: still and coarse dimensions (with a share of 0), NaN, limits and jumps."""
     for stream in demonstrations.specification.streams:
-        if not len(steps) or len(stream.shape) != 1:
+        if not len(demonstrations) or len(stream.shape) != 1:
             continue
         rows = demonstrations.read(stream.name)
         exact = rows.dtype if rows.dtype.kind == "f" else np.float64
@@ -82,17 +99,24 @@ def warnings(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list
         extremes[:, ~np.isfinite(extremes).all(axis=0)] = np.nan  # neither still nor moving
         low, high = extremes
         floor = resolve_floor(stream, low, high)
-        lines += [f"{name} {reason}" for name, reason in still_dimensions(stream, low, high, floor).items()]
+        for name, reason in still_dimensions(stream, low, high, floor).items():
+            yield Fault(0, f"{name} {reason}")
+        for name, reason in lost_decimals(stream, low, high, least=floor.width).items():
+            yield Fault(0, f"{name} {reason}")
         for index in range(stream.size):
-            values = rows[:, index].astype(np.float64)
-            faults = _dimension_faults(values, limits[:, index : index + 1], demonstrations, floor.width[index])
-            lines += [f"{stream.label(index)} {fault}" for fault in faults]
-    return lines
+            values, units = rows[:, index].astype(np.float64), stream.units[index] if stream.units else ""
+            shown = _dimension_faults(values, limits[:, index : index + 1], demonstrations, floor.width[index], units)
+            for share, text in shown:
+                yield Fault(share, f"{stream.label(index)} {text}")
 
 
 def _dimension_faults(
-    values: NDArray[np.float64], limits: NDArray[np.float64], demonstrations: Demonstrations, floor: float
-) -> Iterator[str]:
+    values: NDArray[np.float64],
+    limits: NDArray[np.float64],
+    demonstrations: Demonstrations,
+    floor: float,
+    units: str,
+) -> Iterator[Fault]:
     """What looks wrong in a dimension (N,). limits: (2, 1), or (2, 0) if they are unknown."""
 
     def first(wrong: NDArray[np.bool_]) -> str:
@@ -101,21 +125,26 @@ def _dimension_faults(
         return f"the first at step {step - demonstrations.bounds(episode)[0]} of episode {episode}"
 
     if not (is_finite := np.isfinite(values)).all():
-        yield f"is NaN or infinite in {np.sum(~is_finite)} of {len(values)} steps, {first(~is_finite)}"
+        count = f"{np.sum(~is_finite)} of {len(values)} steps"
+        yield Fault(1, f"is NaN or infinite in {count}, {first(~is_finite)}")
         return
     for low, high in limits.T:
         if (is_outside := (values < low) | (values > high)).any():
             count = f"{is_outside.sum()} of {len(values)} steps"
-            yield f"is outside its limits [{low:g}, {high:g}] in {count}, {first(is_outside)}"
+            yield Fault(
+                float(is_outside.mean()), f"is outside its limits [{low:g}, {high:g}] in {count}, {first(is_outside)}"
+            )
     if (span := np.ptp(values)) <= floor:
         return  # still, and reported as such
-    is_jump = np.abs(np.diff(values, prepend=values[0])) > JUMP * span
-    is_jump[demonstrations.episode_ends[:-1]] = False  # between two episodes
+    is_start = np.zeros(len(values), dtype=bool)
+    is_start[[0, *demonstrations.episode_ends[:-1]]] = True
+    is_jump = (np.abs(np.diff(values, prepend=values[0])) > JUMP * span) & ~is_start & ~wraps(values, is_start, units)
     jumping = np.unique(demonstrations.episode_of(np.flatnonzero(is_jump)))
     if 0 < len(jumping) < USUAL * len(demonstrations):
-        yield (
+        yield Fault(
+            len(jumping) / len(demonstrations),
             f"jumps by more than {JUMP:.0%} of its range in {len(jumping)} of {len(demonstrations)} episodes, "
-            f"{first(is_jump)}: an angle that wraps, or a fault of the recording?"
+            f"{first(is_jump)}: an angle that wraps, or a fault of the recording?",
         )
 
 

@@ -35,6 +35,10 @@ reference implementation. A robot arm does not repeat to 0.1 mm or 0.1 mrad, and
 """
 
 
+RESOLUTION = 1e-3
+"""A dimension loses its decimals if a step of float32, at its magnitude, is more than this share of its range."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Normalisation:
     """How the values of one stream are mapped to [-1, 1].
@@ -117,13 +121,23 @@ def resolve_floor(stream: Stream, low: Array, high: Array, floor: float | Sequen
 def still_dimensions(stream: Stream, low: Array, high: Array, floor: Floor, *, of: str = "") -> dict[str, str]:
     """Name of each still dimension -> its range and the rule. of: a note on the range, such as " between quantiles"."""
     indices = np.argwhere(high - low <= floor.width)
-    if len(stream.shape) != 1:
-        return {stream.name: f"is still in {len(indices)} of its {stream.size} numbers"} if len(indices) else {}
     return {
         stream.label(i): f"is constant at {low[i]:g}{of}"
         if low[i] == high[i]
         else f"moves by {high[i] - low[i]:.3g}{of}, from {low[i]:.9g} to {high[i]:.9g}, and {floor.width[i]:.3g} or "
         f"less counts as still: {floor.rule}"
+        for (i,) in indices
+    }
+
+
+def lost_decimals(stream: Stream, low: Array, high: Array, *, least: Array | float = 0.0) -> dict[str, str]:
+    """Name of each dimension that moves by more than `least` -> why policies, in float32, see it in coarse steps."""
+    largest = np.maximum(-low, high)
+    spacing = np.spacing(np.minimum(np.abs(largest), float(np.finfo(np.float32).max)).astype(np.float32))
+    indices = np.argwhere((high - low > least) & (spacing > RESOLUTION * (high - low)))
+    return {
+        stream.label(i): f"moves by {high[i] - low[i]:.3g} near {largest[i]:.9g}, where float32, in which policies "
+        f"compute, has steps of {spacing[i]:.3g}: subtract an offset in the data"
         for (i,) in indices
     }
 
@@ -189,7 +203,7 @@ def _check_action(fitted: Range, stream: Stream, method: Normalisation, values: 
         reasons = "; ".join(f"{name} {reason}" for name, reason in fitted.still.items())
         raise ValueError(
             f"the action must move in at least one dimension, but {reasons}: record demonstrations that "
-            "move, or give normalisation.action.floor=0 if they move by little"
+            "move, subtract an offset from large numbers, or give normalisation.action.floor=0 if they move by little"
         )
     is_intended = (
         method.floor is not None and span <= resolve_floor(stream, values.low, values.high, method.floor).width

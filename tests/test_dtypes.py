@@ -26,7 +26,7 @@ HORIZONS = Horizons(1, 4, 2)
 class Constant:
     """An engine that always predicts the same action, in floats as every policy."""
 
-    name, precision, device, horizons, noise_shape = "constant", "fp32", "cpu", HORIZONS, (0, 4, 1)
+    name, precision, device, horizons, noise_shape = "constant", "fp32", torch.device("cpu"), HORIZONS, (0, 4, 1)
 
     def __init__(self, specification, value):
         self.specification, self.value = specification, value

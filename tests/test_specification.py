@@ -161,7 +161,7 @@ def test_numpy_values_become_plain_python_values() -> None:
 
 @pytest.mark.parametrize(("shape", "size"), [((3,), 3), ((96, 128, 3), 36864), ((1,), 1)])
 def test_the_size_of_a_stream_is_its_number_of_values(shape: tuple[int, ...], size: int) -> None:
-    assert Stream("x", shape).size == size == np.zeros(shape).size
+    assert Stream("x", shape, "uint8").size == size == np.zeros(shape).size
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,9 @@ from ..configs.training import TrainConfig
 from ..datasets.augmentation import Augmentation
 from ..datasets.demonstrations import Demonstrations, check_finite
 from ..datasets.fingerprint import stream_digests, vector_digests
+from ..datasets.inspection import worst
 from ..datasets.mirror import Mirrored
-from ..datasets.normalisation import Range, fit_ranges
+from ..datasets.normalisation import Range, fit_ranges, lost_decimals
 from ..datasets.opening import open_demonstrations
 from ..datasets.windows import Batch, Windows
 from ..envs.catalogue import load_task
@@ -165,6 +166,7 @@ def prepare(config: TrainConfig) -> Prepared:
     num_episodes = len(demonstrations)
     split = _split(config, demonstrations, begun)
     stages = stages_of(begun, steps=config.steps, episodes=num_episodes)
+    looks = [f"looks wrong: {text}"] if (text := worst(demonstrations)) else []
     episodes = split.training
     if config.mirror:
         if task is None or task.mirror is None:
@@ -208,7 +210,10 @@ def prepare(config: TrainConfig) -> Prepared:
         "stages": [list(stage) for stage in stages],
         "training": recipe(config, split, init_from=init_from, teacher=teacher_digest, stages=stages),
     }
-    notes = _notes(ranges, split, num_episodes, has_parent=begun is None and config.init_from is not None)
+    notes = [
+        *looks,
+        *_notes(demonstrations, ranges, split, num_episodes, has_parent=begun is None and config.init_from is not None),
+    ]
     augmentation = config.augmentation.build(policy.encoder.crop)
     return Prepared(
         task,
@@ -248,8 +253,13 @@ def _open_checked(dataset: str, task: Task | None) -> Demonstrations:
     return demonstrations
 
 
-def _notes(ranges: dict[str, Range], split: Split, num_episodes: int, *, has_parent: bool) -> list[str]:
+def _notes(
+    demonstrations: Demonstrations, ranges: dict[str, Range], split: Split, num_episodes: int, *, has_parent: bool
+) -> list[str]:
     notes = [f"still: {name} {reason}" for fitted in ranges.values() for name, reason in fitted.still.items()]
+    for name, fitted in ranges.items():
+        coarse = lost_decimals(demonstrations.stream(name), fitted.low, fitted.high)
+        notes += [f"coarse: {label} {reason}" for label, reason in coarse.items()]
     if has_parent:
         origin = "as by init_from" if split.is_kept else "anew, because init_from was not trained on them"
         notes.append(f"held out: {len(split.held_out)} of {num_episodes} episodes, {origin}")

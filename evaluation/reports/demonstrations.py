@@ -47,7 +47,7 @@ def draw_demonstrations(demonstrations: Demonstrations, path: Path, *, most: int
 def draw_augmented(
     demonstrations: Demonstrations, augmentation: Augmentation, path: Path, *, seed: int = 0, samples: int = 4
 ) -> None:
-    """Write a picture of frames, each beside several augmented copies.
+    """Write a picture of frames, each beside several augmented copies: their first three channels, or the first one.
 
     samples: number of frames of each camera, spread evenly over the store. Raises ValueError if there are no images, or
     if a crop does not fit into them.
@@ -70,7 +70,7 @@ def draw_augmented(
         frame = torch.from_numpy(demonstrations.read(stream.name, step, step + 1))
         augmented = augmentation({stream.name: frame.expand(draws, 1, *stream.shape)}, generator)[stream.name][:, 0]
         for axis, image in zip(row, [frame[0], *augmented], strict=True):
-            shown = image.expand(-1, -1, 3) if stream.shape[2] == 1 else image
+            shown = image[..., :3] if stream.shape[2] >= 3 else image[..., :1].expand(-1, -1, 3)
             axis.imshow(shown.numpy(), interpolation="nearest")
         row[0].set_title(f"{stream.name}, step {step}: {stream.shape[0]} x {stream.shape[1]}", fontsize=7)
         row[1].set_title(f"augmented: {augmented.shape[1]} x {augmented.shape[2]}", fontsize=7)

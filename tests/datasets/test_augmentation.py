@@ -268,6 +268,15 @@ def test_the_default_crop_is_seven_eighths(recorded, tmp_path, recede, monkeypat
     assert images[:2] == [(12, 16, 3), (8, 7, 3)]  # of images of 12 x 16 and of 10 x 8
 
 
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+def test_images_of_any_number_of_channels_are_drawn(tmp_path, channels):
+    specification = Specification((Stream("camera", (12, 16, channels), "uint8"),), Stream("action", (1,)), 0.1)
+    store = DemonstrationStore.create(tmp_path / "demos", specification)
+    store.append({"camera": np.zeros((3, 12, 16, channels), "u1"), "action": np.zeros((3, 1), "f4")})
+    draw_augmented(store, augmentation_of(crop=(8, 7)), tmp_path / "grid.png", samples=1)
+    assert (tmp_path / "grid.png").stat().st_size > 1000
+
+
 def test_a_row_shows_the_original_and_augmented_images(recorded, tmp_path, monkeypatch):
     from matplotlib.axes import Axes
 

@@ -137,14 +137,6 @@ def test_still_dimensions_are_named_with_their_range_and_the_rule():
     assert rule == "is constant at 0 between its quantiles"
 
 
-def test_still_numbers_of_arrays_are_counted():
-    arm = np.zeros((11, 2, 3))
-    arm[:, 0, 0] = np.arange(11)
-    arm_range = fitted(arm)["arm"]
-    assert arm_range.still == {"arm": "is still in 5 of its 6 numbers"}
-    assert arm_range.high.tolist() == [[10, 0, 0], [0, 0, 0]]
-
-
 def test_a_floor_replaces_the_rule():
     arm = np.linspace([0, 0], [1e-6, 0.5], 11)
     assert list(fitted(arm, arm_floor=0)["arm"].still) == []

@@ -51,7 +51,7 @@ def assert_equal_to_numpy(computed, rows):
 def test_statistics_are_those_of_all_rows_at_once(lengths, dtype, shape, most, data):
     ends = np.cumsum(lengths)
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
-    rows = (rng.normal(3, 40, (ends[-1], *shape)) % 100).astype(dtype)
+    rows = (rng.normal(3, 40, (ends[-1], *shape)) % 100).astype(dtype if len(shape) == 1 else "uint8")
     episodes = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1, unique=True))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "NUMBERS_AT_ONCE", most)
@@ -88,7 +88,7 @@ def test_a_large_offset_costs_no_digits():
 
 def test_pieces_are_bounded_and_join_neighbouring_episodes(monkeypatch):
     monkeypatch.setattr(module, "NUMBERS_AT_ONCE", 100)
-    demonstrations = Recorded(np.zeros((60, 2, 5)), np.array([4, 10, 20, 60]))
+    demonstrations = Recorded(np.zeros((60, 10)), np.array([4, 10, 20, 60]))
     statistics(demonstrations, "signal", [3, 0, 1])
     assert demonstrations.pieces == [(0, 10), (20, 30), (30, 40), (40, 50), (50, 60)]
 

@@ -6,10 +6,12 @@ from recede.checkpoints.folder import read_manifest
 from recede.checkpoints.runs import resolve_checkpoint
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import RegressionConfig
+from recede.configs.normalisation import NormalisationConfig
 from recede.configs.training import TrainConfig
 from recede.datasets.fingerprint import vector_digests
 from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import split_episodes
+from recede.specification import Specification, Stream
 from recede.training.loop import prepare, train
 from recede.training.split import choose_split
 
@@ -95,6 +97,34 @@ def test_digests_do_not_depend_on_how_many_steps_are_read_at_once(reaches, monke
     expected = vector_digests(store)
     monkeypatch.setattr("recede.datasets.fingerprint.STEPS_AT_ONCE", steps)
     assert vector_digests(store) == expected
+
+
+def test_a_training_names_what_looks_wrong_and_the_half_that_it_holds_out(tmp_path, capsys):
+    """One of two episodes is far more than the share of 0.02; and an angle wraps in both."""
+    specification = Specification((Stream("arm", (1,), units="rad"),), Stream("action", (1,)), 0.1)
+    store = DemonstrationStore.create(tmp_path / "store", specification)
+    for _ in range(2):
+        yaw = (np.linspace(2, 8, 40)[:, None] + np.pi) % (2 * np.pi) - np.pi
+        store.append({"arm": yaw.astype("f4"), "action": np.sin(yaw).astype("f4")})
+    policy = RegressionConfig(network=UNet1dConfig(channels=[16, 32], time_size=16))
+    options = {"policy": policy, "device": "cpu", "batch_size": 8, "steps": 1, "warmup": 0}
+    train(TrainConfig(dataset=str(store.path), out=str(tmp_path / "run"), held_out=0.02, **options))
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("looks wrong: arm[0] wraps round by a whole turn in 2 of 2 episodes, the first at step ")
+    assert first.endswith(", see recede inspect")
+    assert second.startswith("held out: 1 of 2 episodes")
+
+
+def test_a_training_names_decimals_that_float32_loses(tmp_path, capsys):
+    specification = Specification((Stream("place", (1,), "float64"),), Stream("action", (1,)), 0.1)
+    store = DemonstrationStore.create(tmp_path / "store", specification)
+    wave = np.sin(np.linspace(0, 9, 40)[:, None])
+    store.append({"place": 4_500_000 + 100 * wave, "action": wave})
+    policy = RegressionConfig(network=UNet1dConfig(channels=[16, 32], time_size=16))
+    floor = {"place": NormalisationConfig(floor=0.0)}
+    options = {"policy": policy, "device": "cpu", "batch_size": 8, "steps": 1, "warmup": 0, "normalisation": floor}
+    train(TrainConfig(dataset=str(store.path), out=str(tmp_path / "run"), **options))
+    assert "coarse: place[0] moves by 200 near 4500100, where float32" in capsys.readouterr().out
 
 
 def test_a_training_keeps_the_split_of_init_from(tmp_path, reaches, capsys):
