@@ -6,9 +6,12 @@ import atexit
 import contextlib
 import errno
 import multiprocessing
+import multiprocessing.connection
+import os
 import select
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias
@@ -73,6 +76,9 @@ OVERHEAD = 1024
 
 JOIN_S = 1.0
 """Seconds that a process has to end by itself."""
+
+ORPHAN_S = 10.0
+"""Seconds that a process whose parent is gone has to stop a robot and to write what it holds."""
 
 
 class Channel:
@@ -167,11 +173,29 @@ def connected(*directions: Layouts) -> tuple[socket.socket, socket.socket]:
     return ends
 
 
-class Child:
-    """A process of one's own at the other end of a channel. It ends when this end is closed, at the latest with us.
+def end_with_parent(seconds: float = 0.0) -> None:
+    """End this process as long after its parent, s, however the parent ends and whatever this process does then.
 
-    The process is spawned, because a fork would copy our threads and our GPU. An interrupt from the terminal does not
-    end it: whoever controls the robot is interrupted, and still needs it to stop.
+    The process must have been started by `multiprocessing`; otherwise nothing happens.
+    """
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        time.sleep(seconds)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="end with parent", daemon=True).start()
+
+
+class Child:
+    """A process of one's own at the other end of a channel. It ends when this end is closed, at the latest after us.
+
+    `end_with_parent` sees to that, whatever the process does. It is spawned, because a fork would copy our threads and
+    our GPU. An interrupt from the terminal does not end it: whoever controls the robot is interrupted, and still needs
+    it to stop.
 
     serve: called in the process with its end of the channel and `arguments`; it must be importable there. If it raises
     ConnectionError, the process ends in silence. outgoing, incoming: the messages to the process and from it. daemon:
@@ -223,6 +247,7 @@ def _serve(
     serve: Callable[..., None], end: socket.socket, outgoing: Layouts, incoming: Layouts, arguments: tuple[Any, ...]
 ) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent(ORPHAN_S)
     channel = Channel(end, outgoing, incoming)
     with contextlib.suppress(ConnectionError), contextlib.closing(channel):
         serve(channel, *arguments)

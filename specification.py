@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
@@ -82,8 +82,17 @@ class Horizons:
 HOLDS = ("last", "zero")
 """What an action may do without a command; see `Stream.hold`."""
 
+DTYPES = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+    *("float16", "float32", "float64"),
+)
+"""The dtypes of streams."""
+
 VECTOR_LIMIT = 2**20
 """Most dimensions of a vector."""
+
+CHANNEL_LIMIT = 32
+"""Most channels of an image."""
 
 STEP_LIMIT = 2**30
 """Most values in a step."""
@@ -96,7 +105,7 @@ class Stream:
     `units`, `labels`, `low`, `high` and `hold` have one entry for each dimension of a vector, or are empty if unknown.
     A single unit, limit or hold stands for every dimension.
 
-    Raises ValueError if a value is impossible.
+    Raises ValueError if a value is impossible, or if no policy could use it.
 
     >>> Stream("gripper", (3,), units="m", labels=("x", "y", "z"), low=-0.5, high=0.5).high
     (0.5, 0.5, 0.5)
@@ -107,15 +116,15 @@ class Stream:
     shape: tuple[int, ...]
     """Shape of one step: `(D,)` for a vector, `(H, W, C)` for an image."""
     dtype: str = "float32"
-    """numpy's name of the dtype."""
+    """One of `DTYPES`; an image must be uint8. A boolean counts as 0 or 1."""
     units: tuple[str, ...] | str = ()
     """SI units ("m", "rad", "s"), "px" for pixels, "1" for pure numbers."""
     labels: tuple[str, ...] = ()
     """Names of the dimensions."""
     low: tuple[float, ...] | float = ()
-    """Smallest values, finite."""
+    """Smallest values: finite numbers that the dtype has."""
     high: tuple[float, ...] | float = ()
-    """Largest values, finite."""
+    """Largest values, likewise."""
     hold: tuple[str, ...] | str = ()
     """What an action does without a command: before and after an episode, and after the last action of a plan.
 
@@ -135,7 +144,10 @@ class Stream:
         try:
             dtype = np.dtype(self.dtype).name
         except (TypeError, ValueError, SyntaxError, ArithmeticError, MemoryError, RecursionError):
-            raise ValueError(f"stream {self.name!r}: dtype must be one that numpy knows, got {self.dtype!r}") from None
+            dtype = ""
+        if dtype not in DTYPES:
+            raise ValueError(f"stream {self.name!r}: dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        self._check_layout(shape, dtype)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "dtype", dtype)
         for field in ("units", "labels", "low", "high", "hold"):
@@ -153,6 +165,36 @@ class Stream:
                 raise ValueError(
                     f"stream {self.name!r}, dimension {index}: limits must be finite and ascend, got [{low}, {high}]"
                 )
+            self._check_limits(index, low, high)
+
+    def _check_layout(self, shape: tuple[int, ...], dtype: str) -> None:
+        """Raise ValueError unless a step is a vector, or an image with its channels last."""
+        if len(shape) == 1:
+            return
+        place, is_image = f"stream {self.name!r}", len(shape) == 3 and dtype == "uint8"
+        if is_image and (shape[2] > CHANNEL_LIMIT or (shape[0] <= 4 < shape[2])):
+            turned = (shape[1], shape[2], shape[0])
+            raise ValueError(
+                f"{place}: an image must be (H, W, C) with at most {CHANNEL_LIMIT} channels, got {shape}: if the "
+                f" channels come first, give {turned} and np.moveaxis(image, 0, -1)"
+            )
+        if not is_image:
+            deep = len(shape) == 3
+            raise ValueError(
+                f"{place}: a step must be a vector (D,) or an image (H, W, C) of uint8, as the encoders take them, got "
+                f"{dtype} {shape}: "
+                + ("scale the image to 0 .. 255" if deep else f"flatten it to ({math.prod(shape)},)")
+            )
+
+    def _check_limits(self, index: int, low: float, high: float) -> None:
+        """Raise ValueError unless the dtype has both limits (a float rounds them), and they differ in it."""
+        held, dtype = self.cast([low, high]).astype(np.float64).tolist(), np.dtype(self.dtype)
+        has = max(-low, high) <= float(np.finfo(dtype).max) if dtype.kind == "f" else held == [low, high]
+        if not has or held[0] >= held[1]:
+            raise ValueError(
+                f"stream {self.name!r}, dimension {index}: limits must be two values of {self.dtype}, "
+                f"got [{low}, {high}]: give values that it has, or another dtype"
+            )
 
     def _per_dimension(self, field: str) -> tuple[Any, ...]:
         value = getattr(self, field)
@@ -171,6 +213,46 @@ class Stream:
                 f"stream {self.name!r}: {field} must be printable, got {wrong[0]!r}: leave out such characters"
             )
         return words
+
+    def cast(self, values: ArrayLike) -> NDArray[Any]:
+        """The values as a new array of the stream's dtype, each as the nearest value that the dtype has.
+
+        This is the one way from numbers of another dtype, such as the actions of a policy, to those of a stream:
+        integers and booleans are rounded, half to even, and everything is clipped to the range of the dtype. NaN and
+        infinity remain in floats.
+
+        Raises ValueError for NaN or infinity if the dtype is of integers or booleans, and for what is no number.
+
+        >>> gripper = Stream("gripper", (1,), "int64")
+        >>> gripper.cast([0.999, -3.9, 1e30]).tolist(), Stream("touch", (1,), "bool").cast([0.4, 0.6]).tolist()
+        ([1, -4, 9223372036854775807], [False, True])
+        """
+        source, dtype = np.asarray(values), np.dtype(self.dtype)
+        if source.dtype == dtype:
+            return source.copy()
+        if source.dtype.kind not in "biuf":
+            raise ValueError(f"stream {self.name!r}: values must be numbers, got {source.dtype}: convert them first")
+        if dtype.kind == "f":
+            with np.errstate(over="ignore"):
+                rows = source.astype(dtype)
+            is_over = np.isinf(rows) & np.isfinite(source)
+            return np.where(is_over, np.copysign(np.finfo(dtype).max, rows), rows)
+        if source.dtype.kind == "b":
+            source = source.astype(np.uint8)
+        elif source.dtype.kind == "f":
+            source = source.astype(np.float64)
+            if not np.isfinite(source).all():
+                raise ValueError(
+                    f"stream {self.name!r}: values of {self.dtype} must be finite, got {source.tolist()}: find where "
+                    "they are made"
+                )
+            source = np.rint(source)
+        least, most = (0, 1) if dtype.kind == "b" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+        is_low, is_high = source < least, source > most
+        if source.dtype.kind == "f":  # the largest integers have no exact float
+            is_high = source >= float(most)
+        rows = np.where(is_low | is_high, np.zeros((), source.dtype), source).astype(dtype)
+        return np.where(is_high, np.array(most, dtype), np.where(is_low, np.array(least, dtype), rows))
 
     @property
     def is_image(self) -> bool:

@@ -1,10 +1,16 @@
 """Everything that needs a GPU to be shown: agreement with the CPU, and the speed of training, chunks and episodes.
 
-    python benchmarks/gpu.py [json=FILE] [device=cuda] [tiny=true]
+    python benchmarks/gpu.py [json=FILE] [device=cuda] [seconds=540] [only=parity] [tiny=true]
 
-It takes less than ten minutes on one GPU, and needs the folder above a checkout named `recede` in PYTHONPATH. Each
-proof stands alone: one that needs a package that is not installed is skipped, and one that fails does not stop the
-others. The file has the card, the versions, the command, the figures, and the reasons of what was skipped or failed.
+Where recede is not installed, give the checkout that name in a folder of PYTHONPATH; torch, einops, numpy, safetensors
+and tqdm are enough for all proofs but two, "resume" (zarr) and "episodes" (gymnasium, mujoco):
+
+    mkdir -p /tmp/src && ln -sfn "$PWD" /tmp/src/recede && PYTHONPATH=/tmp/src python3 benchmarks/gpu.py json=gpu.json
+
+Each proof stands alone: one that needs a package that is not installed is skipped, one that fails does not stop the
+others, and if it leaves the GPU unusable, the others run in a new process. None begins later than `seconds` after the
+start. The file is written after each proof, so a kill loses one: it has the card, the versions, the command, the
+figures, and the reasons of what was skipped or failed. only: the beginning of the names of proofs, or several with ";".
 
 Without a GPU it exits 2. With device=cpu tiny=true it only shows that it runs, and no figure means anything.
 Shapes: B rows of a batch; K noise draws a window.
@@ -16,6 +22,7 @@ import copy
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -32,6 +39,7 @@ import torch
 from numpy.typing import NDArray
 from recede.benchmarks.inference import interleaved
 from recede.benchmarks.measure import Row, report
+from recede.benchmarks.proving import Results, nothing, prove
 from recede.benchmarks.windows import CROP, HORIZONS, IMAGE, STATE, InMemory
 from recede.configs.augmentation import AugmentationConfig
 from recede.configs.components.denoising import DDIMConfig
@@ -50,7 +58,13 @@ from recede.specification import Specification, Stream
 from recede.training.ema import EMA
 from recede.training.parameters import parameter_groups
 
-USAGE = "usage: python benchmarks/gpu.py [json=FILE] [device=cuda] [tiny=true]"
+USAGE = "usage: python benchmarks/gpu.py [json=FILE] [device=cuda] [seconds=540] [only=parity] [tiny=true]"
+POLICIES = {
+    "U-Net": (STATE, "U-Net"),
+    "U-Net of the paper": (STATE, "U-Net of the paper"),
+    "ResNet-18 and U-Net": (IMAGE, "U-Net of the paper"),
+}
+"""Name -> the streams and the network of a policy."""
 TOLERANCES = {"fp32": 1e-3, "fp32 with TF32": 0.01, "captured, bf16": 0.05}
 """How far a chunk may be from that of the CPU: root mean square over the actions, in half ranges."""
 
@@ -92,10 +106,9 @@ class Bench:
         """Whether the device can capture CUDA graphs."""
         return self.device.type == "cuda"
 
-    def policies(self) -> dict[str, DiffusionPolicy]:
-        """Untrained policies on the CPU: both networks on vectors, and the larger one on images."""
-        policies = {name: self.untrained(STATE, name) for name in self.size.channels}
-        return policies | {"ResNet-18 and U-Net": self.untrained(IMAGE, list(self.size.channels)[-1])}
+    def policy(self, name: str) -> DiffusionPolicy:
+        """An untrained policy of `POLICIES`, on the CPU."""
+        return self.untrained(*POLICIES[name])
 
     def untrained(self, specification: Specification, network: str) -> DiffusionPolicy:
         """A policy with DDIM and fixed weights."""
@@ -153,37 +166,37 @@ def require(is_true: bool, message: str) -> None:
 # --- the proofs
 
 
-def parity(bench: Bench) -> Iterator[Row]:
+def parity(bench: Bench, name: str) -> Iterator[Row]:
     """Chunks of the device are those of the CPU, and a row of a batch does not depend on how many rows there are."""
-    for name, policy in bench.policies().items():
-        half_range: NDArray[np.float32] = policy.normalizer.streams["action"].half_range.numpy()  # type: ignore[union-attr]
-        largest = bench.size.rows[-1]
-        expected = EagerEngine(frozen(policy, torch.device("cpu"))).predict(*question(policy, largest))
-        engine: Engine = EagerEngine(frozen(policy, bench.device))
-        ways: dict[str, tuple[Engine, bool]] = {"fp32": (engine, False), "fp32 with TF32": (engine, True)}
-        if bench.is_gpu:
-            ways["captured, bf16"] = CudaGraphEngine(frozen(policy, bench.device)), True
-        for way, (engine, is_tf32) in ways.items():
-            with tf32(is_tf32):
-                chunks = {rows: engine.predict(*question(policy, rows)) for rows in bench.size.rows}
-            first = min(chunks)
-            off = difference(chunks[largest], expected, half_range)
-            beside = max(difference(chunk[:first], chunks[first], half_range) for chunk in chunks.values())
-            yield Row(name=f"{name}, {way}, off the CPU", value=1e6 * off, unit="millionths of a half range")
-            yield Row(
-                name=f"{name}, {way}, off other batch sizes", value=1e6 * beside, unit="millionths of a half range"
-            )
-            require(off <= TOLERANCES[way], f"{name}, {way}: off the CPU by {off:.1e} half ranges")
+    policy, failures = bench.policy(name), list[str]()
+    half_range: NDArray[np.float32] = policy.normalizer.streams["action"].half_range.numpy()  # type: ignore[union-attr]
+    largest = bench.size.rows[-1]
+    expected = EagerEngine(frozen(policy, torch.device("cpu"))).predict(*question(policy, largest))
+    engine: Engine = EagerEngine(frozen(policy, bench.device))
+    ways: dict[str, tuple[Engine, bool]] = {"fp32": (engine, False), "fp32 with TF32": (engine, True)}
+    if bench.is_gpu:
+        ways["captured, bf16"] = CudaGraphEngine(frozen(policy, bench.device)), True
+    for way, (engine, is_tf32) in ways.items():
+        with tf32(is_tf32):
+            chunks = {rows: engine.predict(*question(policy, rows)) for rows in bench.size.rows}
+        first = min(chunks)
+        off = difference(chunks[largest], expected, half_range)
+        beside = max(difference(chunk[:first], chunks[first], half_range) for chunk in chunks.values())
+        yield Row(name=f"{way}, off the CPU", value=1e6 * off, unit="millionths of a half range")
+        yield Row(name=f"{way}, off other batch sizes", value=1e6 * beside, unit="millionths of a half range")
+        failures += [] if off <= TOLERANCES[way] else [f"{way}: off the CPU by {off:.1e} half ranges"]
+    require(not failures, "; ".join(failures))
 
 
-def gradients(bench: Bench) -> Iterator[Row]:
+def gradients(bench: Bench, name: str) -> Iterator[Row]:
     """The loss and the norm of the gradient are those of the CPU."""
-    for name, policy in bench.policies().items():
-        results = [_loss_and_norm(policy, device) for device in (torch.device("cpu"), bench.device)]
-        for quantity, one, other in zip(("loss", "gradient norm"), *results, strict=True):
-            off = abs(other / one - 1)
-            yield Row(name=f"{name}, {quantity}, off the CPU", value=1e6 * off, unit="millionths")
-            require(off < 1e-3, f"{name}: the {quantity} is {other:.6g}, on the CPU {one:.6g}")
+    policy, failures = bench.policy(name), list[str]()
+    results = [_loss_and_norm(policy, device) for device in (torch.device("cpu"), bench.device)]
+    for quantity, one, other in zip(("loss", "gradient norm"), *results, strict=True):
+        off = abs(other / one - 1)
+        yield Row(name=f"{quantity}, off the CPU", value=1e6 * off, unit="millionths")
+        failures += [] if off < 1e-3 else [f"the {quantity} is {other:.6g}, on the CPU {one:.6g}"]
+    require(not failures, "; ".join(failures))
 
 
 def _loss_and_norm(policy: DiffusionPolicy, device: torch.device) -> tuple[float, float]:
@@ -199,47 +212,53 @@ def _loss_and_norm(policy: DiffusionPolicy, device: torch.device) -> tuple[float
     return loss.item(), torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0).item()
 
 
-def chunks(bench: Bench) -> Iterator[Row]:
+def chunks(bench: Bench, name: str) -> Iterator[Row]:
     """How long one robot waits for a chunk, eager and captured; all of it included."""
-    for name, policy in bench.policies().items():
-        engines: dict[str, Engine] = {"eager (fp32)": EagerEngine(frozen(policy, bench.device))}
-        if bench.is_gpu:
-            engines["captured (bf16)"] = CudaGraphEngine(frozen(policy, bench.device))
-        inputs = question(policy, 1)
-        for way, engine in engines.items():
-            began = time.perf_counter()
+    policy, failure = bench.policy(name), None
+    engines: dict[str, Engine] = {"eager (fp32)": EagerEngine(frozen(policy, bench.device))}
+    if bench.is_gpu:
+        engines["captured (bf16)"] = CudaGraphEngine(frozen(policy, bench.device))
+    inputs, works = question(policy, 1), dict[str, Callable[[], object]]()
+    for way, engine in engines.items():
+        began = time.perf_counter()
+        try:
             engine.predict(*inputs)
-            seconds = time.perf_counter() - began
-            yield Row(name=f"{name}, {way}, first chunk", value=1e3 * seconds, unit="ms")
-        works = [partial(engine.predict, *inputs) for engine in engines.values()]
-        measured = interleaved(works, seconds=bench.size.seconds)
-        for way, times in zip(engines, measured, strict=True):
-            yield Row(name=f"{name}, {way}, median", value=1e3 * float(np.median(times)), unit="ms")
-            tail = float(np.percentile(times, 99))
-            yield Row(name=f"{name}, {way}, 99th percentile", value=1e3 * tail, unit="ms")
-        if len(measured) > 1:
-            ratio = float(np.median(measured[0]) / np.median(measured[1]))
-            yield Row(name=f"{name}, eager / captured", value=ratio, unit="x")
+        except Exception as error:  # the other way is measured all the same
+            failure = error
+            continue
+        yield Row(name=f"{way}, first chunk", value=1e3 * (time.perf_counter() - began), unit="ms")
+        works[way] = partial(engine.predict, *inputs)
+    if failure is not None and not is_usable(bench.device):
+        raise failure
+    measured = interleaved(list(works.values()), seconds=bench.size.seconds)
+    for way, times in zip(works, measured, strict=True):
+        yield Row(name=f"{way}, median", value=1e3 * float(np.median(times)), unit="ms")
+        yield Row(name=f"{way}, 99th percentile", value=1e3 * float(np.percentile(times, 99)), unit="ms")
+    if failure is not None:
+        raise failure
+    if len(measured) > 1:
+        yield Row(name="eager / captured", value=float(np.median(measured[0]) / np.median(measured[1])), unit="x")
 
 
-def training(bench: Bench) -> Iterator[Row]:
+def training(bench: Bench, name: str) -> Iterator[Row]:
     """Windows a second in fp32 and bf16, the whole step: batch, loss, backward, optimiser and average."""
-    sizes = {STATE: (206, 25_650), IMAGE: (41, 5_130)} if bench.size is FULL else {STATE: (3, 100), IMAGE: (2, 60)}
-    for name, policy in bench.policies().items():
-        is_image = policy.specification is IMAGE
-        windows = Windows(InMemory(policy.specification, *sizes[policy.specification]), HORIZONS, device=bench.device)
-        for precision in ("fp32", "bf16"):
-            if bench.is_gpu:
-                torch.cuda.reset_peak_memory_stats(bench.device)
-            draws = bench.size.draws if is_image else 1
-            step = Step(copy.deepcopy(policy).to(bench.device), windows, bench, precision=precision, draws=draws)
-            seconds = _seconds_of(step, bench)
-            label = f"{name}, {precision}, {bench.size.batch_size} windows x {draws}"
-            yield Row(name=label, value=bench.size.batch_size / seconds, unit="windows/s")
-            yield Row(name=f"{label}, a step", value=1e3 * seconds, unit="ms")
-            if bench.is_gpu:
-                peak = torch.cuda.max_memory_allocated(bench.device) / 2**30
-                yield Row(name=f"{label}, memory", value=peak, unit="GiB")
+    policy, sizes = bench.policy(name), {STATE: (206, 25_650), IMAGE: (41, 5_130)}
+    if bench.size is not FULL:
+        sizes = {STATE: (3, 100), IMAGE: (2, 60)}
+    is_image = policy.specification is IMAGE
+    windows = Windows(InMemory(policy.specification, *sizes[policy.specification]), HORIZONS, device=bench.device)
+    for precision in ("fp32", "bf16"):
+        if bench.is_gpu:
+            torch.cuda.reset_peak_memory_stats(bench.device)
+        draws = bench.size.draws if is_image else 1
+        step = Step(copy.deepcopy(policy).to(bench.device), windows, bench, precision=precision, draws=draws)
+        seconds = _seconds_of(step, bench)
+        label = f"{precision}, {bench.size.batch_size} windows x {draws}"
+        yield Row(name=label, value=bench.size.batch_size / seconds, unit="windows/s")
+        yield Row(name=f"{label}, a step", value=1e3 * seconds, unit="ms")
+        if bench.is_gpu:
+            peak = torch.cuda.max_memory_allocated(bench.device) / 2**30
+            yield Row(name=f"{label}, memory", value=peak, unit="GiB")
 
 
 def _seconds_of(step: Callable[[], None], bench: Bench) -> float:
@@ -265,7 +284,7 @@ class Step:
         self.optimizer = torch.optim.AdamW(parameter_groups(policy, weight_decay=1e-6), lr=1e-4, fused=True)
         self.average, self.generator = EMA(policy, power=0.75, maximum=0.9999), torch.Generator(bench.device)
         self.augmentation = CROP if policy.specification is IMAGE else AugmentationConfig().build(None)
-        self.order, self.count = torch.randperm(len(windows)), 0
+        self.order, self.count = torch.randperm(len(windows)).to(bench.device), 0
 
     def __call__(self) -> None:
         """Take it."""
@@ -301,9 +320,14 @@ def episodes(bench: Bench) -> Iterator[Row]:
         engines["captured"] = CudaGraphEngine(frozen(policy, bench.device))
     for way, engine in engines.items():
         began = time.perf_counter()
-        outcomes = rollout(
-            engine, PICK_PLACE, range(count), execution=execution, workers=workers, num_parallel=count, progress=False
-        )
+        with patch.object(sys.modules["__main__"], "__file__", None, create=True):  # or workers import this script
+            outcomes = rollout(
+                *(engine, PICK_PLACE, range(count)),
+                execution=execution,
+                workers=workers,
+                num_parallel=count,
+                progress=False,
+            )
         seconds, steps = time.perf_counter() - began, sum(outcome.num_steps for outcome in outcomes)
         yield Row(name=f"pick_place, {way}, {workers} workers", value=count / seconds, unit="episodes/s")
         yield Row(name=f"pick_place, {way}, {workers} workers, control", value=steps / seconds, unit="steps/s")
@@ -365,11 +389,9 @@ def _weights_off(one: Path, other: Path) -> float:
 
 
 PROOFS: dict[str, Callable[[Bench], Iterator[Row]]] = {
-    "parity": parity,
-    "gradients": gradients,
-    "chunks": chunks,
-    "training": training,
+    **{f"{proof.__name__}, {name}": partial(proof, name=name) for proof in (parity, gradients) for name in POLICIES},
     "resume": resume,
+    **{f"{proof.__name__}, {name}": partial(proof, name=name) for proof in (chunks, training) for name in POLICIES},
     "episodes": episodes,
 }
 
@@ -378,13 +400,27 @@ PROOFS: dict[str, Callable[[Bench], Iterator[Row]]] = {
 
 
 def options(arguments: list[str]) -> dict[str, str]:
-    """The arguments by key. Exits 2 if there is another one."""
+    """The arguments by key. Exits 2 if one is not of this command."""
     values = {key: value for key, _, value in (argument.partition("=") for argument in arguments)}
-    are_keys = values.keys() <= {"json", "device", "tiny"} and all(values.values()) and len(values) == len(arguments)
-    if not are_keys or values.get("tiny", "true") not in ("true", "false"):
+    is_good = values.keys() <= {"json", "device", "seconds", "only", "tiny"} and all(values.values())
+    is_good = is_good and len(values) == len(arguments) and values.get("tiny", "true") in ("true", "false")
+    if not is_good or not values.get("seconds", "540").isdigit() or not chosen(values):
         print(f"{USAGE}, got {' '.join(arguments)}", file=sys.stderr)
         raise SystemExit(2)
     return values
+
+
+def chosen(values: dict[str, str]) -> list[str]:
+    """The names of the proofs to run."""
+    return [name for name in PROOFS if name.startswith(tuple(values.get("only", "").split(";")))]
+
+
+def is_usable(device: torch.device) -> bool:
+    """Whether the device still computes: some errors end the use of a GPU by the process."""
+    try:
+        return torch.ones(2, device=device).sum().item() == 2
+    except Exception:  # torch raises errors of several kinds
+        return False
 
 
 def machine(device: torch.device) -> dict[str, Any]:
@@ -404,41 +440,45 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def prove(bench: Bench) -> dict[str, Any]:
-    """Every proof in turn: its rows, and why it was skipped or failed."""
-    rows, skipped, failed, seconds = list[Row](), dict[str, str](), dict[str, str](), dict[str, float]()
-    for name, proof in PROOFS.items():
-        began = time.perf_counter()
-        try:
-            for row in proof(bench):
-                rows.append(Row(name=f"{name}: {row['name']}", value=row["value"], unit=row["unit"]))
-        except ModuleNotFoundError as error:
-            skipped[name] = f"needs the package {error.name}, which is not installed"
-        except Exception as error:
-            failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        seconds[name] = round(time.perf_counter() - began, 1)
-        verdict = (
-            "skipped, " + skipped[name] if name in skipped else "failed, " + failed[name] if name in failed else "done"
-        )
-        print(f"{name}: {verdict} ({seconds[name]} s)", flush=True)
-    return {"rows": rows, "skipped": skipped, "failed": failed, "seconds": seconds}
+def in_new_process(values: dict[str, str], names: list[str], until: float) -> Results:
+    """The named proofs, by a process that has not used the GPU yet."""
+    print("the GPU is unusable in this process, so another one goes on", flush=True)
+    with TemporaryDirectory() as scratch:
+        path = Path(values["json"] + ".rest" if "json" in values else f"{scratch}/rest.json")
+        seconds = max(int(until - time.monotonic()), 0)
+        changed = values | {"json": str(path), "only": ";".join(names), "seconds": str(seconds)}
+        command = [sys.executable, __file__, *(f"{key}={value}" for key, value in changed.items())]
+        subprocess.run(command, check=False)
+        if not path.exists():
+            return nothing() | {"failed": dict.fromkeys(names, "its process ended")}
+        return json.loads(path.read_text())
 
 
 def main() -> None:
-    """Run every proof. Exits 2 without a GPU, and 1 if a proof fails."""
+    """Run the proofs. Exits 2 without a GPU, and 1 if a proof fails."""
     values = options(sys.argv[1:])
+    until = time.monotonic() + int(values.get("seconds", "540"))
     device = torch.device(values.get("device", "cuda"))
     if device.type == "cuda" and not torch.cuda.is_available():
         print("there is no GPU that torch can use here: run this on a machine that has one", file=sys.stderr)
         raise SystemExit(2)
     bench = Bench(device, TINY if values.get("tiny") == "true" else FULL)
     about = machine(device)
-    print(f"{about['card']}, torch {torch.__version__}")
-    results = prove(bench)
+    print(f"{about['card']}, torch {torch.__version__}", flush=True)
+
+    def write(results: Results) -> None:
+        if "json" in values:
+            Path(values["json"]).write_text(json.dumps(about | results, indent=2) + "\n")
+
+    results = prove(
+        {name: partial(PROOFS[name], bench) for name in chosen(values)},
+        until=until,
+        write=write,
+        is_usable=partial(is_usable, device),
+        go_on=partial(in_new_process, values, until=until),
+    )
     if results["rows"]:
         report(results["rows"], None)
-    if "json" in values:
-        Path(values["json"]).write_text(json.dumps(about | results, indent=2) + "\n")
     if results["failed"]:
         raise SystemExit(1)
 

@@ -5,7 +5,8 @@
 Predicts one whole chunk for one robot: encoder, DDIM-10, clipping, back to units. The network is the U-Net of Diffusion
 Policy (65.8 million parameters) on two steps of a vector, and with a ResNet-18 on two frames of 96 x 96 pixels as well.
 The plain loop has the same weights, runs in inference mode, prepares its scheduler beforehand and computes the
-conditioning once. All take turns in one run, with `OMP_NUM_THREADS` threads, or as many as there are cores.
+conditioning once. It and eager run on the GPU if there is one. All take turns in one run, with `OMP_NUM_THREADS`
+threads, or as many as there are cores.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from recede.configs.components.denoising import CosineConfig, DDIMConfig
 from recede.configs.components.encoders import ResNetEncoderConfig
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig
+from recede.policy.device import device as choose_device
 from recede.policy.diffusion import DiffusionPolicy
 from recede.policy.engines.interface import ENGINES, Engine
 from recede.policy.engines.making import choose_engine
@@ -45,7 +47,7 @@ POLICIES = {"U-Net": (STATE,), "ResNet-18 and U-Net": (STATE, CAMERA)}
 
 
 def make(streams: tuple[Stream, ...]) -> DiffusionPolicy:
-    """An untrained policy."""
+    """An untrained policy, on the GPU if there is one."""
     torch.manual_seed(0)
     specification = Specification(streams, Stream("action", (2,)), control_dt=0.1)
     ranges = {
@@ -60,7 +62,7 @@ def make(streams: tuple[Stream, ...]) -> DiffusionPolicy:
         sampler=DDIMConfig(num_steps=STEPS),
     )
     policy = config.build(specification, HORIZONS, Normalizer(specification, ranges))
-    return policy.eval().requires_grad_(False)
+    return policy.to(choose_device("auto")).eval().requires_grad_(False)
 
 
 def plain(policy: DiffusionPolicy) -> Callable[[dict[str, NDArray[Any]], NDArray[np.float32]], NDArray[Any]]:
@@ -75,17 +77,18 @@ def plain(policy: DiffusionPolicy) -> Callable[[dict[str, NDArray[Any]], NDArray
         timestep_spacing="trailing",
     )
     scheduler.set_timesteps(STEPS)
-    times = [t.reshape(1) for t in scheduler.timesteps]
+    device = next(policy.parameters()).device
+    times = [t.reshape(1).to(device) for t in scheduler.timesteps]
 
     @torch.inference_mode()
     def predict(observation: dict[str, NDArray[Any]], noise: NDArray[np.float32]) -> NDArray[Any]:
-        streams = {name: torch.from_numpy(values) for name, values in observation.items()}
+        streams = {name: torch.from_numpy(values).to(device) for name, values in observation.items()}
         conditioning = policy.encoder(policy.normalizer.observation(streams))
-        x = torch.from_numpy(noise[0])
+        x = torch.from_numpy(noise[0]).to(device)
         for t, time_of_rows in zip(scheduler.timesteps, times, strict=True):
             out = policy.network(x, time_of_rows, conditioning)
             x = scheduler.step(out, t, x, use_clipped_model_output=True).prev_sample  # type: ignore[union-attr]
-        return policy.normalizer.unnormalised_action(x).numpy()
+        return policy.normalizer.unnormalised_action(x).cpu().numpy()
 
     return predict
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..configs.changes import replaced
 from ..configs.components.policies import DiffusionConfig, RegressionConfig
 from ..configs.notation import UnknownChoice, describe, policy_config
 
@@ -36,13 +37,20 @@ class OpenedPolicy:
 
 
 def open_policy(
-    folder: str | Path, *, engine: str | None = None, which: str = "last", sampler: Any = None, device: str = "cpu"
+    folder: str | Path,
+    *,
+    engine: str | None = None,
+    which: str = "last",
+    sampler: Any = None,
+    device: str = "cpu",
+    is_for_robots: bool = False,
 ) -> OpenedPolicy:
     """Open the policy of a run, a checkpoint or an exported folder.
 
     engine: a name of `ENGINES`, or "auto" for the fastest on this machine. None stands for the engine of an exported
     folder, and for "eager" otherwise. which: "last" or "best" checkpoint of a run. sampler: the configuration of a
-    sampler that replaces the policy's own. device: of torch, or "auto"; ignored if the engine runs without torch.
+    sampler that replaces the policy's own, or changes of that one: field -> value. device: of torch, or "auto"; ignored
+    if the engine runs without torch.
 
     Raises FileNotFoundError if the folder holds no policy. Raises ValueError if it is damaged or of another format, if
     the engine is not available, or if an exported folder is opened with a sampler, a checkpoint or another engine.
@@ -59,7 +67,7 @@ def open_policy(
         return OpenedPolicy(exported, manifest, manifest["num_parameters"], f"engine: {exported.name}")
     place = device_of("cpu" if engine in FORMATS else device)
     policy, manifest = load_policy(path, which=which, device=place, sampler=sampler)
-    running, report = make_engine(policy, engine or "eager")
+    running, report = make_engine(policy, engine or (None if is_for_robots else "eager"))
     num_parameters = sum(parameter.numel() for parameter in policy.parameters())  # type: ignore[attr-defined]
     return OpenedPolicy(running, manifest, num_parameters, report)
 
@@ -78,7 +86,8 @@ def load_policy(
 ) -> tuple[Policy, dict[str, Any]]:
     """The trained policy of a run or checkpoint folder, ready to predict, and its manifest.
 
-    which: "last" or "best" checkpoint of a run. sampler: the configuration of a sampler that replaces the policy's own.
+    which: "last" or "best" checkpoint of a run. sampler: the configuration of a sampler that replaces the policy's
+    own, or changes of that one: field -> value.
 
     The manifest is the content of `policy.json`; `manifest["path"]` is the checkpoint's folder. Nothing in the folder
     is executed. Raises FileNotFoundError if there is no policy. Raises ValueError if it is damaged, of another format,
@@ -94,7 +103,7 @@ def load_policy(
     if sampler is not None:
         if "sampler" not in {field.name for field in fields(config)}:
             raise ValueError(f"{path}: leave sampler out, this policy does not sample")
-        config.sampler = sampler
+        config.sampler = replaced(config.sampler, sampler, "sampler")
         policy = config.build(specification, manifest["horizons"], Normalizer.empty(specification))
         manifest["policy"] = describe(config)
     try:

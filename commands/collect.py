@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..configs.datasets import CollectConfig
 from ..envs.catalogue import load_task
+from .next_lines import print_train
 
 
 def run(config: CollectConfig) -> None:
@@ -22,4 +23,5 @@ def run(config: CollectConfig) -> None:
     print(f"{collected.successes} demonstrations in {config.out}")
     if collected.failures:
         print(f"{collected.failures} failures of the expert in {collected.failures_path}")
-    print(f"next: recede train task={config.task} dataset={config.out} out=runs/{config.task}{config.again}")
+    if collected.successes:
+        print_train(config.task, config.out, config.imports)

@@ -2,80 +2,58 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from ..configs.choices import CHOICES, names
+from ..configs.changes import rule
+from ..configs.choices import CHOICES, MANY, names
 from ..configs.packages import import_packages
 from ..specification import nearest
-from .grammar import SWEEP, is_sweep, quoted, requested_imports
-
-QUIET = ("hydra/job_logging=disabled", "hydra/hydra_logging=disabled", "hydra.run.dir=.", "hydra.output_subdir=null")
-"""Hydra writes no files of its own: a run folder holds its configuration already."""
-
-
-RULES = {
-    "could not be converted to Integer": "the value must be a whole number",
-    "could not be converted to Float": "the value must be a number",
-    "is not a valid bool": "the value must be true or false",
-    "is not a ListConfig, list or tuple": "the value must be a list, as in key=[a,b]",
-    "is not Optional": "the value must not be null",
-    "is not a subclass of": "this key has keys of its own, as in key.name=value",
-}
-"""What OmegaConf says of a refused value -> the rule that the value breaks."""
+from .grammar import is_sweep, jobs, requested_imports
 
 
 def compose_and_run(command: str, arguments: Sequence[str]) -> None:
-    """Let Hydra compose the command's configuration and run it, once for every job of a sweep."""
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-    from omegaconf import OmegaConf
-
-    from ..configs.commands import register
-
+    """Compose the command's configuration and run it. A sweep has one configuration for every job."""
     import_packages(requested_imports(arguments))  # they may add choices
-    register()
     run: Callable[[Any], None] = import_module(f".{command.replace('-', '_')}", __package__).run
-    failures: list[Exception] = []
-
-    def job(composed: Any) -> None:
+    configurations, failures = compose(command, arguments)
+    for configuration in configurations:
         try:  # a failed job does not stop the others of a sweep
-            hydra_config = HydraConfig.get()
-            if hydra_config.mode == RunMode.MULTIRUN and "out" in composed:
-                composed.out = f"{composed.out}/{hydra_config.job.num}"
-            run(OmegaConf.to_object(composed))
+            run(configuration)
         except Exception as error:
             failures.append(error)
-
-    with _hydra_arguments(command, arguments):
-        hydra.main(config_path="pkg://recede.configs", config_name=command, version_base="1.3")(job)()
     if failures:
         raise failures[0] if len(failures) == 1 else ExceptionGroup(f"{len(failures)} jobs failed", failures)
 
 
-@contextmanager
-def _hydra_arguments(command: str, arguments: Sequence[str]) -> Generator[None]:
-    """`sys.argv` as Hydra reads it. Hydra raises its errors instead of printing them."""
-    argv, variables = sys.argv, dict(os.environ)
-    options = ["--multirun"] if is_sweep(arguments) else []
-    values = [argument for argument in arguments if argument not in SWEEP]
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    try:
-        with TemporaryDirectory() as scratch:  # Hydra writes there in a sweep
-            sys.argv = [f"recede {command}", *options, *QUIET, f"hydra.sweep.dir={quoted(scratch)}", *values]
-            yield
-    finally:
-        sys.argv = argv
-        os.environ.clear()
-        os.environ.update(variables)
+def compose(command: str, arguments: Sequence[str]) -> tuple[list[Any], list[Exception]]:
+    """The configuration of every job whose values are possible, and the errors of the others.
+
+    Raises ValueError, HydraException or OmegaConfBaseException if no job can be composed of the arguments.
+    """
+    from hydra import compose, initialize_config_module
+    from omegaconf import OmegaConf
+
+    from ..configs.commands import register
+
+    register()
+    configurations, failures = list[Any](), list[Exception]()
+    with initialize_config_module("recede.configs", job_name=command, version_base="1.3"):
+        for number, overrides in enumerate(jobs(command, arguments)):
+            composed = compose(command, overrides)
+            try:
+                configuration: Any = OmegaConf.to_object(composed)
+            except Exception as error:
+                failures.append(error)
+                continue
+            if is_sweep(arguments) and hasattr(configuration, "out"):
+                configuration.out = f"{configuration.out}/{number}"
+            configurations.append(configuration)
+    return configurations, failures
 
 
 def explain(error: Exception, command: str) -> str | None:
@@ -105,37 +83,33 @@ def explain_memory(error: Exception, command: str) -> str:
     return f"{reason}: end other programs that use the GPU, or use the CPU with device=cpu"
 
 
-def explain_choice(slot: str, name: str) -> str:
-    """One line for a name that no choice of the slot has."""
-    return f"{slot} cannot be {name!r}: {nearest(name, names(slot))} (imports=[your_package] adds your own)"
-
-
 def explain_composition(error: Exception, command: str) -> str:
     """One line for a key or a value that Hydra refuses."""
     text, cause = str(error), error.__cause__
-    options = getattr(error, "options", None)
-    if options is not None:
-        slot, _, name = str(getattr(error, "missing_cfg_file", "")).rpartition("/")
-        return explain_choice(slot, name) if slot in CHOICES else f"{slot} cannot be {name!r}: {nearest(name, options)}"
-    unknown = re.search(r"Could not load '(\w+)/(\w+)'", text)  # one of several in a slot
-    if unknown and unknown[1] in CHOICES:
-        return explain_choice(unknown[1], unknown[2])
-    key, owner = getattr(cause, "key", None), getattr(cause, "object_type", None)
-    if key is not None and " not in " in str(cause):
-        if is_dataclass(owner):
-            return f"there is no key {key!r}: {nearest(str(key), [field.name for field in fields(owner)])}"
-        path = getattr(cause, "full_key", key)
-        return f"{path} belongs to none of the choices: choose its owner first, see {_help(command)}"
+    if getattr(cause, "key", None) is not None and " not in " in str(cause):
+        return explain_key(cause, command)
     if override := re.match("Error merging override (.*)", text):
-        rules = [rule for reason, rule in RULES.items() if reason in str(cause)]
-        return f"{override[1]}: {rules[0] if rules else str(cause).splitlines()[0]}"
+        return f"{override[1]}: {rule(cause if isinstance(cause, Exception) else error)}"
     if required := re.match(r"You must specify '(\w+)'", text):
         return f"{required[1]} is required: give {required[1]}=NAME, one of {', '.join(names(required[1]))}"
-    if several := re.match("Ambiguous value for argument '(.*)'", text):
-        return f"{several[1]} has several values: add -m to run once with each, or write a list as key=[a,b]"
     if absent := re.match("Could not override '(.*?)'", text):
         return f"none of the choices has a slot {absent[1]}: see {_help(command)}"
     return f"{' '.join(text.splitlines()[0].split())} (see {_help(command)})"
+
+
+def explain_key(error: Any, command: str) -> str:
+    """One line for a key that the chosen configuration does not have."""
+    owner, *rest = str(error.full_key).split(".")
+    if owner in MANY and len(rest) == 1:
+        if rest[0] in CHOICES[owner]:
+            return f"{owner}.{rest[0]} is not chosen: add {owner}={rest[0]}"
+        return f"{owner} has no {rest[0]!r}: {nearest(rest[0], CHOICES[owner])} as in {owner}.NAME.every=2"
+    if not is_dataclass(error.object_type):
+        return f"{error.full_key} belongs to none of the choices: choose its owner first, see {_help(command)}"
+    slot = "/".join([owner, *rest[:-1]])
+    others = [name for name, option in CHOICES.get(slot, {}).items() if rest[-1] in option.__dataclass_fields__]
+    hint = nearest(str(error.key), [field.name for field in fields(error.object_type)])
+    return f"there is no key {error.key!r}: {hint}" + (f", or add {slot}={others[0]}" if others and rest else "")
 
 
 def _help(command: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,13 +41,14 @@ def run(config: ControlConfig) -> None:
 
 def _session(config: ControlConfig, robot: Robot, horizons: Horizons, out: Path) -> Session:
     """Build the session. Raises ValueError for impossible options, before anything is started."""
+    from ..control.planner import rehearsed
     from ..control.session import Session
 
     (execution,) = config.execution.values()
-    execution.build(horizons)
+    rehearsal = rehearsed(execution.build(horizons), robot.specification)
     return Session(
         robot=robot,
-        start_policy=lambda: _start_policy(config, robot.specification, horizons),
+        start_policy=lambda: _start_policy(config, robot.specification, horizons, rehearsal),
         make_execution=lambda delay: execution.build(horizons, delay=delay),
         safety=config.safety.build(robot.specification, robot.rate),
         out=out,
@@ -90,23 +92,37 @@ def _policy_description(config: ControlConfig) -> dict[str, Any]:
         return {"task": policy.task, "specification": policy.specification, "horizons": policy.horizons}
 
 
-def _start_policy(config: ControlConfig, specification: Specification, horizons: Horizons) -> PolicyProcess:
+def _start_policy(
+    config: ControlConfig, specification: Specification, horizons: Horizons, rehearsal: list[Request]
+) -> PolicyProcess:
     """Start the process that predicts, or that asks the server to."""
     from ..control.planner import PolicyProcess
     from ..serving.client import connect
 
+    start = partial(PolicyProcess, specification, horizons, rehearsal=rehearsal)
     if config.is_remote:
-        return PolicyProcess(specification, horizons, connect, config.run, specification, horizons)
-    return PolicyProcess(specification, horizons, _load, config)
+        return start(connect, config.run, specification, horizons)
+    needs_gradient = any(guide.needs_gradient for request in rehearsal for guide in request.guidance)
+    return start(_load, config, needs_gradient)
 
 
-def _load(config: ControlConfig) -> Predict:
-    """Load the engine, in the process of the policy, which has one thread."""
+def _load(config: ControlConfig, needs_gradient: bool) -> Predict:
+    """Load the engine, in the process of the policy, which has one thread.
+
+    needs_gradient: whether guidance needs one, which only eager has.
+    """
     from ..checkpoints.opening import open_policy
     from ..configs.packages import import_packages
 
     import_packages(config.imports)  # this process has its own tables of choices
-    opened = open_policy(config.run, engine=config.engine, which=config.checkpoint, sampler=config.sampler)
+    opened = open_policy(
+        config.run,
+        engine=config.engine,
+        which=config.checkpoint,
+        sampler=config.sampler,
+        device=config.device,
+        is_for_robots=not needs_gradient,
+    )
     engine = opened.engine
     rng = np.random.default_rng(config.seed)
 

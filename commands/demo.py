@@ -7,7 +7,7 @@ from pathlib import Path
 from ..configs.components.policies import DiffusionConfig, RegressionConfig
 from ..configs.datasets import CollectConfig
 from ..configs.evaluation import EvaluateConfig
-from ..configs.notation import command_line
+from ..configs.notation import command_line, shown
 from ..configs.training import DemoConfig, TrainConfig
 from ..envs.catalogue import load_task
 from ..policy.device import device
@@ -64,9 +64,9 @@ def run(config: DemoConfig) -> None:
         title="pick_place, from demonstrations to a policy",
         command=command_line("demo", config),
         next_steps=[
-            (f"recede evaluate {first} episodes=200", "the same policy on more seeds, for a narrower interval"),
-            (f"recede inspect {dataset}", "the demonstrations"),
-            (f"recede train task={TASK} dataset={dataset} out=runs/longer steps=6000", "train longer"),
+            (shown("evaluate", str(first), episodes=200), "the same policy on more seeds, for a narrower interval"),
+            (shown("inspect", dataset), "the demonstrations"),
+            (shown("train", task=TASK, dataset=dataset, out="runs/longer", steps=6000), "train longer"),
             (
                 "recede train dataset=my.zarr out=runs/mine",
                 "your own demonstrations; the README shows how to record them",

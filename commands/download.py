@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..configs.datasets import DownloadConfig
+from .next_lines import print_train
 
 
 def run(config: DownloadConfig) -> None:
@@ -14,4 +15,4 @@ def run(config: DownloadConfig) -> None:
     path = Path(config.out or f"data/{config.name}.zarr")
     published = download(config.name, path, url=config.url)
     print(f"{path}: {published.source}")
-    print(f"next: recede train task={config.name} dataset={path} out=runs/{config.name}")
+    print_train(config.name, str(path), config.imports)

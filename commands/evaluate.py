@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from ..configs.evaluation import EvaluateConfig
-from ..configs.notation import command_line
+from ..configs.notation import command_line, shown
 
 
 def run(config: EvaluateConfig) -> None:
@@ -21,16 +22,17 @@ def run(config: EvaluateConfig) -> None:
         print(table(measure_all(config, out)))
         print(f"picture: {out / 'delays.png'}")
         return
-    measurement, again = measure(config), f"recede evaluate {config.run}{config.again}"
+    measurement = measure(config)
+    again = partial(shown, "evaluate", config.run, task=config.task, imports=config.imports)
     write_results(
         out,
         [measurement],
         title=f"{measurement.name} on {measurement.task.name}",
         command=command_line("evaluate", config),
         next_steps=[
-            (f"{again} episodes=200", "a narrower interval"),
-            (f"{again} first_seed=200000", "other unseen seeds"),
-            (f"{again} delay_ms=[0,200] execution=[receding,rtc]", "with late chunks"),
+            (again(episodes=200), "a narrower interval"),
+            (again(first_seed=200_000), "other unseen seeds"),
+            (again(delay_ms=[0, 200], execution=["receding", "rtc"]), "with late chunks"),
         ],
     )
     print(measurement.evaluation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..configs.checkpoints import ExportConfig
+from .next_lines import print_evaluate_known
 
 
 def run(config: ExportConfig) -> None:
@@ -11,4 +12,4 @@ def run(config: ExportConfig) -> None:
 
     print(export(config))
     print(f"{config.out}: exported from {config.run}")
-    print(f"next: recede evaluate {config.out}{config.again}")
+    print_evaluate_known(config.out, config.imports)

@@ -1,31 +1,65 @@
-"""The arguments of the command line, as Hydra's grammar reads them."""
+"""The arguments of the command line, in the form that Hydra reads."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any
 
-from ..configs.choices import CHOICES
+from ..configs.choices import CHOICES, MANY, names
 from ..configs.commands import COMMANDS
+from ..configs.notation import quoted
 from ..configs.packages import check_names
+from ..configs.texts import Text, home, text_of
 from ..specification import nearest
+from .help import slots
 
 SWEEP = ("-m", "--multirun")
 """Options that run every combination of comma-separated values."""
 
+MOST_JOBS = 10_000
+"""Most jobs of a sweep: the configuration of each is composed before the first one runs."""
 
-def overrides(command: str, arguments: Sequence[str]) -> list[str]:
-    """Hydra's form of the arguments: the first bare one gets its key.
 
-    >>> overrides("evaluate", ["runs/my run", "episodes=5"])
-    ["run='runs/my run'", 'episodes=5']
-    >>> overrides("control", ["policy=ws://127.0.0.1:8765"])
-    ['run=ws://127.0.0.1:8765']
+def jobs(command: str, arguments: Sequence[str]) -> list[list[str]]:
+    """Hydra's overrides of every job: of one, or of each combination of comma-separated values in a sweep.
 
-    Raises ValueError for an unknown option, and for a bare argument that the command does not take.
+    A text is taken as typed. Only the commas of a sweep separate texts, and a comma after a backslash does not.
+
+    >>> jobs("evaluate", ["runs/my run", "out=2025_11_25", "episodes=5"])
+    [["run='runs/my run'", "out='2025_11_25'", 'episodes=5']]
+    >>> jobs("collect", ["task=reach", "out=x", "first_seed=0,9", "-m"])
+    [["task='reach'", "out='x'", 'first_seed=0'], ["task='reach'", "out='x'", 'first_seed=9']]
+
+    Raises ValueError for an unknown option or key, for a bare argument that the command does not take, for a choice
+    that does not exist, for an empty text, and for an impossible sweep.
     """
-    result: list[str] = []
+    settings, sweeps = read(command, arguments), is_sweep(arguments)
+    if sweeps and "out" in COMMANDS[command].config.__dataclass_fields__ and settings.get("out", "null") == "null":
+        raise ValueError("a sweep needs out=FOLDER: each job writes to a numbered folder in it")
+    options = [
+        [form and f"{key}={form}" for form in _forms(command, key, value, is_sweep=sweeps and key != "out")]
+        for key, value in settings.items()
+    ]
+    if (count := math.prod(map(len, options))) > MOST_JOBS:
+        raise ValueError(f"a sweep may have {MOST_JOBS} jobs, got {count}: give fewer values")
+    return [[override for override in job if override] for job in product(*options)]
+
+
+def is_sweep(arguments: Sequence[str]) -> bool:
+    """Whether the arguments ask for a sweep."""
+    return any(argument in SWEEP for argument in arguments)
+
+
+def read(command: str, arguments: Sequence[str]) -> dict[str, str]:
+    """Key -> value as typed, the last one of each key; the first bare argument gets its key. Raises as `jobs` does.
+
+    >>> read("control", ["policy=ws://127.0.0.1:8765"])
+    {'run': 'ws://127.0.0.1:8765'}
+    """
+    result: dict[str, str] = {}
     positional = COMMANDS[command].positional
     for argument in arguments:
         if positional == "run":  # a trained policy; to Hydra, `policy` is the group of untrained ones
@@ -34,16 +68,123 @@ def overrides(command: str, arguments: Sequence[str]) -> list[str]:
         is_path = positional is not None and "/" in key and key not in CHOICES  # a path may contain "="
         is_bare = not equals or is_path
         if argument in SWEEP:
-            result.append(argument)
-        elif argument.startswith("-"):
+            continue
+        if argument.startswith("-"):
             raise ValueError(f"there is no option {argument!r}: {nearest(argument, (*SWEEP, '--help'))}")
-        elif is_bare and positional is not None and not any(item.startswith(f"{positional}=") for item in result):
-            result.append(f"{positional}={quoted(argument)}")
-        elif is_bare or key[0:1] in "+~":
+        if is_bare and positional is not None and positional not in result:
+            key, value = positional, argument
+        elif is_bare or key[0:1] in ("", "+", "~"):
             raise ValueError(f"{argument!r} is not of the form key=value: see `recede {command} --help`")
-        else:
-            result.append(argument if is_readable(argument) else f"{key}={quoted(value)}")
+        check_key(command, key)
+        result.pop(key, None)  # the last one counts, and it stands last
+        result[key] = value
     return result
+
+
+def check_key(command: str, key: str) -> None:
+    """Raises ValueError unless the key begins with a field of the command, or is one of its slots."""
+    available = slots(command)
+    if not re.fullmatch(r"\w[\w-]*([./]\w[\w-]*)*", key, re.ASCII):
+        raise ValueError(f"there is no key {key!r}: see `recede {command} --help`")
+    if "/" in key and key not in available:
+        raise ValueError(f"there is no slot {key!r}: {nearest(key, available)}")
+    first, keys = re.split("[./]", key)[0], {*COMMANDS[command].config.__dataclass_fields__, *available}
+    if first not in keys:
+        raise ValueError(f"there is no key {first!r}: {nearest(first, [key for key in keys if '/' not in key])}")
+
+
+def _forms(command: str, key: str, value: str, *, is_sweep: bool) -> list[str]:
+    """Hydra's form of a value, or of every value of a sweep; "" for null in a slot, which overrides nothing."""
+    text = text_of(COMMANDS[command].config, key)
+    if key in slots(command):
+        return _choices(command, key, value, is_sweep=is_sweep)
+    if text is None or text.is_list:
+        return _values(key, value if text is None else _list(value), is_sweep=is_sweep)
+    parts = re.split(r"(?<!\\),", value) if is_sweep else [value]
+    return [_form(key, part.replace("\\,", ",") if is_sweep else part, text) for part in parts]
+
+
+def _form(key: str, value: str, text: Text) -> str:
+    """Hydra's form of a text."""
+    if text.is_optional and value == "null":
+        return value
+    if not value:
+        raise ValueError(f"{key} is empty: give a value" + (", or null for none" if text.is_optional else ""))
+    return quoted(home(value) if text.is_path else value)
+
+
+def _list(value: str) -> str:
+    """Hydra's form of a list of texts. A quoted text may contain commas and brackets."""
+    return re.sub(
+        r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^][,]+""",
+        lambda match: match[0] if match[0][0] in "'\"" else quoted(match[0].strip()),
+        value,
+    )
+
+
+def _choices(command: str, slot: str, value: str, *, is_sweep: bool) -> list[str]:
+    """Hydra's form of the name of a choice, or of every name of a sweep. Raises ValueError for an unknown name."""
+    if slot in MANY:
+        forms = _values(slot, value, is_sweep=is_sweep)
+        lists = [form[1:-1] if form.startswith("[") else form or "," for form in forms]
+        chosen = [name.strip() for line in lists if line for name in line.split(",")]
+    else:
+        field = COMMANDS[command].config.__dataclass_fields__.get(slot)
+        is_optional = slot == "preset" or (field is not None and field.default is None)
+        chosen = value.split(",") if is_sweep else [value]
+        forms = ["" if is_optional and name == "null" else name for name in chosen]
+        chosen = [name for name in chosen if name != "null" or not is_optional]
+    for name in chosen:
+        if name not in names(slot):
+            raise ValueError(explain_choice(slot, name))
+    return forms
+
+
+def explain_choice(slot: str, name: str) -> str:
+    """One line for a name that no choice of the slot has."""
+    own = " (imports=[your_package] adds your own)" if slot in CHOICES else ""
+    return f"{slot} cannot be {name!r}: {nearest(name, names(slot))}{own}"
+
+
+def _values(key: str, value: str, *, is_sweep: bool) -> list[str]:
+    """Hydra's form of a value that is no text, or of every value of a sweep."""
+    if not value.strip():
+        raise ValueError(f"{key} is empty: give a value, or leave it out for its default")
+    if "${" in value:
+        raise ValueError(f"{key}={value}: a value cannot refer to another one, write it out")
+    override = _parsed(f"{key}={value}")
+    if override is None:
+        return [quoted(value)]
+    if not override.is_sweep_override():
+        return [value]
+    if not is_sweep:
+        raise ValueError(
+            f"{key}={value} has several values: add -m to run once with each, or write a list as key=[a,b]"
+        )
+    return list(_swept(f"{key}={value}", override))
+
+
+def _swept(argument: str, override: Any) -> Iterator[str]:
+    """The values of a sweep. Raises ValueError for a range without an end, and for one that is too long."""
+    if override.is_range_sweep():
+        swept = override.value()
+        ends = [float(number) for number in (swept.start, swept.stop, swept.step)]
+        if not all(map(math.isfinite, ends)) or not ends[2] or (ends[1] - ends[0]) / ends[2] > MOST_JOBS:
+            raise ValueError(f"{argument} must be a range of at most {MOST_JOBS} values: give other bounds")
+    elif not override.is_choice_sweep() or override.value_type.name.startswith("GLOB"):
+        raise ValueError(f"{argument} has no values to run one by one: give them as key=a,b")
+    return override.sweep_string_iterator()
+
+
+def _parsed(argument: str) -> Any:
+    """The argument as Hydra's grammar reads it; None if it cannot."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return None
 
 
 def requested_imports(arguments: Sequence[str]) -> list[str]:
@@ -54,39 +195,9 @@ def requested_imports(arguments: Sequence[str]) -> list[str]:
 
     Raises ValueError unless it is a list of names.
     """
-    matches = [argument for argument in arguments if argument.startswith("imports=")]
+    matches = [argument.partition("=")[2] for argument in arguments if argument.startswith("imports=")]
     if not matches:
         return []
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    last = matches[-1]
-    value: Any = OverridesParser.create().parse_override(last).value() if is_readable(last) else last
+    override = _parsed(f"imports={_list(matches[-1])}")
+    value = matches[-1] if override is None else override.value()
     return check_names([getattr(name, "text", name) for name in value] if isinstance(value, list) else value)
-
-
-def quoted(value: str) -> str:
-    """The value as a quoted string of Hydra's grammar, whatever characters it contains."""
-    # Hydra halves backslashes only before a quote.
-    escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), value)
-    return "'" + escaped.replace("${", "\\${") + "'"
-
-
-def is_readable(argument: str) -> bool:
-    """Whether Hydra's grammar can parse the argument. It cannot parse a path with an apostrophe, for one."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import HydraException
-
-    try:
-        OverridesParser.create().parse_override(argument)
-    except HydraException:
-        return False
-    return True
-
-
-def is_sweep(arguments: Sequence[str]) -> bool:
-    """Whether the arguments ask for a sweep. Raises ValueError if they do without an `out=` folder for its jobs."""
-    if not any(argument in SWEEP for argument in arguments):
-        return False
-    if not any(argument.startswith("out=") for argument in arguments):
-        raise ValueError("a sweep needs out=FOLDER: each job writes to a numbered folder in it")
-    return True

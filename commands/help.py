@@ -32,7 +32,9 @@ def overview() -> str:
             "",
             "`recede <command> --help` lists the keys of a command with their defaults and meanings.",
             "Type a list as key=[a,b], a truth value as key=true, and no value as key=null.",
+            "A text is taken as typed, and ~ at the beginning of a path is your home.",
             "With -m, a command runs once with each of the values key=a,b, in a numbered folder in out=FOLDER.",
+            "A comma within one of these values is typed as \\,",
         ]
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..configs.checkpoints import ImportCheckpointConfig
+from .next_lines import print_evaluate
 
 
 def run(config: ImportCheckpointConfig) -> None:
@@ -11,5 +12,4 @@ def run(config: ImportCheckpointConfig) -> None:
 
     path = import_checkpoint(config)
     print(f"{path}: imported from {config.source}")
-    if config.task:
-        print(f"next: recede evaluate {path}{config.again}")
+    print_evaluate(str(path), config.task, config.imports)

@@ -13,7 +13,7 @@ from ..configs.commands import COMMANDS
 from ..configs.packages import import_packages
 from ..specification import nearest
 from .composition import compose_and_run, explain
-from .grammar import overrides, requested_imports
+from .grammar import requested_imports
 from .help import overview, usage
 
 
@@ -52,4 +52,4 @@ def _run(command: str, arguments: Sequence[str]) -> None:
         import_packages(requested_imports(arguments))
         print(usage(command))
     else:
-        compose_and_run(command, overrides(command, arguments))
+        compose_and_run(command, arguments)

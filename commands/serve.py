@@ -7,6 +7,8 @@ import signal
 from typing import TYPE_CHECKING
 
 from ..configs.deployment import ServeConfig
+from ..configs.notation import shown
+from ..envs.catalogue import TASKS
 
 if TYPE_CHECKING:
     from ..serving.server import Server
@@ -28,7 +30,12 @@ def run(config: ServeConfig) -> None:
         require(module)
     task = read_description(config.run, config.checkpoint)["task"]
     opened = open_policy(
-        config.run, engine=config.engine, which=config.checkpoint, sampler=config.sampler, device=config.device
+        config.run,
+        engine=config.engine,
+        which=config.checkpoint,
+        sampler=config.sampler,
+        device=config.device,
+        is_for_robots=True,
     )
     sizes = {"max_sessions": config.max_sessions, "max_batch": config.max_batch}
     asyncio.run(_run_server(Server(opened.engine, task=task, token=token, seed=config.seed, **sizes), config))
@@ -41,8 +48,10 @@ async def _run_server(server: Server, config: ServeConfig) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
     def ready(address: str) -> None:
-        print(f"{server.task or config.run} is served at {address} by {server.engine.name}")
-        public = f"ws://THIS-MACHINE:{address.rpartition(':')[2]}" if config.is_open else address
-        print(f"next: recede control {public}", flush=True)
+        print(f"{server.task or config.run} is served at {address} by {server.engine.name}", flush=True)
+        if config.is_open:
+            print(f"from other machines: ws://THIS-MACHINE:{address.rpartition(':')[2]}", flush=True)
+        elif server.task in TASKS:
+            print(f"next: {shown('control', address, imports=config.imports)}", flush=True)
 
     await server.run(config.host, config.port, ready=ready, stop=stop)

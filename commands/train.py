@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..configs.training import TrainConfig
+from .next_lines import print_evaluate
 
 
 def run(config: TrainConfig) -> None:
-    """Train, and print the next command."""
+    """Train, and print how to evaluate the policy, if it has a task."""
     from ..checkpoints.runs import checkpoint_steps
     from ..training.loop import train
 
     is_done = config.steps in checkpoint_steps(Path(config.out))
     path = train(config)
     print(f"{'nothing to do, trained already' if is_done else f'trained for {config.steps} steps'}: {path}")
-    print(f"next: recede {'evaluate' if config.task else 'control'} {config.out}{config.again}")
+    print_evaluate(config.out, config.task, config.imports)

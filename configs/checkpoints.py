@@ -7,6 +7,8 @@ from typing import Any
 
 from ..policy.engines.interface import FORMATS
 from ..specification import nearest
+from .changes import accept_changes
+from .checks import PathName, positive
 from .choices import require_choices
 from .components.policies import HorizonsConfig
 from .packages import CommandConfig
@@ -24,9 +26,9 @@ class ImportCheckpointConfig(CommandConfig):
 
     "Source and result"
 
-    source: str
+    source: PathName
     """State dict (safetensors or torch) of the reference implementation, without images; or a LeRobot policy folder."""
-    out: str
+    out: PathName
     """Checkpoint folder to write."""
 
     "What a state dict does not say"
@@ -45,6 +47,8 @@ class ImportCheckpointConfig(CommandConfig):
     def __post_init__(self) -> None:
         require_choices(self, "policy")
         self.horizons.build()
+        if self.control_dt is not None:
+            positive(self, "control_dt", most=3600)
 
 
 @dataclass(kw_only=True)
@@ -55,22 +59,24 @@ class ExportConfig(CommandConfig):
     from those of PyTorch is excluded.
     """
 
-    run: str
+    run: PathName
     """Run folder or checkpoint folder."""
-    out: str
+    out: PathName
     """Folder to write. It must not exist yet."""
     engine: str = "auto"
     """onnx, openvino (which chooses its precision where it runs), openvino_fp32, or auto for the fastest here."""
     checkpoint: str = "last"
     """Checkpoint of a run: last or best."""
     sampler: Any = None
-    """Sampler to denoise with, which the folder keeps. null takes the sampler of the policy."""
-    dataset: str | None = None
+    """Sampler to denoise with, which the folder keeps. null is that of the policy; sampler.num_steps=4 alone
+changes only that value."""
+    dataset: PathName | None = None
     """Demonstrations whose observations compare the engines. null draws observations from the normaliser's ranges."""
     task: str | None = None
     """Task that the dataset shows, for replay buffers."""
 
     def __post_init__(self) -> None:
+        accept_changes(self, "sampler")
         if self.engine not in (*FORMATS, "auto"):
             raise ValueError(
                 f"engine must be auto or one that runs without PyTorch, got {self.engine!r}: "

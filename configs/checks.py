@@ -1,14 +1,30 @@
-"""Checks of configuration values."""
+"""Checks of configuration values, and the type of those that name a file or a folder."""
 
 from __future__ import annotations
 
 import math
+from typing import Annotated, TypeAlias
 
 from ..policy.engines.interface import ENGINES
 from ..specification import nearest
 
+PathName: TypeAlias = Annotated[str, "path"]
+"""The name of a file or of a folder. On the command line, `~` at its beginning is a home."""
+
 MOST_EPISODES = 10**6
 """Most episodes of one command: the record of each is kept in memory."""
+
+MOST_UPDATES = 10**9
+"""Most updates of the weights: of a training, and between two of its events."""
+
+MOST_CHUNK = 10_000
+"""Most control steps of a horizon, and of anything within a chunk."""
+
+LONGEST_MS = 3_600_000
+"""Longest time that an observation, a chunk or a robot is waited for, in milliseconds: an hour."""
+
+LARGEST_SIZE = 2**16
+"""Largest size of a layer, and of anything that a network is made of."""
 
 LARGEST_SEED = 2**32 - 1
 """Largest seed that is given. The seeds that are counted on from it fit the stores."""
@@ -30,6 +46,13 @@ def not_negative(config: object, *names: str, most: float = math.inf) -> None:
         _at_most(config, name, most)
 
 
+def share(config: object, *names: str) -> None:
+    """Raises ValueError unless these fields are at least 0 and below 1."""
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(config, name)}")
+
+
 def _at_most(config: object, name: str, most: float) -> None:
     if getattr(config, name) > most:
         raise ValueError(f"{name} must be at most {most:.10g}, got {getattr(config, name)}: choose a smaller one")
@@ -46,12 +69,12 @@ def known_engine(name: str | None) -> None:
 
 def check_sizes(name: str, sizes: list[int]) -> None:
     """Raises ValueError unless all sizes of layers are positive. The list may be empty."""
-    if min(sizes, default=1) < 1:
-        raise ValueError(f"{name} must list sizes above 0, got {sizes}")
+    if min(sizes, default=1) < 1 or max(sizes, default=1) > LARGEST_SIZE:
+        raise ValueError(f"{name} must list sizes above 0 and at most {LARGEST_SIZE}, got {sizes}")
 
 
 def pair(crop: list[int] | None) -> tuple[int, int] | None:
     """`crop` as height and width. Raises ValueError unless it is two positive numbers or None."""
-    if crop is not None and (len(crop) != 2 or min(crop) < 1):
+    if crop is not None and (len(crop) != 2 or min(crop) < 1 or max(crop) > LARGEST_SIZE):
         raise ValueError(f"crop must be a height and a width in pixels, [h, w], or null, got {crop}")
     return None if crop is None else (crop[0], crop[1])

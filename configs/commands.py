@@ -69,7 +69,9 @@ def register() -> None:
             if slots := {field: path for field, path in inner.items() if path in CHOICES}:
                 _register_with_slots(slot, name, option, slots, [])
             else:
-                store.store(group=slot, name=name, node=option, package=f"{slot}.{name}" if slot in MANY else None)
+                store.store(
+                    group=slot, name=name, node=_node(option), package=f"{slot}.{name}" if slot in MANY else None
+                )
 
 
 def _register_with_slots(group: str, name: str, config: Any, slots: dict[str, str], more: list[Any]) -> None:
@@ -79,20 +81,28 @@ def _register_with_slots(group: str, name: str, config: Any, slots: dict[str, st
     """
     from hydra.core.config_store import ConfigStore
     from omegaconf import MISSING as UNSET
-    from omegaconf import OmegaConf
 
-    node, chosen = OmegaConf.structured(config), list[Any]()
+    node, chosen = _node(config), list[Any]()
     for field, slot in slots.items():
         default = _default_choice(slot, config.__dataclass_fields__[field], owner=name)
         chosen.append({field: default})
         node[field] = {} if slot in MANY else UNSET if default is not None else None  # else both would be merged
-    if "normalisation" in node:  # its keys are the streams of a dataset
-        OmegaConf.set_struct(node.normalisation, value=False)
     store, schema = ConfigStore.instance(), "/".join(filter(None, ("schema", group)))
     store.store(group=schema, name=name, node=node)
     store.store(
         group=group or None, name=name, node={"defaults": [f"/{schema}/{name}@_here_", *chosen, *more, "_self_"]}
     )
+
+
+def _node(config: Any) -> Any:
+    """A configuration as Hydra merges it. A mapping in it, such as the options of a sampler, takes any keys."""
+    from omegaconf import OmegaConf
+
+    node = OmegaConf.structured(config)
+    for field in fields(config):
+        if isinstance(default_of(field), dict) and field.name not in MANY:
+            OmegaConf.set_struct(node[field.name], value=False)
+    return node
 
 
 def _default_choice(slot: str, field: Any, *, owner: str) -> Any:
@@ -104,14 +114,19 @@ def _default_choice(slot: str, field: Any, *, owner: str) -> Any:
     """
     from hydra.core.config_store import ConfigStore
     from omegaconf import MISSING as UNSET
+    from omegaconf import OmegaConf
 
     if "choice" in field.metadata:
         return field.metadata["choice"]
     value = default_of(field)
     if slot in MANY:
         return list(value)
-    if value is None or value is MISSING:
-        return None if value is None else UNSET
+    own = f"default-of-{owner}"  # a name that `add_choice` gives to nothing
+    if value is None:  # until another one is chosen, keys change the choice that is there already
+        ConfigStore.instance().store(group=slot, name=own, node=OmegaConf.create({}, flags={"struct": False}))
+        return own
+    if value is MISSING:
+        return UNSET
     names = [name for name, option in CHOICES[slot].items() if type(value) is option]
     if not names:
         raise ValueError(
@@ -119,6 +134,5 @@ def _default_choice(slot: str, field: Any, *, owner: str) -> Any:
         )
     if not changed(value):
         return names[0]
-    own = f"default-of-{owner}"  # a name that `add_choice` gives to nothing
-    ConfigStore.instance().store(group=slot, name=own, node=value)
+    ConfigStore.instance().store(group=slot, name=own, node=_node(value))
     return own

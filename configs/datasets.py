@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .augmentation import AugmentationConfig
-from .checks import LARGEST_SEED, MOST_EPISODES, not_negative, pair, positive
+from .checks import LARGEST_SEED, MOST_EPISODES, PathName, not_negative, pair, positive
 from .packages import CommandConfig
 
 
@@ -15,7 +15,7 @@ class CollectConfig(CommandConfig):
 
     task: str
     """Task to record."""
-    out: str
+    out: PathName
     """Folder of the store. Failures of the expert go to a store beside it, with -failures in its name."""
     episodes: int = 100
     """Successful episodes to record."""
@@ -35,11 +35,11 @@ class InspectConfig(CommandConfig):
 
     "Demonstrations"
 
-    dataset: str
+    dataset: PathName
     """Folder of a demonstration store, or of a replay buffer of Diffusion Policy."""
     task: str | None = None
     """Task that a replay buffer shows. A store needs none."""
-    out: str | None = None
+    out: PathName | None = None
     """File of the picture. null is data/reach.png for data/reach.zarr, or runs/inspect/ if that folder is read-only."""
 
     "Augmented images"
@@ -55,7 +55,7 @@ class InspectConfig(CommandConfig):
 
     def __post_init__(self) -> None:
         pair(self.crop)
-        not_negative(self, "seed")
+        not_negative(self, "seed", most=LARGEST_SEED)
         if not self.augment and (self.crop is not None or self.augmentation != AugmentationConfig()):
             raise ValueError("crop and augmentation need augment=true: add it, or leave them out")
 
@@ -66,7 +66,7 @@ class DownloadConfig(CommandConfig):
 
     name: str
     """Name of the demonstrations, such as pusht."""
-    out: str | None = None
+    out: PathName | None = None
     """Folder of the store. null is data/NAME.zarr."""
     url: str | None = None
     """Address of a mirror. null is the publisher's."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from .checks import LARGEST_SEED, MOST_EPISODES, known_engine, not_negative, positive
+from .changes import accept_changes
+from .checks import LARGEST_SEED, MOST_EPISODES, PathName, known_engine, not_negative, positive
 from .components.executions import RecedingConfig, check_executions
 from .components.robots import SafetyConfig, SimulatedRobotConfig
 from .packages import CommandConfig
@@ -18,16 +19,19 @@ class ControlConfig(CommandConfig):
 
     "Policy"
 
-    run: str
+    run: PathName
     """Run folder, checkpoint folder or folder of `recede export`; or ws://HOST:PORT of `recede serve`, which chose
 checkpoint, sampler and engine."""
     checkpoint: str = "last"
     """Checkpoint of a run: last or best."""
     sampler: Any = None
-    """Sampler to denoise with. null takes the sampler of the policy."""
+    """Sampler to denoise with. null is that of the policy; sampler.num_steps=4 alone changes only that value."""
     engine: str | None = None
-    """What runs the policy in its own process: eager (PyTorch on one CPU thread), cuda_graph (a GPU), onnx, openvino,
-openvino_fp32 or auto. null is eager, or the engine of an exported policy."""
+    """What runs the policy in its own process: eager (PyTorch, on a CPU with one thread), cuda_graph, onnx, openvino,
+openvino_fp32 or auto. null is the engine of an exported policy; otherwise the faster of eager and cuda_graph on a GPU,
+and eager elsewhere."""
+    device: str = "auto"
+    """Device of torch, such as cpu or cuda:0. auto takes a GPU if there is one."""
     seed: int = 0
     """Seed of the policy's noise."""
 
@@ -50,7 +54,7 @@ openvino_fp32 or auto. null is eager, or the engine of an exported policy."""
     """Longest duration of an episode in seconds. null sets no limit."""
     first_seed: int = 100_000
     """Seed of the first simulated episode; episode i has the seed first_seed + i."""
-    out: str | None = None
+    out: PathName | None = None
     """New or empty folder for the log and the report. null is runs/control/DATE-TIME."""
 
     def __post_init__(self) -> None:
@@ -58,15 +62,17 @@ openvino_fp32 or auto. null is eager, or the engine of an exported policy."""
         positive(self, "rate", most=10_000)  # commands a second; a loop in Python is slower
         not_negative(self, "first_seed", "seed", most=LARGEST_SEED)
         if self.seconds is not None:
-            positive(self, "seconds")
+            positive(self, "seconds", most=1e9)
         check_executions(self.execution, most=1)
+        accept_changes(self, "sampler")
         known_engine(self.engine)
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
-        if self.is_remote and (self.sampler is not None or self.engine is not None or self.checkpoint != "last"):
+        chosen = self.sampler, self.engine, self.checkpoint, self.device
+        if self.is_remote and chosen != (None, None, "last", "auto"):
             raise ValueError(
-                f"{self.run} has a checkpoint, a sampler and an engine: leave them out here, and give them to "
-                "`recede serve`"
+                f"{self.run} has a checkpoint, a sampler, an engine and a device: leave them out here, and give them "
+                "to `recede serve`"
             )
 
     @property
@@ -102,15 +108,16 @@ class ServeConfig(CommandConfig):
 
     "Policy"
 
-    run: str
+    run: PathName
     """Run folder, checkpoint folder, or folder of `recede export`."""
     checkpoint: str = "last"
     """Checkpoint of a run: last or best."""
     sampler: Any = None
-    """Sampler to denoise with. null takes the sampler of the policy. An exported policy keeps its own."""
+    """Sampler to denoise with. null is that of the policy; sampler.num_steps=4 alone changes only that value.
+An exported policy keeps its own."""
     engine: str | None = None
     """What runs the policy: eager (PyTorch), cuda_graph, onnx, openvino, openvino_fp32, or auto for the fastest here.
-null is eager, or the engine of an exported policy."""
+null is the engine of an exported policy; otherwise the faster of eager and cuda_graph on a GPU, and eager elsewhere."""
     device: str = "auto"
     """Device of torch, such as cpu or cuda:0. auto takes a GPU if there is one."""
     seed: int = 0
@@ -128,8 +135,9 @@ null is eager, or the engine of an exported policy."""
     """Most sessions in one batch of predictions."""
 
     def __post_init__(self) -> None:
+        accept_changes(self, "sampler")
         known_engine(self.engine)
-        positive(self, "max_sessions", "max_batch")
+        positive(self, "max_sessions", "max_batch", most=10_000)
         not_negative(self, "seed", most=LARGEST_SEED)
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")

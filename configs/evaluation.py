@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from .checks import LARGEST_SEED, MOST_EPISODES, known_engine, not_negative, positive
+from .changes import accept_changes
+from .checks import LARGEST_SEED, LONGEST_MS, MOST_EPISODES, PathName, known_engine, not_negative, positive
 from .components.executions import RecedingConfig, check_executions
 from .packages import CommandConfig
 
@@ -20,12 +20,13 @@ class EvaluateConfig(CommandConfig):
 
     "Policy"
 
-    run: str
+    run: PathName
     """Run folder, checkpoint folder, or folder of `recede export`."""
     checkpoint: str = "last"
     """Checkpoint of a run: last or best. Seeds from 50000 on chose the best."""
     sampler: Any = None
-    """Sampler to denoise with. null takes the sampler of the policy. An exported policy keeps its own."""
+    """Sampler to denoise with. null is that of the policy; sampler.num_steps=4 alone changes only that value.
+An exported policy keeps its own."""
     engine: str | None = None
     """What runs the policy: eager (PyTorch), cuda_graph, onnx, openvino, openvino_fp32, or auto for the fastest here.
 null is eager, or the engine of an exported policy."""
@@ -56,18 +57,21 @@ null is eager, or the engine of an exported policy."""
 
     "Results"
 
-    out: str | None = None
+    out: PathName | None = None
     """Folder for evaluation.json, the report and the films. null writes them beside the policy."""
     videos: int = 3
     """Episodes to film, from the first on."""
 
     def __post_init__(self) -> None:
+        accept_changes(self, "sampler")
         known_engine(self.engine)
         check_executions(self.execution)
         self.delays  # noqa: B018 - it raises
-        positive(self, "episodes", "parallel", most=MOST_EPISODES)
+        positive(self, "episodes", most=MOST_EPISODES)
+        positive(self, "parallel", most=10_000)
         not_negative(self, "first_seed", "seed", most=LARGEST_SEED)
-        not_negative(self, "workers", "videos")
+        not_negative(self, "workers", most=1000)
+        not_negative(self, "videos", most=MOST_EPISODES)
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
 
@@ -85,8 +89,10 @@ null is eager, or the engine of an exported policy."""
     def delays(self) -> list[float]:
         """The delays in milliseconds. Raises ValueError unless `delay_ms` is a number >= 0 or a list of them."""
         values = self.delay_ms if isinstance(self.delay_ms, list) else [self.delay_ms]
-        if not values or not all(isinstance(value, int | float) and 0 <= value < math.inf for value in values):
-            raise ValueError(f"delay_ms must be milliseconds of at least 0, or a list of them, got {self.delay_ms}")
+        if not values or not all(type(value) in (int, float) and 0 <= value <= LONGEST_MS for value in values):
+            raise ValueError(
+                f"delay_ms must be milliseconds from 0 to {LONGEST_MS}, or a list of them, got {self.delay_ms}"
+            )
         return [float(value) for value in values]
 
 
@@ -96,24 +102,24 @@ class ReplayConfig(CommandConfig):
 
     task: str
     """Task to replay in."""
-    dataset: str
+    dataset: PathName
     """Folder of the demonstrations."""
     episodes: int = 0
     """Episodes to replay, from the first on. 0 replays all."""
 
     def __post_init__(self) -> None:
-        not_negative(self, "episodes")
+        not_negative(self, "episodes", most=MOST_EPISODES)
 
 
 @dataclass(kw_only=True)
 class CompareConfig(CommandConfig):
     """Put many evaluations into one table."""
 
-    results: str
+    results: PathName
     """Folder whose evaluation.json files are read, at any depth; or a file that lines= wrote."""
-    out: str | None = None
+    out: PathName | None = None
     """Markdown file for the table. null prints it."""
-    lines: str | None = None
+    lines: PathName | None = None
     """File (.jsonl) to add the evaluations to, one a line. An evaluation of the same path is replaced."""
 
     def __post_init__(self) -> None:

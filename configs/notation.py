@@ -22,6 +22,20 @@ def command_line(command: str, config: Any) -> str:
     return shlex.join(["recede", command, *arguments])
 
 
+def shown(command: str, bare: str | None = None, **settings: Any) -> str:
+    """A command line to print, with one bare path and with the settings that have a value.
+
+    >>> shown("evaluate", "my run", episodes=200, imports=[])
+    "recede evaluate 'my run' episodes=200"
+    >>> shown("evaluate", "a=b", imports=["my_parts"])
+    "recede evaluate ./a=b 'imports=[my_parts]'"
+    """
+    is_option = bare is not None and re.match("[-~]|[^/]*=", bare)  # not so with a folder before it
+    first = [] if bare is None else [f"./{bare}" if is_option else bare]
+    rest = [f"{key}={typed(value)}" for key, value in settings.items() if value not in (None, [])]
+    return shlex.join(["recede", command, *first, *rest])
+
+
 def changed(config: Any) -> dict[str, Any]:
     """The values of a configuration that differ from its defaults."""
     values = {field.name: (getattr(config, field.name), default_of(field)) for field in fields(config)}
@@ -38,27 +52,43 @@ def _arguments(key: str, value: Any) -> list[str]:
     if key in MANY:
         options = (_arguments(f"{key}.{name}", option) for name, option in value.items())
         return [f"{key}=[{','.join(value)}]", *(argument for option in options for argument in option)]
+    slot = key.replace(".", "/")
+    if slot in CHOICES and isinstance(value, Mapping):  # changes of the choice that is there
+        return [f"{key}.{name}={typed(changed)}" for name, changed in value.items()]  # pyright: ignore[reportUnknownVariableType]
     if not is_dataclass(value):
         return [f"{key}={typed(describe(value))}"]
-    slot = key.replace(".", "/")
     named = [f"{slot}={name}" for name, option in CHOICES.get(slot, {}).items() if type(value) is option]
     parts = (_arguments(f"{key}.{field.name}", getattr(value, field.name)) for field in fields(value))
     return named + [argument for part in parts for argument in part]
 
 
 def typed(value: Any) -> str:
-    """A value as one types it on the command line.
+    """A value as one types it on the command line: a text as it is, and between quotes in a list if it needs them.
 
-    >>> [typed(value) for value in (None, True, 1e-6, [84, 84], "range", {"floor": None})]
-    ['null', 'true', '1e-6', '[84,84]', 'range', '{floor:null}']
+    >>> [typed(value) for value in (None, True, 1e-6, [84, 84], "1 a", ["range", "1 a"], {"floor": None})]
+    ['null', 'true', '1e-6', '[84,84]', '1 a', "[range,'1 a']", '{floor:null}']
     """
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
-        return "[" + ",".join(typed(item) for item in value) + "]"  # pyright: ignore[reportUnknownVariableType]
+        return "[" + ",".join(_inner(item) for item in value) + "]"  # pyright: ignore[reportUnknownVariableType]
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{typed(item)}" for key, item in value.items()) + "}"  # pyright: ignore[reportUnknownVariableType]
+        return "{" + ",".join(f"{key}:{_inner(item)}" for key, item in value.items()) + "}"  # pyright: ignore[reportUnknownVariableType]
     return re.sub("e-0", "e-", repr(value)) if isinstance(value, float) else str(value)
+
+
+def _inner(value: Any) -> str:
+    """A value in a list or in a mapping as one types it."""
+    is_plain = isinstance(value, str) and re.fullmatch(r"(?!(?i:null|true|false|nan|inf)$)[A-Za-z_][\w.]*", value, re.A)
+    return quoted(value) if isinstance(value, str) and not is_plain else typed(value)
+
+
+def quoted(value: str) -> str:
+    """The value as a quoted string of Hydra's grammar, whatever characters it contains."""
+    # OmegaConf halves backslashes before an interpolation, and Hydra before a quote.
+    value = re.sub(r"(\\*)\$\{", lambda match: 2 * match[1] + "\\${", value)
+    escaped = re.sub(r"(\\*)('|\Z)", lambda match: 2 * match[1] + ("\\'" if match[2] else ""), value)
+    return "'" + escaped + "'"
 
 
 def describe(config: Any) -> Any:

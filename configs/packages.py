@@ -20,11 +20,6 @@ class CommandConfig:
     imports: list[str] = field(default_factory=list)
     """Your packages to import first, as [my_package,other.module]. They may add choices; see docs/your_parts.md."""
 
-    @property
-    def again(self) -> str:
-        """The argument that gives another command the same choices: " imports=[my_package]", or nothing."""
-        return f" imports=[{','.join(self.imports)}]" if self.imports else ""
-
 
 def import_packages(names: Sequence[str]) -> None:
     """Import packages or modules in this order. Raises ValueError for one that cannot be imported."""

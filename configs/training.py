@@ -6,11 +6,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .augmentation import AugmentationConfig
-from .checks import not_negative, positive
+from .checks import LARGEST_SEED, MOST_EPISODES, MOST_UPDATES, PathName, not_negative, positive, share
 from .choices import require_choices
 from .components.policies import DiffusionConfig, HorizonsConfig
 from .normalisation import normalisations
 from .packages import CommandConfig
+
+BY_CONTENT = ("dataset", "init_from", "teacher")
+"""Fields of a training that name data or weights: these count, and their names do not."""
+
+FREE = (
+    *("out", "imports", "data", "device", "image_cache", "tensorboard", "log_every", "save_every", "validate_every"),
+    *("evaluate_every", "evaluate_episodes"),
+)
+"""Fields that do not decide what a training learns. Every command that resumes a run may give others.
+
+All other fields must stay as they are, except `steps`.
+"""
 
 
 @dataclass(kw_only=True)
@@ -19,8 +31,10 @@ class TrainConfig(CommandConfig):
 
     "Data"
 
-    dataset: str
+    dataset: PathName
     """Folder of a demonstration store, or of a replay buffer of Diffusion Policy."""
+    data: str = "same"
+    """What a resumed run accepts: same, the episodes that it has; or grown, also episodes added behind them."""
     task: str | None = None
     """Task of the demonstrations, also used for evaluation. Required for replay buffers; a store describes itself."""
     horizons: HorizonsConfig = field(default_factory=HorizonsConfig)
@@ -43,15 +57,16 @@ beyond either quantile; .floor, the largest range that counts as still, in the u
 
     policy: Any = field(default_factory=DiffusionConfig)
     """Kind of policy."""
-    init_from: str | None = None
+    init_from: PathName | None = None
     """Run or checkpoint folder whose weights training starts from. null starts from random weights."""
-    teacher: str | None = None
+    teacher: PathName | None = None
     """Run or checkpoint folder of the policy that the objective learns from, if the objective needs one."""
 
     "Optimisation"
 
     steps: int = 3000
-    """Number of weight updates."""
+    """Number of weight updates. More than a run has done continue it: the learning rate rises in warmup updates from
+where it was, 0 after a finished training, to learning_rate, and falls along a cosine to 0 at the new last update."""
     batch_size: int = 256
     """Windows of demonstrations in each update."""
     draws: int = 1
@@ -81,7 +96,7 @@ beyond either quantile; .floor, the largest range that counts as still, in the u
 
     "Validation and saving"
 
-    out: str
+    out: PathName
     """Run folder, for checkpoints, metrics and the configuration."""
     log_every: int = 50
     """Updates between two entries of the training loss in the metrics."""
@@ -97,17 +112,27 @@ beyond either quantile; .floor, the largest range that counts as still, in the u
     """Episodes of each such evaluation."""
 
     def __post_init__(self) -> None:
-        positive(self, "steps", "batch_size", "draws", "learning_rate", "gradient_clip")
-        positive(self, "log_every", "validate_every", "save_every", "evaluate_episodes")
-        not_negative(self, "seed", "weight_decay", "warmup", "evaluate_every")
+        positive(self, "steps", "log_every", "validate_every", "save_every", most=MOST_UPDATES)
+        not_negative(self, "warmup", "evaluate_every", most=MOST_UPDATES)
+        positive(self, "batch_size", "evaluate_episodes", most=MOST_EPISODES)
+        positive(self, "draws", "learning_rate", most=1000)
+        positive(self, "gradient_clip", most=1e10)
+        not_negative(self, "weight_decay", most=1000)
+        positive(self, "ema_power", most=10)
+        share(self, "ema_maximum")
+        not_negative(self, "seed", most=LARGEST_SEED)
         if self.split_seed is not None:
-            not_negative(self, "split_seed")
+            not_negative(self, "split_seed", most=LARGEST_SEED)
+        if self.held_out is not None:
+            share(self, "held_out")
         self.normalisation = dict[str, Any](normalisations(self.normalisation))
+        if self.data not in ("same", "grown"):
+            raise ValueError(f"data must be same or grown, got {self.data!r}")
         if self.precision not in ("fp32", "bf16"):
             raise ValueError(f"precision must be fp32 or bf16, got {self.precision!r}")
-        if len(self.betas) != 2:
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(
-                f"betas must be two numbers, of the mean and of the square of the gradient, got {self.betas}"
+                f"betas must be two numbers below 1, of the mean and of the square of the gradient, got {self.betas}"
             )
         require_choices(self, "policy")
         self.horizons.build()
@@ -119,7 +144,7 @@ beyond either quantile; .floor, the largest range that counts as still, in the u
 class DemoConfig(CommandConfig):
     """Record demonstrations of pick_place, train a diffusion and a regression policy, evaluate both, and report."""
 
-    out: str = "runs/demo"
+    out: PathName = "runs/demo"
     """Folder for the demonstrations, the runs and the report."""
     episodes: int = 150
     """Demonstrations to record."""
@@ -135,4 +160,6 @@ class DemoConfig(CommandConfig):
     """Device of torch, such as cpu or cuda:0. auto takes a GPU if there is one."""
 
     def __post_init__(self) -> None:
-        positive(self, "episodes", "steps", "regression_steps", "evaluate_episodes")
+        positive(self, "episodes", "evaluate_episodes", most=MOST_EPISODES)
+        positive(self, "steps", "regression_steps", most=MOST_UPDATES)
+        not_negative(self, "seed", most=LARGEST_SEED)

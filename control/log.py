@@ -92,7 +92,9 @@ class RunLog:
 
         If the process falls behind by more than `WAITING` messages, the oldest are lost, and counted in `num_dropped`.
         """
-        self._send("tick", self._tick, *tick)  # a command is in force from the moment at which it is given
+        self._send(
+            "tick", self._tick, *tick._replace(command=self.specification.action.cast(tick.command))
+        )  # a command is in force from the moment at which it is given
         latest, dt = alignment.time, self.specification.control_dt
         if self._grid is None:
             self._grid = self._latest = latest

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..execution.interface import Execution
 from ..policy.denoising.guidance import Prefix
 from ..policy.requests import Request
 from ..realtime import Channel, Child, Layouts
@@ -23,21 +24,31 @@ Predict: TypeAlias = Callable[[Request], NDArray[Any]]
 """Predicts a chunk (Tp, Da) from a request."""
 
 NUM_WARM = 5
-"""Predictions before the first request; the median of their times is the expected time of the next ones."""
+"""Predictions of each kind before the first request; the median of their times is the expected time of the next."""
+
+REASON_SIZE = 1000
+"""Bytes of the reason why a policy cannot be loaded."""
 
 
 class PolicyProcess:
     """A `Planner` whose predictions are made by another process, with one thread.
 
     load: called in that process with `arguments`; returns the function that predicts. It must be importable there.
+    rehearsal: requests that it predicts before it is ready, one of each kind that will come; see `rehearsed`.
     Only the latest request is answered: chunks of earlier ones are dropped.
     """
 
     def __init__(
-        self, specification: Specification, horizons: Horizons, load: Callable[..., Predict], *arguments: Any
+        self,
+        specification: Specification,
+        horizons: Horizons,
+        load: Callable[..., Predict],
+        *arguments: Any,
+        rehearsal: Sequence[Request] = (),
     ) -> None:
         requests, answers = layouts(specification, horizons)
-        self._child = Child(_serve, requests, answers, requests["request"], load, arguments)
+        rehearsal = tuple(rehearsal) or (_request(np.zeros((), requests["request"])),)
+        self._child = Child(_serve, requests, answers, rehearsal, load, arguments)
         self._streams = [stream.name for stream in specification.observations]
         self._shape = horizons.prediction, specification.action.size
         self._number, self._answered = 0, 0
@@ -45,11 +56,14 @@ class PolicyProcess:
     def wait(self, seconds: float = 120.0) -> float:
         """Wait until the policy is loaded and warm; return the seconds that one prediction takes.
 
-        Raises TimeoutError if it takes longer, and ConnectionError if the process ends, having printed why.
+        Raises ValueError if the policy cannot be loaded so, TimeoutError if it takes longer, and ConnectionError if the
+        process ends, having printed why.
         """
         until = time.monotonic() + seconds
         while True:
             for name, record in self._receive():
+                if name == "refused":
+                    raise ValueError(record["reason"].decode(errors="replace"))
                 if name == "ready":
                     return float(record["prediction_s"])
             if time.monotonic() > until:
@@ -108,16 +122,42 @@ def layouts(specification: Specification, horizons: Horizons) -> tuple[Layouts, 
     request = [("number", "i8"), ("is_guided", "?"), ("prefix", np.dtype(prefix)), ("streams", np.dtype(streams))]
     answers = {
         "ready": np.dtype([("prediction_s", "f8")]),
+        "refused": np.dtype([("reason", f"S{REASON_SIZE}")]),
         "chunk": np.dtype([("number", "i8"), ("chunk", "f4", chunk)]),
     }
     return {"request": np.dtype(request)}, answers
 
 
-def _serve(channel: Channel, requests: np.dtype[Any], load: Callable[..., Predict], arguments: tuple[Any, ...]) -> None:
+def rehearsed(execution: Execution, specification: Specification) -> list[Request]:
+    """The first request of each kind that an execution makes at the beginning of an episode.
+
+    An engine may compile itself for each kind, and the robot must not wait for that. All values are zeros.
+    """
+    observation = {stream.name: np.zeros(stream.shape, stream.dtype) for stream in specification.observations}
+    chunk = np.zeros((execution.horizons.prediction, specification.action.size), np.float32)
+    requests = dict[Hashable, Request]()
+    for _ in range(execution.horizons.prediction + 1):  # no chunk lasts longer
+        execution.observe(observation)
+        if (request := execution.request()) is not None:
+            requests.setdefault(request.kind, request)
+            execution.accept(chunk)
+    return list(requests.values())
+
+
+def _serve(
+    channel: Channel, rehearsal: Sequence[Request], load: Callable[..., Predict], arguments: tuple[Any, ...]
+) -> None:
     """The process: predict until the channel is closed."""
     os.environ["OMP_NUM_THREADS"] = "1"  # the loop and the robot need the other cores
-    predict = load(*arguments)
-    channel.send("ready", _warm_up(predict, requests))
+    try:
+        predict = load(*arguments)
+        seconds = max(_warm_up(predict, request) for request in rehearsal)
+    except ConnectionError:  # the channel is closed, or the server is gone
+        raise
+    except (ValueError, OSError, ImportError) as error:
+        channel.send("refused", str(error).encode(errors="replace")[:REASON_SIZE])
+        return
+    channel.send("ready", seconds)
     while True:
         for _, record in channel.receive():
             channel.send("chunk", record["number"], predict(_request(record)))
@@ -140,11 +180,11 @@ def _request(record: Any) -> Request:
     return Request(history, () if prefix is None else (prefix,))
 
 
-def _warm_up(predict: Predict, layout: np.dtype[Any]) -> float:
+def _warm_up(predict: Predict, request: Request) -> float:
     """The median time of a prediction, s; the first ones are slower."""
     seconds: list[float] = []
     for _ in range(NUM_WARM):
         start = time.perf_counter()
-        predict(_request(np.zeros((), layout)))
+        predict(request)
         seconds.append(time.perf_counter() - start)
     return float(np.median(seconds))

@@ -6,6 +6,7 @@ whatever follows it in memory.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import lzma
 import math
@@ -116,6 +117,18 @@ def require_chunks(array: ZarrArray, start: int, stop: int) -> None:
 def chunk_files(array: ZarrArray) -> list[Path]:
     """The files of all rows of an array on disk."""
     return [file for file, _ in _chunks(array, 0, array.shape[0])]
+
+
+def files_digest(array: ZarrArray, num_steps: int) -> str:
+    """SHA-256 of the description of an array and of the files of its first `num_steps` rows, whatever their folder."""
+    folder, digest = _root(array) / array.path, hashlib.sha256(f"{num_steps}".encode())
+    description = folder / ("zarr.json" if array.metadata.zarr_format == 3 else ".zarray")
+    for file in [description, *(file for file, _ in _chunks(array, 0, num_steps))]:
+        digest.update(f"\n{file.relative_to(folder)} ".encode())
+        if file.is_file():
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
 
 
 def extend(array: ZarrArray, start: int, rows: NDArray[Any]) -> None:

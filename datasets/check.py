@@ -128,7 +128,7 @@ def _check_rows(rows: Any, stream: Stream, count: int, place: str) -> None:
 def _check_limits(rows: NDArray[Any], stream: Stream, place: str, first: int) -> None:
     if not stream.low:
         return
-    low, high = (np.array(limit).astype(rows.dtype) for limit in (stream.low, stream.high))  # rounded as the values are
+    low, high = stream.cast(stream.low), stream.cast(stream.high)  # rounded as the values are
     for step, index in np.argwhere((rows < low) | (rows > high))[:1].tolist():
         raise ValueError(
             f"{place}, step {first + step}: {stream.label(index)} must lie within [{low[index]}, {high[index]}], "

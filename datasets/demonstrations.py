@@ -39,6 +39,13 @@ class Demonstrations(ABC):
         Raises ValueError if the stream or a step does not exist; `stream` and `step_range` check that.
         """
 
+    def content(self, name: str) -> str | None:
+        """A digest of everything that `read(name)` depends on, without decoding it; None if there is none.
+
+        Decoded images are kept for later runs under it, so equal digests must mean equal rows.
+        """
+        del name
+
     def __len__(self) -> int:
         """n, the number of episodes."""
         return len(self.episode_ends)
@@ -107,3 +114,21 @@ def check_finite(rows: NDArray[Any], stream: Stream, place: str, first: int = 0)
         f"{place}: stream {stream.name!r}, step {first + row}, dimension {name}: values must be finite, "
         f"got {rows[(row, *dimension)]}: repair or leave out the episode"
     )
+
+
+def cast_unclipped(rows: NDArray[Any], stream: Stream, place: str) -> NDArray[Any]:
+    """Rows in the dtype of their stream, C-contiguous. Floats may be rounded to floats; nothing else may change.
+
+    Raises ValueError for a value that the dtype does not have. place: of the rows, for the message.
+    """
+    if rows.dtype == stream.dtype:
+        return np.ascontiguousarray(rows)
+    converted = stream.cast(rows)
+    is_float = converted.dtype.kind == "f"
+    is_kept = np.abs(rows) <= float(np.finfo(converted.dtype).max) if is_float else converted == rows
+    if not is_kept.all():
+        raise ValueError(
+            f"{place}: a value of stream {stream.name!r} must be one of {stream.dtype}, got {rows[~is_kept].flat[0]}: "
+            "convert it in the data, or give the stream another dtype"
+        )
+    return converted

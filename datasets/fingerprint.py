@@ -1,8 +1,10 @@
-"""A digest that identifies demonstrations by their content, independent of their path and format."""
+"""Digests that identify each episode by its content, independent of its path and format."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -10,21 +12,57 @@ from .demonstrations import Demonstrations
 
 STEPS_AT_ONCE = 100_000
 
+DIGITS = 16
+"""Hexadecimal digits of a digest: it tells episodes apart, and proves nothing against forgery."""
 
-def fingerprint(demonstrations: Demonstrations, num_episodes: int) -> str | None:
-    """SHA-256 of the first `num_episodes`: their ends, their vectors, and the first image of each camera.
 
-    None if there are fewer episodes. Only one image is read, because reading all of them would take minutes. Cost: one
-    pass over the vectors, in pieces.
+def vector_digests(demonstrations: Demonstrations) -> list[str]:
+    """A digest of each episode's vectors; that of the first episode also covers the first image of each camera.
+
+    It can be computed before images are decoded. Cost: one pass over the vectors, in pieces.
     """
-    if num_episodes > len(demonstrations):
-        return None
-    ends = np.asarray(demonstrations.episode_ends[:num_episodes], dtype="<i8")
-    num_steps, content = int(ends[-1]) if num_episodes else 0, hashlib.sha256(ends.tobytes())
+    hashes = [hashlib.sha256() for _ in range(len(demonstrations))]
     for stream in demonstrations.specification.streams:
-        content.update(f"{stream.name} {stream.shape} {stream.dtype}".encode())
-        last = min(num_steps, 1) if stream.is_image else num_steps
-        for first in range(0, last, STEPS_AT_ONCE):
-            rows = demonstrations.read(stream.name, first, min(first + STEPS_AT_ONCE, last))
-            content.update(np.ascontiguousarray(rows).tobytes())
-    return content.hexdigest()
+        for content in hashes:
+            content.update(f"{stream.name} {stream.shape} {stream.dtype}".encode())
+        if stream.is_image:
+            for content in hashes[:1]:
+                content.update(np.ascontiguousarray(demonstrations.read(stream.name, 0, 1)).data)
+            continue
+        for episodes in _groups(demonstrations):
+            first, last = demonstrations.bounds(episodes[0])[0], demonstrations.bounds(episodes[-1])[1]
+            rows = np.ascontiguousarray(demonstrations.read(stream.name, first, last))
+            for episode in episodes:
+                start, stop = demonstrations.bounds(episode)
+                hashes[episode].update(rows[start - first : stop - first].data)
+    return [content.hexdigest()[:DIGITS] for content in hashes]
+
+
+def stream_digests(demonstrations: Demonstrations, streams: Mapping[str, Any], num_episodes: int) -> list[str]:
+    """A digest of everything that a training reads of each of `num_episodes` episodes.
+
+    demonstrations: the episodes, or these followed by their mirror images, which count too. streams: name -> the
+    tensor (N, ...) of all their steps, as training gathers from it. No image is decoded again. Cost: about 1 s a GB of
+    decoded images, and a copy if they lie on a GPU.
+    """
+    hashes = [hashlib.sha256() for _ in range(num_episodes)]
+    for name, values in streams.items():
+        for index in range(len(demonstrations)):
+            start, stop = demonstrations.bounds(index)
+            content = hashes[index % num_episodes]
+            content.update(name.encode())
+            content.update(np.ascontiguousarray(values[start:stop].cpu()).data)
+    return [content.hexdigest()[:DIGITS] for content in hashes]
+
+
+def _groups(demonstrations: Demonstrations) -> Iterator[list[int]]:
+    """Consecutive episodes of about `STEPS_AT_ONCE` steps in all, or a single longer one."""
+    group, steps = list[int](), 0
+    for episode, length in enumerate(demonstrations.episode_lengths.tolist()):
+        if group and steps + length > STEPS_AT_ONCE:
+            yield group
+            group, steps = [], 0
+        group.append(episode)
+        steps += length
+    if group:
+        yield group

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,10 +51,13 @@ def decode_images(
 ) -> Tensor:
     """All images of a stream, uint8 (N, H, W, C), on `device` or mapped from a file in the folder `cache`.
 
-    place: "device" or "mapped"; see `choose_place`. A mapped file is written once; later runs read it again until the
-    demonstrations change.
+    place: "device" or "mapped"; see `choose_place`. A mapped file is written once. Its name is a digest of its content
+    (`Demonstrations.content`): of the compressed images, and of the code of a source or mirror. So later runs read it
+    again wherever the demonstrations lie, and never after their pixels or their source changed. If there is no digest,
+    because a source uses more than its code shows, every run decodes into a file of its own.
 
-    Cost: N x H x W x C bytes of memory or disk, and decoding every image once.
+    Cost: N x H x W x C bytes of memory or disk, and decoding every image once. A later run reads the compressed images
+    once for the digest, at about 1 s a GB: 0.05 s for the 25,650 images of Push-T, which take 2.5 s to decode.
 
     Raises OSError if the file cannot be written.
     """
@@ -63,10 +67,15 @@ def decode_images(
         for start, rows in _decoded_pieces(demonstrations, stream):
             images[start : start + len(rows)] = torch.from_numpy(rows)
         return images
-    path = cache / _cache_key(demonstrations, stream) / f"{stream.name}.npy"
+    content = demonstrations.content(stream.name)
+    folder = uuid.uuid4().hex if content is None else _cache_key(content, shape)
+    path = cache / folder / f"{stream.name}.npy"
     if not path.exists():
         _write_cache(path, shape, demonstrations, stream)
-    return torch.from_numpy(np.load(path, mmap_mode="c"))  # copy-on-write, because torch requires a writable array
+    images = torch.from_numpy(np.load(path, mmap_mode="c"))  # copy-on-write, because torch requires a writable array
+    if content is None:
+        shutil.rmtree(path.parent)  # the mapped file lasts as long as the tensor
+    return images
 
 
 def free_memory(device: torch.device) -> int:
@@ -93,20 +102,15 @@ def _decoded_pieces(demonstrations: Demonstrations, stream: Stream) -> Iterator[
             bar.update(len(rows))
 
 
-def _cache_key(demonstrations: Demonstrations, stream: Stream) -> str:
-    """A hash that changes with the demonstrations: of their path, their description and the age of its files."""
-    path = demonstrations.path.resolve()
-    descriptions = [path / name for name in ("zarr.json", ".zgroup", "meta/episode_ends/.zarray")]
-    ages = [file.stat().st_mtime_ns for file in descriptions if file.exists()]
-    content = [str(path), ages, demonstrations.episode_ends.tolist(), demonstrations.specification.to_json()]
-    return hashlib.sha256(json.dumps([*content, stream.name]).encode()).hexdigest()[:24]
+def _cache_key(content: str, shape: tuple[int, ...]) -> str:
+    return hashlib.sha256(f"{content} {shape}".encode()).hexdigest()[:24]
 
 
 def _write_cache(path: Path, shape: tuple[int, ...], demonstrations: Demonstrations, stream: Stream) -> None:
     """Write the file whole. Ordinary writes report a full disk; writing to a mapped file would kill the process."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as partial, partial.open("wb") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for _, rows in _decoded_pieces(demonstrations, stream):

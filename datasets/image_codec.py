@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 from zarr.abc.codec import ArrayBytesCodec
 from zarr.core.common import parse_named_configuration
+
+from ..specification import Stream
 
 if TYPE_CHECKING:
     from zarr.core.array_spec import ArraySpec
@@ -19,13 +22,29 @@ if TYPE_CHECKING:
 
 NAME = "recede.image"
 
+CHANNELS = {"png": (1, 2, 3, 4), "jpeg": (1, 3)}
+"""How many channels an image of each format may have."""
+
+LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65_500}
+"""The most pixels of a side."""
+
 JPEG_QUALITY = 95
 """JPEG is lossy: at this quality an image of 96 x 96 pixels changes by about one level on average."""
 
 
+def check_image(stream: Stream, compression: str, path: Path) -> None:
+    """Raise ValueError if the images of a stream do not fit into PNG or JPEG files. path: of their store."""
+    channels, longest = CHANNELS[compression], LONGEST_SIDE[compression]
+    if stream.shape[2] not in channels or max(stream.shape[:2]) > longest:
+        raise ValueError(
+            f"{path}: stream {stream.name!r}: {compression} images must have {' or '.join(map(str, channels))} "
+            f"channels and sides of at most {longest} pixels, got {stream.shape}: compress them with images=zstd"
+        )
+
+
 @dataclass(frozen=True)
 class ImageCodec(ArrayBytesCodec):
-    """Encode one uint8 image (1, H, W, C) as one file. C is 1 or 3, for PNG also 2 or 4 (with an alpha channel).
+    """Encode one uint8 image (1, H, W, C) as one file. See `CHANNELS` for C; 2 and 4 have an alpha channel.
 
     format: "png", which is lossless, or "jpeg", which is not.
     """

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .demonstrations import Demonstrations
+from .code_digest import code_digest
+from .demonstrations import Demonstrations, cast_unclipped
 
 
 class Mirrored(Demonstrations):
@@ -31,6 +32,11 @@ class Mirrored(Demonstrations):
         self.episode_ends = np.concatenate([ends, ends + self._middle])
         self.episode_seeds = np.concatenate([demonstrations.episode_seeds, np.full(len(ends), -1)])
 
+    def content(self, name: str) -> str | None:
+        """A digest of the rows and of the code of their mirror; None if either has none."""
+        digests = self._demonstrations.content(name), code_digest(self._mirror[self.stream(name).name])
+        return None if None in digests else f"mirrored {digests}"
+
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Steps start .. stop of a stream, first of all episodes and then of all mirror images: (stop - start, *shape).
 
@@ -42,4 +48,4 @@ class Mirrored(Demonstrations):
         if stop <= middle:
             return originals
         images = self._mirror[name](self._demonstrations.read(name, max(start - middle, 0), stop - middle))
-        return np.concatenate([originals, images.astype(stream.dtype)])
+        return np.concatenate([originals, cast_unclipped(images, stream, f"{self.path}: the mirror")])

@@ -41,9 +41,19 @@ from zarr.storage import LocalStore
 
 from ..files import whole_folder
 from ..specification import Specification, Stream, nearest
-from .arrays import DAMAGE, ZarrArray, check_length, extend, open_array, open_group, read_rows, require_chunks
+from .arrays import (
+    DAMAGE,
+    ZarrArray,
+    check_length,
+    extend,
+    files_digest,
+    open_array,
+    open_group,
+    read_rows,
+    require_chunks,
+)
 from .demonstrations import Demonstrations, check_episode_ends, check_finite
-from .image_codec import ImageCodec
+from .image_codec import ImageCodec, check_image
 
 FORMAT = 1
 """Version of the layout above."""
@@ -62,12 +72,6 @@ SHARD_FRAMES = 512
 
 IMAGE_COMPRESSIONS = ("zstd", "png", "jpeg")
 """How the images of a store may be compressed; only JPEG is lossy."""
-
-DTYPES = (
-    *("bool", "float16", "float32", "float64"),
-    *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
-)
-"""The dtypes of streams that a store can hold."""
 
 LOCK_TIMEOUT = 60.0
 """How long an append waits for another writer (s)."""
@@ -104,8 +108,8 @@ class DemonstrationStore(Demonstrations):
 
         images: the compression of image streams, one of `IMAGE_COMPRESSIONS`.
 
-        Raises FileExistsError if `path` exists, and ValueError for a dtype that cannot be stored or an unknown
-        compression.
+        Raises FileExistsError if `path` exists, and ValueError for an unknown compression, or for images that it cannot
+        hold.
         """
         path = Path(path)
         if images not in IMAGE_COMPRESSIONS:
@@ -113,10 +117,8 @@ class DemonstrationStore(Demonstrations):
         if path.exists() or path.is_symlink():
             raise FileExistsError(f"{path} already exists: open it to append to it, or choose another path")
         for stream in specification.streams:
-            if stream.dtype not in DTYPES:
-                raise ValueError(
-                    f"{path}: stream {stream.name!r}: dtype must be one of {', '.join(DTYPES)}, got {stream.dtype}"
-                )
+            if stream.is_image and images != "zstd":
+                check_image(stream, images, path)
         with whole_folder(path, replace=False) as folder:
             _build(folder, specification, images)
         return cls(path)
@@ -131,6 +133,12 @@ class DemonstrationStore(Demonstrations):
         array = self._arrays[name]
         require_chunks(array, start, stop)
         return read_rows(array, start, stop).astype(stream.dtype, copy=False)
+
+    def content(self, name: str) -> str:
+        """A digest of the chunk files of a stream and of their description. Raises ValueError if one is missing."""
+        array = self._arrays[self.stream(name).name]
+        require_chunks(array, 0, self.num_steps)
+        return files_digest(array, self.num_steps)
 
     def append(self, streams: Mapping[str, NDArray[Any]], *, seed: int = -1) -> int:
         """Append an episode of L >= 1 steps, (L, *shape) for every stream; returns its index.

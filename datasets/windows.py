@@ -57,7 +57,10 @@ class Windows:
             if stream.is_image and len(demonstrations):
                 cache = cache_folder()
                 return decode_images(demonstrations, stream, device=self.device, place=place, cache=cache)
-            return torch.from_numpy(demonstrations.read(stream.name)).to(self.device)
+            rows = demonstrations.read(stream.name)
+            if rows.dtype.kind == "u" and rows.dtype.itemsize > 1:  # torch hardly computes with these
+                rows = rows.astype(np.result_type(rows.dtype, np.float32))
+            return torch.from_numpy(rows).to(self.device)
 
         self.streams = {stream.name: load(stream) for stream in demonstrations.specification.streams}
         bounds = [demonstrations.bounds(episode) for episode in range(len(demonstrations))]

@@ -33,7 +33,7 @@ def load_task(name: str) -> Task:
 
     from .task import Task
 
-    if name not in TASKS and ":" not in name:
+    if name not in TASKS and (":" not in name or name.startswith(".")):  # no package is there to be relative to
         raise ValueError(
             f"task must be package.module:CONSTANT, or one that recede or a package in imports= knows, got {name!r}: "
             + nearest(name, TASKS)

@@ -164,9 +164,9 @@ class _Check:
         if not stream.low:
             self.lines["actions"] = "have no limits"
             return
-        low, high = np.array(stream.low, stream.dtype), np.array(stream.high, stream.dtype)
-        walk = self.actions(self.num_steps)
-        beyond = walk + (high - low) * np.random.default_rng(0).choice([-2, 2], walk.shape).astype(stream.dtype)
+        low, high = stream.cast(stream.low), stream.cast(stream.high)
+        walk, span = self.actions(self.num_steps), np.subtract(stream.high, stream.low)
+        beyond = stream.cast(walk + span * np.random.default_rng(0).choice([-2, 2], walk.shape))
         unclipped, clipped = (self.roll_out(env, self.seed, a) for a in (beyond, np.clip(beyond, low, high)))
         rule = "an action beyond its limits must act like the nearest action within them"
         _check_same(
@@ -197,7 +197,7 @@ class _Check:
                 f"two experts of seed {self.seed} must act alike, but differ in step {number}: use no randomness "
                 "except that of the seed",
             )
-            step = self.step(env, action)
+            step = self.step(env, stream.cast(action))
         self.lines["expert"] = (
             f"score {step.info['score']:.3g} after {number} steps" + ", success" * step.info["success"]
         )
@@ -254,10 +254,12 @@ class _Check:
             step = step if step.is_over else self.step(env, move)
         if step.is_over:
             step = self.reset(env, self.seed)
-        home = np.array(step.observation[name], action.dtype)
+        home = action.cast(step.observation[name])
         for _ in range(self.num_steps):
             step = self.step(env, home)
-            moved = max(moved, float(np.max(np.abs(step.observation[name] - home) / _scale(action, home))))
+            moved = max(
+                moved, float(np.max(np.abs(step.observation[name] - home.astype(np.float64)) / _scale(action, home)))
+            )
             _require(
                 moved <= MAX_MOVE,
                 f"a robot that is commanded its position {name!r} must stay there, but moved by {moved:.2g} of the "
@@ -309,7 +311,7 @@ class _Check:
         stream = self.task.specification.action
         low, high = (np.array(stream.low), np.array(stream.high)) if stream.low else (-0.5, 0.5)
         walk = np.cumsum(np.random.default_rng(self.seed).normal(0, 0.08, (count, *stream.shape)), axis=0)
-        return (low + np.clip(0.5 + walk, 0, 1) * (high - low)).astype(stream.dtype)
+        return stream.cast(low + np.clip(0.5 + walk, 0, 1) * (high - low))
 
     def roll_out(self, env: Any, seed: int, actions: NDArray[Any] | None = None) -> list[list[Any]]:
         """The bits of every step of an episode, starting with its reset."""
@@ -372,7 +374,7 @@ def _check_value(stream: Stream, value: Any, place: str) -> None:
     )
     _require(value.dtype.kind != "f" or np.isfinite(value).all(), f"{what} as finite numbers, got {value}")
     if stream.low:
-        low, high = np.array(stream.low, stream.dtype), np.array(stream.high, stream.dtype)
+        low, high = stream.cast(stream.low), stream.cast(stream.high)
         for index in np.flatnonzero((value < low) | (value > high)):
             raise ValueError(
                 f"{what} within its limits, but {stream.label(int(index))} is {value[index]} and not in "
@@ -424,4 +426,4 @@ def _mirrored(stream: Stream, mirror: Callable[[NDArray[Any]], NDArray[Any]], va
                 f"{what} must stay within the limits of the stream, but maps {stream.label(int(index))} to "
                 f"{rows[row, index]}: mirror about the middle of the limits, or state symmetric limits"
             )
-    return rows.astype(stream.dtype)
+    return stream.cast(rows)

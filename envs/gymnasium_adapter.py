@@ -44,11 +44,13 @@ It is also called after a reset, with a reward of 0."""
 
 
 def box(stream: Stream) -> gymnasium.spaces.Box:
-    """The space of one step. Without limits, integers have those of their dtype and floats have none."""
+    """The space of one step. Without limits, integers and booleans have those of their dtype and floats have none."""
     dtype: Any = np.dtype(stream.dtype)
     if stream.low:
-        return gymnasium.spaces.Box(np.array(stream.low, dtype), np.array(stream.high, dtype), dtype=dtype)
-    low, high = (-np.inf, np.inf) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+        return gymnasium.spaces.Box(stream.cast(stream.low), stream.cast(stream.high), dtype=dtype)
+    if dtype.kind == "f":
+        return gymnasium.spaces.Box(-np.inf, np.inf, stream.shape, dtype)
+    low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     return gymnasium.spaces.Box(low, high, stream.shape, dtype)
 
 
@@ -56,9 +58,10 @@ class GymnasiumAdapter(gymnasium.Env[Any, Any]):
     """Makes an environment keep the promises of `recede.envs.task`.
 
     Observations are checked at each reset (names, shapes, kinds of number), and always copied and cast to the dtypes of
-    the streams. Actions are clipped to their limits. An episode is terminated by success or by the inner environment,
-    and truncated after `max_steps` steps or by the inner environment. The inner `info` is passed on. The inner
-    environment is always reset with a seed; if none is given, one is drawn from `np_random`.
+    the streams. Actions are rounded to the dtype of their stream (`Stream.cast`) and clipped to its limits. An episode
+    is terminated by success or by the inner environment, and truncated after `max_steps` steps or by the inner
+    environment. The inner `info` is passed on. The inner environment is always reset with a seed; if none is given, one
+    is drawn from `np_random`.
 
     env: the inner environment, made with the desired render mode and without a shorter time limit.
     pixels: from actions (T, Da) to where they point in the rendered image, (T, 2) columns and rows.
@@ -102,8 +105,7 @@ class GymnasiumAdapter(gymnasium.Env[Any, Any]):
 
         Raises ValueError for an action of another shape or with NaN or infinity.
         """
-        limits = self._action_box
-        action = np.asarray(action, dtype=limits.dtype)
+        limits, action = self._action_box, self.specification.action.cast(action)
         if action.shape != limits.shape or not np.isfinite(action).all():
             raise ValueError(f"an action must be {limits.shape} finite numbers, got {action}")
         action = np.clip(action, limits.low, limits.high)
@@ -148,7 +150,7 @@ class GymnasiumAdapter(gymnasium.Env[Any, Any]):
                 )
 
     def _cast(self, observation: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
-        return {s.name: np.array(observation[s.name], dtype=s.dtype) for s in self.specification.observations}
+        return {s.name: s.cast(observation[s.name]) for s in self.specification.observations}
 
     def _info(self, raw: Any, reward: float, terminated: bool, info: dict[str, Any]) -> dict[str, Any]:
         success, score = self._judge(raw, reward, terminated, info)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from ..envs.task import Task
 from ..execution.interface import Execution
 from ..policy.requests import History, Request
-from ..specification import Specification
+from ..realtime import end_with_parent
+from ..specification import Specification, Stream
 
 Chunks: TypeAlias = Mapping[int, "NDArray[np.float32] | None"]
 """An episode's seed -> the chunk that it waits for, or None to begin the episode."""
@@ -64,6 +65,7 @@ class _Running:
 
     env: Any
     execution: Execution
+    action: Stream
     delay: int
     is_filmed: bool
     success: bool = False
@@ -95,7 +97,7 @@ class _Running:
             if request is not None:
                 self.request, self.requested_at = request, self.num_steps
                 return request
-            observation, _, terminated, truncated, info = self.env.step(self.execution.act())
+            observation, _, terminated, truncated, info = self.env.step(self.action.cast(self.execution.act()))
             self.num_steps += 1
             self.is_over = terminated or truncated
             self._observe(observation, info)
@@ -117,8 +119,8 @@ class _Running:
 class Arena:
     """The episodes of one process, which share a pool of environments.
 
-    make: builds an environment of the task. execution: makes the `Execution` of an episode. delay: control steps from
-    the request of a chunk to its arrival. filmed: the seeds of the episodes to film.
+    make: builds an environment of the task. execution: makes the `Execution` of an episode. action: the stream of the
+    task. delay: control steps from the request of a chunk to its arrival. filmed: the seeds of the episodes to film.
     """
 
     def __init__(
@@ -126,10 +128,11 @@ class Arena:
         make: Callable[..., Any],
         execution: Callable[[], Execution],
         *,
+        action: Stream,
         delay: int = 0,
         filmed: frozenset[int] = frozenset(),
     ) -> None:
-        self.make, self.execution, self.delay, self.filmed = make, execution, delay, filmed
+        self.make, self.execution, self.action, self.delay, self.filmed = make, execution, action, delay, filmed
         self._running: dict[int, _Running] = {}
         self._idle: dict[bool, list[Any]] = {False: [], True: []}
 
@@ -142,7 +145,7 @@ class Arena:
             is_filmed = seed in self.filmed
             idle = self._idle[is_filmed]
             env = idle.pop() if idle else self.make(render_mode="rgb_array" if is_filmed else None)
-            self._running[seed] = _Running(env, self.execution(), self.delay, is_filmed)
+            self._running[seed] = _Running(env, self.execution(), self.action, self.delay, is_filmed)
             self._running[seed].begin(seed)
         episode = self._running[seed]
         request = episode.advance(chunk)
@@ -159,6 +162,21 @@ class Arena:
             env.close()
         self._running.clear()
         self._idle = {False: [], True: []}
+
+
+_arena: list[Arena] = []
+"""The arena of a worker process."""
+
+
+def open_arena(make: Callable[[], Arena]) -> None:
+    """Make the arena of this worker process, which does not outlive the evaluation."""
+    end_with_parent()
+    _arena.append(make())
+
+
+def advance_arena(chunks: Chunks) -> dict[int, Request | Outcome]:
+    """Advance episodes in this worker process; see `Arena.advance`."""
+    return _arena[0].advance(chunks)
 
 
 def _score(info: Mapping[str, Any]) -> float:

@@ -2,7 +2,8 @@
 
 An episode's outcome depends on its seed alone, not on the other episodes or the number of processes. Each episode draws
 its own noise. Batches are padded to a multiple of `ROWS`, so that a row's result does not depend on the number of rows
-(checked by `tests/evaluation/test_rollout.py`).
+(checked by `tests/evaluation/test_rollout.py`). The libraries of a GPU choose other ways for other multiples, so there
+every batch has just `GPU_ROWS` rows.
 
 Cost: one prediction for all episodes that need a chunk; environments step in `workers` processes in parallel. Memory
 grows with `num_parallel`, not with the number of episodes.
@@ -30,10 +31,13 @@ from ..policy.engines.eager import as_engine
 from ..policy.engines.interface import Engine
 from ..policy.interface import Policy
 from ..policy.requests import Request, batch
-from .episode import Arena, Chunks, Outcome, check_fits
+from .episode import Arena, Chunks, Outcome, advance_arena, check_fits, open_arena
 
 ROWS = 16
 """Batches are padded to a multiple of this many rows."""
+
+GPU_ROWS = EvaluateConfig.parallel
+"""The rows of every batch on a GPU."""
 
 Advance: TypeAlias = Callable[[Chunks], dict[int, "Request | Outcome"]]
 
@@ -78,17 +82,21 @@ def rollout(
             f"got {num_parallel}, {workers}, {delay} and {list(seeds)}"
         )
     waiting, outcomes = list(reversed(seeds)), {}
-    generators = {episode: noise_generator(seed, episode) for episode in seeds}
-    arena = partial(Arena, task.make, execution, delay=delay, filmed=frozenset(filmed))
+    generators: dict[int, torch.Generator] = {}  # of the episodes that run: a million of them would take gigabytes
+    action = task.specification.action
+    arena = partial(Arena, task.make, execution, action=action, delay=delay, filmed=frozenset(filmed))
     bar = tqdm(total=len(seeds), desc=f"evaluate {task.name}", unit="episode", disable=not progress)
     with _arenas(arena, workers) as advance, bar:
         chunks: dict[int, np.ndarray | None] = {}
         while chunks or waiting:
             num_new = num_parallel - len(chunks)
-            chunks |= {waiting.pop(): None for _ in range(min(num_new, len(waiting)))}
+            started = [waiting.pop() for _ in range(min(num_new, len(waiting)))]
+            chunks |= dict.fromkeys(started)
+            generators |= {episode: noise_generator(seed, episode) for episode in started}
             answers = advance(chunks)
             ended = {episode: answer for episode, answer in answers.items() if isinstance(answer, Outcome)}
             outcomes |= ended
+            generators = {episode: generators[episode] for episode in answers.keys() - ended.keys()}
             if ended:
                 bar.update(len(ended))
             requests = {episode: answer for episode, answer in answers.items() if not isinstance(answer, Outcome)}
@@ -99,17 +107,26 @@ def rollout(
 
 def predict(engine: Engine, requests: Sequence[Request], generators: Sequence[torch.Generator]) -> list[np.ndarray]:
     """A chunk (Tp, Da) for each request, with noise from its own generator. Requests of one kind form a batch."""
-    kinds: dict[Hashable, list[int]] = {}
-    for index, request in enumerate(requests):
-        kinds.setdefault(request.kind, []).append(index)
+    is_on_gpu = getattr(engine, "device", torch.device("cpu")).type != "cpu"
+    multiple, most = (GPU_ROWS, GPU_ROWS) if is_on_gpu else (ROWS, len(requests))
     chunks: dict[int, np.ndarray] = {}
-    for indices in kinds.values():
-        rows = indices + indices[:1] * (-len(indices) % ROWS)
+    for indices in _batches(requests, most):
+        rows = indices + indices[:1] * (-len(indices) % multiple)
         drawn = {index: torch.randn(engine.noise_shape, generator=generators[index]).numpy() for index in indices}
         observation, guidance = batch([requests[row] for row in rows])
         predicted = engine.predict(observation, np.stack([drawn[row] for row in rows], axis=1), guidance)
         chunks |= zip(indices, predicted, strict=False)  # drops the padding
     return [chunks[index] for index in range(len(requests))]
+
+
+def _batches(requests: Sequence[Request], most: int) -> Generator[list[int]]:
+    """The indices of at most so many requests of one kind."""
+    kinds: dict[Hashable, list[int]] = {}
+    for index, request in enumerate(requests):
+        kinds.setdefault(request.kind, []).append(index)
+    for indices in kinds.values():
+        for first in range(0, len(indices), most):
+            yield indices[first : first + most]
 
 
 @contextmanager
@@ -123,13 +140,13 @@ def _arenas(arena: Callable[[], Arena], workers: int) -> Generator[Advance]:
             local.close()
         return
     context = multiprocessing.get_context("spawn")  # a fork would copy the threads and the GPU of this process
-    pools = [ProcessPoolExecutor(1, context, initializer=_open, initargs=(arena,)) for _ in range(workers)]
+    pools = [ProcessPoolExecutor(1, context, initializer=open_arena, initargs=(arena,)) for _ in range(workers)]
 
     def advance(chunks: Chunks) -> dict[int, Request | Outcome]:
         shares: list[dict[int, Any]] = [{} for _ in pools]
         for seed, chunk in chunks.items():
             shares[seed % workers][seed] = chunk
-        answers = [pool.submit(_advance, share) for pool, share in zip(pools, shares, strict=True) if share]
+        answers = [pool.submit(advance_arena, share) for pool, share in zip(pools, shares, strict=True) if share]
         try:
             return {seed: answer for future in answers for seed, answer in future.result().items()}
         except BrokenProcessPool:
@@ -142,17 +159,6 @@ def _arenas(arena: Callable[[], Arena], workers: int) -> Generator[Advance]:
     finally:
         for pool in pools:
             pool.shutdown(cancel_futures=True)
-
-
-_worker: list[Arena] = []
-
-
-def _open(arena: Callable[[], Arena]) -> None:
-    _worker.append(arena())
-
-
-def _advance(chunks: Chunks) -> dict[int, Request | Outcome]:
-    return _worker[0].advance(chunks)
 
 
 def latency(engine: Engine, *, repeats: int = 50) -> dict[str, float]:

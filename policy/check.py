@@ -390,12 +390,12 @@ def _move_weights(policy: nn.Module, seed: int) -> None:
 
 def _values(stream: Stream, steps: int, generator: torch.Generator) -> Tensor:
     """Random values (B, steps, ...) of a stream: pixels, within its limits, or from [-1, 1]."""
-    shape, dtype = (BATCH, steps, *stream.shape), getattr(torch, stream.dtype)
+    shape = (BATCH, steps, *stream.shape)
     if stream.is_image:
-        return torch.randint(0, 256, shape, generator=generator, dtype=dtype)
+        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
     unit = torch.rand(shape, generator=generator, dtype=torch.float64)
     low, high = (torch.tensor(limits, dtype=torch.float64) for limits in (stream.low or -1.0, stream.high or 1.0))
-    return (low + unit * (high - low)).to(dtype)
+    return torch.from_numpy(stream.cast((low + unit * (high - low)).numpy()))
 
 
 def _require(is_kept: Any, message: str) -> None:

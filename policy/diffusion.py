@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from einops import rearrange, repeat
@@ -60,6 +61,7 @@ class DiffusionPolicy(nn.Module):
         self.clip, self.has_noise = clip, has_noise
         self.objective.check(schedule, prediction)
         self._rows: dict[tuple[float, float], Tensor] | None = None
+        self._times: dict[Any, Tensor] = {}
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
@@ -121,9 +123,17 @@ class DiffusionPolicy(nn.Module):
         return rows
 
     def _embed(self, steps: Sequence[tuple[NoiseLevel, NoiseLevel]]) -> dict[tuple[float, float], Tensor]:
-        times = [(now.time, then.time) for now, then in steps]
-        now, then = torch.tensor(times, device=self.normalizer.action_std.device).unbind(dim=1)
+        times = tuple((now.time, then.time) for now, then in steps)
+        now, then = self._on_device(times).unbind(dim=1)
         return dict(zip(times, self.network.embed(now, then), strict=True))
+
+    def _on_device(self, times: tuple[tuple[float, float], ...]) -> Tensor:
+        """The times (N, 2) on the device of the policy; they are uploaded once."""
+        key = times, self.normalizer.action_std.device
+        if key not in self._times:
+            with torch.inference_mode(False):  # a later gradient may need them
+                self._times[key] = torch.tensor(times, device=key[1])
+        return self._times[key]
 
     @torch.no_grad()
     def hold_times(self) -> None:

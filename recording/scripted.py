@@ -90,7 +90,7 @@ def demonstrate(task: Task, env: Any, seed: int) -> tuple[dict[str, NDArray[Any]
     steps: list[dict[str, Any]] = []
     done = False
     while not done:
-        action = expert(info["state"])
+        action = task.specification.action.cast(expert(info["state"]))
         steps.append({**observation, "action": action})
         observation, _, terminated, truncated, info = env.step(action)
         done = terminated or truncated

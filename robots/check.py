@@ -258,7 +258,7 @@ class _Watch:
 
     def _within_limits(self, position: NDArray[Any]) -> NDArray[Any]:
         action = self.robot.specification.action
-        return (np.clip(position, action.low, action.high) if action.low else position).astype(action.dtype)
+        return action.cast(np.clip(position, action.low, action.high) if action.low else position)
 
 
 def _check_value(stream: Stream, value: Any) -> None:
@@ -267,7 +267,7 @@ def _check_value(stream: Stream, value: Any) -> None:
         actual = f"{value.dtype} of shape {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
         raise ValueError(f"{place} must be an array of {stream.dtype} of shape {stream.shape}, got {actual}")
     if stream.low:
-        low, high = np.array(stream.low, stream.dtype), np.array(stream.high, stream.dtype)
+        low, high = stream.cast(stream.low), stream.cast(stream.high)
         for index in np.flatnonzero(~((low <= value) & (value <= high))):  # true for NaN
             raise ValueError(
                 f"{place} must lie within its limits, but {stream.label(int(index))} is {value[index]} "

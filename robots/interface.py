@@ -76,12 +76,12 @@ class Robot(Protocol):
 
 
 def checked_action(action: ArrayLike, at_time: float, specification: Specification) -> NDArray[Any]:
-    """A copy of a command (Da,), in the dtype of the action.
+    """A copy of a command (Da,), rounded to the dtype of the action (`Stream.cast`).
 
     Raises ValueError for another shape, or if the action or its time is not finite.
     """
     stream = specification.action
-    command = np.array(action, dtype=stream.dtype)
+    command = stream.cast(action)
     if command.shape != stream.shape or not np.isfinite(command).all() or not math.isfinite(at_time):
         raise ValueError(
             f"a command must be {stream.size} finite numbers at a finite time, got {command.tolist()} at {at_time}"

@@ -71,7 +71,7 @@ class ReplayRobot:
     def position(self) -> NDArray[Any] | None:
         """The recorded position at the current step, in the dtype of the action."""
         readings = self.read()
-        return None if self._position is None else readings[self._position].value.astype(self.actions.dtype)
+        return None if self._position is None else self.specification.action.cast(readings[self._position].value)
 
     def command(self, action: NDArray[Any], at_time: float) -> None:
         """Keep an action (Da,) and its time. Raises ValueError if it is no finite action."""

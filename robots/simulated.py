@@ -82,7 +82,7 @@ class SimulatedRobot:
     def position(self) -> NDArray[Any] | None:
         """The newest reading of `Task.position`, in the dtype of the action."""
         reading = self.read().get(self.task.position or "")
-        return None if reading is None else reading.value.astype(self.specification.action.dtype)
+        return None if reading is None else self.specification.action.cast(reading.value)
 
     def command(self, action: NDArray[Any], at_time: float) -> None:
         """Send an action (Da,), commanded at `at_time`, s. Raises ValueError if it is no finite action."""

@@ -152,7 +152,7 @@ class Simulation:
         """The newest reading of `Task.position`, in the dtype of the action."""
         self._advance()
         reading = self._newest.get(self.task.position or "")
-        return None if reading is None else reading.value.astype(self.specification.action.dtype)
+        return None if reading is None else self.specification.action.cast(reading.value)
 
     def command(self, action: NDArray[Any], at_time: float) -> None:
         """Send an action (Da,) at `at_time`, s. Raises ValueError if it is no finite action."""
@@ -245,7 +245,7 @@ class Simulation:
     def _here(self) -> NDArray[Any] | None:
         if self.task.position is None:
             return None
-        return self._state[self.task.position].astype(self.specification.action.dtype)
+        return self.specification.action.cast(self._state[self.task.position])
 
     def _capture(self) -> None:
         moment = self._moment(self._num_periods)

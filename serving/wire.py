@@ -17,17 +17,13 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ..specification import DTYPES
+
 Message: TypeAlias = dict[str, Any]
 """A name -> a number, a string, an array of numpy, None, or a list or a map of them."""
 
 PROTOCOL = 1
 """Version of the protocol; increased when older clients or servers can no longer take part."""
-
-DTYPES = (
-    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-    *("float16", "float32", "float64"),
-)
-"""Dtypes of arrays."""
 
 MAX_DIMENSIONS = 8
 """Largest number of dimensions of an array."""

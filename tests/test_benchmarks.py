@@ -5,10 +5,12 @@ import json
 import math
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from recede.benchmarks import gpu, proving
 from recede.benchmarks.gpu import PROOFS
 from simulated_gpu import SimulatedGPU
 
@@ -20,6 +22,7 @@ TINY = {
     "inference": {"CHANNELS": (16, 32), "STEPS": 2, "ENGINES": ("eager",), "SECONDS": 0},
     "modes": {"NUM_DEMONSTRATIONS": 12, "NUM_SAMPLES": 2},
     "serving": {"ROUNDS": 3},
+    "training": {"BATCH_SIZE": 2, "CHANNELS": (8, 16), "TIME_SIZE": 8, "SECONDS": 0},
     "windows": {"SIZES": {"low-dimensional": (3, 100), "image": (2, 60)}, "SECONDS": 0},
 }
 """Benchmark -> its constants that a test makes small."""
@@ -47,12 +50,19 @@ def run(monkeypatch, tmp_path):
 
 
 def test_every_benchmark_is_run_here():
-    assert {path.stem for path in FOLDER.glob("*.py")} - {"measure"} == set(TINY)
+    assert {path.stem for path in FOLDER.glob("*.py")} - {"measure", "proving"} == set(TINY)
 
 
 def test_denoising(run):
     names = ("whole network at each step", "time and conditioning once", "whole / once")
     assert list(run("denoising")) == [f"tiny, {name}" for name in names]
+
+
+def test_training(run):
+    rows = run("training")
+    assert [name for name in rows if name.endswith("/ ours")] == [
+        f"kernels of {size}, {who} / ours" for size in (5, 3) for who in ("plain loop", "layers of torch")
+    ]
 
 
 def test_windows(run):
@@ -80,13 +90,20 @@ def test_inference(run):
     assert any(name.startswith("ResNet-18 and U-Net, eager") for name in rows)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU would be hidden by the simulated one")
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # schedulers mix tensors with arrays
+def test_the_plain_loop_runs_where_the_engines_do(run):
+    with SimulatedGPU() as gpu:
+        rows = run("inference")
+    assert rows["U-Net, plain loop / eager (fp32)"] > 0
+    assert gpu.waits()["benchmarks/inference.py"] > 3 * 20  # streams and noise go up, and the chunk comes down
+
+
 @pytest.fixture
 def run_gpu(monkeypatch, tmp_path, capsys):
     """Runs the proofs of a GPU at tiny sizes; returns the content of their file and what was printed."""
 
     def run_gpu(*arguments):
-        from recede.benchmarks import gpu
-
         path = tmp_path / "gpu.json"
         monkeypatch.setattr(sys, "argv", ["gpu.py", *arguments, "tiny=true", f"json={path}"])
         gpu.main()
@@ -103,14 +120,14 @@ def test_the_proofs_of_a_gpu(run_gpu):
     values = {row["name"]: row["value"] for row in results["rows"]}
     assert len(values) == len(results["rows"])
     assert all(math.isfinite(value) for value in values.values())
-    assert {name.split(":")[0] for name in values} == results["seconds"].keys() == set(PROOFS)
+    assert {name.split(": ")[0] for name in values} == results["seconds"].keys() == set(PROOFS)
     assert not results["skipped"] | results["failed"]
     assert results["card"] == "a simulated GPU"
     assert results["versions"]["torch"] == torch.__version__
     assert results["command"].startswith("gpu.py tiny=true")
-    for name in ("parity: U-Net, fp32, off the CPU", "resume: resumed training, weights off the uninterrupted one"):
+    for name in ("parity, U-Net: fp32, off the CPU", "resume: resumed training, weights off the uninterrupted one"):
         assert values[name] == 0
-    assert values["chunks: ResNet-18 and U-Net, eager / captured"] > 0
+    assert values["chunks, ResNet-18 and U-Net: eager / captured"] > 0
 
 
 def test_a_proof_stands_alone(run_gpu, monkeypatch, tmp_path):
@@ -135,9 +152,50 @@ def test_a_proof_stands_alone(run_gpu, monkeypatch, tmp_path):
     assert [row["name"] for row in results["rows"]] == ["one: chunk"]
 
 
+def test_proofs_go_on_in_a_new_process_if_the_gpu_is_unusable(monkeypatch):
+    def failing():
+        yield {"name": "chunk", "value": 1.0, "unit": "x"}
+        raise RuntimeError("CUDA error")
+
+    def rest(names):
+        return proving.nothing() | {"seconds": dict.fromkeys(names, 1.0), "rows": ["more"]}
+
+    written, run = [], partial(proving.prove, until=math.inf, go_on=rest)
+    proofs = {"one": failing, "two": failing, "three": failing}
+    results = run(proofs, write=lambda results: written.append(list(results["seconds"])), is_usable=lambda: False)
+    assert written == [["one"], ["one", "two", "three"]]
+    assert results["failed"].keys() == {"one"}
+    assert [row if row == "more" else row["name"] for row in results["rows"]] == ["one: chunk", "more"]
+    results = run(proofs, write=lambda _: None, is_usable=lambda: True)
+    assert results["failed"].keys() == proofs.keys()
+
+
+def test_proofs_begin_in_their_time_and_the_file_has_those_before():
+    written = []
+    results = proving.prove(
+        {"one": lambda: iter(())}, until=-math.inf, write=written.append, is_usable=bool, go_on=proving.nothing
+    )
+    assert results["skipped"] == {"one": "the time was over"}
+    assert written == [results]
+
+
+@pytest.mark.slow
+def test_a_new_process_does_the_rest_of_the_proofs(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    tmp_path.joinpath("recede").symlink_to(Path(gpu.__file__).parents[1])
+    values = {"device": "cpu", "tiny": "true", "json": str(tmp_path / "gpu.json")}
+    names = ["gradients, U-Net of the paper", "resume"]
+    results = gpu.in_new_process(values, names, until=0.0)
+    assert results["skipped"] == dict.fromkeys(names, "the time was over")
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_proofs_of_a_gpu_need_one(run_gpu, capsys):
-    for arguments, line in (([], "there is no GPU"), (["speed=1"], "usage: .*speed=1")):
+    for arguments, line in (
+        ([], "there is no GPU"),
+        (["speed=1"], "usage: .*speed=1"),
+        (["only=speed"], "usage: .*only=speed"),
+    ):
         with pytest.raises(SystemExit) as ended:
             run_gpu(*arguments)
         assert ended.value.code == 2

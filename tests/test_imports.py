@@ -58,6 +58,11 @@ def test_nothing_loads_what_only_some_functions_need() -> None:
     assert first_to_load(heavy, [name for package in PACKAGES for name in modules(package)]) == {}
 
 
+def test_the_proofs_on_a_gpu_need_few_packages() -> None:
+    absent = ["zarr", "hydra", "omegaconf", "gymnasium", "mujoco", "diffusers", "websockets"]
+    assert first_to_load(absent, ["recede.benchmarks.gpu"]) == {}
+
+
 def test_the_watch_sees_torch() -> None:
     module = "recede.policy.denoising.schedule"
     assert first_to_load(["torch"], ["recede", module]) == {"torch": module}

@@ -140,3 +140,30 @@ def test_a_program_waits_for_a_child_that_is_no_daemon(tmp_path):
     command = [sys.executable, "-P", tmp_path / "program.py", Path(children.__file__).parent, tmp_path / "words"]
     assert subprocess.run(command, timeout=120).returncode == 0
     assert (tmp_path / "words").read_text() == "over"
+
+
+ORPHAN = """
+import sys
+sys.path.append(sys.argv[1])
+import children
+from recede import realtime
+
+if __name__ == "__main__":
+    child = realtime.Child(children.sleep, children.NOTHING, children.NOTHING, 600)
+    child.channel.wait(60)
+    next(child.channel.receive())
+    print("started", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_child_that_notices_nothing_ends_after_its_parent(tmp_path, number):
+    (tmp_path / "program.py").write_text(ORPHAN)
+    (tmp_path / "sitecustomize.py").write_text("import recede.realtime\nrecede.realtime.ORPHAN_S = 0.3\n")
+    command = [sys.executable, "-P", tmp_path / "program.py", Path(children.__file__).parent]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as parent:
+        assert parent.stdout.readline() == b"started\n"
+        parent.send_signal(number)
+        parent.communicate(timeout=20)  # the child holds the same pipe, so it has ended as well

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recede.specification import HOLDS, Horizons, Specification, Stream, nearest
+from recede.specification import DTYPES, HOLDS, Horizons, Specification, Stream, nearest
 
 FINITE = st.floats(-1e6, 1e6)
 NAMES = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).filter(lambda name: name != "action")
@@ -26,12 +26,15 @@ def streams(draw: st.DrawFn, name: str | None = None) -> Stream:
     name = name or draw(NAMES)
     dtype = draw(st.sampled_from(["float32", "float64", "int64", "uint8", "bool"]))
     if name != "action" and draw(st.booleans()):
-        return Stream(name, draw(st.tuples(*[st.integers(1, 96)] * 3)), dtype)
+        return Stream(name, draw(st.tuples(*[st.integers(5, 96)] * 2, st.integers(1, 6))), "uint8")
     size = draw(st.integers(1, 5))
     words = st.just(()) | st.tuples(*[WORDS] * size)
+    value = {"bool": st.integers(0, 1), "uint8": st.integers(0, 255), "int64": st.integers(-(2**53), 2**53)}.get(
+        dtype, FINITE.map(np.float32).map(float)
+    )
     limits = [
         sorted(pair)
-        for pair in draw(st.lists(st.lists(FINITE, min_size=2, max_size=2, unique=True), min_size=size, max_size=size))
+        for pair in draw(st.lists(st.lists(value, min_size=2, max_size=2, unique=True), min_size=size, max_size=size))
     ]
     low, high = zip(*limits, strict=True) if draw(st.booleans()) else ((), ())
     hold = draw(st.tuples(*[st.sampled_from(HOLDS)] * size)) if name == "action" else ()
@@ -175,14 +178,14 @@ def test_the_size_of_a_stream_is_its_number_of_values(shape: tuple[int, ...], si
         *[({"shape": (value,)}, f"positive sizes, got ({value},)") for value in (2.5, math.inf, True, 2**21)],
         ({"shape": (2**20, 2**20)}, "positive sizes, got (1048576, 1048576)"),
         ({"shape": "345"}, "positive sizes, got 345"),
-        ({"dtype": "(2"}, "dtype must be one that numpy knows, got '(2'"),
-        ({"dtype": "flaot32"}, "dtype must be one that numpy knows, got 'flaot32'"),
+        ({"dtype": "(2"}, "got '(2'"),
+        ({"dtype": "flaot32"}, "got 'flaot32'"),
         ({"units": ("m", "m")}, "units must be empty or hold one entry for each of its 3 dimensions, got 2"),
         (
             {"labels": ("x", "y", "z", "w")},
             "labels must be empty or hold one entry for each of its 3 dimensions, got 4",
         ),
-        ({"shape": (2, 2), "low": (0, 0), "high": (1, 1)}, "low must be empty"),
+        ({"shape": (8, 8, 3), "dtype": "uint8", "low": (0, 0), "high": (1, 1)}, "low must be empty"),
         ({"labels": ("x", "y\x1b]0;title\x07", "z")}, "labels must be printable, got 'y\\x1b]0;title\\x07'"),
         ({"units": "m\n"}, "units must be printable, got 'm\\n'"),
         ({"labels": ("x", "y\u202e", "z")}, "labels must be printable"),
@@ -212,7 +215,10 @@ def test_impossible_streams_are_refused(arguments: dict[str, Any], rule: str) ->
         ({"observations": (Stream("action", (3,)),)}, "none of them 'action'"),
         ({"observations": (Stream("arm", (3,), hold="zero"),)}, "['arm'] have it too"),
         ({"action": Stream("command", (2,))}, "vector stream named 'action', got 'command'"),
-        ({"action": Stream("action", (2, 2))}, "vector stream named 'action', got 'action' of shape (2, 2)"),
+        (
+            {"action": Stream("action", (2, 2, 3), "uint8")},
+            "vector stream named 'action', got 'action' of shape (2, 2, 3)",
+        ),
         *[({"control_dt": value}, "positive number of seconds") for value in (0, -0.1, math.nan, math.inf)],
     ],
 )
@@ -271,3 +277,73 @@ def test_the_action_is_the_last_stream() -> None:
 )
 def test_errors_end_with_the_nearest_name(name: str, options: list[str], ending: str) -> None:
     assert nearest(name, options) == nearest(name, iter(options)) == ending
+
+
+@given(
+    dtype=st.sampled_from(DTYPES),
+    source=st.sampled_from(DTYPES),
+    numbers=st.lists(st.floats(-1e20, 1e20) | st.floats(-300, 300) | st.integers(-(2**63), 2**64 - 1), max_size=6),
+)
+def test_a_cast_rounds_and_clips_exactly(dtype: str, source: str, numbers: list[float]) -> None:
+    numbers_of_source = Stream("a", (1,), source).cast(np.array(numbers, np.float64))
+    cast = Stream("a", (1,), dtype).cast(numbers_of_source)
+    assert (cast.dtype, cast.shape) == (dtype, numbers_of_source.shape)
+    assert not np.shares_memory(cast, numbers_of_source)
+    for value, result in zip(numbers_of_source.tolist(), cast.tolist(), strict=True):  # exact: Python's own numbers
+        if np.dtype(dtype).kind == "f":
+            most = float(np.finfo(dtype).max)
+            assert result == float(np.dtype(dtype).type(min(max(value, -most), most)))
+        else:
+            kind = np.iinfo(dtype) if dtype != "bool" else None
+            least, most = (kind.min, kind.max) if kind else (0, 1)
+            assert result == min(max(round(value), int(least)), int(most))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_cast_keeps_nan_in_floats_and_refuses_it_elsewhere(dtype: str) -> None:
+    stream = Stream("a", (1,), dtype)
+    if np.dtype(dtype).kind == "f":
+        np.testing.assert_array_equal(
+            stream.cast([math.nan, -math.inf, 1.0]), np.array([math.nan, -math.inf, 1], dtype)
+        )
+    else:
+        with pytest.raises(ValueError, match=f"'a': values of {dtype} must be finite, got .*nan"):
+            stream.cast([math.nan, 1.0])
+    with pytest.raises(ValueError, match="'a': values must be numbers, got <U1"):
+        stream.cast(["x"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        ((1,), "complex64", "dtype must be one of bool, .*float64, got 'complex64'"),
+        ((1,), "U3", "dtype must be one of .* got 'U3'"),
+        ((1,), "object", "dtype must be one of .* got 'object'"),
+        ((4, 5), "float32", r"a vector \(D,\) or an image .*uint8.*float32 \(4, 5\): flatten it to \(20,\)"),
+        ((48, 64, 1), "uint16", r"uint16 \(48, 64, 1\): scale the image to 0 .. 255"),
+        ((3, 96, 128), "uint8", r"got \(3, 96, 128\): .* give \(96, 128, 3\) and np.moveaxis\(image, 0, -1\)"),
+        ((1, 6, 8), "uint8", r"give \(6, 8, 1\) and np.moveaxis"),
+        ((48, 64, 33), "uint8", "at most 32 channels"),
+    ],
+)
+def test_a_stream_that_no_policy_can_take_is_refused_with_its_remedy(
+    shape: tuple[int, ...], dtype: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Stream("camera", shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high"),
+    [
+        ("uint8", 0, 300),
+        ("int64", 0, 0.5),
+        ("bool", 0, 5),
+        ("bool", -1, 1),
+        ("float16", 0, 1e6),
+        ("float32", 1e9, 1e9 + 1),
+    ],
+)
+def test_limits_that_the_dtype_does_not_have_are_refused(dtype: str, low: float, high: float) -> None:
+    with pytest.raises(ValueError, match=f"dimension 0: limits must be two values of {dtype}, got .*another dtype"):
+        Stream("a", (1,), dtype, low=low, high=high)

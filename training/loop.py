@@ -10,8 +10,6 @@ data.
 
 from __future__ import annotations
 
-import math
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +24,7 @@ from ..configs.notation import describe
 from ..configs.training import TrainConfig
 from ..datasets.augmentation import Augmentation
 from ..datasets.demonstrations import Demonstrations, check_finite
+from ..datasets.fingerprint import stream_digests, vector_digests
 from ..datasets.mirror import Mirrored
 from ..datasets.normalisation import Range, fit_ranges
 from ..datasets.opening import open_demonstrations
@@ -40,7 +39,9 @@ from .ema import EMA
 from .measures import Meter, action_error, is_finite, mean_where, metrics_writer
 from .parameters import parameter_groups
 from .recipe import recipe
+from .resuming import begun_manifest, check_episodes, check_specification, resumed_split, values_beyond
 from .run import Run, stop_requests
+from .schedule import Stage, learning_rate, stages_of
 from .split import Split, choose_split
 from .state import load_initial_weights, restore_training, training_state
 
@@ -53,6 +54,8 @@ class Prepared(NamedTuple):
     """Everything that a training starts from; nothing is written yet."""
 
     task: Task | None
+    demonstrations: Demonstrations
+    """All episodes, perhaps followed by their mirror images."""
     windows: Windows
     """Windows of the training episodes."""
     validation: Windows
@@ -63,12 +66,16 @@ class Prepared(NamedTuple):
     device: torch.device
     manifest: dict[str, Any]
     """What a checkpoint says of the policy and its training."""
+    begun: dict[str, Any] | None
+    """The manifest of the checkpoint that the training resumes from."""
+    stages: list[Stage]
+    """The last one is that of this command."""
     notes: list[str]
     """What the user should know, a sentence each."""
 
 
 def train(config: TrainConfig) -> Path:
-    """Start or resume the run of `config`; returns the folder of its last checkpoint.
+    """Start, resume or continue the run of `config`; returns the folder of its last checkpoint.
 
     Raises ValueError or OSError, before anything is written, if the training cannot start. Raises FloatingPointError
     if the loss, a gradient or a weight is not finite; the last good checkpoint is kept. Raises Interrupted after SIGINT
@@ -79,23 +86,27 @@ def train(config: TrainConfig) -> Path:
     groups = parameter_groups(policy, weight_decay=config.weight_decay)
     optimizer = torch.optim.AdamW(groups, betas=(config.betas[0], config.betas[1]), fused=True)
     ema = EMA(policy, power=config.ema_power, maximum=config.ema_maximum)
-    order, generator = Order(len(prepared.windows), config.batch_size, config.seed), torch.Generator(device)
+    order = Order(len(prepared.windows), config.batch_size, config.seed, device)
+    generator = torch.Generator(device)
     run = Run(Path(config.out))
     with run.exclusive(), stop_requests() as is_stopping, metrics_writer(run, config.tensorboard) as write:
+        if begun_manifest(config) != prepared.begun:
+            raise ValueError(f"{run.folder} was trained by another process meanwhile: repeat the command")
         start = run.begin({key: value for key, value in describe(config).items() if key not in ("out", "imports")})
         meter = Meter(device)
         if start:
             restore_training(run.checkpoint(start), policy, ema, optimizer, meter)
-        print(*prepared.notes, sep="\n", end="\n" if prepared.notes else "")
+        notes = [*prepared.notes, *_resuming_notes(config, prepared)]
+        print(*notes, sep="\n", end="\n" if notes else "")
         bar = tqdm(range(start, config.steps), initial=start, total=config.steps, desc="train", unit="step")
         for step in bar:
-            began = time.perf_counter()
+            began = meter.moment()
             batch = prepared.windows.batch(order.indices(step))
             lesson = draw_lesson(config, prepared, ema.module, batch, step, generator)
             torch.manual_seed(mix_seeds(config.seed, 2, step))  # dropout
-            gathered = time.perf_counter()
+            gathered = meter.moment()
 
-            rate = learning_rate(step, config)
+            rate = learning_rate(step, config, prepared.stages)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
             with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
@@ -106,7 +117,7 @@ def train(config: TrainConfig) -> Path:
             norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.gradient_clip)
             optimizer.step()
             ema.update(policy, step + 1)
-            meter.add(loss.detach(), norm, data_s=gathered - began, update_s=time.perf_counter() - gathered)
+            meter.add(loss.detach(), norm, data_s=(began, gathered), update_s=(gathered, meter.moment()))
 
             done = step + 1
             is_last = done == config.steps
@@ -149,14 +160,14 @@ def draw_lesson(
 
 
 def prepare(config: TrainConfig) -> Prepared:
-    """Open and check everything that `config` names, and build the untrained policy."""
+    """Open and check everything that `config` names, and build the policy: untrained, also for a run that goes on."""
+    begun = begun_manifest(config)
     horizons, device = config.horizons.build(), choose_device(config.device)
     task = load_task(config.task) if config.task else None
     demonstrations = _open_checked(config.dataset, task)
-    num_episodes, parent = len(demonstrations), None
-    if config.init_from is not None:
-        parent = read_manifest(resolve_checkpoint(Path(config.init_from)))
-    split = choose_split(demonstrations, held_out=config.held_out, seed=config.split_seed, parent=parent)
+    num_episodes = len(demonstrations)
+    split = _split(config, demonstrations, begun)
+    stages = stages_of(begun, steps=config.steps, episodes=num_episodes)
     episodes = split.training
     if config.mirror:
         if task is None or task.mirror is None:
@@ -164,7 +175,9 @@ def prepare(config: TrainConfig) -> Prepared:
         demonstrations = Mirrored(demonstrations, task.mirror)
         episodes = [*episodes, *(num_episodes + episode for episode in episodes)]
     methods = {name: normalisation.build() for name, normalisation in config.normalisation.items()}
-    ranges = fit_ranges(demonstrations, episodes, methods)
+    # Added episodes do not change the ranges of a run, which its checkpoint holds.
+    first = [episode for episode in episodes if episode % num_episodes < stages[0].episodes]
+    ranges = fit_ranges(demonstrations, first, methods)
     normalizer = Normalizer(
         demonstrations.specification,
         {name: (fitted.low, fitted.high) for name, fitted in ranges.items()},
@@ -173,13 +186,19 @@ def prepare(config: TrainConfig) -> Prepared:
     torch.manual_seed(config.seed)  # initial weights
     policy: Any = config.policy.build(demonstrations.specification, horizons, normalizer)
     config.policy.encoder.start(policy.encoder)
-    teacher, teacher_digest = load_teacher(config, policy, device)
+    teacher, teacher_digest = load_teacher(config, policy, device, begun)
     # Last, because decoding images may take minutes.
     windows = Windows(demonstrations, horizons, device=device, image_cache=config.image_cache)
+    streams_sha256 = stream_digests(demonstrations, windows.streams, num_episodes)
+    if begun is not None:
+        check_episodes(config, begun, streams_sha256, what="images")
     training, validation = windows.of(episodes), windows.of(split.held_out)
     if not len(training):
         raise ValueError(f"{config.dataset}: no episode has the {horizons.action} steps of the action horizon")
-    init_from = load_initial_weights(policy, Path(config.init_from)) if config.init_from is not None else None
+    if begun is not None:
+        init_from = begun["training"]["init_from"]
+    else:
+        init_from = load_initial_weights(policy, Path(config.init_from)) if config.init_from is not None else None
     manifest = {
         "specification": demonstrations.specification,
         "horizons": horizons,
@@ -187,12 +206,38 @@ def prepare(config: TrainConfig) -> Prepared:
         "task": config.task,
         "dataset": config.dataset,
         **split.manifest(),
+        "streams_sha256": streams_sha256,
         "seed": config.seed,
-        "training": recipe(config, split, init_from=init_from, teacher=teacher_digest),
+        "stages": [list(stage) for stage in stages],
+        "training": recipe(config, split, init_from=init_from, teacher=teacher_digest, stages=stages),
     }
-    notes = _notes(ranges, split, num_episodes, has_parent=parent is not None)
+    notes = _notes(ranges, split, num_episodes, has_parent=begun is None and config.init_from is not None)
     augmentation = config.augmentation.build(policy.encoder.crop)
-    return Prepared(task, training, validation, augmentation, policy.to(device), teacher, device, manifest, notes)
+    return Prepared(
+        task,
+        demonstrations,
+        training,
+        validation,
+        augmentation,
+        policy.to(device),
+        teacher,
+        device,
+        manifest,
+        begun,
+        stages,
+        notes,
+    )
+
+
+def _split(config: TrainConfig, demonstrations: Demonstrations, begun: dict[str, Any] | None) -> Split:
+    """The split of a new run, or that of the run that goes on. Raises ValueError if its demonstrations changed."""
+    digests = vector_digests(demonstrations)
+    if begun is not None:
+        check_specification(config, begun, demonstrations.specification)
+        check_episodes(config, begun, digests, what="vectors")
+        return resumed_split(begun, digests)
+    parent = read_manifest(resolve_checkpoint(Path(config.init_from))) if config.init_from is not None else None
+    return choose_split(digests, held_out=config.held_out, seed=config.split_seed, parent=parent)
 
 
 def _open_checked(dataset: str, task: Task | None) -> Demonstrations:
@@ -211,6 +256,32 @@ def _notes(ranges: dict[str, Range], split: Split, num_episodes: int, *, has_par
     if has_parent:
         origin = "as by init_from" if split.is_kept else "anew, because init_from was not trained on them"
         notes.append(f"held out: {len(split.held_out)} of {num_episodes} episodes, {origin}")
+    elif len(split.held_out) != round(num_episodes * (share := split.origin["held_out"])) and not split.is_kept:
+        rule = "at least one is" if split.held_out else "a single one is never"
+        notes.append(f"held out: {len(split.held_out)} of {num_episodes} episodes for held_out={share:g}: {rule}")
+    return notes
+
+
+def _resuming_notes(config: TrainConfig, prepared: Prepared) -> list[str]:
+    """What this command changes of the run that it resumes, once its weights are loaded."""
+    begun, stages = prepared.begun, prepared.stages
+    if begun is None or begun["stages"] == prepared.manifest["stages"]:
+        return []
+    notes, (before, now) = list[str](), stages[-2:]
+    if now.steps != before.steps:
+        rise = min(config.warmup, now.steps - now.start)
+        first = learning_rate(now.start, config, stages[:-1])
+        top = learning_rate(now.start + max(rise - 1, 0), config, stages)
+        fall = "" if rise < config.warmup else f", then falls along a cosine to 0 at step {now.steps}"
+        notes.append(
+            f"steps: {before.steps} were to be done, {now.start} are done, and now {now.steps} are to be: the learning "
+            f"rate rises from {first:.3g} to {top:.3g} in {rise} updates{fall}"
+        )
+    if now.episodes != before.episodes:
+        held_out = sum(episode >= before.episodes for episode in prepared.manifest["held_out_episodes"])
+        notes.append(f"data: {now.episodes - before.episodes} added episodes, {held_out} of them held out")
+        added = range(before.episodes, now.episodes)
+        notes += values_beyond(prepared.policy.normalizer, prepared.demonstrations, prepared.windows, added)
     return notes
 
 
@@ -223,11 +294,15 @@ def not_finite(run: Run, config: TrainConfig, step: int) -> FloatingPointError:
     )
 
 
-def load_teacher(config: TrainConfig, policy: Policy, device: torch.device) -> tuple[Policy | None, str | None]:
+def load_teacher(
+    config: TrainConfig, policy: Policy, device: torch.device, begun: dict[str, Any] | None = None
+) -> tuple[Policy | None, str | None]:
     """The teacher of a distillation objective and the digest of its weights; None, None if `teacher` is not set.
 
-    Raises ValueError if the objective needs a teacher and none is set, if it has no use for one, or if the teacher has
-    another specification.
+    begun: the manifest of the run that goes on.
+
+    Raises ValueError if the objective needs a teacher and none is set, if it has no use for one, if the teacher has
+    another specification, or if it has other weights than the teacher that the run began with.
     """
     if policy.has_teacher != (config.teacher is not None):
         rule = "needs a teacher: give teacher=RUN" if policy.has_teacher else "has no use for a teacher: leave it out"
@@ -239,15 +314,13 @@ def load_teacher(config: TrainConfig, policy: Policy, device: torch.device) -> t
         raise ValueError(
             f"teacher={config.teacher} must have the specification of the demonstrations: {'; '.join(differences)}"
         )
-    return teacher, manifest["weights_sha256"][:12]
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """A linear warm-up over `warmup` steps, then half a cosine down to 0 at the last step."""
-    if step < config.warmup:
-        return config.learning_rate * (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(config.steps - config.warmup, 1)
-    return config.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+    digest = manifest["weights_sha256"][:12]
+    if begun is not None and digest != (before := begun["training"]["teacher"]):
+        raise ValueError(
+            f"teacher={config.teacher} must have the weights that taught the run {config.out} so far, {before}, got "
+            f"{digest}: name that checkpoint, or start a new run with init_from={config.out} out=NEW"
+        )
+    return teacher, digest
 
 
 def mix_seeds(*numbers: int) -> int:
@@ -262,11 +335,12 @@ def mix_seeds(*numbers: int) -> int:
 class Order:
     """The windows of each step: a new permutation every epoch, a function of (seed, step) alone.
 
-    Windows that do not fill the last batch of an epoch are skipped in that epoch.
+    Windows that do not fill the last batch of an epoch are skipped in that epoch. The permutation is drawn on the CPU,
+    so it is the same for every device; it goes to `device` once an epoch, so that a step does not wait for its indices.
     """
 
-    def __init__(self, num_windows: int, batch_size: int, seed: int) -> None:
-        self.batch_size, self.seed = min(batch_size, num_windows), seed
+    def __init__(self, num_windows: int, batch_size: int, seed: int, device: str | torch.device = "cpu") -> None:
+        self.batch_size, self.seed, self.device = min(batch_size, num_windows), seed, device
         self.num_windows, self.num_batches = num_windows, num_windows // self.batch_size
         self._epoch, self._permutation = -1, torch.empty(0)
 
@@ -275,5 +349,6 @@ class Order:
         epoch, batch = divmod(step, self.num_batches)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(mix_seeds(self.seed, 0, epoch))
-            self._epoch, self._permutation = epoch, torch.randperm(self.num_windows, generator=generator)
+            permutation = torch.randperm(self.num_windows, generator=generator)
+            self._epoch, self._permutation = epoch, permutation.to(self.device)
         return self._permutation[batch * self.batch_size : (batch + 1) * self.batch_size]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +13,18 @@ from torch import Tensor, nn
 from ..datasets.windows import Windows
 from .run import Run
 
+Moment: TypeAlias = "float | torch.cuda.Event"
+"""A moment on the clock of the host in seconds, or in the work of a GPU."""
+
+MOST_SPANS = 1000
+"""Spans of time that wait to be summed; a GPU sums them once it has come so far."""
+
 
 class Meter:
-    """Means of the loss and of the gradient norm since the last `drain`.
+    """Means of the loss and of the gradient norm since the last `drain`, and how long the parts of the steps took.
+
+    Nothing waits for the device: a GPU notes the moments itself, when it comes to them. So the time of a part is the
+    time that the GPU spent on it, idle or not, and not the time in which the host gave it the work.
 
     sums: (3,) sums of loss, gradient norm and steps. They stay on the device, because reading them waits for it.
     """
@@ -22,20 +32,43 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(3, device=device)
         self._seconds: dict[str, float] = {}
+        self._spans: list[tuple[str, Moment, Moment]] = []
 
-    def add(self, loss: Tensor, gradient_norm: Tensor, **seconds: float) -> None:
-        """Add one step."""
+    def moment(self) -> Moment:
+        """Now; on a GPU, when it has done the work that it was given so far."""
+        if self.sums.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.sums.device))
+        return event
+
+    def add(self, loss: Tensor, gradient_norm: Tensor, **spans: tuple[Moment, Moment]) -> None:
+        """Add one step. spans: a part's name -> when it began and ended."""
         self.sums += torch.stack([loss, gradient_norm, torch.ones_like(loss)])
-        for name, duration in seconds.items():
-            self._seconds[name] = self._seconds.get(name, 0.0) + duration
+        self._spans += [(name, *span) for name, span in spans.items()]
+        if len(self._spans) > MOST_SPANS:
+            self._sum_spans()
 
     def drain(self) -> dict[str, float]:
         """Mean loss, mean gradient norm and total seconds by name; then reset."""
         loss, norm, count = self.sums.tolist()
+        self._sum_spans()
         means = {"loss": loss / count, "gradient_norm": norm / count, **self._seconds}
         self.sums.zero_()
         self._seconds = {}
         return means
+
+    def _sum_spans(self) -> None:
+        for name, began, ended in self._spans:
+            self._seconds[name] = self._seconds.get(name, 0.0) + _seconds_between(began, ended)
+        self._spans = []
+
+
+def _seconds_between(began: Moment, ended: Moment) -> float:
+    if isinstance(began, float) and isinstance(ended, float):
+        return ended - began
+    ended.synchronize()  # type: ignore[union-attr]
+    return began.elapsed_time(ended) / 1e3  # type: ignore[union-attr, arg-type]
 
 
 def mean_where(error: Tensor, is_counted: Tensor) -> Tensor:

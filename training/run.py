@@ -1,7 +1,7 @@
 """A run folder: configuration, metrics, and checkpoints from which a killed training resumes.
 
     run/
-      config.json               the configuration; a resumed training must have the same
+      config.json               the configuration of the last command; `training.resuming` says what it may change
       metrics.jsonl             one line a measurement, with a digest of itself
       checkpoints/00002000/     policy.json, policy.safetensors (averaged weights, evaluated and deployed),
                                 training.json, training.safetensors (the rest of the training state)
@@ -26,14 +26,7 @@ from torch import Tensor
 
 from ..checkpoints.folder import write_checkpoint, write_tensors
 from ..checkpoints.runs import best_step, checkpoint_of_step, checkpoint_steps, read_metrics
-from ..files import (
-    read_json_with_digest,
-    whole_folder,
-    with_digest,
-    write_json_with_digest,
-    write_text,
-    writing,
-)
+from ..files import whole_folder, with_digest, write_json_with_digest, write_text, writing
 
 
 class Run:
@@ -73,19 +66,9 @@ class Run:
                 shutil.rmtree(self.folder)
 
     def begin(self, config: dict[str, Any]) -> int:
-        """Start or resume the run; returns the step of the last checkpoint, or 0.
-
-        Raises ValueError, naming the differences, if the folder holds a run of another configuration.
-        """
+        """Start or resume the run with this configuration; returns the step of the last checkpoint, or 0."""
         for leftover in list(self.folder.rglob(".*.partial*")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
-        remedy = "restore it from a copy, or use another folder"
-        stored = read_json_with_digest(self.config, remedy) if self.config.exists() else config
-        if changes := configuration_changes(stored, config):
-            raise ValueError(
-                f"{self.folder} holds a run of another configuration ({'; '.join(changes)}): "
-                f"repeat its command to resume it, or choose another out="
-            )
         write_json_with_digest(self.config, config)
         start = max(self.steps, default=0)
         self._forget_after(start)
@@ -128,22 +111,6 @@ class Run:
 def _line(entry: Mapping[str, Any]) -> str:
     """A line of the metrics, which holds a digest of itself."""
     return json.dumps(with_digest(entry)) + "\n"
-
-
-def configuration_changes(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
-    """The differences between two configurations, a clause each.
-
-    >>> configuration_changes({"seed": 0, "horizons": {"action": 8}}, {"seed": 0, "horizons": {"action": 4}})
-    ['horizons.action was 8 and is 4']
-    """
-    changes: list[str] = []
-    for key in [*before, *(key for key in now if key not in before)]:
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            changes += configuration_changes(old, new, f"{path}{key}.")
-        elif old != new:
-            changes.append(f"{path}{key} was {old!r} and is {new!r}")
-    return changes
 
 
 @contextmanager

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ..datasets.demonstrations import Demonstrations
-from ..datasets.fingerprint import fingerprint
 from ..datasets.windows import split_episodes
 
 HELD_OUT, SEED = 0.02, 0
@@ -23,9 +21,9 @@ class Split(NamedTuple):
     training: list[int]
     held_out: list[int]
     origin: dict[str, Any]
-    """Seed and share that drew the split, and the number and digest of the episodes."""
+    """Seed and share that drew the split, and the number and the digests of the episodes' vectors."""
     is_kept: bool
-    """Whether this is the split of the parent run."""
+    """Whether this is the split of an earlier training."""
 
     def manifest(self) -> dict[str, Any]:
         """The entries of a checkpoint's manifest that `choose_split` reads."""
@@ -33,19 +31,20 @@ class Split(NamedTuple):
 
 
 def choose_split(
-    demonstrations: Demonstrations, *, held_out: float | None, seed: int | None, parent: Mapping[str, Any] | None = None
+    digests: list[str], *, held_out: float | None, seed: int | None, parent: Mapping[str, Any] | None = None
 ) -> Split:
     """Split the episodes: a share `held_out`, drawn by `seed`, is held out.
 
-    parent: the manifest of the checkpoint that training starts from. If the dataset begins with the parent's episodes,
-    the parent's held-out episodes stay held out, and all others are trained on, also those added since. If the parent
-    was trained on other episodes, or notes none (as imported policies do), a new split is drawn.
+    digests: of the episodes, see `vector_digests`. parent: the manifest of the checkpoint that training starts from. If
+    the dataset begins with the parent's episodes, the parent's held-out episodes stay held out, and all others are
+    trained on, also those added since. If the parent was trained on other episodes, or notes none (as imported policies
+    do), a new split is drawn.
 
     Raises ValueError if the parent's split must be kept and `held_out` or `seed` asks for another one.
     """
-    num_episodes = len(demonstrations)
+    num_episodes = len(digests)
     origin = (parent or {}).get("split")
-    is_kept = origin is not None and origin["sha256"] == fingerprint(demonstrations, origin["episodes"])
+    is_kept = origin is not None and origin["sha256"] == digests[: origin["episodes"]]
     if parent is not None and origin is not None and is_kept:
         if held_out not in (None, origin["held_out"]) or seed not in (None, origin["seed"]):
             raise ValueError(
@@ -58,10 +57,5 @@ def choose_split(
     else:
         held_out, seed = HELD_OUT if held_out is None else held_out, SEED if seed is None else seed
         training, held_out_episodes = split_episodes(num_episodes, held_out=held_out, seed=seed)
-    origin = {
-        "seed": seed,
-        "held_out": held_out,
-        "episodes": num_episodes,
-        "sha256": fingerprint(demonstrations, num_episodes),
-    }
+    origin = {"seed": seed, "held_out": held_out, "episodes": num_episodes, "sha256": digests}
     return Split(training, held_out_episodes, origin, is_kept)

@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ...policy.denoising.diffusers_samplers import diffusers_sampler
 from ...policy.denoising.levels import NoiseLevel, check_spacing, spaced
 from ...policy.denoising.sampling import Sampler, ddim, ddpm, dpm_solver_2m, heun
-from ..checks import positive
+from ..checks import positive, share
 from .lazy import load, values
 
 if TYPE_CHECKING:
     from ...policy.denoising.interface import NoiseSchedule, Solver, Weighting
+
+
+MOST_LEVELS = 10_000
+"""Most noise levels of a schedule."""
 
 
 @dataclass(kw_only=True)
@@ -28,36 +32,45 @@ class ScheduleConfig:
 
 
 @dataclass(kw_only=True)
-class CosineConfig(ScheduleConfig):
-    """The squared-cosine noise schedule."""
+class LevelsConfig(ScheduleConfig):
+    """What the configurations of schedules of several noise levels share."""
 
-    kind: ClassVar[str] = "policy.denoising.schedule:cosine"
     num_times: int = 100
     """Number of noise levels."""
 
+    def __post_init__(self) -> None:
+        positive(self, "num_times", most=MOST_LEVELS)
+
 
 @dataclass(kw_only=True)
-class DiffusersScheduleConfig(ScheduleConfig):
+class CosineConfig(LevelsConfig):
+    """The squared-cosine noise schedule."""
+
+    kind: ClassVar[str] = "policy.denoising.schedule:cosine"
+
+
+@dataclass(kw_only=True)
+class DiffusersScheduleConfig(LevelsConfig):
     """A beta schedule of the library diffusers."""
 
     kind: ClassVar[str] = "policy.denoising.schedule:from_diffusers"
     beta_schedule: str = "linear"
     """Its name in diffusers."""
-    num_times: int = 100
-    """Number of noise levels."""
     beta_start: float = 1e-4
     """Beta of the first noise level."""
     beta_end: float = 0.02
     """Beta of the last noise level."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        share(self, "beta_start", "beta_end")
+
 
 @dataclass(kw_only=True)
-class RectifiedFlowConfig(ScheduleConfig):
+class RectifiedFlowConfig(LevelsConfig):
     """The straight path between data and noise."""
 
     kind: ClassVar[str] = "policy.denoising.schedule:rectified_flow"
-    num_times: int = 100
-    """Number of noise levels."""
 
 
 @dataclass(kw_only=True)
@@ -82,6 +95,7 @@ class SamplerConfig:
     """Noise levels of the steps: trailing, leading or linspace (even in time), karras, or log_snr (even in log SNR)."""
 
     def __post_init__(self) -> None:
+        positive(self, "num_steps", most=MOST_LEVELS)
         check_spacing(self.spacing)
 
     @property
@@ -176,6 +190,9 @@ class DiffusersSamplerConfig:
     options: dict[str, Any] = field(default_factory=dict)
     """Further arguments of its class."""
 
+    def __post_init__(self) -> None:
+        positive(self, "num_steps", most=MOST_LEVELS)
+
     def build(self, schedule: NoiseSchedule) -> Sampler:
         """The sampler for a noise schedule."""
         return diffusers_sampler(self.name, schedule, self.num_steps, **self.options)
@@ -215,7 +232,7 @@ class MinSNRConfig(WeightingConfig):
     """Largest weight."""
 
     def __post_init__(self) -> None:
-        positive(self, "limit")
+        positive(self, "limit", most=1e9)
 
 
 @dataclass(kw_only=True)
@@ -227,4 +244,4 @@ class EDMWeightingConfig(WeightingConfig):
     """Standard deviation of normalised actions."""
 
     def __post_init__(self) -> None:
-        positive(self, "data_std")
+        positive(self, "data_std", most=1e3)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...specification import Horizons, Specification
-from ..checks import check_sizes, pair, positive
+from ..checks import LARGEST_SIZE, PathName, check_sizes, pair, positive
 
 if TYPE_CHECKING:
     from ...policy.encoders.observation import MakeCamera, ObservationEncoder
@@ -45,7 +45,7 @@ class CameraEncoderConfig(ABC):
     """Crop [height,width] in pixels: random in training, central otherwise. null sees the whole image."""
     shared: bool = False
     """Use one network for all cameras."""
-    weights: str | None = None
+    weights: PathName | None = None
     """Pretrained weights that training starts from. null starts from random weights."""
     frozen: bool = False
     """Do not train the pretrained network. Otherwise it learns at a tenth of the learning rate."""
@@ -53,7 +53,7 @@ class CameraEncoderConfig(ABC):
     """Sizes of the layers of the MLP for vectors. [] uses no MLP."""
 
     def __post_init__(self) -> None:
-        positive(self, "features")
+        positive(self, "features", most=LARGEST_SIZE)
         check_sizes("mlp", self.mlp)
         pair(self.crop)
 
@@ -72,6 +72,10 @@ class CameraEncoderConfig(ABC):
         """Load the pretrained weights into a new encoder. An encoder of a checkpoint has its own."""
         if self.weights is not None:
             encoder.load_pretrained(Path(self.weights))
+
+
+def _is_scale(mean: float, std: float) -> bool:
+    return abs(mean) < 1e3 and 0 < std < 1e3
 
 
 @dataclass(kw_only=True)
@@ -97,7 +101,7 @@ class ResNetEncoderConfig(CameraEncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "keypoints", "width")
+        positive(self, "keypoints", "width", most=LARGEST_SIZE)
         if self.depth not in (18, 34, 50) or not 1 <= self.stages <= 4:
             raise ValueError(
                 f"a ResNet must have a depth of 18, 34 or 50 and 1 to 4 stages, got {self.depth} and {self.stages}"
@@ -106,9 +110,11 @@ class ResNetEncoderConfig(CameraEncoderConfig):
             raise ValueError(f"width must be a multiple of 16, the channels of a group of GroupNorm, got {self.width}")
         if self.norm not in ("group", "frozen"):
             raise ValueError(f"norm must be 'group' or 'frozen', got {self.norm!r}")
-        if len(self.mean or ()) != len(self.std or ()) or min(self.std or [1]) <= 0:
+        means, stds = self.mean or [], self.std or []
+        if len(means) != len(stds) or not all(map(_is_scale, means, stds)):
             raise ValueError(
-                f"mean and std must be given together, of each channel, std above 0, got {self.mean} and {self.std}"
+                f"mean and std must be given together, of each channel, below 1000, std above 0, got {self.mean} and "
+                f"{self.std}"
             )
 
     def start(self, encoder: ObservationEncoder) -> None:
@@ -148,7 +154,7 @@ class ViTEncoderConfig(CameraEncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "image_size")
+        positive(self, "image_size", most=10_000)
         if self.weights is not None and not self.architecture:
             from ...policy.encoders.vit import read_architecture
 

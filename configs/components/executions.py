@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from typing import Any, ClassVar
 
 from ...execution import guided, overlapping, receding
 from ...execution.interface import Execution
 from ...policy.denoising.guidance import Prefix
 from ...specification import Horizons
-from ..checks import not_negative, positive
+from ..checks import MOST_CHUNK, not_negative, positive
 
 
 @dataclass(kw_only=True)
@@ -24,7 +24,7 @@ class ExecutionConfig:
 
     def __post_init__(self) -> None:
         if self.every is not None:
-            positive(self, "every")
+            positive(self, "every", most=MOST_CHUNK)
 
     def build(self, horizons: Horizons, *, delay: int = 0, hold: Sequence[str] = ()) -> Execution:
         """Make the execution of one episode, robot or session.
@@ -59,7 +59,7 @@ class CrossFadeConfig(ExecutionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "steps")
+        positive(self, "steps", most=MOST_CHUNK)
 
 
 @dataclass(kw_only=True)
@@ -76,7 +76,7 @@ class TemporalEnsembleConfig(ExecutionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        not_negative(self, "decay")
+        not_negative(self, "decay", most=1000)
 
 
 @dataclass(kw_only=True)
@@ -93,7 +93,7 @@ class RealTimeChunkingConfig(ExecutionConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive(self, "limit")
+        positive(self, "limit", most=1e6)
 
 
 @dataclass(kw_only=True)
@@ -125,7 +125,12 @@ EXECUTIONS: dict[str, Any] = {
 
 
 def check_executions(execution: dict[str, Any], *, most: int | None = None) -> None:
-    """Raises ValueError unless the command names at least one execution, and at most `most`."""
+    """Raises ValueError unless the command names at least one execution, and at most `most`, and sets their fields."""
+    for name, option in execution.items():
+        if not is_dataclass(option):
+            raise ValueError(
+                f"execution.{name} must be set by its keys, as in execution.{name}.every=2, got {option!r}"
+            )
     if not execution or (most is not None and len(execution) > most):
         number = "at least one" if most is None else "one"
         raise ValueError(

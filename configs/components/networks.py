@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from ..checks import positive
+from ..checks import LARGEST_SIZE, MOST_CHUNK, check_sizes, positive, share
 from .lazy import load, values
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ class UNet1dConfig(NetworkConfig):
     """Size of the embedding of the noise level."""
 
     def __post_init__(self) -> None:
-        positive(self, "kernel_size", "groups", "time_size")
+        check_sizes("channels", self.channels)
+        positive(self, "kernel_size", most=MOST_CHUNK)
+        positive(self, "groups", "time_size", most=LARGEST_SIZE)
 
 
 @dataclass(kw_only=True)
@@ -57,6 +59,11 @@ class TransformerConfig(NetworkConfig):
     embedding_dropout: float = 0.0
     """Dropout of the embedded actions and observations."""
 
+    def __post_init__(self) -> None:
+        positive(self, "num_layers", "num_heads", most=1000)
+        positive(self, "size", most=LARGEST_SIZE)
+        share(self, "dropout", "embedding_dropout")
+
     def build(self, *, action_size: int, num_steps: int, conditioning_shape: tuple[int, int]) -> Network:
         """A network for chunks of up to `num_steps` steps with `action_size` numbers each."""
         shape = {"action_size": action_size, "num_steps": num_steps, "conditioning_shape": conditioning_shape}
@@ -74,3 +81,7 @@ class DiTConfig(NetworkConfig):
     """Attention heads of each layer. 2 num_heads divides size."""
     size: int = 128
     """Size of a token."""
+
+    def __post_init__(self) -> None:
+        positive(self, "num_layers", "num_heads", most=1000)
+        positive(self, "size", most=LARGEST_SIZE)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...policy.denoising.prediction import PREDICTIONS
 from ...specification import Horizons, Specification, nearest
-from ..checks import positive
+from ..checks import MOST_CHUNK, not_negative, positive
 from .denoising import CosineConfig, DDIMConfig, OneLevelConfig, UniformConfig
 from .encoders import LowdimEncoderConfig
 from .networks import UNet1dConfig
@@ -30,6 +30,9 @@ class HorizonsConfig:
     """Steps of a generated chunk, Tp. It begins at the oldest observed step."""
     action: int = Horizons().action
     """Steps of a chunk that are executed before the next one, Ta."""
+
+    def __post_init__(self) -> None:
+        not_negative(self, "observation", "prediction", "action", most=MOST_CHUNK)
 
     def build(self) -> Horizons:
         """The checked horizons."""

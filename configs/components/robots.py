@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,7 +13,7 @@ import numpy as np
 
 from ...envs.catalogue import known_task, load_task
 from ...specification import Specification
-from ..checks import LARGEST_SEED, not_negative, positive
+from ..checks import LARGEST_SEED, LONGEST_MS, PathName, not_negative, positive
 
 if TYPE_CHECKING:
     from ...control.safety import Safety
@@ -49,9 +51,9 @@ class SafetyConfig:
     def __post_init__(self) -> None:
         positive(self, "speed", "jump", most=1e3)
         positive(self, "acceleration", most=1e6)
-        positive(self, "stale_ms", "patience_ms", most=3.6e6)  # an hour
-        if self.workspace is not None and len(self.workspace) != 2:
-            raise ValueError(f"safety.workspace must be [[low], [high]], got {self.workspace}")
+        positive(self, "stale_ms", "patience_ms", most=LONGEST_MS)
+        if self.workspace is not None and (len(self.workspace) != 2 or not all(map(_are_positions, self.workspace))):
+            raise ValueError(f"safety.workspace must be [[low], [high]], numbers below 1e9, got {self.workspace}")
 
     def build(self, specification: Specification, rate: float) -> Safety:
         """For a robot that takes `rate` commands per second. Raises ValueError if its action has no limits."""
@@ -66,6 +68,10 @@ class SafetyConfig:
             workspace=None if self.workspace is None else (self.workspace[0], self.workspace[1]),
         )
         return Safety(limits, 1 / rate, stale_s=self.stale_ms / 1e3, patience_s=self.patience_ms / 1e3)
+
+
+def _are_positions(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) in (int, float) and abs(value) < 1e9 for value in values)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
 @dataclass(kw_only=True)
@@ -92,7 +98,7 @@ class SimulatedRobotConfig:
 
     def __post_init__(self) -> None:
         not_negative(self, "sensor_delay_ms", "actuation_delay_ms", "jitter_ms", most=60_000)
-        not_negative(self, "dropped")
+        not_negative(self, "dropped", most=1)
         not_negative(self, "seed", most=LARGEST_SEED)
 
     def build(self, described: Mapping[str, Any], *, rate: float) -> SimulatedRobot:
@@ -117,10 +123,10 @@ class SimulatedRobotConfig:
 class SerialArmConfig:
     """An arm of six serial-bus servos, such as an SO-100 or SO-101; see docs/your_robot.md."""
 
-    port: str
+    port: PathName
     """Name of the serial port."""
 
-    calibration: str
+    calibration: PathName
     """Calibration file; see `robots.feetech.calibration`."""
 
     actuation_delay_ms: float = 0.0
@@ -157,11 +163,16 @@ class DriverConfig:
     def build(self, described: Mapping[str, Any], *, rate: float) -> Robot:
         """For `rate` commands per second. Raises ValueError unless the function exists and makes a `Robot`."""
         module, colon, name = self.make.partition(":")
-        if not colon:
+        if not colon or module.startswith("."):
             raise ValueError(f"robot.make must be package.module:function, got {self.make!r}")
         make = getattr(import_module(module), name, None)
         if not callable(make):
             raise ValueError(f"robot.make={self.make} must be a function, but {module} has {make!r} as {name!r}")
+        try:
+            with contextlib.suppress(ValueError):  # of what has no signature
+                inspect.signature(make).bind(rate=rate)
+        except TypeError as error:
+            raise ValueError(f"robot.make={self.make} must be a function that takes rate=: {error}") from None
         try:
             robot: Any = make(rate=rate)
         except (ValueError, OSError, ImportError):

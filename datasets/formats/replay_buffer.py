@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...specification import Source, Specification, nearest
-from ..arrays import ZarrArray, check_length, open_array, open_group, read_rows, require_chunks
-from ..demonstrations import Demonstrations, check_episode_ends, check_finite
+from ..arrays import ZarrArray, check_length, files_digest, open_array, open_group, read_rows, require_chunks
+from ..code_digest import code_digest
+from ..demonstrations import Demonstrations, cast_unclipped, check_episode_ends, check_finite
 
 
 class ReplayBuffer(Demonstrations):
@@ -74,7 +75,15 @@ class ReplayBuffer(Demonstrations):
                 f"got {rows.shape} in {rows.dtype}: check the source of that stream"
             )
         check_finite(rows, stream, place, first=start)
-        return rows.astype(stream.dtype, copy=False)
+        return cast_unclipped(rows, stream, place)
+
+    def content(self, name: str) -> str | None:
+        """A digest of the chunk files of a stream and of the code of its source; None if the source has none."""
+        key, convert = self._sources[self.stream(name).name]
+        code = code_digest(convert)
+        if code is None:
+            return None
+        return f"{files_digest(self._arrays[key], self.num_steps)} {code}"
 
     def foreign_rows(self, key: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Steps start .. stop of `data/<key>` as stored; any key may be read, also one that no stream uses.

@@ -181,8 +181,7 @@ class PickPlace(gymnasium.Env[Any, Any]):
         """
         if self._whole_distance is None:
             raise gymnasium.error.ResetNeeded("reset the environment before its first step")
-        limits = self._limits["action"]
-        action = np.asarray(action, dtype=limits.dtype)
+        limits, action = self._limits["action"], SPECIFICATION.action.cast(action)
         if action.shape != limits.shape or not np.isfinite(action).all():
             raise ValueError(f"an action must be 5 finite numbers (x, y, z, yaw, opening), got {action}")
         self._data.ctrl[:] = np.clip(action, limits.low, limits.high)

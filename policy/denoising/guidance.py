@@ -114,15 +114,16 @@ class Prefix(Guidance):
     """(..., Tp): 1 holds a step to the plan, 0 leaves it free."""
     start: float = 1.0
     """Fraction of the denoising steps to run. Below 1, sampling starts from the plan with noise added: a warm start."""
-    limit: float = 5.0
-    """Largest weight of the pull; see `published_gain`."""
+    limit: Any = 5.0
+    """Largest weight of the pull, a number; see `published_gain`. An array () if it is the input of a graph."""
     exact: bool = False
     """Whether to pull along the gradient of the network; see `inpainting`."""
 
     def __post_init__(self) -> None:
         if not 0 < self.start <= 1:
             raise ValueError(f"start must be above 0 and at most 1, a fraction of the steps, got {self.start}")
-        if not self.limit > 0:
+        is_number = np.isscalar(self.limit)  # nothing waits for one on a device
+        if is_number and not self.limit > 0:
             raise ValueError(f"the limit of a prefix must be above 0, got {self.limit}")
         if self.weights.shape != self.actions.shape[:-1]:
             raise ValueError(
@@ -142,9 +143,12 @@ class Prefix(Guidance):
                 f"the planned actions must have the shape of the chunks, {shape}, got {tuple(self.actions.shape)}"
             )
 
-    def rounded(self, num_steps: int) -> Prefix:
-        """The same prefix, with the start that prefixes share if they run the same of `num_steps` denoising steps."""
-        return replace(self, start=self._steps_to_run(num_steps) / num_steps)
+    def for_graph(self, num_steps: int) -> Prefix:
+        """The same prefix for a graph. Its `kind` is that of all prefixes that run as many of `num_steps` steps.
+
+        The limit becomes an array, so it is an input and not a constant of the graph.
+        """
+        return replace(self, start=self._steps_to_run(num_steps) / num_steps, limit=np.asarray(self.limit))
 
     def _steps_to_run(self, num_steps: int) -> int:
         return max(1, round(self.start * num_steps))
@@ -200,7 +204,7 @@ def library(x: Any) -> Any:
 
 
 def inpainting(
-    denoise: Denoiser, planned: Tensor, weights: Tensor, *, std: Tensor | None = None, limit: float, exact: bool
+    denoise: Denoiser, planned: Tensor, weights: Tensor, *, std: Tensor | None = None, limit: Any, exact: bool
 ) -> Denoiser:
     """Pull every estimate of x_0 towards the plan.
 
@@ -222,7 +226,7 @@ def inpainting(
 
     def along_error(x_t: Tensor, now: NoiseLevel, then: NoiseLevel) -> Tensor:
         x_0, whole = denoise(x_t, now, then), error_gain(now, then)
-        pull, part = weights * (planned - x_0), min(whole, published_gain(now, limit=limit))
+        pull, part = weights * (planned - x_0), _at_most(published_gain(now, limit=limit), whole)
         return x_0 + library(x_0).where(is_held, whole * pull, part * pull)
 
     def along_gradient(x_t: Tensor, now: NoiseLevel, then: NoiseLevel) -> Tensor:
@@ -252,11 +256,11 @@ def error_gain(now: NoiseLevel, then: NoiseLevel) -> float:
     return (1 - now.share) / span if span > 0 else 1.0
 
 
-def published_gain(now: NoiseLevel, *, limit: float, variance: Any = 1.0) -> Any:
+def published_gain(now: NoiseLevel, *, limit: Any, variance: Any = 1.0) -> Any:
     """The factor of a pull on x_0 in real-time chunking (Black et al. 2025, eq. 2 to 4).
 
-    limit: largest weight of a pull on the velocity, for data of variance 1. variance: of the normalised data, one
-    number or (Da,); the paper has 1. See `posterior_gain`.
+    limit: largest weight of a pull on the velocity, for data of variance 1; a number or (). variance: of the normalised
+    data, a number or (Da,); the paper has 1. See `posterior_gain`.
     """
     return _at_most(limit * (1 - now.share) / variance, posterior_gain(now, variance))
 
@@ -274,16 +278,14 @@ def posterior_gain(now: NoiseLevel, variance: Any, num_pulled: Any = 1.0) -> Any
 
 def _at_most(x: Any, bound: Any) -> Any:
     """The smaller of the two, for numbers and for tensors."""
-    return min(x, bound) if isinstance(x, float) else x.clip(max=bound)
+    return min(x, bound) if isinstance(x, float | int) else x.clip(max=bound)
 
 
 OVERSHOOT = 1.5
 """In one step along the gradient, x moves by at most this many times the error if all pulled steps move as one."""
 
 
-def gradient_gain(
-    now: NoiseLevel, then: NoiseLevel, *, std: Tensor, limit: float, num_pulled: Tensor | float
-) -> Tensor:
+def gradient_gain(now: NoiseLevel, then: NoiseLevel, *, std: Tensor, limit: Any, num_pulled: Tensor | float) -> Tensor:
     """The factor of the gradient of the error: `published_gain` for data of any variance, and a bound.
 
     The bound: if all pulled steps are equal, the pull moves x by at most `OVERSHOOT` times the error. Without it, a

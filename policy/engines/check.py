@@ -273,7 +273,7 @@ def _draw(stream: Stream, shape: tuple[int, ...], rng: np.random.Generator) -> N
     if stream.is_image:
         return rng.integers(0, 256, shape, dtype=np.uint8)
     low, high = (np.array(stream.low), np.array(stream.high)) if stream.low else (-1.0, 1.0)
-    return (low + (high - low) * rng.uniform(0, 1, shape)).astype(stream.dtype)
+    return stream.cast(low + (high - low) * rng.uniform(0, 1, shape))
 
 
 def _check_refused(label: str, predict: Callable[[], object]) -> None:

@@ -16,6 +16,7 @@ from ..diffusion import DiffusionPolicy
 from ..inputs import check_noise, check_observation, num_rows
 from .interface import Arrays, check_without_gradient
 from .pieces import check_sampler
+from .transfer import Packed
 
 BF16_LAYERS = nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d
 """Layers whose weights are held in bf16. Norms and sums stay in fp32, as in training with precision=bf16."""
@@ -32,26 +33,23 @@ class Captured:
     graph: torch.cuda.CUDAGraph
     """Replays the prediction."""
 
-    observation: dict[str, Tensor]
-    """A stream's name -> the buffer that the graph reads, (B, To, ...)."""
-
-    noise: Tensor
-    """The buffer that the graph reads, (draws, B, L, Dz)."""
-
-    guidance: tuple[Guidance, ...]
-    """Guidance whose arrays are buffers that the graph reads."""
+    inputs: Packed
+    """What the graph reads; see `_inputs`."""
 
     chunk: Tensor
     """The buffer that the graph writes, (B, Tp, Da)."""
+
+    host: Packed
+    """The next inputs, on the CPU."""
 
 
 class CudaGraphEngine:
     """Encoder and sampler as one CUDA graph with static buffers and weights in bf16. See `Engine`.
 
-    A graph holds the settings of guidance and what the network makes of the times as constants. A new graph is captured
-    for each number of rows and each kind of guidance. A prediction without guidance has a prefix without weight, so
-    that the first prefix of an episode does not wait for a capture. Raises ValueError if there is no GPU, or if the
-    sampler is a scheduler of diffusers.
+    A graph holds what the network makes of the times as constants; the limit of a prefix is an input. Batches are
+    padded to 1, 2, 4, 8, ... rows, and a new graph is captured for each of these sizes and each number of denoising
+    steps. A prediction without guidance has a prefix without weight, so that the first prefix of an episode does not
+    wait for a capture. Raises ValueError if there is no GPU, or if the sampler is a scheduler of diffusers.
     """
 
     name, precision = "cuda_graph", "bf16"
@@ -89,39 +87,45 @@ class CudaGraphEngine:
         guidance = guidance or [Prefix(torch.zeros(drawn.shape[1:]), torch.zeros(drawn.shape[1:-1]))]
         check_guidance(guidance, drawn)
         num_steps = len(self.policy.sampler.levels) - 1
-        guidance = [guide.rounded(num_steps) if isinstance(guide, Prefix) else guide for guide in guidance]
-        key = drawn.shape[1], *(guide.kind for guide in guidance)
+        guidance = [guide.for_graph(num_steps) if isinstance(guide, Prefix) else guide for guide in guidance]
+        rows, inputs = drawn.shape[1], self._inputs(tensors, drawn, guidance)
+        num_padded = 1 << max(rows - 1, 0).bit_length()
+        key = num_padded, *(guide.kind for guide in guidance)
         with torch.cuda.device(self.device):  # streams and graphs are those of the current GPU
             captured = self._captured.pop(key, None)
             if captured is None:
                 if len(self._captured) >= MAX_GRAPHS:
                     del self._captured[next(iter(self._captured))]  # the least recently used
-                captured = self._capture(tensors, drawn, guidance)
+                captured = self._capture(inputs, guidance, num_padded)
             self._captured[key] = captured  # the last is the most recently used
-            return self._replay(captured, tensors, drawn, guidance)
+            return self._replay(captured, inputs, rows)
 
-    def _replay(
-        self, captured: Captured, tensors: dict[str, Tensor], drawn: Tensor, guidance: Sequence[Guidance]
-    ) -> NDArray[Any]:
-        for name, values in tensors.items():
-            captured.observation[name].copy_(values)
-        captured.noise.copy_(drawn)
-        for buffers, guide in zip(captured.guidance, guidance, strict=True):
-            for name, values in guide.arrays.items():
-                buffers.arrays[name].copy_(torch.as_tensor(values))
+    def _inputs(self, tensors: dict[str, Tensor], drawn: Tensor, guidance: Sequence[Guidance]) -> list[Tensor]:
+        """The streams in their order (B, To, ...), the noise (B, draws, L, Dz), and the arrays of guidance."""
+        declared = self.specification.observations
+        streams = [tensors[s.name] if s.is_image else tensors[s.name].float() for s in declared]
+        arrays = [torch.as_tensor(array).float() for guide in guidance for array in guide.arrays.values()]
+        return [*streams, drawn.transpose(0, 1), *arrays]
+
+    def _replay(self, captured: Captured, inputs: Sequence[Tensor], rows: int) -> NDArray[Any]:
+        """Rows beyond `rows` are those of an earlier prediction, and nobody reads their chunks."""
+        for part, x in zip(captured.host.parts, inputs, strict=True):
+            (part[:rows] if part.ndim else part).copy_(x)
+        captured.inputs.memory.copy_(captured.host.memory)
         captured.graph.replay()
-        return captured.chunk.cpu().numpy()  # the copy waits for the device
+        return captured.chunk[:rows].cpu().numpy()  # the copy waits for the device
 
-    def _capture(self, observation: dict[str, Tensor], noise: Tensor, guidance: Sequence[Guidance]) -> Captured:
-        buffers, drawn = {name: values.to(self.device) for name, values in observation.items()}, noise.to(self.device)
-        guides = tuple(
-            mapped(guide, lambda array: torch.as_tensor(array).float().to(self.device)) for guide in guidance
-        )
+    def _capture(self, inputs: Sequence[Tensor], guidance: Sequence[Guidance], num_padded: int) -> Captured:
+        like = [x.new_empty(num_padded, *x.shape[1:]) if x.ndim else x for x in inputs]
+        buffers, host = Packed(like, self.device), Packed(like, torch.device("cpu"))
+        parts = iter(buffers.parts)
+        observation = {stream.name: next(parts) for stream in self.specification.observations}
+        drawn, guides = next(parts).transpose(0, 1), [mapped(guide, lambda _: next(parts)) for guide in guidance]
 
         def predict() -> Tensor:
             # The weights are bf16 already, and a cache of conversions must not outlive a capture.
             with torch.autocast("cuda", torch.bfloat16, cache_enabled=False):
-                return self.policy.predict(buffers, drawn, guides).float()
+                return self.policy.predict(observation, drawn, guides).float()
 
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -130,7 +134,8 @@ class CudaGraphEngine:
                 predict()
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may use the GPU meanwhile, as a camera's does.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        # Other threads may use the GPU meanwhile, as a camera's does. The stream is of this GPU; torch's own is of the
+        # GPU that it first captured on.
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             chunk = predict()
-        return Captured(graph, buffers, drawn, guides, chunk)
+        return Captured(graph, buffers, chunk, host)

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from ..denoising.guidance import Guidance, mapped
 from ..inputs import check_noise, check_observation, num_rows
 from ..interface import Policy
 from .interface import Arrays, Engine
+from .transfer import upload
 
 
 class EagerEngine:
@@ -33,14 +34,16 @@ class EagerEngine:
 
     def predict(self, observation: Arrays, noise: NDArray[Any], guidance: Sequence[Guidance] = ()) -> NDArray[Any]:
         """An action chunk in units; see `Engine.predict`."""
-        tensors = {name: self._tensor(values) for name, values in observation.items()}
+        tensors = {name: torch.as_tensor(values) for name, values in observation.items()}
         check_observation(tensors, self.specification, self.horizons)
-        check_noise(noise, self.noise_shape, num_rows(tensors))
-        guides = [mapped(guide, lambda values: self._tensor(values).float()) for guide in guidance]
-        return self.policy.predict(tensors, self._tensor(noise).float(), guides).cpu().numpy()
-
-    def _tensor(self, values: NDArray[Any]) -> Tensor:
-        return torch.as_tensor(values, device=self.device)
+        drawn = torch.as_tensor(noise).float()
+        check_noise(drawn, self.noise_shape, num_rows(tensors))
+        guides = [mapped(guide, lambda values: torch.as_tensor(values).float()) for guide in guidance]
+        arrays = [array for guide in guides for array in guide.arrays.values()]
+        uploaded = iter(upload([*tensors.values(), drawn, *arrays], self.device))
+        tensors = {name: next(uploaded) for name in tensors}
+        drawn, guides = next(uploaded), [mapped(guide, lambda _: next(uploaded)) for guide in guides]
+        return self.policy.predict(tensors, drawn, guides).cpu().numpy()
 
 
 def as_engine(policy: Policy | Engine) -> Engine:

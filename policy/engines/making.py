@@ -93,10 +93,24 @@ def drawn_trials(policy: DiffusionPolicy) -> Trials:
     return Trials(observation, "drawn from the ranges of the normalizer")
 
 
-def make_engine(policy: Policy, name: str) -> tuple[Engine, str]:
-    """The named engine, or the fastest that agrees with PyTorch if the name is "auto"; and a report to print."""
-    from .pieces import check_diffusion
+def make_engine(policy: Policy, name: str | None) -> tuple[Engine, str]:
+    """The named engine, or the fastest that agrees with PyTorch if the name is "auto"; and a report to print.
 
+    None is the engine for a robot: on a GPU the faster of eager and cuda_graph if both serve, elsewhere eager.
+    """
+    from .eager import EagerEngine
+    from .pieces import check_diffusion, check_sampler
+
+    if name is None:
+        eager = EagerEngine(policy)
+        try:
+            names = ["eager", "cuda_graph"] if eager.device.type == "cuda" and check_sampler(policy) else []
+        except ValueError:  # only PyTorch can run it
+            names = []
+        if not names:
+            return eager, f"engine: {eager.name}"
+        choice = choose_engine(check_diffusion(policy), names, Path())  # neither writes graphs
+        return choice.engine, str(choice)
     with TemporaryDirectory() as scratch:
         if name != "auto":
             return _make(policy, name, Path(scratch)), f"engine: {name}"

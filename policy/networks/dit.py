@@ -16,18 +16,19 @@ from .attention import check_sizes, join_heads, split_heads
 from .embedding import TimeEmbedding
 
 
-def rotary(num_steps: int, frequencies: Tensor) -> Tensor:
-    """The angles by which `turn` turns the pairs of each step, (T, F), from frequencies (F,)."""
-    return torch.arange(num_steps, device=frequencies.device)[:, None] * frequencies
+def rotary(num_steps: int, frequencies: Tensor) -> tuple[Tensor, Tensor]:
+    """The cosine and the sine of the angle by which `turn` turns each pair, (T, F) both, from frequencies (F,)."""
+    angles = torch.arange(num_steps, device=frequencies.device)[:, None] * frequencies
+    return angles.cos(), angles.sin()
 
 
-def turn(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn the pairs (x_i, x_{i + F}) of (..., T, 2 F) by angles (T, F), radians (Su et al. 2021, eq. 34).
+def turn(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn the pairs (x_i, x_{i + F}) of (..., T, 2 F) by the angles of `rotary` (Su et al. 2021, eq. 34).
 
     The product of two turned vectors depends on the difference of their steps, not on the steps themselves.
     """
     real, imaginary = x.chunk(2, dim=-1)
-    cosine, sine = angles.cos(), angles.sin()
+    cosine, sine = rotation
     return torch.cat([real * cosine - imaginary * sine, real * sine + imaginary * cosine], dim=-1)
 
 
@@ -42,12 +43,12 @@ class ModulatedBlock(nn.Module):
         self.expand = nn.Linear(size, 4 * size)
         self.contract = nn.Linear(4 * size, size)
 
-    def forward(self, x: Tensor, modulation: Tensor, angles: Tensor) -> Tensor:
-        """(B, T, E), shifts, scales and gates (B, 1, 6 E), rotary angles (T, E / 2H) -> (B, T, E)."""
+    def forward(self, x: Tensor, modulation: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        """(B, T, E), shifts, scales and gates (B, 1, 6 E), `rotary` of E / 2H frequencies -> (B, T, E)."""
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.chunk(6, dim=-1)
         projected = self.query_key_value(modulated(x, shift, scale)).chunk(3, dim=-1)
         query, key, value = (split_heads(part, self.num_heads) for part in projected)
-        attended = F.scaled_dot_product_attention(turn(query, angles), turn(key, angles), value)
+        attended = F.scaled_dot_product_attention(turn(query, rotation), turn(key, rotation), value)
         x = torch.addcmul(x, gate, self.output(join_heads(attended)))
         hidden = F.gelu(self.expand(modulated(x, mlp_shift, mlp_scale)), approximate="tanh")
         return torch.addcmul(x, mlp_gate, self.contract(hidden))
@@ -121,8 +122,8 @@ class DiT(nn.Module):
     def denoise(self, noisy: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         """Noisy chunk (B, T, Da), both halves (B, M) -> (B, T, Da)."""
         *modulations, last = (time + condition)[:, None].split(self._sizes, dim=-1)
-        angles = rotary(noisy.shape[1], self.frequencies)
+        rotation = rotary(noisy.shape[1], self.frequencies)
         x = self.action(noisy)
         for block, modulation in zip(self.blocks, modulations, strict=True):
-            x = block(x, modulation, angles)
+            x = block(x, modulation, rotation)
         return self.head(modulated(x, *last.chunk(2, dim=-1)))

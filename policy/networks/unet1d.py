@@ -15,16 +15,36 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import cpu_training
 from .embedding import TimeEmbedding
+
+
+class Convolution(nn.Conv1d):
+    """A convolution that keeps the number of steps: (B, C_in, T) -> (B, C_out, T)."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel_size: int) -> None:
+        super().__init__(channels_in, channels_out, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve (B, C_in, T)."""
+        if self.training and self.bias is not None and cpu_training.serves(input):
+            return cpu_training.convolve(input, self.weight, self.bias)
+        return super().forward(input)
+
+
+class NormMish(nn.GroupNorm):
+    """Group norm and Mish: (B, C, T) -> (B, C, T)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise (B, C, T)."""
+        if self.training and cpu_training.serves(input):
+            return cpu_training.normalise_mish(input, self.num_groups, self.weight, self.bias, self.eps)
+        return F.mish(super().forward(input))
 
 
 def convolution(channels_in: int, channels_out: int, kernel_size: int, num_groups: int) -> nn.Sequential:
     """Convolution, group norm and Mish. Keeps the number of steps."""
-    return nn.Sequential(
-        nn.Conv1d(channels_in, channels_out, kernel_size, padding=kernel_size // 2),
-        nn.GroupNorm(num_groups, channels_out),
-        nn.Mish(),
-    )
+    return nn.Sequential(Convolution(channels_in, channels_out, kernel_size), NormMish(num_groups, channels_out))
 
 
 class ResidualBlock(nn.Module):
@@ -35,7 +55,7 @@ class ResidualBlock(nn.Module):
         self.num_film = 2 * channels_out
         self.first = convolution(channels_in, channels_out, kernel_size, groups)
         self.second = convolution(channels_out, channels_out, kernel_size, groups)
-        self.skip = nn.Conv1d(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
+        self.skip = Convolution(channels_in, channels_out, 1) if channels_in != channels_out else nn.Identity()
 
     def forward(self, x: Tensor, film: Tensor) -> Tensor:
         """(B, C_in, T), scales and shifts (B, 2 C_out) -> (B, C_out, T)."""
@@ -89,7 +109,7 @@ class UNet1d(nn.Module):
         self.up = nn.ModuleList(nn.ModuleList([block(2 * a, b), block(b, b)]) for a, b in ascending)
         self.upsample = nn.ModuleList(nn.ConvTranspose1d(b, b, 4, stride=2, padding=1) for _, b in ascending)
         self.head = nn.Sequential(
-            convolution(channels[0], channels[0], kernel_size, groups), nn.Conv1d(channels[0], action_size, 1)
+            convolution(channels[0], channels[0], kernel_size, groups), Convolution(channels[0], action_size, 1)
         )
 
         self._film_sizes = [block.num_film for block in self._blocks()]

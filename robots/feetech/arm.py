@@ -124,7 +124,7 @@ class SerialArm:
         """The newest positions (6,), rad, clipped to the ranges of the joints."""
         self._require()
         action = self.specification.action
-        return np.clip(self._reading.value, action.low, action.high).astype(action.dtype)
+        return action.cast(np.clip(self._reading.value, action.low, action.high))
 
     def command(self, action: NDArray[Any], at_time: float) -> None:
         """Send goals (6,), rad, clipped to the ranges of the joints. Raises ValueError if they are not finite."""

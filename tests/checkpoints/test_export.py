@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,10 @@ import numpy as np
 import pytest
 import recede as package
 import torch
+import toys
 from recede.checkpoints.opening import load_policy
+from recede.commands.next_lines import print_evaluate_known
+from recede.envs.catalogue import TASKS
 from recede.evaluation.reports.comparison import find_evaluations, table
 from recede.files import write_json_with_digest
 from recede.policy.denoising.guidance import Prefix
@@ -72,8 +76,16 @@ def test_the_folder_describes_itself_and_the_command_reports_the_choice(folders,
     assert content["parity"]["observations"] == f"of {reaches}"
     assert report.startswith(f"tried on 16 observations of {reaches}:\n  onnx (fp32): differs from eager by ")
     assert "(tolerance 0.001)" in report
-    assert report.endswith(f"{folder}: exported from {trained}\nnext: recede evaluate {folder}\n")
+    assert report.endswith(f"{folder}: exported from {trained}\n")  # its task is not one of the table
     assert "drawn from the ranges of the normalizer" in folders["openvino_fp32"][1]
+
+
+def test_the_next_command_evaluates_a_policy_whose_task_is_of_the_table(folders, recede, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(TASKS, "toys:REACH", toys.REACH)
+    print_evaluate_known(str(folders["onnx"][0]), [])
+    _, _, *arguments = shlex.split(capsys.readouterr().out)  # next: recede
+    result = recede(*arguments, "episodes=1", "videos=0", f"out={tmp_path / 'out'}")
+    assert result.status == 0, result.err
 
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino_fp32"])

@@ -72,7 +72,7 @@ def test_a_simulated_robot_is_checked_in_its_own_process(recede):
     [
         (["robot=driver", f"robot.make={__name__}:going", "seconds=1"], "stay there, .*stop.. must hold"),
         (["robot=driver", f"robot.make={__name__}:failing"], "the robot failed in read.*KeyError: .joints"),
-        (["robot=driver", "robot.make=os:getcwd"], "robot.make=os:getcwd failed: TypeError"),
+        (["robot=driver", "robot.make=os:getcwd"], "robot.make=os:getcwd must be a function that takes rate="),
         (["robot=driver", "robot.make=builtins:dict"], "a dict has no .*start, read.*your_robot.md"),
         (["robot=simulated"], "give robot.task="),
         ([], "give robot=NAME, one of driver, serial_arm, simulated"),

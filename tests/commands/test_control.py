@@ -1,5 +1,6 @@
 """`recede control`: a policy on a robot, in real time."""
 
+import asyncio
 import json
 import os
 import select
@@ -13,9 +14,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toys
+from recede.commands import control, serve
+from recede.configs.deployment import ControlConfig, ServeConfig
+from recede.configs.evaluation import EvaluateConfig
 from recede.control import safety
 from recede.datasets.store import DemonstrationStore
 from recede.evaluation.replay import replay
+from recede.evaluation.results import open_subject
+from recede.policy.engines import making
+
+
+def test_only_robots_get_the_faster_engine_of_a_gpu(trained, monkeypatch):
+    """Guidance with gradients needs eager, and an evaluation compares policies in fp32."""
+    names, make_engine = [], making.make_engine
+
+    def note(policy, name):
+        names.append(name)
+        return make_engine(policy, name)
+
+    def stop(awaitable):
+        awaitable.close()
+
+    monkeypatch.setattr(making, "make_engine", note)
+    monkeypatch.setattr(asyncio, "run", stop)
+    control._load(ControlConfig(run=str(trained)), False)
+    serve.run(ServeConfig(run=str(trained)))
+    control._load(ControlConfig(run=str(trained)), True)
+    open_subject(EvaluateConfig(run=str(trained)))
+    assert names == [None, None, "eager", "eager"]
 
 
 def test_a_policy_controls_a_robot_in_real_time(recede, trained, tmp_path):
@@ -190,6 +216,9 @@ def test_an_exported_policy_controls_a_robot_without_torch(recede, trained, tmp_
         (["robot=driver"], "robot.make=..."),
         (["robot=driver", "robot.make=toys"], "package.module:function, got 'toys'"),
         (["robot=driver", "robot.make=toys:NO_TASK"], "toys has 3"),
+        (["robot=driver", "robot.make=..toys:make_robot"], "package.module:function, got '..toys:make_robot'"),
+        (["robot=driver", "robot.make=os:getcwd"], "os:getcwd must be a function that takes rate="),
+        (["robot=driver", "robot.make=builtins:dict"], "a dict has no specification, rate"),
         (["robot.task=toys:REACH", "robot.dropped=1"], "dropped"),
         (["robot.task=toys:REACH", "safety.speed=0"], "speed"),
         (["robot.task=toys:REACH", "safety.speed=inf"], "speed must be at most 1000, got inf"),

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 import recede
-from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
-from recede.commands.grammar import overrides
-from recede.configs.commands import COMMANDS, register
+from recede.commands.composition import compose
+from recede.configs.commands import COMMANDS
 from recede.configs.notation import command_line
 
 ROOT = Path(recede.__file__).parent
@@ -42,13 +40,9 @@ def test_a_command_that_is_shown_is_understood(arguments):
     assert command in COMMANDS
     if not rest:  # named, not typed
         return
-    register()
-    with initialize_config_module("recede.configs", version_base="1.3"):
-        config = OmegaConf.to_object(compose(command, overrides(command, rest)))
+    (config,), _ = compose(command, rest)
     assert type(config) is COMMANDS[command].config
-    with initialize_config_module("recede.configs", version_base="1.3"):
-        typed = shlex.split(command_line(command, config))[2:]
-        assert OmegaConf.to_object(compose(command, overrides(command, typed))) == config
+    assert compose(command, shlex.split(command_line(command, config))[2:]) == ([config], [])
 
 
 def test_the_documents_show_every_command():

@@ -1,5 +1,6 @@
 """The package that the documents write adds its parts to the tables, and nothing but the command line imports it."""
 
+import html
 import importlib
 import importlib.util
 import json
@@ -80,10 +81,10 @@ def trained(folder, nursery):
     store, out = folder / "slide.zarr", folder / "run"
     status, output = nursery.run("collect", "task=slide", IMPORTS, "episodes=6", f"out={store}")
     assert status == 0, output
-    assert f"next: recede train task=slide dataset={store} out=runs/slide {IMPORTS}" in output
+    assert f"next: recede train task=slide dataset={store} out=runs/slide {shlex.quote(IMPORTS)}" in output
     status, output = nursery.run(*training(store, out))
     assert status == 0, output
-    assert f"next: recede evaluate {out} {IMPORTS}" in output
+    assert f"next: recede evaluate {out} {shlex.quote(IMPORTS)}" in output
     return out
 
 
@@ -138,7 +139,8 @@ def test_a_policy_is_evaluated_in_the_task_of_the_package(trained, nursery, tmp_
     assert status == 0, output
     result = json.loads((tmp_path / "evaluation.json").read_text())
     assert (result["task"], result["execution"]["choice"], result["execution"]["times"]) == ("slide", "slow", 2)
-    assert f"recede evaluate {trained} {IMPORTS} episodes=200" in (tmp_path / "report.html").read_text()
+    shown = html.unescape((tmp_path / "report.html").read_text())
+    assert f"recede evaluate {trained} {shlex.quote(IMPORTS)} episodes=200" in shown
 
 
 def test_an_evaluation_of_parts_that_nobody_knows_is_compared(trained, nursery, recede, tmp_path):
@@ -322,7 +324,7 @@ def test_a_foreign_sampler_of_an_exported_folder_is_named(exported, tmp_path):
         ("imports=[my_parts],[more_parts]", "imports must be a list of packages or modules"),
         ("imports=[my-parts]", "imports must be names of packages or modules such as other.module, got 'my-parts'"),
         ("imports=[my_parts.py/x]", "imports must be names of packages or modules such as other.module"),
-        ("imports=[3]", "imports must be names of packages or modules such as other.module, got 3"),
+        ("imports=[3]", "imports must be names of packages or modules such as other.module, got '3'"),
         ("imports=[..my_parts]", "imports must be names of packages or modules such as other.module, got '..my_parts'"),
     ],
 )

@@ -201,6 +201,7 @@ def test_a_task_of_ones_own_is_found_by_its_place():
         ("toys:NOTHING", ValueError, "toys has None as 'NOTHING'"),
         ("nowhere_at_all:REACH", ImportError, "nowhere_at_all"),
         (":REACH", ValueError, "Empty module name"),
+        ("..toys:REACH", ValueError, "task must be package.module:CONSTANT"),
     ],
 )
 def test_what_is_no_task_is_refused(name, error, message):

@@ -18,6 +18,7 @@ from recede.datasets import image_cache
 from recede.datasets.formats.replay_buffer import ReplayBuffer
 from recede.datasets.image_cache import decode_images
 from recede.datasets.image_codec import ImageCodec
+from recede.datasets.mirror import Mirrored
 from recede.datasets.store import IMAGE_COMPRESSIONS, DemonstrationStore
 from recede.datasets.windows import Windows
 from recede.specification import Horizons, Specification, Stream
@@ -70,6 +71,28 @@ def test_zstd_and_png_are_lossless_and_jpeg_is_close(tmp_path, images, channels)
         error = np.abs(store.episode(index)["camera"].astype(int) - streams["camera"])
         assert error.max() <= (8 if images == "jpeg" else 0)
         assert error.mean() <= (1.5 if images == "jpeg" else 0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "images"),
+    [((12, 16, 4), "jpeg"), ((12, 16, 2), "jpeg"), ((12, 16, 5), "png"), ((70_000, 2, 3), "jpeg")],
+)
+def test_images_that_a_compression_cannot_hold_are_refused_when_the_store_is_made(tmp_path, shape, images):
+    specification = Specification((Stream("camera", shape, "uint8"),), Stream("action", (2,)), 0.1)
+    with pytest.raises(
+        ValueError, match=rf"'camera': {images} images .*{shape[0]}, .*: compress them with images=zstd"
+    ):
+        DemonstrationStore.create(tmp_path / "demos", specification, images=images)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("channels", "images"), [(2, "png"), (4, "png"), (6, "zstd"), (32, "zstd")])
+def test_images_of_more_or_fewer_channels_are_recorded_and_read(tmp_path, channels, images):
+    specification = Specification((Stream("camera", (6, 5, channels), "uint8"),), Stream("action", (2,)), 0.1)
+    store = DemonstrationStore.create(tmp_path / "demos", specification, images=images)
+    frames = np.random.default_rng(0).integers(0, 256, (4, 6, 5, channels), dtype=np.uint8)
+    store.append({"camera": frames, "action": np.zeros((4, 2), "float32")})
+    np.testing.assert_array_equal(store.read("camera"), frames)
 
 
 def test_a_later_append_does_not_recompress_earlier_images(tmp_path):
@@ -152,6 +175,80 @@ def test_decoded_images_are_reused_until_the_store_grows(recorded, tmp_path):
     recorded.append(episode(5))
     assert len(load()) == recorded.num_steps
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 2
+
+
+def mapped(demonstrations, cache):
+    return decode_images(demonstrations, demonstrations.stream("scene"), device=CPU, place="mapped", cache=cache)
+
+
+@pytest.mark.parametrize("images", IMAGE_COMPRESSIONS)
+def test_decoded_images_are_reused_wherever_their_store_lies(tmp_path, images):
+    store = DemonstrationStore.create(tmp_path / "demos", SPECIFICATION, images=images)
+    store.append(episode(0))
+    first = mapped(store, tmp_path / "cache")
+    shutil.copytree(store.path, tmp_path / "copy", copy_function=shutil.copyfile)
+    again = mapped(DemonstrationStore.open(tmp_path / "copy"), tmp_path / "cache")
+    assert torch.equal(first, again)
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 1
+
+
+def test_decoded_images_follow_their_source(foreign, tmp_path):
+    """Another source function, another mirror, and pixels that are written in place."""
+    cache = tmp_path / "cache"
+
+    def reader(convert):
+        sources = {"scene": ("img", convert), "action": ("action", lambda rows: rows)}
+        return ReplayBuffer(foreign, opened(foreign).specification, sources)
+
+    def check(demonstrations, num_files):
+        assert torch.equal(mapped(demonstrations, cache), torch.from_numpy(demonstrations.read("scene")))
+        assert len(list(cache.rglob("*.npy"))) == num_files
+
+    plain = reader(lambda rows: rows)
+    check(plain, 1)
+    check(reader(lambda rows: rows[..., ::-1]), 2)
+    check(Mirrored(plain, {"scene": lambda rows: rows[:, :, ::-1], "action": np.negative}), 3)
+    check(Mirrored(plain, {"scene": lambda rows: rows[:, ::-1], "action": np.negative}), 4)
+    check(reader(lambda rows: rows), 4)
+    before = (foreign / "data" / "img" / ".zarray").stat()
+    zarr.open_group(foreign, mode="r+")["data/img"][3] = 7.0
+    assert (foreign / "data" / "img" / ".zarray").stat().st_mtime_ns == before.st_mtime_ns
+    check(plain, 5)
+
+
+def test_a_source_that_cannot_be_identified_is_decoded_by_every_run(foreign, tmp_path):
+    class Shift:
+        def __init__(self, by):
+            self.by = by
+
+        def __call__(self, rows):
+            return np.roll(rows, self.by, axis=-1)
+
+    for by in (0, 1):
+        sources = {"scene": ("img", Shift(by)), "action": ("action", lambda rows: rows)}
+        buffer = ReplayBuffer(foreign, opened(foreign).specification, sources)
+        images = mapped(buffer, tmp_path / "cache")
+        np.testing.assert_array_equal(images, np.roll(episode(0)["scene"], by, axis=-1))
+    assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize("convert", [lambda rows: rows[..., ::-1], lambda rows: np.asfortranarray(rows)])
+def test_sources_may_return_views_of_any_order(foreign, tmp_path, convert):
+    sources = {
+        "scene": ("img", lambda rows: convert(rows).astype(np.uint8)[:, ::-1]),
+        "action": ("action", np.negative),
+    }
+    buffer = ReplayBuffer(foreign, opened(foreign).specification, sources)
+    expected = convert(episode(0)["scene"])[:, ::-1]
+    for options in ({}, {"image_cache": "mapped"}):
+        np.testing.assert_array_equal(Windows(buffer, HORIZONS, **options).streams["scene"], expected)
+
+
+def test_a_cache_folder_that_cannot_be_made_names_its_variable(recorded, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("RECEDE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(OSError, match=r"27 .*'scene'.*set RECEDE_CACHE to another folder.*image_cache=device"):
+        Windows(recorded, HORIZONS, image_cache="mapped")
 
 
 def test_another_store_at_the_same_path_is_decoded_again(recorded, tmp_path):

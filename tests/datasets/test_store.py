@@ -14,16 +14,15 @@ from hypothesis.extra import numpy as hnp
 from recede.datasets import check
 from recede.datasets import store as store_module
 from recede.datasets.store import DemonstrationStore
-from recede.specification import Specification, Stream
+from recede.specification import DTYPES, Specification, Stream
 from stores import SPECIFICATION, assert_episodes, make_episode
 
 
 @st.composite
 def streams(draw, name):
-    shape = (
-        draw(st.sampled_from([(1,), (3,), (7,), (2, 3), (5, 4, 3)])) if name != "action" else (draw(st.integers(1, 4)),)
-    )
-    return Stream(name, shape, draw(st.sampled_from(["float32", "float64", "float16", "uint8", "int64", "bool"])))
+    if name == "image":
+        return Stream(name, (5, 4, draw(st.integers(1, 4))), "uint8")
+    return Stream(name, (draw(st.integers(1, 7)),), draw(st.sampled_from(DTYPES)))
 
 
 @st.composite
@@ -34,7 +33,8 @@ def recordings(draw):
     for length in draw(st.lists(st.integers(1, 40), min_size=1, max_size=4)):
         episodes.append({})
         for stream in specification.streams:
-            kind = {} if stream.dtype in ("bool", "uint8", "int64") else {"allow_nan": False, "allow_infinity": False}
+            is_float = stream.dtype.startswith("float")
+            kind = {"allow_nan": False, "allow_infinity": False} if is_float else {}
             values = hnp.from_dtype(np.dtype(stream.dtype), **kind)
             episodes[-1][stream.name] = draw(hnp.arrays(stream.dtype, (length, *stream.shape), elements=values))
     return specification, episodes

@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recede.checkpoints.folder import write_checkpoint
 from recede.checkpoints.opening import load_policy
-from recede.configs.components.denoising import DDIMConfig
+from recede.configs.changes import replaced
+from recede.configs.components.denoising import DDIMConfig, DiffusersSamplerConfig
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import RegressionConfig
 from recede.configs.notation import describe
@@ -209,6 +211,56 @@ def test_a_policy_can_be_evaluated_with_another_sampler(recede, trained, tmp_pat
     assert load_policy(trained)[1]["policy"]["sampler"]["eta"] == 0.0  # the checkpoint stays as it is
 
 
+def test_the_sampler_that_a_policy_has_can_be_changed(recede, trained, tmp_path):
+    options = ["task=toys:REACH", "episodes=1", "videos=0", f"out={tmp_path}", "sampler.num_steps=4", "sampler.eta=1"]
+    assert recede("evaluate", trained, *options).status == 0
+    content = json.loads((tmp_path / "evaluation.json").read_text())
+    usual = {"choice": "ddim", "spacing": "trailing", "keeps_epsilon": False}
+    assert content["policy"]["sampler"] == usual | {"num_steps": 4, "eta": 1.0}
+    assert "sampler.num_steps=4 sampler.eta=1" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "serve", "export", "control"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("num_stepz=4", "there is no key 'num_stepz': the policy has sampler=ddim, did you mean 'num_steps'?"),
+        ("num_steps=four", "sampler.num_steps=four: the value must be a whole number"),
+        ("eta=7", "eta must be between 0 (DDIM) and 1 (DDPM), got 7"),
+    ],
+)
+def test_an_impossible_change_of_the_sampler_is_refused(recede, trained, tmp_path, command, change, words):
+    more = [] if command == "serve" else [f"out={tmp_path / 'out'}"]
+    more += ["robot.task=toys:REACH"] if command == "control" else []
+    more += ["task=toys:REACH"] if command == "evaluate" else []
+    assert words in recede(command, trained, f"sampler.{change}", *more).line
+    assert not (tmp_path / "out").exists()
+
+
+def test_changes_replace_single_values_of_a_choice():
+    present = DiffusersSamplerConfig(num_steps=7, options={"thresholding": True})
+    assert replaced(present, {"name": "DDIMScheduler"}, "sampler") == replace(present, name="DDIMScheduler")
+    changes = {"options": {"timestep_spacing": "leading"}}
+    options = {"thresholding": True, "timestep_spacing": "leading"}
+    assert replaced(present, changes, "sampler") == replace(present, options=options)
+    assert replaced(present, None, "sampler") == present
+    assert replaced(present, DDIMConfig(), "sampler") == DDIMConfig()
+    assert present.options == {"thresholding": True}
+
+
+@pytest.mark.parametrize(
+    "form", ["sampler.options={timestep_spacing:leading}", "sampler.options.timestep_spacing=leading"]
+)
+def test_a_scheduler_of_diffusers_takes_options(recede, trained, tmp_path, form):
+    options = ["task=toys:REACH", "episodes=1", "videos=0", f"out={tmp_path}", "device=cpu"]
+    result = recede("evaluate", trained, "sampler=diffusers", "sampler.name=DDIMScheduler", form, *options)
+    assert result.status == 0, result.err
+    content = json.loads((tmp_path / "evaluation.json").read_text())
+    assert content["policy"]["sampler"]["options"] == {"timestep_spacing": "leading"}
+    line = recede("evaluate", trained, "sampler=diffusers", form.replace("spacing", "spcing"), *options).line
+    assert "did you mean 'timestep_spacing'?" in line
+
+
 PAIRS = ["execution=[receding,rtc]", "delay_ms=[0,150]", "execution.rtc.limit=8"]
 
 
@@ -245,9 +297,9 @@ def test_every_pair_is_measured_and_an_interrupted_sweep_continues(recede, train
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["delay_ms=-1"], "delay_ms must be milliseconds of at least 0, or a list of them, got -1"),
-        (["delay_ms=[]"], "delay_ms must be milliseconds of at least 0, or a list of them, got []"),
-        (["delay_ms=soon"], "delay_ms must be milliseconds of at least 0, or a list of them, got soon"),
+        (["delay_ms=-1"], "delay_ms must be milliseconds from 0 to 3600000, or a list of them, got -1"),
+        (["delay_ms=[]"], "delay_ms must be milliseconds from 0 to 3600000, or a list of them, got []"),
+        (["delay_ms=soon"], "delay_ms must be milliseconds from 0 to 3600000, or a list of them, got soon"),
         (["execution=rtcc"], "execution cannot be 'rtcc': did you mean 'rtc'?"),
         (["execution=[receding,crosfade]"], "execution cannot be 'crosfade': did you mean 'crossfade'?"),
         (["execution=rtc", "execution.rtc.limit=0"], "limit must be above 0, got 0.0"),

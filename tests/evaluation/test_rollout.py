@@ -1,6 +1,7 @@
 """An episode's outcome depends on its seed alone."""
 
 import random
+import weakref
 from dataclasses import replace
 from functools import partial
 
@@ -55,9 +56,32 @@ def test_outcomes_do_not_depend_on_how_many_run_at_once(policy, outcomes, num_pa
     assert roll(policy, num_parallel=num_parallel) == outcomes
 
 
+def test_memory_does_not_grow_with_the_number_of_episodes(policy, outcomes, monkeypatch):
+    alive, most = weakref.WeakSet(), []
+
+    class Noise(torch.Generator):
+        pass
+
+    def counted(seed, episode):
+        generator = Noise()
+        generator.set_state(noise_generator(seed, episode).get_state())
+        alive.add(generator)
+        most.append(len(alive))
+        return generator
+
+    monkeypatch.setattr("recede.evaluation.rollout.noise_generator", counted)
+    assert roll(policy, num_parallel=2) == outcomes
+    assert max(most) <= 4
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_outcomes_do_not_depend_on_the_processes(policy, outcomes, workers):
     assert roll(policy, workers=workers) == outcomes
+
+
+def test_worker_processes_load_no_torch(policy):
+    loaded = {workers: roll(policy, SEEDS[:1], task=toys.WATCHING, workers=workers)[0].score for workers in (0, 1)}
+    assert loaded == {0: 1.0, 1: 0.0}  # this process has it
 
 
 def test_outcomes_do_not_depend_on_the_order_or_the_others(policy, outcomes):

@@ -16,6 +16,12 @@ def echo(channel, offset):
         channel.wait(60)
 
 
+def sleep(channel, seconds):
+    """Say so, and notice nothing for some seconds."""
+    channel.send("ready")
+    time.sleep(seconds)
+
+
 def last_words(channel, path):
     """Write a file some time after the channel is closed."""
     channel.send("ready")

@@ -25,6 +25,7 @@ import contextlib
 import sys
 import threading
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -202,6 +203,7 @@ class Operations(TorchDispatchMode):
             self._check_places(func, device, tensors)
         if name in READS | SIZED_BY_VALUES:
             gpu.note("read" if name in READS else "size")
+        gpu.num_operations += 1
         result = func(*args, **kwargs)
         outputs = [label(x, device) for x in tensors_in(result)]
         if gpu.capturing is not None:
@@ -290,13 +292,29 @@ class Graph:
 
 
 class Stream:
-    """Streams do nothing."""
+    """Streams do nothing, but know their GPU."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None: ...
+    def __init__(self, device: Any = None, **kwargs: Any) -> None:
+        self.device = named("cuda" if device is None else device)
+
     def wait_stream(self, other: Any) -> None: ...
     def synchronize(self) -> None: ...
     def is_capturing(self) -> bool:
         return torch.cuda.is_current_stream_capturing()
+
+
+class Moment:
+    """A CUDA event: a moment in the work of the GPU, for which every operation takes a millisecond."""
+
+    def __init__(self, gpu: SimulatedGPU, *, enable_timing: bool = False) -> None:
+        self.gpu = gpu
+
+    def record(self, stream: Any = None) -> None:
+        self.at = self.gpu.num_operations
+
+    def synchronize(self) -> None: ...
+    def elapsed_time(self, end: Moment) -> float:
+        return float(end.at - self.at)
 
 
 class SimulatedGPU:
@@ -307,7 +325,10 @@ class SimulatedGPU:
         """What happened since `clear`."""
         self.graphs: list[Graph] = []
         """Every CUDA graph that was captured."""
+        self.num_operations = 0
+        """Operations on the GPU."""
         self._capture: tuple[Graph, int, str] | None = None  # with its thread and its error mode
+        self._first_stream: Stream | None = None
         self._local = threading.local()
 
     def waits(self) -> Counter[str]:
@@ -335,6 +356,14 @@ class SimulatedGPU:
         finally:
             self._local.labelled = before
 
+    @contextlib.contextmanager
+    def _device(self, device: Any) -> Any:
+        before, self._local.current = torch.cuda.current_device(), named(device).index
+        try:
+            yield
+        finally:
+            self._local.current = before
+
     def note(self, what: str, *, waits: bool = True) -> None:
         """Note an event. Raises CaptureError if it must not happen now."""
         if self._capture is not None and what != "number":
@@ -354,6 +383,11 @@ class SimulatedGPU:
 
     @contextlib.contextmanager
     def _graph(self, graph: Graph, *args: Any, capture_error_mode: str = "global", **kwargs: Any) -> Any:
+        stream = kwargs.get("stream")
+        if stream is None:  # torch's own is of the GPU that it first captured on
+            stream = self._first_stream = self._first_stream or Stream(torch.cuda.current_device())
+        if stream.device.index != torch.cuda.current_device():
+            raise CaptureError(f"a stream of {stream.device} cannot capture on cuda:{torch.cuda.current_device()}")
         self._capture = graph, threading.get_ident(), capture_error_mode
         self.graphs.append(graph)
         try:
@@ -386,7 +420,7 @@ class SimulatedGPU:
         return {
             (cuda, "is_available"): lambda: True,
             (cuda, "device_count"): lambda: 2,
-            (cuda, "current_device"): lambda: 0,
+            (cuda, "current_device"): lambda: getattr(gpu._local, "current", 0),
             (cuda, "get_device_name"): lambda *_: "a simulated GPU",
             (cuda, "reset_peak_memory_stats"): lambda *_: None,
             (cuda, "max_memory_allocated"): lambda *_: 0,
@@ -394,10 +428,11 @@ class SimulatedGPU:
             (cuda, "is_current_stream_capturing"): lambda: gpu.capturing is not None,
             (cuda, "synchronize"): lambda *_: gpu.note("synchronize"),
             (cuda, "manual_seed_all"): lambda seed: None,
-            (cuda, "Stream"): Stream,
+            (cuda, "Event"): partial(Moment, gpu),
+            (cuda, "Stream"): lambda *args, **kwargs: Stream(torch.cuda.current_device()),
             (cuda, "current_stream"): Stream,
             (cuda, "stream"): lambda stream: contextlib.nullcontext(),
-            (cuda, "device"): lambda device: contextlib.nullcontext(),
+            (cuda, "device"): self._device,
             (cuda, "CUDAGraph"): Graph,
             (cuda, "graph"): self._graph,
             (accelerator, "current_accelerator"): lambda check_available=False: torch.device("cuda"),

@@ -1,6 +1,7 @@
 """A task whose steps take microseconds, in its own module so that worker processes can import it."""
 
 import os
+import sys
 import time
 from dataclasses import replace
 
@@ -60,6 +61,14 @@ class Dying(Reach):
         os._exit(3)
 
 
+class Watching(Reach):
+    """A simulation whose score says whether its process has loaded torch."""
+
+    def _observe(self):
+        observation, info = super()._observe()
+        return observation, info | {"score": float("torch" in sys.modules)}
+
+
 def expert(seed):
     return lambda observation: observation["target"]
 
@@ -75,6 +84,7 @@ def hopeless_expert(seed):
 
 REACH = Task("reach", SPECIFICATION, MAX_STEPS, Reach, expert, position="position")
 DYING = replace(REACH, make=Dying)
+WATCHING = replace(REACH, make=Watching)
 LAZY = replace(REACH, expert=lazy_expert)
 HOPELESS = replace(REACH, expert=hopeless_expert)
 NO_TASK = 3
@@ -101,6 +111,17 @@ def load_echo(seconds=0.0):
 
     def predict(request):
         time.sleep(seconds)
+        return echo(request)
+
+    return predict
+
+
+def load_noting(path):
+    """`echo`, which adds a line for each request to a file: the start of its prefix, or 0."""
+
+    def predict(request):
+        with path.open("a") as file:
+            file.write(f"{request.prefix.start if request.guidance else 0}\n")
         return echo(request)
 
     return predict

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_server import ask_chunk, noise, open_session, predict_alone, receive, steps
 from recede.serving.session import Session
-from recede.serving.wire import DTYPES, pack, unpack
+from recede.serving.wire import pack, unpack
+from recede.specification import DTYPES
 
 
 def with_prefix(**changes):

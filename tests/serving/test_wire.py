@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from recede.serving import wire
-from recede.serving.wire import DTYPES, pack, read_token, require, unpack
+from recede.serving.wire import pack, read_token, require, unpack
+from recede.specification import DTYPES
 
 
 def roundtrip(value):

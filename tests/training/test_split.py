@@ -7,7 +7,7 @@ from recede.checkpoints.runs import resolve_checkpoint
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import RegressionConfig
 from recede.configs.training import TrainConfig
-from recede.datasets.fingerprint import fingerprint
+from recede.datasets.fingerprint import vector_digests
 from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import split_episodes
 from recede.training.loop import prepare, train
@@ -24,13 +24,13 @@ def grown(source, path, *, episodes=range(20), added=0, scale=1.0):
 
 
 def first(store, **options):
-    return choose_split(store, **{"held_out": None, "seed": None, **options})
+    return choose_split(vector_digests(store), **{"held_out": None, "seed": None, **options})
 
 
 def test_seed_and_share_determine_a_split(reaches):
     store = DemonstrationStore.open(reaches)
     for held_out, seed in ((None, None), (0.3, None), (None, 4), (0.0, 1)):
-        result = choose_split(store, held_out=held_out, seed=seed)
+        result = first(store, held_out=held_out, seed=seed)
         expected = split_episodes(20, held_out=0.02 if held_out is None else held_out, seed=seed or 0)
         assert (result.training, result.held_out) == expected
         assert not result.is_kept
@@ -76,14 +76,25 @@ def test_another_split_than_that_of_the_parent_is_refused(reaches, options):
         first(store, parent=parent.manifest(), **options)
 
 
-def test_a_fingerprint_depends_on_lengths_and_actions(reaches, tmp_path):
+def test_digests_depend_on_lengths_and_values_and_not_on_other_episodes(reaches, tmp_path):
     store = DemonstrationStore.open(reaches)
-    assert len({fingerprint(store, count) for count in range(21)}) == 21
-    assert fingerprint(store, 21) is None
+    digests = vector_digests(store)
+    assert len({*digests}) == 20
+    assert vector_digests(grown(reaches, tmp_path / "grown.zarr", episodes=[3, 1], added=1)) == [
+        digests[index] for index in (3, 1, 0)
+    ]
     joined = DemonstrationStore.create(tmp_path / "joined.zarr", store.specification)
     halves = store.episode(0), store.episode(1)
     joined.append({name: np.concatenate([half[name] for half in halves]) for name in halves[0]})
-    assert fingerprint(joined, 1) != fingerprint(store, 2)  # the actions are the same
+    assert vector_digests(joined)[0] not in digests
+
+
+@pytest.mark.parametrize("steps", [1, 60, 10_000])
+def test_digests_do_not_depend_on_how_many_steps_are_read_at_once(reaches, monkeypatch, steps):
+    store = DemonstrationStore.open(reaches)
+    expected = vector_digests(store)
+    monkeypatch.setattr("recede.datasets.fingerprint.STEPS_AT_ONCE", steps)
+    assert vector_digests(store) == expected
 
 
 def test_a_training_keeps_the_split_of_init_from(tmp_path, reaches, capsys):
@@ -110,3 +121,21 @@ def test_a_training_keeps_the_split_of_init_from(tmp_path, reaches, capsys):
     }
     with pytest.raises(ValueError, match="leave both out to keep its split"):
         prepare(config("third", split_seed=0, init_from=str(tmp_path / "first")))
+
+
+@pytest.mark.parametrize(
+    ("episodes", "held_out", "note"),
+    [
+        (2, 0.02, "held out: 1 of 2 episodes for held_out=0.02: at least one is"),
+        (1, 0.6, "held out: 0 of 1 episodes for held_out=0.6: a single one is never"),
+        (6, 0.5, None),
+        (6, 0.0, None),
+        (1, 0.02, None),
+    ],
+)
+def test_another_share_than_the_one_of_the_command_is_noted(demonstrations, tmp_path, episodes, held_out, note):
+    store = grown(demonstrations, tmp_path / "few.zarr", episodes=range(episodes))
+    policy = RegressionConfig(network=UNet1dConfig(channels=[16, 32], time_size=16))
+    options = {"policy": policy, "device": "cpu", "held_out": held_out}
+    notes = prepare(TrainConfig(dataset=str(store.path), out=str(tmp_path / "run"), **options)).notes
+    assert [line for line in notes if "held out" in line] == ([note] if note else [])

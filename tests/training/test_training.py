@@ -27,8 +27,9 @@ from recede.policy.normalizer import Normalizer
 from recede.policy.objective import Denoising
 from recede.specification import Horizons
 from recede.training.ema import EMA
-from recede.training.loop import Order, learning_rate, mix_seeds, prepare, train
+from recede.training.loop import Order, mix_seeds, prepare, train
 from recede.training.measures import Meter, action_error, is_finite
+from recede.training.schedule import Stage, learning_rate
 from recede.training.state import restore_training, training_state
 
 
@@ -120,15 +121,39 @@ def test_generators_on_a_cpu_use_half_of_a_seed():
     assert first(5) != first(5 + 2**31)
 
 
+def rates(config, *stages):
+    """The learning rates of all steps of a training of these stages: the step that each begins at, and all steps."""
+    listed = [Stage(start, steps, 1) for start, steps in stages]
+    return [learning_rate(step, config, listed) for step in range(stages[-1][0], stages[-1][1])]
+
+
 def test_the_learning_rate_rises_then_falls_along_a_cosine(tmp_path):
     config = configuration("data", tmp_path, steps=110, warmup=10, learning_rate=2.0)
-    assert [learning_rate(step, config) for step in (0, 4, 9, 10)] == [0.2, 1.0, 2.0, 2.0]
-    assert learning_rate(60, config) == pytest.approx(1.0)
-    assert learning_rate(35, config) == pytest.approx(1 + math.cos(math.pi / 4))
-    assert 0 < learning_rate(109, config) < 1e-3
-    rates = [learning_rate(step, config) for step in range(10, 110)]
-    assert rates == sorted(rates, reverse=True)
-    assert learning_rate(0, configuration("data", tmp_path, warmup=0, learning_rate=2.0)) == 2.0
+    rate = rates(config, (0, 110))
+    assert [rate[step] for step in (0, 4, 9, 10)] == [0.2, 1.0, 2.0, 2.0]
+    assert rate[60] == pytest.approx(1.0)
+    assert rate[35] == pytest.approx(1 + math.cos(math.pi / 4))
+    assert 0 < rate[109] < 1e-3
+    assert rate[10:] == sorted(rate[10:], reverse=True)
+    assert rates(configuration("data", tmp_path, warmup=0, learning_rate=2.0), (0, 20))[0] == 2.0
+
+
+def test_the_learning_rate_of_a_continued_training_rises_from_where_it_was(tmp_path):
+    config = configuration("data", tmp_path, warmup=10, learning_rate=2.0)
+    assert rates(config, (0, 110), (110, 220)) == rates(config, (0, 110))  # it was 0, and the cosine is as long
+    rate = rates(config, (0, 110), (60, 270))  # it was 1
+    assert rate[:10] == pytest.approx([1 + (done + 1) / 10 for done in range(10)])
+    assert rate[10:] == pytest.approx([1 + math.cos(math.pi * done / 200) for done in range(200)])
+    again = rates(config, (0, 110), (60, 270), (170, 300))  # it was 1 again
+    assert again[:2] == pytest.approx([1.1, 1.2])
+    short = rates(configuration("data", tmp_path, warmup=20, learning_rate=2.0), (0, 10), (10, 40))
+    assert short[0] == pytest.approx(1.1 + 0.9 / 20)  # the first warm-up had come half way
+
+
+def test_added_episodes_alone_do_not_change_the_learning_rate(tmp_path):
+    config = configuration("data", tmp_path, warmup=10)
+    stages = [Stage(0, 110, 4), Stage(30, 110, 5)]
+    assert [learning_rate(step, config, stages) for step in range(110)] == rates(config, (0, 110))
 
 
 def test_ranges_come_from_the_training_episodes_only(tmp_path, reaches):
@@ -468,8 +493,8 @@ def test_training_that_diverges_at_once_saves_nothing(tmp_path, reaches, recede,
 
 def test_infinite_and_nan_values_are_detected():
     policy, meter = torch.nn.Linear(2, 2), Meter(torch.device("cpu"))
-    meter.add(torch.tensor(1.0), torch.tensor(2.0), data_s=0.5)
-    meter.add(torch.tensor(3.0), torch.tensor(2.0), data_s=0.25)
+    meter.add(torch.tensor(1.0), torch.tensor(2.0), data_s=(0.0, 0.5))
+    meter.add(torch.tensor(3.0), torch.tensor(2.0), data_s=(0.5, 0.75))
     assert is_finite(meter, policy)
     assert meter.drain() == {"loss": 2.0, "gradient_norm": 2.0, "data_s": 0.75}
     meter.add(torch.tensor(1.0), torch.tensor(math.inf))

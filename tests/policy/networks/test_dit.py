@@ -6,6 +6,7 @@ import pytest
 import torch
 from recede.policy.networks.dit import DiT, rotary, turn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def small(**options):
@@ -146,3 +147,22 @@ def test_every_step_sees_every_other():
 def test_an_impossible_network_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         small(**options)
+
+
+class Cosines(TorchDispatchMode):
+    """Counts cosines."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func._schema.name == "aten::cos"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("num_layers", [1, 3])
+def test_all_blocks_turn_by_the_same_cosines(num_layers):
+    network, (noisy, t, conditioning) = small(num_layers=num_layers), inputs()
+    time, condition = network.embed(t, t), network.condition(conditioning)
+    with Cosines() as cosines:
+        network.denoise(noisy, time, condition)
+    assert cosines.count == 1

@@ -1,0 +1,64 @@
+"""Every line `next: recede ...` runs as it is printed."""
+
+import shlex
+
+import pytest
+import toys
+from recede.checkpoints.runs import resolve_checkpoint
+from recede.envs.catalogue import TASKS
+from recede.recording.scripted import Collected
+
+QUICK = {"train": ["steps=1"], "evaluate": ["episodes=1", "videos=0"], "control": ["episodes=1", "seconds=0.2"]}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The working directory, which is empty."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def reach(monkeypatch):
+    """The toy task under a name of the table, as a package adds it."""
+    monkeypatch.setitem(TASKS, "reach", toys.REACH)
+
+
+@pytest.fixture
+def follow(recede, small):
+    """Run the next command that a result prints, with fewer steps or episodes."""
+
+    def run(result):
+        assert result.status == 0, result.err
+        (line,) = [line for line in result.out.splitlines() if line.startswith("next: ")]
+        program, command, *arguments = shlex.split(line.removeprefix("next: "))
+        assert program == "recede"
+        return recede(command, *arguments, *QUICK[command], *(small if command == "train" else []))
+
+    return run
+
+
+def test_from_the_recording_to_the_evaluation(recede, follow, reach, folder):
+    collected = recede("collect", "task=reach", "out=it's my store", "episodes=5")
+    assert follow(follow(collected)).status == 0
+    assert (folder / "runs/reach/evaluation.json").exists()
+    again = recede("collect", "task=reach", "out=it's my store", "episodes=6")
+    assert follow(again).status == 0  # the run of five episodes stays as it is
+    assert resolve_checkpoint(folder / "runs/reach-2").exists()
+
+
+def test_the_location_of_a_task_is_repeated(recede, follow, folder, reaches, small):
+    run = recede("train", f"dataset={reaches}", "task=toys:REACH", "out=my run", "steps=1", *small)
+    assert follow(run).status == 0
+    assert (folder / "my run/evaluation.json").exists()
+
+
+def test_a_run_without_a_task_has_no_next_command(recede, folder, reaches, small):
+    result = recede("train", f"dataset={reaches}", "out=run", "steps=1", *small)
+    assert result.status == 0, result.err
+    assert "next:" not in result.out
+
+
+def test_an_empty_recording_has_no_next_command(recede, folder, monkeypatch):
+    monkeypatch.setattr("recede.recording.scripted.collect", lambda *_, **__: Collected(0, 3, "failures.zarr"))
+    assert "next:" not in recede("collect", "task=toys:REACH", "out=empty.zarr", "episodes=1").out

@@ -1,0 +1,64 @@
+"""Every number of every configuration has bounds, which are checked when the configuration is made."""
+
+import math
+from dataclasses import MISSING, fields
+from typing import Any, get_args, get_origin, get_type_hints
+
+import pytest
+from recede.configs.augmentation import AugmentationConfig
+from recede.configs.choices import CHOICES
+from recede.configs.commands import COMMANDS
+from recede.configs.components.policies import DiffusionConfig, HorizonsConfig
+from recede.configs.components.robots import SafetyConfig
+from recede.configs.normalisation import NormalisationConfig
+from recede.configs.notation import default_of
+
+CONFIGS = {
+    *(command.config for command in COMMANDS.values()),
+    *(option for options in CHOICES.values() for option in options.values()),
+    AugmentationConfig,
+    HorizonsConfig,
+    NormalisationConfig,
+    SafetyConfig,
+}
+ABSURD = {int: [10**12, 10**30, -(10**12)], float: [1e300, 1e12, -1e12, math.inf, -math.inf, math.nan]}
+UNBOUNDED = {"DiffusionConfig.clip": [1e300, 1e12, math.inf]}
+"""What a field may be none the less: without a bound, the estimates are not clipped."""
+
+
+def hint_of(config, name) -> Any:
+    """The type of a field without its None."""
+    hint = get_type_hints(config)[name]
+    options = [option for option in get_args(hint) if option is not type(None)]
+    return options[0] if type(None) in get_args(hint) else hint
+
+
+def cases():
+    for config in sorted(CONFIGS, key=lambda config: config.__name__):
+        for field in fields(config):
+            hint = hint_of(config, field.name)
+            for value in ABSURD.get(hint, []):
+                if value not in UNBOUNDED.get(f"{config.__name__}.{field.name}", []):
+                    yield pytest.param(config, field.name, value, id=f"{config.__name__}.{field.name}={value:g}")
+            for value in ABSURD.get(get_args(hint)[0], []) if get_origin(hint) is list else []:
+                yield pytest.param(config, field.name, [value, value], id=f"{config.__name__}.{field.name}=[{value:g}]")
+
+
+def make(config, **values):
+    required = {field.name: "x" for field in fields(config) if default_of(field) is MISSING}
+    return config(**(required | ({"policy": DiffusionConfig()} if "policy" in required else {}) | values))
+
+
+@pytest.mark.parametrize(("config", "name", "value"), list(cases()))
+def test_an_absurd_number_is_refused(config, name, value):
+    make(config)
+    more = {"std": [1.0, 1.0]} if name == "mean" else {"mean": [0.0, 0.0]} if name == "std" else {}
+    more |= {"augment": True} if name == "crop" and "augment" in config.__dataclass_fields__ else {}
+    with pytest.raises(ValueError, match=name):
+        make(config, **{name: value}, **more)
+
+
+@pytest.mark.parametrize("value", [[[-1e300, 0], [1, 1]], [[0], [math.nan]], [[0]], ["a", "b"], [1, 2], [[0], ["x"]]])
+def test_an_absurd_workspace_is_refused(value):
+    with pytest.raises(ValueError, match="workspace"):
+        SafetyConfig(workspace=value)

@@ -1,0 +1,196 @@
+"""What a command may change of a run that it resumes: words, the number of steps, and added demonstrations.
+
+`configs.training` declares which fields do not matter. Demonstrations and weights count by their content, of which
+every checkpoint holds digests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checkpoints.folder import read_manifest
+from ..checkpoints.runs import checkpoint_steps, read_resolved, resolve_checkpoint
+from ..configs.notation import describe
+from ..configs.training import BY_CONTENT, FREE, TrainConfig
+from ..datasets.demonstrations import Demonstrations
+from ..datasets.normalisation import TOLERANCE
+from ..datasets.windows import Windows, split_episodes
+from ..files import read_json_with_digest
+from ..policy.normalizer import Normalizer
+from ..specification import Specification
+from .split import Split
+
+MARGIN = 1.001
+"""A value is beyond a range if it lies farther from the centre than this many half ranges; less is rounding."""
+
+
+def begun_manifest(config: TrainConfig) -> dict[str, Any] | None:
+    """The manifest of the last checkpoint in `out`; None if nothing has been trained there.
+
+    Raises ValueError if the run there has another configuration, or has done more steps than `config` asks for.
+    """
+    folder = Path(config.out)
+    path, remedy = folder / "config.json", "restore it from a copy, or use another folder"
+    stored = read_json_with_digest(path, remedy) if path.exists() else describe(config)
+    changes = configuration_changes(_material(stored), _material(describe(config)))
+    manifest = read_resolved(folder, "last", read_manifest)[1] if checkpoint_steps(folder) else None
+    if manifest is not None:
+        _check_entries(folder, manifest)
+        changes += _changed_weights(config, stored, manifest)
+    if changes:
+        raise ValueError(
+            f"{folder} holds a run of another configuration ({'; '.join(changes)}): "
+            f"repeat its command to resume it, or choose another out="
+        )
+    if manifest is not None:
+        _check_steps(config, done=manifest["step"], planned=manifest["stages"][-1][1])
+    return manifest
+
+
+def _material(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that must stay as they are, of a configuration as JSON."""
+    settings = {name: value for name, value in described.items() if name not in (*FREE, *BY_CONTENT, "steps")}
+    return settings | {"policy": with_file_names(settings.get("policy", {}))}
+
+
+def with_file_names(policy: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a policy, in which pretrained weights of an encoder are identified by their file name."""
+    encoder = policy.get("encoder") or {}
+    if weights := encoder.get("weights"):
+        return {**policy, "encoder": encoder | {"weights": Path(weights).name}}
+    return dict(policy)
+
+
+def _check_entries(folder: Path, manifest: Mapping[str, Any]) -> None:
+    if missing := [name for name in ("training", "split", "streams_sha256", "stages") if name not in manifest]:
+        raise ValueError(
+            f"the last checkpoint of {folder} lacks {missing}, so its training cannot go on: start a new run from its "
+            f"weights with init_from={folder} out=NEW"
+        )
+
+
+def _changed_weights(config: TrainConfig, stored: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[str]:
+    """What differs in the weights that the run began with; a folder of the same name is not opened again."""
+    before, now = stored.get("init_from"), config.init_from
+    if before == now:
+        return []
+    digest = now and read_manifest(resolve_checkpoint(Path(now)))["weights_sha256"][:12]
+    return [] if digest == manifest["training"]["init_from"] else [f"init_from was {before!r} and is {now!r}"]
+
+
+def _check_steps(config: TrainConfig, *, done: int, planned: int) -> None:
+    if config.steps > done or config.steps == planned:
+        return
+    resume = (
+        f"give steps={planned} to resume it, or another number above {done}"
+        if planned > done
+        else (f"give steps={planned}, or more to continue it")
+    )
+    raise ValueError(f"{config.out} has done {done} steps already, got steps={config.steps}: {resume}")
+
+
+def configuration_changes(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
+    """The differences between two configurations, a clause each.
+
+    >>> configuration_changes({"seed": 0, "horizons": {"action": 8}}, {"seed": 0, "horizons": {"action": 4}})
+    ['horizons.action was 8 and is 4']
+    """
+    changes: list[str] = []
+    for key in [*before, *(key for key in now if key not in before)]:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            changes += configuration_changes(old, new, f"{path}{key}.")
+        elif old != new:
+            changes.append(f"{path}{key} was {old!r} and is {new!r}")
+    return changes
+
+
+# --- demonstrations
+
+
+def check_specification(config: TrainConfig, manifest: Mapping[str, Any], specification: Specification) -> None:
+    """Raises ValueError if the demonstrations do not have the streams of the run."""
+    if differences := manifest["specification"].differences(specification):
+        raise ValueError(
+            f"{config.dataset} must have the streams of the run {config.out}, whose are named first: "
+            f"{'; '.join(differences)}; choose another out="
+        )
+
+
+def check_episodes(config: TrainConfig, manifest: Mapping[str, Any], now: Sequence[str], *, what: str) -> None:
+    """Raises ValueError unless the episodes are those of the run, or with `data=grown` begin with those of the run.
+
+    manifest: of the run. now: digests of the episodes. what: which of the digests of the run to compare, "vectors" or
+    "images", whose digests cover mirror images too.
+    """
+    before = manifest["split"]["sha256"] if what == "vectors" else manifest["streams_sha256"]
+    differing = [index for index, (old, new) in enumerate(zip(before, now, strict=False)) if old != new]
+    anew = f"start a new run from the weights of this one with init_from={config.out} out=NEW"
+    counts = f"{config.dataset} has {len(now)} episodes where the run {config.out} has {len(before)}"
+    if differing:
+        of_what = "" if what == "vectors" else ", in an image or its mirror image"
+        many = f", and so do {len(differing) - 1} others" if len(differing) > 1 else ""
+        raise ValueError(
+            f"{config.dataset} must hold the episodes of the run {config.out}, but episode {differing[0]} "
+            f"differs{of_what}{many} ({len(now)} episodes, and {len(before)} in the run): {anew}"
+        )
+    if len(now) < len(before):
+        raise ValueError(f"{counts}, those {len(now)} are the same: restore the others, or {anew}")
+    if len(now) == len(before):
+        return
+    if config.data != "grown":
+        raise ValueError(
+            f"{counts}, the first {len(before)} are the same: give data=grown to train on all of them, or {anew}"
+        )
+    if config.steps <= manifest["step"]:
+        raise ValueError(
+            f"{counts}, and this run has done its {manifest['step']} steps: give more steps to train on all of them, "
+            f"or {anew}"
+        )
+
+
+def resumed_split(manifest: Mapping[str, Any], digests: list[str]) -> Split:
+    """The split of the run, to which added episodes are split on their own by the same share and seed.
+
+    manifest: of the run. digests: of all episodes, which begin with those of the run.
+    """
+    origin, held_out = manifest["split"], list(manifest["held_out_episodes"])
+    first = len(origin["sha256"])
+    if len(digests) > first:
+        added = split_episodes(len(digests) - first, held_out=origin["held_out"], seed=origin["seed"])[1]
+        held_out += [first + episode for episode in added]
+    training = sorted(set(range(len(digests))) - set(held_out))
+    return Split(training, held_out, {**origin, "episodes": len(digests), "sha256": digests}, is_kept=True)
+
+
+def values_beyond(
+    normalizer: Normalizer, demonstrations: Demonstrations, windows: Windows, episodes: range
+) -> list[str]:
+    """Each dimension that leaves the ranges of a run in added episodes, a note each.
+
+    windows: they hold the streams of the demonstrations.
+    """
+    notes: list[str] = []
+    steps = slice(demonstrations.bounds(episodes[0])[0], demonstrations.bounds(episodes[-1])[1])
+    for stream in demonstrations.specification.streams:
+        if stream.is_image:
+            continue
+        affine = normalizer.affine(stream.name)
+        rows = windows.streams[stream.name][steps].to(affine.centre.device, torch.float32)
+        least = TOLERANCE * affine.centre.abs().clamp(min=1)  # what counts as a motion of a still dimension
+        limit = torch.where(affine.half_range > 0, MARGIN * affine.half_range, least)
+        shares = ((rows - affine.centre).abs() > limit).float().mean(0)
+        for index in torch.nonzero(shares).tolist():
+            dimension, place = tuple(index), (slice(None), *index)
+            low, high = (affine.centre[dimension] + sign * affine.half_range[dimension] for sign in (-1, 1))
+            name = stream.label(dimension[0]) if len(dimension) == 1 else f"{stream.name}{list(dimension)}"
+            notes.append(
+                f"beyond: {name} is in [{rows[place].min():g}, {rows[place].max():g}] in the added "
+                f"episodes, and {shares[dimension]:.1%} of their steps lie beyond the range [{low:g}, {high:g}] of the "
+                "run, which stays"
+            )
+    return notes
