@@ -103,20 +103,37 @@ def content_digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
+def with_digest(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON object with a digest of itself. Raises ValueError for NaN and infinity."""
+    plain = json.loads(json.dumps(content, allow_nan=False))
+    return plain | {DIGEST: content_digest(plain)}
+
+
+def has_digest(content: Mapping[str, Any]) -> bool:
+    """Whether a JSON object has the digest that it holds."""
+    try:
+        return content_digest(content) == content.get(DIGEST)
+    except ValueError:  # NaN and infinity
+        return False
+
+
 def write_json_with_digest(path: Path, content: Mapping[str, Any]) -> None:
     """Write readable JSON that holds a digest of itself, whole or not at all."""
-    plain = json.loads(json.dumps(content, allow_nan=False))
-    write_json(path, plain | {DIGEST: content_digest(plain)})
+    write_json(path, with_digest(content))
 
 
 def check_digest(path: Path, content: Mapping[str, Any], remedy: str) -> None:
     """Raises ValueError, with the file and the remedy, if `content` does not have the digest that it holds."""
-    try:
-        is_whole = content_digest(content) == content.get(DIGEST)
-    except ValueError:  # NaN and infinity
-        is_whole = False
-    if not is_whole:
+    if not has_digest(content):
         raise ValueError(f"{path} is damaged: its SHA-256 is not the {DIGEST} in it; {remedy}")
+
+
+def read_json_with_digest(path: Path, remedy: str) -> dict[str, Any]:
+    """The content of `write_json_with_digest`, without its digest. Raises ValueError if the file is damaged."""
+    content = read_json(path)
+    check_digest(path, content, remedy)
+    del content[DIGEST]
+    return content
 
 
 def read_json(path: Path) -> dict[str, Any]:

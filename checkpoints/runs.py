@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..files import DIGEST, has_digest
+
 Content = TypeVar("Content")
 
 MEASURED = {
@@ -51,14 +53,14 @@ def best_step(run: Path) -> int | None:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Every line of a run's `metrics.jsonl`, without an unfinished last line.
+    """Every line of a run's `metrics.jsonl`, without its digest and without an unfinished last line.
 
     Raises ValueError, with the number of the line, if one is damaged.
     """
     path, entries = run / "metrics.jsonl", []
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     for number, line in enumerate(lines, 1):
-        if number == len(lines) and not line.endswith(b"\n"):
+        if not line.endswith(b"\n") and number == len(lines) and not _is_whole(line[:-1]):
             break
         try:
             entries.append(_checked_entry(json.loads(line)))
@@ -69,9 +71,21 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return entries
 
 
+def _is_whole(line: bytes) -> bool:
+    """Whether a line needs no end, so that what follows it is damage."""
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
 def _checked_entry(entry: Any) -> dict[str, Any]:
     """Raises ValueError if an entry of the metrics cannot have been written by a training."""
-    if not isinstance(entry, dict) or not entry.keys() <= set(MEASURED):
+    if not isinstance(entry, dict) or not has_digest(entry):
+        raise ValueError(f"its SHA-256 is not the {DIGEST} in it")
+    del entry[DIGEST]
+    if not entry.keys() <= set(MEASURED):
         raise ValueError(f"it must be an object of {', '.join(MEASURED)}")
     for name, value in entry.items():
         low, high = MEASURED[name]

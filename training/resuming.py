@@ -19,7 +19,7 @@ from ..configs.training import BY_CONTENT, FREE, TrainConfig
 from ..datasets.demonstrations import Demonstrations
 from ..datasets.normalisation import TOLERANCE
 from ..datasets.windows import Windows, split_episodes
-from ..files import read_json
+from ..files import read_json_with_digest
 from ..policy.normalizer import Normalizer
 from ..specification import Specification
 from .split import Split
@@ -34,7 +34,8 @@ def begun_manifest(config: TrainConfig) -> dict[str, Any] | None:
     Raises ValueError if the run there has another configuration, or has done more steps than `config` asks for.
     """
     folder = Path(config.out)
-    stored = read_json(folder / "config.json") if (folder / "config.json").exists() else describe(config)
+    path, remedy = folder / "config.json", "restore it from a copy, or use another folder"
+    stored = read_json_with_digest(path, remedy) if path.exists() else describe(config)
     changes = configuration_changes(_material(stored), _material(describe(config)))
     manifest = read_resolved(folder, "last", read_manifest)[1] if checkpoint_steps(folder) else None
     if manifest is not None:

@@ -2,7 +2,7 @@
 
     run/
       config.json               the configuration of the last command; `training.resuming` says what it may change
-      metrics.jsonl             one line a measurement
+      metrics.jsonl             one line a measurement, with a digest of itself
       checkpoints/00002000/     policy.json, policy.safetensors (averaged weights, evaluated and deployed),
                                 training.json, training.safetensors (the rest of the training state)
 
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ..checkpoints.folder import write_checkpoint, write_tensors
 from ..checkpoints.runs import best_step, checkpoint_of_step, checkpoint_steps, read_metrics
-from ..files import whole_folder, write_json, write_text, writing
+from ..files import whole_folder, with_digest, write_json_with_digest, write_text, writing
 
 
 class Run:
@@ -69,7 +69,7 @@ class Run:
         """Start or resume the run with this configuration; returns the step of the last checkpoint, or 0."""
         for leftover in list(self.folder.rglob(".*.partial*")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
-        write_json(self.config, config)
+        write_json_with_digest(self.config, config)
         start = max(self.steps, default=0)
         self._forget_after(start)
         return start
@@ -86,7 +86,7 @@ class Run:
             write_checkpoint(folder, weights, step=step, **manifest)
             digest = write_tensors(folder / "training.safetensors", training)
             state = {"step": step, "threads": torch.get_num_threads(), "training_sha256": digest}
-            write_json(folder / "training.json", state)
+            write_json_with_digest(folder / "training.json", state)
         self.prune()
         return path
 
@@ -100,12 +100,17 @@ class Run:
         """Append a line to the metrics."""
         self.last_loss = entry.get("loss", self.last_loss)
         with writing(self.metrics), self.metrics.open("a") as file:
-            file.write(json.dumps(entry) + "\n")
+            file.write(_line(entry))
 
     def _forget_after(self, step: int) -> None:
         """Delete the measurements after `step`: a resumed training repeats them."""
         kept = [entry for entry in read_metrics(self.folder) if entry["step"] <= step]
-        write_text(self.metrics, "".join(json.dumps(entry) + "\n" for entry in kept))
+        write_text(self.metrics, "".join(map(_line, kept)))
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    """A line of the metrics, which holds a digest of itself."""
+    return json.dumps(with_digest(entry)) + "\n"
 
 
 @contextmanager

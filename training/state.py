@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.folder import read_checkpoint, read_tensors
 from ..checkpoints.runs import resolve_checkpoint
-from ..files import read_json
+from ..files import read_json_with_digest
 from .ema import EMA
 from .measures import Meter
 
@@ -33,7 +33,7 @@ def restore_training(
     because sums are then rounded differently.
     """
     weights = read_checkpoint(folder)[1]
-    note = read_json(folder / "training.json")
+    note = read_json_with_digest(folder / "training.json", "restore it from a copy")
     if not {"threads", "training_sha256"} <= note.keys():
         raise ValueError(f"{folder / 'training.json'} is damaged: it holds only {sorted(note)}; restore it from a copy")
     if note["threads"] != torch.get_num_threads() and next(policy.parameters()).device.type == "cpu":

@@ -15,7 +15,7 @@ from recede.checkpoints.opening import load_policy
 from recede.checkpoints.runs import checkpoint_steps, read_metrics, resolve_checkpoint
 from recede.configs.choices import CHOICES
 from recede.configs.notation import policy_config
-from recede.files import DIGEST, write_json_with_digest
+from recede.files import DIGEST, with_digest, write_json_with_digest
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons, Specification, Stream
 
@@ -194,12 +194,37 @@ def test_the_last_and_the_best_checkpoint_of_a_run_are_resolved(tmp_path):
         resolve_checkpoint(run, "best")
     lines = [{"step": 7, "mean_score": 0.5}, {"step": 9, "mean_score": 0.9}]
     lines = [{"episodes": 5} | line for line in lines] + [{"step": 20, "loss": 1.0}]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 20, "mean_sc')
+    (run / "metrics.jsonl").write_text("".join(map(signed, lines)) + '{"step": 20, "mean_sc')
     assert resolve_checkpoint(run, "best").name == "00000007"  # of those that are there
     assert resolve_checkpoint(run / "checkpoints/00000020", "best").name == "00000020"
     (run / "metrics.jsonl").write_text("{\n")
     with pytest.raises(ValueError, match=r"metrics.jsonl is damaged"):
         resolve_checkpoint(run, "best")
+
+
+def signed(line):
+    """A line of the metrics as a training writes it."""
+    return json.dumps(with_digest(line)) + "\n"
+
+
+def test_a_flipped_bit_of_the_metrics_changes_nothing_or_is_an_error(tmp_path):
+    path, lines = tmp_path / "metrics.jsonl", [{"step": step, "loss": 0.5 / step} for step in (1, 2, 3)]
+    content, rng = "".join(map(signed, lines)).encode(), np.random.default_rng(0)
+    for place in [len(content) - 1, *rng.integers(0, len(content), 300)]:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            assert read_metrics(tmp_path) == lines
+        except ValueError as error:
+            assert "metrics.jsonl is damaged" in str(error)  # noqa: PT017
+
+
+def test_a_line_of_the_metrics_that_a_killed_training_did_not_finish_is_left_out(tmp_path):
+    path, content = tmp_path / "metrics.jsonl", signed({"step": 1}).encode()
+    for length in range(len(content)):
+        path.write_bytes(content + content[:length])
+        assert read_metrics(tmp_path) == [{"step": 1}]
 
 
 def test_a_flipped_bit_of_a_description_changes_nothing_or_is_an_error(tmp_path):
@@ -297,8 +322,9 @@ def test_a_policy_that_is_too_large_for_memory_is_an_error(tmp_path):
     ],
 )
 def test_a_damaged_line_of_the_metrics_is_named(tmp_path, line):
-    (tmp_path / "metrics.jsonl").write_bytes(
-        b'{"step": 1, "loss": 2.0}\n' + line.encode("latin-1") + b'\n{"step": 9}\n'
-    )
+    if line.startswith("{") and "NaN" not in line:
+        line = signed(json.loads(line)).strip()
+    first, last = signed({"step": 1, "loss": 2.0}).encode(), signed({"step": 9}).encode()
+    (tmp_path / "metrics.jsonl").write_bytes(first + line.encode("latin-1") + b"\n" + last)
     with pytest.raises(ValueError, match=r"line 2 of .*metrics.jsonl is damaged.*restore the file from a copy"):
         read_metrics(tmp_path)

@@ -313,6 +313,11 @@ def cut_config(run):
     (run / "config.json").write_text('{"steps": ')
 
 
+def alter_config(run):
+    path = run / "config.json"
+    path.write_text(path.read_text().replace('"batch_size": ', '"batch_size": 1'))
+
+
 BOTH = [
     (newer, ["policy.json: format must be 3, which this version of recede reads, got 4", "or train again"]),
     (flip_weights, ["policy.safetensors is damaged: its SHA-256 is not the one noted", "use another checkpoint"]),
@@ -327,6 +332,7 @@ EVALUATE_ONLY = [
 RESUME_ONLY = [
     (no_training_state, ["training.json is damaged", "restore it from a copy"]),
     (flip_training_state, ["training.safetensors is damaged: its SHA-256 is not the one noted"]),
+    (alter_config, ["config.json is damaged: its SHA-256", "restore it from a copy, or use another folder"]),
     (cut_config, ["config.json is damaged", "restore it from a copy, or use another folder"]),
 ]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from recede.checkpoints.folder import write_checkpoint, write_tensors
 from recede.configs.choices import CHOICES
-from recede.files import write_json
+from recede.files import write_json_with_digest
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons, Specification, Stream
 from recede.training.ema import EMA
@@ -239,7 +239,7 @@ def test_the_moments_of_several_groups_are_restored(tmp_path):
     meter = Meter(torch.device("cpu"))
     digest = write_tensors(tmp_path / "training.safetensors", training_state(policies[1], optimizers[1], meter))
     note = {"threads": torch.get_num_threads(), "training_sha256": digest}
-    write_json(tmp_path / "training.json", note)
+    write_json_with_digest(tmp_path / "training.json", note)
     restore_training(tmp_path, policies[2], EMA(policies[2], power=0.75, maximum=0.9999), optimizers[2], meter)
     update(2, 1)
     assert [group["scale"] for group in optimizers[2].param_groups] == [1.0, 1.0, 0.5, 0.5]

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from recede.checkpoints.folder import read_checkpoint
 from recede.checkpoints.runs import best_step, checkpoint_of_step, checkpoint_steps, read_metrics, resolve_checkpoint
+from recede.files import with_digest
 from recede.training.run import Run
 
 STEPS = 30
@@ -202,7 +203,8 @@ def test_files_of_a_killed_writer_are_removed(tmp_path, demonstrations, small, r
     (unfinished / ".policy.json.partial").write_text("{")
     (unfinished / "policy.safetensors").write_bytes(b"half")
     (out / ".config.123.0f.partial.json").write_text("{")
-    (out / "metrics.jsonl").write_text('{"step": 7, "loss": 3.0}\n{"step": 8, "lo')  # and no checkpoint of step 7
+    whole_line = json.dumps(with_digest({"step": 7, "loss": 3.0})) + "\n"  # and no checkpoint of step 7
+    (out / "metrics.jsonl").write_text(whole_line + '{"step": 8, "lo')
     status, output = nursery.run(*command)
     assert status == 0, output
     assert_equal_runs(out, uninterrupted)
@@ -218,7 +220,7 @@ def test_the_metrics_survive_a_full_disk(tmp_path, nursery, demonstrations, smal
     os.kill(process, signal.SIGKILL)
     nursery.wait()
     with (out / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 3, "loss": 0.125}\n' * 1000)
+        file.write((json.dumps(with_digest({"step": 3, "loss": 0.125})) + "\n") * 1000)
     before = (out / "metrics.jsonl").read_bytes()
     status, output = nursery.run(*command, limit=20_000)
     assert status == 2
