@@ -115,7 +115,8 @@ where it was, 0 after a finished training, to learning_rate, and falls along a c
         positive(self, "steps", "log_every", "validate_every", "save_every", most=MOST_UPDATES)
         not_negative(self, "warmup", "evaluate_every", most=MOST_UPDATES)
         positive(self, "batch_size", "evaluate_episodes", most=MOST_EPISODES)
-        positive(self, "draws", "learning_rate", most=1000)
+        positive(self, "draws", most=1000)
+        positive(self, "learning_rate", most=1e38)  # one that is too large is named as soon as training diverges
         positive(self, "gradient_clip", most=1e10)
         not_negative(self, "weight_decay", most=1000)
         positive(self, "ema_power", most=10)

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -249,10 +250,7 @@ def test_an_engine_that_disagrees_is_not_exported(recede, trained, tmp_path, mon
 
 
 def test_a_folder_appears_whole_or_not_at_all(recede, trained, tmp_path, monkeypatch):
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(export.np, "save", full)
+    monkeypatch.setattr(export.np, "save", Mock(side_effect=OSError(28, "No space left on device")))
     assert "No space left" in refused(recede, tmp_path / "out", trained, "engine=onnx")
 
 

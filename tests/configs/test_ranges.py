@@ -22,8 +22,8 @@ CONFIGS = {
     SafetyConfig,
 }
 ABSURD = {int: [10**12, 10**30, -(10**12)], float: [1e300, 1e12, -1e12, math.inf, -math.inf, math.nan]}
-UNBOUNDED = {"DiffusionConfig.clip": [1e300, 1e12, math.inf]}
-"""What a field may be none the less: without a bound, the estimates are not clipped."""
+UNBOUNDED = {"DiffusionConfig.clip": [1e300, 1e12, math.inf], "TrainConfig.learning_rate": [1e12]}
+"""What a field may be none the less: estimates may go unclipped, and a training that diverges names its rate."""
 
 
 def hint_of(config, name) -> Any:

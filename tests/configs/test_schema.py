@@ -36,6 +36,7 @@ REQUIRED = {
     "name": "pusht",
     "out": "runs/x",
     "results": "runs",
+    "robot": "simulated",
     "run": "runs/x",
     "source": "w.pt",
     "task": "pick_place",
@@ -103,8 +104,9 @@ def test_every_command_composes_to_its_configuration(command):
     required = {key: value for key, value in REQUIRED.items() if is_required(config, key)}
     with initialize_config_module("recede.configs", version_base="1.3"):
         composed = OmegaConf.to_object(compose(command, [f"{key}={value}" for key, value in required.items()]))
-    chosen = {"policy": composed.policy} if command == "import-checkpoint" else {}
-    assert composed == config(**required, **chosen)
+    parts = {"import-checkpoint": "policy", "check": "robot"}  # commands without a default for a part
+    chosen = {parts[command]: getattr(composed, parts[command])} if command in parts else {}
+    assert composed == config(**required | chosen)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.yaml")), ids=lambda path: str(path.relative_to(FOLDER)))

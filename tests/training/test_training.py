@@ -20,7 +20,7 @@ from recede.configs.training import TrainConfig
 from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import Windows
 from recede.evaluation.evaluate import CHOICE_SEED, evaluate
-from recede.files import read_json
+from recede.files import read_json, write_json_with_digest
 from recede.policy.denoising.weighting import uniform
 from recede.policy.interface import Lesson
 from recede.policy.normalizer import Normalizer
@@ -327,7 +327,7 @@ def test_a_policy_learns(trained, reaches):
 
 def test_a_checkpoint_holds_the_averaged_policy(tmp_path, reaches):
     """With a decay of almost 1 after the first update, the average keeps the weights that this update copied."""
-    config = configuration(reaches, tmp_path / "run", ema_power=40.0, ema_maximum=1 - 1e-7, steps=6)
+    config = configuration(reaches, tmp_path / "run", ema_power=10.0, ema_maximum=1 - 1e-7, steps=6)
     train(config)
     train(configuration(reaches, tmp_path / "one", steps=6, save_every=1))
     averaged, _ = load_policy(tmp_path / "run")
@@ -373,8 +373,7 @@ def test_another_number_of_threads_warns(tmp_path, reaches):
     train(config)
     policy = prepare(config).policy
     path = resolve_checkpoint(tmp_path / "run") / "training.json"
-    note = json.loads(path.read_text())
-    path.write_text(json.dumps(note | {"threads": 7}))
+    write_json_with_digest(path, json.loads(path.read_text()) | {"threads": 7})
     rest = (
         EMA(policy, power=0.75, maximum=0.9999),
         torch.optim.AdamW(policy.parameters(), fused=True),

@@ -114,7 +114,7 @@ def test_whole_images_are_cropped_in_the_centre_and_cropped_images_are_taken_as_
             lambda: encoder_of(SCENE, Stream("depth", (16, 16, 1), "uint8"), shared=True),
             r"channels, got \{'scene': 3, 'depth': 1\}: .*shared=false",
         ),
-        (lambda: encoder_of(Stream("depth", (9, 9, 1))), r"'depth' must be a vector .*uint8.*\(9, 9, 1\)"),
+        (lambda: encoder_of(Stream("depth", (9, 9, 1))), r"'depth': a step must be a vector .*uint8.*\(9, 9, 1\)"),
         (lambda: encoder_of(SCENE, stages=4), r"32 pixels for the 4 stages .* got \(24, 32\)"),
         (lambda: encoder_of(SCENE, WRIST, shared=True, stages=3), r"16 pixels .* got \(16, 20\)"),
         (lambda: encoder_of(Stream("grey", (16, 16, 1), "uint8"), weights="w"), "must have 3 channels, got 1"),
@@ -239,9 +239,8 @@ def test_a_killed_training_on_images_ends_bit_for_bit_the_same(filmed, tmp_path,
         command = training(filmed, tmp_path / name, *ENCODER, *CHANGES)
         if name == "resumed":
             with monkeypatch.context() as patch:
-                patch.setattr(loop, "learning_rate", lambda step, config: 1 / (step < 5) and plain(step, config))
-                with pytest.raises(ZeroDivisionError):
-                    recede(*command)
+                patch.setattr(loop, "learning_rate", lambda step, *rest: 1 / (step < 5) and plain(step, *rest))
+                assert "ZeroDivisionError" in recede(*command).err
             assert checkpoint_steps(tmp_path / name) == [3]
         assert recede(*command).status == 0
     files = [checkpoint_of_step(tmp_path / name, 8) / "training.safetensors" for name in ("whole", "resumed")]
