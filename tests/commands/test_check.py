@@ -101,6 +101,7 @@ def test_a_signal_stops_the_robot(number):
     with subprocess.Popen(
         [*command, "max_call_ms=5000"], env=os.environ | {"PYTHONPATH": folders}, **options
     ) as process:
+        assert process.stdout is not None
         assert any(line == "commanded\n" for line in process.stdout)
         process.send_signal(number)
         out, err = process.communicate(timeout=60)

@@ -5,6 +5,7 @@ import sys
 import time
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -73,14 +74,14 @@ class Faulty(Reach):
         super().__init__(render_mode)
         self.kind, self.is_bad = kind, False
 
-    def reset(self, *, seed=None, options=None):
+    def reset(self, *, seed=None, options=None) -> Any:
         self.is_bad = seed in BAD_SEEDS
         if self.is_bad and self.kind == "reset":
             return {}["nothing"]
         observation, info = super().reset(seed=seed)
         return observation if self.kind == "old reset" else (observation, info)
 
-    def step(self, action):
+    def step(self, action) -> Any:
         is_now = self.is_bad and self.num_steps == 4
         if is_now and self.kind == "step":
             np.zeros(3) + np.zeros(4)
