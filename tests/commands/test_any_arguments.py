@@ -125,14 +125,14 @@ def test_any_arguments_are_composed_or_refused_in_one_line(recede, monkeypatch, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 9))
-def test_thousands_of_arguments_are_composed_or_refused_in_one_line(recede, monkeypatch, tmp_path, seed):
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_a_thousand_arguments_are_composed_or_refused_in_one_line(recede, monkeypatch, tmp_path, seed):
     monkeypatch.chdir(tmp_path)
-    compose_any(recede, monkeypatch, 400, seed=seed)
+    compose_any(recede, monkeypatch, 300, seed=seed)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_any_arguments_run_or_are_refused_in_one_line(nursery, tmp_path, reaches, trained, seed):
     rng = random.Random(seed)
     commands = [command for command in COMMANDS if command not in ("demo", "serve")]  # these go on for long
