@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..configs.changes import replaced
 from ..configs.components.policies import DiffusionConfig, RegressionConfig
@@ -70,6 +70,28 @@ def open_policy(
     running, report = make_engine(policy, engine or (None if is_for_robots else "eager"))
     num_parameters = sum(parameter.numel() for parameter in policy.parameters())  # type: ignore[attr-defined]
     return OpenedPolicy(running, manifest, num_parameters, report)
+
+
+class PolicyChoice(Protocol):
+    """The fields by which a command chooses a policy; see `open_policy`."""
+
+    run: str
+    checkpoint: str
+    sampler: Any
+    engine: str | None
+    device: str
+
+
+def open_chosen(config: PolicyChoice, *, is_for_robots: bool = False) -> OpenedPolicy:
+    """Open the policy that a command was given. Raises what `open_policy` raises."""
+    return open_policy(
+        config.run,
+        engine=config.engine,
+        which=config.checkpoint,
+        sampler=config.sampler,
+        device=config.device,
+        is_for_robots=is_for_robots,
+    )
 
 
 def load_engine(folder: str | Path) -> Engine:

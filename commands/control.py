@@ -116,19 +116,11 @@ def _load(config: ControlConfig, needs_gradient: bool) -> Predict:
 
     needs_gradient: whether guidance needs one, which only eager has.
     """
-    from ..checkpoints.opening import open_policy
+    from ..checkpoints.opening import open_chosen
     from ..configs.packages import import_packages
 
     import_packages(config.imports)  # this process has its own tables of choices
-    opened = open_policy(
-        config.run,
-        engine=config.engine,
-        which=config.checkpoint,
-        sampler=config.sampler,
-        device=config.device,
-        is_for_robots=not needs_gradient,
-    )
-    engine = opened.engine
+    engine = open_chosen(config, is_for_robots=not needs_gradient).engine
     rng = np.random.default_rng(config.seed)
 
     def predict(request: Request) -> Any:

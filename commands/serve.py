@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def run(config: ServeConfig) -> None:
     """Serve the policy until the process is interrupted or terminated; then close every session."""
-    from ..checkpoints.opening import open_policy, read_description
+    from ..checkpoints.opening import open_chosen, read_description
     from ..serving.server import Server
     from ..serving.wire import TOKEN, read_token, require
 
@@ -29,14 +29,7 @@ def run(config: ServeConfig) -> None:
     for module in ("msgpack", "websockets"):
         require(module)
     task = read_description(config.run, config.checkpoint)["task"]
-    opened = open_policy(
-        config.run,
-        engine=config.engine,
-        which=config.checkpoint,
-        sampler=config.sampler,
-        device=config.device,
-        is_for_robots=True,
-    )
+    opened = open_chosen(config, is_for_robots=True)
     sizes = {"max_sessions": config.max_sessions, "max_batch": config.max_batch}
     asyncio.run(_run_server(Server(opened.engine, task=task, token=token, seed=config.seed, **sizes), config))
     print("every session is closed")

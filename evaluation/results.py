@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ..checkpoints.opening import OpenedPolicy, open_policy, read_description
+from ..checkpoints.opening import OpenedPolicy, open_chosen, read_description
 from ..checkpoints.runs import read_metrics
 from ..configs.evaluation import EvaluateConfig
 from ..configs.notation import describe
@@ -112,11 +112,9 @@ def choice_episodes(config: EvaluateConfig) -> dict[str, int] | None:
 
 
 def open_subject(config: EvaluateConfig) -> OpenedPolicy:
-    """Open the policy that `config` evaluates. Raises what `choice_episodes` and `open_policy` raise."""
+    """Open the policy that `config` evaluates. Raises what `choice_episodes` and `open_chosen` raise."""
     chosen_on = choice_episodes(config)
-    policy = open_policy(
-        config.run, engine=config.engine, which=config.checkpoint, sampler=config.sampler, device=config.device
-    )
+    policy = open_chosen(config)
     if config.engine not in (None, "eager"):
         print(policy.report)
     return replace(policy, manifest=policy.manifest | {"chosen_on": chosen_on})
