@@ -154,7 +154,10 @@ def _flips(values: NDArray[np.float64], is_first: NDArray[np.bool_]) -> NDArray[
 
 
 def _saturation(recording: Recording, stream: Stream, index: int, idle: NDArray[np.bool_]) -> Iterator[Fault]:
-    """A dimension that runs into its limit at some speed and stays there, unless it is a switch."""
+    """A dimension that runs into its limit at some speed and stays there, unless it is a switch.
+
+    A command may go to any value and stay there, so an action is cut off at the limits of its stream alone.
+    """
     values = recording.rows[stream.name][:, index]
     if len(np.unique(values[:: max(len(values) // 5000, 1)])) <= FEW:
         return
@@ -166,12 +169,16 @@ def _saturation(recording: Recording, stream: Stream, index: int, idle: NDArray[
     inner = values[~at[0] & ~at[1]]
     is_coarse = len(np.unique(inner)) < len(inner) / 2  # it turns within a few ticks of its sensor
     tick = 3 * before[before > 0].min() if is_coarse else 0.0
-    for end, is_at in zip(ends, at, strict=True):
+    is_command = stream.name == recording.demonstrations.specification.action.name
+    limits = (stream.low[index], stream.high[index]) if stream.low else (-np.inf, np.inf)
+    for end, limit, is_at in zip(ends, limits, at, strict=True):
+        if is_command and not np.isclose(end, limit):
+            continue
         was_at = np.concatenate([[False], is_at[:-1]]) & ~recording.is_first
         stays = is_at & was_at & ~idle
         entries = is_at & ~was_at & ~recording.is_first
         is_abrupt = entries.any() and np.median(before[entries]) > max(0.2 * np.median(before[before > 0]), tick)
-        if stays.mean() >= 0.01 and (is_abrupt or is_at.mean() > 0.8):
+        if stays.mean() >= 0.01 and is_abrupt:
             yield Fault(
                 float(is_at.mean()),
                 f"{stream.label(index)} is cut off at {end:g} in {is_at.mean():.1%} of the steps, "

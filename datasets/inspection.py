@@ -84,7 +84,7 @@ def worst(demonstrations: Demonstrations) -> str:
     if not lines:
         return ""
     more = f"; and {len(lines) - 1} more" if len(lines) > 1 else ""
-    return f"{lines[0].text}{more}, see recede inspect"
+    return f"{lines[0].text}{more} (see `recede inspect`)"
 
 
 def _step_faults(demonstrations: Demonstrations) -> Iterator[Fault]:

@@ -1,5 +1,7 @@
 """Faults of a whole recording are named with their share, in few and in all episodes; good recordings have none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from recede.datasets.demonstrations import Demonstrations
@@ -95,7 +97,7 @@ def test_angles_that_wrap_are_named(number):
         demonstrations, f"joints[1] wraps round by a whole turn in {number} of 8 episodes", "sine and cosine"
     )
     assert fault.share == number / 8
-    assert worst(demonstrations) == f"{fault.text}, see recede inspect"
+    assert worst(demonstrations) == f"{fault.text} (see `recede inspect`)"
     assert [line for line in warnings(demonstrations) if "joints" in line] == [fault.text]
 
 
@@ -186,6 +188,22 @@ def test_dimensions_that_are_cut_off_are_named(number):
     if number < 8:  # the sensor of the others ends there as well, but is never held there
         rows[rows > 1.0] = 0.999 - 1e-3 * np.arange((rows > 1.0).sum()) / len(rows)
     one_of(demonstrations, "joints[2] is cut off at 1 in", f"in {number} of 8 episodes", "range")
+
+
+@pytest.mark.parametrize(("limits", "is_fault"), [((), False), ((-2.0, 2.0), False), ((-2.0, 0.8), True)])
+def test_a_command_that_stays_at_a_value_is_cut_off_at_its_limits_alone(limits, is_fault):
+    demonstrations = make()
+    action = demonstrations.rows["action"]
+    action[:, 0] = np.minimum(action[:, 0], 0.8)
+    action[:, 1] += np.random.default_rng(0).normal(0, 1e-3, len(action))  # otherwise the action is frozen at times
+    if limits:
+        low, high = limits
+        stream = Stream("action", (2,), labels=("x", "opening"), low=(low, -1.0), high=(high, 1.0))
+        demonstrations.specification = replace(demonstrations.specification, action=stream)
+    if is_fault:
+        one_of(demonstrations, "action.x is cut off at 0.8 in", "in 6 of 8 episodes", "range")
+    else:
+        assert texts(demonstrations) == []
 
 
 @pytest.mark.parametrize(("gain", "words"), [(3.0, "at 255"), (-3.0, "at 0")])

@@ -111,7 +111,7 @@ def test_a_training_names_what_looks_wrong_and_the_half_that_it_holds_out(tmp_pa
     train(TrainConfig(dataset=str(store.path), out=str(tmp_path / "run"), held_out=0.02, **options))
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("looks wrong: arm[0] wraps round by a whole turn in 2 of 2 episodes, the first at step ")
-    assert first.endswith(", see recede inspect")
+    assert first.endswith(" (see `recede inspect`)")
     assert second.startswith("held out: 1 of 2 episodes")
 
 
