@@ -6,7 +6,7 @@ The step is that of the default recipe: 256 chunks of 16 actions, 2 observed ste
 256, a noise level and a noise for each chunk, the squared error of x_0, and AdamW. The plain loop has the network as it
 was published, with a linear layer for time and conditioning in every block. All take turns in one run, with
 `OMP_NUM_THREADS` threads, or as many as there are cores. The costs of data, of the averaged weights and of logging come
-on top, alike for all. Try other instructions by the variables ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2.
+on top, alike for all. Hold torch to AVX2 by ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2.
 """
 
 from __future__ import annotations
