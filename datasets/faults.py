@@ -170,7 +170,7 @@ def _saturation(recording: Recording, stream: Stream, index: int, idle: NDArray[
     is_coarse = len(np.unique(inner)) < len(inner) / 2  # it turns within a few ticks of its sensor
     tick = 3 * before[before > 0].min() if is_coarse else 0.0
     is_command = stream.name == recording.demonstrations.specification.action.name
-    limits = (stream.low[index], stream.high[index]) if stream.low else (-np.inf, np.inf)
+    limits = np.array([stream.low, stream.high])[:, index] if stream.low else (-np.inf, np.inf)
     for end, limit, is_at in zip(ends, limits, at, strict=True):
         if is_command and not np.isclose(end, limit):
             continue
