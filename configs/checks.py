@@ -31,18 +31,22 @@ LARGEST_SEED = 2**32 - 1
 
 
 def positive(config: object, *names: str, most: float = math.inf) -> None:
-    """Raises ValueError unless these fields are all above 0, and at most `most`."""
+    """Raises ValueError unless these fields are all above 0 and at most `most`, or None."""
     for name in names:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be above 0, got {getattr(config, name)}")
+        if (value := getattr(config, name)) is None:
+            continue
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}")
         _at_most(config, name, most)
 
 
 def not_negative(config: object, *names: str, most: float = math.inf) -> None:
-    """Raises ValueError unless these fields are all at least 0, and at most `most`."""
+    """Raises ValueError unless these fields are all at least 0 and at most `most`, or None."""
     for name in names:
-        if not getattr(config, name) >= 0:
-            raise ValueError(f"{name} must be at least 0, got {getattr(config, name)}")
+        if (value := getattr(config, name)) is None:
+            continue
+        if not value >= 0:
+            raise ValueError(f"{name} must be at least 0, got {value}")
         _at_most(config, name, most)
 
 

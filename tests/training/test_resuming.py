@@ -28,6 +28,7 @@ STEPS = 4
 def configuration(dataset, out, **changes):
     policy = RegressionConfig(network=UNet1dConfig(channels=[16, 32], time_size=16))
     arguments = {"policy": policy, "device": "cpu", "batch_size": 16, "steps": STEPS, "warmup": 2, "held_out": 0.25}
+    arguments |= {"horizons": HorizonsConfig(observation=2, prediction=16, action=8), "ema_maximum": 0.9}
     return TrainConfig(dataset=str(dataset), out=str(out), **(arguments | changes))
 
 
