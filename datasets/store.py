@@ -48,7 +48,6 @@ from zarr.storage import LocalStore
 from ..files import whole_folder
 from ..specification import Specification, Stream, nearest
 from .arrays import (
-    DAMAGE,
     ZarrArray,
     check_length,
     extend,
@@ -380,8 +379,9 @@ def _commit(group: zarr.Group, path: Path) -> tuple[Specification, int]:
             "restore zarr.json from a copy"
         )
     try:
-        return Specification.from_json(attributes["specification"]), num_episodes
-    except DAMAGE as error:
+        return Specification.from_json(attributes.get("specification", {})), num_episodes
+    except ValueError as error:
         raise ValueError(
-            f"{path}: attribute 'recede.specification' is damaged ({error}): restore zarr.json from a copy"
+            f"{path}: attribute 'recede.specification' must describe streams that policies take, but {error}: record "
+            "the episodes into a new store of such streams, or restore zarr.json from a copy if it was damaged"
         ) from error

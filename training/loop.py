@@ -24,6 +24,7 @@ from ..configs.notation import describe, typed
 from ..configs.training import TrainConfig
 from ..datasets.augmentation import Augmentation
 from ..datasets.demonstrations import Demonstrations, check_finite
+from ..datasets.findings import grouped
 from ..datasets.fingerprint import stream_digests, vector_digests
 from ..datasets.inspection import worst
 from ..datasets.mirror import Mirrored
@@ -282,10 +283,12 @@ def _open_checked(dataset: str, task: Task | None) -> Demonstrations:
 def _notes(
     demonstrations: Demonstrations, ranges: dict[str, Range], split: Split, num_episodes: int, *, has_parent: bool
 ) -> list[str]:
-    notes = [f"still: {name} {reason}" for fitted in ranges.values() for name, reason in fitted.still.items()]
+    notes = list[str]()
     for name, fitted in ranges.items():
-        coarse = lost_decimals(demonstrations.stream(name), fitted.low, fitted.high)
-        notes += [f"coarse: {label} {reason}" for label, reason in coarse.items()]
+        stream = demonstrations.stream(name)
+        coarse = lost_decimals(stream, fitted.low, fitted.high)
+        notes += [f"still: {label} {reason}" for label, reason in grouped(stream, fitted.still).items()]
+        notes += [f"coarse: {label} {reason}" for label, reason in grouped(stream, coarse).items()]
     if has_parent:
         origin = "as by init_from" if split.is_kept else "anew, because init_from was not trained on them"
         notes.append(f"held out: {len(split.held_out)} of {num_episodes} episodes, {origin}")
