@@ -9,7 +9,7 @@ from typing import Any
 
 from ..configs.evaluation import EvaluateConfig
 from ..configs.notation import command_line
-from ..files import read_json, write_json, write_text
+from ..files import read_json, write_bytes, write_json, write_text
 from .reports.comparison import document
 from .reports.delays import draw_delays
 from .results import delay_steps, identity, measure, open_subject
@@ -42,6 +42,6 @@ def measure_all(config: EvaluateConfig, out: Path) -> list[Mapping[str, Any]]:
         results.append(measurement.to_json() | expected)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, results[-1])
-    (out / "delays.png").write_bytes(draw_delays(results))
+    write_bytes(out / "delays.png", draw_delays(results))
     write_text(out / "delays.md", document(results, command=command_line("evaluate", config)))
     return results

@@ -36,6 +36,7 @@ from ..evaluation.evaluate import choice_scores
 from ..policy.device import device as choose_device
 from ..policy.interface import Lesson, Policy
 from ..policy.normalizer import Normalizer
+from ..realtime import Interrupted
 from .ema import EMA
 from .measures import Meter, action_error, is_finite, mean_where, metrics_writer
 from .parameters import parameter_groups
@@ -45,10 +46,6 @@ from .run import Run, stop_requests
 from .schedule import Stage, learning_rate, stages_of
 from .split import Split, choose_split
 from .state import load_initial_weights, restore_training, training_state
-
-
-class Interrupted(KeyboardInterrupt):
-    """Training was stopped by a signal, and has saved its state."""
 
 
 class Prepared(NamedTuple):
@@ -79,8 +76,8 @@ def train(config: TrainConfig) -> Path:
     """Start, resume or continue the run of `config`; returns the folder of its last checkpoint.
 
     Raises ValueError or OSError, before anything is written, if the training cannot start. Raises FloatingPointError
-    if the loss, a gradient or a weight is not finite; the last good checkpoint is kept. Raises Interrupted after SIGINT
-    or SIGTERM.
+    if the loss, a gradient or a weight is not finite; the last good checkpoint is kept. Raises Interrupted after a
+    signal that ends it, once it is saved.
     """
     prepared = prepare(config)
     policy, device = prepared.policy, prepared.device
@@ -90,7 +87,7 @@ def train(config: TrainConfig) -> Path:
     order = Order(len(prepared.windows), config.batch_size, config.seed, device)
     generator = torch.Generator(device)
     run = Run(Path(config.out))
-    with run.exclusive(), stop_requests() as is_stopping, metrics_writer(run, config.tensorboard) as write:
+    with run.exclusive(), stop_requests() as stop_signal, metrics_writer(run, config.tensorboard) as write:
         if begun_manifest(config) != prepared.begun:
             raise ValueError(f"{run.folder} was trained by another process meanwhile: repeat the command")
         start = run.begin({key: value for key, value in describe(config).items() if key not in ("out", "imports")})
@@ -124,8 +121,8 @@ def train(config: TrainConfig) -> Path:
             is_last = done == config.steps
             is_evaluated = config.evaluate_every > 0 and (is_last or done % config.evaluate_every == 0)
             is_logged = is_last or done % config.log_every == 0
-            is_stopped = is_stopping()  # read once: a later signal stops the next step, which is then saved
-            is_saved = is_last or is_evaluated or is_stopped or done % config.save_every == 0
+            stopped_by = stop_signal()  # read once: a later signal stops the next step, which is then saved
+            is_saved = is_last or is_evaluated or stopped_by or done % config.save_every == 0
             if (is_saved or is_logged) and not is_finite(meter, policy):
                 raise not_finite(run, config, done)
             if is_logged:
@@ -138,9 +135,9 @@ def train(config: TrainConfig) -> Path:
             if is_saved:
                 state = training_state(policy, optimizer, meter)
                 run.save(done, weights=ema.module.state_dict(), training=state, manifest=prepared.manifest)
-            if is_stopped and not is_last:
+            if stopped_by and not is_last:
                 raise Interrupted(
-                    f"stopped and saved after step {done} of {config.steps}: repeat the command to resume"
+                    stopped_by, f"stopped and saved after step {done} of {config.steps}: repeat the command to resume"
                 )
     return run.checkpoint(config.steps)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...configs.choices import CHOICES
 from ...configs.notation import default_of, describe
-from ...files import read_json, write_text
+from ...files import read_json, taking_turns, write_text
 from ..intervals import MIN_TRAININGS, Interval, bootstrap, over_trainings, wilson
 
 Result = Mapping[str, Any]
@@ -65,10 +65,14 @@ def find_evaluations(source: Path) -> Sequence[Result]:
 
 
 def write_lines(path: Path, results: Iterable[Result]) -> int:
-    """Add results to a file with an evaluation on each line. Replaces those of the same path; returns their number."""
-    lines = {_path(result): result for result in (*(find_evaluations(path) if path.exists() else ()), *results)}
+    """Add results to a file with an evaluation on each line. Replaces those of the same path; returns their number.
+
+    Commands that add to the same file take turns.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(f"{json.dumps(lines[name], allow_nan=False)}\n" for name in sorted(lines)))
+    with taking_turns(path):
+        lines = {_path(result): result for result in (*(find_evaluations(path) if path.exists() else ()), *results)}
+        write_text(path, "".join(f"{json.dumps(lines[name], allow_nan=False)}\n" for name in sorted(lines)))
     return len(lines)
 
 
