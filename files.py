@@ -248,7 +248,7 @@ def write_json_with_digest(path: Path, content: Mapping[str, Any]) -> None:
     write_json(path, with_digest(content))
 
 
-def check_digest(path: Path, content: Mapping[str, Any], remedy: str) -> None:
+def check_digest(path: Path | str, content: Mapping[str, Any], remedy: str) -> None:
     """Raises ValueError, with the file and the remedy, if `content` does not have the digest that it holds."""
     if not has_digest(content):
         raise ValueError(f"{path} is damaged: its SHA-256 is not the {DIGEST} in it; {remedy}")

@@ -78,7 +78,7 @@ def _report(config: ControlConfig, task: str | None, session: Session) -> None:
     from ..control.log import TICKS
     from ..datasets.store import DemonstrationStore
     from ..evaluation.reports.control import summary_line, write_timeline
-    from ..files import write_json
+    from ..files import write_json_with_digest
 
     ((name, execution),) = config.execution.items()
     content = {
@@ -90,7 +90,7 @@ def _report(config: ControlConfig, task: str | None, session: Session) -> None:
         "episodes": session.records,
     }
     page = session.out / "report.html"
-    write_json(session.out / "control.json", content)
+    write_json_with_digest(session.out / "control.json", content)
     write_timeline(page, content, DemonstrationStore.open(session.out / TICKS))
     print(f"{task or config.run}, {name}: {summary_line(session.records)}")
     print(f"report: {page}")

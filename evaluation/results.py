@@ -22,7 +22,7 @@ from ..configs.notation import describe
 from ..envs.catalogue import known_task, load_task
 from ..envs.faults import RunningEnv, own_frames, place
 from ..envs.task import Task
-from ..files import write_bytes, write_json
+from ..files import write_bytes, write_json_with_digest
 from .episode import Outcome
 from .evaluate import CHOICE_SEED, Evaluation, evaluate
 
@@ -178,7 +178,7 @@ def write_results(
 
     out.mkdir(parents=True, exist_ok=True)
     first = measurements[0]
-    write_json(out / "evaluation.json", first.to_json())
+    write_json_with_digest(out / "evaluation.json", first.to_json())
     filmed = [outcome for outcome in first.evaluation.outcomes if outcome.frames]
     for outcome in first.evaluation.outcomes:
         if outcome.unfilmed is not None:

@@ -10,7 +10,7 @@ import time
 import pytest
 from recede.datasets.store import DemonstrationStore
 from recede.evaluation.reports.comparison import find_evaluations, write_lines
-from recede.files import exclusive, taking_turns
+from recede.files import exclusive, taking_turns, with_digest
 from recede.recording import scripted
 
 EVALUATE = ["task=toys:REACH", "device=cpu", "videos=0"]
@@ -98,7 +98,7 @@ def test_commands_that_add_to_a_file_of_lines_take_turns(recede, trained, tmp_pa
         writer.start()
         time.sleep(0.2)
         assert not lines.exists()
-        lines.write_text(json.dumps(dict(evaluation) | {"path": "b"}) + "\n")
+        lines.write_text(json.dumps(with_digest(dict(evaluation) | {"path": "b"})) + "\n")
     writer.join(10)
     assert [one["path"] for one in find_evaluations(lines)] == ["a", "b"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lines.jsonl", "results"]
