@@ -38,6 +38,7 @@ from ..evaluation.reports.learning import write_training_page
 from ..policy.device import device as choose_device
 from ..policy.interface import Lesson, Policy
 from ..policy.normalizer import Normalizer
+from ..realtime import Interrupted
 from .advice import Facts, as_stored, choice_lines, choose, setting
 from .ema import EMA
 from .measures import Meter, action_error, is_finite, mean_where, metrics_writer
@@ -55,10 +56,6 @@ from .run import Run, stop_requests
 from .schedule import Stage, learning_rate, stages_of
 from .split import Split, choose_split
 from .state import load_initial_weights, restore_training, training_state
-
-
-class Interrupted(KeyboardInterrupt):
-    """Training was stopped by a signal, and has saved its state."""
 
 
 class Prepared(NamedTuple):
@@ -93,8 +90,8 @@ def train(config: TrainConfig) -> Path:
     """Start, resume or continue the run of `config`; returns the folder of its last checkpoint.
 
     Raises ValueError or OSError, before anything is written, if the training cannot start. Raises FloatingPointError
-    if the loss, a gradient or a weight is not finite; the last good checkpoint is kept. Raises Interrupted after SIGINT
-    or SIGTERM.
+    if the loss, a gradient or a weight is not finite; the last good checkpoint is kept. Raises Interrupted after a
+    signal that ends it, once it is saved.
     """
     prepared = prepare(config)
     config, policy, device = prepared.config, prepared.policy, prepared.device
@@ -105,7 +102,7 @@ def train(config: TrainConfig) -> Path:
     order = Order(len(prepared.windows), setting(config, "batch_size"), config.seed, device)
     generator = torch.Generator(device)
     run = Run(Path(config.out))
-    with run.exclusive(), stop_requests() as is_stopping, metrics_writer(run, config.tensorboard) as write:
+    with run.exclusive(), stop_requests() as stop_signal, metrics_writer(run, config.tensorboard) as write:
         if begun_manifest(config) != prepared.begun:
             raise ValueError(f"{run.folder} was trained by another process meanwhile: repeat the command")
         chosen = [(f"{key}={typed(setting(config, key))}", reason) for key, reason in prepared.chosen.items()]
@@ -141,8 +138,8 @@ def train(config: TrainConfig) -> Path:
             is_last = done == num_steps
             is_evaluated = config.evaluate_every > 0 and (is_last or done % config.evaluate_every == 0)
             is_logged = is_last or done % config.log_every == 0
-            is_stopped = is_stopping()  # read once: a later signal stops the next step, which is then saved
-            is_saved = is_last or is_evaluated or is_stopped or done % config.save_every == 0
+            stopped_by = stop_signal()  # read once: a later signal stops the next step, which is then saved
+            is_saved = is_last or is_evaluated or stopped_by or done % config.save_every == 0
             if (is_saved or is_logged) and not is_finite(meter, policy):
                 raise not_finite(run, config, done)
             if is_logged:
@@ -152,13 +149,15 @@ def train(config: TrainConfig) -> Path:
                 write(step=done, action_error=action_error(ema.module, prepared.validation, seed=config.seed))
             if is_evaluated and prepared.task is not None:
                 write(step=done, **choice_scores(ema.module, prepared.task, episodes=config.evaluate_episodes))
-            if is_evaluated or is_last or is_stopped:
+            if is_evaluated or is_last or stopped_by:
                 write_training_page(run.folder / "training.html", run.folder.name, read_metrics(run.folder), chosen)
             if is_saved:
                 state = training_state(policy, optimizer, meter)
                 run.save(done, weights=ema.module.state_dict(), training=state, manifest=prepared.manifest)
-            if is_stopped and not is_last:
-                raise Interrupted(f"stopped and saved after step {done} of {num_steps}: repeat the command to resume")
+            if stopped_by and not is_last:
+                raise Interrupted(
+                    stopped_by, f"stopped and saved after step {done} of {num_steps}: repeat the command to resume"
+                )
     return run.checkpoint(num_steps)
 
 
