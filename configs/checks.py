@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, TypeAlias
 
+from ..datasets.filters import parse
 from ..policy.engines.interface import ENGINES
 from ..specification import nearest
 
@@ -28,6 +29,13 @@ LARGEST_SIZE = 2**16
 
 LARGEST_SEED = 2**32 - 1
 """Largest seed that is given. The seeds that are counted on from it fit the stores."""
+
+
+def condition(config: object, name: str) -> None:
+    """Raises ValueError unless this field is a condition of `datasets.filters`, or None."""
+    text = getattr(config, name)
+    if text is not None:
+        parse(text)
 
 
 def positive(config: object, *names: str, most: float = math.inf) -> None:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .augmentation import AugmentationConfig
-from .checks import LARGEST_SEED, MOST_EPISODES, MOST_UPDATES, PathName, not_negative, positive, share
+from .checks import LARGEST_SEED, MOST_EPISODES, MOST_UPDATES, PathName, condition, not_negative, positive, share
 from .choices import require_choices
 from .components.policies import DiffusionConfig, HorizonsConfig
 from .normalisation import normalisations
 from .packages import CommandConfig
 
-BY_CONTENT = ("dataset", "init_from", "teacher")
+BY_CONTENT = ("dataset", "episodes", "init_from", "teacher")
 """Fields of a training that name data or weights: these count, and their names do not."""
 
 FREE = (
@@ -33,6 +33,8 @@ class TrainConfig(CommandConfig):
 
     dataset: PathName
     """Folder of a demonstration store, or of a replay buffer of Diffusion Policy."""
+    episodes: str | None = None
+    """Which of its episodes, as in "outcome=success and operator!=script". null takes all."""
     data: str = "same"
     """What a resumed run accepts: same, the episodes that it has; or grown, also episodes added behind them."""
     task: str | None = None
@@ -122,6 +124,7 @@ where it was, 0 after a finished training, to learning_rate, and falls along a c
         positive(self, "ema_power", most=10)
         share(self, "ema_maximum")
         not_negative(self, "seed", most=LARGEST_SEED)
+        condition(self, "episodes")
         if self.split_seed is not None:
             not_negative(self, "split_seed", most=LARGEST_SEED)
         if self.held_out is not None:

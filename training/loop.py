@@ -162,7 +162,7 @@ def prepare(config: TrainConfig) -> Prepared:
     begun = begun_manifest(config)
     horizons, device = config.horizons.build(), choose_device(config.device)
     task = load_task(config.task) if config.task else None
-    demonstrations = _open_checked(config.dataset, task)
+    demonstrations = _open_checked(config.dataset, task, config.episodes)
     num_episodes = len(demonstrations)
     split = _split(config, demonstrations, begun)
     stages = stages_of(begun, steps=config.steps, episodes=num_episodes)
@@ -242,9 +242,12 @@ def _split(config: TrainConfig, demonstrations: Demonstrations, begun: dict[str,
     return choose_split(digests, held_out=config.held_out, seed=config.split_seed, parent=parent)
 
 
-def _open_checked(dataset: str, task: Task | None) -> Demonstrations:
-    """The demonstrations at `dataset`. Raises ValueError if there are none, or if a number is not finite."""
-    demonstrations = open_demonstrations(dataset, task)
+def _open_checked(dataset: str, task: Task | None, episodes: str | None) -> Demonstrations:
+    """The demonstrations at `dataset`, or those that a condition chooses.
+
+    Raises ValueError if there are none, or if a number is not finite.
+    """
+    demonstrations = open_demonstrations(dataset, task, episodes=episodes)
     if not len(demonstrations):
         raise ValueError(f"{dataset} must hold demonstrations to train on, got a store without episodes")
     for stream in demonstrations.specification.streams:
