@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .augmentation import AugmentationConfig
-from .checks import LARGEST_SEED, MOST_EPISODES, MOST_UPDATES, PathName, not_negative, positive, share
+from .checks import LARGEST_SEED, MOST_EPISODES, MOST_UPDATES, PathName, condition, not_negative, positive, share
 from .choices import require_choices
 from .components.policies import DiffusionConfig, HorizonsConfig
 from .normalisation import normalisations
 from .packages import CommandConfig
 
-BY_CONTENT = ("dataset", "init_from", "teacher")
+BY_CONTENT = ("dataset", "episodes", "init_from", "teacher")
 """Fields of a training that name data or weights: these count, and their names do not."""
 
 FREE = (
@@ -33,6 +33,8 @@ class TrainConfig(CommandConfig):
 
     dataset: PathName
     """Folder of a demonstration store, or of a replay buffer of Diffusion Policy."""
+    episodes: str | None = None
+    """Which of its episodes, as in "outcome=success and operator!=script". null takes all."""
     data: str = "same"
     """What a resumed run accepts: same, the episodes that it has; or grown, also episodes added behind them."""
     task: str | None = None
@@ -121,12 +123,10 @@ at the new last update."""
         positive(self, "gradient_clip", most=1e10)
         not_negative(self, "weight_decay", most=1000)
         positive(self, "ema_power", most=10)
-        if self.ema_maximum is not None:
-            share(self, "ema_maximum")
         not_negative(self, "seed", most=LARGEST_SEED)
+        condition(self, "episodes")
         not_negative(self, "split_seed", most=LARGEST_SEED)
-        if self.held_out is not None:
-            share(self, "held_out")
+        share(self, "ema_maximum", "held_out")
         self.normalisation = dict[str, Any](normalisations(self.normalisation))
         if self.data not in ("same", "grown"):
             raise ValueError(f"data must be same or grown, got {self.data!r}")

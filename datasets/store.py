@@ -31,6 +31,7 @@ decompresses only the chunks of its steps. Facts are read when they are first as
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -267,7 +268,7 @@ class DemonstrationStore(Demonstrations):
             raise ValueError(f"{place} does not hold the bytes that {_FACT_ENDS} names: restore both from a copy")
         require_chunks(texts, 0, length)
         content, facts = read_rows(texts, 0, length).astype(np.uint8).tobytes(), list[EpisodeFacts]()
-        for start, stop in zip([0, *ends[:-1]], ends, strict=True):
+        for start, stop in itertools.pairwise([0, *ends]):
             try:
                 facts.append(EpisodeFacts.from_json(json.loads(content[start:stop])) if stop > start else UNKNOWN)
             except (ValueError, RecursionError) as error:

@@ -179,7 +179,7 @@ def prepare(config: TrainConfig) -> Prepared:
     begun = begun_manifest(config)
     device = choose_device(config.device)
     task = load_task(config.task) if config.task else None
-    demonstrations = _open_checked(config.dataset, task)
+    demonstrations = _open_checked(config.dataset, task, config.episodes)
     num_episodes = len(demonstrations)
     parent = read_manifest(resolve_checkpoint(Path(config.init_from))) if begun is None and config.init_from else None
     split = _split(config, demonstrations, begun, parent)
@@ -268,9 +268,12 @@ def _split(
     return choose_split(digests, held_out=config.held_out, seed=config.split_seed, parent=parent)
 
 
-def _open_checked(dataset: str, task: Task | None) -> Demonstrations:
-    """The demonstrations at `dataset`. Raises ValueError if there are none, or if a number is not finite."""
-    demonstrations = open_demonstrations(dataset, task)
+def _open_checked(dataset: str, task: Task | None, episodes: str | None) -> Demonstrations:
+    """The demonstrations at `dataset`, or those that a condition chooses.
+
+    Raises ValueError if there are none, or if a number is not finite.
+    """
+    demonstrations = open_demonstrations(dataset, task, episodes=episodes)
     if not len(demonstrations):
         raise ValueError(f"{dataset} must hold demonstrations to train on, got a store without episodes")
     for stream in demonstrations.specification.streams:

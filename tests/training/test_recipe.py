@@ -50,6 +50,7 @@ def test_paths_devices_logs_and_seeds_are_not_part_of_a_recipe(reaches, tmp_path
         "seed": 7,
         "task": "toys:REACH",
         "data": "grown",
+        "episodes": "operator=script",
         "device": "auto",
         "image_cache": "device",
         "tensorboard": True,

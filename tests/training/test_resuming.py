@@ -138,6 +138,22 @@ def test_another_mirror_is_refused(eight, tmp_path, monkeypatch):
         train(config)
 
 
+def test_a_condition_counts_by_the_episodes_that_it_chooses(run, reaches, finished):
+    """`run` knows the first eight of these twenty episodes, from a store that holds nothing else."""
+    train(configuration(reaches, run, episodes="operator=script and episode<8"))
+    with pytest.raises(ValueError, match=r"has 7 episodes .* has 8"):
+        train(configuration(reaches, run, episodes="episode<7"))
+    with pytest.raises(ValueError, match=r"episode 0 differs"):
+        train(configuration(reaches, run, episodes="episode>=8"))
+    train(configuration(reaches, run, episodes="seed<8", steps=STEPS + 1))
+    assert read_manifest(resolve_checkpoint(run))["split"]["episodes"] == 8
+    train(configuration(reaches, run, episodes="not seed>9", data="grown", steps=STEPS + 2))
+    assert read_manifest(resolve_checkpoint(run))["split"]["episodes"] == 10
+    now, before = (read_manifest(resolve_checkpoint(folder))["split"]["sha256"] for folder in (run, finished))
+    assert now[:8] == before
+    assert read_json(run / "config.json")["episodes"] == "not seed>9"
+
+
 def test_added_episodes_are_accepted_by_name(run, reaches, eight, tmp_path, capsys):
     store = DemonstrationStore.open(shutil.copytree(eight, tmp_path / "grown.zarr"))
     append(store, DemonstrationStore.open(reaches), range(8, 16), scale=50.0)
