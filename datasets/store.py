@@ -31,10 +31,13 @@ decompresses only the chunks of its steps. Facts are read when they are first as
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +48,7 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
 
-from ..files import whole_folder
+from ..files import whole_folder, writing
 from ..specification import Specification, Stream, nearest
 from .arrays import (
     ZarrArray,
@@ -87,6 +90,9 @@ LOCK_TIMEOUT = 60.0
 
 _APPENDING = threading.Lock()
 """Held while a thread of this process appends, to whichever store."""
+
+_PARTIAL = re.compile(r".+\.[0-9a-f]{32}\.partial")
+"""The files that zarr writes and then renames."""
 
 _ENDS, _SEEDS = "meta/episode_ends", "meta/episode_seeds"
 
@@ -130,7 +136,7 @@ class DemonstrationStore(Demonstrations):
         for stream in specification.streams:
             if stream.is_image and images != "zstd":
                 check_image(stream, images, path)
-        with whole_folder(path, replace=False) as folder:
+        with whole_folder(path, replace=False) as folder, writing(path):
             _build(folder, specification, images)
         return cls(path)
 
@@ -170,17 +176,12 @@ class DemonstrationStore(Demonstrations):
         written (a full disk), and TimeoutError if another writer does not finish.
         """
         rows = self._checked(streams)
-        lock = FileLock(self.path / _ENDS / ".lock", timeout=LOCK_TIMEOUT, poll_interval=0.01)
         try:
             # zarr skips chunks of zeros unless this is set when an array is opened; it holds for all threads.
-            with _APPENDING, lock, zarr.config.set({"array.write_empty_chunks": True}):
+            with self._turn(), zarr.config.set({"array.write_empty_chunks": True}):
                 self._refresh("r+")
                 self._append_rows(rows, seed, facts)
-        except Timeout:
-            raise TimeoutError(
-                f"{self.path}: another writer has not finished for {LOCK_TIMEOUT:.0f} s: end it and try again"
-            ) from None
-        except FileNotFoundError:
+        except (FileNotFoundError, TimeoutError):
             raise
         except OSError as error:
             raise OSError(
@@ -189,6 +190,28 @@ class DemonstrationStore(Demonstrations):
                 f"({error.strerror or error}): see that the disk has room and can be written to, and append it again",
             ) from error
         return len(self) - 1
+
+    def remove_leftovers(self) -> None:
+        """Delete the files `*.partial` of killed writers. Looks at every file of the store.
+
+        Raises TimeoutError if another writer does not finish.
+        """
+        with self._turn():
+            for path in self.path.rglob("*"):
+                if _PARTIAL.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _turn(self) -> Generator[None]:
+        """No other process or thread appends meanwhile. Raises TimeoutError if another writer does not finish."""
+        with _APPENDING, ExitStack() as stack:
+            try:
+                stack.enter_context(FileLock(self.path / _ENDS / ".lock", timeout=LOCK_TIMEOUT, poll_interval=0.01))
+            except Timeout:
+                raise TimeoutError(
+                    f"{self.path}: another writer has not finished for {LOCK_TIMEOUT:.0f} s: end it and try again"
+                ) from None
+            yield
 
     def _checked(self, streams: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The episode in the dtypes of the streams. Raises ValueError unless it fits the specification."""
@@ -245,7 +268,7 @@ class DemonstrationStore(Demonstrations):
             raise ValueError(f"{place} does not hold the bytes that {_FACT_ENDS} names: restore both from a copy")
         require_chunks(texts, 0, length)
         content, facts = read_rows(texts, 0, length).astype(np.uint8).tobytes(), list[EpisodeFacts]()
-        for start, stop in zip([0, *ends[:-1]], ends, strict=True):
+        for start, stop in itertools.pairwise([0, *ends]):
             try:
                 facts.append(EpisodeFacts.from_json(json.loads(content[start:stop])) if stop > start else UNKNOWN)
             except (ValueError, RecursionError) as error:

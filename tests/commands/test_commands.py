@@ -408,9 +408,12 @@ def test_from_demonstrations_to_an_evaluation(recede, empty_folder, reaches, tra
     shutil.copytree(trained, empty_folder / "my run")
     assert recede("inspect", str(reaches), "out=pictures/reach.png").status == 0
     assert (empty_folder / "pictures/reach.png").read_bytes().startswith(b"\x89PNG")
-    replayed = recede("replay", "task=toys:REACH", f"dataset={reaches}", "episodes=4")
+    replayed = recede("replay", "task=toys:REACH", f"dataset={reaches}", "episodes=episode<4")
     assert "4 episodes replayed, 4 of them succeed" in replayed.out
     assert "worst 0.00e+00 m" in replayed.out
+    for command in (["replay", "task=toys:REACH", f"dataset={reaches}"], ["inspect", str(reaches)]):
+        assert "'4': episode<4 selects the first 4" in recede(*command, "episodes=4").line
+        assert "no episode of 20 fulfils" in recede(*command, "episodes=operator!='script'").line
     options = ["episodes=6", "videos=0", "parallel=4", "device=cpu", "out=results"]
     refused = recede("evaluate", "my run", *options)  # no checkpoint decides what is imported
     assert refused.status == 2
@@ -437,7 +440,7 @@ def test_from_nothing_to_films_of_pick_place(recede, empty_folder, demonstration
     content = json.loads((empty_folder / "run/evaluation.json").read_text())
     assert content["task"] == "pick_place"
     assert len(content["success"]) == 3
-    replayed = recede("replay", "task=pick_place", f"dataset={demonstrations}", "episodes=2")
+    replayed = recede("replay", "task=pick_place", f"dataset={demonstrations}", "episodes=episode<2")
     assert "2 episodes replayed, 2 of them succeed" in replayed.out
 
 
