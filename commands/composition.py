@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass
 from importlib import import_module
 from traceback import format_list
 from typing import Any
@@ -14,8 +13,8 @@ from ..configs.changes import rule
 from ..configs.choices import CHOICES, MANY, names
 from ..configs.packages import import_packages
 from ..envs.faults import is_addressed, own_frames, place
-from ..specification import nearest
 from .grammar import is_sweep, jobs, requested_imports
+from .keys import help_of, keys_of, nearest_keys
 
 MOST_FRAMES = 3
 """Lines of a user's own code that are shown of an error in it."""
@@ -114,24 +113,20 @@ def explain_composition(error: Exception, command: str) -> str:
     if required := re.match(r"You must specify '(\w+)'", text):
         return f"{required[1]} is required: give {required[1]}=NAME, one of {', '.join(names(required[1]))}"
     if absent := re.match("Could not override '(.*?)'", text):
-        return f"none of the choices has a slot {absent[1]}: see {_help(command)}"
-    return f"{' '.join(text.splitlines()[0].split())} (see {_help(command)})"
+        return f"none of the choices has a slot {absent[1]}: see {help_of(command)}"
+    return f"{' '.join(text.splitlines()[0].split())} (see {help_of(command)})"
 
 
 def explain_key(error: Any, command: str) -> str:
     """One line for a key that the chosen configuration does not have."""
-    owner, *rest = str(error.full_key).split(".")
-    if owner in MANY and len(rest) == 1:
-        if rest[0] in CHOICES[owner]:
-            return f"{owner}.{rest[0]} is not chosen: add {owner}={rest[0]}"
-        return f"{owner} has no {rest[0]!r}: {nearest(rest[0], CHOICES[owner])} as in {owner}.NAME.every=2"
-    if not is_dataclass(error.object_type):
-        return f"{error.full_key} belongs to none of the choices: choose its owner first, see {_help(command)}"
-    slot = "/".join([owner, *rest[:-1]])
-    others = [name for name, option in CHOICES.get(slot, {}).items() if rest[-1] in option.__dataclass_fields__]
-    hint = nearest(str(error.key), [field.name for field in fields(error.object_type)])
-    return f"there is no key {error.key!r}: {hint}" + (f", or add {slot}={others[0]}" if others and rest else "")
-
-
-def _help(command: str) -> str:
-    return f"`recede {command} --help`"
+    key, keys = str(error.full_key), keys_of(command)
+    owner, *rest = key.split(".")
+    if owner in MANY and rest and rest[0] in CHOICES[owner]:
+        return f"{owner}.{rest[0]} is not chosen: add {owner}={rest[0]} (see {help_of(command)})"
+    slot, name = "/".join([owner, *rest[:-1]]), rest[-1] if rest else ""
+    options = CHOICES.get(slot, {})
+    others = [f"{slot}={other}" for other, option in options.items() if name in option.__dataclass_fields__]
+    chosen = [f"{slot}={other}" for other, option in options.items() if option is error.object_type]
+    if others and chosen:
+        return f"{chosen[0]} has no key {key!r}: add {' or '.join(others)} to use it (see {help_of(command)})"
+    return f"there is no key {key!r}: {nearest_keys(key, key.rpartition('.')[0], keys, command)}"

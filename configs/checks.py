@@ -39,26 +39,30 @@ def condition(config: object, name: str) -> None:
 
 
 def positive(config: object, *names: str, most: float = math.inf) -> None:
-    """Raises ValueError unless these fields are all above 0, and at most `most`."""
+    """Raises ValueError unless these fields are all above 0 and at most `most`, or None."""
     for name in names:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be above 0, got {getattr(config, name)}")
+        if (value := getattr(config, name)) is None:
+            continue
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}")
         _at_most(config, name, most)
 
 
 def not_negative(config: object, *names: str, most: float = math.inf) -> None:
-    """Raises ValueError unless these fields are all at least 0, and at most `most`."""
+    """Raises ValueError unless these fields are all at least 0 and at most `most`, or None."""
     for name in names:
-        if not getattr(config, name) >= 0:
-            raise ValueError(f"{name} must be at least 0, got {getattr(config, name)}")
+        if (value := getattr(config, name)) is None:
+            continue
+        if not value >= 0:
+            raise ValueError(f"{name} must be at least 0, got {value}")
         _at_most(config, name, most)
 
 
 def share(config: object, *names: str) -> None:
-    """Raises ValueError unless these fields are at least 0 and below 1."""
+    """Raises ValueError unless these fields are at least 0 and below 1, or None."""
     for name in names:
-        if not 0 <= getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(config, name)}")
+        if (value := getattr(config, name)) is not None and not 0 <= value < 1:
+            raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
 
 
 def _at_most(config: object, name: str, most: float) -> None:

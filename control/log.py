@@ -17,14 +17,13 @@ Shapes: Da size of the action.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shutil
 import signal
 import time
 from collections import deque
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +55,9 @@ WAITING_PARTS = 2
 WAITING = 4096
 """Messages that may wait in the loop for the process; beyond them the oldest are lost."""
 
+REASON_BYTES = 500
+"""Bytes of the reason why nothing more is logged."""
+
 WRITE_S = 60.0
 """Seconds within which an episode must be written."""
 
@@ -71,6 +73,8 @@ class RunLog:
     def __init__(self, folder: Path, specification: Specification, *, rate: float, actuation_delay: float) -> None:
         self.folder, self.specification = folder, specification
         self._number, self._tick, self.num_dropped = 0, 0, 0
+        self.failure = ""
+        """Why nothing more is logged; empty while all is well."""
         self._waiting: deque[tuple[str, tuple[Any, ...]]] = deque()
         with ExitStack() as undo:
             for name, streams in ((DEMONSTRATIONS, specification), (TICKS, tick_specification(specification, rate))):
@@ -140,8 +144,11 @@ class RunLog:
         if len(self._waiting) > WAITING:
             self._waiting.popleft()
             self.num_dropped += 1
-        with contextlib.suppress(ConnectionError):  # the robot goes on; the end of the episode raises the error
+        try:
             self._flush()
+            self._answers()
+        except ConnectionError:  # the robot goes on until it has braked; the end of the episode raises the error
+            self._note_failure()
 
     def _flush(self) -> bool:
         """Send as many messages as the process takes; whether none is left."""
@@ -156,14 +163,35 @@ class RunLog:
         try:
             while True:
                 is_sent = self._flush()
-                for _, record in self._child.channel.receive():
+                for record in self._answers():
                     if record["number"] == self._number and is_sent:
                         return int(record["count"])
                 self._child.channel.wait(0.1 if is_sent else 0.001)
                 if time.monotonic() > until:
                     raise TimeoutError(f"{self.folder}: an episode must be written within {WRITE_S:g} s, but is not")
         except ConnectionError:
-            raise OSError(f"{self.folder}: the run could not be written: see above for the error") from None
+            self._note_failure()
+            raise OSError(
+                f"{self.folder}: the run could not be written, what came before is kept ({self.failure}): make sure "
+                "that the disk has room and is writable"
+            ) from None
+
+    def _note_failure(self) -> None:
+        """Set `failure` to the last words of the process."""
+        for _ in range(2):  # a closed end raises an error first, and then gives what it had received
+            with suppress(ConnectionError):
+                self._answers()
+        self.failure = self.failure or "its process has ended"
+
+    def _answers(self) -> list[Any]:
+        """The answers of the process that have arrived. Raises ConnectionError if it has failed or ended."""
+        answers = list[Any]()
+        for name, record in self._child.channel.receive():
+            if name == "failed":
+                self.failure = bytes(record["reason"]).decode(errors="replace")
+            else:
+                answers.append(record)
+        return answers
 
 
 def tick_specification(specification: Specification, rate: float) -> Specification:
@@ -187,7 +215,10 @@ def layouts(specification: Specification) -> tuple[Layouts, Layouts]:
         "tick": np.dtype([("tick", "i8"), *times, command, ("events", "i8"), ("chunk", "f8"), ("seam", "f8")]),
         "end": np.dtype([("number", "i8")]),
     }
-    return requests, {"done": np.dtype([("number", "i8"), ("count", "i8")])}
+    return requests, {
+        "done": np.dtype([("number", "i8"), ("count", "i8")]),
+        "failed": np.dtype([("reason", f"S{REASON_BYTES}")]),
+    }
 
 
 class _Parts:
@@ -207,6 +238,8 @@ class _Parts:
 
     def add(self, row: dict[str, Any]) -> None:
         """Add the next step: a stream's name -> its value."""
+        if self._writing and self._writing[0].done():
+            self._writing.popleft().result()  # raises the error of a part that could not be written
         if len(self._rows) >= self._most:
             self.cut()
         self._rows.append(row)
@@ -296,7 +329,14 @@ def _serve(channel: Channel, folder: Path, actuation_delay: float) -> None:
     """The process: write until the channel is closed."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # they end the loop, which then closes the channel
         signal.signal(number, signal.SIG_IGN)
-    writer = Writer(folder, actuation_delay)
+    try:
+        _write(channel, Writer(folder, actuation_delay))
+    except (OSError, ValueError) as error:  # of the disk, such as one that is full
+        channel.send("failed", " ".join(str(error).split()).encode()[:REASON_BYTES])
+
+
+def _write(channel: Channel, writer: Writer) -> None:
+    """Write until the channel is closed, and what is left then."""
     try:
         while True:
             for name, record in channel.receive():

@@ -34,8 +34,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +48,9 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
 
-from ..files import whole_folder
+from ..files import whole_folder, writing
 from ..specification import Specification, Stream, nearest
 from .arrays import (
-    DAMAGE,
     ZarrArray,
     check_length,
     extend,
@@ -89,6 +90,9 @@ LOCK_TIMEOUT = 60.0
 
 _APPENDING = threading.Lock()
 """Held while a thread of this process appends, to whichever store."""
+
+_PARTIAL = re.compile(r".+\.[0-9a-f]{32}\.partial")
+"""The files that zarr writes and then renames."""
 
 _ENDS, _SEEDS = "meta/episode_ends", "meta/episode_seeds"
 
@@ -132,7 +136,7 @@ class DemonstrationStore(Demonstrations):
         for stream in specification.streams:
             if stream.is_image and images != "zstd":
                 check_image(stream, images, path)
-        with whole_folder(path, replace=False) as folder:
+        with whole_folder(path, replace=False) as folder, writing(path):
             _build(folder, specification, images)
         return cls(path)
 
@@ -172,17 +176,12 @@ class DemonstrationStore(Demonstrations):
         written (a full disk), and TimeoutError if another writer does not finish.
         """
         rows = self._checked(streams)
-        lock = FileLock(self.path / _ENDS / ".lock", timeout=LOCK_TIMEOUT, poll_interval=0.01)
         try:
             # zarr skips chunks of zeros unless this is set when an array is opened; it holds for all threads.
-            with _APPENDING, lock, zarr.config.set({"array.write_empty_chunks": True}):
+            with self._turn(), zarr.config.set({"array.write_empty_chunks": True}):
                 self._refresh("r+")
                 self._append_rows(rows, seed, facts)
-        except Timeout:
-            raise TimeoutError(
-                f"{self.path}: another writer has not finished for {LOCK_TIMEOUT:.0f} s: end it and try again"
-            ) from None
-        except FileNotFoundError:
+        except (FileNotFoundError, TimeoutError):
             raise
         except OSError as error:
             raise OSError(
@@ -191,6 +190,28 @@ class DemonstrationStore(Demonstrations):
                 f"({error.strerror or error}): see that the disk has room and can be written to, and append it again",
             ) from error
         return len(self) - 1
+
+    def remove_leftovers(self) -> None:
+        """Delete the files `*.partial` of killed writers. Looks at every file of the store.
+
+        Raises TimeoutError if another writer does not finish.
+        """
+        with self._turn():
+            for path in self.path.rglob("*"):
+                if _PARTIAL.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _turn(self) -> Generator[None]:
+        """No other process or thread appends meanwhile. Raises TimeoutError if another writer does not finish."""
+        with _APPENDING, ExitStack() as stack:
+            try:
+                stack.enter_context(FileLock(self.path / _ENDS / ".lock", timeout=LOCK_TIMEOUT, poll_interval=0.01))
+            except Timeout:
+                raise TimeoutError(
+                    f"{self.path}: another writer has not finished for {LOCK_TIMEOUT:.0f} s: end it and try again"
+                ) from None
+            yield
 
     def _checked(self, streams: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The episode in the dtypes of the streams. Raises ValueError unless it fits the specification."""
@@ -381,8 +402,9 @@ def _commit(group: zarr.Group, path: Path) -> tuple[Specification, int]:
             "restore zarr.json from a copy"
         )
     try:
-        return Specification.from_json(attributes["specification"]), num_episodes
-    except DAMAGE as error:
+        return Specification.from_json(attributes.get("specification", {})), num_episodes
+    except ValueError as error:
         raise ValueError(
-            f"{path}: attribute 'recede.specification' is damaged ({error}): restore zarr.json from a copy"
+            f"{path}: attribute 'recede.specification' must describe streams that policies take, but {error}: record "
+            "the episodes into a new store of such streams, or restore zarr.json from a copy if it was damaged"
         ) from error

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -18,6 +17,7 @@ from ..datasets.store import DemonstrationStore
 from ..envs.faults import Fault, RunningEnv, summary
 from ..envs.promises import PromiseError
 from ..envs.task import Task
+from ..files import exclusive
 
 MOST_FAULTS = 3
 """The episodes that may break off before the first one that does not."""
@@ -52,9 +52,15 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: s
     failures_path = path.with_name(f"{path.stem}-failures{path.suffix}")
     store = _open_existing(path, task)
     if store is None:
-        store = DemonstrationStore.create(path, task.specification, images=images)
-    with _exclusive(path), closing(RunningEnv(task.make, task.specification)) as env:
+        try:
+            DemonstrationStore.create(path, task.specification, images=images)
+        except FileExistsError:
+            if not path.exists():
+                raise
+            # Another process was faster, and records into it.
+    with exclusive(path, "being recorded"), closing(RunningEnv(task.make, task.specification)) as env:
         store = DemonstrationStore.open(path)  # as the last process left it
+        store.remove_leftovers()
         failures = _open_existing(failures_path, task)
         used = [int(seed) for opened in (store, failures) if opened is not None for seed in opened.episode_seeds]
         seed, faults, is_working = max([first_seed - 1, *used]), list[Fault](), False
@@ -94,20 +100,6 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: s
                         + (f"; {len(faults)} episodes broke off: {summary(faults)}" if faults else "")
                     )
     return Collected(len(store), 0 if failures is None else len(failures), failures_path, faults)
-
-
-@contextmanager
-def _exclusive(path: Path) -> Generator[None]:
-    """Lock the store, so that no seed is recorded twice. Raises ValueError if another process records into it."""
-    lock = FileLock(path / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"{path} is being recorded by another process: wait for it, or use another out=") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def demonstrate(task: Task, env: RunningEnv, seed: int) -> tuple[dict[str, NDArray[Any]], bool]:

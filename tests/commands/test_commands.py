@@ -94,25 +94,50 @@ TRAIN = ["train", "out=run", "steps=2"]
             "policy/network cannot be 'resnet': choose from 'dit', 'transformer', 'unet1d'",
         ),
         ([*TRAIN, "policy.sampler=ddpm"], "got 'ddpm': write policy/sampler=ddpm"),
-        ([*TRAIN, "policy.sampler.num_stepz=3"], "there is no key 'num_stepz': did you mean 'num_steps'?"),
-        ([*TRAIN, "policy.netwrok.channels=[8]"], "there is no key 'netwrok': did you mean 'network'?"),
+        (
+            [*TRAIN, "policy.sampler.num_stepz=3"],
+            "'policy.sampler.num_stepz': did you mean 'policy.sampler.num_steps'?",
+        ),
+        ([*TRAIN, "policy.netwrok.channels=[8]"], "'policy.netwrok.channels': did you mean 'policy.network.channels'?"),
+        ([*TRAIN, "policy.encoder.mlp.x=1"], "got 'policy.encoder.mlp.x': give it whole as policy.encoder.mlp=[a,b]"),
+        ([*TRAIN, "betas.0=1"], "got 'betas.0': give it whole as betas=[a,b] (see `recede train --help`)"),
+        (
+            [*TRAIN, "depth=3"],
+            "'depth': did you mean 'policy.encoder.depth'? (see `recede train --help`)",
+        ),
+        ([*TRAIN, "preset.x=1"], "got 'preset.x': give it whole as preset=VALUE"),
+        (
+            [*TRAIN, "policy.encoder.weights=a"],
+            "'policy.encoder.weights': add policy/encoder=resnet or policy/enc",
+        ),
+        (
+            [*TRAIN, "policy=regression", "policy.sampler.eta=1"],
+            "regression has no key 'policy.sampler': add policy=",
+        ),
+        (["inspect", "nowhere", "crop.0=1"], "got 'crop.0': give it whole as crop=[a,b] (see `recede inspect --help`)"),
+        (["evaluate", "nowhere", "sampler/x=1"], "there is no slot 'sampler/x': did you mean 'sampler'?"),
         ([*TRAIN, "policy=regression", "policy/sampler=ddim"], "has a slot policy/sampler"),
         ([*TRAIN, "steps=null"], "steps=null: the value must not be null"),
         ([*TRAIN, "learning_rate=fast"], "learning_rate=fast: the value must be a number"),
         ([*TRAIN, "horizons=3"], "horizons=3: this key has keys of its own"),
         (["evaluate", "nowhere", "execution.rtc.limit=3"], "execution.rtc is not chosen: add execution=rtc"),
-        (["evaluate", "nowhere", "execution.rct.limit=3"], "execution has no 'rct': did you mean 'rtc'?"),
-        (["evaluate", "nowhere", "sampler=ddpm", "sampler.eta=1"], "there is no key 'eta': choose from"),
-        (["evaluate", "nowhere", "sampler=ddpm", "sampler.eta=1"], "or add sampler=ddim"),
-        (["control", "nowhere", "robot.port=x"], "or add robot=serial_arm"),
+        (
+            ["evaluate", "nowhere", "execution.rct.limit=3"],
+            "'execution.rct.limit': did you mean 'execution.rtc.limit'",
+        ),
+        (
+            ["evaluate", "nowhere", "sampler=ddpm", "sampler.eta=1"],
+            "ddpm has no key 'sampler.eta': add sampler=ddim",
+        ),
+        (["control", "nowhere", "robot.port=x"], "robot=simulated has no key 'robot.port': add robot=serial_arm"),
         (["evaluate", "nowhere", "sampler=[1]"], "sampler cannot be '[1]'"),
         ([*TRAIN, "policy/sampler@x=ddim"], "there is no key 'policy/sampler@x'"),
         ([*TRAIN, "policy/samplr=ddim"], "there is no slot 'policy/samplr': did you mean 'policy/sampler'?"),
-        ([*TRAIN, "hydra.run.dir=x"], "there is no key 'hydra'"),
+        ([*TRAIN, "hydra.run.dir=x"], "there is no key 'hydra.run.dir'"),
         ([*TRAIN, "policy.prediction=epsilom"], "got 'epsilom': did you mean 'epsilon'?"),
         ([*TRAIN, "policy/sampler=diffusers", "policy.sampler.name=DDIMSheduler"], "did you mean 'DDIMScheduler'?"),
         ([*TRAIN, "policy/schedule=diffusers", "policy.schedule.beta_schedule=lin"], "diffusers knows, got 'lin'"),
-        ([*TRAIN, "horizons.observatoin=2"], "there is no key 'observatoin': did you mean 'observation'?"),
+        ([*TRAIN, "horizons.observatoin=2"], "no key 'horizons.observatoin': did you mean 'horizons.observation'?"),
         (
             [*TRAIN, "horizons.action=40"],
             "2 - 1 + 40 = 41 steps, got 16: predict at least 41 steps or execute at most 15",
@@ -189,7 +214,9 @@ def test_the_line_of_a_real_process(reaches, empty_folder):
     )
     assert process.returncode == 2
     assert process.stdout == ""
-    assert process.stderr == "recede train: there is no key 'learing_rate': did you mean 'learning_rate'?\n"
+    assert process.stderr == (
+        "recede train: there is no key 'learing_rate': did you mean 'learning_rate'? (see `recede train --help`)\n"
+    )
     assert list(empty_folder.iterdir()) == []
 
 

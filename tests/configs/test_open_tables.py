@@ -89,7 +89,7 @@ def trained(folder, nursery):
 
 
 def training(store, out):
-    options = ["policy=small", "task=slide", "steps=4", "batch_size=16", "device=cpu"]
+    options = ["policy=small", "task=slide", "steps=4", "batch_size=16", "horizons.observation=2", "device=cpu"]
     return ["train", IMPORTS, *options, f"dataset={store}", f"out={out}"]
 
 

@@ -225,7 +225,10 @@ def train_config(**changes):
         (lambda: train_config(evaluate_every=5), "evaluate_every=5 needs a task to evaluate in: give task="),
         (lambda: train_config(betas=[0.9]), r"betas must be two numbers.*got \[0.9\]"),
         (lambda: train_config(seed=-1), "seed must be at least 0, got -1"),
-        (lambda: train_config(horizons=HorizonsConfig(action=40)), "2 - 1 \\+ 40 = 41 steps, got 16"),
+        (
+            lambda: train_config(horizons=HorizonsConfig(observation=2, prediction=16, action=40)),
+            "2 - 1 \\+ 40 = 41 steps, got 16",
+        ),
         (
             lambda: train_config(policy="diffusion"),
             "got 'diffusion': write policy=diffusion",

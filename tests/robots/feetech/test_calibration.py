@@ -64,7 +64,7 @@ def test_an_impossible_file_is_refused(tmp_path, wrong, message):
     path = tmp_path / "arm.json"
     path.write_text(json.dumps(wrong))
     with pytest.raises(ValueError, match=message) as refused:
-        SerialArm("nowhere", path)
+        SerialArm("nowhere", path, release=False, actuation_delay=0.0)
     assert str(refused.value).startswith(str(path))
 
 
@@ -149,7 +149,7 @@ def test_an_arm_is_calibrated_by_hand_and_then_starts(emulated, tmp_path):
         assert (servo.offset, servo.get(9, 2), servo.get(11, 2)) == (offset, at + low, at + high)
         assert servo.get(55, 1) == 1  # locked again
         assert not servo.has_torque
-    with contextlib.closing(SerialArm(emulated.port, path)) as arm:
+    with contextlib.closing(SerialArm(emulated.port, path, release=False, actuation_delay=0.0)) as arm:
         arm.start()
         np.testing.assert_allclose(arm.position()[0], 0, atol=1e-6)
         assert arm.position()[5] == pytest.approx(arm.specification.action.low[5])

@@ -19,7 +19,7 @@ from flawed import (
 )
 from recede.datasets.faults import faults
 from recede.datasets.films import watch
-from recede.datasets.findings import findings, ways_of
+from recede.datasets.judging import remarks, ways_of
 from recede.datasets.opening import open_demonstrations
 from recede.datasets.quality import measure
 from recede.datasets.selection import Selected
@@ -28,10 +28,10 @@ from recede.envs.catalogue import load_task
 
 
 def judged(demonstrations, errors=None):
-    """Title -> its finding."""
+    """Title -> its remark."""
     measures = measure(demonstrations)
     films = watch(demonstrations, measures)
-    return {finding.title: finding for finding in findings(demonstrations, measures, films, errors)}
+    return {remark.title: remark for remark in remarks(demonstrations, measures, films, errors)}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,9 @@ def clipped(rows):
 
 
 def test_saturation_at_the_limits_is_found(clean):
-    assert any("action.x is cut off at 1 " in fault.text for fault in faults(clean.but(clipped)))
+    (fault,) = faults(clean.but(clipped))
+    assert "action.x" in fault.text
+    assert "cut off" in fault.text
 
 
 def test_a_policy_names_the_episodes_that_it_predicts_badly(clean):
@@ -98,10 +100,10 @@ def test_a_policy_names_the_episodes_that_it_predicts_badly(clean):
 
 def test_episodes_are_named_as_in_the_store_and_the_remedy_leaves_them_out(clean):
     flawed = Selected(clean.but(waiting, episodes=[3, 20]), [1, 3, 5, 7, 9, 20])
-    finding = judged(flawed)["Idle start"]
-    assert finding.episodes == (1, 5)
-    assert "episodes 3, 20" in finding.text
-    assert 'episodes="episode!=3 and episode!=20"' in finding.remedy
+    remark = judged(flawed)["Idle start"]
+    assert remark.episodes == (1, 5)
+    assert "episodes 3, 20" in remark.text
+    assert 'episodes="episode!=3 and episode!=20"' in remark.remedy
 
 
 def test_two_ways_are_told_apart_if_the_start_does_not_decide():
@@ -133,7 +135,7 @@ def test_streams_that_never_move_are_left_out(clean):
     still = clean.but(lambda rows: {name: np.zeros_like(rows[name]) for name in ("hand", "action")})
     measures = measure(still)
     assert measures.dimensions == []
-    assert findings(still, measures, watch(still, measures)) == []
+    assert remarks(still, measures, watch(still, measures)) == []
 
 
 @pytest.fixture(scope="module")
