@@ -17,6 +17,9 @@ from ..envs.faults import is_addressed, own_frames, place
 from ..specification import nearest
 from .grammar import is_sweep, jobs, requested_imports
 
+MOST_LETTERS = 1000
+"""Letters of an error that are shown: its beginning names the file, and its end the remedy."""
+
 MOST_FRAMES = 3
 """Lines of a user's own code that are shown of an error in it."""
 
@@ -90,8 +93,10 @@ def explain_own(error: Exception) -> str:
 
 
 def _one_line(error: Exception) -> str:
-    """The message of an error; what cannot be printed is escaped."""
+    """The message of an error; what cannot be printed is escaped, and the middle of a long one is left out."""
     line = " ".join(str(error).split())
+    if len(line) > MOST_LETTERS:
+        line = f"{line[: MOST_LETTERS // 2]} ... {line[-MOST_LETTERS // 2 :]}"
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 

@@ -19,7 +19,7 @@ from ..configs.training import BY_CONTENT, FREE, TrainConfig
 from ..datasets.demonstrations import Demonstrations
 from ..datasets.normalisation import TOLERANCE
 from ..datasets.windows import Windows, split_episodes
-from ..files import read_json_with_digest
+from ..files import interpreting, read_json_with_digest
 from ..policy.normalizer import Normalizer
 from ..specification import Specification
 from .split import Split
@@ -36,7 +36,8 @@ def begun_manifest(config: TrainConfig) -> dict[str, Any] | None:
     folder = Path(config.out)
     path, remedy = folder / "config.json", "restore it from a copy, or use another folder"
     stored = read_json_with_digest(path, remedy) if path.exists() else describe(config)
-    changes = configuration_changes(_material(stored), _material(describe(config)))
+    with interpreting(path, remedy):
+        changes = configuration_changes(_material(stored), _material(describe(config)))
     manifest = read_resolved(folder, "last", read_manifest)[1] if checkpoint_steps(folder) else None
     if manifest is not None:
         _check_entries(folder, manifest)
