@@ -35,7 +35,9 @@ def export(config: ExportConfig) -> EngineChoice:
     loaded, manifest = load_policy(config.run, which=config.checkpoint, sampler=config.sampler)
     policy, trials = check_exportable(loaded), None
     if config.dataset is not None:
-        demonstrations = open_demonstrations(config.dataset, load_task(config.task) if config.task else None)
+        demonstrations = open_demonstrations(
+            config.dataset, load_task(config.task) if config.task else None, episodes=config.episodes
+        )
         trials = recorded_trials(demonstrations, policy, config.dataset)
     engines = list(FORMATS) if config.engine == "auto" else [config.engine]
     return export_policy(policy, manifest, out, engines=engines, trials=trials)

@@ -6,6 +6,7 @@ Shapes: N steps of all episodes in turn; n episodes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..specification import Specification, Stream, nearest
+from .facts import UNKNOWN, EpisodeFacts
 
 
 class Demonstrations(ABC):
@@ -45,6 +47,16 @@ class Demonstrations(ABC):
         Decoded images are kept for later runs under it, so equal digests must mean equal rows.
         """
         del name
+
+    @property
+    def episode_facts(self) -> Sequence[EpisodeFacts]:
+        """(n,): what is noted of each episode. A format that notes nothing leaves all of them unknown."""
+        return [UNKNOWN] * len(self)
+
+    @property
+    def episode_numbers(self) -> NDArray[np.int64]:
+        """(n,): the number of each episode in its file or folder, by which messages name it."""
+        return np.arange(len(self))
 
     def __len__(self) -> int:
         """n, the number of episodes."""

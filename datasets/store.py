@@ -6,11 +6,15 @@ The layout, with N steps of all n episodes in turn:
     data/<stream>          (N, *shape of a step), in the stream's dtype; the action is one of the streams
     meta/episode_ends      (n,) int64: the first step after each episode
     meta/episode_seeds     (n,) int64: the seed of each episode, or -1 if it is unknown
+    meta/facts             bytes: what is noted of each episode (`EpisodeFacts`), in turn, as JSON
+    meta/fact_ends         (m,) int64, m <= n: the first byte after the facts of each episode
 
 An append writes the rows of every stream, then `meta`, and commits by replacing the one file that holds
 `num_episodes`. Arrays may therefore hold uncommitted rows: readers ignore them, and the next append overwrites them. A
 killed writer leaves at most such rows and files called `*.partial`. Nothing is flushed from the operating system's
 cache: an append survives the death of its process, but not a power failure.
+
+The facts of an episode beyond m are unknown, and so are all of a store without these two arrays.
 
 Every chunk file has a checksum, and chunks of zeros are written too, so damaged and missing files are detected when
 their rows are read. Stores of the same layout in zarr v2 are read as well. Their format has no checksum, so only a file
@@ -20,16 +24,19 @@ Images (uint8, H x W x C) are compressed one by one, in files of up to `SHARD_BY
 images decompresses two images. zstd and PNG are lossless, JPEG is not.
 
 Cost: an append rewrites the last chunk file of each stream (at most about 1 MB; for images 8 MB, which are not
-compressed again) and its description, and reads 16 bytes an episode, so its time hardly grows with the store. Opening
-reads the description of each stream and the same 16 bytes an episode. A read decompresses only the chunks of its steps.
+compressed again), the last 64 KB of the facts, and their descriptions, and reads 16 bytes an episode, so its time
+hardly grows with the store. Opening reads the description of each stream and the same 16 bytes an episode. A read
+decompresses only the chunks of its steps. Facts are read when they are first asked for: 0.5 s for 10,000 episodes.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import re
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,7 +51,6 @@ from zarr.storage import LocalStore
 from ..files import whole_folder, writing
 from ..specification import Specification, Stream, nearest
 from .arrays import (
-    DAMAGE,
     ZarrArray,
     check_length,
     extend,
@@ -55,6 +61,7 @@ from .arrays import (
     require_chunks,
 )
 from .demonstrations import Demonstrations, check_episode_ends, check_finite
+from .facts import UNKNOWN, EpisodeFacts
 from .image_codec import ImageCodec, check_image
 
 FORMAT = 1
@@ -65,6 +72,9 @@ CHUNK_BYTES = 2**20
 
 CHUNK_ROWS = 2048
 """Most steps in a chunk: an append compresses up to this many again."""
+
+FACTS_BYTES = 2**16
+"""Largest chunk of facts before compression: an append compresses up to this many bytes again."""
 
 SHARD_BYTES = 2**23
 """Largest file of images before compression, unless a single image is larger."""
@@ -85,6 +95,8 @@ _PARTIAL = re.compile(r".+\.[0-9a-f]{32}\.partial")
 """The files that zarr writes and then renames."""
 
 _ENDS, _SEEDS = "meta/episode_ends", "meta/episode_seeds"
+
+_FACTS, _FACT_ENDS = "meta/facts", "meta/fact_ends"
 
 
 class DemonstrationStore(Demonstrations):
@@ -145,13 +157,20 @@ class DemonstrationStore(Demonstrations):
         require_chunks(array, 0, self.num_steps)
         return files_digest(array, self.num_steps)
 
-    def append(self, streams: Mapping[str, NDArray[Any]], *, seed: int = -1) -> int:
+    @property
+    def episode_facts(self) -> Sequence[EpisodeFacts]:
+        """(n,): what is noted of each episode. Raises ValueError if it is damaged."""
+        if self._facts is None:
+            self._facts = self._read_facts()
+        return self._facts
+
+    def append(self, streams: Mapping[str, NDArray[Any]], *, seed: int = -1, facts: EpisodeFacts = UNKNOWN) -> int:
         """Append an episode of L >= 1 steps, (L, *shape) for every stream; returns its index.
 
         The episode is checked before anything is written. Once this returns, every process sees it. If this raises or
         its process is killed, all earlier episodes are intact, and this one is there whole or not at all.
 
-        seed: of the environment, -1 if unknown.
+        seed: of the environment, -1 if unknown. facts: how the episode ended, who drove it, and so on.
 
         Raises ValueError if the episode does not fit the specification or the store is damaged, OSError if it cannot be
         written (a full disk), and TimeoutError if another writer does not finish.
@@ -161,7 +180,7 @@ class DemonstrationStore(Demonstrations):
             # zarr skips chunks of zeros unless this is set when an array is opened; it holds for all threads.
             with self._turn(), zarr.config.set({"array.write_empty_chunks": True}):
                 self._refresh("r+")
-                self._append_rows(rows, seed)
+                self._append_rows(rows, seed, facts)
         except (FileNotFoundError, TimeoutError):
             raise
         except OSError as error:
@@ -212,7 +231,7 @@ class DemonstrationStore(Demonstrations):
             )
         return rows
 
-    def _append_rows(self, rows: Mapping[str, NDArray[Any]], seed: int) -> None:
+    def _append_rows(self, rows: Mapping[str, NDArray[Any]], seed: int, facts: EpisodeFacts) -> None:
         """Write an episode after the committed ones, then commit it. Needs the lock and a refresh for writing."""
         if self._group.metadata.zarr_format != 3:
             raise ValueError(f"{self.path}: a zarr v2 store can only be read: record into a new store")
@@ -222,12 +241,45 @@ class DemonstrationStore(Demonstrations):
             extend(self._arrays[name], start, values)
         extend(self._array(_ENDS), index, np.array([stop]))
         extend(self._array(_SEEDS), index, np.array([seed]))
+        self._append_facts(index, facts)
         self._group.attrs["recede"] = _attributes(self.specification, index + 1)
         self.episode_ends = np.append(self.episode_ends, stop)
         self.episode_seeds = np.append(self.episode_seeds, seed)
 
+    def _append_facts(self, index: int, facts: EpisodeFacts) -> None:
+        """Write the facts of episode `index`, and that nothing is known of earlier ones without facts."""
+        if not (self.path / _FACT_ENDS).is_dir():
+            _create_facts(self._group)
+        ends = self._array(_FACT_ENDS)
+        count = min(ends.shape[0], index)
+        start = int(read_rows(ends, count - 1, count)[0]) if count else 0
+        text = json.dumps(facts.to_json(), ensure_ascii=False).encode() if facts != UNKNOWN else b""
+        if text:
+            extend(self._array(_FACTS), start, np.frombuffer(text, np.uint8))
+        extend(ends, count, np.append(np.full(index - count, start), start + len(text)))
+
+    def _read_facts(self) -> list[EpisodeFacts]:
+        if not (self.path / _FACT_ENDS).is_dir():
+            return [UNKNOWN] * len(self)
+        array, place = self._array(_FACT_ENDS), f"{self.path}: {_FACTS}"
+        ends = self._meta(_FACT_ENDS, min(len(self), array.shape[0]))
+        length, texts = int(ends[-1]) if len(ends) else 0, self._array(_FACTS)
+        if (np.diff(ends, prepend=0) < 0).any() or texts.shape[0] < length:
+            raise ValueError(f"{place} does not hold the bytes that {_FACT_ENDS} names: restore both from a copy")
+        require_chunks(texts, 0, length)
+        content, facts = read_rows(texts, 0, length).astype(np.uint8).tobytes(), list[EpisodeFacts]()
+        for start, stop in itertools.pairwise([0, *ends]):
+            try:
+                facts.append(EpisodeFacts.from_json(json.loads(content[start:stop])) if stop > start else UNKNOWN)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(
+                    f"{place} of episode {len(facts)} are damaged ({error}): restore them from a copy"
+                ) from error
+        return facts + [UNKNOWN] * (len(self) - len(facts))
+
     def _refresh(self, mode: str) -> None:
         """Read the last commit and open every array, for reading ("r") or also for writing ("r+")."""
+        self._facts: Sequence[EpisodeFacts] | None = None
         self._group = open_group(self.path, mode)
         self.specification, num_episodes = _commit(self._group, self.path)
         self.episode_ends = self._meta(_ENDS, num_episodes)
@@ -284,6 +336,7 @@ def _build(path: Path, specification: Specification, images: str) -> None:
             _create_array(group, f"data/{stream.name}", stream.shape, stream.dtype)
     for key in (_ENDS, _SEEDS):
         _create_array(group, key, (), "int64")
+    _create_facts(group)
     group.attrs["recede"] = _attributes(specification, 0)
 
 
@@ -295,6 +348,19 @@ def _create_array(group: zarr.Group, key: str, shape: tuple[int, ...], dtype: st
     step_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     chunks = (min(CHUNK_ROWS, max(1, CHUNK_BYTES // step_bytes)), *shape)
     group.create_array(key, shape=(0, *shape), chunks=chunks, dtype=dtype, compressors=_CHECKED_ZSTD, fill_value=0)
+
+
+def _create_facts(group: zarr.Group) -> None:
+    group.create_array(
+        _FACTS,
+        shape=(0,),
+        chunks=(FACTS_BYTES,),
+        dtype="uint8",
+        compressors=_CHECKED_ZSTD,
+        fill_value=0,
+        overwrite=True,
+    )
+    _create_array(group, _FACT_ENDS, (), "int64")  # the last: it says that the facts are there
 
 
 def _create_images(group: zarr.Group, stream: Stream, compression: str) -> None:
@@ -336,8 +402,9 @@ def _commit(group: zarr.Group, path: Path) -> tuple[Specification, int]:
             "restore zarr.json from a copy"
         )
     try:
-        return Specification.from_json(attributes["specification"]), num_episodes
-    except DAMAGE as error:
+        return Specification.from_json(attributes.get("specification", {})), num_episodes
+    except ValueError as error:
         raise ValueError(
-            f"{path}: attribute 'recede.specification' is damaged ({error}): restore zarr.json from a copy"
+            f"{path}: attribute 'recede.specification' must describe streams that policies take, but {error}: record "
+            "the episodes into a new store of such streams, or restore zarr.json from a copy if it was damaged"
         ) from error

@@ -19,28 +19,44 @@ from ..configs.training import BY_CONTENT, FREE, TrainConfig
 from ..datasets.demonstrations import Demonstrations
 from ..datasets.normalisation import TOLERANCE
 from ..datasets.windows import Windows, split_episodes
+from ..envs.catalogue import TASKS
 from ..files import interpreting, read_json_with_digest
 from ..policy.normalizer import Normalizer
 from ..specification import Specification
-from .split import Split
+from .advice import as_stored
+from .split import HELD_OUT, SEED, Split
+
+REMEDY = "restore it from a copy, or use another folder"
+"""What to do with a configuration that is damaged."""
 
 MARGIN = 1.001
 """A value is beyond a range if it lies farther from the centre than this many half ranges; less is rounding."""
 
 
+def stored_configuration(config: TrainConfig) -> dict[str, Any] | None:
+    """The configuration of the run in `out`, as JSON; None if nothing was begun there."""
+    path = Path(config.out) / "config.json"
+    return read_json_with_digest(path, REMEDY) if path.exists() else None
+
+
 def begun_manifest(config: TrainConfig) -> dict[str, Any] | None:
     """The manifest of the last checkpoint in `out`; None if nothing has been trained there.
+
+    What is null and has a rule is as in the run.
 
     Raises ValueError if the run there has another configuration, or has done more steps than `config` asks for.
     """
     folder = Path(config.out)
-    path, remedy = folder / "config.json", "restore it from a copy, or use another folder"
-    stored = read_json_with_digest(path, remedy) if path.exists() else describe(config)
-    with interpreting(path, remedy):
-        changes = configuration_changes(_material(stored), _material(describe(config)))
+    stored = stored_configuration(config)
+    with interpreting(folder / "config.json", REMEDY):
+        config, stored = as_stored(config, stored)[0], stored or describe(config)
     manifest = read_resolved(folder, "last", read_manifest)[1] if checkpoint_steps(folder) else None
     if manifest is not None:
         _check_entries(folder, manifest)
+    with interpreting(folder / "config.json", REMEDY):
+        before, now = _material(stored), _material(_in_other_words(describe(config), stored, manifest))
+        changes = configuration_changes(before, now)
+    if manifest is not None:
         changes += _changed_weights(config, stored, manifest)
     if changes:
         raise ValueError(
@@ -54,8 +70,30 @@ def begun_manifest(config: TrainConfig) -> dict[str, Any] | None:
 
 def _material(described: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that must stay as they are, of a configuration as JSON."""
-    settings = {name: value for name, value in described.items() if name not in (*FREE, *BY_CONTENT, "steps")}
+    free = (*FREE, *BY_CONTENT, "steps", "chosen")
+    settings = {name: value for name, value in described.items() if name not in free}
     return settings | {"policy": with_file_names(settings.get("policy", {}))}
+
+
+def _in_other_words(
+    now: Mapping[str, Any], stored: Mapping[str, Any], manifest: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The settings of a command, those in the words of the run that mean the same.
+
+    null stands for the default split, or for that of the initial weights, which the manifest notes. A task may have its
+    name or its location; one that a run without a task is given only evaluates it, because its data count by content.
+    """
+    settings = dict(now)
+    split = manifest["split"] if manifest is not None else {"held_out": HELD_OUT, "seed": SEED}
+    for name, entry, default in (("held_out", "held_out", HELD_OUT), ("split_seed", "seed", SEED)):
+        meant = default if now.get(name) is None else now[name]
+        if name in stored and meant == split[entry]:
+            settings[name] = stored[name]
+    task: Any = now.get("task")
+    before: Any = stored.get("task")
+    if before is None or TASKS.get(task, task) == TASKS.get(before, before):
+        settings["task"] = before
+    return settings
 
 
 def with_file_names(policy: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,7 +122,7 @@ def _changed_weights(config: TrainConfig, stored: Mapping[str, Any], manifest: M
 
 
 def _check_steps(config: TrainConfig, *, done: int, planned: int) -> None:
-    if config.steps > done or config.steps == planned:
+    if config.steps is None or config.steps > done or config.steps == planned:
         return
     resume = (
         f"give steps={planned} to resume it, or another number above {done}"

@@ -3,6 +3,7 @@
     run/
       config.json               the configuration of the last command; `training.resuming` says what it may change
       metrics.jsonl             one line a measurement, with a digest of itself
+      training.html             loss, action error and success over the steps
       checkpoints/00002000/     policy.json, policy.safetensors (averaged weights, evaluated and deployed),
                                 training.json, training.safetensors (the rest of the training state)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...files import check_digest, interpreting, read_json
-from ...specification import Horizons, Specification
+from ...specification import interface_from_json
 from ..affine import Affine
 from ..denoising.levels import NoiseLevel
 from ..denoising.prediction import PREDICTIONS
@@ -65,8 +65,7 @@ def read_content(folder: Path) -> dict[str, Any]:
         for name, expected in content["sha256"].items():
             _check_file(folder, name, expected)
     with interpreting(path, REMEDY, ValueError):
-        content["specification"] = Specification.from_json(content["specification"])
-        content["horizons"] = Horizons(**content["horizons"])
+        content["specification"], content["horizons"] = interface_from_json(content)
     return content
 
 

@@ -121,6 +121,15 @@ def test_a_lost_robot_is_reported(recede, trained, tmp_path):
     assert DemonstrationStore.open(tmp_path / "ticks.zarr").num_steps == episode["commands"]
 
 
+def test_the_summary_names_the_fault_of_a_simulation(recede, trained, tmp_path):
+    result = recede("control", trained, "robot.task=toys:STEP", "first_seed=3", f"out={tmp_path}")
+    assert result.status == 2
+    assert "Traceback" not in result.err
+    (episode,) = json.loads((tmp_path / "control.json").read_text())["episodes"]
+    assert "seed 3, step 5, in step(): ValueError" in episode["reason"]
+    assert "toys.py:" in episode["reason"]
+
+
 def running(options, stdin, **others):
     """The command in a process of its own, with its output line by line."""
     command = [sys.executable, "-u", "-m", "recede", "control", *options]
