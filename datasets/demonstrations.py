@@ -46,6 +46,14 @@ class Demonstrations(ABC):
         """
         del name
 
+    def details(self, episode: int) -> dict[str, Any]:
+        """What is noted of an episode, as JSON: who drove, the outcome, the rates. Empty if nothing is noted.
+
+        Raises ValueError if the episode does not exist.
+        """
+        self.bounds(episode)
+        return {}
+
     def __len__(self) -> int:
         """n, the number of episodes."""
         return len(self.episode_ends)

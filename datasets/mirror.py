@@ -37,6 +37,11 @@ class Mirrored(Demonstrations):
         digests = self._demonstrations.content(name), code_digest(self._mirror[self.stream(name).name])
         return None if None in digests else f"mirrored {digests}"
 
+    def details(self, episode: int) -> dict[str, Any]:
+        """What is noted of an episode, or of the one that it mirrors."""
+        self.bounds(episode)
+        return self._demonstrations.details(episode % len(self._demonstrations))
+
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Steps start .. stop of a stream, first of all episodes and then of all mirror images: (stop - start, *shape).
 
