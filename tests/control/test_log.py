@@ -11,6 +11,7 @@ from recede.control import log
 from recede.control.alignment import Alignment
 from recede.control.log import DEMONSTRATIONS, TICKS, RunLog, tick_specification
 from recede.control.loop import Controller, Tick
+from recede.control.planned import Planned
 from recede.control.safety import Event, Safety
 from recede.datasets.store import DemonstrationStore
 from recede.execution.overlapping import AsyncReplace
@@ -39,7 +40,11 @@ def test_a_run_becomes_evenly_spaced_demonstrations_with_the_commands_in_force(t
             robot.is_stopped, until = False, clock.now() + 3.0
             first = len(robot.commands)
             controller = Controller(
-                robot, Delayed(clock, line, 0.13), AsyncReplace(HORIZONS, delay=4), Safety(FREE, 0.01), clock, log=run
+                robot,
+                Planned(Delayed(clock, line, 0.13), AsyncReplace(HORIZONS, delay=4)),
+                Safety(FREE, 0.01),
+                clock,
+                log=run,
             )
             summary = controller.run(lambda until=until: clock.now() >= until - 1e-9)
             assert run.end() == 1
@@ -77,7 +82,7 @@ def test_seams_are_logged_as_shares_of_the_range(tmp_path):
         run.begin(0)
         robot = Ideal(clock)
         controller = Controller(
-            robot, Delayed(clock, jumping), AsyncReplace(HORIZONS), Safety(FREE, 0.01), clock, log=run
+            robot, Planned(Delayed(clock, jumping), AsyncReplace(HORIZONS)), Safety(FREE, 0.01), clock, log=run
         )
         controller.run(lambda: clock.now() >= 3)
         run.end()
@@ -178,7 +183,9 @@ def test_a_plan_that_is_not_finite_is_logged(tmp_path):
     with open_log(tmp_path) as run:
         run.begin(0)
         planner = Delayed(clock, lambda request: np.full((HORIZONS.prediction, 2), np.nan if clock.now() > 1 else 1.0))
-        controller = Controller(Ideal(clock), planner, AsyncReplace(HORIZONS), Safety(FREE, 0.01), clock, log=run)
+        controller = Controller(
+            Ideal(clock), Planned(planner, AsyncReplace(HORIZONS)), Safety(FREE, 0.01), clock, log=run
+        )
         controller.run(lambda: clock.now() >= 2)
         run.end()
     ticks = open_stores(tmp_path)[1]
