@@ -6,6 +6,7 @@ Shapes: N steps of all episodes in turn; n episodes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..specification import Specification, Stream, nearest
+from .facts import UNKNOWN, EpisodeFacts
 
 
 class Demonstrations(ABC):
@@ -46,13 +48,10 @@ class Demonstrations(ABC):
         """
         del name
 
-    def details(self, episode: int) -> dict[str, Any]:
-        """What is noted of an episode, as JSON: who drove, the outcome, the rates. Empty if nothing is noted.
-
-        Raises ValueError if the episode does not exist.
-        """
-        self.bounds(episode)
-        return {}
+    @property
+    def episode_facts(self) -> Sequence[EpisodeFacts]:
+        """(n,): what is noted of each episode. A format that notes nothing leaves all of them unknown."""
+        return [UNKNOWN] * len(self)
 
     def __len__(self) -> int:
         """n, the number of episodes."""

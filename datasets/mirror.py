@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from .code_digest import code_digest
 from .demonstrations import Demonstrations, cast_unclipped
+from .facts import EpisodeFacts
 
 
 class Mirrored(Demonstrations):
@@ -32,15 +33,15 @@ class Mirrored(Demonstrations):
         self.episode_ends = np.concatenate([ends, ends + self._middle])
         self.episode_seeds = np.concatenate([demonstrations.episode_seeds, np.full(len(ends), -1)])
 
+    @property
+    def episode_facts(self) -> Sequence[EpisodeFacts]:
+        """(2 n,): the facts of each episode, which its mirror image shares."""
+        return 2 * list(self._demonstrations.episode_facts)
+
     def content(self, name: str) -> str | None:
         """A digest of the rows and of the code of their mirror; None if either has none."""
         digests = self._demonstrations.content(name), code_digest(self._mirror[self.stream(name).name])
         return None if None in digests else f"mirrored {digests}"
-
-    def details(self, episode: int) -> dict[str, Any]:
-        """What is noted of an episode, or of the one that it mirrors."""
-        self.bounds(episode)
-        return self._demonstrations.details(episode % len(self._demonstrations))
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Steps start .. stop of a stream, first of all episodes and then of all mirror images: (stop - start, *shape).

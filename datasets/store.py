@@ -6,8 +6,8 @@ The layout, with N steps of all n episodes in turn:
     data/<stream>          (N, *shape of a step), in the stream's dtype; the action is one of the streams
     meta/episode_ends      (n,) int64: the first step after each episode
     meta/episode_seeds     (n,) int64: the seed of each episode, or -1 if it is unknown
-    meta/details           (B,) uint8: what is noted of each episode in turn, as JSON; no bytes if nothing is
-    meta/detail_ends       (n,) int64: the first byte after each episode; both arrays exist from the first note on
+    meta/facts             bytes: what is noted of each episode (`EpisodeFacts`), in turn, as JSON
+    meta/fact_ends         (m,) int64, m <= n: the first byte after the facts of each episode
 
 An append writes the rows of every stream, then `meta`, and commits by replacing the one file that holds
 `num_episodes`. Arrays may therefore hold uncommitted rows: readers ignore them, and the next append overwrites them. A
@@ -18,6 +18,8 @@ An episode may also be written while it is recorded: `begin` it, `add` steps, an
 such uncommitted rows until it is kept. Images are compressed and written whenever they fill a file, so that keeping an
 episode takes about as long as an append of one file, however long it is.
 
+The facts of an episode beyond m are unknown, and so are all of a store without these two arrays.
+
 Every chunk file has a checksum, and chunks of zeros are written too, so damaged and missing files are detected when
 their rows are read. Stores of the same layout in zarr v2 are read as well. Their format has no checksum, so only a file
 that is missing, truncated or impossible to decompress is detected.
@@ -26,8 +28,9 @@ Images (uint8, H x W x C) are compressed one by one, in files of up to `SHARD_BY
 images decompresses two images. zstd and PNG are lossless, JPEG is not.
 
 Cost: an append rewrites the last chunk file of each stream (at most about 1 MB; for images 8 MB, which are not
-compressed again) and its description, and reads 16 bytes an episode, so its time hardly grows with the store. Opening
-reads the description of each stream and the same 16 bytes an episode. A read decompresses only the chunks of its steps.
+compressed again), the last 64 KB of the facts, and their descriptions, and reads 16 bytes an episode, so its time
+hardly grows with the store. Opening reads the description of each stream and the same 16 bytes an episode. A read
+decompresses only the chunks of its steps. Facts are read when they are first asked for: 0.5 s for 10,000 episodes.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from __future__ import annotations
 import json
 import math
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -54,7 +57,6 @@ from .arrays import (
     ZarrArray,
     check_length,
     extend,
-    file_rows,
     files_digest,
     open_array,
     open_group,
@@ -62,6 +64,8 @@ from .arrays import (
     require_chunks,
 )
 from .demonstrations import Demonstrations, check_episode_ends, check_finite
+from .episode_writer import EpisodeWriter
+from .facts import UNKNOWN, EpisodeFacts
 from .image_codec import ImageCodec, check_image
 
 FORMAT = 1
@@ -72,6 +76,9 @@ CHUNK_BYTES = 2**20
 
 CHUNK_ROWS = 2048
 """Most steps in a chunk: an append compresses up to this many again."""
+
+FACTS_BYTES = 2**16
+"""Largest chunk of facts before compression: an append compresses up to this many bytes again."""
 
 SHARD_BYTES = 2**23
 """Largest file of images before compression, unless a single image is larger."""
@@ -85,11 +92,12 @@ IMAGE_COMPRESSIONS = ("zstd", "png", "jpeg")
 LOCK_TIMEOUT = 60.0
 """How long an append waits for another writer (s)."""
 
-_OPENING = threading.Lock()
-"""Held while a thread of this process opens a store to write to it, whichever store."""
+_WRITING = threading.Lock()
+"""Held while a thread of this process opens or commits to a store that it writes, whichever store."""
 
 _ENDS, _SEEDS = "meta/episode_ends", "meta/episode_seeds"
-_DETAILS, _DETAIL_ENDS = "meta/details", "meta/detail_ends"
+
+_FACTS, _FACT_ENDS = "meta/facts", "meta/fact_ends"
 
 
 class DemonstrationStore(Demonstrations):
@@ -150,45 +158,28 @@ class DemonstrationStore(Demonstrations):
         require_chunks(array, 0, self.num_steps)
         return files_digest(array, self.num_steps)
 
-    def details(self, episode: int) -> dict[str, Any]:
-        """What is noted of an episode, as JSON. Raises ValueError if the episode does not exist or is damaged."""
-        self.bounds(episode)
-        if not self._has_details:
-            return {}
-        ends, (start, stop) = self._array(_DETAIL_ENDS), (0, 0)
-        if episode < ends.shape[0]:
-            first = max(episode - 1, 0)
-            require_chunks(ends, first, episode + 1)
-            *before, stop = read_rows(ends, first, episode + 1).tolist()
-            start = before[0] if before else 0
-        if start == stop:
-            return {}
-        texts = self._array(_DETAILS)
-        require_chunks(texts, start, stop)
-        try:
-            return json.loads(read_rows(texts, start, stop).tobytes())
-        except ValueError as error:
-            raise ValueError(
-                f"{self.path}: the details of episode {episode} are damaged ({error}): restore {_DETAILS} from a copy"
-            ) from error
+    @property
+    def episode_facts(self) -> Sequence[EpisodeFacts]:
+        """(n,): what is noted of each episode. Raises ValueError if it is damaged."""
+        if self._facts is None:
+            self._facts = self._read_facts()
+        return self._facts
 
-    def append(
-        self, streams: Mapping[str, NDArray[Any]], *, seed: int = -1, details: Mapping[str, Any] | None = None
-    ) -> int:
+    def append(self, streams: Mapping[str, NDArray[Any]], *, seed: int = -1, facts: EpisodeFacts = UNKNOWN) -> int:
         """Append an episode of L >= 1 steps, (L, *shape) for every stream; returns its index.
 
         The episode is checked before anything is written. Once this returns, every process sees it. If this raises or
         its process is killed, all earlier episodes are intact, and this one is there whole or not at all.
 
-        seed: of the environment, -1 if unknown. details: what to note of the episode, as JSON.
+        seed: of the environment, -1 if unknown. facts: how the episode ended, who drove it, and so on.
 
         Raises ValueError if the episode does not fit the specification or the store is damaged, OSError if it cannot be
         written (a full disk), and TimeoutError if another writer does not finish.
         """
-        self.checked(streams)
+        self._checked(streams)
         with self.begin() as episode:
             episode.add(streams)
-            return episode.keep(seed=seed, details=details)
+            return episode.keep(seed=seed, facts=facts)
 
     def begin(self) -> EpisodeWriter:
         """Begin an episode whose steps are written while they come. Other writers wait until it is kept or discarded.
@@ -197,7 +188,14 @@ class DemonstrationStore(Demonstrations):
         """
         with ExitStack() as undo:
             undo.enter_context(self._locked())
-            return EpisodeWriter(self, undo.pop_all())
+            return EpisodeWriter(
+                self._arrays,
+                self.num_steps,
+                check=self._checked,
+                commit=self._commit,
+                shorten=self._shorten,
+                lock=undo.pop_all(),
+            )
 
     def drop_last(self) -> int:
         """Remove the last episode, as one atomic change, and return how many remain.
@@ -207,17 +205,17 @@ class DemonstrationStore(Demonstrations):
         with self._locked():
             if not len(self):
                 raise ValueError(f"{self.path}: there is no episode to remove: record one first")
-            self._commit(self.episode_ends[:-1], self.episode_seeds[:-1])
+            self._show(self.episode_ends[:-1], self.episode_seeds[:-1])
             self._shorten()
         return len(self)
 
     @contextmanager
     def _locked(self) -> Generator[None]:
-        """Open the store for writing while no other writer does."""
+        """Open the store for writing, while no other writer does. An OSError meanwhile says that nothing is lost."""
         lock = FileLock(self.path / _ENDS / ".lock", timeout=LOCK_TIMEOUT, poll_interval=0.01)
         try:
-            with lock, self._writing():
-                with _opening():
+            with lock:
+                with _writing_zeros():
                     self._refresh("r+")
                 if self._group.metadata.zarr_format != 3:
                     raise ValueError(f"{self.path}: a zarr v2 store can only be read: record into a new store")
@@ -226,12 +224,6 @@ class DemonstrationStore(Demonstrations):
             raise TimeoutError(
                 f"{self.path}: another writer has not finished for {LOCK_TIMEOUT:.0f} s: end it and try again"
             ) from None
-
-    @contextmanager
-    def _writing(self) -> Generator[None]:
-        """Add to an OSError, such as that of a full disk, that nothing is lost, and the remedy."""
-        try:
-            yield
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -241,7 +233,7 @@ class DemonstrationStore(Demonstrations):
                 f"({error.strerror or error}): see that the disk has room and can be written to, and append it again",
             ) from error
 
-    def checked(self, streams: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def _checked(self, streams: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The episode in the dtypes of the streams. Raises ValueError unless it fits the specification."""
         names = [stream.name for stream in self.specification.streams]
         for name in streams:
@@ -259,31 +251,20 @@ class DemonstrationStore(Demonstrations):
             )
         return rows
 
-    def _write(self, name: str, start: int, rows: NDArray[Any]) -> None:
-        """Write uncommitted rows of a stream."""
-        extend(self._arrays[name], start, rows)
+    def _commit(self, num_steps: int, seed: int, facts: EpisodeFacts) -> int:
+        """Commit an episode whose rows are written; returns its index. Needs the lock."""
+        index, stop = len(self), self.num_steps + num_steps
+        with _writing_zeros():
+            extend(self._array(_ENDS), index, np.array([stop]))
+            extend(self._array(_SEEDS), index, np.array([seed]))
+            self._append_facts(index, facts)
+            self._show(np.append(self.episode_ends, stop), np.append(self.episode_seeds, seed))
+        return index
 
-    def _note(self, index: int, details: Mapping[str, Any] | None) -> None:
-        """Write the details of an episode that is not committed yet."""
-        if details is None and not self._has_details:
-            return
-        text = np.frombuffer(json.dumps(details, allow_nan=False).encode() if details else b"", np.uint8)
-        with _opening():
-            for key, dtype in ((_DETAILS, "uint8"), (_DETAIL_ENDS, "int64")):
-                if key not in self._group:
-                    _create_array(self._group, key, (), dtype, chunk_rows=CHUNK_ROWS if key == _DETAIL_ENDS else 2**16)
-            ends, texts = self._array(_DETAIL_ENDS), self._array(_DETAILS)
-        first = min(ends.shape[0], index)  # earlier episodes without details have no entry yet
-        require_chunks(ends, max(first - 1, 0), first)
-        last = int(read_rows(ends, first - 1, first)[0]) if first else 0
-        if len(text):
-            extend(texts, last, text)
-        extend(ends, first, np.array([*[last] * (index - first), last + len(text)]))
-
-    def _commit(self, ends: NDArray[np.int64], seeds: NDArray[np.int64]) -> None:
+    def _show(self, ends: NDArray[np.int64], seeds: NDArray[np.int64]) -> None:
         """Replace the one file that says how many episodes there are."""
         self._group.attrs["recede"] = _attributes(self.specification, len(ends))
-        self.episode_ends, self.episode_seeds = ends, seeds
+        self.episode_ends, self.episode_seeds, self._facts = ends, seeds, None
 
     def _shorten(self) -> None:
         """Delete the files that hold uncommitted rows alone."""
@@ -291,12 +272,40 @@ class DemonstrationStore(Demonstrations):
             if array.shape[0] > self.num_steps:
                 array.resize((self.num_steps, *array.shape[1:]))
 
-    @property
-    def _has_details(self) -> bool:
-        return (self.path / _DETAIL_ENDS / "zarr.json").is_file()
+    def _append_facts(self, index: int, facts: EpisodeFacts) -> None:
+        """Write the facts of episode `index`, and that nothing is known of earlier ones without facts."""
+        if not (self.path / _FACT_ENDS).is_dir():
+            _create_facts(self._group)
+        ends = self._array(_FACT_ENDS)
+        count = min(ends.shape[0], index)
+        start = int(read_rows(ends, count - 1, count)[0]) if count else 0
+        text = json.dumps(facts.to_json(), ensure_ascii=False).encode() if facts != UNKNOWN else b""
+        if text:
+            extend(self._array(_FACTS), start, np.frombuffer(text, np.uint8))
+        extend(ends, count, np.append(np.full(index - count, start), start + len(text)))
+
+    def _read_facts(self) -> list[EpisodeFacts]:
+        if not (self.path / _FACT_ENDS).is_dir():
+            return [UNKNOWN] * len(self)
+        array, place = self._array(_FACT_ENDS), f"{self.path}: {_FACTS}"
+        ends = self._meta(_FACT_ENDS, min(len(self), array.shape[0]))
+        length, texts = int(ends[-1]) if len(ends) else 0, self._array(_FACTS)
+        if (np.diff(ends, prepend=0) < 0).any() or texts.shape[0] < length:
+            raise ValueError(f"{place} does not hold the bytes that {_FACT_ENDS} names: restore both from a copy")
+        require_chunks(texts, 0, length)
+        content, facts = read_rows(texts, 0, length).astype(np.uint8).tobytes(), list[EpisodeFacts]()
+        for start, stop in zip([0, *ends[:-1]], ends, strict=True):
+            try:
+                facts.append(EpisodeFacts.from_json(json.loads(content[start:stop])) if stop > start else UNKNOWN)
+            except (ValueError, RecursionError) as error:
+                raise ValueError(
+                    f"{place} of episode {len(facts)} are damaged ({error}): restore them from a copy"
+                ) from error
+        return facts + [UNKNOWN] * (len(self) - len(facts))
 
     def _refresh(self, mode: str) -> None:
         """Read the last commit and open every array, for reading ("r") or also for writing ("r+")."""
+        self._facts: Sequence[EpisodeFacts] | None = None
         self._group = open_group(self.path, mode)
         self.specification, num_episodes = _read_commit(self._group, self.path)
         self.episode_ends = self._meta(_ENDS, num_episodes)
@@ -327,83 +336,10 @@ class DemonstrationStore(Demonstrations):
         return read_rows(array, 0, count).astype(np.int64, copy=False)
 
 
-class EpisodeWriter:
-    """An episode that is written while it is recorded. `DemonstrationStore.begin` makes one; nobody reads it before
-    `keep`. It is discarded at the end of its context unless it is kept.
-    """
-
-    def __init__(self, store: DemonstrationStore, lock: ExitStack) -> None:
-        self._store, self._lock = store, lock
-        self._waiting: dict[str, list[NDArray[Any]]] = {stream.name: [] for stream in store.specification.streams}
-        self._written = dict.fromkeys(self._waiting, 0)
-        self.num_steps = 0
-        """Number of steps so far."""
-
-    def __enter__(self) -> EpisodeWriter:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.discard()
-
-    def add(self, streams: Mapping[str, NDArray[Any]]) -> None:
-        """Add L >= 1 steps, (L, *shape) for every stream. Writes the files that are full now.
-
-        Raises ValueError if the steps do not fit the specification, and OSError if they cannot be written.
-        """
-        rows = self._store.checked(streams)
-        self.num_steps += len(rows["action"])
-        for name, values in rows.items():
-            self._waiting[name].append(values)
-            self._write_full(name)
-
-    def keep(self, *, seed: int = -1, details: Mapping[str, Any] | None = None) -> int:
-        """Write the rest and commit the episode; returns its index. The arguments are those of `append`."""
-        if not self.num_steps:
-            raise ValueError(f"{self._store.path}: an episode must have at least one step: add steps, or discard it")
-        store, index = self._store, len(self._store)
-        stop = store.num_steps + self.num_steps
-        with store._writing():
-            for name in self._waiting:
-                self._write(name, self.num_steps - self._written[name])
-            with _opening():
-                ends, seeds = store._array(_ENDS), store._array(_SEEDS)
-            extend(ends, index, np.array([stop]))
-            extend(seeds, index, np.array([seed]))
-            store._note(index, details)
-            store._commit(np.append(store.episode_ends, stop), np.append(store.episode_seeds, seed))
-        self._lock.close()
-        self._waiting.clear()
-        return index
-
-    def discard(self) -> None:
-        """Leave the episode out. Does nothing after `keep`."""
-        if self._waiting:
-            self._waiting.clear()
-            with self._lock:
-                self._store._shorten()
-
-    def _write_full(self, name: str) -> None:
-        """Write the rows of a stream that fill files to their ends."""
-        size = file_rows(self._store._arrays[name])
-        place = self._store.num_steps + self._written[name]
-        count = (place + self.num_steps - self._written[name]) // size * size - place
-        if count > 0:
-            with self._store._writing():
-                self._write(name, count)
-
-    def _write(self, name: str, count: int) -> None:
-        """Write that many waiting rows of a stream."""
-        if count:
-            rows = np.concatenate(self._waiting[name])
-            self._store._write(name, self._store.num_steps + self._written[name], rows[:count])
-            self._waiting[name] = [rows[count:]] if count < len(rows) else []
-            self._written[name] += count
-
-
 @contextmanager
-def _opening() -> Generator[None]:
-    """Arrays that are opened meanwhile write chunks of zeros, which zarr skips otherwise. The setting is global."""
-    with _OPENING, zarr.config.set({"array.write_empty_chunks": True}):
+def _writing_zeros() -> Generator[None]:
+    """Arrays that are opened meanwhile write chunks of zeros, which zarr skips otherwise, in all threads."""
+    with _WRITING, zarr.config.set({"array.write_empty_chunks": True}):
         yield
 
 
@@ -433,6 +369,7 @@ def _build(path: Path, specification: Specification, images: str) -> None:
             _create_array(group, f"data/{stream.name}", stream.shape, stream.dtype)
     for key in (_ENDS, _SEEDS):
         _create_array(group, key, (), "int64")
+    _create_facts(group)
     group.attrs["recede"] = _attributes(specification, 0)
 
 
@@ -440,12 +377,23 @@ def _build(path: Path, specification: Specification, images: str) -> None:
 _CHECKED_ZSTD = (ZstdCodec(level=3, checksum=True), Crc32cCodec())
 
 
-def _create_array(
-    group: zarr.Group, key: str, shape: tuple[int, ...], dtype: str, *, chunk_rows: int | None = None
-) -> None:
+def _create_array(group: zarr.Group, key: str, shape: tuple[int, ...], dtype: str) -> None:
     step_bytes = math.prod(shape) * np.dtype(dtype).itemsize
-    chunks = (chunk_rows or min(CHUNK_ROWS, max(1, CHUNK_BYTES // step_bytes)), *shape)
+    chunks = (min(CHUNK_ROWS, max(1, CHUNK_BYTES // step_bytes)), *shape)
     group.create_array(key, shape=(0, *shape), chunks=chunks, dtype=dtype, compressors=_CHECKED_ZSTD, fill_value=0)
+
+
+def _create_facts(group: zarr.Group) -> None:
+    group.create_array(
+        _FACTS,
+        shape=(0,),
+        chunks=(FACTS_BYTES,),
+        dtype="uint8",
+        compressors=_CHECKED_ZSTD,
+        fill_value=0,
+        overwrite=True,
+    )
+    _create_array(group, _FACT_ENDS, (), "int64")  # the last: it says that the facts are there
 
 
 def _create_images(group: zarr.Group, stream: Stream, compression: str) -> None:

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..datasets.facts import EpisodeFacts, versions_here
 from ..datasets.store import DemonstrationStore
 from ..envs.faults import Fault, RunningEnv, summary
 from ..envs.promises import PromiseError
@@ -72,13 +73,20 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: s
                     bar.write(f"warning: not recorded: {faults[-1]}", file=sys.stderr)
                     continue
                 is_working = True
+                facts = EpisodeFacts(
+                    outcome="success" if success else "failure",
+                    task=task.name,
+                    operator="script",
+                    input="expert",
+                    versions=versions_here(),
+                )
                 if success:
-                    store.append(streams, seed=seed)
+                    store.append(streams, seed=seed, facts=facts)
                     bar.update()
                 else:
                     if failures is None:
                         failures = DemonstrationStore.create(failures_path, task.specification, images=images)
-                    failures.append(streams, seed=seed)
+                    failures.append(streams, seed=seed, facts=facts)
                 num_failures = len(faults) + (0 if failures is None else len(failures))
                 if num_failures > len(store) + 10:
                     raise ValueError(

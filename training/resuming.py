@@ -19,10 +19,11 @@ from ..configs.training import BY_CONTENT, FREE, TrainConfig
 from ..datasets.demonstrations import Demonstrations
 from ..datasets.normalisation import TOLERANCE
 from ..datasets.windows import Windows, split_episodes
+from ..envs.catalogue import TASKS
 from ..files import read_json_with_digest
 from ..policy.normalizer import Normalizer
 from ..specification import Specification
-from .split import Split
+from .split import HELD_OUT, SEED, Split
 
 MARGIN = 1.001
 """A value is beyond a range if it lies farther from the centre than this many half ranges; less is rounding."""
@@ -36,10 +37,12 @@ def begun_manifest(config: TrainConfig) -> dict[str, Any] | None:
     folder = Path(config.out)
     path, remedy = folder / "config.json", "restore it from a copy, or use another folder"
     stored = read_json_with_digest(path, remedy) if path.exists() else describe(config)
-    changes = configuration_changes(_material(stored), _material(describe(config)))
     manifest = read_resolved(folder, "last", read_manifest)[1] if checkpoint_steps(folder) else None
     if manifest is not None:
         _check_entries(folder, manifest)
+    before, now = _material(stored), _material(_in_other_words(describe(config), stored, manifest))
+    changes = configuration_changes(before, now)
+    if manifest is not None:
         changes += _changed_weights(config, stored, manifest)
     if changes:
         raise ValueError(
@@ -55,6 +58,26 @@ def _material(described: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that must stay as they are, of a configuration as JSON."""
     settings = {name: value for name, value in described.items() if name not in (*FREE, *BY_CONTENT, "steps")}
     return settings | {"policy": with_file_names(settings.get("policy", {}))}
+
+
+def _in_other_words(
+    now: Mapping[str, Any], stored: Mapping[str, Any], manifest: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """The settings of a command, those in the words of the run that mean the same.
+
+    null stands for the default split, or for that of the initial weights, which the manifest notes. A task may have its
+    name or its location; one that a run without a task is given only evaluates it, because its data count by content.
+    """
+    settings = dict(now)
+    split = manifest["split"] if manifest is not None else {"held_out": HELD_OUT, "seed": SEED}
+    for name, entry, default in (("held_out", "held_out", HELD_OUT), ("split_seed", "seed", SEED)):
+        meant = default if now.get(name) is None else now[name]
+        if name in stored and meant == split[entry]:
+            settings[name] = stored[name]
+    task, before = now.get("task"), stored.get("task")
+    if before is None or TASKS.get(task, task) == TASKS.get(before, before):
+        settings["task"] = before
+    return settings
 
 
 def with_file_names(policy: Mapping[str, Any]) -> dict[str, Any]:

@@ -353,6 +353,10 @@ def test_failures_are_kept_apart(empty_folder):
     assert [seed for seed, _ in episodes_of("demos.zarr")] == [1, 2, 4, 5, 7]
     assert [seed for seed, _ in episodes_of("demos-failures.zarr")] == [0, 3, 6]
     assert all(len(episode["action"]) == toys.MAX_STEPS for _, episode in episodes_of("demos-failures.zarr"))
+    for name, outcome in (("demos.zarr", "success"), ("demos-failures.zarr", "failure")):
+        facts = DemonstrationStore.open(empty_folder / name).episode_facts
+        assert {(entry.outcome, entry.task, entry.operator) for entry in facts} == {(outcome, "reach", "script")}
+        assert all({"recede", "numpy"} <= entry.versions.keys() for entry in facts)
     collect(toys.LAZY, empty_folder / "demos.zarr", episodes=7, first_seed=0, images="zstd")
     assert [seed for seed, _ in episodes_of("demos.zarr")] == [1, 2, 4, 5, 7, 8, 10]
     assert [seed for seed, _ in episodes_of("demos-failures.zarr")] == [0, 3, 6, 9]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from recede.datasets import store as store_module
+from recede.datasets.facts import UNKNOWN, EpisodeFacts
 from recede.datasets.store import DemonstrationStore
 from stores import SPECIFICATION, make_episode
 
@@ -21,5 +22,5 @@ def recorded(tmp_path, small_chunks, request):
     store = DemonstrationStore.create(tmp_path / "demos", SPECIFICATION, images=images)
     zeros = {name: np.zeros_like(values) for name, values in make_episode(0, 40).items()}
     for seed, episode in enumerate([make_episode(1, 10), zeros, make_episode(3, 7)]):
-        store.append(episode, seed=seed)
+        store.append(episode, seed=seed, facts=EpisodeFacts(operator="Ada") if seed == 1 else UNKNOWN)
     return tmp_path / "demos"

@@ -129,7 +129,7 @@ def test_the_layout_is_as_described(recorded):
     assert (attributes["format"], attributes["num_episodes"]) == (1, 3)
     assert Specification.from_json(attributes["specification"]) == SPECIFICATION
     assert sorted(group["data"].array_keys()) == ["action", "contact", "gripper", "image"]  # zarr warns of nothing
-    assert sorted(group["meta"].array_keys()) == ["episode_ends", "episode_seeds"]
+    assert sorted(group["meta"].array_keys()) == ["episode_ends", "episode_seeds", "fact_ends", "facts"]
     assert group["meta/episode_ends"][:].tolist() == [10, 50, 57]
     assert group["data/image"].shape == (57, 8, 6, 3)
 

@@ -16,14 +16,15 @@ def chunk_files(path):
 def read_array_of(file, store):
     """Read the array of a chunk file: a stream, or the arrays that opening a store reads."""
     group, key = file.relative_to(store.path).parts[:2]
-    return store.read(key) if group == "data" else DemonstrationStore.open(store.path)
+    return store.read(key) if group == "data" else DemonstrationStore.open(store.path).episode_facts
 
 
 @pytest.mark.parametrize("recorded", ["zstd", "png", "jpeg"], indirect=True)
 def test_a_flipped_bit_or_a_cut_of_any_chunk_file_is_detected(recorded):
     chunks = chunk_files(recorded)
     assert {file.relative_to(recorded).parts[1] for file in chunks} == {
-        *("gripper", "image", "contact", "action", "episode_ends", "episode_seeds")
+        *("gripper", "image", "contact", "action", "episode_ends", "episode_seeds"),
+        *("facts", "fact_ends"),
     }
     rng, store = np.random.default_rng(0), DemonstrationStore.open(recorded)
     for file in chunks:

@@ -1,8 +1,9 @@
-"""Episodes that are written while they are recorded, what is noted of them, and the removal of the last one."""
+"""Episodes that are written while they are recorded; and the removal of the last one."""
 
 import numpy as np
 import pytest
 from recede.datasets import store as module
+from recede.datasets.facts import EpisodeFacts
 from recede.datasets.store import DemonstrationStore
 from stores import SPECIFICATION, files, make_episode, read_all
 
@@ -72,65 +73,15 @@ def test_other_writers_wait_for_an_episode_under_way(store, monkeypatch):
     other.append(make_episode(0, 5))
 
 
-def test_details_are_read_back_and_absent_ones_are_empty(store):
-    details = [
-        None,
-        None,
-        {"outcome": "success", "sentence": "à gauche 🙂", "led": [[0, 4]]},
-        None,
-        {},
-        {"outcome": None},
-    ]
-    for number, noted in enumerate(details):
-        if number == 2:
-            assert not (store.path / "meta/details").exists()  # a store without notes has no arrays for them
-        store.append(make_episode(number, 5), details=noted)
-    opened = DemonstrationStore.open(store.path)
-    assert [opened.details(number) for number in range(6)] == [noted or {} for noted in details]
-    with pytest.raises(ValueError, match=r"one of 0 \.\. 5, got 6"):
-        opened.details(6)
-    with pytest.raises(ValueError, match="JSON"):
-        store.append(make_episode(0, 5), details={"rate": float("nan")})
-    assert len(DemonstrationStore.open(store.path)) == 6
-
-
-def test_details_of_a_killed_append_are_not_taken_for_those_of_the_next_episode(store, monkeypatch):
-    store.append(make_episode(0, 5), details={"number": 0})
-
-    def die(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(DemonstrationStore, "_commit", die)
-        with pytest.raises(KeyboardInterrupt):
-            store.append(make_episode(1, 5), details={"number": "killed"})
-    store.append(make_episode(1, 5))
-    store.append(make_episode(2, 5), details={"number": 2})
-    assert [store.details(number) for number in range(3)] == [{"number": 0}, {}, {"number": 2}]
-
-
-def test_damaged_details_are_named(store):
-    store.append(make_episode(0, 5), details={"outcome": "success"})
-    for key in ("meta/details/c/0", "meta/detail_ends/c/0"):
-        intact = (store.path / key).read_bytes()
-        (store.path / key).write_bytes(intact[:-1] + b"\0")
-        with pytest.raises(ValueError, match=key):
-            DemonstrationStore.open(store.path).details(0)
-        (store.path / key).unlink()
-        with pytest.raises(ValueError, match=f"{key} is missing"):
-            DemonstrationStore.open(store.path).details(0)
-        (store.path / key).write_bytes(intact)
-
-
 def test_the_last_episode_is_removed_and_no_other(store):
     for number in range(3):
-        store.append(make_episode(number, 20), seed=number, details={"number": number})
+        store.append(make_episode(number, 20), seed=number, facts=EpisodeFacts(sentence=str(number)))
     assert store.drop_last() == 2
     opened = DemonstrationStore.open(store.path)
     assert opened.episode_seeds.tolist() == [0, 1]
     np.testing.assert_array_equal(opened.episode(1)["image"], make_episode(1, 20)["image"])
-    store.append(make_episode(5, 9), seed=5, details={"number": 5})
-    assert [store.details(number)["number"] for number in range(3)] == [0, 1, 5]
+    store.append(make_episode(5, 9), seed=5, facts=EpisodeFacts(sentence="5"))
+    assert [facts.sentence for facts in store.episode_facts] == ["0", "1", "5"]
     np.testing.assert_array_equal(store.episode(2)["image"], make_episode(5, 9)["image"])
     for _ in range(3):
         store.drop_last()

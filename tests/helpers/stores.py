@@ -43,4 +43,5 @@ def files(path, pattern="*"):
 
 def read_all(path):
     store = DemonstrationStore.open(path)
+    assert len(store.episode_facts) == len(store)
     return {stream.name: store.read(stream.name) for stream in store.specification.streams}

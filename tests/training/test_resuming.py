@@ -14,10 +14,11 @@ from recede.configs.augmentation import AugmentationConfig
 from recede.configs.components.encoders import ResNetEncoderConfig
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig, HorizonsConfig, RegressionConfig
+from recede.configs.notation import describe
 from recede.configs.training import BY_CONTENT, FREE, TrainConfig
 from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import split_episodes
-from recede.files import read_json
+from recede.files import read_json, write_json_with_digest
 from recede.training.loop import prepare, train
 from recede.training.resuming import begun_manifest
 
@@ -217,7 +218,6 @@ OTHER = {
     "dataset": "missing.zarr",
     "teacher": "missing",
     "policy": DiffusionConfig(),
-    "task": "toys:REACH",
     "horizons": HorizonsConfig(action=4),
     "held_out": 0.5,
     "split_seed": 3,
@@ -242,7 +242,7 @@ def test_every_field_matters_or_is_declared_not_to(run, eight):
     config = configuration(eight, run)
     names = [one.name for one in fields(TrainConfig)]
     assert {*FREE, *BY_CONTENT} < {*names}
-    for name in {*names} - {"out", "init_from"}:  # the place of the run, and the weights of a test below
+    for name in {*names} - {"out", "init_from", "task"}:  # the place of the run, and what tests below compare
         other = copy(config)
         value = getattr(config, name)
         setattr(other, name, OTHER.get(name, not value if isinstance(value, bool) else 77))
@@ -251,6 +251,32 @@ def test_every_field_matters_or_is_declared_not_to(run, eight):
         else:
             with pytest.raises(ValueError, match=rf"{name}.* was .*choose another out="):
                 begun_manifest(other)
+
+
+def test_a_split_counts_by_what_its_words_mean(run, eight, tmp_path):
+    config = configuration(eight, run)
+    assert begun_manifest(replace(config, split_seed=0)) is not None
+    for name, value in (("held_out", None), ("held_out", 0.02), ("split_seed", 1)):
+        with pytest.raises(ValueError, match=rf"{name} was .*choose another out="):
+            begun_manifest(replace(config, **{name: value}))
+    child = configuration(eight, tmp_path / "child", held_out=None, init_from=str(run))
+    train(child)
+    assert begun_manifest(replace(child, held_out=0.25, split_seed=0)) is not None
+    with pytest.raises(ValueError, match=r"held_out was None and is 0.02"):
+        begun_manifest(replace(child, held_out=0.02))
+
+
+def test_a_task_counts_by_what_its_words_mean(run, eight):
+    from recede.envs.catalogue import TASKS
+
+    config = configuration(eight, run)
+    assert begun_manifest(replace(config, task="toys:REACH")) is not None  # to evaluate in
+    write_json_with_digest(run / "config.json", describe(replace(config, task="pusht")))
+    for same in ("pusht", TASKS["pusht"]):
+        assert begun_manifest(replace(config, task=same)) is not None
+    for other in ("pusht_image", "toys:REACH", None):
+        with pytest.raises(ValueError, match=r"task was 'pusht' and is .*choose another out="):
+            begun_manifest(replace(config, task=other))
 
 
 def test_initial_weights_count_by_content(run, eight, tmp_path):
