@@ -5,12 +5,15 @@ Shapes: Da size of the action.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ..teleoperation.clutch import Clutch
 from ..teleoperation.interface import Teleoperator
 from .loop import Situation, Target
+from .safety import Safety
 
 
 class Led:
@@ -36,6 +39,8 @@ class Led:
     def begin(self, situation: Situation) -> None:
         """Begin a run with an open clutch."""
         self._situation = situation
+        self.position = situation.safety.last.copy()
+        """Where the robot was then (Da,)."""
         self.clutch.open()
 
     def target(self, now: float) -> Target:
@@ -53,32 +58,32 @@ class Led:
 
 
 class Approach:
-    """A straight way to a pose (Da,) that takes at least `seconds`, and longer if safety allows only less speed."""
+    """A straight way to a pose (Da,), for one run. speed: at most so many ranges of the action a second."""
 
-    _situation: Situation
-
-    def __init__(self, pose: ArrayLike, seconds: float) -> None:
-        self.pose, self.seconds = np.asarray(pose, np.float64), seconds
-        self._from: NDArray[np.float64] | None = None
-        self._begin_s = 0.0
+    def __init__(self, pose: ArrayLike, speed: float) -> None:
+        self.pose, self.speed = np.asarray(pose, np.float64), speed
+        self._safety: Safety | None = None
 
     def begin(self, situation: Situation) -> None:
         """Begin where the robot is."""
-        self._situation = situation
-        self._from = None
+        self._safety = situation.safety
 
     def target(self, now: float) -> Target:
-        """The place on the way at `now`, s."""
-        if self._from is None:
-            self._from, self._begin_s = self._situation.safety.last.copy(), now
-        share = min((now - self._begin_s) / self.seconds, 1.0) if self.seconds > 0 else 1.0
-        return Target(self._from + share * (self.pose - self._from))
+        """The next place on the way."""
+        del now
+        assert self._safety is not None
+        limits, gap = self._safety.limits, self._gap(self._safety)
+        # Slowly enough at the end to brake there.
+        slowest = float((limits.acceleration / (limits.high - limits.low)).min())
+        speed = min(self.speed, math.sqrt(slowest * gap))
+        share = min(speed * self._safety.dt / gap, 1.0) if gap > 0 else 1.0
+        return Target(self._safety.last + share * (self.pose - self._safety.last))
 
     @property
     def is_there(self) -> bool:
         """Whether the robot is commanded to rest at the pose."""
-        if self._from is None:
-            return False
-        safety = self._situation.safety
-        gap = np.abs(safety.last - self.pose) / (safety.limits.high - safety.limits.low)
-        return bool((gap < 1e-6).all()) and safety.is_at_rest
+        return self._safety is not None and self._gap(self._safety) < 1e-6 and self._safety.is_at_rest
+
+    def _gap(self, safety: Safety) -> float:
+        """The longest way that is left, in ranges."""
+        return float((np.abs(safety.last - self.pose) / (safety.limits.high - safety.limits.low)).max())

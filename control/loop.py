@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..realtime import Clock
-from ..robots.interface import Robot, call_robot
+from ..robots.interface import Queueing, Robot, call_robot
 from .alignment import Alignment
 from .safety import Event, Safety
 
@@ -230,8 +230,7 @@ class Controller:
         """Wait until every stream and the position are known, and begin safety there. Commands nothing."""
         until, refused = self.clock.now() + self.start_s, dict[str, str]()
         while True:
-            readings = call_robot(self.robot.read)
-            refused |= self.alignment.add(readings, self.clock.now())
+            refused |= self._read()
             position = call_robot(self.robot.position)
             if not self.alignment.missing and position is not None:
                 self.safety.begin(position)
@@ -244,11 +243,19 @@ class Controller:
                 )
             self.clock.sleep_until(self.clock.now() + self.period)
 
-    def _tick(self, now: float, scheduled: float) -> None:
+    def _read(self) -> dict[str, str]:
+        """Read all streams; the name of a stream whose reading is refused -> why."""
+        refused = dict[str, str]()
+        if isinstance(self.robot, Queueing):  # what a late tick has missed
+            for name, readings in call_robot(self.robot.unread).items():
+                for reading in readings:
+                    refused |= self.alignment.add({name: reading}, self.clock.now())
         readings = call_robot(self.robot.read)
-        read_at = self.clock.now()  # a reading may be newer than the begin of the tick
-        is_bad = bool(self.alignment.add(readings, read_at))
-        age = read_at - self.alignment.time
+        return refused | self.alignment.add(readings, self.clock.now())
+
+    def _tick(self, now: float, scheduled: float) -> None:
+        is_bad = bool(self._read())
+        age = self.clock.now() - self.alignment.time  # a reading may be newer than the begin of the tick
         with np.errstate(all="ignore"):  # a target may hold any numbers, which safety checks
             target = self.lead.target(now)
             command, events = self.safety(target.position, age_s=age)

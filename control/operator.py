@@ -11,9 +11,13 @@ from typing import Any
 
 
 class Operator:
-    """Listens to the keys of this terminal and to the signals to this process, while its context is entered."""
+    """Listens to the keys of this terminal and to the signals to this process, while its context is entered.
 
-    def __init__(self) -> None:
+    hint: what the keys do, which a terminal shows.
+    """
+
+    def __init__(self, hint: str = "any key ends an episode and stops the robot, Ctrl-C ends them all") -> None:
+        self._hint = hint
         self._has_pressed, self._is_signalled = False, False
         self._terminal = sys.stdin.fileno() if sys.stdin.isatty() else None
         self._undo = ExitStack()
@@ -29,7 +33,7 @@ class Operator:
                 undo.enter_context(suppress(termios.error))  # the terminal may be gone by then
                 undo.callback(termios.tcsetattr, self._terminal, termios.TCSAFLUSH, termios.tcgetattr(self._terminal))
                 tty.setcbreak(self._terminal)  # every key counts, not only Enter
-                print("any key ends an episode and stops the robot, Ctrl-C ends them all")
+                print(self._hint)
             self._undo = undo.pop_all()
         return self
 
@@ -54,6 +58,20 @@ class Operator:
         """Whether the operator ends the episode now: by any key, or by a signal."""
         self._has_pressed = self._has_pressed or bool(self._keys(0))
         return self._has_pressed or self._is_signalled
+
+    @property
+    def is_signalled(self) -> bool:
+        """Whether a signal has ended the session."""
+        return self._is_signalled
+
+    @property
+    def has_terminal(self) -> bool:
+        """Whether somebody can type."""
+        return self._terminal is not None
+
+    def typed(self) -> bytes:
+        """The keys that were typed since the last call."""
+        return self._keys(0)
 
     def _signal(self, *_: Any) -> None:
         self._is_signalled = True

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -18,6 +17,7 @@ from ..datasets.store import DemonstrationStore
 from ..envs.faults import Fault, RunningEnv, summary
 from ..envs.promises import PromiseError
 from ..envs.task import Task
+from .stores import exclusive, open_existing
 
 MOST_FAULTS = 3
 """The episodes that may break off before the first one that does not."""
@@ -50,12 +50,12 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: s
             f"task {task.name!r} has no scripted expert to record: download or record demonstrations of it"
         )
     failures_path = path.with_name(f"{path.stem}-failures{path.suffix}")
-    store = _open_existing(path, task)
+    store = open_existing(path, task.specification, of=repr(task.name))
     if store is None:
         store = DemonstrationStore.create(path, task.specification, images=images)
-    with _exclusive(path), closing(RunningEnv(task.make, task.specification)) as env:
+    with exclusive(path), closing(RunningEnv(task.make, task.specification)) as env:
         store = DemonstrationStore.open(path)  # as the last process left it
-        failures = _open_existing(failures_path, task)
+        failures = open_existing(failures_path, task.specification, of=repr(task.name))
         used = [int(seed) for opened in (store, failures) if opened is not None for seed in opened.episode_seeds]
         seed, faults, is_working = max([first_seed - 1, *used]), list[Fault](), False
         with tqdm(total=episodes, initial=len(store), desc=f"collect {task.name}", unit="episode") as bar:
@@ -96,20 +96,6 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: s
     return Collected(len(store), 0 if failures is None else len(failures), failures_path, faults)
 
 
-@contextmanager
-def _exclusive(path: Path) -> Generator[None]:
-    """Lock the store, so that no seed is recorded twice. Raises ValueError if another process records into it."""
-    lock = FileLock(path / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"{path} is being recorded by another process: wait for it, or use another out=") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def demonstrate(task: Task, env: RunningEnv, seed: int) -> tuple[dict[str, NDArray[Any]], bool]:
     """Run the expert for one episode; returns its streams (T, ...) and whether it succeeded.
 
@@ -137,15 +123,3 @@ def demonstrate(task: Task, env: RunningEnv, seed: int) -> tuple[dict[str, NDArr
         done = terminated or truncated
     streams = {stream.name: np.stack([step[stream.name] for step in steps]) for stream in task.specification.streams}
     return streams, bool(info["success"])
-
-
-def _open_existing(path: Path, task: Task) -> DemonstrationStore | None:
-    """The store at `path`, or None. Raises ValueError if it has another specification than the task."""
-    if not path.exists():
-        return None
-    store = DemonstrationStore.open(path)
-    if differences := store.specification.differences(task.specification):
-        raise ValueError(
-            f"{path} must hold demonstrations of {task.name!r}, but its specification differs: {'; '.join(differences)}"
-        )
-    return store

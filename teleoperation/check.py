@@ -21,7 +21,7 @@ def check_teleoperator(
     clock: Clock,
     *,
     seconds: float = 2.0,
-    max_call_s: float = 0.005,
+    max_call_s: float = 0.02,
 ) -> str:
     """Start an input, read it, and check every promise of `Teleoperator`; a sentence to print. Closes the input.
 

@@ -7,7 +7,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 from control_loop import FREE, HORIZONS, SPECIFICATION, Delayed, Ideal, line, path
-from recede.control import log
+from recede.control import log, outbox
 from recede.control.alignment import Alignment
 from recede.control.log import DEMONSTRATIONS, TICKS, RunLog, tick_specification
 from recede.control.loop import Controller, Tick
@@ -218,7 +218,7 @@ def test_a_suspended_process_loses_records_but_never_holds_up_the_loop(tmp_path)
         run.begin(5)
         os.kill(run.pid, signal.SIGSTOP)
         drive(run, aligned(0.0), np.arange(20_000) / 100)
-        assert run.num_waiting == log.WAITING
+        assert run.num_waiting == outbox.WAITING
         os.kill(run.pid, signal.SIGCONT)
         run.end()
         lost = run.num_dropped

@@ -198,14 +198,15 @@ def test_a_robot_that_is_let_go_brakes_and_never_turns_back(end):
     assert ("unplugged" in lead.clutch.why) == (end == "error")
 
 
-@pytest.mark.parametrize("seconds", [0.0, 2.0])
-def test_an_approach_is_slow_and_ends_at_rest_at_its_pose(seconds):
-    here, lead = situation(), Approach([0.8, 3.0], seconds)
+@pytest.mark.parametrize("acceleration", [0.5, 10.0])
+@pytest.mark.parametrize(("speed", "seconds"), [(9.0, 1.0), (0.25, 2.0)])
+def test_an_approach_is_slow_and_ends_at_rest_at_its_pose(speed, seconds, acceleration):
+    here, lead, places = situation(acceleration), Approach([0.8, 3.0], speed), []
     lead.begin(here)
-    now = 5.0
     while not lead.is_there:
-        here.safety(lead.target(now).position)
-        now += 0.01
-        assert now < 9
+        places.append(here.safety(lead.target(0.0).position).command / RANGE)
+        assert len(places) < 2000
     np.testing.assert_allclose(here.safety.last, [0.8, 3.0], atol=1e-5)
-    assert now - 5 >= max(seconds, 1.0)  # safety allows 2 units a second
+    assert np.abs(np.diff(places, axis=0)).max() <= 0.01 * min(speed, 1.0) + 1e-9  # safety allows 2 units a second
+    assert len(places) >= 100 * seconds
+    assert np.max(places, axis=0) == pytest.approx([0.4, 0.75], abs=1e-3)  # it does not go beyond
