@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 
 LEAST_RATE = 0.9
 """The share of the control rate that a stream must have; a lower one repeats readings."""
+
+
+LEAST_STEPS = 8
+"""Control steps within which no rate can be measured."""
 
 
 class Series:
@@ -54,16 +59,20 @@ class Measures:
 
     def __init__(self) -> None:
         self.streams: dict[str, Series] = {}
+        self._begin_s, self._now = math.inf, -math.inf
 
     def note(self, times: Mapping[str, float], now: float) -> None:
         """Note the time of the newest reading of every stream, s, at `now`."""
+        self._begin_s, self._now = min(self._begin_s, now), now
         if times:
             newest = max(times.values())
             for name, time in times.items():
                 self.streams.setdefault(name, Series()).note(time, now, newest)
 
     def fault(self, control_dt: float) -> str:
-        """Why the streams are too slow to be recorded, with both rates; empty if they are not."""
+        """Why the streams are too slow to be recorded, with both rates; empty if they are not, or in `LEAST_STEPS`."""
+        if self._now - self._begin_s < LEAST_STEPS * control_dt:
+            return ""
         for name, series in self.streams.items():
             if series.rate < LEAST_RATE / control_dt:
                 return (

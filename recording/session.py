@@ -187,7 +187,7 @@ class RecordingSession:
         if decision == "keep" and not self._message:
             self._keep(summary, measures, hands, begun)
         else:
-            self._discard(self._message or "discarded")
+            self._discard(self._message if self._decision != "discard" and self._message else "discarded")
 
     def _keep(self, summary: Summary, measures: Measures, hands: Series, begun: datetime) -> None:
         streams = measures.streams

@@ -2,6 +2,7 @@
 
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,6 +80,16 @@ def test_a_broken_promise_is_named(broken, error):
 def test_an_input_that_blocks_is_named():
     with pytest.raises(TimeoutError, match=r"read\(\) must return within 0.02 s"):
         check_teleoperator(Stick(read=lambda now: time.sleep(0.03)), VirtualClock())
+
+
+def test_an_expert_that_needs_more_than_the_robot_observes_is_refused_with_the_stream():
+    clock = VirtualClock()
+    robot = Simulation(replace(toys.REACH, expert=lambda seed: lambda state: state["wind"]), clock)
+    robot.start()
+    with pytest.raises(ValueError, match="needs 'wind', which the robot does not observe"):
+        ExpertHands(robot).read(0.0)
+    with pytest.raises(ValueError, match=r"no scripted expert: .*another input="):
+        ExpertHands(Simulation(replace(toys.REACH, expert=None), clock))
 
 
 def test_a_key_moves_its_axis_by_a_step():
