@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import getpass
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 
-from ..configs.components.inputs import ExpertInputConfig
+from ..configs.components.inputs import ExpertInputConfig, KeyboardInputConfig
 from ..configs.components.robots import SimulatedRobotConfig
 from ..configs.notation import describe
 from ..configs.recording import RecordConfig
@@ -40,6 +41,8 @@ def run(config: RecordConfig) -> None:
     safety = config.safety.build(robot.specification, robot.rate)
     teleoperator = config.input.build(robot)
     clutch = config.input.clutch(teleoperator, robot.specification)
+    if isinstance(config.input, KeyboardInputConfig) and not sys.stdin.isatty():
+        raise ValueError("input=keyboard needs a terminal to type at: run the command in one, or choose another input=")
     store = open_existing(path, robot.specification, of=repr(config.task))
     if store is None:
         store = DemonstrationStore.create(path, robot.specification, images=config.images)

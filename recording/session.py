@@ -124,6 +124,7 @@ class RecordingSession:
         while alignment.missing and self.clock.now() < until:  # the loop names what is missing
             alignment.add(call_robot(self.robot.read), self.clock.now())
             self.clock.sleep_until(self.clock.now() + period)
+        self._has_moved = self.start is not None
         if self.start is None and (position := call_robot(self.robot.position)) is not None:
             self.start = [float(value) for value in position]
         until = self.clock.now() + MEASURED_S
@@ -141,7 +142,7 @@ class RecordingSession:
         self._enter("preparing")
         if self._simulation is not None:
             self._simulation.reset(self._seed)
-        elif self.start is not None and self.num_kept + self.num_discarded:
+        elif self.start is not None and self._has_moved:
             lead = Approach(self.start, self.approach)
             controller = Controller(self.robot, lead, self.safety, self.clock)
             controller.run(lambda: lead.is_there, brakes=lambda: "ended" if self._poll({"quit"}) else "")
@@ -160,6 +161,7 @@ class RecordingSession:
     def _record(self) -> None:
         """Record one episode, and keep or discard it."""
         self._outcome, self._decision, self._message, measures = None, "", "", Measures()
+        self._has_moved = True
         hands, begun = Series(), datetime.now(UTC)
         write_json(self.store.path / UNDER_WAY, {"episode": self._num_episodes, "begun": begun.isoformat()})
         self.recorder.begin()

@@ -40,7 +40,8 @@ class Hands:
     kind, axes = "velocity", ("x", "y")
 
     def __init__(self, script=(), *, velocity=(0.3, -0.2), fail_at=np.inf):
-        self.script, self.velocity, self.fail_at = deque(script), np.array(velocity), fail_at
+        self.velocity = None if velocity is None else np.array(velocity)
+        self.script, self.fail_at = deque(script), fail_at
         self.statuses, self.calls, self._since, self.now = [], [], ("", 0), 0.0
 
     def start(self):

@@ -1,5 +1,6 @@
 """Recordings on a virtual clock."""
 
+import errno
 import json
 import os
 import signal
@@ -10,6 +11,8 @@ import pytest
 from control_loop import SPECIFICATION, Ideal
 from hands import Hands, ThreadChild, episodes
 from recede.control.safety import Limits, Safety
+from recede.datasets import episode_writer
+from recede.datasets import store as store_module
 from recede.datasets.facts import EpisodeFacts
 from recede.datasets.store import DemonstrationStore
 from recede.realtime import VirtualClock
@@ -157,6 +160,34 @@ def test_between_episodes_the_robot_goes_slowly_to_its_start(record):
     turn = int(np.argmax(places[: len(places) // 2]))
     assert places[turn] > 6
     assert np.abs(places[turn:]).min() < 1e-4
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_robot_with_a_start_pose_goes_there_before_the_first_episode(record):
+    robot = Startable(VirtualClock())
+    store = record(Hands(episodes("keep"), velocity=None), robot=robot, start=[2.0, -1.0], approach=0.5).store
+    np.testing.assert_allclose(store.episode(0)["place"], np.tile([2.0, -1.0], (store.num_steps, 1)), atol=1e-4)
+    assert store.episode_facts[0].notes["led"] == []
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("moment", ["mid-episode", "end"])
+def test_a_full_disk_loses_one_episode_and_brakes_the_robot(record, monkeypatch, moment):
+    robot, extend = Startable(VirtualClock()), episode_writer.extend
+    if moment == "mid-episode":
+        monkeypatch.setattr(store_module, "CHUNK_ROWS", 16)
+
+    def full(array, start, rows):
+        if robot.clock.now() > 3.5:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        extend(array, start, rows)
+
+    monkeypatch.setattr(episode_writer, "extend", full)
+    hands = Hands(episodes("keep", "keep", seconds=2.0))
+    session = record(hands, robot=robot, error=(OSError, "No space left on device.*has room"))
+    assert len(session.store) == 1
+    assert robot.is_stopped
+    assert hands.script
 
 
 @pytest.mark.usefixtures("threads")
