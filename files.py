@@ -1,21 +1,31 @@
-"""Files and folders that appear whole or not at all, and JSON.
+"""Files and folders that appear whole or not at all, folders that one process writes at a time, and JSON.
 
 A file or folder is written next to its path under a unique name, and renamed when it is complete. A writer that is
-killed leaves at most a file `.*.partial*`. Nothing is flushed to the disk: a file survives the death of its process,
-but not a loss of power.
+killed leaves at most a file `.*.partial*`, which the next writer of the same file or folder deletes. Each writer locks
+what it writes, so the others know whether it lives, on whichever machine. Nothing is flushed to the disk: a file
+survives the death of its process, but not a loss of power.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+_PARTIAL = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.partial(\..*)?")
+"""The names of `_partial`."""
+
+LOCK = ".lock"
+"""The file of a folder that its only writer locks. A killed writer leaves it, which locks nothing."""
 
 
 def _partial(path: Path) -> Path:
@@ -26,35 +36,146 @@ def _partial(path: Path) -> Path:
     return path.with_name(f".{path.stem}.{os.getpid()}.{secrets.token_hex(4)}.partial{path.suffix}")
 
 
+def remove_leftovers(paths: Iterable[Path]) -> None:
+    """Delete those of the paths that are partial files or folders of writers that are dead."""
+    for path in list(paths):
+        if not _PARTIAL.fullmatch(path.name):
+            continue
+        with suppress(OSError), _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB):  # its writer lives, or it is gone already
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path, operation: int) -> Generator[None]:
+    """Lock a file or a folder as long as the block or this process lasts. Raises OSError if it cannot be locked."""
+    opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW if path.is_dir() else os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(opened, operation)
+        yield
+    finally:
+        os.close(opened)
+
+
+@contextmanager
+def _unfinished(path: Path, make: Callable[[Path], None]) -> Generator[Path]:
+    """A partial file or folder beside `path`, which is deleted after the block unless it was renamed."""
+    remove_leftovers(path.parent.glob(f".{_literal(path.stem)}.*.partial{_literal(path.suffix)}"))
+    while True:
+        partial = _partial(path)
+        make(partial)
+        try:
+            with _marked(partial):
+                if partial.exists():  # else it was taken for a leftover before it was locked
+                    yield partial
+                    return
+        finally:
+            _remove(partial)
+
+
+@contextmanager
+def _marked(partial: Path) -> Generator[None]:
+    """Lock a partial file, so that no other process takes it for a leftover. Some file systems have no locks."""
+    with ExitStack() as stack:
+        with suppress(OSError):
+            stack.enter_context(_locked(partial, fcntl.LOCK_EX))
+        yield
+
+
+def _literal(text: str) -> str:
+    """A pattern of names that stands for this text."""
+    return re.sub(r"([*?[])", r"[\1]", text)
+
+
 @contextmanager
 def whole_file(path: Path) -> Generator[Path]:
     """A path to write a file to, which is renamed to `path` at the end of the block, or deleted after an error.
 
     Replaces an existing file.
     """
-    partial = _partial(path)
-    try:
+    with _unfinished(path, Path.touch) as partial:
         yield partial
         partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(path: Path, *, replace: bool = True) -> Generator[Path]:
     """A folder to fill, which is renamed to `path` at the end of the block, or deleted after an error.
 
-    replace: whether to replace an existing folder. If False, raises OSError if the folder exists and is not empty.
+    replace: whether to replace an existing folder. If False, raises FileExistsError if the folder exists and is not
+    empty.
     """
-    partial = _partial(path)
-    partial.mkdir(parents=True)
-    try:
+    with _unfinished(path, lambda partial: partial.mkdir(parents=True)) as partial:
         yield partial
         if replace and path.exists():
             shutil.rmtree(path)
-        partial.rename(path)
+        rename_folder(partial, path)
+
+
+def rename_folder(folder: Path, path: Path) -> None:
+    """Rename a folder. Raises FileExistsError if `path` exists and is not empty."""
+    try:
+        folder.rename(path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise FileExistsError(
+            f"{path} was written by another process meanwhile, and is kept: use another out="
+        ) from None
+
+
+@contextmanager
+def scratch_folder(path: Path) -> Generator[Path]:
+    """A folder next to `path` that is deleted at the end of the block."""
+    with _unfinished(path, lambda partial: partial.mkdir(mode=0o700, parents=True)) as partial:
+        yield partial
+
+
+@contextmanager
+def exclusive(folder: Path, doing: str, *, name: str = LOCK) -> Generator[None]:
+    """Make a folder if it is missing, lock it, and delete what dead writers left directly in it.
+
+    doing: what is done in it, as "being trained". name: of the file that is locked. If the block leaves nothing in a
+    folder that was made, the folder is deleted.
+
+    Raises ValueError if another process holds the lock.
+    """
+    from filelock import FileLock, Timeout
+
+    is_new = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / name)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise ValueError(f"{folder} is {doing} by another process: wait for it, or use another out=") from None
+        remove_leftovers(folder.glob(".*.partial*"))
+        yield
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if lock.is_locked:
+            (folder / name).unlink(missing_ok=True)  # before the release, so that whoever locks it next makes it anew
+            if is_new and folder.exists() and not any(folder.iterdir()):
+                folder.rmdir()
+            lock.release()
+
+
+@contextmanager
+def taking_turns(path: Path) -> Generator[None]:
+    """Wait until no other process changes the file. Deletes its lock, a file beside it, at the end."""
+    from filelock import FileLock
+
+    with FileLock(path.with_name(f".{path.name}.lock")) as lock:
+        try:
+            yield
+        finally:
+            Path(lock.lock_file).unlink(missing_ok=True)
 
 
 def check_writable(folder: Path) -> None:
@@ -82,10 +203,15 @@ def writing(path: Path) -> Generator[None]:
         ) from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file, whole or not at all. Raises OSError, with the file and the remedy, if writing fails."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all. Raises OSError, with the file and the remedy, if writing fails."""
     with writing(path), whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file as `write_bytes` does."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -122,7 +248,7 @@ def write_json_with_digest(path: Path, content: Mapping[str, Any]) -> None:
     write_json(path, with_digest(content))
 
 
-def check_digest(path: Path, content: Mapping[str, Any], remedy: str) -> None:
+def check_digest(path: Path | str, content: Mapping[str, Any], remedy: str) -> None:
     """Raises ValueError, with the file and the remedy, if `content` does not have the digest that it holds."""
     if not has_digest(content):
         raise ValueError(f"{path} is damaged: its SHA-256 is not the {DIGEST} in it; {remedy}")

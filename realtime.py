@@ -173,6 +173,29 @@ def connected(*directions: Layouts) -> tuple[socket.socket, socket.socket]:
     return ends
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal has ended what was going on. number: of the signal. text: what is kept."""
+
+    def __init__(self, number: int, text: str = "") -> None:
+        is_typed = number == signal.SIGINT
+        super().__init__(text or ("interrupted" if is_typed else f"ended by {signal.Signals(number).name}"))
+        self.number = number
+
+
+@contextlib.contextmanager
+def on_signals(handle: Callable[[int, Any], object]) -> Iterator[None]:
+    """Call `handle` for SIGINT, SIGTERM and SIGHUP meanwhile, but not for those that are ignored, as with nohup.
+
+    Does nothing outside the main thread, which alone may handle signals.
+    """
+    with contextlib.ExitStack() as undo:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    undo.callback(signal.signal, number, signal.signal(number, handle))
+        yield
+
+
 def end_with_parent(seconds: float = 0.0) -> None:
     """End this process as long after its parent, s, however the parent ends and whatever this process does then.
 

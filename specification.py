@@ -345,6 +345,19 @@ class Specification:
             raise ValueError(f"not a specification: {error}") from error
 
 
+def interface_to_json(specification: Specification, horizons: Horizons) -> dict[str, Any]:
+    """What a policy observes and does, and in which steps, as the entries of a JSON object."""
+    return {"specification": specification.to_json(), "horizons": asdict(horizons)}
+
+
+def interface_from_json(content: Mapping[str, Any]) -> tuple[Specification, Horizons]:
+    """Read the entries of `interface_to_json` among others. Raises ValueError if one is missing or impossible."""
+    try:
+        return Specification.from_json(content["specification"]), Horizons(**content["horizons"])
+    except (KeyError, TypeError, AttributeError, ArithmeticError) as error:
+        raise ValueError(f"no specification and horizons: {error!r}") from error
+
+
 def _are_sizes(shape: Any) -> bool:
     if not isinstance(shape, Sequence) or not 1 <= len(shape) <= 32:
         return False

@@ -14,17 +14,20 @@ import time
 from contextlib import closing
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 
 import numpy as np
 from recede.benchmarks.measure import Row, output, report
 from recede.control.alignment import Alignment
+from recede.control.led import Led
 from recede.control.loop import Tick
 from recede.datasets.facts import EpisodeFacts
 from recede.datasets.store import DemonstrationStore
 from recede.recording.writing import Recorder
 from recede.robots.interface import Reading
 from recede.specification import Specification, Stream
+from recede.teleoperation.axes import Axes
+from recede.teleoperation.clutch import Clutch
+from recede.teleoperation.interface import Order, Status
 
 EPISODES = 200
 """Episodes of a store."""
@@ -53,11 +56,31 @@ def specification(*, has_images: bool) -> Specification:
     )
 
 
+class Nobody:
+    """An input that nobody holds."""
+
+    kind, axes = "relative", tuple("abcdef")
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def read(self, now: float) -> None:
+        """Nothing."""
+
+    def orders(self, status: Status) -> list[Order]:
+        """None."""
+        return []
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def seconds_to_ready(folder: Path, *, has_images: bool) -> list[float]:
     """For each episode in turn, the seconds from its end until the next one has begun."""
     robot, rng, taken = specification(has_images=has_images), np.random.default_rng(0), list[float]()
     store = DemonstrationStore.create(folder / f"images-{has_images}.zarr", robot)
-    lead = SimpleNamespace(position=np.zeros(6), is_led=True)
+    lead = Led(Nobody(), Clutch("relative", Axes(Nobody.axes, robot.action), near=1, step=1, stale_s=1))
+    lead.position = np.zeros(6)
     with closing(Recorder(store, 0.0)) as recorder:
         recorder.begin()
         for _ in range(EPISODES):
@@ -91,10 +114,10 @@ def main() -> None:
             taken = seconds_to_ready(Path(folder), has_images=has_images)
         first, last = median(taken[:FEW]), median(taken[-FEW:])
         rows += [
-            {"name": f"{name}: episode 1, end to ready", "value": 1e3 * first, "unit": "ms"},
-            {"name": f"{name}: episode {EPISODES}, end to ready", "value": 1e3 * last, "unit": "ms"},
-            {"name": f"{name}: longest", "value": 1e3 * max(taken), "unit": "ms"},
-            {"name": f"{name}: last / first", "value": last / first, "unit": "x"},
+            Row(name=f"{name}: episode 1, end to ready", value=1e3 * first, unit="ms"),
+            Row(name=f"{name}: episode {EPISODES}, end to ready", value=1e3 * last, unit="ms"),
+            Row(name=f"{name}: longest", value=1e3 * max(taken), unit="ms"),
+            Row(name=f"{name}: last / first", value=last / first, unit="x"),
         ]
     report(rows, path)
 

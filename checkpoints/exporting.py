@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy as np
 from ..configs.checkpoints import ExportConfig
 from ..datasets.demonstrations import Demonstrations
 from ..envs.catalogue import load_task
-from ..files import whole_folder
+from ..files import scratch_folder, whole_folder
 from ..policy.engines.interface import FORMATS
 from ..policy.engines.making import ROWS, EngineChoice, Trials, choose_engine, write_graphs
 
@@ -36,7 +35,9 @@ def export(config: ExportConfig) -> EngineChoice:
     loaded, manifest = load_policy(config.run, which=config.checkpoint, sampler=config.sampler)
     policy, trials = check_exportable(loaded), None
     if config.dataset is not None:
-        demonstrations = open_demonstrations(config.dataset, load_task(config.task) if config.task else None)
+        demonstrations = open_demonstrations(
+            config.dataset, load_task(config.task) if config.task else None, episodes=config.episodes
+        )
         trials = recorded_trials(demonstrations, policy, config.dataset)
     engines = list(FORMATS) if config.engine == "auto" else [config.engine]
     return export_policy(policy, manifest, out, engines=engines, trials=trials)
@@ -57,15 +58,15 @@ def export_policy(
     """
     from ..policy.engines.export import write_engine
 
-    with TemporaryDirectory() as scratch:
-        choice = choose_engine(policy, engines, Path(scratch), trials=trials)
+    with scratch_folder(out) as scratch:
+        choice = choose_engine(policy, engines, scratch, trials=trials)
         name = choice.engine.name
         (verdict,) = (verdict for verdict in choice.verdicts if verdict.name == name)
-        with whole_folder(out) as folder:
+        with whole_folder(out, replace=False) as folder:
             write_engine(
                 folder,
                 policy,
-                write_graphs(policy, name, Path(scratch)),
+                write_graphs(policy, name, scratch),
                 engine=name,
                 description=manifest["policy"],
                 parity={

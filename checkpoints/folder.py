@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import check_digest, read_json, write_json_with_digest, writing
-from ..specification import Horizons, Specification
+from ..specification import Horizons, Specification, interface_from_json, interface_to_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,8 +68,7 @@ def write_checkpoint(folder: Path, weights: Mapping[str, Tensor], **manifest: An
     content = {
         "format": FORMAT,
         "versions": {name: version(name) for name in ("recede", "torch", "numpy")},
-        "specification": specification.to_json(),
-        "horizons": {"observation": horizons.observation, "prediction": horizons.prediction, "action": horizons.action},
+        **interface_to_json(specification, horizons),
         **manifest,
         "weights_sha256": digest,
     }
@@ -100,8 +99,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if missing:
         raise ValueError(f"{folder / 'policy.json'} is damaged: it lacks {missing}; use another checkpoint")
     try:
-        manifest["specification"] = Specification.from_json(manifest["specification"])
-        manifest["horizons"] = Horizons(**manifest["horizons"])
-    except (ValueError, TypeError, AttributeError) as error:
+        manifest["specification"], manifest["horizons"] = interface_from_json(manifest)
+    except ValueError as error:
         raise ValueError(f"{folder / 'policy.json'} is damaged ({error}): use another checkpoint") from None
     return manifest

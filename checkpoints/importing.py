@@ -67,7 +67,7 @@ def import_checkpoint(config: ImportCheckpointConfig) -> Path:
     policy.encoder.load_state_dict(foreign.cameras.weights)
     set_ranges(policy.normalizer, specification, foreign)
     manifest = {"policy": describe(policy_config), "task": config.task, "step": 0, "seed": None, "source": str(source)}
-    with whole_folder(out) as folder:
+    with whole_folder(out, replace=False) as folder:
         write_checkpoint(folder, policy.state_dict(), specification=specification, horizons=horizons, **manifest)
     return out
 

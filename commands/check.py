@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from contextlib import ExitStack, closing
 
@@ -18,8 +17,6 @@ def run(config: CheckConfig) -> None:
     robot, is_simulated = config.robot.build({}, rate=config.rate), isinstance(config.robot, SimulatedRobotConfig)
     with ExitStack() as stack:
         stack.enter_context(closing(robot))
-        for number in (signal.SIGTERM, signal.SIGHUP):  # they stop the robot as Ctrl-C does
-            stack.callback(signal.signal, number, signal.signal(number, signal.default_int_handler))
         print(
             f"the {'simulated robot' if is_simulated else 'robot'} will be switched on, commanded to stay where it is, "
             f"and stopped, which takes about {2 * config.seconds:g} s"

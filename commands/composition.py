@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass
 from importlib import import_module
 from traceback import format_list
 from typing import Any
@@ -13,9 +12,9 @@ from typing import Any
 from ..configs.changes import rule
 from ..configs.choices import CHOICES, MANY, names
 from ..configs.packages import import_packages
-from ..envs.faults import is_addressed, own_frames, place
-from ..specification import nearest
+from ..envs.faults import is_addressed, one_line, own_frames, place
 from .grammar import is_sweep, jobs, requested_imports
+from .keys import help_of, keys_of, nearest_keys
 
 MOST_FRAMES = 3
 """Lines of a user's own code that are shown of an error in it."""
@@ -61,7 +60,7 @@ def compose(command: str, arguments: Sequence[str]) -> tuple[list[Any], list[Exc
     return configurations, failures
 
 
-def explain(error: Exception, command: str) -> str | None:
+def explain(error: BaseException, command: str) -> str | None:
     """One line for an error that a user can correct, or None for a bug."""
     from hydra.errors import HydraException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -76,23 +75,17 @@ def explain(error: Exception, command: str) -> str | None:
     if isinstance(error, SyntaxError) or not is_addressed(error):
         return explain_own(error)
     if isinstance(error, ValueError | OSError | FloatingPointError | ImportError):
-        return _one_line(error)
+        return one_line(str(error))
     return None
 
 
-def explain_own(error: Exception) -> str:
+def explain_own(error: BaseException) -> str:
     """The error of a user's own code: what it is, and the last lines that led to it."""
-    text = _one_line(error)
+    text = one_line(str(error))
     if isinstance(error, SyntaxError):  # it has no frame of its own
         return f"{type(error).__name__}: {text}, in {error.filename}"
     frames = own_frames(error)[-MOST_FRAMES:]
     return "\n".join([f"{type(error).__name__}: {text} ({place(error)})", *format_list(frames)]).rstrip()
-
-
-def _one_line(error: Exception) -> str:
-    """The message of an error; what cannot be printed is escaped."""
-    line = " ".join(str(error).split())
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
 
 
 def explain_memory(error: Exception, command: str) -> str:
@@ -114,24 +107,20 @@ def explain_composition(error: Exception, command: str) -> str:
     if required := re.match(r"You must specify '(\w+)'", text):
         return f"{required[1]} is required: give {required[1]}=NAME, one of {', '.join(names(required[1]))}"
     if absent := re.match("Could not override '(.*?)'", text):
-        return f"none of the choices has a slot {absent[1]}: see {_help(command)}"
-    return f"{' '.join(text.splitlines()[0].split())} (see {_help(command)})"
+        return f"none of the choices has a slot {absent[1]}: see {help_of(command)}"
+    return f"{' '.join(text.splitlines()[0].split())} (see {help_of(command)})"
 
 
 def explain_key(error: Any, command: str) -> str:
     """One line for a key that the chosen configuration does not have."""
-    owner, *rest = str(error.full_key).split(".")
-    if owner in MANY and len(rest) == 1:
-        if rest[0] in CHOICES[owner]:
-            return f"{owner}.{rest[0]} is not chosen: add {owner}={rest[0]}"
-        return f"{owner} has no {rest[0]!r}: {nearest(rest[0], CHOICES[owner])} as in {owner}.NAME.every=2"
-    if not is_dataclass(error.object_type):
-        return f"{error.full_key} belongs to none of the choices: choose its owner first, see {_help(command)}"
-    slot = "/".join([owner, *rest[:-1]])
-    others = [name for name, option in CHOICES.get(slot, {}).items() if rest[-1] in option.__dataclass_fields__]
-    hint = nearest(str(error.key), [field.name for field in fields(error.object_type)])
-    return f"there is no key {error.key!r}: {hint}" + (f", or add {slot}={others[0]}" if others and rest else "")
-
-
-def _help(command: str) -> str:
-    return f"`recede {command} --help`"
+    key, keys = str(error.full_key), keys_of(command)
+    owner, *rest = key.split(".")
+    if owner in MANY and rest and rest[0] in CHOICES[owner]:
+        return f"{owner}.{rest[0]} is not chosen: add {owner}={rest[0]} (see {help_of(command)})"
+    slot, name = "/".join([owner, *rest[:-1]]), rest[-1] if rest else ""
+    options = CHOICES.get(slot, {})
+    others = [f"{slot}={other}" for other, option in options.items() if name in option.__dataclass_fields__]
+    chosen = [f"{slot}={other}" for other, option in options.items() if option is error.object_type]
+    if others and chosen:
+        return f"{chosen[0]} has no key {key!r}: add {' or '.join(others)} to use it (see {help_of(command)})"
+    return f"there is no key {key!r}: {nearest_keys(key, key.rpartition('.')[0], keys, command)}"

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 
 def run(config: ControlConfig) -> None:
-    """Control the robot in every episode; print a summary, and write it, the log and the report to `out`."""
+    """Control the robot in every episode; print a summary, and write it, the log and the report to `out`.
+
+    Raises ValueError, after everything is written, if an episode was stopped for safety.
+    """
+    from ..files import LOCK, exclusive
     from ..robots.simulated import SimulatedRobot
     from ..robots.simulation import check_controllable
 
@@ -34,14 +38,20 @@ def run(config: ControlConfig) -> None:
     if differences := robot.specification.differences(description["specification"]):
         raise ValueError(f"the robot must be the one that the policy was trained for, but {'; '.join(differences)}")
     out = Path(config.out or time.strftime("runs/control/%Y%m%d-%H%M%S"))
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
         raise FileExistsError(f"{out} must be a new or an empty folder: choose another one with out=")
     session = _session(config, robot, description["horizons"], out)
-    try:
-        session.run()
-    finally:  # the episodes so far are reported, even if the robot was lost in the middle
-        if session.records:
-            _report(config, description["task"], session)
+    with exclusive(out, "being written"):
+        try:
+            session.run()
+        finally:  # the episodes so far are reported, even if the robot was lost in the middle
+            if session.records:
+                _report(config, description["task"], session)
+        if num := sum(record["reason"] == "stopped for safety" for record in session.records):
+            raise ValueError(
+                f"{num} of {len(session.records)} episodes were stopped for safety: {out / 'report.html'} shows which "
+                "limit or which silence stopped the robot"
+            )
 
 
 def _session(config: ControlConfig, robot: Robot, horizons: Horizons, out: Path) -> Session:
@@ -68,7 +78,7 @@ def _report(config: ControlConfig, task: str | None, session: Session) -> None:
     from ..control.log import TICKS
     from ..datasets.store import DemonstrationStore
     from ..evaluation.reports.control import summary_line, write_timeline
-    from ..files import write_json
+    from ..files import write_json_with_digest
 
     ((name, execution),) = config.execution.items()
     content = {
@@ -80,7 +90,7 @@ def _report(config: ControlConfig, task: str | None, session: Session) -> None:
         "episodes": session.records,
     }
     page = session.out / "report.html"
-    write_json(session.out / "control.json", content)
+    write_json_with_digest(session.out / "control.json", content)
     write_timeline(page, content, DemonstrationStore.open(session.out / TICKS))
     print(f"{task or config.run}, {name}: {summary_line(session.records)}")
     print(f"report: {page}")

@@ -16,15 +16,23 @@ TASK = "pick_place"
 
 
 def run(config: DemoConfig) -> None:
-    """Record demonstrations, train a diffusion and a regression policy on them, evaluate both, and report."""
+    """Record demonstrations, train a diffusion and a regression policy on them, evaluate both, and report.
+
+    Raises ValueError if another demo writes to the same folder.
+    """
+    from ..files import exclusive
+
+    device(config.device)  # raises before anything is recorded
+    with exclusive(Path(config.out), "being written"):
+        _demonstrate(config, Path(config.out))
+
+
+def _demonstrate(config: DemoConfig, out: Path) -> None:
     from ..evaluation.results import measure, write_results
     from ..recording.scripted import collect
     from ..training.loop import train
 
-    device(config.device)  # raises before anything is recorded
-    out = Path(config.out)
     dataset = str(out / "demonstrations.zarr")
-    out.mkdir(parents=True, exist_ok=True)
     collect(
         load_task(TASK),
         Path(dataset),

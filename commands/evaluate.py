@@ -12,15 +12,22 @@ from ..configs.notation import command_line, shown
 def run(config: EvaluateConfig) -> None:
     """Write `evaluation.json`, the report and the films to `out` or beside the policy, and print the rates.
 
-    Raises ValueError, after everything is written, if an episode broke off.
+    Raises ValueError if another process writes results there, and, after everything is written, if an episode broke
+    off.
     """
-    from ..evaluation.delays import measure_all
-    from ..evaluation.reports.comparison import table
-    from ..evaluation.results import measure, write_results
-    from ..files import check_writable
+    from ..files import check_writable, exclusive
 
     out = Path(config.out or config.run)
     check_writable(out)
+    with exclusive(out, "being written", name=".results.lock"):  # not the lock of a training, which may go on
+        _evaluate(config, out)
+
+
+def _evaluate(config: EvaluateConfig, out: Path) -> None:
+    from ..evaluation.delays import measure_all
+    from ..evaluation.reports.comparison import table
+    from ..evaluation.results import measure, write_results
+
     if len(config.pairs) > 1:
         results = measure_all(config, out)
         print(table(results))

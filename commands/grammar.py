@@ -15,6 +15,7 @@ from ..configs.packages import check_names
 from ..configs.texts import Text, home, text_of
 from ..specification import nearest
 from .help import slots
+from .keys import check_key, help_of
 
 SWEEP = ("-m", "--multirun")
 """Options that run every combination of comma-separated values."""
@@ -73,24 +74,12 @@ def read(command: str, arguments: Sequence[str]) -> dict[str, str]:
             raise ValueError(f"there is no option {argument!r}: {nearest(argument, (*SWEEP, '--help'))}")
         if is_bare and positional is not None and positional not in result:
             key, value = positional, argument
-        elif is_bare or key[0:1] in ("", "+", "~"):
-            raise ValueError(f"{argument!r} is not of the form key=value: see `recede {command} --help`")
+        elif (is_bare and key.partition("/")[0] not in slots(command)) or key[0:1] in ("", "+", "~"):
+            raise ValueError(f"{argument!r} is not of the form key=value: see {help_of(command)}")
         check_key(command, key)
         result.pop(key, None)  # the last one counts, and it stands last
         result[key] = value
     return result
-
-
-def check_key(command: str, key: str) -> None:
-    """Raises ValueError unless the key begins with a field of the command, or is one of its slots."""
-    available = slots(command)
-    if not re.fullmatch(r"\w[\w-]*([./]\w[\w-]*)*", key, re.ASCII):
-        raise ValueError(f"there is no key {key!r}: see `recede {command} --help`")
-    if "/" in key and key not in available:
-        raise ValueError(f"there is no slot {key!r}: {nearest(key, available)}")
-    first, keys = re.split("[./]", key)[0], {*COMMANDS[command].config.__dataclass_fields__, *available}
-    if first not in keys:
-        raise ValueError(f"there is no key {first!r}: {nearest(first, [key for key in keys if '/' not in key])}")
 
 
 def _forms(command: str, key: str, value: str, *, is_sweep: bool) -> list[str]:

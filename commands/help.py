@@ -15,6 +15,11 @@ KEY_WIDTH, DEFAULT_WIDTH = 28, 14
 """Widest columns. After a longer entry, the meaning begins on the next line."""
 
 PRESETS = "preset=NAME sets many keys at once. Keys that you type take precedence."
+ENDINGS = (
+    "The exit status is 0 if all went well, 2 after an error, which is one line, and 128 + n if signal n ended the "
+    "command: 130 after Ctrl-C, 143 after SIGTERM. `recede control` ends with 2 if the robot was stopped for safety, "
+    "and `recede serve` with 0 after a signal."
+)
 
 
 def overview() -> str:
@@ -35,6 +40,8 @@ def overview() -> str:
             "A text is taken as typed, and ~ at the beginning of a path is your home.",
             "With -m, a command runs once with each of the values key=a,b, in a numbered folder in out=FOLDER.",
             "A comma within one of these values is typed as \\,",
+            "",
+            *wrap(ENDINGS, WIDTH),
         ]
     )
 

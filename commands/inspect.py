@@ -18,7 +18,7 @@ def run(config: InspectConfig) -> None:
     from ..evaluation.reports.demonstrations import draw_augmented, draw_demonstrations
 
     task = load_task(config.task) if config.task else None
-    demonstrations = open_demonstrations(config.dataset, task)
+    demonstrations = open_demonstrations(config.dataset, task, episodes=config.episodes)
     print("\n".join(summarise(demonstrations)))
     for warning in warnings(demonstrations):
         print(f"warning: {warning}")

@@ -1,40 +1,47 @@
 """The `recede` command line: `recede <command> [folder] key=value ...`.
 
 Every error that a user can correct is one line on stderr, with exit status 2. `HYDRA_FULL_ERROR=1` shows its traceback.
+Signal n ends a command with exit status 128 + n, after it has deleted its scratch files and said what it keeps.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
 from ..configs.commands import COMMANDS
 from ..configs.packages import import_packages
+from ..realtime import Interrupted, on_signals
 from ..specification import nearest
 from .composition import compose_and_run, explain
 from .grammar import requested_imports
 from .help import overview, usage
+from .streams import lasting_streams
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if command in ("-h", "--help", "help"):
-        print(overview())
-        return 0
-    if command == "--version":
-        from importlib.metadata import version
+    with lasting_streams(), on_signals(_interrupt):
+        return _status(command, rest)
 
-        print(f"recede {version('recede')}")
-        return 0
+
+def _interrupt(number: int, _: object) -> None:
+    raise Interrupted(number)
+
+
+def _status(command: str, arguments: Sequence[str]) -> int:
+    """Run a command and print its error, if it has one; returns its exit status."""
     is_verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        _run(command, rest)
+        _run(command, arguments)
+        sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
         print(f"recede {command}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
-        return 130
-    except Exception as error:
+        return 128 + getattr(interrupt, "number", signal.SIGINT)
+    except (Exception, SystemExit) as error:  # a module of the user may call `sys.exit`
         messages = [explain(cause, command) for cause in getattr(error, "exceptions", [error])]
         if is_verbose or None in messages:
             raise
@@ -46,6 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(command: str, arguments: Sequence[str]) -> None:
     """Carry out a command or print its help. Raises ValueError if there is no such command."""
+    if command in ("-h", "--help", "help"):
+        print(overview())
+        return
+    if command == "--version":
+        from importlib.metadata import version
+
+        print(f"recede {version('recede')}")
+        return
     if command not in COMMANDS:
         raise ValueError(f"there is no command {command!r}: {nearest(command, COMMANDS)}")
     if "-h" in arguments or "--help" in arguments:

@@ -8,6 +8,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from ..configs.components.inputs import ExpertInputConfig, KeyboardInputConfig
 from ..configs.components.robots import SimulatedRobotConfig
 from ..configs.notation import describe
@@ -35,7 +37,7 @@ def run(config: RecordConfig) -> None:
     action, path = robot.specification.action, Path(config.out)
     if config.start is not None and (
         len(config.start) != action.size
-        or not all(low <= at <= high for low, at, high in zip(action.low, config.start, action.high, strict=False))
+        or not np.array_equal(np.clip(config.start, action.low, action.high), config.start)
     ):
         raise ValueError(f"start must be {action.size} numbers within the limits of the action, got {config.start}")
     safety = config.safety.build(robot.specification, robot.rate)
@@ -62,8 +64,10 @@ def run(config: RecordConfig) -> None:
         start=config.start,
         approach=config.approach,
     )
-    session.run()
-    count = len(DemonstrationStore.open(path))
-    print(f"{count} demonstrations in {config.out}, {session.num_kept} of them new")
+    try:
+        session.run()
+    finally:  # what is kept is kept, however the recording ended
+        count = len(DemonstrationStore.open(path))
+        print(f"{count} demonstrations in {config.out}, {session.num_kept} of them new")
     if count and isinstance(robot, SimulatedRobot):
         print_train(config.task, config.out, config.imports)

@@ -27,10 +27,9 @@ def run(config: ReplayConfig) -> None:
     from ..evaluation.replay import replay
 
     task = load_task(config.task)
-    demonstrations = open_demonstrations(config.dataset, task)
+    demonstrations = open_demonstrations(config.dataset, task, episodes=config.episodes)
     count = len(demonstrations)
-    episodes = range(min(config.episodes or count, count))
-    results = list(tqdm(replay(task, demonstrations, episodes), total=len(episodes), desc="replay", unit="episode"))
+    results = list(tqdm(replay(task, demonstrations), total=count, desc="replay", unit="episode"))
     faults = [result for result in results if isinstance(result, Fault)]
     replays = [result for result in results if not isinstance(result, Fault)]
     if replays:

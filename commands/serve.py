@@ -37,8 +37,9 @@ def run(config: ServeConfig) -> None:
 
 async def _run_server(server: Server, config: ServeConfig) -> None:
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
     def ready(address: str) -> None:
         print(f"{server.task or config.run} is served at {address} by {server.engine.name}", flush=True)

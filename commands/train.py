@@ -10,10 +10,14 @@ from .next_lines import print_evaluate
 
 def run(config: TrainConfig) -> None:
     """Train, and print how to evaluate the policy, if it has a task."""
-    from ..checkpoints.runs import checkpoint_steps
+    from ..checkpoints.runs import checkpoint_steps, read_metrics
+    from ..evaluation.reports.learning import outlook
     from ..training.loop import train
 
-    is_done = config.steps in checkpoint_steps(Path(config.out))
+    before = checkpoint_steps(Path(config.out))
     path = train(config)
-    print(f"{'nothing to do, trained already' if is_done else f'trained for {config.steps} steps'}: {path}")
+    steps = int(path.name)
+    print(f"{'nothing to do, trained already' if steps in before else f'trained for {steps} steps'}: {path}")
+    if text := outlook(read_metrics(Path(config.out))):
+        print(f"{text} Drawn in {Path(config.out) / 'training.html'}")
     print_evaluate(config.out, config.task, config.imports)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from ..specification import nearest
 from .choices import CHOICES, require_choices
 from .notation import typed
 
@@ -48,7 +47,8 @@ def replaced(present: Any, value: Any, slot: str) -> Any:
     for name, changed in value.items():
         if name not in names:
             raise ValueError(
-                f"there is no key {name!r}: the policy has {slot}={_name(present, slot)}, {nearest(str(name), names)}"
+                f"there is no key '{slot}.{name}': the policy has {slot}={_name(present, slot)}, "
+                f"whose keys are {', '.join(f'{slot}.{other}' for other in names)}"
             )
         try:
             OmegaConf.update(node, name, changed)

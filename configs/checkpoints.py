@@ -8,7 +8,7 @@ from typing import Any
 from ..policy.engines.interface import FORMATS
 from ..specification import nearest
 from .changes import accept_changes
-from .checks import PathName, positive
+from .checks import PathName, condition, positive
 from .choices import require_choices
 from .components.policies import HorizonsConfig
 from .packages import CommandConfig
@@ -72,6 +72,8 @@ class ExportConfig(CommandConfig):
 changes only that value."""
     dataset: PathName | None = None
     """Demonstrations whose observations compare the engines. null draws observations from the normaliser's ranges."""
+    episodes: str | None = None
+    """Which of its episodes, as in "outcome=success and operator!=script". null takes all."""
     task: str | None = None
     """Task that the dataset shows, for replay buffers."""
 
@@ -84,5 +86,8 @@ changes only that value."""
             )
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
+        condition(self, "episodes")
+        if self.episodes is not None and self.dataset is None:
+            raise ValueError(f"episodes={self.episodes} needs a dataset: add dataset=, or leave episodes out")
         if self.task is not None and self.dataset is None:
             raise ValueError(f"task={self.task} needs a dataset: add dataset=, or leave task out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, TypeAlias
 
+from ..datasets.filters import parse
 from ..policy.engines.interface import ENGINES
 from ..specification import nearest
 
@@ -30,27 +31,38 @@ LARGEST_SEED = 2**32 - 1
 """Largest seed that is given. The seeds that are counted on from it fit the stores."""
 
 
+def condition(config: object, name: str) -> None:
+    """Raises ValueError unless this field is a condition of `datasets.filters`, or None."""
+    text = getattr(config, name)
+    if text is not None:
+        parse(text)
+
+
 def positive(config: object, *names: str, most: float = math.inf) -> None:
-    """Raises ValueError unless these fields are all above 0, and at most `most`."""
+    """Raises ValueError unless these fields are all above 0 and at most `most`, or None."""
     for name in names:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be above 0, got {getattr(config, name)}")
+        if (value := getattr(config, name)) is None:
+            continue
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}")
         _at_most(config, name, most)
 
 
 def not_negative(config: object, *names: str, most: float = math.inf) -> None:
-    """Raises ValueError unless these fields are all at least 0, and at most `most`."""
+    """Raises ValueError unless these fields are all at least 0 and at most `most`, or None."""
     for name in names:
-        if not getattr(config, name) >= 0:
-            raise ValueError(f"{name} must be at least 0, got {getattr(config, name)}")
+        if (value := getattr(config, name)) is None:
+            continue
+        if not value >= 0:
+            raise ValueError(f"{name} must be at least 0, got {value}")
         _at_most(config, name, most)
 
 
 def share(config: object, *names: str) -> None:
-    """Raises ValueError unless these fields are at least 0 and below 1."""
+    """Raises ValueError unless these fields are at least 0 and below 1, or None."""
     for name in names:
-        if not 0 <= getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(config, name)}")
+        if (value := getattr(config, name)) is not None and not 0 <= value < 1:
+            raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
 
 
 def _at_most(config: object, name: str, most: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .augmentation import AugmentationConfig
-from .checks import LARGEST_SEED, MOST_EPISODES, PathName, not_negative, pair, positive
+from .checks import LARGEST_SEED, MOST_EPISODES, PathName, condition, not_negative, pair, positive
 from .packages import CommandConfig
 
 
@@ -37,6 +37,8 @@ class InspectConfig(CommandConfig):
 
     dataset: PathName
     """Folder of a demonstration store, or of a replay buffer of Diffusion Policy."""
+    episodes: str | None = None
+    """Which of its episodes, as in "outcome=success and operator!=script". null takes all."""
     task: str | None = None
     """Task that a replay buffer shows. A store needs none."""
     out: PathName | None = None
@@ -54,6 +56,7 @@ class InspectConfig(CommandConfig):
     """Seed of the random changes."""
 
     def __post_init__(self) -> None:
+        condition(self, "episodes")
         pair(self.crop)
         not_negative(self, "seed", most=LARGEST_SEED)
         if not self.augment and (self.crop is not None or self.augmentation != AugmentationConfig()):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .changes import accept_changes
-from .checks import LARGEST_SEED, LONGEST_MS, MOST_EPISODES, PathName, known_engine, not_negative, positive
+from .checks import LARGEST_SEED, LONGEST_MS, MOST_EPISODES, PathName, condition, known_engine, not_negative, positive
 from .components.executions import RecedingConfig, check_executions
 from .packages import CommandConfig
 
@@ -104,11 +104,11 @@ class ReplayConfig(CommandConfig):
     """Task to replay in."""
     dataset: PathName
     """Folder of the demonstrations."""
-    episodes: int = 0
-    """Episodes to replay, from the first on. 0 replays all."""
+    episodes: str | None = None
+    """Which of its episodes, as in "outcome=success and operator!=script". episode<20 is the first 20, null all."""
 
     def __post_init__(self) -> None:
-        not_negative(self, "episodes", most=MOST_EPISODES)
+        condition(self, "episodes")
 
 
 @dataclass(kw_only=True)

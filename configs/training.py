@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .augmentation import AugmentationConfig
-from .checks import LARGEST_SEED, MOST_EPISODES, MOST_UPDATES, PathName, not_negative, positive, share
+from .checks import LARGEST_SEED, MOST_EPISODES, MOST_UPDATES, PathName, condition, not_negative, positive, share
 from .choices import require_choices
 from .components.policies import DiffusionConfig, HorizonsConfig
 from .normalisation import normalisations
 from .packages import CommandConfig
 
-BY_CONTENT = ("dataset", "init_from", "teacher")
+BY_CONTENT = ("dataset", "episodes", "init_from", "teacher")
 """Fields of a training that name data or weights: these count, and their names do not."""
 
 FREE = (
@@ -33,6 +33,8 @@ class TrainConfig(CommandConfig):
 
     dataset: PathName
     """Folder of a demonstration store, or of a replay buffer of Diffusion Policy."""
+    episodes: str | None = None
+    """Which of its episodes, as in "outcome=success and operator!=script". null takes all."""
     data: str = "same"
     """What a resumed run accepts: same, the episodes that it has; or grown, also episodes added behind them."""
     task: str | None = None
@@ -64,11 +66,12 @@ beyond either quantile; .floor, the largest range that counts as still, in the u
 
     "Optimisation"
 
-    steps: int = 3000
-    """Number of weight updates. More than a run has done continue it: the learning rate rises in warmup updates from
-where it was, 0 after a finished training, to learning_rate, and falls along a cosine to 0 at the new last update."""
-    batch_size: int = 256
-    """Windows of demonstrations in each update."""
+    steps: int | None = None
+    """Number of weight updates. null is chosen from the data. More than a run has done continue it: the learning rate
+rises in warmup updates from where it was, 0 after a finished training, to learning_rate, and falls along a cosine to 0
+at the new last update."""
+    batch_size: int | None = None
+    """Windows of demonstrations in each update. null is chosen from the data."""
     draws: int = 1
     """Noises drawn for each window; its observation is encoded once."""
     learning_rate: float = 1e-3
@@ -83,8 +86,8 @@ where it was, 0 after a finished training, to learning_rate, and falls along a c
     """Largest norm of the gradient; a longer gradient is scaled down to it."""
     ema_power: float = 0.75
     """Averaged weights keep 1 - n^-ema_power of themselves in update n."""
-    ema_maximum: float = 0.9999
-    """Largest share of themselves that the averaged weights keep in an update."""
+    ema_maximum: float | None = None
+    """Largest share of themselves that the averaged weights keep in an update. null is chosen from the steps."""
     mask_padding: bool = False
     """Leave steps beyond the ends of an episode out of the loss."""
     precision: str = "fp32"
@@ -120,12 +123,10 @@ where it was, 0 after a finished training, to learning_rate, and falls along a c
         positive(self, "gradient_clip", most=1e10)
         not_negative(self, "weight_decay", most=1000)
         positive(self, "ema_power", most=10)
-        share(self, "ema_maximum")
         not_negative(self, "seed", most=LARGEST_SEED)
-        if self.split_seed is not None:
-            not_negative(self, "split_seed", most=LARGEST_SEED)
-        if self.held_out is not None:
-            share(self, "held_out")
+        condition(self, "episodes")
+        not_negative(self, "split_seed", most=LARGEST_SEED)
+        share(self, "ema_maximum", "held_out")
         self.normalisation = dict[str, Any](normalisations(self.normalisation))
         if self.data not in ("same", "grown"):
             raise ValueError(f"data must be same or grown, got {self.data!r}")
@@ -136,7 +137,6 @@ where it was, 0 after a finished training, to learning_rate, and falls along a c
                 f"betas must be two numbers below 1, of the mean and of the square of the gradient, got {self.betas}"
             )
         require_choices(self, "policy")
-        self.horizons.build()
         if self.evaluate_every and self.task is None:
             raise ValueError(f"evaluate_every={self.evaluate_every} needs a task to evaluate in: give task=")
 

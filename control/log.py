@@ -48,6 +48,9 @@ PART_BYTES = 2**28
 WAITING_PARTS = 2
 """Parts that may wait for a slow disk."""
 
+REASON_BYTES = 500
+"""Bytes of the reason why nothing more is logged."""
+
 WRITE_S = 60.0
 """Seconds within which an episode must be written."""
 
@@ -112,6 +115,11 @@ class RunLog:
         return self._child.pid
 
     @property
+    def failure(self) -> str:
+        """Why nothing more is logged; empty while all is well."""
+        return self._outbox.failure
+
+    @property
     def num_waiting(self) -> int:
         """Messages that wait for the process."""
         return len(self._outbox)
@@ -132,7 +140,10 @@ class RunLog:
         except TimeoutError:
             raise TimeoutError(f"{self.folder}: an episode must be written within {WRITE_S:g} s, but is not") from None
         except ConnectionError:
-            raise OSError(f"{self.folder}: the run could not be written: see above for the error") from None
+            raise OSError(
+                f"{self.folder}: the run could not be written, what came before is kept ({self.failure}): make sure "
+                "that the disk has room and is writable"
+            ) from None
 
 
 def tick_specification(specification: Specification, rate: float) -> Specification:
@@ -156,7 +167,10 @@ def layouts(specification: Specification) -> tuple[Layouts, Layouts]:
         "tick": np.dtype([("tick", "i8"), *times, command, ("events", "i8"), ("chunk", "f8"), ("seam", "f8")]),
         "end": np.dtype([("number", "i8")]),
     }
-    return requests, {"done": np.dtype([("number", "i8"), ("count", "i8")])}
+    return requests, {
+        "done": np.dtype([("number", "i8"), ("count", "i8")]),
+        "failed": np.dtype([("reason", f"S{REASON_BYTES}")]),
+    }
 
 
 class _Parts:
@@ -176,6 +190,8 @@ class _Parts:
 
     def add(self, row: dict[str, Any]) -> None:
         """Add the next step: a stream's name -> its value."""
+        if self._writing and self._writing[0].done():
+            self._writing.popleft().result()  # raises the error of a part that could not be written
         if len(self._rows) >= self._most:
             self.cut()
         self._rows.append(row)
@@ -258,7 +274,14 @@ def _serve(channel: Channel, folder: Path, actuation_delay: float) -> None:
     """The process: write until the channel is closed."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # they end the loop, which then closes the channel
         signal.signal(number, signal.SIG_IGN)
-    writer = Writer(folder, actuation_delay)
+    try:
+        _write(channel, Writer(folder, actuation_delay))
+    except (OSError, ValueError) as error:  # of the disk, such as one that is full
+        channel.send("failed", " ".join(str(error).split()).encode()[:REASON_BYTES])
+
+
+def _write(channel: Channel, writer: Writer) -> None:
+    """Write until the channel is closed, and what is left then."""
     try:
         while True:
             for name, record in channel.receive():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
 from contextlib import ExitStack, suppress
 from typing import Any
+
+from ..realtime import on_signals
 
 
 class Operator:
@@ -18,14 +19,15 @@ class Operator:
 
     def __init__(self, hint: str = "any key ends an episode and stops the robot, Ctrl-C ends them all") -> None:
         self._hint = hint
-        self._has_pressed, self._is_signalled = False, False
+        self._has_pressed = False
+        self.signal = 0
+        """The signal that ended the session, or 0."""
         self._terminal = sys.stdin.fileno() if sys.stdin.isatty() else None
         self._undo = ExitStack()
 
     def __enter__(self) -> Operator:
         with ExitStack() as undo:
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                undo.callback(signal.signal, number, signal.signal(number, self._signal))
+            undo.enter_context(on_signals(self._end))
             if self._terminal is not None:
                 import termios
                 import tty
@@ -49,20 +51,15 @@ class Operator:
         if (is_asked or self._has_pressed) and self._terminal is not None:
             print("Enter begins the next episode")
             self._keys(0)
-            while not self._is_signalled and b"\n" not in self._keys(0.1):
+            while not self.signal and b"\n" not in self._keys(0.1):
                 pass
         self._has_pressed = False
-        return not self._is_signalled
+        return not self.signal
 
     def interrupts(self) -> bool:
         """Whether the operator ends the episode now: by any key, or by a signal."""
         self._has_pressed = self._has_pressed or bool(self._keys(0))
-        return self._has_pressed or self._is_signalled
-
-    @property
-    def is_signalled(self) -> bool:
-        """Whether a signal has ended the session."""
-        return self._is_signalled
+        return self._has_pressed or bool(self.signal)
 
     @property
     def has_terminal(self) -> bool:
@@ -73,8 +70,8 @@ class Operator:
         """The keys that were typed since the last call."""
         return self._keys(0)
 
-    def _signal(self, *_: Any) -> None:
-        self._is_signalled = True
+    def _end(self, number: int, _: object) -> None:
+        self.signal = number
 
     def _keys(self, seconds: float) -> bytes:
         """The typed keys, waiting up to `seconds` for the first."""

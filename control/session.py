@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..execution.interface import Execution
-from ..realtime import Clock, MonotonicClock
+from ..realtime import Clock, Interrupted, MonotonicClock
 from ..robots.interface import Robot, call_robot
 from ..robots.simulated import SimulatedRobot
 from .log import RunLog
@@ -54,7 +54,8 @@ class Session:
     def run(self) -> None:
         """Run the episodes in turn. Prints a summary of each and appends it to `records`.
 
-        The operator may end an episode or the session. Raises the error of an episode that failed, once it is recorded.
+        The operator may end an episode or the session. Raises the error of an episode that failed, once it is recorded,
+        and Interrupted if a signal ended the session.
         """
         with ExitStack() as stack:
             stack.enter_context(closing(self.robot))
@@ -73,6 +74,8 @@ class Session:
                     break
                 controller = Controller(robot, Planned(policy.planner, execution), self.safety, self.clock, log=log)
                 self._run_episode(seed, controller, log, operator)
+            if operator.signal:
+                raise Interrupted(operator.signal)
 
     @property
     def _simulation(self) -> SimulatedRobot | None:
@@ -85,7 +88,7 @@ class Session:
         log.begin(-1 if self._simulation is None else seed)
         until, failures = self.clock.now() + self.seconds, list[Exception]()
         try:
-            controller.run(self._is_over, brakes=lambda: self._brake_reason(operator, until))
+            controller.run(self._is_over, brakes=lambda: self._brake_reason(operator, log, until))
         except Exception as error:
             kind = "lost" if isinstance(error, ConnectionError) else "failed"
             controller.summary.reason = f"{kind}: {' '.join(str(error).split()) or type(error).__name__}"
@@ -103,10 +106,12 @@ class Session:
     def _is_over(self) -> bool:
         return self._simulation is not None and self._simulation.episode.is_over
 
-    def _brake_reason(self, operator: Operator, until: float) -> str:
+    def _brake_reason(self, operator: Operator, log: RunLog, until: float) -> str:
         """Why the robot must brake and the episode end now; empty while it goes on."""
         if operator.interrupts():
             return "interrupted"
+        if log.failure:
+            return "not logged"
         return "over" if self.clock.now() >= until else ""
 
 

@@ -21,7 +21,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
-from .declared_sizes import HEADERS, declared_sizes
+from .declared_sizes import SIZES, declared_sizes
 from .descriptions import check_description
 
 ZarrArray: TypeAlias = zarr.Array[Any]
@@ -193,11 +193,11 @@ def _require_untruncated(array: ZarrArray, start: int, stop: int) -> None:
 
 
 def _require_no_bomb(array: ZarrArray, start: int, stop: int) -> None:
-    """Raise ValueError if a chunk of rows start .. stop says that it decompresses to more than a chunk."""
+    """Raise ValueError if a chunk of rows start .. stop would decompress to more than a chunk."""
     codecs = [
         type(codec).__name__ for codec in array.compressors if not type(codec).__name__.lower().startswith("crc32")
     ]
-    if not codecs or codecs[-1] not in HEADERS:
+    if not codecs or codecs[-1] not in SIZES:
         return
     # A filter may store its result in another dtype, of up to 8 times the bytes.
     most = math.prod(array.chunks) * array.dtype.itemsize * (8 if array.filters else 1)
@@ -206,7 +206,7 @@ def _require_no_bomb(array: ZarrArray, start: int, stop: int) -> None:
             continue
         first = max(start - region[0].start, 0) // array.chunks[0]
         last = -(-(min(stop, region[0].stop) - region[0].start) // array.chunks[0])
-        for size in declared_sizes(file, array, codecs[-1], slice(first, last)):
+        for size in declared_sizes(file, array, codecs[-1], slice(first, last), most):
             if size > most:
                 raise ValueError(
                     f"{_place(array)}: chunk file {file} is damaged (a chunk has {most} bytes, one claims {size}): "

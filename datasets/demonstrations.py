@@ -53,6 +53,11 @@ class Demonstrations(ABC):
         """(n,): what is noted of each episode. A format that notes nothing leaves all of them unknown."""
         return [UNKNOWN] * len(self)
 
+    @property
+    def episode_numbers(self) -> NDArray[np.int64]:
+        """(n,): the number of each episode in its file or folder, by which messages name it."""
+        return np.arange(len(self))
+
     def __len__(self) -> int:
         """n, the number of episodes."""
         return len(self.episode_ends)

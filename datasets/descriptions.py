@@ -14,10 +14,13 @@ from typing import Any
 
 from ..files import read_json
 
-CODECS = (
-    *("blosc", "zstd", "gzip", "zlib", "bz2", "lzma", "lz4"),
-    *("shuffle", "delta", "crc32c", "bytes", "endian", "transpose", "sharding_indexed", "recede.image"),
-)
+COMPRESSORS = ("blosc", "zstd", "gzip", "zlib", "bz2", "lzma", "lz4")
+"""The codecs after which a chunk has another size. There is at most one, the last codec but for a checksum."""
+
+SHARDS = "sharding_indexed"
+"""The codec of files of many chunks. It stands alone."""
+
+CODECS = (*COMPRESSORS, "shuffle", "delta", "crc32c", "bytes", "endian", "transpose", SHARDS, "recede.image")
 """The codecs, filters and serializers that are read. None of them runs anything."""
 
 CHUNK_LIMIT = 2**32
@@ -40,8 +43,10 @@ def check_description(file: Path) -> None:
     content = read_json(file)
     if file.name == "zarr.json" and content.get("node_type") == "group":
         return  # it is no array, as `open_array` says
-    for codec in _codecs(content, file):
-        _check_codec(codec, file)
+    for number, codecs in enumerate(_codec_lists(content, file)):
+        for codec in codecs:
+            _check_codec(codec, file)
+        _check_order([codec["name"].removeprefix("numcodecs.") for codec in codecs], file, is_first=number == 0)
     width = _width(content.get("dtype", content.get("data_type")), file)
     shape: Any = content.get("shape")
     if not _are_sizes(shape, least=0) or 0 in shape[1:]:
@@ -50,24 +55,46 @@ def check_description(file: Path) -> None:
         _check_sizes(shape, chunks, width, file)
 
 
-def _codecs(content: dict[str, Any], file: Path) -> Iterator[dict[str, Any]]:
-    """Every codec of a description, as {"name": ..., "configuration": {...}}, also those within shards."""
+def _codec_lists(content: dict[str, Any], file: Path) -> Iterator[list[dict[str, Any]]]:
+    """The codecs of a description in order, as {"name": ..., "configuration": {...}}, then those within shards."""
     if file.name == ".zarray":
-        for entry in [*(content.get("filters") or ()), content.get("compressor")]:
-            if entry is not None:
-                configuration = entry if isinstance(entry, dict) else {}
-                yield {"name": configuration.get("id", entry), "configuration": configuration}
+        entries = [*_list(content.get("filters") or [], file), content.get("compressor")]
+        yield [
+            {"name": entry.get("id"), "configuration": entry} if isinstance(entry, dict) else _named(entry, file)
+            for entry in entries
+            if entry is not None
+        ]
         return
-    waiting = _list(content.get("codecs"), file)
+    waiting = [content.get("codecs")]
     while waiting:
-        entry = waiting.pop()
-        codec = entry if isinstance(entry, dict) else {"name": entry}
-        configuration = codec.get("configuration") or {}
-        if not isinstance(configuration, dict):
-            raise ValueError(f"{file}: the codec {_brief(entry)} is damaged: restore it from a copy")
-        yield {"name": codec.get("name"), "configuration": configuration}
-        for key in ("codecs", "index_codecs"):
-            waiting += _list(configuration.get(key, []), file)
+        codecs = [_named(entry, file) for entry in _list(waiting.pop(), file)]
+        yield codecs
+        for codec in codecs:
+            waiting += [codec["configuration"].get(key, []) for key in ("codecs", "index_codecs")]
+
+
+def _named(entry: Any, file: Path) -> dict[str, Any]:
+    """A codec of version 3, which may be a name alone."""
+    codec = entry if isinstance(entry, dict) else {"name": entry}
+    configuration = codec.get("configuration") or {}
+    if not isinstance(configuration, dict):
+        raise ValueError(f"{file}: the codec {_brief(entry)} is damaged: restore it from a copy")
+    return {"name": codec.get("name"), "configuration": configuration}
+
+
+def _check_order(names: list[str], file: Path, *, is_first: bool) -> None:
+    """Raise ValueError unless the size of every chunk can be known before it is decompressed."""
+    compressed = [index for index, name in enumerate(names) if name in COMPRESSORS]
+    if len(compressed) > 1 or set(names[compressed[0] + 1 if compressed else len(names) :]) - {"crc32c"}:
+        raise ValueError(
+            f"{file}: codecs must be at most one of {', '.join(COMPRESSORS)}, and after it only a checksum, got "
+            f"{_brief(names)}: write the array with one compressor"
+        )
+    if SHARDS in names and not (is_first and len(names) == 1):
+        raise ValueError(
+            f"{file}: {SHARDS} must be the only codec and not be nested, got {_brief(names)}: write the array without "
+            "the others"
+        )
 
 
 def _check_codec(codec: dict[str, Any], file: Path) -> None:
@@ -85,6 +112,8 @@ def _check_codec(codec: dict[str, Any], file: Path) -> None:
             f"{file}: codecs must be among {', '.join(CODECS)}, got {_brief(name)}: others might run code of the data; "
             "write the array with one of these"
         )
+    if name in ("lzma", "numcodecs.lzma") and codec["configuration"].get("format", 1) not in (0, 1, 2):
+        raise ValueError(f"{file}: lzma must have format 0, 1 or 2, which say how much memory they need: write it so")
     for key in ("dtype", "astype"):
         if key in codec["configuration"]:
             _width(codec["configuration"][key], file)
@@ -104,7 +133,7 @@ def _chunk_shapes(content: dict[str, Any], file: Path) -> list[Any]:
     if file.name == ".zarray":
         return [content.get("chunks")]
     grid = content.get("chunk_grid")
-    shapes = [codec["configuration"].get("chunk_shape") for codec in _codecs(content, file)]
+    shapes = [codec["configuration"].get("chunk_shape") for codecs in _codec_lists(content, file) for codec in codecs]
     configuration = grid.get("configuration") if isinstance(grid, dict) else None
     outer = configuration.get("chunk_shape") if isinstance(configuration, dict) else None
     return [outer, *(shape for shape in shapes if shape is not None)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import tempfile
 import urllib.request
 import zipfile
 import zlib
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ..files import rename_folder, scratch_folder
 from ..specification import nearest
 from .arrays import chunk_files, open_array, open_group, read_rows, require_chunks
 
@@ -68,15 +68,15 @@ def download(name: str, path: Path, *, url: str | None = None) -> Published:
     published = PUBLISHED[name]
     address = url or published.url
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        archive, unpacked = Path(folder) / "archive.zip", Path(folder) / "unpacked"
+    with scratch_folder(path) as folder:
+        archive, unpacked = folder / "archive.zip", folder / "unpacked"
         _fetch(address, archive)
         store = _unpack(archive, unpacked, published, address)
         try:
             remove_others(store, check_content(store, published.sha256))
         except ValueError as error:
             raise ValueError(f"{address} does not hold the published {name!r}: {error}") from None
-        store.rename(path)
+        rename_folder(store, path)
     return published
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..specification import Stream
 from .demonstrations import Demonstrations
+from .findings import Fault, Finding, merged, together
 
 IDLE_S = 2.0
 """Demonstrations in which nothing moves for so long are idle, s."""
@@ -39,13 +40,6 @@ FILM_BYTES = 2**26
 
 GLANCED_EPISODES = 200
 """Of at most so many episodes, the first, the middle and the last image are read."""
-
-
-class Fault(NamedTuple):
-    """What looks wrong, with one remedy. share: of the steps or episodes that it concerns, from 0 to 1."""
-
-    share: float
-    text: str
 
 
 class Recording(NamedTuple):
@@ -117,19 +111,11 @@ def wraps(values: NDArray[np.float64], is_first: NDArray[np.bool_], units: str) 
 
 
 def _vector_faults(recording: Recording, stream: Stream, idle: NDArray[np.bool_]) -> Iterator[Fault]:
-    values, repeats = recording.rows[stream.name], list(_repeats(recording, stream))
+    repeats = list(_repeats(recording, stream))
     yield from repeats
-    for index in range(stream.size):
-        units = stream.units[index] if stream.units else ""
-        is_wrap = wraps(values[:, index], recording.is_first, units)
-        if is_wrap.any():
-            yield Fault(
-                _share_of_episodes(recording, is_wrap),
-                f"{stream.label(index)} wraps round by a whole turn {recording.where(is_wrap)}: store its sine "
-                "and cosine, or unwrap it within each episode (np.unwrap)",
-            )
-        if not repeats:
-            yield from _saturation(recording, stream, index, idle)
+    yield from _unchanging(recording, stream)
+    yield from merged(_dimension_findings(recording, stream, idle, is_saturation_sought=not repeats))
+    values = recording.rows[stream.name]
     for index in range(stream.size - 3):
         is_flip = _flips(values[:, index : index + 4], recording.is_first)
         if is_flip.any():
@@ -138,6 +124,33 @@ def _vector_faults(recording: Recording, stream: Stream, idle: NDArray[np.bool_]
                 f"{stream.label(index)} to {stream.label(index + 3)}, a quaternion, changes all its signs "
                 f"{recording.where(is_flip)}: give each step the sign that is nearer to the step before",
             )
+
+
+def _unchanging(recording: Recording, stream: Stream) -> Iterator[Fault]:
+    """Dimensions that differ between episodes, and change in none: share 0, because a goal is no fault."""
+    values, is_inner = recording.rows[stream.name], ~recording.is_first[1:]
+    is_changed = (np.diff(values, axis=0)[is_inner] != 0).any(axis=0)
+    indices = np.flatnonzero(~is_changed & (np.ptp(values, axis=0) > 0)).tolist()
+    if indices and is_inner.any():
+        text = "is constant within every episode: a goal, or a sensor that is stuck"
+        yield Fault(0, f"{together(stream, indices)} {text}")
+
+
+def _dimension_findings(
+    recording: Recording, stream: Stream, idle: NDArray[np.bool_], *, is_saturation_sought: bool
+) -> Iterator[Finding]:
+    values = recording.rows[stream.name]
+    for index in range(stream.size):
+        units = stream.units[index] if stream.units else ""
+        is_wrap = wraps(values[:, index], recording.is_first, units)
+        if is_wrap.any():
+            yield Finding(
+                _share_of_episodes(recording, is_wrap),
+                *(stream, index, "wraps round by a whole turn", recording.where(is_wrap)),
+                "store its sine and cosine, or unwrap it within each episode (np.unwrap)",
+            )
+        if is_saturation_sought:
+            yield from _saturation(recording, stream, index, idle)
 
 
 def _share_of_episodes(recording: Recording, wrong: NDArray[np.bool_]) -> float:
@@ -153,7 +166,7 @@ def _flips(values: NDArray[np.float64], is_first: NDArray[np.bool_]) -> NDArray[
     return flips & ~is_first
 
 
-def _saturation(recording: Recording, stream: Stream, index: int, idle: NDArray[np.bool_]) -> Iterator[Fault]:
+def _saturation(recording: Recording, stream: Stream, index: int, idle: NDArray[np.bool_]) -> Iterator[Finding]:
     """A dimension that runs into its limit at some speed and stays there, unless it is a switch.
 
     A command may go to any value and stay there, so an action is cut off at the limits of its stream alone.
@@ -179,10 +192,11 @@ def _saturation(recording: Recording, stream: Stream, index: int, idle: NDArray[
         entries = is_at & ~was_at & ~recording.is_first
         is_abrupt = entries.any() and np.median(before[entries]) > max(0.2 * np.median(before[before > 0]), tick)
         if stays.mean() >= 0.01 and is_abrupt:
-            yield Fault(
+            yield Finding(
                 float(is_at.mean()),
-                f"{stream.label(index)} is cut off at {end:g} in {is_at.mean():.1%} of the steps, "
-                f"{recording.where(stays)}: record it with a wider range, or leave these episodes out",
+                *(stream, index, "is cut off"),
+                f"at {end:g} in {is_at.mean():.1%} of the steps, {recording.where(stays)}",
+                "record it with a wider range, or leave these episodes out",
             )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import math
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from ..files import whole_file
+from ..files import scratch_folder, whole_file
 from ..specification import Stream
 from .demonstrations import Demonstrations
 
@@ -68,14 +68,23 @@ def decode_images(
             images[start : start + len(rows)] = torch.from_numpy(rows)
         return images
     content = demonstrations.content(stream.name)
-    folder = uuid.uuid4().hex if content is None else _cache_key(content, shape)
-    path = cache / folder / f"{stream.name}.npy"
-    if not path.exists():
-        _write_cache(path, shape, demonstrations, stream)
-    images = torch.from_numpy(np.load(path, mmap_mode="c"))  # copy-on-write, because torch requires a writable array
-    if content is None:
-        shutil.rmtree(path.parent)  # the mapped file lasts as long as the tensor
-    return images
+    path = (cache if content is None else cache / _cache_key(content, shape)) / f"{stream.name}.npy"
+    try:
+        if content is None:
+            with scratch_folder(path) as folder:  # the mapped file lasts as long as the tensor
+                _write_cache(folder / path.name, shape, demonstrations, stream)
+                return _mapped(folder / path.name, shape)
+        if not _is_whole(path, shape):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with whole_file(path) as partial:
+                _write_cache(partial, shape, demonstrations, stream)
+        return _mapped(path, shape)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{path}: {shape[0]} decoded images of {stream.name!r} could not be written ({error.strerror or error}): "
+            "free some space, set RECEDE_CACHE to another folder, or keep them in memory with image_cache=device",
+        ) from error
 
 
 def free_memory(device: torch.device) -> int:
@@ -107,17 +116,29 @@ def _cache_key(content: str, shape: tuple[int, ...]) -> str:
 
 
 def _write_cache(path: Path, shape: tuple[int, ...], demonstrations: Demonstrations, stream: Stream) -> None:
-    """Write the file whole. Ordinary writes report a full disk; writing to a mapped file would kill the process."""
-    header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as partial, partial.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for _, rows in _decoded_pieces(demonstrations, stream):
-                file.write(np.ascontiguousarray(rows).data)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"{path}: {shape[0]} decoded images of {stream.name!r} could not be written ({error.strerror or error}): "
-            "free some space, set RECEDE_CACHE to another folder, or keep them in memory with image_cache=device",
-        ) from error
+    """Write all images. Ordinary writes report a full disk; writing to a mapped file would kill the process."""
+    with path.open("wb") as file:
+        file.write(_header(shape))
+        for _, rows in _decoded_pieces(demonstrations, stream):
+            file.write(np.ascontiguousarray(rows).data)
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    """What precedes the pixels of a mapped file: that of numpy's format, version 1.0."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return header.getvalue()
+
+
+def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether a mapped file has the header and the length of these images."""
+    header = _header(shape)
+    if not path.is_file() or path.stat().st_size != len(header) + math.prod(shape):
+        return False
+    with path.open("rb") as file:
+        return file.read(len(header)) == header
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
+    # Copy-on-write, because torch requires a writable array.
+    return torch.from_numpy(np.memmap(path, np.uint8, mode="c", offset=len(_header(shape)), shape=shape))

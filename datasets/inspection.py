@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from ..specification import Stream
 from .demonstrations import Demonstrations
-from .faults import IMAGE_EPISODES, Fault, faults, wraps
+from .faults import IMAGE_EPISODES, faults, wraps
+from .findings import Fault, Finding, grouped, merged, together
 from .normalisation import lost_decimals, resolve_floor, still_dimensions
 from .statistics import Statistics, statistics
 
@@ -48,15 +49,15 @@ def _table_rows(stream: Stream, values: Statistics) -> list[str]:
         title = f"{stream.name} {stream.dtype}{list(stream.shape)}"
         note = f"   of at most {IMAGE_EPISODES} episodes" if stream.is_image else ""
         return [f"{title:<32}{values.low.min():>11.4g}{values.mean.mean():>11.4g}{values.high.max():>11.4g}{note}"]
-    lines: list[str] = []
+    rows: dict[str, list[int]] = {}  # equal rows are one: constant dimensions, as a rule
     bounds = np.array([stream.low, stream.high])
     for index in range(stream.size):
         units = stream.units[index] if stream.units else ""
         limits = f"[{bounds[0, index]:g}, {bounds[1, index]:g}]" if stream.low else "unknown"
         columns = (values.low, values.mean, values.high, values.std)
         cells = "".join(f"{column[index]:>11.4g}" for column in columns)
-        lines.append(f"{stream.label(index):<24}{units:<8}{cells}   {limits}")
-    return lines
+        rows.setdefault(f"{units:<8}{cells}   {limits}", []).append(index)
+    return [f"{together(stream, indices):<24}{row}" for row, indices in rows.items()]
 
 
 def warnings(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list[str]:
@@ -66,21 +67,22 @@ def warnings(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list
     Still dimensions are those of training (`datasets.normalisation`), but over all episodes.
     """
     steps = demonstrations.episode_lengths
-    lines = [
-        f"episode {index} has {steps[index]} steps, fewer than the {action_horizon} of the action horizon: "
-        "it is not trained on"
-        for index in np.flatnonzero(steps < action_horizon)
-    ]
+    short, lines = np.flatnonzero(steps < action_horizon), list[str]()
+    if len(short):
+        lines.append(
+            f"too short for the action horizon of {action_horizon} steps: {len(short)} of {len(steps)} episodes, the "
+            f"first of them episode {short[0]} with {steps[short[0]]}; training leaves them out"
+        )
     return lines + [fault.text for fault in (*_step_faults(demonstrations), *faults(demonstrations))]
 
 
 def worst(demonstrations: Demonstrations) -> str:
     """The widest fault of the vectors and how many others there are, in a sentence; empty if there is none.
 
-    Still and coarse dimensions are left out, because a training names them all, and images are not read.
+    What has a share of 0 is left out: a training names still and coarse dimensions itself. Images are not read.
     """
-    lines = [fault for fault in _step_faults(demonstrations) if fault.share]
-    lines = sorted([*lines, *faults(demonstrations, images=False)], key=lambda fault: -fault.share)
+    lines = [*_step_faults(demonstrations), *faults(demonstrations, images=False)]
+    lines = sorted([fault for fault in lines if fault.share], key=lambda fault: -fault.share)
     if not lines:
         return ""
     more = f"; and {len(lines) - 1} more" if len(lines) > 1 else ""
@@ -99,15 +101,18 @@ def _step_faults(demonstrations: Demonstrations) -> Iterator[Fault]:
         extremes[:, ~np.isfinite(extremes).all(axis=0)] = np.nan  # neither still nor moving
         low, high = extremes
         floor = resolve_floor(stream, low, high)
-        for name, reason in still_dimensions(stream, low, high, floor).items():
-            yield Fault(0, f"{name} {reason}")
-        for name, reason in lost_decimals(stream, low, high, least=floor.width).items():
-            yield Fault(0, f"{name} {reason}")
+        for reasons in (
+            still_dimensions(stream, low, high, floor),
+            lost_decimals(stream, low, high, least=floor.width),
+        ):
+            for name, reason in grouped(stream, reasons).items():
+                yield Fault(0, f"{name} {reason}")
+        findings: list[Finding] = []
         for index in range(stream.size):
             values, units = rows[:, index].astype(np.float64), stream.units[index] if stream.units else ""
             shown = _dimension_faults(values, limits[:, index : index + 1], demonstrations, floor.width[index], units)
-            for share, text in shown:
-                yield Fault(share, f"{stream.label(index)} {text}")
+            findings += [Finding(share, stream, index, *words) for share, *words in shown]
+        yield from merged(findings)
 
 
 def _dimension_faults(
@@ -116,8 +121,11 @@ def _dimension_faults(
     demonstrations: Demonstrations,
     floor: float,
     units: str,
-) -> Iterator[Fault]:
-    """What looks wrong in a dimension (N,). limits: (2, 1), or (2, 0) if they are unknown."""
+) -> Iterator[tuple[float, str, str, str]]:
+    """What looks wrong in a dimension (N,): its share, what, where and remedy, as of a `Finding`.
+
+    limits: (2, 1), or (2, 0) if they are unknown.
+    """
 
     def first(wrong: NDArray[np.bool_]) -> str:
         step = int(wrong.argmax())
@@ -125,15 +133,13 @@ def _dimension_faults(
         return f"the first at step {step - demonstrations.bounds(episode)[0]} of episode {episode}"
 
     if not (is_finite := np.isfinite(values)).all():
-        count = f"{np.sum(~is_finite)} of {len(values)} steps"
-        yield Fault(1, f"is NaN or infinite in {count}, {first(~is_finite)}")
+        count = f"in {np.sum(~is_finite)} of {len(values)} steps"
+        yield float(np.mean(~is_finite)), "is NaN or infinite", f"{count}, {first(~is_finite)}", ""
         return
     for low, high in limits.T:
         if (is_outside := (values < low) | (values > high)).any():
-            count = f"{is_outside.sum()} of {len(values)} steps"
-            yield Fault(
-                float(is_outside.mean()), f"is outside its limits [{low:g}, {high:g}] in {count}, {first(is_outside)}"
-            )
+            where = f"[{low:g}, {high:g}] in {is_outside.sum()} of {len(values)} steps, {first(is_outside)}"
+            yield float(is_outside.mean()), "is outside its limits", where, ""
     if (span := np.ptp(values)) <= floor:
         return  # still, and reported as such
     is_start = np.zeros(len(values), dtype=bool)
@@ -141,11 +147,9 @@ def _dimension_faults(
     is_jump = (np.abs(np.diff(values, prepend=values[0])) > JUMP * span) & ~is_start & ~wraps(values, is_start, units)
     jumping = np.unique(demonstrations.episode_of(np.flatnonzero(is_jump)))
     if 0 < len(jumping) < USUAL * len(demonstrations):
-        yield Fault(
-            len(jumping) / len(demonstrations),
-            f"jumps by more than {JUMP:.0%} of its range in {len(jumping)} of {len(demonstrations)} episodes, "
-            f"{first(is_jump)}: an angle that wraps, or a fault of the recording?",
-        )
+        where = f"in {len(jumping)} of {len(demonstrations)} episodes, {first(is_jump)}"
+        remedy = "an angle that wraps, or a fault of the recording?"
+        yield len(jumping) / len(demonstrations), f"jumps by more than {JUMP:.0%} of its range", where, remedy
 
 
 def usual_crop(demonstrations: Demonstrations) -> tuple[int, int] | None:

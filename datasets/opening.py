@@ -10,6 +10,7 @@ from ..specification import Source, Specification
 from .arrays import open_group
 from .demonstrations import Demonstrations
 from .formats.replay_buffer import ReplayBuffer
+from .selection import selected
 from .store import DemonstrationStore
 
 
@@ -27,14 +28,21 @@ class TaskData(Protocol):
         ...
 
 
-def open_demonstrations(path: str | Path, task: TaskData | None = None) -> Demonstrations:
+def open_demonstrations(
+    path: str | Path, task: TaskData | None = None, *, episodes: str | None = None
+) -> Demonstrations:
     """Open a Recede store, or a replay buffer that is read through the task's sources.
 
     task: the task that the demonstrations show. A Recede store can be opened without one, because it describes itself.
+    episodes: a condition of `datasets.filters` that chooses among them; None for all.
 
     Raises the errors of `DemonstrationStore.open` and `ReplayBuffer`, and ValueError if the specifications of the store
-    and the task differ.
+    and the task differ, or if the condition chooses no episode.
     """
+    return selected(_open(path, task), episodes)
+
+
+def _open(path: str | Path, task: TaskData | None) -> Demonstrations:
     if task is not None and task.sources and "recede" not in open_group(path).attrs:
         return ReplayBuffer(path, task.specification, task.sources)
     store = DemonstrationStore.open(path)

@@ -35,8 +35,10 @@ decompresses only the chunks of its steps. Facts are read when they are first as
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import re
 import threading
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -50,10 +52,9 @@ from numpy.typing import NDArray
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
 
-from ..files import whole_folder
+from ..files import whole_folder, writing
 from ..specification import Specification, Stream, nearest
 from .arrays import (
-    DAMAGE,
     ZarrArray,
     check_length,
     extend,
@@ -94,6 +95,9 @@ LOCK_TIMEOUT = 60.0
 
 _WRITING = threading.Lock()
 """Held while a thread of this process opens or commits to a store that it writes, whichever store."""
+
+_PARTIAL = re.compile(r".+\.[0-9a-f]{32}\.partial")
+"""The files that zarr writes and then renames."""
 
 _ENDS, _SEEDS = "meta/episode_ends", "meta/episode_seeds"
 
@@ -137,7 +141,7 @@ class DemonstrationStore(Demonstrations):
         for stream in specification.streams:
             if stream.is_image and images != "zstd":
                 check_image(stream, images, path)
-        with whole_folder(path, replace=False) as folder:
+        with whole_folder(path, replace=False) as folder, writing(path):
             _build(folder, specification, images)
         return cls(path)
 
@@ -212,19 +216,14 @@ class DemonstrationStore(Demonstrations):
     @contextmanager
     def _locked(self) -> Generator[None]:
         """Open the store for writing, while no other writer does. An OSError meanwhile says that nothing is lost."""
-        lock = FileLock(self.path / _ENDS / ".lock", timeout=LOCK_TIMEOUT, poll_interval=0.01)
         try:
-            with lock:
+            with self._turn():
                 with _writing_zeros():
                     self._refresh("r+")
                 if self._group.metadata.zarr_format != 3:
                     raise ValueError(f"{self.path}: a zarr v2 store can only be read: record into a new store")
                 yield
-        except Timeout:
-            raise TimeoutError(
-                f"{self.path}: another writer has not finished for {LOCK_TIMEOUT:.0f} s: end it and try again"
-            ) from None
-        except FileNotFoundError:
+        except (FileNotFoundError, TimeoutError):
             raise
         except OSError as error:
             raise OSError(
@@ -232,6 +231,28 @@ class DemonstrationStore(Demonstrations):
                 f"{self.path}: the episode was not recorded, all earlier ones are intact "
                 f"({error.strerror or error}): see that the disk has room and can be written to, and append it again",
             ) from error
+
+    def remove_leftovers(self) -> None:
+        """Delete the files `*.partial` of killed writers. Looks at every file of the store.
+
+        Raises TimeoutError if another writer does not finish.
+        """
+        with self._turn():
+            for path in self.path.rglob("*"):
+                if _PARTIAL.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _turn(self) -> Generator[None]:
+        """No other writer appends meanwhile. Raises TimeoutError if another writer does not finish."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(FileLock(self.path / _ENDS / ".lock", timeout=LOCK_TIMEOUT, poll_interval=0.01))
+            except Timeout:
+                raise TimeoutError(
+                    f"{self.path}: another writer has not finished for {LOCK_TIMEOUT:.0f} s: end it and try again"
+                ) from None
+            yield
 
     def _checked(self, streams: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The episode in the dtypes of the streams. Raises ValueError unless it fits the specification."""
@@ -294,7 +315,7 @@ class DemonstrationStore(Demonstrations):
             raise ValueError(f"{place} does not hold the bytes that {_FACT_ENDS} names: restore both from a copy")
         require_chunks(texts, 0, length)
         content, facts = read_rows(texts, 0, length).astype(np.uint8).tobytes(), list[EpisodeFacts]()
-        for start, stop in zip([0, *ends[:-1]], ends, strict=True):
+        for start, stop in itertools.pairwise([0, *ends]):
             try:
                 facts.append(EpisodeFacts.from_json(json.loads(content[start:stop])) if stop > start else UNKNOWN)
             except (ValueError, RecursionError) as error:
@@ -435,8 +456,9 @@ def _read_commit(group: zarr.Group, path: Path) -> tuple[Specification, int]:
             "restore zarr.json from a copy"
         )
     try:
-        return Specification.from_json(attributes["specification"]), num_episodes
-    except DAMAGE as error:
+        return Specification.from_json(attributes.get("specification", {})), num_episodes
+    except ValueError as error:
         raise ValueError(
-            f"{path}: attribute 'recede.specification' is damaged ({error}): restore zarr.json from a copy"
+            f"{path}: attribute 'recede.specification' must describe streams that policies take, but {error}: record "
+            "the episodes into a new store of such streams, or restore zarr.json from a copy if it was damaged"
         ) from error

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..configs.evaluation import EvaluateConfig
 from ..configs.notation import command_line
-from ..files import read_json, write_json, write_text
-from .reports.comparison import document
+from ..files import read_json_with_digest, write_bytes, write_json_with_digest, write_text
+from .reports.comparison import DAMAGED, document
 from .reports.delays import draw_delays
 from .results import delay_steps, identity, measure, open_subject
 
@@ -34,14 +34,14 @@ def measure_all(config: EvaluateConfig, out: Path) -> list[Mapping[str, Any]]:
         expected = identity(subject.manifest)
         expected["command"] = command_line("evaluate", replace(pair, out=str(folder)))
         path = folder / "evaluation.json"
-        if path.is_file() and expected.items() <= (result := read_json(path)).items():
+        if path.is_file() and expected.items() <= (result := read_json_with_digest(path, DAMAGED)).items():
             results.append(result)
             continue
         measurement = measure(replace(pair, videos=0))
         print(f"{name}, {pair.delay_ms:g} ms: {measurement.evaluation}")
         results.append(measurement.to_json() | expected)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, results[-1])
-    (out / "delays.png").write_bytes(draw_delays(results))
+        write_json_with_digest(path, results[-1])
+    write_bytes(out / "delays.png", draw_delays(results))
     write_text(out / "delays.md", document(results, command=command_line("evaluate", config)))
     return results

@@ -19,7 +19,7 @@ class Replayed:
     """How far one episode deviated from its recording."""
 
     episode: int
-    """The index of the episode."""
+    """The number of the episode in its file or folder."""
 
     success: bool
     """Whether the last step was a success."""
@@ -63,8 +63,8 @@ def _check(task: Task, demonstrations: Demonstrations, episodes: Sequence[int]) 
             raise ValueError(f"the episode must be one of 0 .. {count - 1}, got {episode}")
         if demonstrations.episode_seeds[episode] < 0 and task.restore is None:
             raise ValueError(
-                f"episode {episode} was recorded without its seed, and the task {task.name!r} cannot restore an "
-                "observed state: record the seeds, or give the task a restore function"
+                f"episode {demonstrations.episode_numbers[episode]} was recorded without its seed, and the task "
+                f"{task.name!r} cannot restore an observed state: record the seeds, or give the task a restore function"
             )
 
 
@@ -94,7 +94,9 @@ def _replay_episode(env: RunningEnv, task: Task, demonstrations: Demonstrations,
         if terminated or truncated:
             break
     deviations = {name: _deviation([step[name] for step in observed], rows) for name, rows in recorded.items()}
-    return Replayed(episode, bool(info["success"]), len(observed), len(actions), deviations)
+    return Replayed(
+        int(demonstrations.episode_numbers[episode]), bool(info["success"]), len(observed), len(actions), deviations
+    )
 
 
 def _deviation(observed: list[NDArray[Any]], recorded: NDArray[Any]) -> float:

@@ -22,7 +22,7 @@ from ..configs.notation import describe
 from ..envs.catalogue import known_task, load_task
 from ..envs.faults import RunningEnv, own_frames, place
 from ..envs.task import Task
-from ..files import write_json
+from ..files import write_bytes, write_json_with_digest
 from .episode import Outcome
 from .evaluate import CHOICE_SEED, Evaluation, evaluate
 
@@ -178,7 +178,7 @@ def write_results(
 
     out.mkdir(parents=True, exist_ok=True)
     first = measurements[0]
-    write_json(out / "evaluation.json", first.to_json())
+    write_json_with_digest(out / "evaluation.json", first.to_json())
     filmed = [outcome for outcome in first.evaluation.outcomes if outcome.frames]
     for outcome in first.evaluation.outcomes:
         if outcome.unfilmed is not None:
@@ -214,7 +214,7 @@ def _draw(
         return films, None
     shown = sorted(filmed, key=lambda outcome: not outcome.success)[:1]  # a success, if there is one
     fan = pictures.fan({one.name: one.policy.engine for one in measurements}, shown, pixels)
-    (out / "fan.png").write_bytes(pictures.draw_fan(fan))
+    write_bytes(out / "fan.png", pictures.draw_fan(fan))
     return films, fan
 
 

@@ -17,7 +17,8 @@ from ..datasets.store import DemonstrationStore
 from ..envs.faults import Fault, RunningEnv, summary
 from ..envs.promises import PromiseError
 from ..envs.task import Task
-from .stores import exclusive, open_existing
+from ..files import exclusive
+from .stores import open_existing
 
 MOST_FAULTS = 3
 """The episodes that may break off before the first one that does not."""
@@ -52,9 +53,15 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: s
     failures_path = path.with_name(f"{path.stem}-failures{path.suffix}")
     store = open_existing(path, task.specification, of=repr(task.name))
     if store is None:
-        store = DemonstrationStore.create(path, task.specification, images=images)
-    with exclusive(path), closing(RunningEnv(task.make, task.specification)) as env:
+        try:
+            DemonstrationStore.create(path, task.specification, images=images)
+        except FileExistsError:
+            if not path.exists():
+                raise
+            # Another process was faster, and records into it.
+    with exclusive(path, "being recorded"), closing(RunningEnv(task.make, task.specification)) as env:
         store = DemonstrationStore.open(path)  # as the last process left it
+        store.remove_leftovers()
         failures = open_existing(failures_path, task.specification, of=repr(task.name))
         used = [int(seed) for opened in (store, failures) if opened is not None for seed in opened.episode_seeds]
         seed, faults, is_working = max([first_seed - 1, *used]), list[Fault](), False

@@ -27,15 +27,14 @@ from ..control.operator import Operator
 from ..control.safety import Safety
 from ..datasets.facts import EpisodeFacts, versions_here
 from ..datasets.store import DemonstrationStore
-from ..files import write_json
-from ..realtime import Clock, MonotonicClock
+from ..files import exclusive, write_json
+from ..realtime import Clock, Interrupted, MonotonicClock
 from ..robots.interface import Robot, call_robot
 from ..robots.simulated import SimulatedRobot
 from ..teleoperation.clutch import Clutch
 from ..teleoperation.interface import ORDERS, Order, Status, Teleoperator
 from .console import HINTS, Console
 from .measures import Measures, Series
-from .stores import exclusive
 from .writing import Recorder
 
 MEASURED_S = 1.0
@@ -92,11 +91,12 @@ class RecordingSession:
         """Record until the store holds enough episodes, or until somebody ends it. Prints a line for each episode.
 
         Raises ValueError if another process records into the store or a stream is too slow, and the error of the robot,
-        the input or the disk, which loses the episode under way alone.
+        the input or the disk, which loses the episode under way alone; and Interrupted if a signal ended the session.
         """
         with ExitStack() as stack:
             stack.enter_context(closing(self.robot))
-            stack.enter_context(exclusive(self.store.path))
+            stack.enter_context(exclusive(self.store.path, "being recorded"))
+            self.store.remove_leftovers()
             self._report_lost_episode()
             stack.enter_context(closing(self.teleoperator))
             self._operator = stack.enter_context(Operator("Ctrl-C ends the recording"))
@@ -113,6 +113,8 @@ class RecordingSession:
                 self._prepare()
                 if self._wait("ready", {"begin"}):
                     self._record()
+            if self._operator.signal:
+                raise Interrupted(self._operator.signal)
 
     # --- phases
 
@@ -185,11 +187,12 @@ class RecordingSession:
         fault = self.recorder.fault or measures.fault(self.robot.specification.control_dt)
         if fault or not num_steps:
             self._message = f"it cannot be kept: {fault or 'it has no steps'}"
-        decision = self._decision or ("discard" if self._message else self._wait("ended", {"keep", "discard"}))
+        chosen = str(self._decision)  # by an order that came while it was recorded
+        decision = chosen or ("discard" if self._message else self._wait("ended", {"keep", "discard"}))
         if decision == "keep" and not self._message:
             self._keep(summary, measures, hands, begun)
         else:
-            self._discard(self._message if self._decision != "discard" and self._message else "discarded")
+            self._discard("discarded" if chosen == "discard" or not self._message else self._message)
 
     def _keep(self, summary: Summary, measures: Measures, hands: Series, begun: datetime) -> None:
         streams = measures.streams
@@ -265,7 +268,7 @@ class RecordingSession:
         """The orders that came, of those that count now. Marks, words and `quit` count at any time."""
         typed, rest = self._console.orders(self._operator.typed(), self._phase)
         orders = [*typed, *self.teleoperator.orders(self.status(rest))]
-        if self._operator.is_signalled:
+        if self._operator.signal:
             orders.append(Order("quit"))
         kinds = list[str]()
         for kind, text in orders:

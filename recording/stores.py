@@ -1,12 +1,8 @@
-"""The store of a recording: one specification, and one recording at a time."""
+"""The store of a recording has the specification of the robot."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from ..datasets.store import DemonstrationStore
 from ..specification import Specification
@@ -25,17 +21,3 @@ def open_existing(path: Path, specification: Specification, *, of: str) -> Demon
             f"{path} must hold demonstrations of {of}, but its specification differs: {'; '.join(differences)}"
         )
     return store
-
-
-@contextmanager
-def exclusive(path: Path) -> Generator[None]:
-    """Lock the store, so that no seed is recorded twice. Raises ValueError if another process records into it."""
-    lock = FileLock(path / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ValueError(f"{path} is being recorded by another process: wait for it, or use another out=") from None
-    try:
-        yield
-    finally:
-        lock.release()

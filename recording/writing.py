@@ -69,7 +69,8 @@ class Recorder:
         """Begin an episode. Raises OSError if the store cannot be written."""
         self._steps = EvenSteps(self._specification.control_dt)
         self._commands, self._is_begun = InForce(self._delay), False
-        self.num_steps, self.fault, self.led, self._outbox.num_dropped = 0, "", [], 0
+        self.num_steps, self.fault, self.led = 0, "", []
+        self._outbox.num_dropped, self._outbox.failure = 0, ""
         self._request("begin")
 
     def tick(self, tick: Tick, alignment: Alignment, *, lead: Recorded, most: float) -> None:
@@ -93,8 +94,7 @@ class Recorder:
             self.num_steps += 1
         if self._outbox.num_dropped:
             self.fault = self.fault or "the disk does not keep up: use images=jpeg, smaller images or a faster disk"
-        for record in self._outbox.poll():
-            self.fault = self.fault or record["reason"].decode(errors="replace")
+        self.fault = self.fault or self._outbox.failure
 
     @property
     def first_s(self) -> float | None:
@@ -170,7 +170,10 @@ def layouts(specification: Specification) -> tuple[Layouts, Layouts]:
         "discard": np.dtype([number]),
         "undo": np.dtype([number]),
     }
-    return requests, {"done": np.dtype([number, ("count", "i8"), ("reason", f"S{REASON_SIZE}")])}
+    return requests, {
+        "done": np.dtype([number, ("count", "i8"), ("reason", f"S{REASON_SIZE}")]),
+        "failed": np.dtype([("reason", f"S{REASON_SIZE}")]),
+    }
 
 
 class _Writer:
@@ -251,7 +254,7 @@ def _serve(channel: Channel, path: Any) -> None:
                 if name != "step":
                     channel.send("done", record["number"], count, writer.reason.encode(errors="replace")[:REASON_SIZE])
                 elif writer.reason != before:
-                    channel.send("done", -1, 0, writer.reason.encode(errors="replace")[:REASON_SIZE])
+                    channel.send("failed", writer.reason.encode(errors="replace")[:REASON_SIZE])
             channel.wait(60.0)
     except ConnectionError:
         writer.discard()

@@ -1,6 +1,7 @@
 """A check of your own driver. It commands only the current position of the robot.
 
 It stops the robot while its position is misread by a tenth of the limits: a driver that goes to a reading then moves.
+Only `read` and `position` can be made to misread: a `stop` that takes a reading from a private field is not noticed.
 
 Shapes: Da size of the action.
 """
@@ -35,7 +36,7 @@ def check_robot(
     """Start a robot, hold its position, and check every promise of `Robot`; a report to print, whose last line sums up.
 
     The robot is stopped in the end, but not closed. While it is stopped, `robot.read` and `robot.position` give a wrong
-    position, to which it must not go.
+    position, to which it must not go. A `stop` that takes a reading from a private field is not noticed.
 
     seconds: how long to hold the position, s.
     start_s: time within which every stream must arrive, s.

@@ -10,6 +10,8 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
+from ..envs.faults import own_frames
+from ..envs.promises import PromiseError
 from ..envs.task import Task, check_picklable
 from ..realtime import Channel, Child, Layouts, MonotonicClock
 from ..specification import Specification
@@ -28,8 +30,11 @@ UNREAD = 16
 ANSWER_S = 10.0
 """Time for a started simulation to begin an episode, s."""
 
-STATUS = "(episode)"
-"""Name of the messages with the state of the episode. It is no valid name of a stream."""
+STATUS, FAULT = "(episode)", "(fault)"
+"""Names of the messages with the state of the episode, and with what ended it. They are no valid names of streams."""
+
+FAULT_BYTES = 2000
+"""Longest description of a fault."""
 
 
 class SimulatedRobot:
@@ -59,6 +64,7 @@ class SimulatedRobot:
         self._readings: dict[str, Reading] = {}
         self._unread: dict[str, deque[Reading]] = {}
         self._owed: deque[tuple[float, NDArray[Any]]] = deque(maxlen=OWED)
+        self._fault = ""
         self._num_requests, self._answered = 0, 0  # so far, and the number of the last answered one
         self._is_stopped, self._is_stop_owed, self._is_closed = False, False, False
         self.began = -np.inf
@@ -170,6 +176,8 @@ class SimulatedRobot:
             for name, record in self._connection().receive():
                 if name == STATUS:
                     self._take(*record.tolist())
+                elif name == FAULT:
+                    self._fault = record["text"].decode(errors="replace")
                 else:
                     self._readings[name] = Reading(np.array(record["value"]), float(record["time"]))
                     self._unread.setdefault(name, deque(maxlen=UNREAD)).append(self._readings[name])
@@ -200,6 +208,11 @@ class SimulatedRobot:
     def _lost(self) -> ConnectionError:
         if self._is_closed:
             return ConnectionError(f"the simulation of {self.task.name!r} is closed: make another one")
+        with contextlib.suppress(ConnectionError):  # what it sent before its end
+            for name, record in self._started().channel.receive():
+                self._fault = record["text"].decode(errors="replace") if name == FAULT else self._fault
+        if self._fault:
+            return ConnectionError(f"the simulation of {self.task.name!r} failed with {self._fault}")
         code = self._started().exitcode
         how = "" if code is None else f" with exit code {code}"
         return ConnectionError(f"the process that simulates {self.task.name!r} has ended{how}: make another one")
@@ -218,31 +231,41 @@ def layouts(specification: Specification) -> tuple[Layouts, Layouts]:
     status = [("seed", "i8"), ("success", "?"), ("score", "f8"), ("num_steps", "i8"), ("is_over", "?")]
     answers = {
         STATUS: np.dtype([("number", "i8"), ("began", "f8"), *status]),
+        FAULT: np.dtype([("text", f"S{FAULT_BYTES}")]),
         **{s.name: np.dtype([("time", "f8"), ("value", s.dtype, s.shape)]) for s in specification.observations},
     }
     return requests, answers
 
 
 def _serve(channel: Channel, task: Task, options: Options) -> None:
-    """The process of a `SimulatedRobot`. Runs until the other end is closed."""
+    """The process of a `SimulatedRobot`. Runs until the other end is closed, or until the user's own code fails."""
     simulation = Simulation(task, MonotonicClock(), **options)
-    number, sent = 0, dict[str, float]()
     with contextlib.closing(simulation):
-        while True:
-            before = number
-            for name, record in channel.receive():
-                number = _obey(simulation, name, record, number)
-            if number == 0:
-                channel.wait(START_S)
-                continue
-            readings = simulation.read()
-            fresh = [name for name, reading in readings.items() if reading.time != sent.get(name)]
-            if fresh or number != before:
-                channel.send(STATUS, number, simulation.began, *simulation.episode)
-            for name in fresh:
-                if channel.send(name, readings[name].time, readings[name].value):
-                    sent[name] = readings[name].time
-            channel.wait(simulation.due - simulation.clock.now())
+        try:
+            _run(channel, simulation)
+        except Exception as error:
+            is_ours = not own_frames(error) and not isinstance(error, PromiseError)
+            if is_ours or not channel.send(FAULT, str(simulation.fault(error)).encode()[:FAULT_BYTES]):
+                raise
+
+
+def _run(channel: Channel, simulation: Simulation) -> None:
+    number, sent = 0, dict[str, float]()
+    while True:
+        before = number
+        for name, record in channel.receive():
+            number = _obey(simulation, name, record, number)
+        if number == 0:
+            channel.wait(START_S)
+            continue
+        readings = simulation.read()
+        fresh = [name for name, reading in readings.items() if reading.time != sent.get(name)]
+        if fresh or number != before:
+            channel.send(STATUS, number, simulation.began, *simulation.episode)
+        for name in fresh:
+            if channel.send(name, readings[name].time, readings[name].value):
+                sent[name] = readings[name].time
+        channel.wait(simulation.due - simulation.clock.now())
 
 
 def _obey(simulation: Simulation, name: str, record: Any, number: int) -> int:

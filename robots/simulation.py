@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from ..envs.promises import outcome, reset, unpacked
+from ..envs.faults import Fault, RunningEnv
+from ..envs.promises import outcome
 from ..envs.task import Task
 from ..realtime import Clock
 from ..specification import Specification, nearest
@@ -141,7 +142,7 @@ class Simulation:
         self.rate = command_rate(task, rate)
         self._disturbances = Disturbances(task.specification, **options)
         self.actuation_delay = self._disturbances.actuation_delay
-        self._env = task.make()
+        self._env = RunningEnv(task.make, task.specification)
         self._episode = Episode(first_seed)
         self._is_started, self._is_closed = False, False
         self._origin = -math.inf
@@ -194,6 +195,10 @@ class Simulation:
             self._is_closed = True
             self._env.close()
 
+    def fault(self, error: Exception) -> Fault:
+        """Describe an error of the environment."""
+        return self._env.fault(error)
+
     @property
     def episode(self) -> Episode:
         """The state of the episode."""
@@ -220,7 +225,7 @@ class Simulation:
 
     def _begin(self, seed: int) -> None:
         self._disturbances.reset(seed)
-        self._state, info = reset(self._env, seed=seed)
+        self._state, info = self._env.reset(seed)
         self._episode = Episode(seed, *outcome(info, "reset()"))
         self._is_stopped, self._held = False, self._here()
         self._commands: list[tuple[float, NDArray[Any]]] = []  # arrival times and actions, in the order of the calls
@@ -249,7 +254,7 @@ class Simulation:
         action = self._arrived(begin)
         if action is None or self._episode.is_over:
             return
-        self._state, _, terminated, truncated, info = unpacked("step", self._env.step(action))
+        self._state, terminated, truncated, info = self._env.step(action)
         seed, success, score, num_steps, _ = self._episode
         is_success, step_score = outcome(info, "step()")
         self._episode = Episode(
@@ -257,7 +262,7 @@ class Simulation:
             success or is_success,
             max(score, step_score),
             num_steps + 1,
-            bool(terminated or truncated),
+            terminated or truncated,
         )
 
     def _arrived(self, moment: float) -> NDArray[Any] | None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..policy.requests import Request
-from ..specification import Horizons, Specification
+from ..specification import Horizons, Specification, interface_from_json
 from .wire import PROTOCOL, TOKEN, Message, pack, read_token, require, unpack
 
 FIRST_S = 10.0
@@ -180,9 +180,9 @@ def read_hello(data: Any, address: str) -> Message:
             f"the same version of recede on both sides, the server has {hello.get('recede')!r}"
         )
     try:
-        specification, horizons = Specification.from_json(hello["specification"]), Horizons(**hello["horizons"])
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise ValueError(f"{address} sends no valid description of its policy: {error!r}") from None
+        specification, horizons = interface_from_json(hello)
+    except ValueError as error:
+        raise ValueError(f"{address} sends no valid description of its policy: {error}") from None
     task = hello.get("task")
     if not (task is None or (isinstance(task, str) and task.isprintable())):
         raise ValueError(f"{address} sends no valid description of its policy: its task must be a name, got {task!r}")

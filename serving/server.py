@@ -16,14 +16,13 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from ..policy.engines.interface import Engine
-from ..specification import Stream
+from ..specification import Stream, interface_to_json
 from .inference import Inference
 from .session import Session
 from .wire import PROTOCOL, Message, pack, require, unpack
@@ -130,8 +129,7 @@ class Server:
             "recede": version("recede"),
             "session": number,
             "task": self.task,
-            "specification": self.engine.specification.to_json(),
-            "horizons": asdict(self.engine.horizons),
+            **interface_to_json(self.engine.specification, self.engine.horizons),
         }
 
     def health(self) -> dict[str, Any]:

@@ -10,13 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from recede.benchmarks import gpu, proving
+from recede.benchmarks import advice, gpu, proving
 from recede.benchmarks.gpu import PROOFS
 from simulated_gpu import SimulatedGPU
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 TINY = {
+    "advice": {
+        "TASKS": {"pick_place": 2},
+        "EPISODES": 1,
+        "EVALUATION": ("videos=0", "workers=0", "sampler.num_steps=1"),
+        "OPTIONS": ("steps=2", "device=cpu", "policy.network.time_size=8"),
+    },
     "denoising": {"SIZES": {"tiny": (16, 32)}, "SECONDS": 0},
     "gpu": {},
     "inference": {"CHANNELS": (16, 32), "STEPS": 2, "ENGINES": ("eager",), "SECONDS": 0},
@@ -51,7 +57,18 @@ def run(monkeypatch, tmp_path):
 
 
 def test_every_benchmark_is_run_here():
-    assert {path.stem for path in FOLDER.glob("*.py")} - {"measure", "proving"} == set(TINY)
+    assert {path.stem for path in FOLDER.glob("*.py")} - {"measure", "proving", "third_party"} == set(TINY)
+
+
+def test_advice(run, monkeypatch, tmp_path):
+    monkeypatch.setitem(advice.FIXED, "policy.network.channels", [16, 32])
+    monkeypatch.setitem(advice.FIXED, "batch_size", 64)
+    rows = run("advice", tmp_path / "folder", "pick_place")
+    assert [name.split(", ", 1)[1] for name in rows] == [
+        *("expert", "arithmetic of a training", "chosen, updates", "fixed, updates", "chosen", "fixed"),
+    ]
+    assert rows["pick_place, chosen, updates"] == 2
+    assert rows["pick_place, fixed, updates"] > 2
 
 
 def test_denoising(run):

@@ -4,7 +4,16 @@ import subprocess
 import sys
 
 import pytest
-from recede.files import check_writable, read_json, whole_file, whole_folder, write_json, write_text
+from recede.files import (
+    check_writable,
+    exclusive,
+    read_json,
+    scratch_folder,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_text,
+)
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
@@ -55,9 +64,71 @@ def test_no_two_writers_share_a_partial_file(tmp_path, whole):
                 partial.write_text("content")
 
 
+WRITER = """
+import sys
+from pathlib import Path
+from recede.files import exclusive, scratch_folder, whole_file, whole_folder
+
+folder = Path(sys.argv[1])
+with (
+    exclusive(folder, "being tried"),
+    whole_file(folder / "a.mp4") as film,
+    whole_folder(folder / "b") as whole,
+    scratch_folder(folder / "b") as scratch,
+):
+    (whole / "half").touch()
+    (scratch / "half").touch()
+    print(film, whole, scratch, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_writer_left_is_deleted_and_what_a_living_one_writes_is_not(tmp_path):
+    others = [tmp_path / ".a.partial.mp4", tmp_path / ".b.1.partial", tmp_path / ".a.txt"]
+    for path in others:
+        path.touch()
+
+    def write():
+        write_text(tmp_path / "a.mp4", "text")
+        with whole_folder(tmp_path / "b"), scratch_folder(tmp_path / "b"):
+            pass
+
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            partials = [tmp_path / line for line in process.stdout.readline().split()]
+            write()
+            assert all(path.exists() for path in partials)
+            with pytest.raises(ValueError, match=f"{tmp_path} is being tried by another process: .*another out="):
+                exclusive(tmp_path, "being tried").__enter__()
+        finally:
+            process.kill()
+    assert all(path.exists() for path in partials)
+    write()
+    assert not any(path.exists() for path in partials)
+    assert all(path.exists() for path in others)
+
+
+def test_a_folder_of_one_writer_keeps_its_content_and_is_deleted_if_nothing_was_written(tmp_path):
+    new, old = tmp_path / "new", tmp_path / "old"
+    old.mkdir()
+    for folder in (new, old):
+        with pytest.raises(KeyError), exclusive(folder, "being tried"):
+            raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    with exclusive(new, "being tried"):
+        (new / "a").touch()
+    dead = new / f".a.{2**22 + 1}.0123abcd.partial"
+    dead.mkdir()
+    with exclusive(new, "being tried"):
+        assert not dead.exists()
+    assert (new / "a").exists()
+
+
 def test_a_folder_that_may_not_be_replaced_is_kept(tmp_path):
     path = tmp_path / "store"
-    with pytest.raises(OSError, match="not empty"), whole_folder(path, replace=False) as folder:  # noqa: PT012
+    refused = pytest.raises(FileExistsError, match=f"{path} .*use another out=")
+    with refused, whole_folder(path, replace=False) as folder:
         (folder / "late").touch()
         path.mkdir()  # by another writer, in the meantime
         (path / "early").touch()
@@ -72,7 +143,7 @@ def test_a_full_disk_keeps_the_old_file_and_names_it(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("pathlib.Path.write_text", full)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(
         OSError, match=r"notes.txt could not be written \(No space left on device\).*has room"
     ) as caught:

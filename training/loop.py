@@ -19,11 +19,12 @@ from tqdm import tqdm
 
 from ..checkpoints.folder import read_manifest
 from ..checkpoints.opening import load_policy
-from ..checkpoints.runs import resolve_checkpoint
-from ..configs.notation import describe
+from ..checkpoints.runs import read_metrics, resolve_checkpoint
+from ..configs.notation import describe, typed
 from ..configs.training import TrainConfig
 from ..datasets.augmentation import Augmentation
 from ..datasets.demonstrations import Demonstrations, check_finite
+from ..datasets.findings import grouped
 from ..datasets.fingerprint import stream_digests, vector_digests
 from ..datasets.inspection import worst
 from ..datasets.mirror import Mirrored
@@ -33,27 +34,37 @@ from ..datasets.windows import Batch, Windows
 from ..envs.catalogue import load_task
 from ..envs.task import Task
 from ..evaluation.evaluate import choice_scores
+from ..evaluation.reports.learning import write_training_page
 from ..policy.device import device as choose_device
 from ..policy.interface import Lesson, Policy
 from ..policy.normalizer import Normalizer
+from ..realtime import Interrupted
+from .advice import Facts, as_stored, choice_lines, choose, setting
 from .ema import EMA
 from .measures import Meter, action_error, is_finite, mean_where, metrics_writer
 from .parameters import parameter_groups
 from .recipe import recipe
-from .resuming import begun_manifest, check_episodes, check_specification, resumed_split, values_beyond
+from .resuming import (
+    begun_manifest,
+    check_episodes,
+    check_specification,
+    resumed_split,
+    stored_configuration,
+    values_beyond,
+)
 from .run import Run, stop_requests
 from .schedule import Stage, learning_rate, stages_of
 from .split import Split, choose_split
 from .state import load_initial_weights, restore_training, training_state
 
 
-class Interrupted(KeyboardInterrupt):
-    """Training was stopped by a signal, and has saved its state."""
-
-
 class Prepared(NamedTuple):
     """Everything that a training starts from; nothing is written yet."""
 
+    config: TrainConfig
+    """With a value for every setting that was chosen from the demonstrations."""
+    chosen: dict[str, str]
+    """Key of each such setting -> the reason."""
     task: Task | None
     demonstrations: Demonstrations
     """All episodes, perhaps followed by their mirror images."""
@@ -79,27 +90,30 @@ def train(config: TrainConfig) -> Path:
     """Start, resume or continue the run of `config`; returns the folder of its last checkpoint.
 
     Raises ValueError or OSError, before anything is written, if the training cannot start. Raises FloatingPointError
-    if the loss, a gradient or a weight is not finite; the last good checkpoint is kept. Raises Interrupted after SIGINT
-    or SIGTERM.
+    if the loss, a gradient or a weight is not finite; the last good checkpoint is kept. Raises Interrupted after a
+    signal that ends it, once it is saved.
     """
     prepared = prepare(config)
-    policy, device = prepared.policy, prepared.device
+    config, policy, device = prepared.config, prepared.policy, prepared.device
     groups = parameter_groups(policy, weight_decay=config.weight_decay)
     optimizer = torch.optim.AdamW(groups, betas=(config.betas[0], config.betas[1]), fused=True)
-    ema = EMA(policy, power=config.ema_power, maximum=config.ema_maximum)
-    order = Order(len(prepared.windows), config.batch_size, config.seed, device)
+    num_steps: int = setting(config, "steps")
+    ema = EMA(policy, power=config.ema_power, maximum=setting(config, "ema_maximum"))
+    order = Order(len(prepared.windows), setting(config, "batch_size"), config.seed, device)
     generator = torch.Generator(device)
     run = Run(Path(config.out))
-    with run.exclusive(), stop_requests() as is_stopping, metrics_writer(run, config.tensorboard) as write:
+    with run.exclusive(), stop_requests() as stop_signal, metrics_writer(run, config.tensorboard) as write:
         if begun_manifest(config) != prepared.begun:
             raise ValueError(f"{run.folder} was trained by another process meanwhile: repeat the command")
-        start = run.begin({key: value for key, value in describe(config).items() if key not in ("out", "imports")})
+        chosen = [(f"{key}={typed(setting(config, key))}", reason) for key, reason in prepared.chosen.items()]
+        settings = {key: value for key, value in describe(config).items() if key not in ("out", "imports")}
+        start = run.begin(settings | {"chosen": prepared.chosen})
         meter = Meter(device)
         if start:
             restore_training(run.checkpoint(start), policy, ema, optimizer, meter)
         notes = [*prepared.notes, *_resuming_notes(config, prepared)]
         print(*notes, sep="\n", end="\n" if notes else "")
-        bar = tqdm(range(start, config.steps), initial=start, total=config.steps, desc="train", unit="step")
+        bar = tqdm(range(start, num_steps), initial=start, total=num_steps, desc="train", unit="step")
         for step in bar:
             began = meter.moment()
             batch = prepared.windows.batch(order.indices(step))
@@ -121,11 +135,11 @@ def train(config: TrainConfig) -> Path:
             meter.add(loss.detach(), norm, data_s=(began, gathered), update_s=(gathered, meter.moment()))
 
             done = step + 1
-            is_last = done == config.steps
+            is_last = done == num_steps
             is_evaluated = config.evaluate_every > 0 and (is_last or done % config.evaluate_every == 0)
             is_logged = is_last or done % config.log_every == 0
-            is_stopped = is_stopping()  # read once: a later signal stops the next step, which is then saved
-            is_saved = is_last or is_evaluated or is_stopped or done % config.save_every == 0
+            stopped_by = stop_signal()  # read once: a later signal stops the next step, which is then saved
+            is_saved = is_last or is_evaluated or stopped_by or done % config.save_every == 0
             if (is_saved or is_logged) and not is_finite(meter, policy):
                 raise not_finite(run, config, done)
             if is_logged:
@@ -135,14 +149,16 @@ def train(config: TrainConfig) -> Path:
                 write(step=done, action_error=action_error(ema.module, prepared.validation, seed=config.seed))
             if is_evaluated and prepared.task is not None:
                 write(step=done, **choice_scores(ema.module, prepared.task, episodes=config.evaluate_episodes))
+            if is_evaluated or is_last or stopped_by:
+                write_training_page(run.folder / "training.html", run.folder.name, read_metrics(run.folder), chosen)
             if is_saved:
                 state = training_state(policy, optimizer, meter)
                 run.save(done, weights=ema.module.state_dict(), training=state, manifest=prepared.manifest)
-            if is_stopped and not is_last:
+            if stopped_by and not is_last:
                 raise Interrupted(
-                    f"stopped and saved after step {done} of {config.steps}: repeat the command to resume"
+                    stopped_by, f"stopped and saved after step {done} of {num_steps}: repeat the command to resume"
                 )
-    return run.checkpoint(config.steps)
+    return run.checkpoint(num_steps)
 
 
 def draw_lesson(
@@ -153,19 +169,20 @@ def draw_lesson(
     size, policy = (config.draws, len(batch.action)), prepared.policy
     noise = torch.randn(*size, *policy.noise_shape[1:], generator=generator, device=prepared.device)
     uniform = torch.rand(*size, policy.num_uniforms, generator=generator, device=prepared.device)
-    observation, progress = prepared.augmentation(batch.observation, generator), step / config.steps
+    observation, progress = prepared.augmentation(batch.observation, generator), step / prepared.stages[-1].steps
     return Lesson(observation, batch.action, noise, uniform, average, prepared.teacher, progress)
 
 
 def prepare(config: TrainConfig) -> Prepared:
     """Open and check everything that `config` names, and build the policy: untrained, also for a run that goes on."""
+    config, chosen = as_stored(config, stored_configuration(config))
     begun = begun_manifest(config)
-    horizons, device = config.horizons.build(), choose_device(config.device)
+    device = choose_device(config.device)
     task = load_task(config.task) if config.task else None
-    demonstrations = _open_checked(config.dataset, task)
+    demonstrations = _open_checked(config.dataset, task, config.episodes)
     num_episodes = len(demonstrations)
-    split = _split(config, demonstrations, begun)
-    stages = stages_of(begun, steps=config.steps, episodes=num_episodes)
+    parent = read_manifest(resolve_checkpoint(Path(config.init_from))) if begun is None and config.init_from else None
+    split = _split(config, demonstrations, begun, parent)
     looks = [f"looks wrong: {text}"] if (text := worst(demonstrations)) else []
     episodes = split.training
     if config.mirror:
@@ -173,6 +190,8 @@ def prepare(config: TrainConfig) -> Prepared:
             raise ValueError(f"mirror=true needs a task that looks the same in a mirror, got task={config.task}")
         demonstrations = Mirrored(demonstrations, task.mirror)
         episodes = [*episodes, *(num_episodes + episode for episode in episodes)]
+    config, choices = choose(config, Facts.of(demonstrations, episodes), parent)
+    horizons, stages = config.horizons.build(), stages_of(begun, steps=setting(config, "steps"), episodes=num_episodes)
     methods = {name: normalisation.build() for name, normalisation in config.normalisation.items()}
     # Added episodes do not change the ranges of a run, which its checkpoint holds.
     first = [episode for episode in episodes if episode % num_episodes < stages[0].episodes]
@@ -212,10 +231,13 @@ def prepare(config: TrainConfig) -> Prepared:
     }
     notes = [
         *looks,
-        *_notes(demonstrations, ranges, split, num_episodes, has_parent=begun is None and config.init_from is not None),
+        *_notes(demonstrations, ranges, split, num_episodes, has_parent=parent is not None),
+        *choice_lines(choices),
     ]
     augmentation = config.augmentation.build(policy.encoder.crop)
     return Prepared(
+        config,
+        chosen | {key: choice.reason for key, choice in choices.items()},
         task,
         demonstrations,
         training,
@@ -231,20 +253,27 @@ def prepare(config: TrainConfig) -> Prepared:
     )
 
 
-def _split(config: TrainConfig, demonstrations: Demonstrations, begun: dict[str, Any] | None) -> Split:
+def _split(
+    config: TrainConfig,
+    demonstrations: Demonstrations,
+    begun: dict[str, Any] | None,
+    parent: dict[str, Any] | None,
+) -> Split:
     """The split of a new run, or that of the run that goes on. Raises ValueError if its demonstrations changed."""
     digests = vector_digests(demonstrations)
     if begun is not None:
         check_specification(config, begun, demonstrations.specification)
         check_episodes(config, begun, digests, what="vectors")
         return resumed_split(begun, digests)
-    parent = read_manifest(resolve_checkpoint(Path(config.init_from))) if config.init_from is not None else None
     return choose_split(digests, held_out=config.held_out, seed=config.split_seed, parent=parent)
 
 
-def _open_checked(dataset: str, task: Task | None) -> Demonstrations:
-    """The demonstrations at `dataset`. Raises ValueError if there are none, or if a number is not finite."""
-    demonstrations = open_demonstrations(dataset, task)
+def _open_checked(dataset: str, task: Task | None, episodes: str | None) -> Demonstrations:
+    """The demonstrations at `dataset`, or those that a condition chooses.
+
+    Raises ValueError if there are none, or if a number is not finite.
+    """
+    demonstrations = open_demonstrations(dataset, task, episodes=episodes)
     if not len(demonstrations):
         raise ValueError(f"{dataset} must hold demonstrations to train on, got a store without episodes")
     for stream in demonstrations.specification.streams:
@@ -256,10 +285,12 @@ def _open_checked(dataset: str, task: Task | None) -> Demonstrations:
 def _notes(
     demonstrations: Demonstrations, ranges: dict[str, Range], split: Split, num_episodes: int, *, has_parent: bool
 ) -> list[str]:
-    notes = [f"still: {name} {reason}" for fitted in ranges.values() for name, reason in fitted.still.items()]
+    notes = list[str]()
     for name, fitted in ranges.items():
-        coarse = lost_decimals(demonstrations.stream(name), fitted.low, fitted.high)
-        notes += [f"coarse: {label} {reason}" for label, reason in coarse.items()]
+        stream = demonstrations.stream(name)
+        coarse = lost_decimals(stream, fitted.low, fitted.high)
+        notes += [f"still: {label} {reason}" for label, reason in grouped(stream, fitted.still).items()]
+        notes += [f"coarse: {label} {reason}" for label, reason in grouped(stream, coarse).items()]
     if has_parent:
         origin = "as by init_from" if split.is_kept else "anew, because init_from was not trained on them"
         notes.append(f"held out: {len(split.held_out)} of {num_episodes} episodes, {origin}")

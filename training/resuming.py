@@ -23,20 +23,29 @@ from ..envs.catalogue import TASKS
 from ..files import read_json_with_digest
 from ..policy.normalizer import Normalizer
 from ..specification import Specification
+from .advice import as_stored
 from .split import HELD_OUT, SEED, Split
 
 MARGIN = 1.001
 """A value is beyond a range if it lies farther from the centre than this many half ranges; less is rounding."""
 
 
+def stored_configuration(config: TrainConfig) -> dict[str, Any] | None:
+    """The configuration of the run in `out`, as JSON; None if nothing was begun there."""
+    path = Path(config.out) / "config.json"
+    return read_json_with_digest(path, "restore it from a copy, or use another folder") if path.exists() else None
+
+
 def begun_manifest(config: TrainConfig) -> dict[str, Any] | None:
     """The manifest of the last checkpoint in `out`; None if nothing has been trained there.
+
+    What is null and has a rule is as in the run.
 
     Raises ValueError if the run there has another configuration, or has done more steps than `config` asks for.
     """
     folder = Path(config.out)
-    path, remedy = folder / "config.json", "restore it from a copy, or use another folder"
-    stored = read_json_with_digest(path, remedy) if path.exists() else describe(config)
+    stored = stored_configuration(config)
+    config, stored = as_stored(config, stored)[0], stored or describe(config)
     manifest = read_resolved(folder, "last", read_manifest)[1] if checkpoint_steps(folder) else None
     if manifest is not None:
         _check_entries(folder, manifest)
@@ -56,7 +65,8 @@ def begun_manifest(config: TrainConfig) -> dict[str, Any] | None:
 
 def _material(described: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that must stay as they are, of a configuration as JSON."""
-    settings = {name: value for name, value in described.items() if name not in (*FREE, *BY_CONTENT, "steps")}
+    free = (*FREE, *BY_CONTENT, "steps", "chosen")
+    settings = {name: value for name, value in described.items() if name not in free}
     return settings | {"policy": with_file_names(settings.get("policy", {}))}
 
 
@@ -74,7 +84,8 @@ def _in_other_words(
         meant = default if now.get(name) is None else now[name]
         if name in stored and meant == split[entry]:
             settings[name] = stored[name]
-    task, before = now.get("task"), stored.get("task")
+    task: Any = now.get("task")
+    before: Any = stored.get("task")
     if before is None or TASKS.get(task, task) == TASKS.get(before, before):
         settings["task"] = before
     return settings
@@ -106,7 +117,7 @@ def _changed_weights(config: TrainConfig, stored: Mapping[str, Any], manifest: M
 
 
 def _check_steps(config: TrainConfig, *, done: int, planned: int) -> None:
-    if config.steps > done or config.steps == planned:
+    if config.steps is None or config.steps > done or config.steps == planned:
         return
     resume = (
         f"give steps={planned} to resume it, or another number above {done}"

@@ -3,6 +3,7 @@
     run/
       config.json               the configuration of the last command; `training.resuming` says what it may change
       metrics.jsonl             one line a measurement, with a digest of itself
+      training.html             loss, action error and success over the steps
       checkpoints/00002000/     policy.json, policy.safetensors (averaged weights, evaluated and deployed),
                                 training.json, training.safetensors (the rest of the training state)
 
@@ -13,20 +14,18 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import threading
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from ..checkpoints.folder import write_checkpoint, write_tensors
 from ..checkpoints.runs import best_step, checkpoint_of_step, checkpoint_steps, read_metrics
-from ..files import whole_folder, with_digest, write_json_with_digest, write_text, writing
+from ..files import exclusive, remove_leftovers, whole_folder, with_digest, write_json_with_digest, write_text, writing
+from ..realtime import on_signals
 
 
 class Run:
@@ -50,25 +49,16 @@ class Run:
     def exclusive(self) -> Generator[None]:
         """Lock the folder. Raises ValueError if another process trains in it."""
         is_new = not self.folder.exists()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise ValueError(
-                f"{self.folder} is being trained by another process: wait for it, or use another out="
-            ) from None
-        try:
-            yield
-        finally:
-            lock.release()
-            if is_new and not self.config.exists():  # the training did not start
-                shutil.rmtree(self.folder)
+        with exclusive(self.folder, "being trained"):
+            try:
+                yield
+            finally:
+                if is_new and not self.config.exists():  # the training did not start
+                    shutil.rmtree(self.folder)
 
     def begin(self, config: dict[str, Any]) -> int:
         """Start or resume the run with this configuration; returns the step of the last checkpoint, or 0."""
-        for leftover in list(self.folder.rglob(".*.partial*")):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+        remove_leftovers(self.folder.rglob(".*.partial*"))
         write_json_with_digest(self.config, config)
         start = max(self.steps, default=0)
         self._forget_after(start)
@@ -114,25 +104,17 @@ def _line(entry: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def stop_requests() -> Generator[Callable[[], bool]]:
-    """A function that returns whether SIGINT or SIGTERM has arrived, so that training can stop between two steps.
+def stop_requests() -> Generator[Callable[[], int]]:
+    """A function that returns the signal that has asked to stop, or 0, so that training can stop between two steps.
 
-    A second signal acts as usual and ends the process.
+    A second signal acts as it did before.
     """
-    requested = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
-        yield requested.is_set
-        return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    requests: list[int] = []
+    with ExitStack() as handlers:
 
-    def request_stop(number: int, frame: object) -> None:
-        requested.set()
-        signal.signal(number, handlers[signal.Signals(number)])
+        def request_stop(number: int, _: object) -> None:
+            requests.append(number)
+            handlers.close()
 
-    for number in handlers:
-        signal.signal(number, request_stop)
-    try:
-        yield requested.is_set
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        handlers.enter_context(on_signals(request_stop))
+        yield lambda: requests[0] if requests else 0

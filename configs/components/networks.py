@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from ..checks import LARGEST_SIZE, MOST_CHUNK, check_sizes, positive, share
@@ -10,6 +10,10 @@ from .lazy import load, values
 
 if TYPE_CHECKING:
     from ...policy.interface import Network
+
+
+CHANNELS = [64, 128, 256]
+"""Channels of a U-Net whose size nobody chose."""
 
 
 @dataclass(kw_only=True)
@@ -28,8 +32,8 @@ class UNet1dConfig(NetworkConfig):
     """The temporal U-Net of Diffusion Policy, here a small one. It takes chunks of any length."""
 
     kind: ClassVar[str] = "policy.networks.unet1d:UNet1d"
-    channels: list[int] = field(default_factory=lambda: [64, 128, 256])
-    """Channels of each level, the finest first. Multiples of groups."""
+    channels: list[int] | None = None
+    """Channels of each level, the finest first. Multiples of groups. null is chosen from the data, or [64,128,256]."""
     kernel_size: int = 5
     """Control steps that a convolution spans. Odd."""
     groups: int = 8
@@ -38,9 +42,15 @@ class UNet1dConfig(NetworkConfig):
     """Size of the embedding of the noise level."""
 
     def __post_init__(self) -> None:
-        check_sizes("channels", self.channels)
+        if self.channels is not None:
+            check_sizes("channels", self.channels)
         positive(self, "kernel_size", most=MOST_CHUNK)
         positive(self, "groups", "time_size", most=LARGEST_SIZE)
+
+    def build(self, *, action_size: int, num_steps: int, conditioning_shape: tuple[int, int]) -> Network:
+        """A network for chunks of `num_steps` steps with `action_size` numbers each."""
+        options = values(self) | {"channels": self.channels or CHANNELS}
+        return load(self.kind)(action_size=action_size, conditioning_shape=conditioning_shape, **options)
 
 
 @dataclass(kw_only=True)

@@ -11,6 +11,7 @@ from ...specification import Horizons, Specification, nearest
 from ..checks import MOST_CHUNK, not_negative, positive
 from .denoising import CosineConfig, DDIMConfig, OneLevelConfig, UniformConfig
 from .encoders import LowdimEncoderConfig
+from .lazy import values
 from .networks import UNet1dConfig
 
 if TYPE_CHECKING:
@@ -24,19 +25,21 @@ if TYPE_CHECKING:
 class HorizonsConfig:
     """Numbers of control steps that a policy sees, generates and executes."""
 
-    observation: int = Horizons().observation
-    """Observed steps that the policy sees, To."""
-    prediction: int = Horizons().prediction
-    """Steps of a generated chunk, Tp. It begins at the oldest observed step."""
-    action: int = Horizons().action
-    """Steps of a chunk that are executed before the next one, Ta."""
+    observation: int | None = None
+    """Observed steps that the policy sees, To. null is chosen from the data; in an import, 2."""
+    prediction: int | None = None
+    """Steps of a generated chunk, Tp. It begins at the oldest observed step. null is chosen; in an import, 16."""
+    action: int | None = None
+    """Steps of a chunk that are executed before the next one, Ta. null is chosen; in an import, 8."""
 
     def __post_init__(self) -> None:
-        not_negative(self, "observation", "prediction", "action", most=MOST_CHUNK)
+        not_negative(self, *values(self), most=MOST_CHUNK)
+        if None not in values(self).values():
+            self.build()
 
     def build(self) -> Horizons:
-        """The checked horizons."""
-        return Horizons(self.observation, self.prediction, self.action)
+        """The checked horizons; what is null is as published, 2, 16 and 8."""
+        return Horizons(**{name: value for name, value in values(self).items() if value is not None})
 
 
 class _PolicyConfig:

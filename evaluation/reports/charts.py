@@ -77,11 +77,13 @@ class Series:
     """(low, high) of each point, or nothing."""
 
 
-def curve(series: Sequence[Series], *, label: str, is_log: bool = False, at_least: float = 0.0) -> str:
-    """Lines over steps. The vertical axis is logarithmic, or starts at 0 and reaches `at_least`."""
+def curve(
+    series: Sequence[Series], *, label: str, last: float = 0.0, is_log: bool = False, at_least: float = 0.0
+) -> str:
+    """Lines over steps, up to `last` or farther. The vertical axis is logarithmic, or from 0 to `at_least` or more."""
     values = [value for line in series for _, value in line.points]
     values += [bound for line in series for bounds in line.intervals for bound in bounds]
-    last = max(step for line in series for step, _ in line.points) or 1.0
+    last = max(last, *(step for line in series for step, _ in line.points)) or 1.0
     ticks = _log_ticks(min(values), max(values)) if is_log else _ticks(max(*values, at_least, 1e-9))
     transform = math.log10 if is_log else float
     low, high = transform(min([*ticks, *values]) if is_log else 0.0), transform(max([*ticks, *values]))

@@ -13,11 +13,14 @@ import numpy as np
 
 from ...configs.choices import CHOICES
 from ...configs.notation import default_of, describe
-from ...files import read_json, write_text
+from ...files import DIGEST, check_digest, read_json_with_digest, taking_turns, with_digest, write_text
 from ..intervals import MIN_TRAININGS, Interval, bootstrap, over_trainings, wilson
 
 Result = Mapping[str, Any]
 """The content of one `evaluation.json`, with the path of that file as "path"."""
+
+DAMAGED = "remove it, and evaluate that policy again"
+"""What to do with an `evaluation.json` that is damaged."""
 
 LINES = ".jsonl"
 """The suffix of a file with an evaluation on each line."""
@@ -65,16 +68,20 @@ def find_evaluations(source: Path) -> Sequence[Result]:
 
 
 def write_lines(path: Path, results: Iterable[Result]) -> int:
-    """Add results to a file with an evaluation on each line. Replaces those of the same path; returns their number."""
-    lines = {_path(result): result for result in (*(find_evaluations(path) if path.exists() else ()), *results)}
+    """Add results to a file with an evaluation on each line. Replaces those of the same path; returns their number.
+
+    Commands that add to the same file take turns.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(f"{json.dumps(lines[name], allow_nan=False)}\n" for name in sorted(lines)))
+    with taking_turns(path):
+        lines = {_path(result): result for result in (*(find_evaluations(path) if path.exists() else ()), *results)}
+        write_text(path, "".join(f"{json.dumps(with_digest(lines[name]))}\n" for name in sorted(lines)))
     return len(lines)
 
 
 def _read_folder(folder: Path) -> Iterator[tuple[str, Result]]:
     for path in folder.rglob("evaluation.json"):
-        yield str(path), {"path": path.as_posix(), **read_json(path)}
+        yield str(path), {"path": path.as_posix(), **read_json_with_digest(path, DAMAGED)}
 
 
 def _read_lines(path: Path) -> Iterator[tuple[str, Result]]:
@@ -83,10 +90,12 @@ def _read_lines(path: Path) -> Iterator[tuple[str, Result]]:
         place = f"{path}, line {number}"
         try:
             result = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{place} is damaged ({error}): write the file again with lines=") from None
         if not isinstance(result, dict):
-            raise ValueError(f"{place} must hold a JSON object, got {line}: write the file again with lines=")
+            raise ValueError(f"{place} must hold a JSON object, got {line[:100]}: write the file again with lines=")
+        check_digest(place, result, "write the file again with lines=")
+        del result[DIGEST]
         yield place, result
 
 

@@ -9,8 +9,11 @@ import numpy as np
 
 from ...datasets.demonstrations import Demonstrations
 from ...datasets.inspection import evenly_spaced
+from ...files import whole_file, writing
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ...datasets.augmentation import Augmentation
 
 
@@ -41,7 +44,7 @@ def draw_demonstrations(demonstrations: Demonstrations, path: Path, *, most: int
     axes[len(panels)].tick_params(labelsize=7)
     for axis in axes[len(panels) + 1 :]:
         axis.set_visible(False)
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
 
 
 def draw_augmented(
@@ -74,4 +77,10 @@ def draw_augmented(
             axis.imshow(shown.numpy(), interpolation="nearest")
         row[0].set_title(f"{stream.name}, step {step}: {stream.shape[0]} x {stream.shape[1]}", fontsize=7)
         row[1].set_title(f"augmented: {augmented.shape[1]} x {augmented.shape[2]}", fontsize=7)
-    figure.savefig(path, dpi=110)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Write a picture, whole or not at all, in the format that its suffix names."""
+    with writing(path), whole_file(path) as partial:
+        figure.savefig(partial, dpi=110)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ...envs.faults import Fault
-from .charts import Series, curve, episodes, interval, shares, tag
+from .charts import episodes, interval, shares, tag
+from .learning import learning
 from .page import section, unbroken, write_page
 
 if TYPE_CHECKING:
@@ -73,10 +74,6 @@ class Entry:
                 seconds[kind] = total
         return seconds | {"evaluation": self.evaluation["wall_s"]}
 
-    def points(self, key: str) -> list[tuple[float, float]]:
-        """(step, value) of one metric."""
-        return [(line["step"], line[key]) for line in self.metrics if key in line]
-
 
 def installed_versions() -> dict[str, str]:
     """The versions that results depend on."""
@@ -106,7 +103,7 @@ def write_report(
         _films(films or {}, path),
         section("Results", _table(entries)),
         section("Every episode", _episodes(entries)),
-        section("Learning", _learning(entries)),
+        section("Learning", learning({entry.name: entry.metrics for entry in entries})),
         section("Time", _time(entries)),
         section("Reproduce", _reproduce(entries, command, versions)),
         section("Next", _next(next_steps)),
@@ -248,48 +245,6 @@ def _broken(faults: Sequence[Mapping[str, Any]]) -> str:
         return ""
     lines = "".join(tag("li", escape(str(Fault(**fault)))) for fault in faults)
     return tag("p", "These broke off. They count as failed, with a score of 0.") + tag("ul", lines)
-
-
-def _learning(entries: Sequence[Entry]) -> str:
-    named = list(enumerate(entries))
-    loss = [Series(place, [(s, v) for s, v in entry.points("loss") if v > 0]) for place, entry in named]
-    error = [Series(place, [(s, 100 * v) for s, v in entry.points("action_error")]) for place, entry in named]
-    successes = [_successes(place, entry) for place, entry in named]
-    is_mixed = sum(bool(line.points) for line in loss) > 1
-    panels = [
-        _panel(
-            "Training loss",
-            "not comparable between policies" if is_mixed else "mean over batches",
-            loss,
-            is_log=True,
-        ),
-        _panel("Held-out action error", "% of the range of each action", error),
-        _panel("Success during training", "% with 95 % interval", successes, at_least=100),
-    ]
-    drawn = "".join(panels)
-    if not drawn:
-        return ""
-    legend = "".join(tag("span", escape(entry.name), class_=f"key s{place}") for place, entry in named)
-    key = tag("p", legend, class_="legend") if len(entries) > 1 else ""
-    return key + tag("div", drawn, class_="multiples")
-
-
-def _panel(title: str, unit: str, series: Sequence[Series], **axis: Any) -> str:
-    series = [line for line in series if line.points]
-    if not series:
-        return ""
-    caption = tag("figcaption", tag("b", escape(title)) + " " + tag("span", escape(unit)))
-    return tag("figure", caption + curve(series, label=f"{title} over training steps", **axis))
-
-
-def _successes(place: int, entry: Entry) -> Series:
-    """Success rates in per cent during training, of the evaluations whose number of episodes is known."""
-    from ..intervals import wilson
-
-    lines = [line for line in entry.metrics if "success_rate" in line and "episodes" in line]
-    bounds = [wilson(round(line["success_rate"] * line["episodes"]), line["episodes"]) for line in lines]
-    points = [(line["step"], 100 * line["success_rate"]) for line in lines]
-    return Series(place, points, [(100 * low, 100 * high) for low, high in bounds])
 
 
 def _time(entries: Sequence[Entry]) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ...files import whole_file
+from ...files import whole_file, writing
 from ..episode import FilmedChunk, Outcome
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def film(outcome: Outcome, path: Path, *, fps: float, pixels: Pixels | None, col
     # Frames have even sides already, so imageio need not rescale; "faststart" lets a browser play while it loads.
     settings: dict[str, Any] = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 1, "quality": None}
     settings["output_params"] = ["-crf", "21", "-movflags", "+faststart"]
-    with whole_file(path) as partial:
+    with writing(path), whole_file(path) as partial:
         writer: Any = imageio.v2.get_writer(partial, format="FFMPEG", mode="I", fps=fps, **settings)
         with writer:
             for frame in _annotated(outcome, pixels, colour, hold=round(fps)):

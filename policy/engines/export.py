@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from ...files import write_json_with_digest, writing
+from ...specification import interface_to_json
 from ..diffusion import DiffusionPolicy
 from .folder import FORMAT, digest
 from .interface import FORMATS
@@ -118,14 +119,12 @@ def write_engine(
         with writing(folder / path.name):
             shutil.copy(path, folder)
     np.save(folder / "times.npy", embedded_times(policy).cpu().numpy())
-    horizons = policy.horizons
     affines = {name: policy.normalizer.affine(name) for name in policy.normalizer.streams}
     content = {
         "format": FORMAT,
         "engine": engine,
         "versions": {name: version(name) for name in ("recede", "torch", "numpy", FORMATS[engine])},
-        "specification": policy.specification.to_json(),
-        "horizons": {"observation": horizons.observation, "prediction": horizons.prediction, "action": horizons.action},
+        **interface_to_json(policy.specification, policy.horizons),
         "policy": dict(description),
         "levels": policy.sampler.levels,
         "ranges": {

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...files import check_digest, read_json
-from ...specification import Horizons, Specification
+from ...specification import interface_from_json
 from ..affine import Affine
 from ..denoising.levels import NoiseLevel
 from ..denoising.prediction import PREDICTIONS
@@ -67,9 +67,8 @@ def read_content(folder: Path) -> dict[str, Any]:
         if digest(folder / name) != expected:
             raise ValueError(f"{folder / name} is damaged: its SHA-256 is not the one noted in engine.json; {REMEDY}")
     try:
-        content["specification"] = Specification.from_json(content["specification"])
-        content["horizons"] = Horizons(**content["horizons"])
-    except (ValueError, TypeError, AttributeError) as error:
+        content["specification"], content["horizons"] = interface_from_json(content)
+    except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); {REMEDY}") from None
     return content
 

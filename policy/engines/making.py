@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...files import whole_folder
+from ...files import scratch_folder, whole_folder
 from .interface import ENGINES, FORMATS
 
 if TYPE_CHECKING:
@@ -111,10 +111,10 @@ def make_engine(policy: Policy, name: str | None) -> tuple[Engine, str]:
             return eager, f"engine: {eager.name}"
         choice = choose_engine(check_diffusion(policy), names, Path())  # neither writes graphs
         return choice.engine, str(choice)
-    with TemporaryDirectory() as scratch:
+    with scratch_folder(Path(gettempdir(), "recede-engine")) as scratch:
         if name != "auto":
-            return _make(policy, name, Path(scratch)), f"engine: {name}"
-        choice = choose_engine(check_diffusion(policy), ENGINES, Path(scratch))
+            return _make(policy, name, scratch), f"engine: {name}"
+        choice = choose_engine(check_diffusion(policy), ENGINES, scratch)
         return choice.engine, str(choice)
 
 

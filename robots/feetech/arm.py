@@ -64,11 +64,11 @@ class SerialArm:
 
     port: name of the serial port.
     calibration: calibration file, see `robots.feetech.calibration`.
+    release: whether `close` switches the torque off.
+    actuation_delay: time from a command to its effect, s; measure it.
     rate: commands per second.
     control_dt: time between control steps, s; that of the demonstrations.
-    actuation_delay: time from a command to its effect, s; measure it.
     baud_rate: that of the servos.
-    release: whether `close` switches the torque off.
     clock: the clock of the readings; None for the monotonic clock of the machine.
 
     Raises ValueError for an impossible calibration or number, and FileNotFoundError if the calibration does not exist.
@@ -79,11 +79,11 @@ class SerialArm:
         port: str,
         calibration: str | Path,
         *,
+        release: bool,
+        actuation_delay: float,
         rate: float = 60.0,
         control_dt: float = 1 / 30,
-        actuation_delay: float = 0.0,
         baud_rate: int = BAUD_RATE,
-        release: bool = False,
         clock: Clock | None = None,
     ) -> None:
         if not 0 < rate < math.inf or not 0 <= actuation_delay < math.inf:

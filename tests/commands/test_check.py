@@ -105,6 +105,7 @@ def test_a_signal_stops_the_robot(number):
         assert any(line == "commanded\n" for line in process.stdout)
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert out.splitlines()[-1] == "stopped"
-    assert err == "recede check: interrupted\n"
+    words = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+    assert err == f"recede check: {words}\n"

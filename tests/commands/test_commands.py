@@ -94,25 +94,50 @@ TRAIN = ["train", "out=run", "steps=2"]
             "policy/network cannot be 'resnet': choose from 'dit', 'transformer', 'unet1d'",
         ),
         ([*TRAIN, "policy.sampler=ddpm"], "got 'ddpm': write policy/sampler=ddpm"),
-        ([*TRAIN, "policy.sampler.num_stepz=3"], "there is no key 'num_stepz': did you mean 'num_steps'?"),
-        ([*TRAIN, "policy.netwrok.channels=[8]"], "there is no key 'netwrok': did you mean 'network'?"),
+        (
+            [*TRAIN, "policy.sampler.num_stepz=3"],
+            "'policy.sampler.num_stepz': did you mean 'policy.sampler.num_steps'?",
+        ),
+        ([*TRAIN, "policy.netwrok.channels=[8]"], "'policy.netwrok.channels': did you mean 'policy.network.channels'?"),
+        ([*TRAIN, "policy.encoder.mlp.x=1"], "got 'policy.encoder.mlp.x': give it whole as policy.encoder.mlp=[a,b]"),
+        ([*TRAIN, "betas.0=1"], "got 'betas.0': give it whole as betas=[a,b] (see `recede train --help`)"),
+        (
+            [*TRAIN, "depth=3"],
+            "'depth': did you mean 'policy.encoder.depth'? (see `recede train --help`)",
+        ),
+        ([*TRAIN, "preset.x=1"], "got 'preset.x': give it whole as preset=VALUE"),
+        (
+            [*TRAIN, "policy.encoder.weights=a"],
+            "'policy.encoder.weights': add policy/encoder=resnet or policy/enc",
+        ),
+        (
+            [*TRAIN, "policy=regression", "policy.sampler.eta=1"],
+            "regression has no key 'policy.sampler': add policy=",
+        ),
+        (["inspect", "nowhere", "crop.0=1"], "got 'crop.0': give it whole as crop=[a,b] (see `recede inspect --help`)"),
+        (["evaluate", "nowhere", "sampler/x=1"], "there is no slot 'sampler/x': did you mean 'sampler'?"),
         ([*TRAIN, "policy=regression", "policy/sampler=ddim"], "has a slot policy/sampler"),
         ([*TRAIN, "steps=null"], "steps=null: the value must not be null"),
         ([*TRAIN, "learning_rate=fast"], "learning_rate=fast: the value must be a number"),
         ([*TRAIN, "horizons=3"], "horizons=3: this key has keys of its own"),
         (["evaluate", "nowhere", "execution.rtc.limit=3"], "execution.rtc is not chosen: add execution=rtc"),
-        (["evaluate", "nowhere", "execution.rct.limit=3"], "execution has no 'rct': did you mean 'rtc'?"),
-        (["evaluate", "nowhere", "sampler=ddpm", "sampler.eta=1"], "there is no key 'eta': choose from"),
-        (["evaluate", "nowhere", "sampler=ddpm", "sampler.eta=1"], "or add sampler=ddim"),
-        (["control", "nowhere", "robot.port=x"], "or add robot=serial_arm"),
+        (
+            ["evaluate", "nowhere", "execution.rct.limit=3"],
+            "'execution.rct.limit': did you mean 'execution.rtc.limit'",
+        ),
+        (
+            ["evaluate", "nowhere", "sampler=ddpm", "sampler.eta=1"],
+            "ddpm has no key 'sampler.eta': add sampler=ddim",
+        ),
+        (["control", "nowhere", "robot.port=x"], "robot=simulated has no key 'robot.port': add robot=serial_arm"),
         (["evaluate", "nowhere", "sampler=[1]"], "sampler cannot be '[1]'"),
         ([*TRAIN, "policy/sampler@x=ddim"], "there is no key 'policy/sampler@x'"),
         ([*TRAIN, "policy/samplr=ddim"], "there is no slot 'policy/samplr': did you mean 'policy/sampler'?"),
-        ([*TRAIN, "hydra.run.dir=x"], "there is no key 'hydra'"),
+        ([*TRAIN, "hydra.run.dir=x"], "there is no key 'hydra.run.dir'"),
         ([*TRAIN, "policy.prediction=epsilom"], "got 'epsilom': did you mean 'epsilon'?"),
         ([*TRAIN, "policy/sampler=diffusers", "policy.sampler.name=DDIMSheduler"], "did you mean 'DDIMScheduler'?"),
         ([*TRAIN, "policy/schedule=diffusers", "policy.schedule.beta_schedule=lin"], "diffusers knows, got 'lin'"),
-        ([*TRAIN, "horizons.observatoin=2"], "there is no key 'observatoin': did you mean 'observation'?"),
+        ([*TRAIN, "horizons.observatoin=2"], "no key 'horizons.observatoin': did you mean 'horizons.observation'?"),
         (
             [*TRAIN, "horizons.action=40"],
             "2 - 1 + 40 = 41 steps, got 16: predict at least 41 steps or execute at most 15",
@@ -189,7 +214,9 @@ def test_the_line_of_a_real_process(reaches, empty_folder):
     )
     assert process.returncode == 2
     assert process.stdout == ""
-    assert process.stderr == "recede train: there is no key 'learing_rate': did you mean 'learning_rate'?\n"
+    assert process.stderr == (
+        "recede train: there is no key 'learing_rate': did you mean 'learning_rate'? (see `recede train --help`)\n"
+    )
     assert list(empty_folder.iterdir()) == []
 
 
@@ -381,9 +408,12 @@ def test_from_demonstrations_to_an_evaluation(recede, empty_folder, reaches, tra
     shutil.copytree(trained, empty_folder / "my run")
     assert recede("inspect", str(reaches), "out=pictures/reach.png").status == 0
     assert (empty_folder / "pictures/reach.png").read_bytes().startswith(b"\x89PNG")
-    replayed = recede("replay", "task=toys:REACH", f"dataset={reaches}", "episodes=4")
+    replayed = recede("replay", "task=toys:REACH", f"dataset={reaches}", "episodes=episode<4")
     assert "4 episodes replayed, 4 of them succeed" in replayed.out
     assert "worst 0.00e+00 m" in replayed.out
+    for command in (["replay", "task=toys:REACH", f"dataset={reaches}"], ["inspect", str(reaches)]):
+        assert "'4': episode<4 selects the first 4" in recede(*command, "episodes=4").line
+        assert "no episode of 20 fulfils" in recede(*command, "episodes=operator!='script'").line
     options = ["episodes=6", "videos=0", "parallel=4", "device=cpu", "out=results"]
     refused = recede("evaluate", "my run", *options)  # no checkpoint decides what is imported
     assert refused.status == 2
@@ -410,7 +440,7 @@ def test_from_nothing_to_films_of_pick_place(recede, empty_folder, demonstration
     content = json.loads((empty_folder / "run/evaluation.json").read_text())
     assert content["task"] == "pick_place"
     assert len(content["success"]) == 3
-    replayed = recede("replay", "task=pick_place", f"dataset={demonstrations}", "episodes=2")
+    replayed = recede("replay", "task=pick_place", f"dataset={demonstrations}", "episodes=episode<2")
     assert "2 episodes replayed, 2 of them succeed" in replayed.out
 
 

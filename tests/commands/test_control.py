@@ -121,6 +121,15 @@ def test_a_lost_robot_is_reported(recede, trained, tmp_path):
     assert DemonstrationStore.open(tmp_path / "ticks.zarr").num_steps == episode["commands"]
 
 
+def test_the_summary_names_the_fault_of_a_simulation(recede, trained, tmp_path):
+    result = recede("control", trained, "robot.task=toys:STEP", "first_seed=3", f"out={tmp_path}")
+    assert result.status == 2
+    assert "Traceback" not in result.err
+    (episode,) = json.loads((tmp_path / "control.json").read_text())["episodes"]
+    assert "seed 3, step 5, in step(): ValueError" in episode["reason"]
+    assert "toys.py:" in episode["reason"]
+
+
 def running(options, stdin, **others):
     """The command in a process of its own, with its output line by line."""
     command = [sys.executable, "-u", "-m", "recede", "control", *options]
@@ -151,7 +160,7 @@ def test_a_key_ends_an_episode_enter_begins_the_next_and_a_signal_ends_all(train
                 os.write(terminal, typed)
             assert "seed 100001" in next(lines)
             os.kill(process.pid, signal.SIGHUP)
-            assert process.wait() == 0
+            assert process.wait() == 128 + signal.SIGHUP
             assert termios.tcgetattr(theirs) == before
         finally:
             process.kill()
@@ -169,6 +178,7 @@ def test_a_signal_to_all_processes_leaves_the_log_whole(trained, tmp_path):
             assert "seed 100000" in process.stdout.readline()
             os.killpg(process.pid, signal.SIGTERM)
             process.stdout.read()
+            assert process.wait() in (2, 128 + signal.SIGTERM)  # the robot's process may have been lost
         finally:
             process.kill()
     episodes = json.loads((tmp_path / "control.json").read_text())["episodes"]

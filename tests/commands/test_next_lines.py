@@ -2,9 +2,14 @@
 
 import shlex
 
+import numpy as np
 import pytest
 import toys
+import zarr
+from policy_server import serve
+from recede.checkpoints.opening import open_policy
 from recede.checkpoints.runs import resolve_checkpoint
+from recede.datasets.download import PUBLISHED
 from recede.envs.catalogue import TASKS
 from recede.recording.scripted import Collected
 
@@ -51,6 +56,31 @@ def test_the_location_of_a_task_is_repeated(recede, follow, folder, reaches, sma
     run = recede("train", f"dataset={reaches}", "task=toys:REACH", "out=my run", "steps=1", *small)
     assert follow(run).status == 0
     assert (folder / "my run/evaluation.json").exists()
+
+
+def test_a_download_is_trained_on(recede, follow, folder, monkeypatch):
+    def write(name, path, *, url):
+        group, rng = zarr.create_group(path, zarr_format=2), np.random.default_rng(0)
+        for key, width in (("data/state", 5), ("data/action", 2)):
+            group.create_array(key, data=rng.uniform(0, 500, (60, width)).astype(np.float32))
+        group.create_array("meta/episode_ends", data=np.array([30, 60]))
+        return PUBLISHED[name]
+
+    monkeypatch.setattr("recede.datasets.download.download", write)
+    assert follow(recede("download", "pusht", "out=it's mine")).status == 0
+    assert resolve_checkpoint(folder / "runs/pusht").exists()
+
+
+def test_a_served_policy_is_controlled_with(recede, follow, reach, folder, reaches, small, monkeypatch):
+    run = recede("train", f"dataset={reaches}", "task=reach", "out=run", "steps=1", *small)
+    assert run.status == 0, run.err
+    with serve(open_policy(folder / "run").engine, task="reach") as (address, _):
+
+        async def ready_at_once(self, host, port, *, ready, stop):
+            ready(address)
+
+        monkeypatch.setattr("recede.serving.server.Server.run", ready_at_once)
+        assert follow(recede("serve", "run")).status == 0
 
 
 def test_a_run_without_a_task_has_no_next_command(recede, folder, reaches, small):

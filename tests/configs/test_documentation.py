@@ -124,8 +124,8 @@ BUILT = {
     "safety": (SafetyConfig, Safety),
     "robot=serial_arm": (SerialArmConfig, SerialArm),
 }
-WRITTEN_TWICE = {"normalisation", "robot=serial_arm", "execution=receding"}
-"""Components that refer to the default of what they build, and two whose default is to leave something out."""
+WRITTEN_TWICE = {"normalisation", "execution=receding"}
+"""One that refers to the default of what it builds, and one whose default is to leave `every` to what it builds."""
 
 
 def test_a_component_names_what_it_builds():

@@ -230,7 +230,10 @@ def train_config(**changes):
         (lambda: train_config(evaluate_every=5), "evaluate_every=5 needs a task to evaluate in: give task="),
         (lambda: train_config(betas=[0.9]), r"betas must be two numbers.*got \[0.9\]"),
         (lambda: train_config(seed=-1), "seed must be at least 0, got -1"),
-        (lambda: train_config(horizons=HorizonsConfig(action=40)), "2 - 1 \\+ 40 = 41 steps, got 16"),
+        (
+            lambda: train_config(horizons=HorizonsConfig(observation=2, prediction=16, action=40)),
+            "2 - 1 \\+ 40 = 41 steps, got 16",
+        ),
         (
             lambda: train_config(policy="diffusion"),
             "got 'diffusion': write policy=diffusion",
@@ -252,7 +255,7 @@ def train_config(**changes):
         (lambda: SafetyConfig(stale_ms=float("inf")), "stale_ms must be at most 3600000, got inf"),
         (lambda: SimulatedRobotConfig(jitter_ms=float("inf")), "jitter_ms must be at most 60000, got inf"),
         (lambda: CollectConfig(task="t", out="o", first_seed=-1), "first_seed must be at least 0"),
-        (lambda: ReplayConfig(task="t", dataset="d", episodes=-1), "episodes must be at least 0"),
+        (lambda: ReplayConfig(task="t", dataset="d", episodes="outcome"), "needs one of = != "),
         (lambda: DemoConfig(steps=0), "steps must be above 0"),
         (lambda: UNet1dConfig(groups=0), "groups must be above 0"),
         (lambda: DDIMConfig(eta=2), "eta must be between 0 .* and 1"),

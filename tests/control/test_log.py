@@ -1,7 +1,9 @@
 """The log of a run: on a virtual clock, with the real process that writes."""
 
 import os
+import resource
 import signal
+import time
 from contextlib import closing
 
 import numpy as np
@@ -242,6 +244,23 @@ def test_a_killed_process_is_an_error_at_the_end_of_the_episode(tmp_path):
         drive(run, aligned(0.0), np.arange(10) / 100)
         with pytest.raises(OSError, match="could not be written"):
             run.end()
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="this system cannot limit the files of another process")
+def test_a_disk_that_is_full_is_told_during_the_episode_and_in_one_line(tmp_path, capfd):
+    with open_log(tmp_path, SMALL) as run:
+        run.begin(5)
+        resource.prlimit(run.pid, resource.RLIMIT_FSIZE, (5000, 5000))
+        drive(run, aligned(0.0), np.arange(log.PART + 1) / 100)
+        end, time_s = time.monotonic() + 20, (log.PART + 1) / 100
+        while not run.failure:
+            assert time.monotonic() < end
+            drive(run, aligned(0.0), [time_s])
+            time_s += 0.01
+        with pytest.raises(OSError, match=r"could not be written, what came before .*File too large.*has room"):
+            run.end()
+    assert "Traceback" not in capfd.readouterr().err
+    assert len(open_stores(tmp_path)[1]) == 0
 
 
 def test_a_folder_that_holds_a_run_is_refused_and_a_run_without_episodes_leaves_no_stores(tmp_path):

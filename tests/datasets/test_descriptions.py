@@ -9,12 +9,8 @@ import pytest
 import zarr
 from recede.datasets.formats.replay_buffer import ReplayBuffer
 from recede.datasets.store import DemonstrationStore
-from recede.specification import Specification, Stream
-from stores import SPECIFICATION, make_episode
+from stores import FOREIGN, SOURCES, SPECIFICATION, buffer, make_episode
 from zarr.codecs import numcodecs as filters
-
-FOREIGN = Specification((Stream("state", (2,)),), Stream("action", (2,)), 0.1)
-SOURCES = {name: (name, lambda rows: rows) for name in ("state", "action")}
 
 
 class Runs(numcodecs.abc.Codec):  # pyright: ignore[reportUntypedBaseClass]
@@ -39,18 +35,6 @@ class Payload:
 
 def edit(file, **changes):
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
-
-
-def buffer(path, zarr_format=2, **options):
-    """A replay buffer of two episodes of five steps."""
-    group = zarr.create_group(path, zarr_format=zarr_format)
-    for key, values in {
-        "data/state": np.arange(20, dtype="float32").reshape(10, 2),
-        "data/action": np.arange(20, dtype="float32").reshape(10, 2),
-        "meta/episode_ends": np.array([5, 10]),
-    }.items():
-        group.create_array(key, data=values, **(options if key.startswith("data") else {}))
-    return path
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def appended(path, *facts):
 
 
 def test_every_episode_has_the_facts_that_it_was_appended_with(tmp_path):
-    DemonstrationStore.create(tmp_path / "demos", SPECIFICATION)
+    assert DemonstrationStore.create(tmp_path / "demos", SPECIFICATION).episode_facts == []
     failure = EpisodeFacts(outcome="failure", sentence="Füll die Schale")
     store = appended(tmp_path / "demos", HAND, UNKNOWN, failure)
     assert store.episode_facts == [HAND, UNKNOWN, failure]

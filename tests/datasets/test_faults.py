@@ -62,15 +62,19 @@ def make(noise=1e-3, seed=0):
     })  # fmt: skip
 
 
+GOAL = "goal[0, 1] is constant within every episode: a goal, or a sensor that is stuck"
+"""What is said of the goal of good demonstrations, which is no fault."""
+
+
 def texts(demonstrations):
-    return [fault.text for fault in faults(demonstrations)]
+    return [fault.text for fault in faults(demonstrations) if fault.share]
 
 
 @pytest.mark.parametrize("noise", [0, 1e-4, 1e-2, 0.1])
 def test_good_demonstrations_have_no_faults(noise):
     for seed in range(2):
         demonstrations = make(noise, seed)
-        assert warnings(demonstrations) == ["orientation[3] is constant at 0"]
+        assert warnings(demonstrations) == ["orientation[3] is constant at 0", GOAL]
         assert worst(demonstrations) == ""
 
 
@@ -82,7 +86,7 @@ def test_coarse_encoders_and_slow_motion_are_no_fault():
 
 def one_of(demonstrations, *words):
     """The one fault, which has all these words."""
-    (fault,) = faults(demonstrations)
+    (fault,) = [fault for fault in faults(demonstrations) if fault.share]
     assert all(word in fault.text for word in words), fault.text
     return fault
 
@@ -164,6 +168,25 @@ def test_sensors_that_freeze_are_named(number):
         demonstrations, "joints is frozen in", f"in {number} of 8 episodes, the first at step 40 of episode 0"
     )
     assert fault.share == pytest.approx(number / 16, abs=0.01)
+
+
+@pytest.mark.parametrize(("values", "words"), [
+    (np.arange(EPISODES), "joints[1] is constant within every episode: a goal, or a sensor that is stuck"),
+    (np.full(EPISODES, 0.5), "joints[1] is constant at 0.5"),
+])  # fmt: skip
+def test_sensors_that_are_stuck_in_every_episode_are_named_but_are_no_fault(values, words):
+    demonstrations = make()
+    demonstrations.rows["joints"][:, 1] = np.repeat(values, STEPS)
+    assert words in warnings(demonstrations)
+    assert texts(demonstrations) == []
+    assert worst(demonstrations) == ""
+
+
+def test_a_moving_sensor_is_not_stuck_though_it_rests_in_most_episodes():
+    demonstrations = make()
+    goal = demonstrations.part("goal", 5)
+    goal[79] += 1e-3
+    assert GOAL not in warnings(demonstrations)
 
 
 @pytest.mark.parametrize("number", SHARES)

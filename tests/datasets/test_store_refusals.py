@@ -61,6 +61,14 @@ def with_attributes(**changes):
     return lambda path: rewrite(path / "zarr.json", lambda c: c["attributes"]["recede"].update(changes))
 
 
+def with_stream(**changes):
+    """The specification of the store as another program could have written it."""
+    stream = {"name": "pose", "shape": (3,), "dtype": "float32"} | changes
+    return with_attributes(
+        specification={"observations": [stream], "action": {"name": "action", "shape": (2,)}, "control_dt": 0.1}
+    )
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -77,8 +85,12 @@ def with_attributes(**changes):
         (with_attributes(num_episodes=-1), "recede.num_episodes.* got -1.*restore zarr.json"),
         (with_attributes(num_episodes="3"), "recede.num_episodes.* got '3'"),
         (with_attributes(num_episodes=4), r"meta/episode_ends .*4 episodes, got shape \(3,\)"),
-        (with_attributes(specification={}), "'recede.specification' is damaged .*: restore zarr.json"),
-        (with_attributes(specification=None), "'recede.specification' is damaged .*: restore zarr.json"),
+        (with_attributes(specification={}), "'recede.specification' .*'observations'.* restore zarr.json"),
+        (with_attributes(specification=None), "'recede.specification' .* restore zarr.json"),
+        (with_stream(dtype="float32", shape=(3, 3)), r"float32 \(3, 3\): flatten it to \(9,\): record .*new store"),
+        (with_stream(dtype="float32", shape=(8, 6, 3)), r"float32 \(8, 6, 3\): scale the image.*: record .*new store"),
+        (with_stream(dtype="float32", shape=(3, 8, 6)), r"float32 \(3, 8, 6\).*: record .*new store"),
+        (with_stream(dtype="complex64"), "dtype must be .*'complex64': record .*new store"),
         (
             lambda p: set_ends(p, [10, 10, 57]),
             "meta/episode_ends must ascend, got 10 for episode 1 after 10",

@@ -225,7 +225,11 @@ def test_the_sampler_that_a_policy_has_can_be_changed(recede, trained, tmp_path)
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("num_stepz=4", "there is no key 'num_stepz': the policy has sampler=ddim, did you mean 'num_steps'?"),
+        ("num_stepz=4", "there is no key 'sampler.num_stepz': did you mean 'sampler.num_steps'?"),
+        (
+            "name=DDIM",
+            "'sampler.name': the policy has sampler=ddim, whose keys are sampler.num_steps, ",
+        ),
         ("num_steps=four", "sampler.num_steps=four: the value must be a whole number"),
         ("eta=7", "eta must be between 0 (DDIM) and 1 (DDPM), got 7"),
     ],
@@ -304,7 +308,7 @@ def test_every_pair_is_measured_and_an_interrupted_sweep_continues(recede, train
         (["execution=rtcc"], "execution cannot be 'rtcc': did you mean 'rtc'?"),
         (["execution=[receding,crosfade]"], "execution cannot be 'crosfade': did you mean 'crossfade'?"),
         (["execution=rtc", "execution.rtc.limit=0"], "limit must be above 0, got 0.0"),
-        (["execution=rtc", "execution.rtc.limits=1"], "there is no key 'limits': did you mean 'limit'?"),
+        (["execution=rtc", "execution.rtc.limits=1"], "'execution.rtc.limits': did you mean 'execution.rtc.limit'?"),
         (["execution=warm_start", "execution.warm_start.start=2"], "start must be above 0 and at most 1"),
         (["execution=[]"], "execution must name at least one of"),
         (["execution=[receding,rtc]", "delay_ms=[0,900]"], "a chunk must last for max(every, delay) + delay"),

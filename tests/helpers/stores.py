@@ -1,6 +1,7 @@
 """Stores of random episodes that lie in several chunk files, and how tests read them back."""
 
 import numpy as np
+import zarr
 from recede.datasets.store import DemonstrationStore
 from recede.specification import Specification, Stream
 
@@ -45,3 +46,20 @@ def read_all(path):
     store = DemonstrationStore.open(path)
     assert len(store.episode_facts) == len(store)
     return {stream.name: store.read(stream.name) for stream in store.specification.streams}
+
+
+FOREIGN = Specification((Stream("state", (2,)),), Stream("action", (2,)), 0.1)
+SOURCES = {name: (name, lambda rows: rows) for name in ("state", "action")}
+"""What `buffer` holds, and where."""
+
+
+def buffer(path, zarr_format=2, **options):
+    """A replay buffer of two episodes of five steps."""
+    group = zarr.create_group(path, zarr_format=zarr_format)
+    for key, values in {
+        "data/state": np.arange(20, dtype="float32").reshape(10, 2),
+        "data/action": np.arange(20, dtype="float32").reshape(10, 2),
+        "meta/episode_ends": np.array([5, 10]),
+    }.items():
+        group.create_array(key, data=values, **(options if key.startswith("data") else {}))
+    return path

@@ -368,6 +368,30 @@ def test_a_simulation_that_fails_is_lost():
             robot.read()
 
 
+def run_to_the_end(robot):
+    robot.start()
+    robot._child.wait(30)
+    robot.read()
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("step", r"seed 3, step 5, in step\(\): ValueError: .*toys\.py:\d+ in step"),
+        ("nan", r"seed 3, step 5: .*'position'.*toys\.py:\d+ in step"),
+        ("old step", r"seed 3, step 1: .*toys\.py:\d+ in step"),
+        ("reset", r"seed 3, step 0, in reset\(\): KeyError: 'nothing' .*toys\.py:\d+ in reset"),
+    ],
+)
+def test_a_fault_of_the_users_environment_is_named_and_has_no_traceback(kind, words, capfd):
+    with contextlib.closing(SimulatedRobot(toys.faulty(kind), first_seed=3)) as robot:
+        with pytest.raises(ConnectionError, match=words):
+            run_to_the_end(robot)
+        with pytest.raises(ConnectionError, match=words):
+            robot.command(FAR, time.monotonic())
+    assert capfd.readouterr().err == ""
+
+
 PARENT = """
 import sys
 sys.path.append(sys.argv[1])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from recede.control.led import Approach, Led
 from recede.control.loop import Commanded, Situation, Summary
@@ -33,6 +33,7 @@ events = st.lists(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     kind=st.sampled_from(["absolute", "relative", "velocity"]),
     events=events,
@@ -168,7 +169,8 @@ class Hand:
     kind, axes = "velocity", ("x", "y")
 
     def __init__(self):
-        self.value, self.error = np.array([1.5, 0.0]), None
+        self.value: np.ndarray | None = np.array([1.5, 0.0])
+        self.error = None
 
     def read(self, now):
         if self.error:

@@ -38,7 +38,10 @@ OPTIONS = {
 }
 """Name -> arguments of `recede train`."""
 
-USUAL = ["steps=20", "warmup=5", "log_every=5", "held_out=0.25", "device=cpu", "precision=fp32"]
+USUAL = [
+    *("steps=20", "warmup=5", "log_every=5", "held_out=0.25", "device=cpu", "precision=fp32"),
+    *("horizons.observation=2", "horizons.prediction=16", "horizons.action=8", "ema_maximum=0.9999"),
+]
 
 MEASURED_ON = {"torch": "2.13.0+cpu", "processor": "x86_64 AuthenticAMD 25 17", "instructions": "AVX512"}
 

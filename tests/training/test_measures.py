@@ -1,7 +1,13 @@
 """Measurements during training."""
 
+import ast
+import inspect
+from types import SimpleNamespace
+
 import torch
-from recede.training import measures
+from recede.checkpoints.runs import MEASURED
+from recede.evaluation import evaluate
+from recede.training import loop, measures
 
 
 def test_the_masked_loss_is_the_mean_over_the_steps_that_count():
@@ -11,3 +17,23 @@ def test_the_masked_loss_is_the_mean_over_the_steps_that_count():
     assert abs(measures.mean_where(error, is_counted) - expected) < 1e-6
     error[:, ~is_counted] = torch.nan
     assert abs(measures.mean_where(error, is_counted) - expected) < 1e-6
+
+
+def test_a_line_of_the_metrics_may_hold_just_what_a_training_writes(monkeypatch):
+    calls = [node for node in ast.walk(ast.parse(inspect.getsource(loop))) if isinstance(node, ast.Call)]
+    writes = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "write"]
+    written = {keyword.arg for call in writes for keyword in call.keywords if keyword.arg is not None}
+    spread = {ast.unparse(keyword.value).partition("(")[0] for call in writes for keyword in call.keywords} - written
+    assert {"meter.drain", "choice_scores"} <= spread
+
+    meter = measures.Meter(torch.device("cpu"))
+    span = (meter.moment(), meter.moment())
+    meter.add(torch.tensor(1.0), torch.tensor(1.0), data_s=span, update_s=span)
+    written |= {*meter.drain()}
+    policy = SimpleNamespace(horizons=None, specification=SimpleNamespace(action=SimpleNamespace(hold=())))
+    monkeypatch.setattr(evaluate, "summary", lambda faults: f"{len(faults)} faults")
+    for fault in (None, "the simulation diverged"):
+        outcome = SimpleNamespace(success=True, score=1.0, fault=fault)
+        monkeypatch.setattr(evaluate, "rollout", lambda *_, outcome=outcome, **__: [outcome])
+        written |= {*evaluate.choice_scores(policy, None, episodes=1)}
+    assert written == {*MEASURED}

@@ -23,7 +23,8 @@ from recede.training.split import choose_split
 
 def configuration(dataset, **changes):
     policy = DiffusionConfig(network=UNet1dConfig(channels=[16, 32], time_size=16))
-    arguments = {"policy": policy, "device": "cpu", "batch_size": 32, "steps": 20}
+    arguments = {"policy": policy, "device": "cpu", "batch_size": 32, "steps": 20, "ema_maximum": 0.9}
+    arguments["horizons"] = HorizonsConfig(observation=2, prediction=16, action=8)
     return TrainConfig(dataset=str(dataset), out="run", **(arguments | changes))
 
 
@@ -49,6 +50,7 @@ def test_paths_devices_logs_and_seeds_are_not_part_of_a_recipe(reaches, tmp_path
         "seed": 7,
         "task": "toys:REACH",
         "data": "grown",
+        "episodes": "operator=script",
         "device": "auto",
         "image_cache": "device",
         "tensorboard": True,
@@ -116,7 +118,7 @@ def test_other_images_make_another_recipe(tmp_path):
 
 def test_initial_weights_are_part_of_a_recipe(reaches, trained):
     weights = next(iter(trained.glob("checkpoints/*/policy.safetensors"))).read_bytes()
-    started = recipe_of(reaches, init_from=str(trained))
+    started = recipe_of(reaches, init_from=str(trained), horizons=HorizonsConfig())
     assert started["init_from"] == hashlib.sha256(weights).hexdigest()[:12]
     assert recipe_of(reaches)["init_from"] is None
 

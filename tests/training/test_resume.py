@@ -99,7 +99,7 @@ def test_a_killed_training_with_dropout_ends_the_same(tmp_path, nursery, demonst
     assert_equal_runs(runs[1], runs[0])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_training_saves_and_resumes(tmp_path, nursery, demonstrations, small, uninterrupted, number):
     out = tmp_path / "run"
     command = arguments(demonstrations, small, out)
@@ -107,7 +107,7 @@ def test_a_stopped_training_saves_and_resumes(tmp_path, nursery, demonstrations,
     wait_for(lambda: len(checkpoint_steps(out)) > 0)
     os.kill(process, number)
     status, output = nursery.wait()
-    assert status == 130, output
+    assert status == 128 + number, output
     stopped = checkpoint_steps(out)[-1]
     assert output.splitlines()[-1] == (
         f"recede train: stopped and saved after step {stopped} of {STEPS}: repeat the command to resume"
@@ -144,7 +144,7 @@ def test_a_signal_between_the_check_and_the_save_is_not_lost(tmp_path, demonstra
     monkeypatch.setattr(loop, "action_error", interrupted_measure)
     command = arguments(demonstrations, small, tmp_path / "run", "save_every=100")
     result = recede(*command)
-    assert result.status == 130
+    assert result.status == 128 + signal.SIGTERM
     assert checkpoint_steps(tmp_path / "run") == [20]
     assert f"stopped and saved after step 20 of {STEPS}" in result.err
 
@@ -198,11 +198,11 @@ def test_one_training_at_a_time(tmp_path, nursery, demonstrations, small, recede
 def test_files_of_a_killed_writer_are_removed(tmp_path, demonstrations, small, recede, nursery, uninterrupted):
     out = tmp_path / "run"
     command = arguments(demonstrations, small, out)
-    unfinished = out / "checkpoints/.00000004.123.partial"
+    unfinished = out / "checkpoints/.00000004.123.0f0f0f0f.partial"
     unfinished.mkdir(parents=True)
     (unfinished / ".policy.json.partial").write_text("{")
     (unfinished / "policy.safetensors").write_bytes(b"half")
-    (out / ".config.123.0f.partial.json").write_text("{")
+    (out / ".config.123.0f0f0f0f.partial.json").write_text("{")
     whole_line = json.dumps(with_digest({"step": 7, "loss": 3.0})) + "\n"  # and no checkpoint of step 7
     (out / "metrics.jsonl").write_text(whole_line + '{"step": 8, "lo')
     status, output = nursery.run(*command)

@@ -28,6 +28,7 @@ STEPS = 4
 def configuration(dataset, out, **changes):
     policy = RegressionConfig(network=UNet1dConfig(channels=[16, 32], time_size=16))
     arguments = {"policy": policy, "device": "cpu", "batch_size": 16, "steps": STEPS, "warmup": 2, "held_out": 0.25}
+    arguments |= {"horizons": HorizonsConfig(observation=2, prediction=16, action=8), "ema_maximum": 0.9}
     return TrainConfig(dataset=str(dataset), out=str(out), **(arguments | changes))
 
 
@@ -135,6 +136,22 @@ def test_another_mirror_is_refused(eight, tmp_path, monkeypatch):
     monkeypatch.setattr(toys, "REACH", turned)
     with pytest.raises(ValueError, match=r"episode 0 differs.*mirror.*7 others.*init_from="):
         train(config)
+
+
+def test_a_condition_counts_by_the_episodes_that_it_chooses(run, reaches, finished):
+    """`run` knows the first eight of these twenty episodes, from a store that holds nothing else."""
+    train(configuration(reaches, run, episodes="operator=script and episode<8"))
+    with pytest.raises(ValueError, match=r"has 7 episodes .* has 8"):
+        train(configuration(reaches, run, episodes="episode<7"))
+    with pytest.raises(ValueError, match=r"episode 0 differs"):
+        train(configuration(reaches, run, episodes="episode>=8"))
+    train(configuration(reaches, run, episodes="seed<8", steps=STEPS + 1))
+    assert read_manifest(resolve_checkpoint(run))["split"]["episodes"] == 8
+    train(configuration(reaches, run, episodes="not seed>9", data="grown", steps=STEPS + 2))
+    assert read_manifest(resolve_checkpoint(run))["split"]["episodes"] == 10
+    now, before = (read_manifest(resolve_checkpoint(folder))["split"]["sha256"] for folder in (run, finished))
+    assert now[:8] == before
+    assert read_json(run / "config.json")["episodes"] == "not seed>9"
 
 
 def test_added_episodes_are_accepted_by_name(run, reaches, eight, tmp_path, capsys):

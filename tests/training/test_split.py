@@ -109,7 +109,7 @@ def test_a_training_names_what_looks_wrong_and_the_half_that_it_holds_out(tmp_pa
     policy = RegressionConfig(network=UNet1dConfig(channels=[16, 32], time_size=16))
     options = {"policy": policy, "device": "cpu", "batch_size": 8, "steps": 1, "warmup": 0}
     train(TrainConfig(dataset=str(store.path), out=str(tmp_path / "run"), held_out=0.02, **options))
-    first, second = capsys.readouterr().out.splitlines()
+    first, second, *_ = capsys.readouterr().out.splitlines()
     assert first.startswith("looks wrong: arm[0] wraps round by a whole turn in 2 of 2 episodes, the first at step ")
     assert first.endswith(" (see `recede inspect`)")
     assert second.startswith("held out: 1 of 2 episodes")

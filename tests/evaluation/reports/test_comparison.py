@@ -7,6 +7,7 @@ import pytest
 import recede
 from recede.evaluation.intervals import bootstrap, wilson
 from recede.evaluation.reports.comparison import document, find_evaluations, table
+from recede.files import with_digest, write_json_with_digest
 
 ROOT = Path(recede.__file__).parent
 
@@ -261,16 +262,24 @@ def test_the_command_reads_what_evaluate_writes(recede, trained, tmp_path):
 
 def test_a_folder_without_evaluations_is_refused(recede, tmp_path):
     assert "there is no evaluation.json" in recede("compare", tmp_path).line
-    (tmp_path / "evaluation.json").write_text(json.dumps({"task": "reach"}))
+    write_json_with_digest(tmp_path / "evaluation.json", {"task": "reach"})
     with pytest.raises(ValueError, match=r"evaluation.json lacks \['policy', 'checkpoint'"):
         find_evaluations(tmp_path)
     assert recede("compare", tmp_path / "nowhere").status == 2
 
 
+def test_an_altered_result_is_named(recede, tmp_path):
+    place(tmp_path, "a", result(success=[True, False]))
+    path = tmp_path / "a/evaluation.json"
+    path.write_text(path.read_text().replace("false", "true"))
+    assert f"{path} is damaged: its SHA-256 is not " in recede("compare", tmp_path).line
+    assert "remove it, and evaluate that policy again" in recede("compare", tmp_path).line
+
+
 def place(folder, name, content):
     path = folder / name / "evaluation.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
+    write_json_with_digest(path, content)
 
 
 def test_a_file_of_lines_makes_the_table_of_its_evaluations(recede, tmp_path):
@@ -299,11 +308,13 @@ def test_an_evaluation_of_the_same_path_is_replaced_and_others_stay(recede, tmp_
 
 def test_a_damaged_line_is_named(recede, tmp_path):
     lines = tmp_path / "results.jsonl"
-    complete = json.dumps({"path": "a", **result(success=[True])})
+    complete = json.dumps(with_digest({"path": "a", **result(success=[True])}))
     lines.write_text(f"{complete}\n{complete[:50]}\n")
     assert "results.jsonl, line 2 is damaged" in recede("compare", lines).line
-    lines.write_text(f"{complete}\n" + json.dumps({"path": "b", "task": "reach"}) + "\n")
+    lines.write_text(f"{complete}\n" + json.dumps(with_digest({"path": "b", "task": "reach"})) + "\n")
     assert "results.jsonl, line 2 lacks ['policy', 'checkpoint'" in recede("compare", lines).line
+    lines.write_text(f"{complete}\n" + complete.replace('"step": 2000', '"step": 3000') + "\n")
+    assert "results.jsonl, line 2 is damaged: its SHA-256 " in recede("compare", lines).line
     lines.write_text(f"{complete}\n7\n")
     assert "results.jsonl, line 2 must hold a JSON object, got 7" in recede("compare", lines).line
     assert ".jsonl, got 'results.json'" in recede("compare", tmp_path, "lines=results.json").line

@@ -28,6 +28,9 @@ MIDDLE = 2000
 STEP = 2 * math.pi / 4096
 """Radians."""
 
+PLAIN = {"release": False, "actuation_delay": 0.0}
+"""What every arm is made with."""
+
 
 def until(condition, seconds=30.0):
     end = time.monotonic() + seconds
@@ -57,7 +60,7 @@ def calibration(tmp_path):
 
 @pytest.fixture
 def arm(emulated, calibration):
-    with contextlib.closing(SerialArm(emulated.port, calibration)) as arm:
+    with contextlib.closing(SerialArm(emulated.port, calibration, **PLAIN)) as arm:
         yield arm
 
 
@@ -151,7 +154,7 @@ def test_it_holds_its_last_command_once_stopped(arm, emulated):
 @pytest.mark.parametrize("release", [False, True])
 def test_a_closed_arm_holds_or_loses_its_torque(emulated, calibration, release):
     slow(emulated)
-    arm = SerialArm(emulated.port, calibration, release=release)
+    arm = SerialArm(emulated.port, calibration, **(PLAIN | {"release": release}))
     arm.start()
     arm.command(action(3000, 1500, 2500, 2000, 2000, 1000), time.monotonic())
     until(lambda: emulated.servos[1].position > 2060)
@@ -159,7 +162,7 @@ def test_a_closed_arm_holds_or_loses_its_torque(emulated, calibration, release):
     arm.close()
     assert [servo.has_torque for servo in emulated.servos.values()] == [not release] * 6
     assert emulated.goals(1)[-1] == 3000
-    with contextlib.closing(SerialArm(emulated.port, calibration)) as again:  # the port is free
+    with contextlib.closing(SerialArm(emulated.port, calibration, **PLAIN)) as again:  # the port is free
         again.start()
 
 
@@ -186,7 +189,7 @@ def test_an_invalid_command_is_refused(arm, wrong):
 @pytest.mark.parametrize("options", [{"rate": 0.0}, {"rate": math.inf}, {"actuation_delay": -0.1}])
 def test_impossible_numbers_are_refused(calibration, options):
     with pytest.raises(ValueError, match=r"rate .*actuation_delay .*got"):
-        SerialArm("nowhere", calibration, **options)
+        SerialArm("nowhere", calibration, **(PLAIN | options))
 
 
 # What is refused before there is torque
