@@ -27,6 +27,7 @@ TINY = {
     "gpu": {},
     "inference": {"CHANNELS": (16, 32), "STEPS": 2, "ENGINES": ("eager",), "SECONDS": 0},
     "modes": {"NUM_DEMONSTRATIONS": 12, "NUM_SAMPLES": 2},
+    "recording": {"EPISODES": 2, "STEPS": 4},
     "serving": {"ROUNDS": 3},
     "training": {"BATCH_SIZE": 2, "CHANNELS": (8, 16), "TIME_SIZE": 8, "SECONDS": 0},
     "windows": {"SIZES": {"low-dimensional": (3, 100), "image": (2, 60)}, "SECONDS": 0},
@@ -86,6 +87,10 @@ def test_windows(run):
     rows = run("windows")
     assert len([name for name in rows if name.startswith("low-dimensional")]) == 4
     assert len([name for name in rows if name.startswith("image")]) == 6
+
+
+def test_recording(run):
+    assert len(run("recording")) == 8
 
 
 def test_serving(run):
