@@ -146,7 +146,7 @@ def extend(array: ZarrArray, start: int, rows: NDArray[Any]) -> None:
     Raises ValueError if the chunk that the rows continue is missing or damaged.
     """
     # zarr would fill the earlier rows of a missing chunk with zeros.
-    begin = start - start % _file_shape(array)[0]
+    begin = start - start % file_rows(array)
     require_chunks(array, begin, start)
     array.resize((start + len(rows), *array.shape[1:]))
     try:
@@ -164,6 +164,11 @@ def _chunks(array: ZarrArray, start: int, stop: int) -> Iterator[tuple[Path, tup
     for chunk in ((row, *rest) for row in rows for rest in itertools.product(*columns)):  # a row of chunks at a time
         region = tuple(slice(index * size, (index + 1) * size) for index, size in zip(chunk, sizes, strict=True))
         yield folder / array.metadata.encode_chunk_key(chunk), region
+
+
+def file_rows(array: ZarrArray) -> int:
+    """Number of rows in one file."""
+    return _file_shape(array)[0]
 
 
 def _file_shape(array: ZarrArray) -> tuple[int, ...]:
@@ -235,7 +240,7 @@ def check_length(array: ZarrArray, num_steps: int, path: Path) -> None:
             f"{path}: {array.path} must reach the last episode's end at step {num_steps}, got {array.shape[0]} steps: "
             "restore it from a copy"
         )
-    least = -(-num_steps // _file_shape(array)[0]) // SPARSE
+    least = -(-num_steps // file_rows(array)) // SPARSE
     present = sum(1 for _ in itertools.islice((_root(array) / array.path).rglob("*"), least))
     if present < least:
         raise ValueError(

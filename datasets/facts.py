@@ -56,7 +56,7 @@ class EpisodeFacts:
             value = getattr(self, name)
             if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
                 raise ValueError(f"{name} must have texts as keys, got {value!r}: name each of its values")
-        for key, value in self.versions.items():
+        for key, value in dict[str, Any](self.versions).items():
             if not isinstance(value, str):
                 raise ValueError(f"versions must be texts, got {value!r} for {key}: write it as a text")
         for name in ("rates", "delays"):
