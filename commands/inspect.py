@@ -9,6 +9,7 @@ from ..configs.augmentation import AugmentationConfig
 from ..configs.checks import pair
 from ..configs.datasets import InspectConfig
 from ..envs.catalogue import load_task
+from ..files import check_writable
 
 
 def run(config: InspectConfig) -> None:
@@ -17,6 +18,8 @@ def run(config: InspectConfig) -> None:
     from ..datasets.opening import open_demonstrations
     from ..evaluation.reports.demonstrations import draw_augmented, draw_demonstrations
 
+    if config.out is not None:
+        check_writable(Path(config.out).parent)
     task = load_task(config.task) if config.task else None
     demonstrations = open_demonstrations(config.dataset, task, episodes=config.episodes)
     print("\n".join(summarise(demonstrations)))

@@ -46,15 +46,24 @@ def open_group(path: str | Path, mode: str = "r") -> zarr.Group:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: check the path")
-    if not any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
+    if not _is_group(path):
         raise ValueError(f"{path}: not a zarr group (neither zarr.json nor .zgroup in it): {_remedy(path)}")
     try:
         store = LocalStore(path, read_only=mode == "r")
         return zarr.open_group(store, mode=mode, use_consolidated=False)  # type: ignore[arg-type]
     except DAMAGE as error:
-        raise ValueError(
-            f"{path}: not a zarr group, or its zarr.json is damaged ({error}): restore that file from a copy"
-        ) from error
+        remedy = enclosing_store(path) or "restore that file from a copy"
+        raise ValueError(f"{path}: not a zarr group, or its zarr.json is damaged ({error}): {remedy}") from error
+
+
+def enclosing_store(path: Path) -> str:
+    """What to do about a path within a store: name the store; empty if it lies within none."""
+    groups = [parent for parent in path.parents if _is_group(parent)]
+    return f"it lies within {groups[-1]}, so name that" if groups else ""
+
+
+def _is_group(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 
 def _remedy(path: Path) -> str:
@@ -68,7 +77,7 @@ def _remedy(path: Path) -> str:
         return f"it seems to be a data set of LeRobot, which is not read, so {own}"
     if stores := sorted(file.parents[1] for name in (".zgroup", "zarr.json") for file in path.glob(f"*/data/{name}")):
         return f"did you mean {stores[0]}?"
-    return "name the folder of a store"
+    return enclosing_store(path) or "name the folder of a store"
 
 
 def open_array(group: zarr.Group, key: str, path: Path) -> ZarrArray:

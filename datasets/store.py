@@ -57,6 +57,7 @@ from ..specification import Specification, Stream, nearest
 from .arrays import (
     ZarrArray,
     check_length,
+    enclosing_store,
     extend,
     files_digest,
     open_array,
@@ -439,10 +440,11 @@ def _read_commit(group: zarr.Group, path: Path) -> tuple[Specification, int]:
     """The specification and the number of committed episodes, from the root attributes."""
     entry: Any = group.attrs.asdict().get("recede")
     if entry is None:
-        raise ValueError(
-            f"{path}: a zarr group, but not a demonstration store (no attribute 'recede'): if it is a replay buffer in "
-            "the layout of Diffusion Policy (data/, meta/episode_ends), name its task with task="
+        remedy = enclosing_store(path) or (
+            "if it is a replay buffer in the layout of Diffusion Policy (data/, meta/episode_ends), name its task with "
+            "task="
         )
+        raise ValueError(f"{path}: a zarr group, but not a demonstration store (no attribute 'recede'): {remedy}")
     attributes: dict[str, Any] = entry if isinstance(entry, dict) else {}
     if attributes.get("format") != FORMAT:
         raise ValueError(
