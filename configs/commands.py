@@ -35,7 +35,7 @@ COMMANDS = {
     "collect": Command(CollectConfig, "record demonstrations with a task's scripted expert", "Demonstrations"),
     "download": Command(DownloadConfig, "download published demonstrations", "Demonstrations", "name"),
     "inspect": Command(
-        InspectConfig, "describe demonstrations: streams, ranges, warnings, a picture", "Demonstrations", "dataset"
+        InspectConfig, "describe demonstrations: streams, ranges, faults, quality", "Demonstrations", "dataset"
     ),
     "replay": Command(ReplayConfig, "apply recorded actions in simulation and compare", "Demonstrations"),
     "train": Command(TrainConfig, "train a policy on demonstrations, or resume training", "Policies", has_presets=True),
