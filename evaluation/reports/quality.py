@@ -89,7 +89,9 @@ def write_quality(path: Path, quality: Quality, *, warnings: Sequence[str], comm
     minutes = steps * demonstrations.specification.control_dt / 60
     num = len(quality.remarks) + len(warnings)
     verdict = f"{count} episodes, {steps:,} steps, {minutes:.1f} min. " + (
-        "Nothing looks wrong." if not num else f"{num} finding{'s' if num > 1 else ''}, and what to do about {'each' if num > 1 else 'it'}."
+        "Nothing looks wrong."
+        if not num
+        else f"{num} finding{'s' if num > 1 else ''}, and what to do about {'each' if num > 1 else 'it'}."
     )
     write_page(
         path,
@@ -263,7 +265,7 @@ def _label(dimension: Dimension) -> str:
 
 def _strips(quality: Quality, policy: str) -> str:
     measures, demonstrations = quality.measures, quality.demonstrations
-    seconds = demonstrations.episode_lengths * demonstrations.specification.control_dt
+    seconds = demonstrations.episode_lengths.astype(np.float64) * demonstrations.specification.control_dt
     strips: list[tuple[str, str, NDArray[np.float64], set[str]]] = [
         ("Length", "s", seconds, set()),
         ("Idle start", "s", measures.idle_start, {"Idle start"}),

@@ -114,6 +114,9 @@ def test_two_ways_are_told_apart_if_the_start_does_not_decide():
     assert {*ways.way[::2]} | {*ways.way[1::2]} == {0, 1}
     assert len({*ways.way[::2]}) == 1
     assert judged(demonstrations) == {}
+    few = ways_of(measure(reaches(20, sides=(2.0, -2.0))))
+    assert few is not None
+    assert few.way.sum() == 10
     assert ways_of(measure(reaches(30, sides=(0.3, -0.3, 0.1, -0.1, 0.0)))) is None
 
 
