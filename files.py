@@ -254,6 +254,20 @@ def check_digest(path: Path | str, content: Mapping[str, Any], remedy: str) -> N
         raise ValueError(f"{path} is damaged: its SHA-256 is not the {DIGEST} in it; {remedy}")
 
 
+@contextmanager
+def interpreting(path: Path | str, remedy: str, *also: type[Exception]) -> Generator[None]:
+    """Name the file in every error that its content leads to, because an entry of JSON may be of any kind.
+
+    also: ValueError, if those of the block do not name the file. Raises ValueError, with the file and the remedy.
+    """
+    kinds = (ArithmeticError, AttributeError, LookupError, RuntimeError, MemoryError, TypeError, *also)
+    try:
+        yield
+    except kinds as error:
+        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is damaged ({reason}); {remedy}") from error
+
+
 def read_json_with_digest(path: Path, remedy: str) -> dict[str, Any]:
     """The content of `write_json_with_digest`, without its digest. Raises ValueError if the file is damaged."""
     content = read_json(path)

@@ -13,7 +13,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -183,7 +183,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def on_signals(handle: Callable[[int, Any], object]) -> Iterator[None]:
+def on_signals(handle: Callable[[int, Any], object]) -> Generator[None]:
     """Call `handle` for SIGINT, SIGTERM and SIGHUP meanwhile, but not for those that are ignored, as with nohup.
 
     Does nothing outside the main thread, which alone may handle signals.

@@ -3,8 +3,8 @@
     pip install metaworld gymnasium-robotics
     PYTHONPATH=benchmarks python benchmarks/advice.py FOLDER [TASK ...] [json=FILE]
 
-For each task, by default those of `TASKS`: records `DEMONSTRATIONS` of its shaking expert; trains `SEEDS` policies with
-what the rules choose, and as many with the fixed settings `FIXED`, whose steps cost the same arithmetic; and evaluates
+For each task, by default all of `TASKS`: records demonstrations of its shaking expert, trains `SEEDS` policies with
+what the rules choose and as many with the fixed settings `FIXED`, whose steps cost the same arithmetic; and evaluates
 each on `EPISODES` seeds that nothing else has used. The expert shakes as much when it is measured on its own. The
 arithmetic is counted by torch, as FLOPs of the forward and the backward pass of one update. A command that was
 interrupted goes on where it stopped: trainings and evaluations that are there are not repeated.
@@ -30,12 +30,20 @@ from recede.training.advice import setting, with_setting
 from recede.training.loop import draw_lesson, prepare
 from torch.utils.flop_counter import FlopCounterMode
 
-TASKS = ("third_party:pick_place", "third_party:peg", "third_party:hammer", "third_party:fetch_pick")
-DEMONSTRATIONS, EPISODES, SEEDS = 60, 100, (0, 1, 2)
+TASKS = {
+    "third_party:pick_place": 60,
+    "third_party:peg": 30,
+    "third_party:hammer": 60,
+    "third_party:fetch_pick": 60,
+}
+"""Task -> number of demonstrations."""
+EPISODES, SEEDS = 100, (0, 1, 2)
 FIRST_SEED = 500_000
 """Seed of the first episode of an evaluation. Demonstrations start at 0."""
 OPTIONS: tuple[str, ...] = ()
 """More arguments of every training."""
+EVALUATION = ("videos=0",)
+"""More arguments of every evaluation."""
 FIXED: dict[str, Any] = {
     "horizons.observation": 2,
     "horizons.prediction": 16,
@@ -59,7 +67,7 @@ def main() -> None:
 def compare(task: str, folder: Path) -> Iterator[Row]:
     """The rows of one task."""
     dataset = folder / "demonstrations.zarr"
-    recede("collect", f"task={task}", f"out={dataset}", f"episodes={DEMONSTRATIONS}")
+    recede("collect", f"task={task}", f"out={dataset}", f"episodes={TASKS[task]}")
     successes = expert_successes(task)
     low, high = wilson(successes, EPISODES)
     yield Row(name=f"{task}, expert", value=100 * successes / EPISODES, unit=f"% [{100 * low:.0f}, {100 * high:.0f}]")
@@ -106,7 +114,7 @@ def evaluated(task: str, run: Path) -> float:
     out = run.with_name(f"{run.name}-evaluation")
     if not (out / "evaluation.json").exists():
         seeds = [f"episodes={EPISODES}", f"first_seed={FIRST_SEED}"]
-        recede("evaluate", str(run), f"task={task}", *seeds, "videos=0", f"out={out}")
+        recede("evaluate", str(run), f"task={task}", *seeds, *EVALUATION, f"out={out}")
     return read_json(out / "evaluation.json")["success_rate"]
 
 
@@ -116,7 +124,7 @@ def update_flops(task: str, dataset: Path, settings: dict[str, Any]) -> int:
     for key, value in settings.items():
         config = with_setting(config, key, value)
     prepared = prepare(config)
-    batch = prepared.windows.batch(torch.arange(setting(prepared.config, "batch_size")))
+    batch = prepared.windows.batch(torch.arange(setting(prepared.config, "batch_size")) % len(prepared.windows))
     lesson = draw_lesson(prepared.config, prepared, prepared.policy, batch, 0, torch.Generator())
     with FlopCounterMode(display=False) as counter:
         prepared.policy.loss(lesson).mean().backward()

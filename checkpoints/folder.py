@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import check_digest, read_json, write_json_with_digest, writing
+from ..files import check_digest, interpreting, read_json, write_json_with_digest, writing
 from ..specification import Horizons, Specification, interface_from_json, interface_to_json
 
 if TYPE_CHECKING:
@@ -98,8 +98,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     missing = [key for key in KEYS if key not in manifest]
     if missing:
         raise ValueError(f"{folder / 'policy.json'} is damaged: it lacks {missing}; use another checkpoint")
-    try:
+    with interpreting(folder / "policy.json", "use another checkpoint", ValueError):
         manifest["specification"], manifest["horizons"] = interface_from_json(manifest)
-    except ValueError as error:
-        raise ValueError(f"{folder / 'policy.json'} is damaged ({error}): use another checkpoint") from None
     return manifest

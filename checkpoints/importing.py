@@ -36,7 +36,7 @@ def import_checkpoint(config: ImportCheckpointConfig) -> Path:
     Raises FileExistsError if the folder exists. Raises ValueError if the policy cannot be imported, with the names that
     differ and the remedy.
     """
-    from ..files import whole_folder
+    from ..files import interpreting, whole_folder
     from ..policy.normalizer import Normalizer
     from ..policy.weights import read_state_dict
     from .folder import write_checkpoint
@@ -51,21 +51,22 @@ def import_checkpoint(config: ImportCheckpointConfig) -> Path:
         raise ValueError(f"policy must be a diffusion policy, got {describe(config.policy)['choice']}")
     if config.policy.encoder != LowdimEncoderConfig():
         raise ValueError(f"leave policy/encoder out, the weights determine it, got {config.policy.encoder}")
-    if source.is_dir():
-        foreign, settings = lerobot(source)
-        policy_config, horizons = from_lerobot(config, settings)
-    else:
-        horizons, policy_config = config.horizons.build(), config.policy
-        foreign = reference(read_state_dict(source, remedy=REMEDY), num_observed=horizons.observation)
-    policy_config = replace(policy_config, network=network_of(policy_config.network, foreign.network))
-    if foreign.cameras.shapes:
-        policy_config = replace(policy_config, encoder=ResNetEncoderConfig(**foreign.cameras.options))
-    check_horizons(foreign, horizons)
-    specification = specification_of(config, foreign)
-    policy: Any = policy_config.build(specification, horizons, Normalizer.empty(specification))
-    policy.network.load_state_dict(foreign.network.weights)
-    policy.encoder.load_state_dict(foreign.cameras.weights)
-    set_ranges(policy.normalizer, specification, foreign)
+    with interpreting(source / "config.json" if source.is_dir() else source, "copy it again from where it was trained"):
+        if source.is_dir():
+            foreign, settings = lerobot(source)
+            policy_config, horizons = from_lerobot(config, settings)
+        else:
+            horizons, policy_config = config.horizons.build(), config.policy
+            foreign = reference(read_state_dict(source, remedy=REMEDY), num_observed=horizons.observation)
+        policy_config = replace(policy_config, network=network_of(policy_config.network, foreign.network))
+        if foreign.cameras.shapes:
+            policy_config = replace(policy_config, encoder=ResNetEncoderConfig(**foreign.cameras.options))
+        check_horizons(foreign, horizons)
+        specification = specification_of(config, foreign)
+        policy: Any = policy_config.build(specification, horizons, Normalizer.empty(specification))
+        policy.network.load_state_dict(foreign.network.weights)
+        policy.encoder.load_state_dict(foreign.cameras.weights)
+        set_ranges(policy.normalizer, specification, foreign)
     manifest = {"policy": describe(policy_config), "task": config.task, "step": 0, "seed": None, "source": str(source)}
     with whole_folder(out, replace=False) as folder:
         write_checkpoint(folder, policy.state_dict(), specification=specification, horizons=horizons, **manifest)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from ..policy.engines.interface import Engine
     from ..policy.interface import Policy
 
+MARGIN = 10_000_000
+"""Numbers beyond twice those of its weights that a policy may take while it is built."""
+
 
 @dataclass(frozen=True)
 class OpenedPolicy:
@@ -121,7 +124,7 @@ def load_policy(
 
     path, (manifest, weights) = read_resolved(Path(folder), which, read_checkpoint)
     specification = manifest["specification"]
-    config, policy = _build(path, manifest)
+    config, policy = _build(path, manifest, sum(tensor.numel() for tensor in weights.values()))
     if sampler is not None:
         if "sampler" not in {field.name for field in fields(config)}:
             raise ValueError(f"{path}: leave sampler out, this policy does not sample")
@@ -148,31 +151,39 @@ def read_description(folder: str | Path, which: str = "last") -> dict[str, Any]:
     return read_content(path) if is_exported(path) else read_resolved(path, which, read_manifest)[1]
 
 
-def _build(path: Path, manifest: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The configuration of a checkpoint's policy, and the policy, whose weights and ranges are not loaded yet."""
+def _build(path: Path, manifest: Mapping[str, Any], num_weights: int) -> tuple[Any, Any]:
+    """The configuration of a checkpoint's policy, and the policy, whose weights and ranges are not loaded yet.
+
+    num_weights: the numbers in its weights. Raises ValueError before memory is taken for far more.
+    """
+    from ..files import interpreting
     from ..policy.normalizer import Normalizer
+    from ..policy.weights import at_most_parameters
 
     specification = manifest["specification"]
-    try:
-        config = policy_config(manifest["policy"])
-        return config, config.build(specification, manifest["horizons"], Normalizer.empty(specification))
-    except UnknownChoice as error:
-        raise ValueError(f"{path / 'policy.json'}: {error}") from None
-    except (ValueError, TypeError, RuntimeError, MemoryError) as error:  # torch: too little memory
-        raise ValueError(f"{path / 'policy.json'}: cannot build the policy ({error}): train again") from error
+    with interpreting(path / "policy.json", "train again"), at_most_parameters(MARGIN + 2 * num_weights):
+        try:
+            config = policy_config(manifest["policy"])
+            return config, config.build(specification, manifest["horizons"], Normalizer.empty(specification))
+        except UnknownChoice as error:
+            raise ValueError(f"{path / 'policy.json'}: {error}") from None
+        except (ValueError, TypeError, RuntimeError, MemoryError) as error:  # torch: too little memory
+            raise ValueError(f"{path / 'policy.json'}: cannot build the policy ({error}): train again") from error
 
 
 def _open_exported(path: Path) -> tuple[ExportedEngine, dict[str, Any]]:
     """The engine of an exported folder, and the content of its `engine.json` with the folder as "path"."""
+    from ..files import interpreting
     from ..policy.engines.folder import REMEDY, open_engine, read_content
 
     content = read_content(path)
-    try:
-        config = _exported_config(content["policy"])
-    except UnknownChoice as error:
-        raise ValueError(f"{path / 'engine.json'}: {error}") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path / 'engine.json'} is damaged ({error}); {REMEDY}") from None
+    with interpreting(path / "engine.json", REMEDY):
+        try:
+            config = _exported_config(content["policy"])
+        except UnknownChoice as error:
+            raise ValueError(f"{path / 'engine.json'}: {error}") from None
+        except ValueError as error:
+            raise ValueError(f"{path / 'engine.json'} is damaged ({error}); {REMEDY}") from None
     return open_engine(path, content, config=config), content | {"path": str(path)}
 
 

@@ -12,9 +12,12 @@ from typing import Any
 from ..configs.changes import rule
 from ..configs.choices import CHOICES, MANY, names
 from ..configs.packages import import_packages
-from ..envs.faults import is_addressed, own_frames, place
+from ..envs.faults import is_addressed, one_line, own_frames, place
 from .grammar import is_sweep, jobs, requested_imports
 from .keys import help_of, keys_of, nearest_keys
+
+MOST_LETTERS = 1000
+"""Letters of an error that are shown: its beginning names the file, and its end the remedy."""
 
 MOST_FRAMES = 3
 """Lines of a user's own code that are shown of an error in it."""
@@ -60,7 +63,7 @@ def compose(command: str, arguments: Sequence[str]) -> tuple[list[Any], list[Exc
     return configurations, failures
 
 
-def explain(error: Exception, command: str) -> str | None:
+def explain(error: BaseException, command: str) -> str | None:
     """One line for an error that a user can correct, or None for a bug."""
     from hydra.errors import HydraException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -75,23 +78,23 @@ def explain(error: Exception, command: str) -> str | None:
     if isinstance(error, SyntaxError) or not is_addressed(error):
         return explain_own(error)
     if isinstance(error, ValueError | OSError | FloatingPointError | ImportError):
-        return _one_line(error)
+        return _shown(error)
     return None
 
 
-def explain_own(error: Exception) -> str:
+def explain_own(error: BaseException) -> str:
     """The error of a user's own code: what it is, and the last lines that led to it."""
-    text = _one_line(error)
+    text = _shown(error)
     if isinstance(error, SyntaxError):  # it has no frame of its own
         return f"{type(error).__name__}: {text}, in {error.filename}"
     frames = own_frames(error)[-MOST_FRAMES:]
     return "\n".join([f"{type(error).__name__}: {text} ({place(error)})", *format_list(frames)]).rstrip()
 
 
-def _one_line(error: Exception) -> str:
-    """The message of an error; what cannot be printed is escaped."""
-    line = " ".join(str(error).split())
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+def _shown(error: BaseException) -> str:
+    """The message of an error in one line; the middle of a long one is left out."""
+    line = one_line(str(error))
+    return line if len(line) <= MOST_LETTERS else f"{line[: MOST_LETTERS // 2]} ... {line[-MOST_LETTERS // 2 :]}"
 
 
 def explain_memory(error: Exception, command: str) -> str:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from ..configs.choices import CHOICES, MANY, names
@@ -76,7 +77,12 @@ def read(command: str, arguments: Sequence[str]) -> dict[str, str]:
             key, value = positional, argument
         elif (is_bare and key.partition("/")[0] not in slots(command)) or key[0:1] in ("", "+", "~"):
             raise ValueError(f"{argument!r} is not of the form key=value: see {help_of(command)}")
-        check_key(command, key)
+        try:
+            check_key(command, key)
+        except ValueError:
+            if positional is None or not Path(argument).exists():
+                raise
+            raise ValueError(f"{argument!r} is a path with '=' in it: type ./{argument}") from None
         result.pop(key, None)  # the last one counts, and it stands last
         result[key] = value
     return result

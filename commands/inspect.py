@@ -12,6 +12,7 @@ from ..configs.checks import pair
 from ..configs.datasets import InspectConfig
 from ..configs.notation import command_line
 from ..envs.catalogue import load_task
+from ..files import check_writable
 
 if TYPE_CHECKING:
     from ..datasets.demonstrations import Demonstrations
@@ -24,6 +25,8 @@ def run(config: InspectConfig) -> None:
     from ..datasets.opening import open_demonstrations
     from ..evaluation.reports.demonstrations import draw_augmented, draw_demonstrations
 
+    if config.out is not None:
+        check_writable(Path(config.out).parent)
     task = load_task(config.task) if config.task else None
     demonstrations = open_demonstrations(config.dataset, task, episodes=config.episodes)
     engine = _open_engine(config, demonstrations)

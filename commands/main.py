@@ -41,7 +41,7 @@ def _status(command: str, arguments: Sequence[str]) -> int:
     except KeyboardInterrupt as interrupt:
         print(f"recede {command}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 128 + getattr(interrupt, "number", signal.SIGINT)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a module of the user may call `sys.exit`
         messages = [explain(cause, command) for cause in getattr(error, "exceptions", [error])]
         if is_verbose or None in messages:
             raise

@@ -26,6 +26,7 @@ from .components.denoising import (
 )
 from .components.encoders import LowdimEncoderConfig, ResNetEncoderConfig, ViTEncoderConfig
 from .components.executions import EXECUTIONS
+from .components.inputs import INPUTS
 from .components.networks import DiTConfig, TransformerConfig, UNet1dConfig
 from .components.policies import DenoisingConfig, DiffusionConfig, RegressionConfig
 from .components.robots import ROBOTS
@@ -74,6 +75,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "sampler": _SAMPLERS,
     "execution": EXECUTIONS,
     "robot": ROBOTS,
+    "input": INPUTS,
 }
 """Slot -> name -> the configuration of the choice.
 
@@ -88,9 +90,9 @@ def add_choice(slot: str, name: str, config: Any) -> None:
     """Add a choice: `slot=name` then chooses `config` on every command line and in every checkpoint.
 
     slot: "policy", "policy/encoder", "policy/network", "policy/schedule", "policy/sampler", "policy/objective",
-    "policy/weighting", "execution", "robot" or "task". name: lower-case letters, digits and underscores. config: a
-    dataclass with a method `build` that makes the real object, like those in `configs.components`. For a task, the
-    `Task` itself or its place, "package.module:CONSTANT".
+    "policy/weighting", "execution", "robot", "input" or "task". name: lower-case letters, digits and underscores.
+    config: a dataclass with a method `build` that makes the real object, like those in `configs.components`. For a
+    task, the `Task` itself or its place, "package.module:CONSTANT".
 
     A reloaded module may add its choices again. Raises ValueError for an unknown slot, for a name that is taken, and
     for a configuration that does not fit the slot.

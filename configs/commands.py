@@ -11,6 +11,7 @@ from .datasets import CollectConfig, DownloadConfig, InspectConfig
 from .deployment import CheckConfig, ControlConfig, ServeConfig
 from .evaluation import CompareConfig, EvaluateConfig, ReplayConfig
 from .notation import changed, default_of
+from .recording import RecordConfig
 from .training import DemoConfig, TrainConfig
 
 
@@ -33,6 +34,7 @@ class Command:
 COMMANDS = {
     "demo": Command(DemoConfig, "record, train, evaluate and report on the embedded task, in minutes", "Start here"),
     "collect": Command(CollectConfig, "record demonstrations with a task's scripted expert", "Demonstrations"),
+    "record": Command(RecordConfig, "record demonstrations that a person drives", "Demonstrations"),
     "download": Command(DownloadConfig, "download published demonstrations", "Demonstrations", "name"),
     "inspect": Command(
         InspectConfig, "describe demonstrations: streams, ranges, faults, quality", "Demonstrations", "dataset"

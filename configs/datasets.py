@@ -29,6 +29,10 @@ class CollectConfig(CommandConfig):
         not_negative(self, "first_seed", most=LARGEST_SEED)
 
 
+PICTURES = (".png", ".jpg", ".svg", ".pdf")
+"""What the name of a picture may end in."""
+
+
 @dataclass(kw_only=True)
 class InspectConfig(CommandConfig):
     """Describe demonstrations: streams, ranges, warnings, a picture of every dimension over time, and a quality page.
@@ -65,6 +69,11 @@ The quality page has the same name with .html."""
         condition(self, "episodes")
         pair(self.crop)
         not_negative(self, "seed", most=LARGEST_SEED)
+        if self.out is not None and not self.out.lower().endswith(PICTURES):
+            raise ValueError(
+                f"out must be the file of a picture, which ends in {', '.join(PICTURES)}, got {self.out!r}: give its "
+                "whole name, as in out=inspect.png"
+            )
         if not self.augment and (self.crop is not None or self.augmentation != AugmentationConfig()):
             raise ValueError("crop and augmentation need augment=true: add it, or leave them out")
 

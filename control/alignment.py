@@ -91,6 +91,16 @@ class Alignment:
         """The latest moment that every stream has reached, s: the newest reading of the slowest stream."""
         return min(readings[-1].time for readings in self._readings.values())
 
+    @property
+    def begin(self) -> float:
+        """The earliest moment that every stream covers, s: the first kept reading of the stream that came last."""
+        return max(readings[0].time for readings in self._readings.values())
+
+    @property
+    def times(self) -> dict[str, float]:
+        """The time of the newest reading of every stream that has one, s."""
+        return {name: readings[-1].time for name, readings in self._readings.items() if readings}
+
     def at(self, moment: float) -> Observed:
         """The value of every stream at that moment, s: vectors of floats are interpolated, all else is the nearest.
 

@@ -17,13 +17,11 @@ Shapes: Da size of the action.
 
 from __future__ import annotations
 
-import math
 import shutil
 import signal
-import time
 from collections import deque
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +30,14 @@ from numpy.typing import NDArray
 
 from ..datasets.store import DemonstrationStore
 from ..realtime import Channel, Child, Layouts
-from ..robots.interface import TOLERANCE_S
 from ..specification import Specification, Stream
 from .alignment import Alignment
 from .loop import Tick
+from .outbox import Outbox
+from .steps import EvenSteps, InForce
 
 DEMONSTRATIONS, TICKS = "demonstrations.zarr", "ticks.zarr"
 """Names of the two stores in the folder of a run."""
-
-SILENCE_S = 0.5
-"""Readings further apart than this say nothing about the time between them."""
 
 PART = 10_000
 """Largest number of steps that are written at once."""
@@ -51,9 +47,6 @@ PART_BYTES = 2**28
 
 WAITING_PARTS = 2
 """Parts that may wait for a slow disk."""
-
-WAITING = 4096
-"""Messages that may wait in the loop for the process; beyond them the oldest are lost."""
 
 REASON_BYTES = 500
 """Bytes of the reason why nothing more is logged."""
@@ -72,42 +65,34 @@ class RunLog:
 
     def __init__(self, folder: Path, specification: Specification, *, rate: float, actuation_delay: float) -> None:
         self.folder, self.specification = folder, specification
-        self._number, self._tick, self.num_dropped = 0, 0, 0
-        self.failure = ""
-        """Why nothing more is logged; empty while all is well."""
-        self._waiting: deque[tuple[str, tuple[Any, ...]]] = deque()
+        self._number, self._tick = 0, 0
         with ExitStack() as undo:
             for name, streams in ((DEMONSTRATIONS, specification), (TICKS, tick_specification(specification, rate))):
                 DemonstrationStore.create(folder / name, streams)
                 undo.callback(shutil.rmtree, folder / name)
             # The end of this program waits for the process, which may still have to write.
-            self._child = Child(_serve, *layouts(specification), folder, actuation_delay, daemon=False)
+            outgoing, incoming = layouts(specification)
+            self._child = Child(_serve, outgoing, incoming, folder, actuation_delay, daemon=False)
+            self._outbox = Outbox(self._child, outgoing)
             undo.pop_all()
 
     def begin(self, seed: int) -> None:
         """Begin an episode. seed: of its environment, -1 if it has none."""
         self._number += 1
-        self._grid: float | None = None
-        self._latest, self._step, self._tick, self.num_dropped = 0.0, 0, 0, 0
-        self._request("begin", self._number, seed)
+        self._steps, self._tick = EvenSteps(self.specification.control_dt), 0
+        self._outbox.num_dropped = 0
+        self._request("begin", seed)
 
     def tick(self, tick: Tick, alignment: Alignment) -> None:
         """Log a tick, and every step whose moment all sensors have reached. Never waits.
 
-        If the process falls behind by more than `WAITING` messages, the oldest are lost, and counted in `num_dropped`.
+        If the process falls too far behind, the oldest messages are lost, and counted in `num_dropped`.
         """
-        self._send(
+        self._outbox.send(
             "tick", self._tick, *tick._replace(command=self.specification.action.cast(tick.command))
         )  # a command is in force from the moment at which it is given
-        latest, dt = alignment.time, self.specification.control_dt
-        if self._grid is None:
-            self._grid = self._latest = latest
-        if latest - self._latest > SILENCE_S:
-            self._step = math.ceil((latest - self._grid - TOLERANCE_S) / dt)
-        self._latest = latest
-        while (moment := self._grid + self._step * dt) <= latest + TOLERANCE_S:
-            self._send("step", self._step, self._tick, moment, self._streams_at(alignment, moment))
-            self._step += 1
+        for step, moment in self._steps.due(alignment.time):
+            self._outbox.send("step", step, self._tick, moment, self._streams_at(alignment, moment))
         self._tick += 1
 
     def end(self) -> int:
@@ -115,7 +100,7 @@ class RunLog:
 
         Raises OSError if it could not be written, and TimeoutError if that takes too long.
         """
-        return self._request("end", self._number)
+        return self._request("end")
 
     def close(self) -> None:
         """Write all records and end the process. The stores are deleted if no episode was begun."""
@@ -130,68 +115,35 @@ class RunLog:
         return self._child.pid
 
     @property
+    def failure(self) -> str:
+        """Why nothing more is logged; empty while all is well."""
+        return self._outbox.failure
+
+    @property
     def num_waiting(self) -> int:
         """Messages that wait for the process."""
-        return len(self._waiting)
+        return len(self._outbox)
+
+    @property
+    def num_dropped(self) -> int:
+        """Messages of the episode that were lost."""
+        return self._outbox.num_dropped
 
     def _streams_at(self, alignment: Alignment, moment: float) -> tuple[NDArray[Any], ...]:
         values = alignment.at(moment)
         return tuple(values[stream.name] for stream in self.specification.observations)
 
-    def _send(self, name: str, *values: Any) -> None:
-        """Send a message, behind those that still wait."""
-        self._waiting.append((name, values))
-        if len(self._waiting) > WAITING:
-            self._waiting.popleft()
-            self.num_dropped += 1
-        try:
-            self._flush()
-            self._answers()
-        except ConnectionError:  # the robot goes on until it has braked; the end of the episode raises the error
-            self._note_failure()
-
-    def _flush(self) -> bool:
-        """Send as many messages as the process takes; whether none is left."""
-        while self._waiting and self._child.channel.send(self._waiting[0][0], *self._waiting[0][1]):
-            self._waiting.popleft()
-        return not self._waiting
-
     def _request(self, name: str, *values: Any) -> int:
         """Send a request, and wait until it is done."""
-        self._waiting.append((name, values))
-        until = time.monotonic() + WRITE_S
         try:
-            while True:
-                is_sent = self._flush()
-                for record in self._answers():
-                    if record["number"] == self._number and is_sent:
-                        return int(record["count"])
-                self._child.channel.wait(0.1 if is_sent else 0.001)
-                if time.monotonic() > until:
-                    raise TimeoutError(f"{self.folder}: an episode must be written within {WRITE_S:g} s, but is not")
+            return int(self._outbox.request(name, self._number, *values, seconds=WRITE_S)["count"])
+        except TimeoutError:
+            raise TimeoutError(f"{self.folder}: an episode must be written within {WRITE_S:g} s, but is not") from None
         except ConnectionError:
-            self._note_failure()
             raise OSError(
                 f"{self.folder}: the run could not be written, what came before is kept ({self.failure}): make sure "
                 "that the disk has room and is writable"
             ) from None
-
-    def _note_failure(self) -> None:
-        """Set `failure` to the last words of the process."""
-        for _ in range(2):  # a closed end raises an error first, and then gives what it had received
-            with suppress(ConnectionError):
-                self._answers()
-        self.failure = self.failure or "its process has ended"
-
-    def _answers(self) -> list[Any]:
-        """The answers of the process that have arrived. Raises ConnectionError if it has failed or ended."""
-        answers = list[Any]()
-        for name, record in self._child.channel.receive():
-            if name == "failed":
-                self.failure = bytes(record["reason"]).decode(errors="replace")
-            else:
-                answers.append(record)
-        return answers
 
 
 def tick_specification(specification: Specification, rate: float) -> Specification:
@@ -273,7 +225,7 @@ class Writer:
         self._demonstrations, self._ticks = (
             _Parts(DemonstrationStore.open(folder / name), thread) for name in (DEMONSTRATIONS, TICKS)
         )
-        self._delay = actuation_delay
+        self._commands = InForce(actuation_delay)
         self.begin(-1)
 
     def begin(self, seed: int) -> None:
@@ -282,13 +234,13 @@ class Writer:
         self._ticks.begin(seed)
         self._last_step, self._last_tick = -1, -1
         self._origin: float | None = None
-        self._commands: deque[tuple[float, NDArray[Any]]] = deque()
+        self._commands.clear()
 
     def step(self, record: Any) -> None:
         """Add a step, with the command that was in force at its moment."""
         self._follow(int(record["tick"]), self._last_tick)
         is_next, self._last_step = record["step"] == self._last_step + 1, int(record["step"])
-        streams, command = record["streams"], self._in_force(float(record["time"]))
+        streams, command = record["streams"], self._commands.at(float(record["time"]))
         observation = {name: streams[name] for name in streams.dtype.names}
         is_finite = all(np.isfinite(value).all() for value in observation.values())
         if not is_next or not is_finite or command is None:
@@ -301,7 +253,7 @@ class Writer:
         time = float(record["time"])
         self._origin = time if self._origin is None else self._origin
         self._follow(int(record["tick"]), self._last_tick + 1)
-        self._commands.append((time, record["command"]))
+        self._commands.add(time, record["command"])
         measures = {name: record[name][None] for name in ("late", "age", "events", "chunk", "seam")}
         self._ticks.add({"time": np.array([time - self._origin]), **measures, "action": record["command"]})
 
@@ -316,13 +268,6 @@ class Writer:
         if tick != expected:
             self._commands.clear()
         self._last_tick = tick
-
-    def _in_force(self, moment: float) -> NDArray[Any] | None:
-        """The newest command that had taken effect by then; the older ones are forgotten."""
-        latest = moment - self._delay + TOLERANCE_S
-        while len(self._commands) > 1 and self._commands[1][0] <= latest:
-            self._commands.popleft()
-        return self._commands[0][1] if self._commands and self._commands[0][0] <= latest else None
 
 
 def _serve(channel: Channel, folder: Path, actuation_delay: float) -> None:

@@ -1,14 +1,7 @@
-"""The control loop: observations in, chunks of actions from a planner beside it, commands out, at a fixed rate.
+"""The control loop: where a lead wants the robot to go, within the limits of safety, commanded at a fixed rate.
 
-The loop never waits for a planner, a sensor or a disk. It ticks at the rate of the robot; every control period one tick
-is also a control step, in which the execution observes and may request a chunk. Between control steps, commands are
-interpolated between planned actions.
-
-Time: the action planned for an observation belongs to the moment when the observation was captured. Every action is
-commanded so that it takes effect at its moment: ahead by the delays of the sensors and the actuators. The first actions
-of a chunk, whose moments have passed, are dropped (Chi et al. 2024, section V.B, "inference delay matching").
-
-Shapes: n planned actions of size Da.
+The loop never waits for a lead, a sensor or a disk. It ticks at the rate of the robot. A policy leads by its plan
+(`planned.py`), a person by a clutch (`led.py`); the loop, its safety and its log are the same.
 """
 
 from __future__ import annotations
@@ -23,10 +16,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..execution.interface import Execution
-from ..policy.requests import Request
 from ..realtime import Clock
-from ..robots.interface import Robot, call_robot
+from ..robots.interface import Queueing, Robot, call_robot
 from .alignment import Alignment
 from .safety import Event, Safety
 
@@ -34,15 +25,26 @@ LARGEST_GAP_S = 1.0
 """Longest time between two ticks; if the clock moves by more, it jumped or the process was suspended."""
 
 
-class Planner(Protocol):
-    """Predicts chunks beside the loop, one at a time. No call ever blocks."""
+class Target(NamedTuple):
+    """Where a lead wants the robot to go now."""
 
-    def ask(self, request: Request) -> None:
-        """Request a chunk. Raises ConnectionError if the planner is lost."""
+    position: NDArray[Any] | None
+    """An action (Da,); None if there is no plan, so that the robot brakes."""
+    chunk_s: float = 0.0
+    """Seconds from request to arrival of the chunk that came now; 0 if none came."""
+    seam: float = 0.0
+    """Jump of the target when that chunk came, see `Tick.seam`."""
+
+
+class Lead(Protocol):
+    """Whoever says where the robot should go: a policy, or a person. No call ever blocks."""
+
+    def begin(self, situation: Situation) -> None:
+        """Begin a run: the robot is at rest at the last command of `situation.safety`."""
         ...
 
-    def poll(self) -> NDArray[Any] | None:
-        """The requested chunk (Tp, Da), once it has come. Raises ConnectionError if the planner is lost."""
+    def target(self, now: float) -> Target:
+        """Where to go at `now`, s."""
         ...
 
 
@@ -104,16 +106,46 @@ class Summary:
             self.chunk_s.append(tick.chunk_s)
 
 
-def interpolate(planned: NDArray[Any], place: float) -> NDArray[Any]:
-    """The action at a fractional index of planned actions (n, Da), by linear interpolation; past the end, the last one.
+class Commanded:
+    """The commands of a run, at the times when they take effect."""
 
-    >>> interpolate(np.array([[0.0], [1.0], [3.0]]), 1.25), interpolate(np.array([[0.0], [1.0]]), 7)
-    (array([1.5]), array([1.]))
-    """
-    place = max(place, 0.0)
-    first = min(math.floor(place), len(planned) - 1)
-    second = min(first + 1, len(planned) - 1)
-    return planned[first] + (place - first if second > first else 0.0) * (planned[second] - planned[first])
+    def __init__(self) -> None:
+        self._commands: deque[tuple[float, NDArray[Any]]] = deque()
+
+    def add(self, moment: float, command: NDArray[Any]) -> None:
+        """Add a command (Da,), which takes effect at `moment`, s."""
+        self._commands.append((moment, command))
+
+    def at(self, moment: float) -> NDArray[Any] | None:
+        """The command in effect at a moment, interpolated between two commands; None before the first one.
+
+        Earlier commands are forgotten.
+        """
+        while len(self._commands) > 1 and self._commands[1][0] <= moment:
+            self._commands.popleft()
+        if not self._commands:
+            return None
+        (first, before), (second, after) = self._commands[0], self._commands[min(1, len(self._commands) - 1)]
+        share = min(max((moment - first) / (second - first), 0.0), 1.0) if second > first else 0.0
+        return before + share * (after - before)
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a lead may look at: the robot, as the loop knows it."""
+
+    alignment: Alignment
+    """The readings of all streams."""
+    safety: Safety
+    """The limits and the last command."""
+    commanded: Commanded
+    """The commands so far."""
+    summary: Summary
+    """The counts so far."""
+    control_dt: float
+    """Seconds of a control period."""
+    actuation_delay: float
+    """Seconds from a command to its effect."""
 
 
 class Controller:
@@ -125,24 +157,19 @@ class Controller:
     def __init__(
         self,
         robot: Robot,
-        planner: Planner,
-        execution: Execution,
+        lead: Lead,
         safety: Safety,
         clock: Clock,
         *,
         log: Log | None = None,
         start_s: float = 5.0,
     ) -> None:
-        self.robot, self.planner, self.execution, self.safety, self.clock = robot, planner, execution, safety, clock
+        self.robot, self.lead, self.safety, self.clock = robot, lead, safety, clock
         self.log = log
-        self.start_s, self.control_dt, self.period = start_s, robot.specification.control_dt, 1 / robot.rate
+        self.start_s, self.period = start_s, 1 / robot.rate
         self.alignment = Alignment(robot.specification)
         self.summary = Summary()
-        self._step_at = self._observed_at = self._requested_at = 0.0
-        self._requested_lead = self._lead = 0.0
-        self._is_planned, self._is_waiting, self._starved_at = False, False, math.inf
-        self._held: NDArray[Any] | None = None
-        self._commanded: deque[tuple[float, NDArray[Any]]] = deque()
+        self._commanded = Commanded()
         self._rest_at = math.inf
 
     def run(self, is_over: Callable[[], bool], *, brakes: Callable[[], str] = lambda: "") -> Summary:
@@ -157,6 +184,16 @@ class Controller:
         try:
             call_robot(self.robot.start)
             self._wait_for_streams()
+            self.lead.begin(
+                Situation(
+                    self.alignment,
+                    self.safety,
+                    self._commanded,
+                    self.summary,
+                    self.robot.specification.control_dt,
+                    self.robot.actuation_delay,
+                )
+            )
             scheduled = last = self.clock.now()
             while not is_over() and not self._is_at_rest():
                 self.clock.sleep_until(scheduled)
@@ -193,8 +230,7 @@ class Controller:
         """Wait until every stream and the position are known, and begin safety there. Commands nothing."""
         until, refused = self.clock.now() + self.start_s, dict[str, str]()
         while True:
-            readings = call_robot(self.robot.read)
-            refused |= self.alignment.add(readings, self.clock.now())
+            refused |= self._read()
             position = call_robot(self.robot.position)
             if not self.alignment.missing and position is not None:
                 self.safety.begin(position)
@@ -207,83 +243,27 @@ class Controller:
                 )
             self.clock.sleep_until(self.clock.now() + self.period)
 
-    def _tick(self, now: float, scheduled: float) -> None:
+    def _read(self) -> dict[str, str]:
+        """Read all streams; the name of a stream whose reading is refused -> why."""
+        refused = dict[str, str]()
+        if isinstance(self.robot, Queueing):  # what a late tick has missed
+            for name, readings in call_robot(self.robot.unread).items():
+                for reading in readings:
+                    refused |= self.alignment.add({name: reading}, self.clock.now())
         readings = call_robot(self.robot.read)
-        read_at = self.clock.now()  # a reading may be newer than the begin of the tick
-        is_bad = bool(self.alignment.add(readings, read_at))
-        age, chunk_s, seam = read_at - self.alignment.time, 0.0, 0.0
-        with np.errstate(all="ignore"):  # a chunk may hold any numbers, which safety checks
-            try:
-                if self._is_waiting and (chunk := self.planner.poll()) is not None:
-                    chunk_s, seam = now - self._requested_at, self._join(chunk, now)
-                self._plan(now)
-            except ConnectionError:  # the plan goes on, and runs out unless the planner comes back
-                self._is_waiting = False
-                self.execution.withdraw()
-            command, events = self.safety(self._target(now), age_s=age)
+        return refused | self.alignment.add(readings, self.clock.now())
+
+    def _tick(self, now: float, scheduled: float) -> None:
+        is_bad = bool(self._read())
+        age = self.clock.now() - self.alignment.time  # a reading may be newer than the begin of the tick
+        with np.errstate(all="ignore"):  # a target may hold any numbers, which safety checks
+            target = self.lead.target(now)
+            command, events = self.safety(target.position, age_s=age)
         if is_bad:
             events |= Event.BAD_READING
         call_robot(self.robot.command, command, now)
-        self._commanded.append((now + self.robot.actuation_delay, command))
-        tick = Tick(now, self.clock.now() - scheduled, age, command, int(events), chunk_s, seam)
+        self._commanded.add(now + self.robot.actuation_delay, command)
+        tick = Tick(now, self.clock.now() - scheduled, age, command, int(events), target.chunk_s, target.seam)
         self.summary.count(tick, is_late=tick.late_s > self.period / 2)
         if self.log is not None:
             self.log.tick(tick, self.alignment)
-
-    def _join(self, chunk: NDArray[Any], now: float) -> float:
-        """Accept a chunk; return by how much it moves the target of this moment, see `Tick.seam`."""
-        before = self._target(now)
-        self._is_waiting, self._lead = False, self._requested_lead
-        if not self._is_planned:  # the first step begins when the first chunk comes
-            self._is_planned, self._step_at = True, now
-        self.execution.accept(chunk)
-        after = self._target(now)
-        if before is None or after is None:
-            return 0.0
-        seam = float(np.max(np.abs(after - before) / (self.safety.limits.high - self.safety.limits.low)))
-        return seam if math.isfinite(seam) else 1.0
-
-    def _plan(self, now: float) -> None:
-        """If a control step begins, observe and request the next chunk."""
-        # Before the first chunk there are no steps, and a lost request is repeated.
-        is_step = now >= self._step_at + self.control_dt if self._is_planned else not self._is_waiting
-        if not is_step:
-            return
-        # Missed steps count as well: the plan is as old as the clock says.
-        for _ in range(max(1, math.floor((now - self._step_at) / self.control_dt)) if self._is_planned else 1):
-            self._observed_at = self.alignment.time
-            commanded = self._command_at(self._observed_at - self.control_dt)
-            self.execution.observe(self.alignment.at(self._observed_at), commanded=commanded)
-            self._step_at = self._step_at + self.control_dt if self._is_planned else now
-            self.summary.num_steps += 1
-        request = self.execution.request()
-        if request is not None:
-            self._is_waiting, self._requested_at = True, now
-            self._requested_lead = self._step_at - self._observed_at + self.robot.actuation_delay
-            self.planner.ask(request)
-
-    def _command_at(self, moment: float) -> NDArray[Any] | None:
-        """The command in effect at a moment, interpolated between two commands; None before the first one.
-
-        Earlier commands are forgotten.
-        """
-        while len(self._commanded) > 1 and self._commanded[1][0] <= moment:
-            self._commanded.popleft()
-        if not self._commanded:
-            return None
-        (first, before), (second, after) = self._commanded[0], self._commanded[min(1, len(self._commanded) - 1)]
-        share = min(max((moment - first) / (second - first), 0.0), 1.0) if second > first else 0.0
-        return before + share * (after - before)
-
-    def _target(self, now: float) -> NDArray[Any] | None:
-        """The planned action of this moment; None without a plan, or if it ran out more than `stale_s` ago."""
-        if not self._is_planned:
-            return None
-        place = (now - self._step_at + self._lead) / self.control_dt
-        planned = self.execution.planned
-        if len(planned):
-            self._starved_at = math.inf
-            self._held = planned[-1]
-            return interpolate(planned, place)
-        self._starved_at = min(self._starved_at, now)
-        return None if now - self._starved_at > self.safety.stale_s else self._held

@@ -12,9 +12,13 @@ from ..realtime import on_signals
 
 
 class Operator:
-    """Listens to the keys of this terminal and to the signals to this process, while its context is entered."""
+    """Listens to the keys of this terminal and to the signals to this process, while its context is entered.
 
-    def __init__(self) -> None:
+    hint: what the keys do, which a terminal shows.
+    """
+
+    def __init__(self, hint: str = "any key ends an episode and stops the robot, Ctrl-C ends them all") -> None:
+        self._hint = hint
         self._has_pressed = False
         self.signal = 0
         """The signal that ended the session, or 0."""
@@ -31,7 +35,7 @@ class Operator:
                 undo.enter_context(suppress(termios.error))  # the terminal may be gone by then
                 undo.callback(termios.tcsetattr, self._terminal, termios.TCSAFLUSH, termios.tcgetattr(self._terminal))
                 tty.setcbreak(self._terminal)  # every key counts, not only Enter
-                print("any key ends an episode and stops the robot, Ctrl-C ends them all")
+                print(self._hint)
             self._undo = undo.pop_all()
         return self
 
@@ -56,6 +60,15 @@ class Operator:
         """Whether the operator ends the episode now: by any key, or by a signal."""
         self._has_pressed = self._has_pressed or bool(self._keys(0))
         return self._has_pressed or bool(self.signal)
+
+    @property
+    def has_terminal(self) -> bool:
+        """Whether somebody can type."""
+        return self._terminal is not None
+
+    def typed(self) -> bytes:
+        """The keys that were typed since the last call."""
+        return self._keys(0)
 
     def _end(self, number: int, _: object) -> None:
         self.signal = number

@@ -209,6 +209,13 @@ class Safety:
         self._held_s, self._is_stopped = 0.0, False
 
     @property
+    def last(self) -> Array:
+        """The last command (Da,), or the position at `begin`. Raises RuntimeError before `begin`."""
+        if self._last is None:
+            raise RuntimeError("call begin() with the position of the robot before the first command")
+        return self._last
+
+    @property
     def is_stopped(self) -> bool:
         """Whether the robot is stopped until `begin`."""
         return self._is_stopped
@@ -227,16 +234,15 @@ class Safety:
 
         Raises RuntimeError before `begin`.
         """
-        if self._last is None:
-            raise RuntimeError("call begin() with the position of the robot before the first command")
+        last = self.last
         events = Event.NO_PLAN if target is None else Event(0)
         if not -TOLERANCE_S <= age_s <= self.stale_s:  # also without an age that is a number
             events |= Event.STALE
         if self._is_stopped:
             events |= Event.STOPPED
-        brake = np.full_like(self._last, np.nan)
+        brake = np.full_like(last, np.nan)
         target = brake if events or target is None else target
-        limited = next_command(target, self._last, self._velocity, self.limits, self.dt)
+        limited = next_command(target, last, self._velocity, self.limits, self.dt)
         if not events:
             events = Event(int(limited.events))
         self._last, self._velocity = limited.command, limited.velocity

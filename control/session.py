@@ -21,6 +21,7 @@ from ..robots.simulated import SimulatedRobot
 from .log import RunLog
 from .loop import Controller, Summary
 from .operator import Operator
+from .planned import Planned
 from .planner import PolicyProcess
 from .safety import Safety
 
@@ -71,7 +72,7 @@ class Session:
                 execution = self.make_execution(policy.ready())
                 if not operator.begin(is_asked=self._simulation is None):  # somebody has to prepare the scene
                     break
-                controller = Controller(robot, policy.planner, execution, self.safety, self.clock, log=log)
+                controller = Controller(robot, Planned(policy.planner, execution), self.safety, self.clock, log=log)
                 self._run_episode(seed, controller, log, operator)
             if operator.signal:
                 raise Interrupted(operator.signal)

@@ -46,15 +46,24 @@ def open_group(path: str | Path, mode: str = "r") -> zarr.Group:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: check the path")
-    if not any((path / name).is_file() for name in ("zarr.json", ".zgroup")):
+    if not _is_group(path):
         raise ValueError(f"{path}: not a zarr group (neither zarr.json nor .zgroup in it): {_remedy(path)}")
     try:
         store = LocalStore(path, read_only=mode == "r")
         return zarr.open_group(store, mode=mode, use_consolidated=False)  # type: ignore[arg-type]
     except DAMAGE as error:
-        raise ValueError(
-            f"{path}: not a zarr group, or its zarr.json is damaged ({error}): restore that file from a copy"
-        ) from error
+        remedy = enclosing_store(path) or "restore that file from a copy"
+        raise ValueError(f"{path}: not a zarr group, or its zarr.json is damaged ({error}): {remedy}") from error
+
+
+def enclosing_store(path: Path) -> str:
+    """What to do about a path within a store: name the store; empty if it lies within none."""
+    groups = [parent for parent in path.parents if _is_group(parent)]
+    return f"it lies within {groups[-1]}, so name that" if groups else ""
+
+
+def _is_group(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 
 def _remedy(path: Path) -> str:
@@ -68,7 +77,7 @@ def _remedy(path: Path) -> str:
         return f"it seems to be a data set of LeRobot, which is not read, so {own}"
     if stores := sorted(file.parents[1] for name in (".zgroup", "zarr.json") for file in path.glob(f"*/data/{name}")):
         return f"did you mean {stores[0]}?"
-    return "name the folder of a store"
+    return enclosing_store(path) or "name the folder of a store"
 
 
 def open_array(group: zarr.Group, key: str, path: Path) -> ZarrArray:
@@ -137,7 +146,7 @@ def extend(array: ZarrArray, start: int, rows: NDArray[Any]) -> None:
     Raises ValueError if the chunk that the rows continue is missing or damaged.
     """
     # zarr would fill the earlier rows of a missing chunk with zeros.
-    begin = start - start % _file_shape(array)[0]
+    begin = start - start % file_rows(array)
     require_chunks(array, begin, start)
     array.resize((start + len(rows), *array.shape[1:]))
     try:
@@ -155,6 +164,11 @@ def _chunks(array: ZarrArray, start: int, stop: int) -> Iterator[tuple[Path, tup
     for chunk in ((row, *rest) for row in rows for rest in itertools.product(*columns)):  # a row of chunks at a time
         region = tuple(slice(index * size, (index + 1) * size) for index, size in zip(chunk, sizes, strict=True))
         yield folder / array.metadata.encode_chunk_key(chunk), region
+
+
+def file_rows(array: ZarrArray) -> int:
+    """Number of rows in one file."""
+    return _file_shape(array)[0]
 
 
 def _file_shape(array: ZarrArray) -> tuple[int, ...]:
@@ -226,7 +240,7 @@ def check_length(array: ZarrArray, num_steps: int, path: Path) -> None:
             f"{path}: {array.path} must reach the last episode's end at step {num_steps}, got {array.shape[0]} steps: "
             "restore it from a copy"
         )
-    least = -(-num_steps // _file_shape(array)[0]) // SPARSE
+    least = -(-num_steps // file_rows(array)) // SPARSE
     present = sum(1 for _ in itertools.islice((_root(array) / array.path).rglob("*"), least))
     if present < least:
         raise ValueError(

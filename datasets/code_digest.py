@@ -5,9 +5,9 @@ from __future__ import annotations
 import dis
 import hashlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -30,77 +30,67 @@ def code_digest(function: Callable[..., Any]) -> str | None:
     its own, and a module other than numpy, are not.
     """
     try:
-        parts = list(_parts(function, set()))
+        content = repr((sys.version, np.__version__, _identity(function, set())))
     except (Unidentified, ValueError, RecursionError):  # a variable without a value is a ValueError
         return None
-    content = "\n".join([sys.version, np.__version__, *parts])
     return hashlib.sha256(content.encode(errors="surrogatepass")).hexdigest()
 
 
-def _parts(value: Any, seen_ids: set[int]) -> Iterator[str]:
-    """What determines a value, as lines of text. seen_ids: of the functions on the way here. Raises Unidentified."""
+def _identity(value: Any, seen_ids: set[int]) -> Any:
+    """Plain data whose text determines a value. seen_ids: of the functions on the way here. Raises Unidentified."""
     kind = type(value).__name__
-    if value is None or value is Ellipsis or isinstance(value, (bool, int, float, complex, str, bytes)):
-        yield f"{kind} {value!r}"
-    elif isinstance(value, (tuple, list, frozenset, set, slice, dict)):
-        yield kind
-        items = [value.start, value.stop, value.step] if isinstance(value, slice) else value
-        for item in sorted(items, key=repr) if isinstance(value, (frozenset, set)) else items:
-            yield from _parts(item, seen_ids)
-        for item in value.values() if isinstance(value, dict) else ():
-            yield from _parts(item, seen_ids)
-        yield "end"
-    elif isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        yield f"array {value.dtype.str} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}"
-    elif isinstance(value, (np.generic, np.dtype)):
-        yield f"{kind} {value!r}"
-    elif isinstance(value, partial):
-        yield "partial"
-        yield from _parts((value.func, value.args, value.keywords), seen_ids)
-    elif _is_numpy(value):
-        yield f"numpy {getattr(value, '__name__', value)}"
-    elif type(value) is FunctionType:
-        yield from _function_parts(value, seen_ids)
-    else:
+    if value is None or value is Ellipsis or isinstance(value, (bool, int, float, complex, str, bytes, np.dtype)):
+        return value
+    if isinstance(value, (tuple, list)):
+        return kind, [_identity(item, seen_ids) for item in value]
+    if isinstance(value, (frozenset, set)):
+        return kind, sorted(repr(_identity(item, seen_ids)) for item in value)
+    if isinstance(value, dict):
+        return kind, _identity(list(value.items()), seen_ids)
+    if isinstance(value, slice):
+        return kind, _identity((value.start, value.stop, value.step), seen_ids)
+    if isinstance(value, partial):
+        return kind, _identity((value.func, value.args, value.keywords), seen_ids)
+    if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufc":
+        return kind, value.dtype.str, value.shape, hashlib.sha256(value.tobytes()).hexdigest()
+    if _is_numpy(value):
+        return "numpy", value.__name__
+    if type(value) is not FunctionType:
         raise Unidentified
+    if id(value) in seen_ids:
+        return kind
+    seen_ids.add(id(value))
+    closure = [cell.cell_contents for cell in value.__closure__ or ()]
+    used = _identity((value.__defaults__, value.__kwdefaults__, closure), seen_ids)
+    return kind, used, _code_identity(value.__code__, value, seen_ids)
 
 
-def _function_parts(function: FunctionType, seen_ids: set[int]) -> Iterator[str]:
-    if id(function) in seen_ids:
-        return
-    seen_ids.add(id(function))
-    yield "function"
-    yield from _parts((function.__defaults__, function.__kwdefaults__), seen_ids)
-    for cell in function.__closure__ or ():
-        yield from _parts(cell.cell_contents, seen_ids)
-    yield from _code_parts(function.__code__, function, seen_ids)
-
-
-def _code_parts(code: CodeType, function: FunctionType, seen_ids: set[int]) -> Iterator[str]:
-    yield code.co_code.hex() + f" {code.co_names} {code.co_varnames} {code.co_freevars} {code.co_cellvars}"
-    if UNSTABLE & set(code.co_names):
+def _code_identity(code: CodeType, function: FunctionType, seen_ids: set[int]) -> Any:
+    """As `_identity`, of the code of a function or of what is defined in it."""
+    instructions, scope = list(dis.get_instructions(code)), function.__globals__
+    names = [i.argval for i in instructions if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")]
+    has_import = any(instruction.opname.startswith("IMPORT") for instruction in instructions)
+    if has_import or UNSTABLE & {*code.co_names} or {*names} - scope.keys() - function.__builtins__.keys():
         raise Unidentified
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _code_parts(constant, function, seen_ids)
-        else:
-            yield from _parts(constant, seen_ids)
-    for instruction in dis.get_instructions(code):
-        if instruction.opname.startswith("IMPORT"):
-            raise Unidentified
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            name, builtins = instruction.argval, function.__builtins__
-            if name in function.__globals__:
-                yield name
-                yield from _parts(function.__globals__[name], seen_ids)
-            elif name not in builtins:
-                raise Unidentified
+    constants = [
+        _code_identity(constant, function, seen_ids)
+        if isinstance(constant, CodeType)
+        else _identity(constant, seen_ids)
+        for constant in code.co_consts
+    ]
+    variables = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars
+    return (
+        code.co_code,
+        variables,
+        constants,
+        [(name, _identity(scope[name], seen_ids)) for name in names if name in scope],
+    )
 
 
 def _is_numpy(value: Any) -> bool:
     """Whether a value is numpy itself, or a function or class of it that keeps no state."""
-    if isinstance(value, ModuleType):
-        return value is np
+    if value is np:
+        return True
     if type(value) is np.ufunc:
         return value is getattr(np, value.__name__, None)
     is_stateless = isinstance(value, (type, FunctionType, BuiltinFunctionType, type(np.flip)))

@@ -14,6 +14,10 @@ An append writes the rows of every stream, then `meta`, and commits by replacing
 killed writer leaves at most such rows and files called `*.partial`. Nothing is flushed from the operating system's
 cache: an append survives the death of its process, but not a power failure.
 
+An episode may also be written while it is recorded: `begin` it, `add` steps, and `keep` or `discard` it. Its steps are
+such uncommitted rows until it is kept. Images are compressed and written whenever they fill a file, so that keeping an
+episode takes about as long as an append of one file, however long it is.
+
 The facts of an episode beyond m are unknown, and so are all of a store without these two arrays.
 
 Every chunk file has a checksum, and chunks of zeros are written too, so damaged and missing files are detected when
@@ -53,6 +57,7 @@ from ..specification import Specification, Stream, nearest
 from .arrays import (
     ZarrArray,
     check_length,
+    enclosing_store,
     extend,
     files_digest,
     open_array,
@@ -61,6 +66,7 @@ from .arrays import (
     require_chunks,
 )
 from .demonstrations import Demonstrations, check_episode_ends, check_finite
+from .episode_writer import EpisodeWriter
 from .facts import UNKNOWN, EpisodeFacts
 from .image_codec import ImageCodec, check_image
 
@@ -88,8 +94,8 @@ IMAGE_COMPRESSIONS = ("zstd", "png", "jpeg")
 LOCK_TIMEOUT = 60.0
 """How long an append waits for another writer (s)."""
 
-_APPENDING = threading.Lock()
-"""Held while a thread of this process appends, to whichever store."""
+_WRITING = threading.Lock()
+"""Held while a thread of this process opens or commits to a store that it writes, whichever store."""
 
 _PARTIAL = re.compile(r".+\.[0-9a-f]{32}\.partial")
 """The files that zarr writes and then renames."""
@@ -175,12 +181,49 @@ class DemonstrationStore(Demonstrations):
         Raises ValueError if the episode does not fit the specification or the store is damaged, OSError if it cannot be
         written (a full disk), and TimeoutError if another writer does not finish.
         """
-        rows = self._checked(streams)
+        self._checked(streams)
+        with self.begin() as episode:
+            episode.add(streams)
+            return episode.keep(seed=seed, facts=facts)
+
+    def begin(self) -> EpisodeWriter:
+        """Begin an episode whose steps are written while they come. Other writers wait until it is kept or discarded.
+
+        Raises ValueError if the store is damaged, and TimeoutError if another writer does not finish.
+        """
+        with ExitStack() as undo:
+            undo.enter_context(self._locked())
+            return EpisodeWriter(
+                self._arrays,
+                self.num_steps,
+                check=self._checked,
+                commit=self._commit,
+                shorten=self._shorten,
+                lock=undo.pop_all(),
+            )
+
+    def drop_last(self) -> int:
+        """Remove the last episode, as one atomic change, and return how many remain.
+
+        Raises ValueError if there is none or the store is damaged, and TimeoutError if another writer does not finish.
+        """
+        with self._locked():
+            if not len(self):
+                raise ValueError(f"{self.path}: there is no episode to remove: record one first")
+            self._show(self.episode_ends[:-1], self.episode_seeds[:-1])
+            self._shorten()
+        return len(self)
+
+    @contextmanager
+    def _locked(self) -> Generator[None]:
+        """Open the store for writing, while no other writer does. An OSError meanwhile says that nothing is lost."""
         try:
-            # zarr skips chunks of zeros unless this is set when an array is opened; it holds for all threads.
-            with self._turn(), zarr.config.set({"array.write_empty_chunks": True}):
-                self._refresh("r+")
-                self._append_rows(rows, seed, facts)
+            with self._turn():
+                with _writing_zeros():
+                    self._refresh("r+")
+                if self._group.metadata.zarr_format != 3:
+                    raise ValueError(f"{self.path}: a zarr v2 store can only be read: record into a new store")
+                yield
         except (FileNotFoundError, TimeoutError):
             raise
         except OSError as error:
@@ -189,7 +232,6 @@ class DemonstrationStore(Demonstrations):
                 f"{self.path}: the episode was not recorded, all earlier ones are intact "
                 f"({error.strerror or error}): see that the disk has room and can be written to, and append it again",
             ) from error
-        return len(self) - 1
 
     def remove_leftovers(self) -> None:
         """Delete the files `*.partial` of killed writers. Looks at every file of the store.
@@ -203,8 +245,8 @@ class DemonstrationStore(Demonstrations):
 
     @contextmanager
     def _turn(self) -> Generator[None]:
-        """No other process or thread appends meanwhile. Raises TimeoutError if another writer does not finish."""
-        with _APPENDING, ExitStack() as stack:
+        """No other writer appends meanwhile. Raises TimeoutError if another writer does not finish."""
+        with ExitStack() as stack:
             try:
                 stack.enter_context(FileLock(self.path / _ENDS / ".lock", timeout=LOCK_TIMEOUT, poll_interval=0.01))
             except Timeout:
@@ -231,20 +273,26 @@ class DemonstrationStore(Demonstrations):
             )
         return rows
 
-    def _append_rows(self, rows: Mapping[str, NDArray[Any]], seed: int, facts: EpisodeFacts) -> None:
-        """Write an episode after the committed ones, then commit it. Needs the lock and a refresh for writing."""
-        if self._group.metadata.zarr_format != 3:
-            raise ValueError(f"{self.path}: a zarr v2 store can only be read: record into a new store")
-        index, start = len(self), self.num_steps
-        stop = start + len(rows["action"])
-        for name, values in rows.items():
-            extend(self._arrays[name], start, values)
-        extend(self._array(_ENDS), index, np.array([stop]))
-        extend(self._array(_SEEDS), index, np.array([seed]))
-        self._append_facts(index, facts)
-        self._group.attrs["recede"] = _attributes(self.specification, index + 1)
-        self.episode_ends = np.append(self.episode_ends, stop)
-        self.episode_seeds = np.append(self.episode_seeds, seed)
+    def _commit(self, num_steps: int, seed: int, facts: EpisodeFacts) -> int:
+        """Commit an episode whose rows are written; returns its index. Needs the lock."""
+        index, stop = len(self), self.num_steps + num_steps
+        with _writing_zeros():
+            extend(self._array(_ENDS), index, np.array([stop]))
+            extend(self._array(_SEEDS), index, np.array([seed]))
+            self._append_facts(index, facts)
+            self._show(np.append(self.episode_ends, stop), np.append(self.episode_seeds, seed))
+        return index
+
+    def _show(self, ends: NDArray[np.int64], seeds: NDArray[np.int64]) -> None:
+        """Replace the one file that says how many episodes there are."""
+        self._group.attrs["recede"] = _attributes(self.specification, len(ends))
+        self.episode_ends, self.episode_seeds, self._facts = ends, seeds, None
+
+    def _shorten(self) -> None:
+        """Delete the files that hold uncommitted rows alone."""
+        for array in self._arrays.values():
+            if array.shape[0] > self.num_steps:
+                array.resize((self.num_steps, *array.shape[1:]))
 
     def _append_facts(self, index: int, facts: EpisodeFacts) -> None:
         """Write the facts of episode `index`, and that nothing is known of earlier ones without facts."""
@@ -281,7 +329,7 @@ class DemonstrationStore(Demonstrations):
         """Read the last commit and open every array, for reading ("r") or also for writing ("r+")."""
         self._facts: Sequence[EpisodeFacts] | None = None
         self._group = open_group(self.path, mode)
-        self.specification, num_episodes = _commit(self._group, self.path)
+        self.specification, num_episodes = _read_commit(self._group, self.path)
         self.episode_ends = self._meta(_ENDS, num_episodes)
         self.episode_seeds = self._meta(_SEEDS, num_episodes)
         check_episode_ends(self.episode_ends, f"{self.path}: {_ENDS}")
@@ -308,6 +356,13 @@ class DemonstrationStore(Demonstrations):
             )
         require_chunks(array, 0, count)
         return read_rows(array, 0, count).astype(np.int64, copy=False)
+
+
+@contextmanager
+def _writing_zeros() -> Generator[None]:
+    """Arrays that are opened meanwhile write chunks of zeros, which zarr skips otherwise, in all threads."""
+    with _WRITING, zarr.config.set({"array.write_empty_chunks": True}):
+        yield
 
 
 def _cast(values: NDArray[Any], stream: Stream, path: Path) -> NDArray[Any]:
@@ -381,14 +436,15 @@ def _attributes(specification: Specification, num_episodes: int) -> dict[str, An
     return {"format": FORMAT, "specification": specification.to_json(), "num_episodes": num_episodes}
 
 
-def _commit(group: zarr.Group, path: Path) -> tuple[Specification, int]:
+def _read_commit(group: zarr.Group, path: Path) -> tuple[Specification, int]:
     """The specification and the number of committed episodes, from the root attributes."""
     entry: Any = group.attrs.asdict().get("recede")
     if entry is None:
-        raise ValueError(
-            f"{path}: a zarr group, but not a demonstration store (no attribute 'recede'): if it is a replay buffer in "
-            "the layout of Diffusion Policy (data/, meta/episode_ends), name its task with task="
+        remedy = enclosing_store(path) or (
+            "if it is a replay buffer in the layout of Diffusion Policy (data/, meta/episode_ends), name its task with "
+            "task="
         )
+        raise ValueError(f"{path}: a zarr group, but not a demonstration store (no attribute 'recede'): {remedy}")
     attributes: dict[str, Any] = entry if isinstance(entry, dict) else {}
     if attributes.get("format") != FORMAT:
         raise ValueError(

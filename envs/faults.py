@@ -11,7 +11,7 @@ import functools
 import os
 import sysconfig
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -90,7 +90,8 @@ class RunningEnv:
         """The environment."""
         if self._env is None:
             self.during = "make()"
-            self._env = self._make()
+            with _exits_are_errors():
+                self._env = self._make()
         return self._env
 
     def reset(self, seed: int, *, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -100,7 +101,8 @@ class RunningEnv:
         """
         self.seed, self.num_steps, self._frame_shape = seed, 0, None
         env, self.during = self.env, "reset()"
-        observation, info = reset(env, seed=seed if options is None else None, options=options)
+        with _exits_are_errors():
+            observation, info = reset(env, seed=seed if options is None else None, options=options)
         self._check(observation, info, env.reset)
         return observation, info
 
@@ -114,7 +116,8 @@ class RunningEnv:
         self.num_steps += 1
         if not np.isfinite(action).all():
             raise PromiseError(f"an action must be finite numbers, got {action}", stream="action")
-        result = self.env.step(action)
+        with _exits_are_errors():
+            result = self.env.step(action)
         observation, _, terminated, truncated, info = unpacked("step", result, culprit=self.env.step)
         self._check(observation, info, self.env.step)
         return observation, bool(terminated), bool(truncated), info
@@ -122,14 +125,15 @@ class RunningEnv:
     def picture(self) -> NDArray[np.uint8]:
         """Render an (H, W, 3) image. Raises PromiseError if it is none, or if its size changes in an episode."""
         self.during = "render()"
-        image = picture(self.env.render(), shape=self._frame_shape)
+        with _exits_are_errors():
+            image = picture(self.env.render(), shape=self._frame_shape)
         self._frame_shape = image.shape
         return image
 
     def fault(self, error: Exception) -> Fault:
         """Describe an error of this episode."""
         stream = error.stream if isinstance(error, PromiseError) else None
-        message = " ".join(str(error).split())
+        message = one_line(str(error))
         return Fault(self.seed, self.num_steps, self.during, type(error).__name__, message, place(error), stream)
 
     def close(self) -> None:
@@ -142,6 +146,21 @@ class RunningEnv:
     def _check(self, observation: Any, info: dict[str, Any], culprit: Callable[..., Any]) -> None:
         check_observation(self.specification, observation, self.during, culprit=culprit)
         outcome(info, self.during, culprit=culprit)
+
+
+def one_line(text: str) -> str:
+    """A text in one line; what cannot be printed is escaped."""
+    line = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+
+
+@contextlib.contextmanager
+def _exits_are_errors() -> Generator[None]:
+    """An environment that calls `sys.exit` breaks off an episode; only the user ends the command."""
+    try:
+        yield
+    except SystemExit as error:
+        raise RuntimeError(f"it called sys.exit({error.code!r})").with_traceback(error.__traceback__) from None
 
 
 def place(error: BaseException) -> str | None:

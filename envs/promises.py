@@ -8,6 +8,7 @@ Shapes: H, W and C height, width and channels of an image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -112,19 +113,40 @@ def check_observation(
 
 
 def outcome(info: Mapping[str, Any], what: str, *, culprit: Callable[..., Any] | None = None) -> tuple[bool, float]:
-    """The success and the score of a step. Raises PromiseError if one is missing, or if the score is not in [0, 1]."""
+    """The success and the score of a step.
+
+    Raises PromiseError if one is missing, if the success is not true or false, or if the score is not in [0, 1].
+    """
     for name in ("success", "score"):
         if name not in info:
             raise PromiseError(
                 f"{what} must return an info that holds {name!r}, got {sorted(map(str, info))}: add it there",
                 culprit=culprit,
             )
-    score = float(info["score"])
+    success, score = (_number(info[name]) for name in ("success", "score"))
     if not 0 <= score <= 1:
         raise PromiseError(
-            f"info['score'] must be a number in [0, 1], {what} gave {score}: scale it there", culprit=culprit
+            f"info['score'] must be a number in [0, 1], {what} gave {brief(info['score'])}: scale it there",
+            culprit=culprit,
         )
-    return bool(info["success"]), score
+    if success not in (0, 1):
+        raise PromiseError(
+            f"info['success'] must be true or false, {what} gave {brief(info['success'])}: compare it there",
+            culprit=culprit,
+        )
+    return bool(success), score
+
+
+def _number(value: Any) -> float:
+    """A boolean or a number, also as an array of one; NaN for anything else."""
+    array = np.asarray(value)
+    return float(array.reshape(())) if array.dtype.kind in "biuf" and array.size == 1 else math.nan
+
+
+def brief(value: Any) -> str:
+    """A value as it can be shown in a line."""
+    text = ascii(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 def picture(image: Any, *, shape: tuple[int, ...] | None = None) -> NDArray[np.uint8]:

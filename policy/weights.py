@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+
+@contextmanager
+def at_most_parameters(most: int) -> Generator[None]:
+    """Raise ValueError as soon as modules that are built meanwhile have more numbers, before these are drawn."""
+    count = 0
+
+    def add(module: torch.nn.Module, name: str, parameter: torch.nn.Parameter | None) -> None:
+        nonlocal count
+        count += 0 if parameter is None else parameter.numel()
+        if count > most:
+            raise ValueError(f"its sizes need more than {most} numbers, far more than its weights have")
+
+    hook = register_module_parameter_registration_hook(add)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def read_state_dict(path: Path, *, remedy: str) -> dict[str, Tensor]:

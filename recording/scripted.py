@@ -18,6 +18,7 @@ from ..envs.faults import Fault, RunningEnv, summary
 from ..envs.promises import PromiseError
 from ..envs.task import Task
 from ..files import exclusive
+from .stores import open_existing
 
 MOST_FAULTS = 3
 """The episodes that may break off before the first one that does not."""
@@ -50,7 +51,7 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: s
             f"task {task.name!r} has no scripted expert to record: download or record demonstrations of it"
         )
     failures_path = path.with_name(f"{path.stem}-failures{path.suffix}")
-    store = _open_existing(path, task)
+    store = open_existing(path, task.specification, of=repr(task.name))
     if store is None:
         try:
             DemonstrationStore.create(path, task.specification, images=images)
@@ -61,7 +62,7 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: s
     with exclusive(path, "being recorded"), closing(RunningEnv(task.make, task.specification)) as env:
         store = DemonstrationStore.open(path)  # as the last process left it
         store.remove_leftovers()
-        failures = _open_existing(failures_path, task)
+        failures = open_existing(failures_path, task.specification, of=repr(task.name))
         used = [int(seed) for opened in (store, failures) if opened is not None for seed in opened.episode_seeds]
         seed, faults, is_working = max([first_seed - 1, *used]), list[Fault](), False
         with tqdm(total=episodes, initial=len(store), desc=f"collect {task.name}", unit="episode") as bar:
@@ -129,15 +130,3 @@ def demonstrate(task: Task, env: RunningEnv, seed: int) -> tuple[dict[str, NDArr
         done = terminated or truncated
     streams = {stream.name: np.stack([step[stream.name] for step in steps]) for stream in task.specification.streams}
     return streams, bool(info["success"])
-
-
-def _open_existing(path: Path, task: Task) -> DemonstrationStore | None:
-    """The store at `path`, or None. Raises ValueError if it has another specification than the task."""
-    if not path.exists():
-        return None
-    store = DemonstrationStore.open(path)
-    if differences := store.specification.differences(task.specification):
-        raise ValueError(
-            f"{path} must hold demonstrations of {task.name!r}, but its specification differs: {'; '.join(differences)}"
-        )
-    return store

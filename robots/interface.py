@@ -8,8 +8,8 @@ Shapes: Da size of the action.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -72,6 +72,15 @@ class Robot(Protocol):
 
     def close(self) -> None:
         """Release the connection for good."""
+        ...
+
+
+@runtime_checkable
+class Queueing(Protocol):
+    """A robot that also keeps the readings that a late loop has missed, so that a recording has all of them."""
+
+    def unread(self) -> Mapping[str, Sequence[Reading]]:
+        """The readings of every stream since the last call, in order. Returns at once."""
         ...
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from typing import Any, Unpack
 
 import numpy as np
@@ -20,6 +21,12 @@ from .simulation import Disturbances, Episode, Options, Simulation, command_rate
 START_S = 60.0
 """Time for a process to start and make its environment, s."""
 
+OWED = 1000
+"""Most commands that wait for a process that falls behind."""
+
+UNREAD = 16
+"""Most readings of a stream that are kept for a late loop."""
+
 ANSWER_S = 10.0
 """Time for a started simulation to begin an episode, s."""
 
@@ -33,9 +40,9 @@ FAULT_BYTES = 2000
 class SimulatedRobot:
     """A `Simulation` in its own process, which runs in real time whatever the controller does.
 
-    Its clock is the monotonic clock of the machine. Only `start` and `reset` wait for the process. A command that does
-    not fit into the channel is dropped; a `stop` that does not fit is sent again by the next calls. The process ends
-    with the process that started it. A simulation that is slower than real time falls behind, as the times of its
+    Its clock is the monotonic clock of the machine. Only `start` and `reset` wait for the process. A command or a
+    `stop` that does not fit into the channel is sent by the next calls; a command counts from its time on. The process
+    ends with the process that started it. A simulation that is slower than real time falls behind, as the times of its
     readings show.
 
     task: the task to simulate.
@@ -55,9 +62,13 @@ class SimulatedRobot:
         self._episode = Episode(first_seed)
         self._child: Child | None = None
         self._readings: dict[str, Reading] = {}
+        self._unread: dict[str, deque[Reading]] = {}
+        self._owed: deque[tuple[float, NDArray[Any]]] = deque(maxlen=OWED)
         self._fault = ""
         self._num_requests, self._answered = 0, 0  # so far, and the number of the last answered one
         self._is_stopped, self._is_stop_owed, self._is_closed = False, False, False
+        self.began = -np.inf
+        """The time of the reset that began the episode, s; its first readings have this time."""
 
     def start(self) -> None:
         """Start the process and its first episode, or after `stop` accept commands again.
@@ -86,6 +97,12 @@ class SimulatedRobot:
         self._receive()
         return dict(self._readings)
 
+    def unread(self) -> dict[str, list[Reading]]:
+        """The readings of every stream since the last call, at most the last `UNREAD`, in order."""
+        self._receive()
+        unread, self._unread = self._unread, {}
+        return {name: list(readings) for name, readings in unread.items()}
+
     def position(self) -> NDArray[Any] | None:
         """The newest reading of `Task.position`, in the dtype of the action."""
         reading = self.read().get(self.task.position or "")
@@ -96,12 +113,14 @@ class SimulatedRobot:
         action = checked_action(action, at_time, self.specification)
         self._receive()
         if not self._is_stopped:
-            self._send("command", at_time, action)
+            self._owed.append((at_time, action))
+            self._send_owed()
 
     def stop(self) -> None:
         """Hold the last command that has arrived when the process reads this. Drops commands on their way."""
         if self._child is not None and not self._is_closed:
             self._is_stop_owed = self._is_stop_owed or not self._is_stopped
+            self._owed.clear()
             self._is_stopped = True
             with contextlib.suppress(ConnectionError):
                 self._receive()
@@ -149,7 +168,8 @@ class SimulatedRobot:
             raise self._lost() from None
 
     def _receive(self) -> None:
-        """Take all messages that have arrived, and send a `stop` that is still owed."""
+        """Take all messages that have arrived, and send the commands and the `stop` that are still owed."""
+        self._send_owed()
         if self._is_stop_owed and self._send("stop"):
             self._is_stop_owed = False
         try:
@@ -160,13 +180,20 @@ class SimulatedRobot:
                     self._fault = record["text"].decode(errors="replace")
                 else:
                     self._readings[name] = Reading(np.array(record["value"]), float(record["time"]))
+                    self._unread.setdefault(name, deque(maxlen=UNREAD)).append(self._readings[name])
         except ConnectionError:
             raise self._lost() from None
 
-    def _take(self, answered: int, *episode: Any) -> None:
+    def _send_owed(self) -> None:
+        while self._owed and self._send("command", *self._owed[0]):
+            self._owed.popleft()
+
+    def _take(self, answered: int, began: float, *episode: Any) -> None:
         if answered != self._answered:
             self._readings.clear()
-        self._answered, self._episode = answered, Episode(*episode)
+            self._unread.clear()
+            self._owed.clear()
+        self._answered, self.began, self._episode = answered, began, Episode(*episode)
 
     def _connection(self) -> Channel:
         if self._is_closed:
@@ -203,7 +230,7 @@ def layouts(specification: Specification) -> tuple[Layouts, Layouts]:
     }
     status = [("seed", "i8"), ("success", "?"), ("score", "f8"), ("num_steps", "i8"), ("is_over", "?")]
     answers = {
-        STATUS: np.dtype([("number", "i8"), *status]),
+        STATUS: np.dtype([("number", "i8"), ("began", "f8"), *status]),
         FAULT: np.dtype([("text", f"S{FAULT_BYTES}")]),
         **{s.name: np.dtype([("time", "f8"), ("value", s.dtype, s.shape)]) for s in specification.observations},
     }
@@ -234,7 +261,7 @@ def _run(channel: Channel, simulation: Simulation) -> None:
         readings = simulation.read()
         fresh = [name for name, reading in readings.items() if reading.time != sent.get(name)]
         if fresh or number != before:
-            channel.send(STATUS, number, *simulation.episode)
+            channel.send(STATUS, number, simulation.began, *simulation.episode)
         for name in fresh:
             if channel.send(name, readings[name].time, readings[name].value):
                 sent[name] = readings[name].time

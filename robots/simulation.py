@@ -145,6 +145,7 @@ class Simulation:
         self._env = RunningEnv(task.make, task.specification)
         self._episode = Episode(first_seed)
         self._is_started, self._is_closed = False, False
+        self._origin = -math.inf
 
     def start(self) -> None:
         """Begin the first episode, or after `stop` accept commands again."""
@@ -176,7 +177,7 @@ class Simulation:
     def command(self, action: NDArray[Any], at_time: float) -> None:
         """Send an action (Da,) at `at_time`, s. Raises ValueError if it is no finite action."""
         action = checked_action(action, at_time, self.specification)
-        self._advance()
+        self._advance(at_time)  # a process that falls behind gets its commands late, and they count all the same
         if not self._is_stopped:
             self._commands.append((self._disturbances.arrives_at(at_time), action))
 
@@ -206,6 +207,11 @@ class Simulation:
         return self._episode
 
     @property
+    def began(self) -> float:
+        """The time of the reset that began the episode, s; its first readings have this time."""
+        return self._origin
+
+    @property
     def due(self) -> float:
         """The time of the next event, s: the end of a period, or the arrival of a reading."""
         coming = [readings[0][0] for readings in self._coming.values() if readings]
@@ -233,9 +239,10 @@ class Simulation:
     def _moment(self, period: int) -> float:
         return self._origin + period * self.specification.control_dt
 
-    def _advance(self) -> None:
+    def _advance(self, until: float = math.inf) -> None:
+        """Step through all control periods that are over at `until`, s."""
         self._require()
-        now = self.clock.now()
+        now = min(self.clock.now(), until)
         while self._moment(self._num_periods + 1) <= now + TOLERANCE_S:
             self._step(self._moment(self._num_periods))
             self._num_periods += 1

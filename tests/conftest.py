@@ -14,7 +14,10 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"  # small tensors are slower with more, and resumed runs must have the same number
 sys.path.append(str(Path(__file__).parent / "helpers"))  # `task=toys:REACH` is there; worker processes inherit it
 
-SMALL = ["policy.network.channels=[16,32]", "policy.network.time_size=16", "batch_size=32", "device=cpu"]
+SMALL = [
+    *("policy.network.channels=[16,32]", "policy.network.time_size=16", "batch_size=32", "device=cpu"),
+    *("horizons.observation=2", "horizons.prediction=16", "horizons.action=8"),
+]
 """A network and batches that train in milliseconds a step."""
 
 

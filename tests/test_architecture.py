@@ -33,16 +33,17 @@ FLOORS = {
     ("execution",): 3,
     ("policy",): 4,
     ("robots",): 4,
-    ("recording",): 4,
     ("serving",): 5,
+    ("teleoperation",): 5,
     ("control",): 6,
-    ("configs",): 7,
-    ("checkpoints",): 8,
-    ("evaluation",): 9,
-    ("training",): 10,
-    ("commands",): 11,
-    ("__init__",): 12,
-    ("__main__",): 12,
+    ("recording",): 7,
+    ("configs",): 8,
+    ("checkpoints",): 9,
+    ("evaluation",): 10,
+    ("training",): 11,
+    ("commands",): 12,
+    ("__init__",): 13,
+    ("__main__",): 13,
 }
 APART = {"policy", "datasets", "envs"}
 
@@ -139,6 +140,7 @@ AT_THE_ROOT = {
     *(".gitignore", ".pre-commit-config.yaml", ".ci", "py.typed"),
     *("__init__.py", "__main__.py", "specification.py", "files.py", "realtime.py"),
     *("policy", "datasets", "envs", "execution", "robots", "recording", "serving", "control"),
+    "teleoperation",
     *("configs", "checkpoints", "evaluation", "training", "commands"),
     *("tests", "benchmarks", "docs"),
 }

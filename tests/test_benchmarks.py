@@ -10,17 +10,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from recede.benchmarks import gpu, proving
+from recede.benchmarks import advice, gpu, proving
 from recede.benchmarks.gpu import PROOFS
 from simulated_gpu import SimulatedGPU
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
 TINY = {
+    "advice": {
+        "TASKS": {"pick_place": 2},
+        "EPISODES": 1,
+        "EVALUATION": ("videos=0", "workers=0", "sampler.num_steps=1"),
+        "OPTIONS": ("steps=2", "device=cpu", "policy.network.time_size=8"),
+    },
     "denoising": {"SIZES": {"tiny": (16, 32)}, "SECONDS": 0},
     "gpu": {},
     "inference": {"CHANNELS": (16, 32), "STEPS": 2, "ENGINES": ("eager",), "SECONDS": 0},
     "modes": {"NUM_DEMONSTRATIONS": 12, "NUM_SAMPLES": 2},
+    "recording": {"EPISODES": 2, "STEPS": 4},
     "serving": {"ROUNDS": 3},
     "training": {"BATCH_SIZE": 2, "CHANNELS": (8, 16), "TIME_SIZE": 8, "SECONDS": 0},
     "windows": {"SIZES": {"low-dimensional": (3, 100), "image": (2, 60)}, "SECONDS": 0},
@@ -50,7 +57,18 @@ def run(monkeypatch, tmp_path):
 
 
 def test_every_benchmark_is_run_here():
-    assert {path.stem for path in FOLDER.glob("*.py")} - {"measure", "proving"} == set(TINY)
+    assert {path.stem for path in FOLDER.glob("*.py")} - {"measure", "proving", "third_party"} == set(TINY)
+
+
+def test_advice(run, monkeypatch, tmp_path):
+    monkeypatch.setitem(advice.FIXED, "policy.network.channels", [16, 32])
+    monkeypatch.setitem(advice.FIXED, "batch_size", 64)
+    rows = run("advice", tmp_path / "folder", "pick_place")
+    assert [name.split(", ", 1)[1] for name in rows] == [
+        *("expert", "arithmetic of a training", "chosen, updates", "fixed, updates", "chosen", "fixed"),
+    ]
+    assert rows["pick_place, chosen, updates"] == 2
+    assert rows["pick_place, fixed, updates"] > 2
 
 
 def test_denoising(run):
@@ -69,6 +87,10 @@ def test_windows(run):
     rows = run("windows")
     assert len([name for name in rows if name.startswith("low-dimensional")]) == 4
     assert len([name for name in rows if name.startswith("image")]) == 6
+
+
+def test_recording(run):
+    assert len(run("recording")) == 8
 
 
 def test_serving(run):

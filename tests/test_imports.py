@@ -39,7 +39,8 @@ def first_to_load(watched: list[str], names: list[str]) -> dict[str, Any]:
 
 def test_the_light_half_loads_no_torch() -> None:
     light = ["recede", "recede.specification", "recede.files", "recede.realtime", "recede.datasets.store"]
-    folders = ("execution", "robots", "robots.feetech", "serving", "control", "envs", "commands")
+    folders = ("execution", "robots", "robots.feetech", "serving", "teleoperation", "control", "recording")
+    folders += ("envs", "commands")
     light += [module for folder in folders for module in modules(f"recede.{folder}")]
     light += [
         "recede.checkpoints.folder",

@@ -178,7 +178,7 @@ def _batch_size(config: Any, facts: Facts) -> Choice:
     size = 64
     while not facts.num_images and size < 256 and facts.num_steps > 128 * size:
         size *= 2
-    what = "as published for images" if facts.num_images else "at least 128 updates a pass, from 64 to 256"
+    what = "as published for images" if facts.num_images else "64 up to 8,192 windows, 128 up to 16,384, then 256"
     return Choice(size, what)
 
 

@@ -20,11 +20,14 @@ from ..datasets.demonstrations import Demonstrations
 from ..datasets.normalisation import TOLERANCE
 from ..datasets.windows import Windows, split_episodes
 from ..envs.catalogue import TASKS
-from ..files import read_json_with_digest
+from ..files import interpreting, read_json_with_digest
 from ..policy.normalizer import Normalizer
 from ..specification import Specification
 from .advice import as_stored
 from .split import HELD_OUT, SEED, Split
+
+REMEDY = "restore it from a copy, or use another folder"
+"""What to do with a configuration that is damaged."""
 
 MARGIN = 1.001
 """A value is beyond a range if it lies farther from the centre than this many half ranges; less is rounding."""
@@ -33,7 +36,7 @@ MARGIN = 1.001
 def stored_configuration(config: TrainConfig) -> dict[str, Any] | None:
     """The configuration of the run in `out`, as JSON; None if nothing was begun there."""
     path = Path(config.out) / "config.json"
-    return read_json_with_digest(path, "restore it from a copy, or use another folder") if path.exists() else None
+    return read_json_with_digest(path, REMEDY) if path.exists() else None
 
 
 def begun_manifest(config: TrainConfig) -> dict[str, Any] | None:
@@ -45,12 +48,14 @@ def begun_manifest(config: TrainConfig) -> dict[str, Any] | None:
     """
     folder = Path(config.out)
     stored = stored_configuration(config)
-    config, stored = as_stored(config, stored)[0], stored or describe(config)
+    with interpreting(folder / "config.json", REMEDY):
+        config, stored = as_stored(config, stored)[0], stored or describe(config)
     manifest = read_resolved(folder, "last", read_manifest)[1] if checkpoint_steps(folder) else None
     if manifest is not None:
         _check_entries(folder, manifest)
-    before, now = _material(stored), _material(_in_other_words(describe(config), stored, manifest))
-    changes = configuration_changes(before, now)
+    with interpreting(folder / "config.json", REMEDY):
+        before, now = _material(stored), _material(_in_other_words(describe(config), stored, manifest))
+        changes = configuration_changes(before, now)
     if manifest is not None:
         changes += _changed_weights(config, stored, manifest)
     if changes:

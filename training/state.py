@@ -34,8 +34,11 @@ def restore_training(
     """
     weights = read_checkpoint(folder)[1]
     note = read_json_with_digest(folder / "training.json", "restore it from a copy")
-    if not {"threads", "training_sha256"} <= note.keys():
-        raise ValueError(f"{folder / 'training.json'} is damaged: it holds only {sorted(note)}; restore it from a copy")
+    if type(note.get("threads")) is not int or not isinstance(note.get("training_sha256"), str):
+        raise ValueError(
+            f"{folder / 'training.json'} is damaged: it must hold a whole number of threads and a training_sha256, got "
+            f"{sorted(note)}; restore it from a copy"
+        )
     if note["threads"] != torch.get_num_threads() and next(policy.parameters()).device.type == "cpu":
         warnings.warn(
             f"this run was started with {note['threads']} threads and resumes with {torch.get_num_threads()}: the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import groupby
@@ -13,7 +14,7 @@ import numpy as np
 
 from ...configs.choices import CHOICES
 from ...configs.notation import default_of, describe
-from ...files import DIGEST, check_digest, read_json_with_digest, taking_turns, with_digest, write_text
+from ...files import DIGEST, check_digest, interpreting, read_json_with_digest, taking_turns, with_digest, write_text
 from ..intervals import MIN_TRAININGS, Interval, bootstrap, over_trainings, wilson
 
 Result = Mapping[str, Any]
@@ -64,7 +65,35 @@ def find_evaluations(source: Path) -> Sequence[Result]:
     for place, result in results.items():
         if missing := [key for key in KEYS if key not in result]:
             raise ValueError(f"{place} lacks {missing}: evaluate that policy again")
+        with interpreting(place, DAMAGED):
+            _check(result)
     return sorted(results.values(), key=_path)
+
+
+def _check(result: Result) -> None:
+    """Raises some error unless a table can be made of the result."""
+    texts = (
+        result["path"],
+        result["task"],
+        result["recipe"],
+        result["policy"]["network"]["choice"],
+        result["execution"]["choice"],
+    )
+    seeds = [result["seed"], *result["seeds"], *(fault["seed"] for fault in result.get("broken", ()))]
+    numbers = [result["delay_ms"], result["num_parameters"], result["latency"]["p50_ms"], *result["score"]]
+    optional = [value for value in (result["training_seed"], result["training_s"]) if value is not None]
+    if not all(isinstance(text, str) for text in (*texts, result.get("engine", ""))):
+        raise TypeError(f"the names of its parts must be texts, got {texts}")
+    if not all(type(value) is int for value in (result["step"], *seeds)):
+        raise TypeError("step and the seeds must be whole numbers")
+    if not all(type(value) in (int, float) and math.isfinite(value) for value in (*numbers, *optional)):
+        raise TypeError("delays, sizes, times and scores must be finite numbers")
+    if not all(type(value) is bool for value in result["success"]) or not all(0 <= one <= 1 for one in result["score"]):
+        raise TypeError("success must be true or false, and a score lie in [0, 1]")
+    if not 0 < len(result["seeds"]) == len(result["success"]) == len(result["score"]):
+        raise TypeError("it must hold a seed, a success and a score for each episode")
+    _label(result)
+    dict(_flat(result.get("training") or {}))
 
 
 def write_lines(path: Path, results: Iterable[Result]) -> int:

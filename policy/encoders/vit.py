@@ -16,6 +16,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...files import interpreting
 from ...specification import nearest
 from .images import HALF, IMAGENET, PRETRAINED_SCALE, ImageEncoder, Pixels
 
@@ -36,12 +37,20 @@ IGNORED = (
 )
 """Configuration entries that do not describe the network. Those of the second line may name code to run."""
 
+LARGEST = 2**20
+"""Largest whole number of a configuration."""
+
 
 def read_architecture(folder: Path) -> dict[str, Any]:
     """What rebuilds the network in `folder`, as JSON: its "config", and the "mean" and "std" of its pixels.
 
     Raises FileNotFoundError if the folder holds no network, and ValueError if its model type is unknown.
     """
+    with interpreting(folder / "config.json", "copy the folder again"):
+        return _architecture(folder)
+
+
+def _architecture(folder: Path) -> dict[str, Any]:
     config = _read_json(folder / "config.json")
     config = config.get("vision_config") or config  # the vision half of a model of text and images
     model_type = str(config.get("model_type"))
@@ -61,7 +70,13 @@ def read_architecture(folder: Path) -> dict[str, Any]:
 
 
 def network_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration of a model's folder or of a checkpoint, without the entries that may name code to run."""
+    """A configuration of a model's folder or of a checkpoint, without the entries that may name code to run.
+
+    Raises ValueError for numbers that no network has.
+    """
+    for name, value in config.items():
+        if isinstance(value, int) and abs(value) > LARGEST:
+            raise ValueError(f"config.json: {name} must be at most {LARGEST}, got {value}: copy the folder again")
     return {
         name: network_settings(value) if isinstance(value, Mapping) else value
         for name, value in config.items()
@@ -76,7 +91,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{path} is missing: give the folder of a model as `save_pretrained` writes it or as its hub offers it"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} must be JSON, got something else ({error}): copy the folder again") from None
     if not isinstance(config, dict):
         raise ValueError(f"{path} must hold a JSON object, got {config!r}: copy the folder again")
@@ -115,7 +130,19 @@ class ViTEncoder(ImageEncoder):
         super().__init__()
         if channels != 3:
             raise ValueError(f"images for a pretrained vision transformer must have 3 channels, got {channels}")
-        transformers, settings = _transformers(), network_settings(architecture["config"])
+        self.num_features, self.image_size, self.is_frozen = num_features, image_size, is_frozen
+        try:
+            self._build(_transformers(), architecture)
+        except ValueError:
+            raise
+        except Exception as error:  # the package checks its settings with errors of its own
+            raise ValueError(
+                f"config.json must describe a network that transformers can build, got {type(error).__name__}: {error}"
+            ) from error
+
+    def _build(self, transformers: Any, architecture: Mapping[str, Any]) -> None:
+        """Build the network and the layer on its summary."""
+        settings, image_size = network_settings(architecture["config"]), self.image_size
         self.config_name, self.model_name, _ = FAMILIES[settings.pop("model_type")]
         config = getattr(transformers, self.config_name)(**settings)
         if image_size % config.patch_size:
@@ -124,14 +151,13 @@ class ViTEncoder(ImageEncoder):
             )
         if not getattr(config, "vision_use_head", True):
             raise ValueError("a SigLIP network must have its attention pool, got vision_use_head=false: use another")
-        self.num_features, self.image_size, self.is_frozen = num_features, image_size, is_frozen
         # DINOv2 always interpolates positions; the others do it on request.
         on_request = image_size != config.image_size and not self.model_name.startswith("Dinov2")
         self.options = {"interpolate_pos_encoding": True} if on_request else {}
         self.pixels = Pixels(architecture["mean"], architecture["std"])
-        self.model: Any = getattr(transformers, self.model_name)(config).requires_grad_(not is_frozen)
+        self.model: Any = getattr(transformers, self.model_name)(config).requires_grad_(not self.is_frozen)
         self.model.learning_rate_scale = PRETRAINED_SCALE
-        self.project = nn.Linear(config.hidden_size, num_features)
+        self.project = nn.Linear(config.hidden_size, self.num_features)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images, uint8 (N, C, H, W) -> (N, num_features)."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...files import check_digest, read_json
+from ...files import check_digest, interpreting, read_json
 from ...specification import interface_from_json
 from ..affine import Affine
 from ..denoising.levels import NoiseLevel
@@ -59,18 +59,22 @@ def read_content(folder: Path) -> dict[str, Any]:
     check_digest(path, content, REMEDY)
     if missing := [key for key in KEYS if key not in content]:
         raise ValueError(f"{path} is damaged: it lacks {missing}; {REMEDY}")
-    if content["engine"] not in FORMATS:
+    if not isinstance(content["engine"], str) or content["engine"] not in FORMATS:
         raise ValueError(f"{path} is damaged: engine must be one of {', '.join(FORMATS)}; {REMEDY}")
-    for name, expected in content["sha256"].items():
-        if Path(name).name != name or not (folder / name).is_file():
-            raise ValueError(f"{folder / name} is missing; {REMEDY}")
-        if digest(folder / name) != expected:
-            raise ValueError(f"{folder / name} is damaged: its SHA-256 is not the one noted in engine.json; {REMEDY}")
-    try:
+    with interpreting(path, REMEDY):
+        for name, expected in content["sha256"].items():
+            _check_file(folder, name, expected)
+    with interpreting(path, REMEDY, ValueError):
         content["specification"], content["horizons"] = interface_from_json(content)
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); {REMEDY}") from None
     return content
+
+
+def _check_file(folder: Path, name: str, expected: str) -> None:
+    path = folder / name
+    if Path(name).name != name or not path.is_file():
+        raise ValueError(f"{path} is missing; {REMEDY}")
+    if digest(path) != expected:
+        raise ValueError(f"{path} is damaged: its SHA-256 is not the one noted in engine.json; {REMEDY}")
 
 
 def open_session(engine: str, folder: Path) -> Session:
@@ -86,7 +90,7 @@ def open_engine(folder: Path, content: dict[str, Any], *, config: Any) -> Export
     content: of its `engine.json`, as `read_content` returns it. config: the configuration of the policy's sampler,
     prediction and clip.
     """
-    try:
+    with interpreting(folder / "engine.json", REMEDY):
         levels = tuple(NoiseLevel(*level) for level in content["levels"])
         action = content["ranges"]["action"]
         space = Affine(*(np.asarray(action[key], dtype=np.float32) for key in Affine._fields))
@@ -101,5 +105,3 @@ def open_engine(folder: Path, content: dict[str, Any], *, config: Any) -> Export
             has_noise=config.has_noise,
             embedded=np.load(folder / "times.npy", allow_pickle=False),
         )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'engine.json'} is damaged ({error!r}); {REMEDY}") from None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shlex
 import shutil
 import subprocess
@@ -14,7 +15,8 @@ import pytest
 import recede as package
 import torch
 import toys
-from recede.checkpoints.opening import load_policy
+from damage import alter, fate, spoil
+from recede.checkpoints.opening import load_engine, load_policy
 from recede.commands.next_lines import print_evaluate_known
 from recede.envs.catalogue import TASKS
 from recede.evaluation.reports.comparison import find_evaluations, table
@@ -317,3 +319,14 @@ def test_arrays_with_objects_in_them_are_never_loaded(damaged):
     altered(damaged, sha256=digests | {"times.npy": export.digest(damaged / "times.npy")})
     with pytest.raises(ValueError, match="Object arrays cannot be loaded"):
         package.load_engine(damaged)
+
+
+@pytest.mark.parametrize(("damage", "pick"), [(alter, "engine.json"), (spoil, "*")])
+def test_a_damaged_folder_is_read_or_refused_in_one_line(folders, tmp_path, damage, pick):
+    path = tmp_path / "damaged"
+    for number in range(8):
+        rng = random.Random(number)
+        shutil.copytree(folders["onnx"][0], path)
+        damage(rng.choice(sorted(file for file in path.rglob(pick) if file.is_file())), rng)
+        fate(lambda: load_engine(path), "control")
+        shutil.rmtree(path)

@@ -145,25 +145,25 @@ RESTORE = "restore it from a copy"
     ("damage", "words"),
     [
         (remove, ["check the path"]),
-        (no_store, ["not a zarr group (neither zarr.json nor .zgroup in it): name the folder of a store"]),
+        (no_store, ["neither zarr.json nor .zgroup", "name the folder of a store"]),
         (a_file, ["not a zarr group"]),
         (truncate, ["data/action: chunk file", "data/action/c/0/0 is damaged", RESTORE]),
         (flip, ["data/position: chunk file", "data/position/c/0/0 is damaged", RESTORE]),
         (lose, ["data/target: chunk file", "data/target/c/0/0 is missing", RESTORE]),
         (descend, ["meta/episode_ends must ascend, got 5 for episode 3", RESTORE]),
         (shorten, ["data/action must reach the last episode's end at step", RESTORE]),
-        (put_nan, ["stream 'action', step 7, dimension action.y: values must be finite, got nan: repair or leave out"]),
-        (put_infinity, ["stream 'position', step 9, dimension position.x: values must be finite, got inf"]),
+        (put_nan, ["'action', step 7, dimension action.y", "got nan: repair or leave out"]),
+        (put_infinity, ["'position', step 9, dimension position.x", "got inf"]),
         (drop_array, ["there is no array data/target", RESTORE]),
         (cut_description, ["zarr.json is damaged", "restore that file from a copy"]),
-        (other_version, ["attribute 'recede.format' must be 1, got 9: read the store with the version of recede"]),
+        (other_version, ["recede.format", "got 9", "the version of recede"]),
         (
             other_units,
             ["the store must have the specification", "action: units is ('mm', 'mm') on one side and ('m', 'm')"],
         ),
-        (empty, ["must hold demonstrations to train on, got a store without episodes"]),
+        (empty, ["got a store without episodes"]),
         (only_short_episodes, ["no episode has the 8 steps of the action horizon"]),
-        (other_shape, ["data/target must hold steps of shape (3,) in float32 as the specification says, got (2,)"]),
+        (other_shape, ["data/target", "(3,) in float32", "got (2,)", "restore the store from a copy"]),
     ],
 )
 def test_damaged_demonstrations_are_refused_before_anything_is_written(recede, tmp_path, store, small, damage, words):
@@ -319,19 +319,19 @@ def alter_config(run):
 
 
 BOTH = [
-    (newer, ["policy.json: format must be 3, which this version of recede reads, got 4", "or train again"]),
-    (flip_weights, ["policy.safetensors is damaged: its SHA-256 is not the one noted", "use another checkpoint"]),
+    (newer, ["policy.json: format must be 3", "got 4", "or train again"]),
+    (flip_weights, ["policy.safetensors is damaged: its SHA-256", "use another checkpoint"]),
     (cut_manifest, ["policy.json is damaged", "restore it from a copy"]),
     (wrong_horizons, ["policy.json is damaged (the prediction horizon must cover", "use another checkpoint"]),
-    (lose_weights, ["policy.safetensors is missing: restore it, or use another checkpoint"]),
+    (lose_weights, ["policy.safetensors is missing", "or use another checkpoint"]),
 ]
 EVALUATE_ONLY = [
     (wrong_specification, ["the weights must be those of the configured policy"]),
-    (lose_checkpoints, ["is neither a run folder nor a checkpoint: it holds no checkpoints"]),
+    (lose_checkpoints, ["holds no checkpoints"]),
 ]
 RESUME_ONLY = [
     (no_training_state, ["training.json is damaged", "restore it from a copy"]),
-    (flip_training_state, ["training.safetensors is damaged: its SHA-256 is not the one noted"]),
+    (flip_training_state, ["training.safetensors is damaged: its SHA-256"]),
     (alter_config, ["config.json is damaged: its SHA-256", "restore it from a copy, or use another folder"]),
     (cut_config, ["config.json is damaged", "restore it from a copy, or use another folder"]),
 ]
@@ -361,7 +361,7 @@ def test_damaged_checkpoints_are_not_resumed(recede, tmp_path, run, reaches, sma
 
 def test_a_policy_is_not_evaluated_in_a_task_of_another_specification(recede, tmp_path, run):
     line = refused(recede, tmp_path, "evaluate", run, "task=pick_place", "episodes=1", "device=cpu")
-    assert "the policy's specification must be that of task 'pick_place', but differs: " in line
+    assert "that of task 'pick_place'" in line
     assert "position: only on one side" in line
 
 

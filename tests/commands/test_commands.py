@@ -203,6 +203,20 @@ def test_what_cannot_be_is_refused_in_one_line(recede, empty_folder, reaches, ar
     assert list(empty_folder.iterdir()) == []
 
 
+def test_a_path_that_looks_like_a_key_is_named_as_a_path(recede, empty_folder):
+    (empty_folder / "a=b").mkdir()
+    assert "type ./a=b" in recede("inspect", "a=b").line
+    assert "a=b: not a zarr group" in recede("inspect", "./a=b").line
+    assert "there is no key 'a'" in recede("inspect", "a=c").line
+
+
+@pytest.mark.parametrize("out", ["pic", "pic.xyz", "data", "data.zarr", "data.zarr/zarr.json"])
+def test_a_picture_that_cannot_be_drawn_is_refused_before_anything_is_read(recede, empty_folder, out):
+    assert "as in out=inspect.png" in recede("inspect", "nowhere", f"out={out}").line
+    (empty_folder / "file").touch()
+    assert "file is no folder" in recede("inspect", "nowhere", "out=file/x.png").line
+
+
 def test_the_line_of_a_real_process(reaches, empty_folder):
     """No warning of a library stands beside it, and nothing on the standard output."""
     program = "import sys; from recede.commands.main import main; sys.exit(main())"

@@ -93,6 +93,7 @@ def test_a_replay_names_the_broken_episode(recede, reaches):
 SOURCES = {
     "raises": ("def make():\n    raise ValueError('oops')\n\nmake()\n", "ValueError: oops (raises.py:2 in make)"),
     "imports": ("import not_installed\n", "No module named 'not_installed' (imports.py:1 in <module>)"),
+    "quits": ("import sys\nsys.exit('no licence')\n", "SystemExit: no licence (quits.py:2 in <module>)"),
     "misspelt": ("def make(:\n", "SyntaxError: "),
 }
 

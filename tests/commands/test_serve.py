@@ -16,6 +16,7 @@ from policy_server import (
 )
 from recede.checkpoints.opening import open_policy
 from recede.control.loop import Controller
+from recede.control.planned import Planned
 from recede.control.planner import PolicyProcess
 from recede.control.safety import Event, Limits, Safety
 from recede.execution.overlapping import AsyncReplace
@@ -100,7 +101,7 @@ def test_a_robot_is_held_while_the_server_is_away_and_goes_on_afterwards(nursery
         closing(PolicyProcess(toys.SPECIFICATION, horizons, client.connect, *arguments)) as planner,
     ):
         planner.wait()
-        controller = Controller(robot, planner, AsyncReplace(horizons, delay=1), safety, MonotonicClock())
+        controller = Controller(robot, Planned(planner, AsyncReplace(horizons, delay=1)), safety, MonotonicClock())
         summary, phases, end = controller.summary, iter(["away", "back"]), time.monotonic() + 60
         phase, num_before, held = "there", 0, []
 

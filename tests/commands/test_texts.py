@@ -137,6 +137,7 @@ def test_every_command_takes_a_bare_and_a_named_text_as_typed(command):
     text, positional = "[it's] 1,{2}", COMMANDS[command].positional
     others = [f"{name}={value}" for name, value in REQUIRED.items() if is_required(command, name)]
     others += ["robot=simulated"] if is_required(command, "robot") else []
+    others += ["input=keyboard"] if is_required(command, "input") else []
     arguments = [text if argument.startswith(f"{positional}=") else argument for argument in others]
     config = composed(command, *arguments)
     assert positional is None or getattr(config, positional) == text

@@ -33,6 +33,7 @@ from recede.specification import Horizons
 FOLDER = Path(recede.__file__).parent / "configs"
 REQUIRED = {
     "dataset": "d.zarr",
+    "input": "keyboard",
     "name": "pusht",
     "out": "runs/x",
     "results": "runs",
@@ -104,7 +105,11 @@ def test_every_command_composes_to_its_configuration(command):
     required = {key: value for key, value in REQUIRED.items() if is_required(config, key)}
     with initialize_config_module("recede.configs", version_base="1.3"):
         composed = OmegaConf.to_object(compose(command, [f"{key}={value}" for key, value in required.items()]))
-    parts = {"import-checkpoint": "policy", "check": "robot"}  # commands without a default for a part
+    parts = {
+        "import-checkpoint": "policy",
+        "check": "robot",
+        "record": "input",
+    }  # commands without a default for a part
     chosen = {parts[command]: getattr(composed, parts[command])} if command in parts else {}
     assert composed == config(**required | chosen)
 

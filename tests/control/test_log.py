@@ -9,10 +9,11 @@ from contextlib import closing
 import numpy as np
 import pytest
 from control_loop import FREE, HORIZONS, SPECIFICATION, Delayed, Ideal, line, path
-from recede.control import log
+from recede.control import log, outbox
 from recede.control.alignment import Alignment
 from recede.control.log import DEMONSTRATIONS, TICKS, RunLog, tick_specification
 from recede.control.loop import Controller, Tick
+from recede.control.planned import Planned
 from recede.control.safety import Event, Safety
 from recede.datasets.store import DemonstrationStore
 from recede.execution.overlapping import AsyncReplace
@@ -41,7 +42,11 @@ def test_a_run_becomes_evenly_spaced_demonstrations_with_the_commands_in_force(t
             robot.is_stopped, until = False, clock.now() + 3.0
             first = len(robot.commands)
             controller = Controller(
-                robot, Delayed(clock, line, 0.13), AsyncReplace(HORIZONS, delay=4), Safety(FREE, 0.01), clock, log=run
+                robot,
+                Planned(Delayed(clock, line, 0.13), AsyncReplace(HORIZONS, delay=4)),
+                Safety(FREE, 0.01),
+                clock,
+                log=run,
             )
             summary = controller.run(lambda until=until: clock.now() >= until - 1e-9)
             assert run.end() == 1
@@ -79,7 +84,7 @@ def test_seams_are_logged_as_shares_of_the_range(tmp_path):
         run.begin(0)
         robot = Ideal(clock)
         controller = Controller(
-            robot, Delayed(clock, jumping), AsyncReplace(HORIZONS), Safety(FREE, 0.01), clock, log=run
+            robot, Planned(Delayed(clock, jumping), AsyncReplace(HORIZONS)), Safety(FREE, 0.01), clock, log=run
         )
         controller.run(lambda: clock.now() >= 3)
         run.end()
@@ -180,7 +185,9 @@ def test_a_plan_that_is_not_finite_is_logged(tmp_path):
     with open_log(tmp_path) as run:
         run.begin(0)
         planner = Delayed(clock, lambda request: np.full((HORIZONS.prediction, 2), np.nan if clock.now() > 1 else 1.0))
-        controller = Controller(Ideal(clock), planner, AsyncReplace(HORIZONS), Safety(FREE, 0.01), clock, log=run)
+        controller = Controller(
+            Ideal(clock), Planned(planner, AsyncReplace(HORIZONS)), Safety(FREE, 0.01), clock, log=run
+        )
         controller.run(lambda: clock.now() >= 2)
         run.end()
     ticks = open_stores(tmp_path)[1]
@@ -213,7 +220,7 @@ def test_a_suspended_process_loses_records_but_never_holds_up_the_loop(tmp_path)
         run.begin(5)
         os.kill(run.pid, signal.SIGSTOP)
         drive(run, aligned(0.0), np.arange(20_000) / 100)
-        assert run.num_waiting == log.WAITING
+        assert run.num_waiting == outbox.WAITING
         os.kill(run.pid, signal.SIGCONT)
         run.end()
         lost = run.num_dropped

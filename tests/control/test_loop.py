@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recede.configs.components.executions import EXECUTIONS, RealTimeChunkingConfig, TemporalEnsembleConfig
 from recede.control.alignment import Alignment
-from recede.control.loop import Controller, interpolate
+from recede.control.loop import Controller
+from recede.control.planned import Planned, interpolate
 from recede.control.safety import Event, Limits, Safety
 from recede.execution.receding import RecedingHorizon
 from recede.realtime import VirtualClock
@@ -261,7 +262,9 @@ def test_an_interrupted_robot_brakes_within_its_limits(delay):
     robot = Ideal(clock, actuation_delay=delay)
     limits = Limits.of(SPECIFICATION, speed=5.0, acceleration=10.0, jump=np.inf)
     planner = Delayed(clock, lambda request: np.full((HORIZONS.prediction, 2), 9.0))
-    controller = Controller(robot, planner, EXECUTIONS["async_replace"]().build(HORIZONS), Safety(limits, 0.01), clock)
+    controller = Controller(
+        robot, Planned(planner, EXECUTIONS["async_replace"]().build(HORIZONS)), Safety(limits, 0.01), clock
+    )
     summary = controller.run(lambda: False, brakes=lambda: "interrupted" if clock.now() >= 1.0 else "")
     places = np.array([action[0] for _, action in robot.commands])
     speeds = np.diff(places) / 0.01

@@ -1,5 +1,6 @@
 """Ranges of normalisation: by hand for each kind, still dimensions, and refused options."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -122,17 +123,14 @@ def test_a_small_range_is_still(low, high, stream, is_still):
 def test_still_dimensions_are_named_with_their_range_and_the_rule():
     arm = np.linspace([0, 0.3, 100, 0], [1, 0.3, 100.005, 5e-5], 11)
     still = fitted(arm, streams={"arm": {"labels": tuple("xyzw")}})["arm"].still
-    assert still == {
-        "arm.y": "is constant at 0.3",
-        "arm.z": "moves by 0.005, from 100 to 100.005, and 0.01 or less counts as still: "
-        "0.0001 of its largest magnitude, or of 1 if that is more",
-        "arm.w": "moves by 5e-05, from 0 to 5e-05, and 0.0001 or less counts as still: "
-        "0.0001 of its largest magnitude, or of 1 if that is more",
-    }
+    assert list(still) == ["arm.y", "arm.z", "arm.w"]
+    assert still["arm.y"] == "is constant at 0.3"
+    assert re.search("by 0.005, from 100 to 100.005, and 0.01 or less .* 0.0001 of .* magnitude", still["arm.z"])
+    assert re.search("by 5e-05, from 0 to 5e-05, and 0.0001 or less .* 0.0001 of .* of 1", still["arm.w"])
     (rule,) = fitted(arm[:, 2:3], streams={"arm": {"low": 0, "high": 1e3}})["arm"].still.values()
-    assert rule.endswith("and 0.1 or less counts as still: 0.0001 of its limits")
+    assert re.search("0.1 or less .* 0.0001 of its limits", rule)
     (rule,) = fitted(arm[:, :1], arm_floor=2)["arm"].still.values()
-    assert rule == "moves by 1, from 0 to 1, and 2 or less counts as still: its floor"
+    assert re.search("by 1, from 0 to 1, and 2 or less .* its floor", rule)
     (rule,) = fitted((arm[:, :1] > 0.95).astype(float), arm_kind="quantiles", arm_tail=0.2)["arm"].still.values()
     assert rule == "is constant at 0 between its quantiles"
 
@@ -162,9 +160,7 @@ def test_the_range_of_a_velocity_includes_the_zero_of_padding():
 
 def test_an_action_that_never_moves_is_refused():
     rows, labels = np.linspace([5, 0], [5, 1e-5], 11), {"labels": ("x", "y")}
-    with pytest.raises(
-        ValueError, match=r"the action must move .* action\.x is constant at 5; action\.y moves by 1e-05"
-    ):
+    with pytest.raises(ValueError, match=r"must move .* action\.x .* 5; action\.y .* 1e-05"):
         fitted(action=rows, streams={"action": labels})
     with pytest.raises(ValueError, match=r"must move .*its floor: .*floor=0"):
         fitted(action_floor=100)
@@ -173,13 +169,9 @@ def test_an_action_that_never_moves_is_refused():
 def test_a_small_movement_of_the_action_is_refused():
     """A gantry moves by 0.8 mm about 12 m. Constant dimensions are accepted."""
     rows = np.linspace([11999.6, 0, 3], [12000.4, 1, 3], 11)
-    with pytest.raises(ValueError) as refusal:
+    values, remedies = r"action\.x .* 0.8, from 11999.6 to 12000.4, and 1.2 or less", r"action.floor=0 .*action.floor=F"
+    with pytest.raises(ValueError, match=f"^{values} .*: give normalisation.{remedies}"):
         fitted(action=rows, streams={"action": {"labels": ("x", "y", "z")}})
-    assert str(refusal.value) == (
-        "action.x moves by 0.8, from 11999.6 to 12000.4, and 1.2 or less counts as still: 0.0001 of its largest "
-        "magnitude, or of 1 if that is more; a policy would never move it: give normalisation.action.floor=0 to learn "
-        "it, or normalisation.action.floor=F with its range or more to keep it still"
-    )
     learned, kept = (fitted(action=rows, action_floor=floor)["action"] for floor in (0, [0.9, 0, 0]))
     assert (learned.low[0], learned.high[0], list(learned.still)) == (11999.6, 12000.4, ["action[2]"])
     assert (kept.low[0], kept.high[0], list(kept.still)) == (12000, 12000, ["action[0]", "action[2]"])
@@ -188,9 +180,7 @@ def test_a_small_movement_of_the_action_is_refused():
 def test_an_action_that_moves_only_in_the_tails_is_refused():
     rows = np.linspace([0, 0], [0, 1], 200)
     rows[0, 0] = 7
-    with pytest.raises(
-        ValueError, match=r"action\[0\] is constant at 0 between its quantiles; .*action.kind=range to lea"
-    ):
+    with pytest.raises(ValueError, match=r"action\[0\] .* 0 between its quantiles; .*action.kind=range"):
         fitted(np.zeros((200, 1)), rows, action_kind="quantiles")
     assert fitted(np.zeros((200, 1)), rows, action_kind="quantiles", action_floor=[8, 0])["action"].high[0] == 0
 
@@ -203,11 +193,11 @@ def test_an_action_that_moves_only_in_the_tails_is_refused():
     [
         (
             {"kind": "quantile"},
-            "kind must be one of range, quantiles, identity, got 'quantile': did you mean 'quantiles'",
+            "kind must be .*'quantile': did you mean 'quantiles'",
         ),
         ({"kind": "quantiles", "tail": 0.5}, "tail must be a share between 0 and 0.5, got 0.5"),
         ({"kind": "quantiles", "tail": float("nan")}, "tail must be a share between 0 and 0.5, got nan"),
-        ({"tail": 0.1}, "tail is an option of kind=quantiles, got it with kind=range: leave it out"),
+        ({"tail": 0.1}, "kind=quantiles, got .*kind=range: leave it out"),
         ({"kind": "identity", "floor": 0}, "floor must be left out with kind=identity"),
         *(
             ({"floor": wrong}, "floor must be a number of at least 0, or a list of them, got")

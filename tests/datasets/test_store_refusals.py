@@ -118,6 +118,12 @@ def test_an_inconsistent_store_is_refused(recorded, damage, message):
     assert str(error.value).startswith(str(recorded))
 
 
+@pytest.mark.parametrize("part", ["data", "data/action", "data/action/c", "zarr.json", "meta/episode_ends"])
+def test_a_path_within_a_store_is_refused_with_the_path_of_the_store(recorded, part):
+    with pytest.raises(ValueError, match=f"it lies within {recorded}, so name that"):
+        DemonstrationStore.open(recorded / part)
+
+
 def test_a_path_without_a_store_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere.*check the path"):
         DemonstrationStore.open(tmp_path / "nowhere")

@@ -12,7 +12,7 @@ import pytest
 import toys
 from recede.envs.faults import RunningEnv, is_addressed, own_frames, place, summary
 from recede.envs.gymnasium_adapter import GymnasiumAdapter
-from recede.envs.promises import PromiseError, picture
+from recede.envs.promises import PromiseError, outcome, picture
 from recede.envs.task import check_picklable
 from recede.specification import Specification, Stream
 
@@ -46,6 +46,65 @@ def test_a_fault_is_json_and_one_line():
     assert json.loads(json.dumps(asdict(fault)))["error"] == "KeyError"
     assert "\n" not in str(fault)
     assert summary([fault, fault]).endswith("(and 1 more like it)")
+
+
+class Quits(toys.Reach):
+    """A simulation that ends the program, as one does that lacks its licence."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.name = name
+        if name == "make":
+            sys.exit("no licence")
+
+    def reset(self, *, seed=None, options=None):
+        if self.name == "reset":
+            sys.exit(3)
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        sys.exit()
+
+    def render(self):
+        sys.exit()
+
+
+@pytest.mark.parametrize("name", ["make", "reset", "step", "picture"])
+def test_an_environment_cannot_end_the_command(name):
+    env = RunningEnv(partial(Quits, name), toys.SPECIFICATION)
+    if name in ("step", "picture"):
+        env.reset(1)
+    calls = {"step": partial(env.step, np.zeros(2)), "picture": env.picture}
+    fault = env.fault(raised(calls.get(name, partial(env.reset, 1))))
+    assert "sys.exit(" in fault.message
+    assert "test_faults.py:" in fault.place
+
+
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        ({"success": "no", "score": 0.5}, r"info\['success'\] .* step\(\) gave 'no'"),
+        ({"success": None, "score": 0.5}, "gave None"),
+        ({"success": 2, "score": 0.5}, "gave 2"),
+        ({"success": np.array([True, False]), "score": 0.5}, r"gave array\(\[ True, False\]\)"),
+        ({"success": False, "score": None}, r"info\['score'\] .* step\(\) gave None"),
+        ({"success": False, "score": "1" * 500}, r"gave '1{90,}\.\.\."),
+        ({"success": False, "score": np.nan}, "gave nan"),
+    ],
+)
+def test_a_success_and_a_score_are_no_guesses(info, words):
+    with pytest.raises(PromiseError, match=words):
+        outcome(info, "step()")
+
+
+@pytest.mark.parametrize("success", [True, np.True_, 1, 1.0, np.array([1]), np.ones((1, 1), bool)])
+def test_a_success_may_have_any_type_of_a_truth_value(success):
+    assert outcome({"success": success, "score": np.float32(0.5)}, "step()") == (True, 0.5)
+
+
+def test_no_message_of_an_environment_controls_the_terminal():
+    env = RunningEnv(partial(toys.Faulty, kind=""), toys.SPECIFICATION)
+    assert str(env.fault(ValueError("red \x1b[31m\nüber"))).endswith(r"ValueError: red \x1b[31m über")
 
 
 def pendulum(**changes):

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 from recede.control.loop import Controller
+from recede.control.planned import Planned
 from recede.control.safety import Limits, Safety
 from recede.execution.overlapping import AsyncReplace
 from recede.robots.interface import Reading
@@ -99,5 +100,5 @@ def line(request):
 def control(robot, planner, clock, *, execution=None, safety=None, seconds=5.0, **options):
     execution = execution or AsyncReplace(HORIZONS)
     safety = safety or Safety(FREE, 1 / robot.rate)
-    controller = Controller(robot, planner, execution, safety, clock, **options)
+    controller = Controller(robot, Planned(planner, execution), safety, clock, **options)
     return controller.run(lambda: clock.now() >= seconds - 1e-9)

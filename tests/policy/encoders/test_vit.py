@@ -1,6 +1,8 @@
 """Pretrained vision transformers, with tiny random models."""
 
 import json
+import random
+import shutil
 
 import pytest
 import safetensors.torch
@@ -14,6 +16,7 @@ from cameras import (
     specification,
     training,
 )
+from damage import alter, fate, spoil
 from recede.checkpoints.opening import load_policy
 from recede.configs.components.encoders import ViTEncoderConfig
 from recede.policy.encoders.images import IMAGENET
@@ -111,6 +114,25 @@ def test_a_frozen_transformer_stays_in_evaluation(saved):
     assert not any(p.requires_grad for p in encoder.cameras[0].model.parameters())
     encoder(observe(Stream("scene", (8, 8, 3), "uint8"), STATE)).sum().backward()
     assert encoder.cameras[0].project.weight.grad.any()
+
+
+@pytest.mark.parametrize("saved", ["Dinov2"], indirect=True)
+def test_a_damaged_folder_is_read_or_refused_in_one_line(saved, tmp_path):
+    (saved[1] / "preprocessor_config.json").write_text(
+        json.dumps({"image_mean": [0.1, 0.2, 0.3], "image_std": [1] * 3})
+    )
+    path = tmp_path / "damaged"
+    for number in range(16):
+        rng = random.Random(number)
+        shutil.copytree(saved[1], path)
+        damage = rng.choice([alter, alter, spoil])
+        damage(rng.choice(sorted(path.glob("*.json" if damage is alter else "*"))), rng)
+        fate(lambda: vit(path), "train")
+        shutil.rmtree(path)
+    shutil.copytree(saved[1], path)
+    content = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(content | {"num_hidden_layers": 10**9}))
+    assert "num_hidden_layers must be at most" in fate(lambda: vit(path), "train")
 
 
 @pytest.mark.parametrize("saved", ["Dinov2"], indirect=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from emulated_bus import EmulatedBus, Servo
 from recede.control.loop import Controller
+from recede.control.planned import Planned
 from recede.control.safety import Limits, Safety
 from recede.datasets.store import DemonstrationStore
 from recede.execution.overlapping import AsyncReplace
@@ -377,7 +378,7 @@ def test_the_control_loop_brings_it_to_a_target_within_the_limits(arm, emulated)
     limits = Limits.of(arm.specification, speed=1.5, acceleration=10.0, jump=9.0)
     safety = Noted(limits, 1 / arm.rate, stale_s=9.0, patience_s=60.0)
     target = action(2600, 2000, 2000, 1700, 2300, 2900)
-    controller = Controller(arm, Leading(target), AsyncReplace(Horizons(1, 16, 4)), safety, MonotonicClock())
+    controller = Controller(arm, Planned(Leading(target), AsyncReplace(Horizons(1, 16, 4))), safety, MonotonicClock())
     end = time.monotonic() + 60
     summary = controller.run(lambda: np.abs(arm.position() - target).max() < 2 * STEP or time.monotonic() > end)
     assert summary.reason == "over"

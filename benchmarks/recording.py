@@ -1,0 +1,126 @@
+"""Milliseconds from the end of an episode until the next one can begin, for the first and the last of many episodes.
+
+    python benchmarks/recording.py [json=FILE]
+
+The steps of an episode come `SPEED` times faster than a camera of 30 pictures a second gives them, and are written by
+the process of `recede record` meanwhile.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from recede.benchmarks.measure import Row, output, report
+from recede.control.alignment import Alignment
+from recede.control.led import Led
+from recede.control.loop import Tick
+from recede.datasets.facts import EpisodeFacts
+from recede.datasets.store import DemonstrationStore
+from recede.recording.writing import Recorder
+from recede.robots.interface import Reading
+from recede.specification import Specification, Stream
+from recede.teleoperation.axes import Axes
+from recede.teleoperation.clutch import Clutch
+from recede.teleoperation.interface import Order, Status
+
+EPISODES = 200
+"""Episodes of a store."""
+
+STEPS = 300
+"""Steps of an episode."""
+
+FEW = 10
+"""The first and the last episodes of which the median counts."""
+
+SIZE = 96
+"""Side length of the images."""
+
+DT = 1 / 30
+"""Duration of a step, s."""
+
+SPEED = 20.0
+"""How many times faster than in real time the steps come."""
+
+
+def specification(*, has_images: bool) -> Specification:
+    """A robot of six joints, with or without a camera."""
+    camera = (Stream("camera", (SIZE, SIZE, 3), "uint8"),) if has_images else ()
+    return Specification(
+        (Stream("joints", (6,), low=-3.2, high=3.2), *camera), Stream("action", (6,), low=-3.2, high=3.2), DT
+    )
+
+
+class Nobody:
+    """An input that nobody holds."""
+
+    kind, axes = "relative", tuple("abcdef")
+
+    def start(self) -> None:
+        """Do nothing."""
+
+    def read(self, now: float) -> None:
+        """Nothing."""
+
+    def orders(self, status: Status) -> list[Order]:
+        """None."""
+        return []
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def seconds_to_ready(folder: Path, *, has_images: bool) -> list[float]:
+    """For each episode in turn, the seconds from its end until the next one has begun."""
+    robot, rng, taken = specification(has_images=has_images), np.random.default_rng(0), list[float]()
+    store = DemonstrationStore.create(folder / f"images-{has_images}.zarr", robot)
+    lead = Led(Nobody(), Clutch("relative", Axes(Nobody.axes, robot.action), near=1, step=1, stale_s=1))
+    lead.position = np.zeros(6)
+    with closing(Recorder(store, 0.0)) as recorder:
+        recorder.begin()
+        for _ in range(EPISODES):
+            alignment = Alignment(robot)
+            begin = time.perf_counter()
+            for step in range(STEPS):
+                moment = step * DT
+                readings = {"joints": Reading(rng.uniform(-3, 3, 6).astype(np.float32), moment)}
+                if has_images:
+                    picture = rng.integers(0, 256, (SIZE // 8, SIZE // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
+                    readings["camera"] = Reading(picture, moment)
+                alignment.add(readings, moment)
+                tick = Tick(moment, 0.0, 0.0, readings["joints"].value, 0, 0.0, 0.0)
+                recorder.tick(tick, alignment, lead=lead, most=np.inf)
+                time.sleep(max(0.0, begin + moment / SPEED - time.perf_counter()))
+            ended = time.perf_counter()
+            if recorder.end() != STEPS:
+                raise RuntimeError(f"the disk does not keep up with {SPEED:g} times the speed: {recorder.fault}")
+            recorder.keep(EpisodeFacts(outcome="success", operator="benchmark"), seed=-1)
+            recorder.begin()
+            taken.append(time.perf_counter() - ended)
+        recorder.discard()
+    return taken
+
+
+def main() -> None:
+    """Print the table, and write it to `json=FILE`."""
+    path, rows = output(sys.argv[1:]), list[Row]()
+    for name, has_images in (("joints", False), (f"joints and {SIZE} x {SIZE} pixels", True)):
+        with tempfile.TemporaryDirectory() as folder:
+            taken = seconds_to_ready(Path(folder), has_images=has_images)
+        first, last = median(taken[:FEW]), median(taken[-FEW:])
+        rows += [
+            Row(name=f"{name}: episode 1, end to ready", value=1e3 * first, unit="ms"),
+            Row(name=f"{name}: episode {EPISODES}, end to ready", value=1e3 * last, unit="ms"),
+            Row(name=f"{name}: longest", value=1e3 * max(taken), unit="ms"),
+            Row(name=f"{name}: last / first", value=last / first, unit="x"),
+        ]
+    report(rows, path)
+
+
+if __name__ == "__main__":
+    main()

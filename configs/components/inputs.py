@@ -1,0 +1,105 @@
+"""The inputs of a person: plain values whose `build` makes a `Teleoperator`, and the clutch between it and a robot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..checks import LONGEST_MS, positive
+
+if TYPE_CHECKING:
+    from ...robots.interface import Robot
+    from ...specification import Specification
+    from ...teleoperation.clutch import Clutch
+    from ...teleoperation.interface import Teleoperator
+
+
+@dataclass(kw_only=True)
+class InputConfig:
+    """What the configurations of all inputs share: which axis drives what, and the clutch. Derive yours from it."""
+
+    axes: list[str] | None = None
+    """Axis of the input that drives each dimension of the action, as [x,-y,none]; null takes those of the same names,
+or the first ones."""
+
+    scale: Any = 1.0
+    """Units of the action for a unit of the input: one number, or one for each dimension."""
+
+    near: Any = 0.05
+    """How near an absolute input must come to the robot before the robot follows, in ranges of the action."""
+
+    step: Any = 0.2
+    """Largest way of the input from one reading to the next, in ranges; beyond it the robot is let go."""
+
+    stale_ms: float = 200.0
+    """Time without a reading after which the robot is let go, in milliseconds."""
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "near", "step"):
+            values = getattr(self, name)
+            values = values if isinstance(values, list) else [values]
+            if not all(type(value) in (int, float) and abs(value) < 1e9 for value in values):
+                raise ValueError(f"input.{name} must be a number below 1e9 or a list of them, got {values}")
+        positive(self, "stale_ms", most=LONGEST_MS)
+
+    def build(self, robot: Robot) -> Teleoperator:
+        """The input, for a robot that is not started yet. It may read the robot, to show what it observes."""
+        raise NotImplementedError(f"{type(self).__name__} must have a method build(robot) that makes a Teleoperator")
+
+    def clutch(self, teleoperator: Teleoperator, specification: Specification) -> Clutch:
+        """The clutch between the input and a robot of that specification."""
+        from ...teleoperation.axes import Axes
+        from ...teleoperation.clutch import Clutch
+
+        axes = Axes(teleoperator.axes, specification.action, drives=self.axes, scale=self.scale)
+        return Clutch(teleoperator.kind, axes, near=self.near, step=self.step, stale_s=self.stale_ms / 1e3)
+
+
+@dataclass(kw_only=True)
+class ExpertInputConfig(InputConfig):
+    """The scripted expert of a simulated task as the hands: it drives, begins and decides by itself."""
+
+    near: Any = 1.0
+    """How near an absolute input must come to the robot before the robot follows, in ranges of the action."""
+
+    step: Any = 1.0
+    """Largest way of the input from one reading to the next, in ranges; beyond it the robot is let go."""
+
+    stale_ms: float = 500.0
+    """Time without a reading after which the robot is let go, in milliseconds."""
+
+    def build(self, robot: Robot) -> Teleoperator:
+        """For a simulated robot. Raises ValueError for any other."""
+        from ...robots.simulated import SimulatedRobot
+        from ...teleoperation.expert import ExpertHands
+
+        if not isinstance(robot, SimulatedRobot):
+            raise ValueError("input=expert drives a simulated robot alone: choose robot=simulated, or another input=")
+        return ExpertHands(robot)
+
+
+@dataclass(kw_only=True)
+class KeyboardInputConfig(InputConfig):
+    """The keys of the terminal: two for each dimension of the action, each press a small step."""
+
+    press: Any = 0.01
+    """Way of one key press, in ranges of the action: one number, or one for each dimension."""
+
+    step: Any = 1.0
+    """Largest way of the input from one reading to the next, in ranges; beyond it the robot is let go."""
+
+    def build(self, robot: Robot) -> Teleoperator:
+        """For any robot whose action has limits."""
+        from ...teleoperation.keyboard import Keyboard
+
+        action = robot.specification.action
+        if not action.low:
+            raise ValueError("the action must have limits to be led by hand: give its stream low and high")
+        ranges = np.subtract(action.high, action.low)
+        return Keyboard(action, np.asarray(self.press) * ranges)
+
+
+INPUTS: dict[str, Any] = {"expert": ExpertInputConfig, "keyboard": KeyboardInputConfig}
+"""The name of an input -> its configuration."""

@@ -1,0 +1,91 @@
+"""An episode that is written while it is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import ZarrArray, extend, file_rows
+from .facts import UNKNOWN, EpisodeFacts
+
+
+class EpisodeWriter:
+    """Writes the steps of an episode while they come; nobody reads it before `keep`. See `DemonstrationStore.begin`.
+
+    It is discarded at the end of its context unless it is kept.
+
+    arrays: of the streams. start: the first step. check: returns steps in the dtypes of the streams, or raises
+    ValueError. commit: commits the written rows, see `keep`. shorten: deletes uncommitted rows. lock: keeps other
+    writers out until it is closed.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, ZarrArray],
+        start: int,
+        *,
+        check: Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]],
+        commit: Callable[[int, int, EpisodeFacts], int],
+        shorten: Callable[[], None],
+        lock: ExitStack,
+    ) -> None:
+        self._arrays, self._start, self._lock = arrays, start, lock
+        self._check, self._commit, self._shorten = check, commit, shorten
+        self._waiting: dict[str, list[NDArray[Any]]] = {name: [] for name in arrays}
+        self._written = dict.fromkeys(arrays, 0)
+        self._is_over = False
+        self.num_steps = 0
+        """Number of steps so far."""
+
+    def __enter__(self) -> EpisodeWriter:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if not self._is_over:
+            self._is_over = True
+            with self._lock:
+                self._shorten()
+                if isinstance(error, OSError):
+                    raise error  # the lock of the store adds the remedy
+
+    def add(self, streams: Mapping[str, NDArray[Any]]) -> None:
+        """Add L >= 1 steps, (L, *shape) for every stream. Writes the files that are full now.
+
+        Raises ValueError if the steps do not fit the specification, and OSError if they cannot be written.
+        """
+        rows = self._check(streams)
+        self.num_steps += len(rows["action"])
+        for name, values in rows.items():
+            self._waiting[name].append(values)
+            place, size = self._start + self._written[name], file_rows(self._arrays[name])
+            self._write(name, (self._start + self.num_steps) // size * size - place)
+
+    def keep(self, *, seed: int = -1, facts: EpisodeFacts = UNKNOWN) -> int:
+        """Write the rest and commit the episode; returns its index. The arguments are those of `append`.
+
+        Raises ValueError if there are no steps, and OSError if they cannot be written.
+        """
+        if not self.num_steps:
+            raise ValueError("an episode must have at least one step: add steps, or discard it")
+        for name in self._arrays:
+            self._write(name, self.num_steps - self._written[name])
+        index = self._commit(self.num_steps, seed, facts)
+        self._is_over = True
+        self._lock.close()
+        return index
+
+    def discard(self) -> None:
+        """Leave the episode out. Does nothing after `keep`."""
+        self.__exit__(None, None, None)
+
+    def _write(self, name: str, count: int) -> None:
+        """Write that many waiting rows of a stream, if it is above 0."""
+        if count > 0:
+            rows = np.concatenate(self._waiting[name])
+            extend(self._arrays[name], self._start + self._written[name], rows[:count])
+            self._waiting[name] = [rows[count:]] if count < len(rows) else []
+            self._written[name] += count

@@ -1,0 +1,23 @@
+"""The store of a recording has the specification of the robot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..datasets.store import DemonstrationStore
+from ..specification import Specification
+
+
+def open_existing(path: Path, specification: Specification, *, of: str) -> DemonstrationStore | None:
+    """The store at `path`, or None if there is none. of: what it must hold, for the message.
+
+    Raises ValueError if it has another specification.
+    """
+    if not path.exists():
+        return None
+    store = DemonstrationStore.open(path)
+    if differences := store.specification.differences(specification):
+        raise ValueError(
+            f"{path} must hold demonstrations of {of}, but its specification differs: {'; '.join(differences)}"
+        )
+    return store

@@ -1,0 +1,98 @@
+"""Hands that play a script, as a package of a user (`imports=[hands]`), and a writer in this process."""
+
+import contextlib
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import recede
+from recede.configs.components.inputs import InputConfig
+from recede.realtime import Channel, connected
+from recede.robots.interface import Reading
+from recede.teleoperation.interface import Order
+
+
+class ThreadChild:
+    """A `realtime.Child` that is a thread, because starting a process takes seconds on a busy machine."""
+
+    pid = 0
+
+    def __init__(self, serve, outgoing, incoming, *arguments, daemon):
+        ours, theirs = connected(outgoing, incoming)
+        self.channel, self._end = Channel(ours, outgoing, incoming), theirs
+        other = Channel(theirs, incoming, outgoing)
+        self._thread = threading.Thread(target=self._serve, args=(serve, other, *arguments), daemon=daemon)
+        self._thread.start()
+
+    def _serve(self, serve, channel, *arguments):
+        with contextlib.suppress(ConnectionError), contextlib.closing(channel):
+            serve(channel, *arguments)
+
+    def close(self, seconds=0.0):
+        self.channel.close()
+        self._thread.join()
+
+
+class Hands:
+    """A velocity input that gives each order of a script in its phase: (phase, seconds in it, order, text)."""
+
+    kind, axes = "velocity", ("x", "y")
+
+    def __init__(self, script=(), *, velocity=(0.3, -0.2), fail_at=np.inf):
+        self.velocity = None if velocity is None else np.array(velocity)
+        self.script, self.fail_at = deque(script), fail_at
+        self.statuses, self.calls, self._since, self.now = [], [], ("", 0), 0.0
+
+    def start(self):
+        self.calls.append("start")
+
+    def read(self, now):
+        self.now = now
+        if now >= self.fail_at:
+            raise ConnectionError("the stick is unplugged")
+        return None if self.velocity is None else Reading(self.velocity, now)
+
+    def orders(self, status):
+        self.statuses.append(status)
+        assert len(self.statuses) < 5000, f"the script hangs before {self.script} in {status}"
+        orders = []
+        while self.script and self.script[0][0] == status.phase and status.seconds >= self.script[0][1]:
+            _, _, kind, *text = self.script.popleft()
+            orders.append(Order(kind, *text))
+            if kind in ("begin", "end", "keep", "discard", "undo"):
+                break
+        return orders
+
+    def close(self):
+        self.calls.append("close")
+
+
+def episodes(*ends, seconds=1.0):
+    """A script of episodes with these ends, each of some seconds."""
+    script = []
+    for end in ends:
+        script += [("ready", 0, "begin"), ("recording", seconds, "end"), ("ended", 0, end)]
+    return [*script, ("ready", 0, "quit")]
+
+
+class Ceaseless(Hands):
+    """Begins and keeps one episode after the other, and says so."""
+
+    def orders(self, status):
+        if status.phase == "ready":
+            return [Order("begin")]
+        if status.phase == "recording" and status.seconds > 0.25:
+            return [Order("success"), Order("keep")]
+        return []
+
+
+@dataclass(kw_only=True)
+class CeaselessConfig(InputConfig):
+    """Hands of a package of a user."""
+
+    def build(self, robot):
+        return Ceaseless()
+
+
+recede.add_choice("input", "ceaseless", CeaselessConfig)
