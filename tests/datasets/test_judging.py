@@ -19,6 +19,7 @@ from flawed import (
 )
 from recede.datasets.faults import faults
 from recede.datasets.films import watch
+from recede.datasets.inspection import warnings
 from recede.datasets.judging import remarks, ways_of
 from recede.datasets.opening import open_demonstrations
 from recede.datasets.quality import measure
@@ -104,6 +105,16 @@ def test_episodes_are_named_as_in_the_store_and_the_remedy_leaves_them_out(clean
     assert remark.episodes == (1, 5)
     assert "episodes 3, 20" in remark.text
     assert 'episodes="episode!=3 and episode!=20"' in remark.remedy
+
+
+def test_faults_of_streams_are_named_by_the_episodes_of_the_store_too(clean):
+    short = clean.but(lambda rows: {name: values[:4] for name, values in rows.items()}, episodes=[20])
+    stuck = clean.but(lambda rows: repeating(rows, "hand", 5, 40), episodes=[20])
+    dark = clean.but(lambda rows: {"image": np.zeros_like(rows["image"])}, episodes=[20])
+    outside = clean.but(lambda rows: {"action": rows["action"] * 1.5}, episodes=[20])
+    for flawed in (short, stuck, dark, outside):
+        lines = warnings(Selected(flawed, [*range(1, 12), 20]))
+        assert [line for line in lines if "episode 20" in line], lines
 
 
 def test_two_ways_are_told_apart_if_the_start_does_not_decide():
