@@ -71,7 +71,8 @@ def warnings(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list
     if len(short):
         lines.append(
             f"too short for the action horizon of {action_horizon} steps: {len(short)} of {len(steps)} episodes, the "
-            f"first of them episode {demonstrations.episode_numbers[short[0]]} with {steps[short[0]]}; training leaves them out"
+            f"first of them episode {demonstrations.episode_numbers[short[0]]} with {steps[short[0]]}; training leaves "
+            "them out"
         )
     return lines + [fault.text for fault in (*_step_faults(demonstrations), *faults(demonstrations))]
 
