@@ -179,7 +179,13 @@ def taking_turns(path: Path) -> Generator[None]:
 
 
 def check_writable(folder: Path) -> None:
-    """Raises ValueError if files cannot be written to `folder`, or if it does not exist and cannot be made."""
+    """Raises ValueError if results cannot be written to `folder`, or if it does not exist and cannot be made.
+
+    Nothing is written among demonstrations.
+    """
+    for path in (whole := folder.absolute(), *whole.parents):
+        if (path / "zarr.json").is_file() or (path / ".zgroup").is_file():
+            raise ValueError(f"out must be a folder of its own, got {folder}, but {path} is a store: give another out=")
     place = folder
     while not os.path.lexists(place) and place != place.parent:
         place = place.parent

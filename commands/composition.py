@@ -97,7 +97,7 @@ def _shown(error: BaseException) -> str:
     return line if len(line) <= MOST_LETTERS else f"{line[: MOST_LETTERS // 2]} ... {line[-MOST_LETTERS // 2 :]}"
 
 
-def explain_memory(error: Exception, command: str) -> str:
+def explain_memory(error: BaseException, command: str) -> str:
     """What did not fit into the memory of a GPU, and how to need less."""
     # torch names the sizes in its first two sentences; advice on its own settings follows.
     reason = ". ".join(" ".join(str(error).split()).split(". ")[:2]).rstrip(".")

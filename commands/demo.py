@@ -20,8 +20,9 @@ def run(config: DemoConfig) -> None:
 
     Raises ValueError if another demo writes to the same folder.
     """
-    from ..files import exclusive
+    from ..files import check_writable, exclusive
 
+    check_writable(Path(config.out))
     device(config.device)  # raises before anything is recorded
     with exclusive(Path(config.out), "being written"):
         _demonstrate(config, Path(config.out))

@@ -12,8 +12,10 @@ def run(config: TrainConfig) -> None:
     """Train, and print how to evaluate the policy, if it has a task."""
     from ..checkpoints.runs import checkpoint_steps, read_metrics
     from ..evaluation.reports.learning import outlook
+    from ..files import check_writable
     from ..training.loop import train
 
+    check_writable(Path(config.out))
     before = checkpoint_steps(Path(config.out))
     path = train(config)
     steps = int(path.name)

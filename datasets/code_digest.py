@@ -54,7 +54,7 @@ def _identity(value: Any, seen_ids: set[int]) -> Any:
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biufc":
         return kind, value.dtype.str, value.shape, hashlib.sha256(value.tobytes()).hexdigest()
     if _is_numpy(value):
-        return "numpy", value.__name__
+        return "numpy", str(getattr(value, "__name__", value))
     if type(value) is not FunctionType:
         raise Unidentified
     if id(value) in seen_ids:

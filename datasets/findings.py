@@ -28,7 +28,7 @@ class Finding(NamedTuple):
     share: float
     """Of the steps or episodes that it concerns, from 0 to 1."""
     stream: Stream
-    index: int
+    dimension: int
     what: str
     """A clause such as "is outside its limits". Findings of equal clauses are of one kind."""
     where: str
@@ -46,11 +46,11 @@ def merged(findings: Iterable[Finding]) -> list[Fault]:
 
 def _fault(findings: Sequence[Finding]) -> Fault:
     widest = max(findings, key=lambda finding: finding.share)
-    stream, label = widest.stream, widest.stream.label(widest.index)
+    stream, label = widest.stream, widest.stream.label(widest.dimension)
     remedy = f": {widest.remedy}" if widest.remedy else ""
     if len(findings) == 1:
         return Fault(widest.share, f"{label} {widest.what} {widest.where}{remedy}")
-    indices = sorted({finding.index for finding in findings})
+    indices = sorted({finding.dimension for finding in findings})
     most = f"{label} most, {widest.where}" if len(indices) > 1 else f"{widest.where}, and elsewhere"
     return Fault(widest.share, f"{together(stream, indices)} {widest.what}, {most}{remedy}")
 

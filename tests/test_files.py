@@ -2,6 +2,7 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from recede.files import (
@@ -181,3 +182,15 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path, monkeypatch, name
     check_writable(tmp_path)
     check_writable(tmp_path / "new/folder")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("marker", ["zarr.json", ".zgroup"])
+@pytest.mark.parametrize("out", ["store", "store/", "store/new/folder"])
+def test_nothing_is_written_among_demonstrations(tmp_path, monkeypatch, marker, out):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / marker).touch()
+    check_writable(tmp_path / "beside")
+    monkeypatch.chdir(tmp_path)
+    for path in (tmp_path / out, Path(out)):
+        with pytest.raises(ValueError, match=rf"got {path}, but {tmp_path / 'store'} is a store: give another out="):
+            check_writable(path)

@@ -14,7 +14,7 @@ import torch
 
 from ..checkpoints.folder import read_manifest
 from ..checkpoints.runs import checkpoint_steps, read_resolved, resolve_checkpoint
-from ..configs.notation import describe
+from ..configs.notation import describe, typed
 from ..configs.training import BY_CONTENT, FREE, TrainConfig
 from ..datasets.demonstrations import Demonstrations
 from ..datasets.normalisation import TOLERANCE
@@ -118,7 +118,7 @@ def _changed_weights(config: TrainConfig, stored: Mapping[str, Any], manifest: M
     if before == now:
         return []
     digest = now and read_manifest(resolve_checkpoint(Path(now)))["weights_sha256"][:12]
-    return [] if digest == manifest["training"]["init_from"] else [f"init_from was {before!r} and is {now!r}"]
+    return [] if digest == manifest["training"]["init_from"] else [f"init_from was {typed(before)} and is {typed(now)}"]
 
 
 def _check_steps(config: TrainConfig, *, done: int, planned: int) -> None:
@@ -144,7 +144,7 @@ def configuration_changes(before: Mapping[str, Any], now: Mapping[str, Any], pat
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             changes += configuration_changes(old, new, f"{path}{key}.")
         elif old != new:
-            changes.append(f"{path}{key} was {old!r} and is {new!r}")
+            changes.append(f"{path}{key} was {typed(old)} and is {typed(new)}")
     return changes
 
 

@@ -153,7 +153,8 @@ def _remarks(quality: Quality, warnings: Sequence[str]) -> str:
 def _sentence(text: str) -> str:
     """A clause as a sentence. It may begin with the name of a stream, which stays as it is."""
     is_word = text.split(" ")[0].isalpha() and not text.startswith("image")
-    return f"{text[:1].upper() if is_word else text[:1]}{text[1:]}."
+    end = "" if text.endswith("?") else "."
+    return f"{text[:1].upper() if is_word else text[:1]}{text[1:]}{end}"
 
 
 def _percent(share: float, digits: int = 0) -> str:

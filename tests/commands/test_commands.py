@@ -217,6 +217,16 @@ def test_a_picture_that_cannot_be_drawn_is_refused_before_anything_is_read(reced
     assert "file is no folder" in recede("inspect", "nowhere", "out=file/x.png").line
 
 
+@pytest.mark.parametrize("command", [["train", "dataset=nowhere"], ["demo"], ["evaluate", "nowhere"]])
+def test_results_go_neither_to_a_file_nor_among_demonstrations(recede, empty_folder, command):
+    (empty_folder / "file").touch()
+    (empty_folder / "store").mkdir()
+    (empty_folder / "store/zarr.json").touch()
+    for out, words in (("file", "file is no folder"), ("store", "store is a store")):
+        assert f"{words}: give another out=" in recede(*command, f"out={out}").line
+    assert {path.name for path in empty_folder.rglob("*")} == {"file", "store", "zarr.json"}
+
+
 def test_the_line_of_a_real_process(reaches, empty_folder):
     """No warning of a library stands beside it, and nothing on the standard output."""
     program = "import sys; from recede.commands.main import main; sys.exit(main())"
