@@ -22,7 +22,7 @@ def run(config: RecordConfig) -> None:
     from ..datasets.facts import EpisodeFacts
     from ..datasets.store import DemonstrationStore
     from ..recording.session import RecordingSession
-    from ..recording.stores import open_existing
+    from ..recording.stores import open_or_create
     from ..robots.simulated import SimulatedRobot
     from ..robots.simulation import check_controllable
 
@@ -45,9 +45,7 @@ def run(config: RecordConfig) -> None:
     clutch = config.input.clutch(teleoperator, robot.specification)
     if isinstance(config.input, KeyboardInputConfig) and not sys.stdin.isatty():
         raise ValueError("input=keyboard needs a terminal to type at: run the command in one, or choose another input=")
-    store = open_existing(path, robot.specification, of=repr(config.task))
-    if store is None:
-        store = DemonstrationStore.create(path, robot.specification, images=config.images)
+    store = open_or_create(path, robot.specification, images=config.images, of=repr(config.task))
     operator = config.operator or ("script" if isinstance(config.input, ExpertInputConfig) else getpass.getuser())
     session = RecordingSession(
         robot=robot,

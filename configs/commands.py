@@ -37,7 +37,7 @@ COMMANDS = {
     "record": Command(RecordConfig, "record demonstrations that a person drives", "Demonstrations"),
     "download": Command(DownloadConfig, "download published demonstrations", "Demonstrations", "name"),
     "inspect": Command(
-        InspectConfig, "describe demonstrations: streams, ranges, warnings, a picture", "Demonstrations", "dataset"
+        InspectConfig, "describe demonstrations: streams, ranges, faults, quality", "Demonstrations", "dataset"
     ),
     "replay": Command(ReplayConfig, "apply recorded actions in simulation and compare", "Demonstrations"),
     "train": Command(TrainConfig, "train a policy on demonstrations, or resume training", "Policies", has_presets=True),

@@ -35,7 +35,10 @@ PICTURES = (".png", ".jpg", ".svg", ".pdf")
 
 @dataclass(kw_only=True)
 class InspectConfig(CommandConfig):
-    """Describe demonstrations: streams, ranges, warnings, and a picture of every dimension over time."""
+    """Describe demonstrations: streams, ranges, warnings, a picture of every dimension over time, and a quality page.
+
+    The page says what looks wrong in which episodes and what to do about it.
+    """
 
     "Demonstrations"
 
@@ -46,7 +49,10 @@ class InspectConfig(CommandConfig):
     task: str | None = None
     """Task that a replay buffer shows. A store needs none."""
     out: PathName | None = None
-    """File of the picture. null is data/reach.png for data/reach.zarr, or runs/inspect/ if that folder is read-only."""
+    """File of the picture. null is data/reach.png for data/reach.zarr, or runs/inspect/ if that folder is read-only.
+The quality page has the same name with .html."""
+    run: PathName | None = None
+    """Run, checkpoint or exported folder of a policy whose error in each episode the page shows."""
 
     "Augmented images"
 

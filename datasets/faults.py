@@ -73,7 +73,7 @@ class Recording(NamedTuple):
         first = step - self.demonstrations.bounds(int(episodes[0]))[0]
         return (
             f"in {len(episodes)} of {len(self.demonstrations)} episodes, the first at step {first} of episode "
-            f"{episodes[0]}"
+            f"{self.demonstrations.episode_numbers[episodes[0]]}"
         )
 
 
@@ -311,13 +311,14 @@ def _image_faults(recording: Recording, stream: Stream) -> Iterator[Fault]:
         shades = " or ".join(sorted(set(flat.values())))
         yield Fault(
             len(flat) / len(glanced),
-            f"{stream.name} is {shades} in {_of(flat, glanced)}: leave these episodes out, and see to its camera",
+            f"{stream.name} is {shades} in {_of(flat, glanced, demonstrations)}: leave these episodes out, and see "
+            "to its camera",
         )
     if frozen:
         yield Fault(
             len(frozen) / len(glanced),
-            f"{stream.name} is frozen in {_of(frozen, glanced)} while other streams move: leave these episodes out, "
-            "and see to its camera",
+            f"{stream.name} is frozen in {_of(frozen, glanced, demonstrations)} while other streams move: leave these "
+            "episodes out, and see to its camera",
         )
     yield from _film_faults(recording, stream, skipped={*flat, *frozen})
 
@@ -358,8 +359,9 @@ def _spread(count: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int)).tolist()
 
 
-def _of(episodes: Sequence[int] | dict[int, Any], glanced: Sequence[int]) -> str:
-    return f"{len(episodes)} of {len(glanced)} episodes, the first of them episode {min(episodes)}"
+def _of(episodes: Sequence[int] | dict[int, Any], glanced: Sequence[int], demonstrations: Demonstrations) -> str:
+    first = demonstrations.episode_numbers[min(episodes)]
+    return f"{len(episodes)} of {len(glanced)} episodes, the first of them episode {first}"
 
 
 def _shade(frame: NDArray[np.uint8]) -> str:

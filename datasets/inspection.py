@@ -71,7 +71,8 @@ def warnings(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list
     if len(short):
         lines.append(
             f"too short for the action horizon of {action_horizon} steps: {len(short)} of {len(steps)} episodes, the "
-            f"first of them episode {short[0]} with {steps[short[0]]}; training leaves them out"
+            f"first of them episode {demonstrations.episode_numbers[short[0]]} with {steps[short[0]]}; training leaves "
+            "them out"
         )
     return lines + [fault.text for fault in (*_step_faults(demonstrations), *faults(demonstrations))]
 
@@ -130,7 +131,8 @@ def _dimension_faults(
     def first(wrong: NDArray[np.bool_]) -> str:
         step = int(wrong.argmax())
         episode = int(demonstrations.episode_of(step))
-        return f"the first at step {step - demonstrations.bounds(episode)[0]} of episode {episode}"
+        number = demonstrations.episode_numbers[episode]
+        return f"the first at step {step - demonstrations.bounds(episode)[0]} of episode {number}"
 
     if not (is_finite := np.isfinite(values)).all():
         count = f"in {np.sum(~is_finite)} of {len(values)} steps"

@@ -155,8 +155,10 @@ def _moving(demonstrations: Demonstrations) -> tuple[list[Dimension], NDArray[np
             rows = demonstrations.read(stream.name, start, stop).astype(np.float64)
             low, high = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
         for index in range(stream.size):
+            if not (np.isfinite(low[index]) and np.isfinite(high[index])):
+                continue
             span, least = high[index] - low[index], 1e-4 * max(abs(low[index]), abs(high[index]), 1e-6)
-            if np.isfinite(span) and span > least:
+            if span > least:
                 units = stream.units[index] if stream.units else ""
                 dimensions.append(Dimension(stream.name, index, stream.label(index), units))
                 lows.append(low[index])

@@ -19,12 +19,15 @@ COMPONENTS = 8
 ROWS = 256
 """So many episodes are compared with all others at once."""
 
-LEAST = 10
+LEAST = 20
 """Of fewer episodes no ways are told apart."""
 
-APART = 4.5
-"""Two ways differ by so many of their standard deviations. The halves of a normal distribution differ by 2.6, those of
-an even one by 3.5."""
+APART, CHANCE = 3.4, 13.0
+"""Two ways differ by the first of these plus the second / sqrt(n) standard deviations. One of a thousand samples of an
+even distribution falls apart so far by chance, and far fewer of a normal one."""
+
+EXPLAINED = 20
+"""One direction of the start is subtracted for so many episodes: more would also explain by chance what it does not."""
 
 LEAP = 0.35
 """A dimension that goes further in a step than this share of its range, in most episodes, is a switch. The moment at
@@ -89,17 +92,17 @@ def ways(paths: NDArray[np.float16], is_action: NDArray[np.bool_], steps: NDArra
     is_other = place > split
     if is_other.mean() > 0.5:
         is_other = ~is_other
-    if distance < APART or is_other.mean() < MINORITY or is_other.sum() < 3:
+    if distance < APART + CHANCE / np.sqrt(len(paths)) or is_other.mean() < MINORITY or is_other.sum() < 3:
         return None
     weight = np.square(directions[0].reshape(actions.shape[1:])).sum(axis=0)
     return Ways(is_other.astype(np.int64), distance, int(np.flatnonzero(is_action)[weight.argmax()]))
 
 
 def _unexplained(starts: NDArray[np.float64], paths: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Paths (n, ...) without what is linear in the starts (n, D), of which at most n / 5 directions count."""
+    """Paths (n, ...) without what is linear in the starts (n, D), in the directions in which these vary most."""
     centred, targets = starts - starts.mean(axis=0), paths - paths.mean(axis=0)
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
-    count = min(int((sizes > 1e-3 * max(sizes[0], 1e-9)).sum()), len(starts) // 5)
+    count = min(int((sizes > 1e-3 * max(sizes[0], 1e-9)).sum()), len(starts) // EXPLAINED)
     basis = left[:, :count]
     return targets - basis @ (basis.T @ targets)
 

@@ -18,7 +18,7 @@ from ..envs.faults import Fault, RunningEnv, summary
 from ..envs.promises import PromiseError
 from ..envs.task import Task
 from ..files import exclusive
-from .stores import open_existing
+from .stores import open_existing, open_or_create
 
 MOST_FAULTS = 3
 """The episodes that may break off before the first one that does not."""
@@ -51,14 +51,7 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: s
             f"task {task.name!r} has no scripted expert to record: download or record demonstrations of it"
         )
     failures_path = path.with_name(f"{path.stem}-failures{path.suffix}")
-    store = open_existing(path, task.specification, of=repr(task.name))
-    if store is None:
-        try:
-            DemonstrationStore.create(path, task.specification, images=images)
-        except FileExistsError:
-            if not path.exists():
-                raise
-            # Another process was faster, and records into it.
+    open_or_create(path, task.specification, images=images, of=repr(task.name))
     with exclusive(path, "being recorded"), closing(RunningEnv(task.make, task.specification)) as env:
         store = DemonstrationStore.open(path)  # as the last process left it
         store.remove_leftovers()

@@ -8,6 +8,22 @@ from ..datasets.store import DemonstrationStore
 from ..specification import Specification
 
 
+def open_or_create(path: Path, specification: Specification, *, images: str, of: str) -> DemonstrationStore:
+    """The store at `path`, which is created if there is none; another process may do so at the same time.
+
+    images: see `DemonstrationStore.create`. Raises what `open_existing` and `DemonstrationStore.create` raise.
+    """
+    store = open_existing(path, specification, of=of)
+    if store is None:
+        try:
+            return DemonstrationStore.create(path, specification, images=images)
+        except FileExistsError:
+            store = open_existing(path, specification, of=of)
+            if store is None:
+                raise
+    return store
+
+
 def open_existing(path: Path, specification: Specification, *, of: str) -> DemonstrationStore | None:
     """The store at `path`, or None if there is none. of: what it must hold, for the message.
 

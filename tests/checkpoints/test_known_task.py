@@ -148,7 +148,7 @@ def test_a_store_is_replayed_in_the_task_of_the_command_line_alone(recede, reach
 
 
 def test_the_task_of_the_command_line_is_imported(recede, policies, marker):
-    options = ["episodes=episode<1", "videos=0", "device=cpu", "out=results"]
+    options = ["episodes=1", "videos=0", "device=cpu", "out=results"]
     result = recede("evaluate", policies("checkpoint"), f"task={EVIL}", *options)
     assert result.status == 0, result.err
     assert marker.exists()

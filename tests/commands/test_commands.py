@@ -432,6 +432,12 @@ def test_from_demonstrations_to_an_evaluation(recede, empty_folder, reaches, tra
     shutil.copytree(trained, empty_folder / "my run")
     assert recede("inspect", str(reaches), "out=pictures/reach.png").status == 0
     assert (empty_folder / "pictures/reach.png").read_bytes().startswith(b"\x89PNG")
+    judged = recede("inspect", str(reaches), "out=pictures/reach.png", "run=my run", "episodes=episode<6")
+    assert "quality: pictures/reach.html" in judged.out, judged.err
+    page = (empty_folder / "pictures/reach.html").read_text()
+    assert "6 episodes" in page
+    assert "Error of my run" in page
+    assert "&#x27;run=my run&#x27;" in page
     replayed = recede("replay", "task=toys:REACH", f"dataset={reaches}", "episodes=episode<4")
     assert "4 episodes replayed, 4 of them succeed" in replayed.out
     assert "worst 0.00e+00 m" in replayed.out

@@ -11,7 +11,7 @@ import pytest
 from recede.datasets.store import DemonstrationStore
 from recede.evaluation.reports.comparison import find_evaluations, write_lines
 from recede.files import exclusive, taking_turns, with_digest
-from recede.recording import scripted
+from recede.recording.stores import open_or_create
 
 EVALUATE = ["task=toys:REACH", "device=cpu", "videos=0"]
 
@@ -66,15 +66,21 @@ def test_a_policy_is_evaluated_while_its_training_goes_on(recede, trained, tmp_p
     assert (run / "evaluation.json").exists()
 
 
-def test_the_second_of_two_first_recordings_waits_or_goes_on(recede, reaches, tmp_path, monkeypatch):
-    path = tmp_path / "demos.zarr"
-    DemonstrationStore.create(path, DemonstrationStore.open(reaches).specification)
-    is_there, open_existing = iter([False]), scripted._open_existing
-    monkeypatch.setattr(
-        scripted, "_open_existing", lambda *arguments: open_existing(*arguments) if next(is_there, True) else None
-    )
-    assert recede("collect", "task=toys:REACH", f"out={path}", "episodes=1").status == 0
-    assert len(DemonstrationStore.open(path)) == 1
+def test_the_second_of_two_first_recordings_opens_the_store_of_the_first(recede, reaches, tmp_path, monkeypatch):
+    path, specification = tmp_path / "demos.zarr", DemonstrationStore.open(reaches).specification
+    create = DemonstrationStore.create
+
+    def create_after_another(*arguments, **options):
+        create(*arguments, **options)
+        return create(*arguments, **options)
+
+    monkeypatch.setattr(DemonstrationStore, "create", create_after_another)
+    store = open_or_create(path, specification, images="zstd", of="reach")
+    assert (store.path, len(store)) == (path, 0)
+    shutil.rmtree(path)
+    path.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match=f"{path} already exists"):
+        open_or_create(path, specification, images="zstd", of="reach")
 
 
 def test_a_recording_deletes_what_a_killed_append_left(recede, reaches, tmp_path):

@@ -177,6 +177,14 @@ def test_decoded_images_are_reused_until_the_store_grows(recorded, tmp_path):
     assert len(list((tmp_path / "cache").rglob("*.npy"))) == 2
 
 
+def test_decoded_images_of_another_length_are_decoded_again(recorded, tmp_path):
+    intact = mapped(recorded, tmp_path / "cache").clone()
+    (file,) = (tmp_path / "cache").rglob("*.npy")
+    for damaged in (file.read_bytes()[:-1], b"", b"x" * file.stat().st_size):
+        file.write_bytes(damaged)
+        assert torch.equal(mapped(recorded, tmp_path / "cache"), intact)
+
+
 def mapped(demonstrations, cache):
     return decode_images(demonstrations, demonstrations.stream("scene"), device=CPU, place="mapped", cache=cache)
 

@@ -19,6 +19,7 @@ from flawed import (
 )
 from recede.datasets.faults import faults
 from recede.datasets.films import watch
+from recede.datasets.inspection import warnings
 from recede.datasets.judging import remarks, ways_of
 from recede.datasets.opening import open_demonstrations
 from recede.datasets.quality import measure
@@ -106,6 +107,16 @@ def test_episodes_are_named_as_in_the_store_and_the_remedy_leaves_them_out(clean
     assert 'episodes="episode!=3 and episode!=20"' in remark.remedy
 
 
+def test_faults_of_streams_are_named_by_the_episodes_of_the_store_too(clean):
+    short = clean.but(lambda rows: {name: values[:4] for name, values in rows.items()}, episodes=[20])
+    stuck = clean.but(lambda rows: repeating(rows, "hand", 5, 40), episodes=[20])
+    dark = clean.but(lambda rows: {"image": np.zeros_like(rows["image"])}, episodes=[20])
+    outside = clean.but(lambda rows: {"action": rows["action"] * 1.5}, episodes=[20])
+    for flawed in (short, stuck, dark, outside):
+        lines = warnings(Selected(flawed, [*range(1, 12), 20]))
+        assert [line for line in lines if "episode 20" in line], lines
+
+
 def test_two_ways_are_told_apart_if_the_start_does_not_decide():
     demonstrations = reaches(30, sides=(1.0, -1.0))
     ways = ways_of(measure(demonstrations))
@@ -114,6 +125,9 @@ def test_two_ways_are_told_apart_if_the_start_does_not_decide():
     assert {*ways.way[::2]} | {*ways.way[1::2]} == {0, 1}
     assert len({*ways.way[::2]}) == 1
     assert judged(demonstrations) == {}
+    few = ways_of(measure(reaches(20, sides=(2.0, -2.0))))
+    assert few is not None
+    assert few.way.sum() == 10
     assert ways_of(measure(reaches(30, sides=(0.3, -0.3, 0.1, -0.1, 0.0)))) is None
 
 

@@ -52,8 +52,10 @@ def lesson(observation, batch=3, draws=4):
     return Lesson(observation, action, noise, torch.rand(draws, batch, 1, generator=generator))
 
 
-NETWORK = ["policy.network.channels=[8,16]", "policy.network.time_size=8", "horizons.observation=2"]
-NETWORK += ["horizons.prediction=4", "horizons.action=2"]
+NETWORK = [
+    *("policy.network.channels=[8,16]", "policy.network.time_size=8"),
+    *("horizons.observation=2", "horizons.prediction=4", "horizons.action=2"),
+]
 ENCODER = ["policy/encoder=resnet", *(f"policy.encoder.{key}={value}" for key, value in SMALL.items())]
 CHANGES = ["policy.encoder.crop=[14,12]", "augmentation.brightness=0.3", "augmentation.rotation=5"]
 
