@@ -89,8 +89,8 @@ def compare(task: str, folder: Path) -> Iterator[Row]:
         mean = sum(rates) / len(rates)
         within = wilson(round(mean * EPISODES * len(rates)), EPISODES * len(rates))
         low, high = over_trainings(rates, within)
-        each = ", ".join(f"{100 * rate:.0f}" for rate in rates)
-        yield Row(name=f"{task}, {name}", value=100 * mean, unit=f"% [{100 * low:.0f}, {100 * high:.0f}] of {each}")
+        listed = ", ".join(f"{100 * rate:.0f}" for rate in rates)
+        yield Row(name=f"{task}, {name}", value=100 * mean, unit=f"% [{100 * low:.0f}, {100 * high:.0f}] of {listed}")
 
 
 def recede(command: str, *arguments: str) -> None:
