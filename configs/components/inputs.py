@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import LONGEST_MS, positive
+from ..checks import LONGEST_MS, PathName, positive
 
 if TYPE_CHECKING:
     from ...robots.interface import Robot
     from ...specification import Specification
     from ...teleoperation.clutch import Clutch
     from ...teleoperation.interface import Teleoperator
+    from ...teleoperation.leader import LeaderArm
 
 
 @dataclass(kw_only=True)
@@ -101,5 +103,56 @@ class KeyboardInputConfig(InputConfig):
         return Keyboard(action, np.asarray(self.press) * ranges)
 
 
-INPUTS: dict[str, Any] = {"expert": ExpertInputConfig, "keyboard": KeyboardInputConfig}
+@dataclass(kw_only=True)
+class LeaderInputConfig(InputConfig):
+    """A second arm of six serial-bus servos, such as an SO-101, without torque: the robot goes where it is."""
+
+    port: PathName
+    """Name of the serial port."""
+
+    calibration: PathName
+    """Calibration file; see `robots.feetech.calibration`."""
+
+    rate: float = 100.0
+    """Readings of the arm per second."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "rate", most=1e3)
+
+    def build(self, robot: Robot) -> LeaderArm:
+        """For a robot with the same joints, or one whose `axes` are named.
+
+        Raises ValueError if the robot has other joints, other ranges or the same port.
+        """
+        from ...teleoperation.leader import LeaderArm
+
+        leader = LeaderArm(self.port, self.calibration, rate=self.rate)
+        self._fit(leader.axes, [leader], robot)
+        return leader
+
+    def _fit(self, names: tuple[str, ...], leaders: list[LeaderArm], robot: Robot) -> None:
+        from ...teleoperation.axes import Axes, axis_names
+        from ...teleoperation.leader import fit
+
+        action = robot.specification.action
+        if not action.low:
+            raise ValueError("the action must have limits to be led by hand: give its stream low and high")
+        if self.axes is None and not {*axis_names(action)} <= {*names}:
+            raise ValueError(
+                f"the leader has the joints {', '.join(names)}, and the robot {', '.join(axis_names(action))}: name "
+                "the joint that drives each dimension of the robot with input.axes"
+            )
+        axes = Axes(names, action, drives=self.axes, scale=self.scale)
+        for leader in leaders:
+            if Path(leader.port).resolve() == Path(getattr(robot, "port", "")).resolve():
+                raise ValueError(f"the leader and the robot must have ports of their own, got {leader.port} for both")
+            fit(leader, axes)
+
+
+INPUTS: dict[str, Any] = {
+    "expert": ExpertInputConfig,
+    "keyboard": KeyboardInputConfig,
+    "leader": LeaderInputConfig,
+}
 """The name of an input -> its configuration."""
