@@ -144,7 +144,7 @@ def fit(leader: LeaderArm, axes: Axes) -> None:
     for index, name in enumerate(axis_names(action)):
         low, high = action.low[index], action.high[index]
         for factor, axis in zip(axes.matrix[index].tolist(), axes.names, strict=True):
-            if not factor:
+            if not factor or axis not in leader.axes:
                 continue
             if axis == leader.trigger:
                 leader.pull(min(low / factor, high / factor), max(low / factor, high / factor))

@@ -175,7 +175,7 @@ def test_servos_of_another_calibration_are_refused_with_both_and_keep_their_torq
             r"shoulder_lift .* -1.53 to 1.53 .*leader.json.* -1 to 1.5 ",
         ),
         (robot(), {"scale": [57.3, 1, 1, 1, 1, 1]}, "shoulder_pan .*-87.9 to 87.9 .*-1.5 to 1.5"),
-        (robot(port="here"), {"port": "./here"}, "ports of their own, got ./here"),
+        (robot(port="here"), {"port": "./here"}, "ports of their own, got ./here twice"),
         (robot(low=(), high=()), {}, "must have limits"),
     ],
 )
