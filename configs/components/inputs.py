@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import LONGEST_MS, PathName, positive
+from ..checks import LONGEST_MS, PathName, positive, share
 
 if TYPE_CHECKING:
     from ...robots.interface import Robot
     from ...specification import Specification
     from ...teleoperation.clutch import Clutch
+    from ...teleoperation.gamepad import Gamepad
     from ...teleoperation.interface import Teleoperator
     from ...teleoperation.leader import LeaderArm
     from ...teleoperation.together import Together
@@ -102,6 +103,41 @@ class KeyboardInputConfig(InputConfig):
             raise ValueError("the action must have limits to be led by hand: give its stream low and high")
         ranges = np.subtract(action.high, action.low)
         return Keyboard(action, np.asarray(self.press) * ranges)
+
+
+@dataclass(kw_only=True)
+class GamepadInputConfig(InputConfig):
+    """A gamepad on Linux: its sticks, triggers and bumpers are velocities, and its buttons begin, end and decide."""
+
+    scale: Any = 1.0
+    """Factor of the speed: one number, or one for each dimension."""
+
+    device: PathName | None = None
+    """Name of the device, as in /dev/input/by-id; null for the only gamepad."""
+
+    speed: float = 0.25
+    """Speed of a stick at its end, in ranges of the action per second."""
+
+    dead: float = 0.1
+    """Share of the way of a stick that does not count, about its middle."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "speed", most=1e3)
+        share(self, "dead")
+
+    def build(self, robot: Robot) -> Gamepad:
+        """For any robot whose action has limits."""
+        from ...teleoperation.gamepad import Gamepad
+
+        return Gamepad(self.device, dead=self.dead)
+
+    def clutch(self, teleoperator: Teleoperator, specification: Specification) -> Clutch:
+        """The clutch between the gamepad and a robot of that specification."""
+        action, scale = specification.action, self.scale
+        if action.low and np.size(scale) in (1, action.size):
+            scale = (np.asarray(scale) * self.speed * np.subtract(action.high, action.low)).tolist()
+        return InputConfig.clutch(replace(self, scale=scale), teleoperator, specification)
 
 
 @dataclass(kw_only=True)
@@ -194,6 +230,7 @@ def _fit(config: InputConfig, leaders: list[LeaderArm], robot: Robot) -> None:
 
 INPUTS: dict[str, Any] = {
     "expert": ExpertInputConfig,
+    "gamepad": GamepadInputConfig,
     "keyboard": KeyboardInputConfig,
     "leader": LeaderInputConfig,
     "two_leaders": TwoLeadersInputConfig,

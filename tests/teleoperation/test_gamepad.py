@@ -1,0 +1,176 @@
+"""Gamepads: events as linux/input.h describes them, in a pipe, and ioctls answered as the kernel does."""
+
+import contextlib
+import os
+import struct
+
+import numpy as np
+import pytest
+from recede.configs.components.inputs import GamepadInputConfig
+from recede.realtime import MonotonicClock
+from recede.specification import Specification, Stream
+from recede.teleoperation.check import check_teleoperator
+from recede.teleoperation.gamepad import BUTTONS, Gamepad
+from recede.teleoperation.interface import ORDERS, Status
+
+
+class Pad:
+    """A device: a pipe by name, and what the kernel knows of it. ranges: code -> value, low, high."""
+
+    def __init__(self, path):
+        self.path, self.buttons = str(path), set()
+        self.ranges = {code: [0, -32768, 32767] for code in (0, 1, 3, 4)}
+        self.ranges |= {2: [0, 0, 255], 5: [0, 0, 255], 16: [0, -1, 1], 17: [0, -1, 1]}
+        os.mkfifo(path)
+        self.end = os.open(path, os.O_RDWR)
+
+    def ioctl(self, file, request, data):
+        if request == 0x80604518:
+            bits = sum(1 << code for code in self.buttons)
+            return bits.to_bytes(96, "little")
+        code = request - 0x80184540
+        if code not in self.ranges:
+            raise OSError(22, "Invalid argument")
+        assert len(data) == 24
+        return struct.pack("6i", *self.ranges[code], 0, 0, 0)
+
+    def send(self, *events):
+        for kind, code, value in (*events, (0, 0, 0)):
+            os.write(self.end, struct.pack("qqHHi", 7, 8, kind, code, value))
+
+
+@pytest.fixture
+def pad(tmp_path, monkeypatch):
+    device = Pad(tmp_path / "event7")
+    monkeypatch.setattr("fcntl.ioctl", device.ioctl)
+    yield device
+    os.close(device.end)
+
+
+@pytest.fixture
+def gamepad(pad):
+    with contextlib.closing(Gamepad(pad.path, dead=0.2)) as gamepad:
+        gamepad.start()
+        yield gamepad
+
+
+def values(gamepad):
+    return {name: value for name, value in zip(gamepad.axes, gamepad.read(0.0).value, strict=True) if value}
+
+
+def kinds(gamepad, phase):
+    return [order.kind for order in gamepad.orders(Status(phase=phase, num_episodes=0))]
+
+
+def test_it_keeps_every_promise_of_an_input(pad, capsys):
+    assert "velocity input" in check_teleoperator(Gamepad(pad.path), MonotonicClock(), seconds=0.1, max_call_s=1.0)
+    assert "START begins" in capsys.readouterr().out
+
+
+def test_sticks_are_velocities_outside_a_dead_zone_and_up_is_positive(pad, gamepad):
+    assert values(gamepad) == {}
+    pad.send((3, 0, 6000), (3, 1, -6000))  # 0.18 of the way
+    assert values(gamepad) == {}
+    pad.send((3, 0, 32767), (3, 1, -32768), (3, 3, -19661), (3, 17, -1))
+    assert values(gamepad) == pytest.approx({"left_x": 1, "left_y": 1, "right_x": -0.5, "hat_y": 1}, abs=1e-4)
+    pad.send((3, 0, 0), (3, 1, 0), (3, 3, 0), (3, 17, 0), (3, 5, 255), (1, 0x136, 1))
+    assert values(gamepad) == pytest.approx({"triggers": 1, "bumpers": -1})
+    pad.send((3, 5, 0), (3, 2, 153), (1, 0x136, 0), (1, 0x137, 1))
+    assert values(gamepad) == pytest.approx({"triggers": -0.5, "bumpers": 1})
+    pad.send((1, 0x137, 2))  # a repetition
+    assert values(gamepad)["bumpers"] == 1
+
+
+def test_buttons_give_orders_by_the_phase(pad, gamepad):
+    orders = {
+        "ready": {0x13B: ["begin"], 0x13A: ["undo"], 0x130: []},
+        "recording": {0x13B: ["end"], 0x131: ["discard"], 0x130: []},
+        "ended": {
+            0x130: ["success", "keep"],
+            0x131: ["discard"],
+            0x133: ["failure", "keep"],
+            0x134: ["failure", "keep"],
+            0x13B: ["keep"],
+        },
+        "preparing": {0x13B: []},
+    }
+    for phase, buttons in orders.items():
+        for button, expected in buttons.items():
+            pad.send((1, button, 1))
+            pad.send((1, button, 2), (1, button, 0))
+            gamepad.read(0.0)  # takes the events as well
+            assert kinds(gamepad, phase) == expected
+            assert kinds(gamepad, phase) == []
+    assert {kind for buttons in BUTTONS.values() for kinds in buttons.values() for kind in kinds} <= {*ORDERS}
+
+
+def test_after_lost_events_the_kernel_is_asked_where_everything_is(pad, gamepad):
+    pad.send((3, 0, 32767), (1, 0x137, 1))
+    pad.ranges[0][0], pad.ranges[4][0], pad.buttons = 0, 32767, {0x136}
+    pad.send((0, 3, 0), (3, 0, 20000), (1, 0x13B, 1))
+    assert values(gamepad) == pytest.approx({"right_y": -1, "bumpers": -1})
+    assert kinds(gamepad, "ready") == []
+    pad.send((3, 4, 0), (1, 0x136, 0))
+    assert values(gamepad) == {}
+
+
+def test_an_event_in_two_pieces_is_one(pad, gamepad):
+    event = struct.pack("qqHHi", 0, 0, 3, 0, 32767)
+    os.write(pad.end, event[:10])
+    assert values(gamepad) == {}
+    os.write(pad.end, event[10:])
+    assert values(gamepad) == {"left_x": 1}
+
+
+def test_an_unplugged_gamepad_is_one_error_with_its_name(pad, gamepad, monkeypatch):
+    def read(file, size):
+        raise OSError(19, "No such device")
+
+    monkeypatch.setattr("os.read", read)
+    for call in (lambda: gamepad.read(0.0), lambda: kinds(gamepad, "ready")):
+        with pytest.raises(ConnectionError, match=r"event7 is gone \(No such device\): plug it in"):
+            call()
+
+
+def test_what_is_no_gamepad_is_refused(pad, tmp_path, monkeypatch):
+    with pytest.raises(ConnectionError, match=r"nothing cannot be opened \(No such file.*group"):
+        Gamepad(str(tmp_path / "nothing")).start()
+    pad.ranges = {0: [0, 0, 0]}
+    with pytest.raises(ConnectionError, match=r"event7 is no gamepad.*event-joystick"):
+        Gamepad(pad.path).start()
+    monkeypatch.setattr("recede.teleoperation.gamepad.BY_ID", tmp_path / "by-id")
+    with pytest.raises(ConnectionError, match=r"has no gamepad: plug it in, or give input.device="):
+        Gamepad().start()
+    (tmp_path / "by-id").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "by-id" / f"{name}-event-joystick").symlink_to(pad.path)
+    with pytest.raises(ConnectionError, match=r"has 2 gamepads .*a-event-joystick, .*b-event-joystick"):
+        Gamepad().start()
+    with pytest.raises(RuntimeError, match="start"):
+        Gamepad().read(0.0)
+    with pytest.raises(ValueError, match="dead must be at least 0 and below 1, got 1"):
+        GamepadInputConfig(dead=1.0)
+
+
+def test_the_only_gamepad_is_taken(pad, tmp_path, monkeypatch):
+    monkeypatch.setattr("recede.teleoperation.gamepad.BY_ID", tmp_path)
+    (tmp_path / "my-event-joystick").symlink_to(pad.path)
+    with contextlib.closing(Gamepad()) as gamepad:
+        gamepad.start()
+        assert gamepad.device == str(tmp_path / "my-event-joystick")
+
+
+def test_speed_counts_in_ranges_of_the_action_whatever_its_units(pad):
+    action = Stream("action", (2,), low=(0.0, -1.0), high=(512.0, 1.0), labels=("x", "y"))
+    specification = Specification((Stream("place", (1,)),), action, 0.1)
+    config = GamepadInputConfig(device=pad.path, speed=0.5, scale=[1, 0.5], axes=["left_x", "-right_y"], step=1.0)
+    with contextlib.closing(config.build(None)) as gamepad:
+        gamepad.start()
+        clutch = config.clutch(gamepad, specification)
+        pad.send((3, 0, 32767), (3, 4, 32767))
+        last = np.array([100.0, 0.0])
+        for now in (0.0, 0.1):
+            last = clutch.target(gamepad.read(now), last, now)
+        np.testing.assert_allclose(last, [125.6, 0.05], rtol=1e-3)
+    with pytest.raises(ValueError, match="scale must be one number, or 2"):
+        GamepadInputConfig(scale=[1, 2, 3]).clutch(gamepad, specification)
