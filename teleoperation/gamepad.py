@@ -53,8 +53,8 @@ BUTTONS: dict[str, dict[int, tuple[str, ...]]] = {
 """Phase -> button -> the orders that it gives. The driver of Xbox gamepads takes north for west, so both are one."""
 
 HINT = (
-    "START begins, ends and keeps; the lower button keeps as a success, the upper or left one as a failure; the right one "
-    "discards; SELECT removes the last episode"
+    "START begins, ends and keeps; the lower button keeps as a success, the upper or left one as a failure; the right "
+    "one discards; SELECT removes the last episode"
 )
 
 BY_ID = Path("/dev/input/by-id")
@@ -84,7 +84,7 @@ class Gamepad:
     """
 
     kind = "velocity"
-    axes = ("left_x", "left_y", "right_x", "right_y", "triggers", "bumpers", "hat_x", "hat_y")
+    axes: tuple[str, ...] = ("left_x", "left_y", "right_x", "right_y", "triggers", "bumpers", "hat_x", "hat_y")
     """`triggers` and `bumpers` are the right one minus the left one."""
 
     def __init__(self, device: str | None = None, *, dead: float = 0.1) -> None:
@@ -148,7 +148,7 @@ class Gamepad:
             except BlockingIOError:
                 return
             except OSError as error:
-                raise self._gone(error.strerror) from None
+                raise self._gone(str(error.strerror)) from None
             if not data:
                 raise self._gone("it has ended")
             data = self._rest + data

@@ -143,16 +143,17 @@ def fit(leader: LeaderArm, axes: Axes) -> None:
     action = axes.action
     for index, name in enumerate(axis_names(action)):
         low, high = action.low[index], action.high[index]
-        for factor, axis in zip(axes.matrix[index].tolist(), axes.names, strict=True):
+        for column, axis in enumerate(axes.names):
+            factor = float(axes.matrix[index, column])
             if not factor or axis not in leader.axes:
                 continue
             if axis == leader.trigger:
                 leader.pull(min(low / factor, high / factor), max(low / factor, high / factor))
                 continue
-            least, most = sorted(end * factor for end in leader.ends(axis))
+            least, most = np.sort(np.multiply(leader.ends(axis), factor))
             if axis == name and max(abs(least - low), abs(most - high)) > MOST_APART * abs(factor):
                 raise ValueError(
                     f"joint {axis} must have one range in both arms, but is {least:.3g} to {most:.3g} by "
                     f"{leader.joints.calibration}, and {low:.3g} to {high:.3g} in the robot: calibrate both arms from "
-                    "end to end, with one drive_mode, or name the axes in the units of the robot with input.scale"
+                    "end to end, with one drive_mode, or convert the units with input.scale"
                 )
