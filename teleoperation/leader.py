@@ -141,14 +141,15 @@ def fit(leader: LeaderArm, axes: Axes) -> None:
     Raises ValueError if a joint that drives one of the same name has another range, in units of the action.
     """
     action = axes.action
+    lows, highs = np.array(action.low, np.float64), np.array(action.high, np.float64)
     for index, name in enumerate(axis_names(action)):
-        low, high = action.low[index], action.high[index]
+        low, high = lows[index], highs[index]
         for column, axis in enumerate(axes.names):
             factor = float(axes.matrix[index, column])
             if not factor or axis not in leader.axes:
                 continue
             if axis == leader.trigger:
-                leader.pull(min(low / factor, high / factor), max(low / factor, high / factor))
+                leader.pull(*np.sort(np.array([low, high]) / factor).tolist())
                 continue
             least, most = np.sort(np.multiply(leader.ends(axis), factor))
             if axis == name and max(abs(least - low), abs(most - high)) > MOST_APART * abs(factor):
