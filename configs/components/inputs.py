@@ -73,14 +73,24 @@ class ExpertInputConfig(InputConfig):
     stale_ms: float = 500.0
     """Time without a reading after which the robot is let go, in milliseconds."""
 
+    after: float = 3.0
+    """When taking over: time for which the policy drives before the expert does, again and again, in seconds."""
+
+    seconds: float = 2.0
+    """When taking over: time for which the expert then drives, in seconds."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "after", "seconds", most=1e6)
+
     def build(self, robot: Robot) -> Teleoperator:
         """For a simulated robot. Raises ValueError for any other."""
         from ...robots.simulated import SimulatedRobot
         from ...teleoperation.expert import ExpertHands
 
         if not isinstance(robot, SimulatedRobot):
-            raise ValueError("input=expert drives a simulated robot alone: choose robot=simulated, or another input=")
-        return ExpertHands(robot)
+            raise ValueError("the expert drives a simulated robot alone: choose robot=simulated, or another input")
+        return ExpertHands(robot, after=self.after, seconds=self.seconds)
 
 
 @dataclass(kw_only=True)
