@@ -132,7 +132,7 @@ class Twin:
             self._is_fresh = False
 
     def _places(self, shape: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Where the robot is in the picture (2,), and where a range of each dimension leads (Da, 2); zeros if unknown."""
+        """Where the robot is in the picture (2,), and where each dimension leads (Da, 2); zeros if unknown."""
         action = self.task.specification.action
         nowhere = np.zeros(2), np.zeros((action.size, 2))
         pixels: Callable[..., Any] | None = getattr(self.env.env.unwrapped, "pixels", None)

@@ -1,9 +1,9 @@
 """The process that serves the page of `browser.py`. One page at a time holds the hands.
 
 The page sends text messages of JSON: `{"way": [...]}`, the way (Da,) so far in ranges of the action, or null if nobody
-holds it; `{"order": kind, "text": words}`; `{"shown": true}` after each picture; `{"ping": number}`. It gets messages of
-JSON with a `kind`, and pictures as bytes: the length of a description in JSON (4 bytes, little-endian), the description
-and a JPEG.
+holds it; `{"order": kind, "text": words}`; `{"shown": true}` after each picture; `{"ping": number}`. It gets messages
+of JSON with a `kind`, and pictures as bytes: the length of a description in JSON (4 bytes, little-endian), the
+description and a JPEG.
 
 Shapes: Da size of the action.
 """
