@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from ..envs.faults import RunningEnv
 from ..envs.task import Task
@@ -64,6 +63,8 @@ def picture_layouts(size: int) -> Layouts:
 
 def to_jpeg(image: NDArray[np.uint8]) -> bytes:
     """A JPEG of an (H, W, 3) image, at most `SIDE` wide and high, and at most `MOST_BYTES` large."""
+    from PIL import Image
+
     picture = Image.fromarray(image)
     picture.thumbnail((SIDE, SIDE))
     data = b""
