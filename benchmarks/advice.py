@@ -89,8 +89,8 @@ def compare(task: str, folder: Path) -> Iterator[Row]:
         mean = sum(rates) / len(rates)
         within = wilson(round(mean * EPISODES * len(rates)), EPISODES * len(rates))
         low, high = over_trainings(rates, within)
-        each = ", ".join(f"{100 * rate:.0f}" for rate in rates)
-        yield Row(name=f"{task}, {name}", value=100 * mean, unit=f"% [{100 * low:.0f}, {100 * high:.0f}] of {each}")
+        listed = ", ".join(f"{100 * rate:.0f}" for rate in rates)
+        yield Row(name=f"{task}, {name}", value=100 * mean, unit=f"% [{100 * low:.0f}, {100 * high:.0f}] of {listed}")
 
 
 def recede(command: str, *arguments: str) -> None:
@@ -126,6 +126,7 @@ def update_flops(task: str, dataset: Path, settings: dict[str, Any]) -> int:
     prepared = prepare(config)
     batch = prepared.windows.batch(torch.arange(setting(prepared.config, "batch_size")) % len(prepared.windows))
     lesson = draw_lesson(prepared.config, prepared, prepared.policy, batch, 0, torch.Generator())
+    prepared.policy.eval()  # our layers for training on a CPU hide products from the counter; torch's cost the same
     with FlopCounterMode(display=False) as counter:
         prepared.policy.loss(lesson).mean().backward()
     return counter.get_total_flops()

@@ -318,8 +318,7 @@ def _image_faults(recording: Recording, stream: Stream) -> Iterator[Fault]:
         yield Fault(
             len(frozen) / len(glanced),
             f"{stream.name} is frozen in {_of(frozen, glanced, demonstrations)} while other streams move: leave these "
-            "episodes out, "
-            "and see to its camera",
+            "episodes out, and see to its camera",
         )
     yield from _film_faults(recording, stream, skipped={*flat, *frozen})
 

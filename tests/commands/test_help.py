@@ -49,9 +49,9 @@ def test_help_shows_every_key_and_every_choice(command):
 def test_the_columns_of_a_page_are_aligned():
     lines = usage("train").splitlines()
     (steps,) = [line for line in lines if line.startswith("  steps ")]
-    (channels,) = [line for line in lines if line.startswith("    policy.network.channels ")]
-    assert steps.index("3000") == channels.index("[64,128,256]")
-    assert steps.index("Number") == channels.index("Channels")
+    (kernel,) = [line for line in lines if line.startswith("    policy.network.kernel_size ")]
+    assert steps.index("null") == kernel.index("5")
+    assert steps.index("Number") == kernel.index("Control")
 
 
 def test_python_words_are_not_shown():

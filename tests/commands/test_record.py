@@ -108,7 +108,7 @@ def next_kept(process):
 def test_a_process_that_is_killed_at_any_moment_loses_one_episode_and_the_next_start_says_so(tmp_path, victim):
     """With an input of a package of the user."""
     path, moments = tmp_path / "hands.zarr", random.Random(victim)
-    options = ["task=toys:REACH", f"out={path}", "imports=[hands]", "input=ceaseless", BUSY]
+    options = ["task=toys:REACH", f"out={path}", "imports=[ceaseless]", "input=ceaseless", BUSY]
     num_kept = num_lost = 0
     for _ in range(3):
         with running(options) as process:

@@ -1,13 +1,10 @@
-"""Hands that play a script, as a package of a user (`imports=[hands]`), and a writer in this process."""
+"""Hands that play a script, and a writer in this process."""
 
 import contextlib
 import threading
 from collections import deque
-from dataclasses import dataclass
 
 import numpy as np
-import recede
-from recede.configs.components.inputs import InputConfig
 from recede.realtime import Channel, connected
 from recede.robots.interface import Reading
 from recede.teleoperation.interface import Order
@@ -74,25 +71,3 @@ def episodes(*ends, seconds=1.0):
     for end in ends:
         script += [("ready", 0, "begin"), ("recording", seconds, "end"), ("ended", 0, end)]
     return [*script, ("ready", 0, "quit")]
-
-
-class Ceaseless(Hands):
-    """Begins and keeps one episode after the other, and says so."""
-
-    def orders(self, status):
-        if status.phase == "ready":
-            return [Order("begin")]
-        if status.phase == "recording" and status.seconds > 0.25:
-            return [Order("success"), Order("keep")]
-        return []
-
-
-@dataclass(kw_only=True)
-class CeaselessConfig(InputConfig):
-    """Hands of a package of a user."""
-
-    def build(self, robot):
-        return Ceaseless()
-
-
-recede.add_choice("input", "ceaseless", CeaselessConfig)
