@@ -94,10 +94,10 @@ class Browser:
         print(f"drive the robot at {self.address}", flush=True)
 
     def _film(self, robot: SimulatedRobot, shown: socket.socket) -> None:
-        told, followed = connected(film_layouts(robot.specification), NO_MESSAGES)
+        filmed, followed = connected(film_layouts(robot.specification), NO_MESSAGES)
         with followed:
             self._twin = Child(film, NO_MESSAGES, NO_MESSAGES, robot.task, followed, shown)
-        robot.film(told)
+        robot.film(filmed)
 
     def read(self, now: float) -> Reading | None:
         """The way so far; None while no page is there, or while it is not in front."""

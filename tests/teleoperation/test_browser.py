@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from control_loop import SPECIFICATION
 from hands import ThreadChild
+from recede.configs.components.inputs import BrowserInputConfig
 from recede.control.safety import Limits, Safety
 from recede.datasets.facts import EpisodeFacts
 from recede.datasets.store import DemonstrationStore
@@ -207,6 +208,24 @@ def test_a_page_for_other_machines_needs_its_token(start):
     until(lambda: hands.read(0.0))
 
 
+def test_the_configuration_makes_a_token_for_other_machines_alone(monkeypatch):
+    monkeypatch.delenv("RECEDE_TOKEN", raising=False)
+    assert BrowserInputConfig().build(Watched()).token is None
+    tokens = {BrowserInputConfig(host=host).build(Watched()).token for host in ("0.0.0.0", "192.0.2.1")}
+    assert len(tokens) == 2
+    assert min(map(len, tokens)) > 20
+    monkeypatch.setenv("RECEDE_TOKEN", "sixteen letters!".replace(" ", "-"))
+    assert BrowserInputConfig(host="::").build(Watched()).token == "sixteen-letters!"
+    with pytest.raises(ValueError, match=r"input\.port.*65535.*70000"):
+        BrowserInputConfig(port=70000)
+
+
+def test_the_package_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr(browser_module, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"recede\[record\]"):
+        Browser(Watched())
+
+
 def test_a_taken_port_is_named_with_the_remedy(start):
     port = int(start().address.rstrip("/").rpartition(":")[2])
     second = Browser(Watched(), port=port)
@@ -261,13 +280,13 @@ def _hold(hands):
 def test_a_twin_does_what_the_simulation_did_and_shows_its_newest_step():
     clock = VirtualClock()
     simulation = Simulation(REACH, clock)
-    told, followed = connected(film_layouts(REACH.specification), NO_MESSAGES)
+    filmed, followed = connected(film_layouts(REACH.specification), NO_MESSAGES)
     shown, looked = connected(picture_layouts(2), NO_MESSAGES)
-    sender = Channel(told, film_layouts(REACH.specification), NO_MESSAGES)
+    sender = Channel(filmed, film_layouts(REACH.specification), NO_MESSAGES)
     steps = Channel(followed, NO_MESSAGES, film_layouts(REACH.specification))
     twin = Twin(REACH, Channel(shown, picture_layouts(2), NO_MESSAGES))
     pictures = Channel(looked, NO_MESSAGES, picture_layouts(2))
-    ends = [told, followed, shown, looked]
+    ends = [filmed, followed, shown, looked]
     with contextlib.closing(simulation), contextlib.closing(twin.env):
         simulation.tell = sender.send
         simulation.start()
