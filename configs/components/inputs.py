@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import LONGEST_MS, PathName, positive
+from ..checks import LONGEST_MS, PathName, is_loopback, positive
 
 if TYPE_CHECKING:
     from ...robots.interface import Robot
@@ -115,6 +116,35 @@ class KeyboardInputConfig(InputConfig):
 
 
 @dataclass(kw_only=True)
+class BrowserInputConfig(InputConfig):
+    """A page in a browser: it shows the robot; keys, mouse, touch and gamepads move it."""
+
+    host: str = "127.0.0.1"
+    """Address to serve the page at. For any address but the loopback, the printed address of the page holds a token."""
+
+    port: int = 8770
+    """TCP port of the page. 0 takes a free one."""
+
+    stale_ms: float = 300.0
+    """Time without a reading after which the robot is let go, in milliseconds."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"input.port must be between 0 and 65535, got {self.port}")
+
+    def build(self, robot: Robot) -> Teleoperator:
+        """For any robot whose action has limits. Raises ValueError for a token in the environment that is too short."""
+        from ...serving.wire import read_token
+        from ...teleoperation.browser import Browser
+
+        if not robot.specification.action.low:
+            raise ValueError("the action must have limits to be led by hand: give its stream low and high")
+        token = None if is_loopback(self.host) else read_token() or token_urlsafe(24)
+        return Browser(robot, host=self.host, port=self.port, token=token)
+
+
+@dataclass(kw_only=True)
 class LeaderInputConfig(InputConfig):
     """A second arm of six serial-bus servos, such as an SO-101, without torque: the robot goes where it is."""
 
@@ -203,6 +233,7 @@ def _fit(config: InputConfig, leaders: list[LeaderArm], robot: Robot) -> None:
 
 
 INPUTS: dict[str, Any] = {
+    "browser": BrowserInputConfig,
     "expert": ExpertInputConfig,
     "keyboard": KeyboardInputConfig,
     "leader": LeaderInputConfig,
