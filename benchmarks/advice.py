@@ -126,6 +126,7 @@ def update_flops(task: str, dataset: Path, settings: dict[str, Any]) -> int:
     prepared = prepare(config)
     batch = prepared.windows.batch(torch.arange(setting(prepared.config, "batch_size")) % len(prepared.windows))
     lesson = draw_lesson(prepared.config, prepared, prepared.policy, batch, 0, torch.Generator())
+    prepared.policy.eval()  # our layers for training on a CPU hide products from the counter; torch's cost the same
     with FlopCounterMode(display=False) as counter:
         prepared.policy.loss(lesson).mean().backward()
     return counter.get_total_flops()

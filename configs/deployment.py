@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Any
 
 from .changes import accept_changes
-from .checks import LARGEST_SEED, MOST_EPISODES, PathName, known_engine, not_negative, positive
+from .checks import LARGEST_SEED, MOST_EPISODES, PathName, is_loopback, known_engine, not_negative, positive
+from .choices import require_choices
 from .components.executions import RecedingConfig, check_executions
 from .components.robots import SafetyConfig, SimulatedRobotConfig
 from .packages import CommandConfig
@@ -15,7 +15,9 @@ from .packages import CommandConfig
 
 @dataclass(kw_only=True)
 class ControlConfig(CommandConfig):
-    """Control a robot in real time. Any key ends the episode and stops the robot; Ctrl-C ends all episodes."""
+    """Control a robot in real time. Any key ends the episode and stops the robot, with takeover only Enter does; Ctrl-C
+    ends all episodes.
+    """
 
     "Policy"
 
@@ -45,6 +47,8 @@ and eager elsewhere."""
     """How action chunks follow one another."""
     safety: SafetyConfig = field(default_factory=SafetyConfig)
     """Limits of every command."""
+    takeover: Any = None
+    """What a person takes over with, from the policy, as the input of `recede record`. null leaves it to the policy."""
 
     "Episodes"
 
@@ -65,6 +69,8 @@ and eager elsewhere."""
             positive(self, "seconds", most=1e9)
         check_executions(self.execution, most=1)
         accept_changes(self, "sampler")
+        if self.takeover is not None:
+            require_choices(self, "takeover")
         known_engine(self.engine)
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
@@ -147,7 +153,4 @@ null is the engine of an exported policy; otherwise the faster of eager and cuda
     @property
     def is_open(self) -> bool:
         """Whether other machines can reach the server."""
-        try:
-            return not ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host != "localhost"
+        return not is_loopback(self.host)

@@ -149,9 +149,9 @@ class DemoConfig(CommandConfig):
     """Folder for the demonstrations, the runs and the report."""
     episodes: int = 150
     """Demonstrations to record."""
-    steps: int = 1000
+    steps: int = 2000
     """Weight updates of the diffusion policy."""
-    regression_steps: int = 400
+    regression_steps: int = 800
     """Weight updates of the regression policy."""
     evaluate_episodes: int = 50
     """Episodes to evaluate each policy in."""

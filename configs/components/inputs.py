@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import LONGEST_MS, PathName, positive, share
+from ..checks import LONGEST_MS, PathName, is_loopback, positive, share
 
 if TYPE_CHECKING:
     from ...robots.interface import Robot
@@ -74,14 +75,24 @@ class ExpertInputConfig(InputConfig):
     stale_ms: float = 500.0
     """Time without a reading after which the robot is let go, in milliseconds."""
 
+    after: float = 3.0
+    """When taking over: time for which the policy drives before the expert does, again and again, in seconds."""
+
+    seconds: float = 2.0
+    """When taking over: time for which the expert then drives, in seconds."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "after", "seconds", most=1e6)
+
     def build(self, robot: Robot) -> Teleoperator:
         """For a simulated robot. Raises ValueError for any other."""
         from ...robots.simulated import SimulatedRobot
         from ...teleoperation.expert import ExpertHands
 
         if not isinstance(robot, SimulatedRobot):
-            raise ValueError("input=expert drives a simulated robot alone: choose robot=simulated, or another input=")
-        return ExpertHands(robot)
+            raise ValueError("the expert drives a simulated robot alone: choose robot=simulated, or another input")
+        return ExpertHands(robot, after=self.after, seconds=self.seconds)
 
 
 @dataclass(kw_only=True)
@@ -138,6 +149,35 @@ class GamepadInputConfig(InputConfig):
         if action.low and np.size(scale) in (1, action.size):
             scale = (np.asarray(scale) * self.speed * np.subtract(action.high, action.low)).tolist()
         return InputConfig.clutch(replace(self, scale=scale), teleoperator, specification)
+
+
+@dataclass(kw_only=True)
+class BrowserInputConfig(InputConfig):
+    """A page in a browser: it shows the robot; keys, mouse, touch and gamepads move it."""
+
+    host: str = "127.0.0.1"
+    """Address to serve the page at. For any address but the loopback, the printed address of the page holds a token."""
+
+    port: int = 8770
+    """TCP port of the page. 0 takes a free one."""
+
+    stale_ms: float = 300.0
+    """Time without a reading after which the robot is let go, in milliseconds."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"input.port must be between 0 and 65535, got {self.port}")
+
+    def build(self, robot: Robot) -> Teleoperator:
+        """For any robot whose action has limits. Raises ValueError for a token in the environment that is too short."""
+        from ...serving.wire import read_token
+        from ...teleoperation.browser import Browser
+
+        if not robot.specification.action.low:
+            raise ValueError("the action must have limits to be led by hand: give its stream low and high")
+        token = None if is_loopback(self.host) else read_token() or token_urlsafe(24)
+        return Browser(robot, host=self.host, port=self.port, token=token)
 
 
 @dataclass(kw_only=True)
@@ -229,6 +269,7 @@ def _fit(config: InputConfig, leaders: list[LeaderArm], robot: Robot) -> None:
 
 
 INPUTS: dict[str, Any] = {
+    "browser": BrowserInputConfig,
     "expert": ExpertInputConfig,
     "gamepad": GamepadInputConfig,
     "keyboard": KeyboardInputConfig,
