@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from ipaddress import ip_address
 from typing import Annotated, TypeAlias
 
 from ..datasets.filters import parse
@@ -68,6 +69,14 @@ def share(config: object, *names: str) -> None:
 def _at_most(config: object, name: str, most: float) -> None:
     if getattr(config, name) > most:
         raise ValueError(f"{name} must be at most {most:.10g}, got {getattr(config, name)}: choose a smaller one")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what is served at an address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def known_engine(name: str | None) -> None:

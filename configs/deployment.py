@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from typing import Any
 
 from .changes import accept_changes
-from .checks import LARGEST_SEED, MOST_EPISODES, PathName, known_engine, not_negative, positive
+from .checks import LARGEST_SEED, MOST_EPISODES, PathName, is_loopback, known_engine, not_negative, positive
 from .choices import require_choices
 from .components.executions import RecedingConfig, check_executions
 from .components.robots import SafetyConfig, SimulatedRobotConfig
@@ -154,7 +153,4 @@ null is the engine of an exported policy; otherwise the faster of eager and cuda
     @property
     def is_open(self) -> bool:
         """Whether other machines can reach the server."""
-        try:
-            return not ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host != "localhost"
+        return not is_loopback(self.host)

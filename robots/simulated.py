@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections import deque
+from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
@@ -15,6 +17,7 @@ from ..envs.promises import PromiseError
 from ..envs.task import Task, check_picklable
 from ..realtime import Channel, Child, Layouts, MonotonicClock
 from ..specification import Specification
+from .filming import film_layouts
 from .interface import Reading, checked_action
 from .simulation import Disturbances, Episode, Options, Simulation, command_rate
 
@@ -67,8 +70,15 @@ class SimulatedRobot:
         self._fault = ""
         self._num_requests, self._answered = 0, 0  # so far, and the number of the last answered one
         self._is_stopped, self._is_stop_owed, self._is_closed = False, False, False
+        self._film: socket.socket | None = None
         self.began = -np.inf
         """The time of the reset that began the episode, s; its first readings have this time."""
+
+    def film(self, end: socket.socket) -> None:
+        """Send every reset and every step of the simulation to a `Twin` at the other end. Call it before `start`."""
+        if self._child is not None or self._is_closed:
+            raise RuntimeError("film() the robot before start()")
+        self._film = end
 
     def start(self) -> None:
         """Start the process and its first episode, or after `stop` accept commands again.
@@ -128,6 +138,8 @@ class SimulatedRobot:
     def close(self) -> None:
         """End the process."""
         self._is_closed = True
+        if self._film is not None:
+            self._film.close()
         if self._child is not None:
             self._child.close()
 
@@ -145,7 +157,9 @@ class SimulatedRobot:
         return self._episode
 
     def _open(self) -> None:
-        self._child = Child(_serve, *layouts(self.specification), self.task, self._options)
+        self._child = Child(_serve, *layouts(self.specification), self.task, self._options, self._film)
+        if self._film is not None:  # the process has it now, and its end is noticed
+            self._film.close()
 
     def _request(self, name: str, seconds: float, *values: Any) -> None:
         """Send a request and wait for its answer. Earlier readings are dropped."""
@@ -237,16 +251,25 @@ def layouts(specification: Specification) -> tuple[Layouts, Layouts]:
     return requests, answers
 
 
-def _serve(channel: Channel, task: Task, options: Options) -> None:
+def _serve(channel: Channel, task: Task, options: Options, film: socket.socket | None) -> None:
     """The process of a `SimulatedRobot`. Runs until the other end is closed, or until the user's own code fails."""
     simulation = Simulation(task, MonotonicClock(), **options)
-    with contextlib.closing(simulation):
+    with contextlib.closing(simulation), contextlib.ExitStack() as stack:
+        if film is not None:
+            twin = Channel(film, film_layouts(task.specification), {"none": np.dtype([])})
+            stack.enter_context(contextlib.closing(twin))
+            simulation.tell = partial(_tell, twin)
         try:
             _run(channel, simulation)
         except Exception as error:
             is_ours = not own_frames(error) and not isinstance(error, PromiseError)
             if is_ours or not channel.send(FAULT, str(simulation.fault(error)).encode()[:FAULT_BYTES]):
                 raise
+
+
+def _tell(twin: Channel, name: str, *values: Any) -> None:
+    with contextlib.suppress(OSError):  # the simulation goes on without pictures
+        twin.send(name, *values)
 
 
 def _run(channel: Channel, simulation: Simulation) -> None:

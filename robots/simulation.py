@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
@@ -146,6 +146,8 @@ class Simulation:
         self._episode = Episode(first_seed)
         self._is_started, self._is_closed = False, False
         self._origin = -math.inf
+        self.tell: Callable[..., object] | None = None
+        """Called after every reset and step with the values of `filming.film_layouts`; None if nobody follows."""
 
     def start(self) -> None:
         """Begin the first episode, or after `stop` accept commands again."""
@@ -234,6 +236,8 @@ class Simulation:
             stream.name: deque() for stream in self.specification.observations
         }
         self._origin, self._num_periods = self.clock.now(), 0
+        if self.tell is not None:
+            self.tell("reset", self._origin, seed)
         self._capture()
 
     def _moment(self, period: int) -> float:
@@ -264,6 +268,8 @@ class Simulation:
             num_steps + 1,
             terminated or truncated,
         )
+        if self.tell is not None:
+            self.tell("step", self.clock.now(), num_steps + 1, action)
 
     def _arrived(self, moment: float) -> NDArray[Any] | None:
         """The newest command that has arrived. Drops the earlier ones."""

@@ -15,7 +15,7 @@ class ThreadChild:
 
     pid = 0
 
-    def __init__(self, serve, outgoing, incoming, *arguments, daemon):
+    def __init__(self, serve, outgoing, incoming, *arguments, daemon=True):
         ours, theirs = connected(outgoing, incoming)
         self.channel, self._end = Channel(ours, outgoing, incoming), theirs
         other = Channel(theirs, incoming, outgoing)

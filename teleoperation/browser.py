@@ -1,0 +1,214 @@
+"""A page in a browser as the hands: it shows the robot, and its keys, mouse, touch and gamepads move it.
+
+The page is served by a process of its own (`web.py`), so that the control loop never waits for it. Pictures of a
+simulation come from its twin, and those of a robot from its cameras.
+
+Shapes: Da size of the action, which is the number of axes.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..realtime import Channel, Child, connected
+from ..robots.filming import CAPTION, MOST_BYTES, film, film_layouts, picture_layouts, to_jpeg
+from ..robots.interface import Reading, Robot
+from ..robots.simulated import SimulatedRobot
+from .axes import axis_names
+from .interface import Order, Status
+from .web import NO_MESSAGES, Site, answer_layouts, serve, status_layouts
+
+STATUS_S = 0.05
+"""Shortest time between two messages about the recording, s."""
+
+CAMERA_S = 1 / 15
+"""Shortest time between two pictures of a robot's camera, s."""
+
+
+class Browser:
+    """A relative input: the way that the page has gone so far, in units of the action.
+
+    robot: it is shown, and not started yet. host, port: where the page is served; port 0 is a free one. token: what the
+    address of the page must hold; None for none.
+
+    Raises ValueError if websockets is not installed.
+    """
+
+    kind = "relative"
+
+    def __init__(self, robot: Robot, *, host: str = "127.0.0.1", port: int = 0, token: str | None = None) -> None:
+        if find_spec("websockets") is None:
+            raise ValueError("input=browser needs websockets: pip install 'recede[record]'")
+        action = robot.specification.action
+        self.axes = axis_names(action)
+        self.host, self.port, self.token = host, port, token
+        self.address = ""
+        """The address of the page, after `start`."""
+        self._robot, self._range = robot, np.subtract(action.high, action.low)
+        self._web: Child | None = None
+        self._twin: Child | None = None
+        self._cameras: _Cameras | None = None
+        self._is_closed = False
+        self._reading: Reading | None = None
+        self._orders: list[Order] = []
+        self._status, self._status_s = "", -np.inf
+
+    def start(self) -> None:
+        """Serve the page and print its address. Raises ConnectionError if nothing can listen there."""
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        try:
+            listening = socket.create_server((self.host, self.port), family=family)
+        except OSError as error:
+            raise ConnectionError(
+                f"the page cannot be served at {self.host}, port {self.port} ({error.strerror or error}): choose "
+                "another one with input.port=..., or input.port=0 for a free one"
+            ) from None
+        port = listening.getsockname()[1]
+        name = f"[{self.host}]" if ":" in self.host else self.host
+        self.address = f"http://{name}:{port}/" + (f"?token={quote(self.token, safe='')}" if self.token else "")
+        size = len(self.axes)
+        pictures = picture_layouts(size)
+        shown, taken = connected(pictures, NO_MESSAGES)
+        site = Site(
+            axes=self.axes,
+            task=self._robot.task.name if isinstance(self._robot, SimulatedRobot) else "",
+            host=self.host,
+            token=self.token,
+        )
+        with listening, shown, taken:
+            self._web = Child(serve, status_layouts(), answer_layouts(size), listening, taken, site)
+            if isinstance(self._robot, SimulatedRobot):
+                self._film(self._robot, shown)
+            else:
+                self._cameras = _Cameras(Channel(shown.dup(), pictures, NO_MESSAGES), size)
+        print(f"drive the robot at {self.address}", flush=True)
+
+    def _film(self, robot: SimulatedRobot, shown: socket.socket) -> None:
+        filmed, followed = connected(film_layouts(robot.specification), NO_MESSAGES)
+        with followed:
+            self._twin = Child(film, NO_MESSAGES, NO_MESSAGES, robot.task, followed, shown)
+        robot.film(filmed)
+
+    def read(self, now: float) -> Reading | None:
+        """The way so far; None while no page is there, or while it is not in front."""
+        del now
+        self._receive()
+        return self._reading
+
+    def orders(self, status: Status) -> Sequence[Order]:
+        """What the page asks for. Shows it the status."""
+        self._receive()
+        self._show(status)
+        if self._cameras is not None:
+            self._cameras.show(self._robot)
+        orders, self._orders = self._orders, []
+        return orders
+
+    def close(self) -> None:
+        """End the processes."""
+        self._is_closed = True
+        if self._cameras is not None:
+            self._cameras.close()
+        for child in (self._web, self._twin):
+            if child is not None:
+                child.close()
+
+    def _receive(self) -> None:
+        if self._web is None:
+            raise RuntimeError("start() the input first")
+        if self._is_closed:
+            raise ConnectionError("the page is closed: make another input")
+        try:
+            for name, record in self._web.channel.receive():
+                if name == "order":
+                    self._orders.append(Order(record["kind"].decode(), record["text"].decode()))
+                elif record["is_held"]:
+                    self._reading = Reading(np.array(record["way"]) * self._range, float(record["time"]))
+                else:
+                    self._reading = None
+        except ConnectionError:
+            raise ConnectionError("the process that serves the page has ended: start the recording again") from None
+
+    def _show(self, status: Status) -> None:
+        assert self._web is not None
+        values = {
+            "phase": status.phase,
+            "episodes": status.num_episodes,
+            "seconds": round(status.seconds, 1),
+            "led": status.is_led,
+            "outcome": status.outcome,
+            "message": status.message[:500],
+            "task": status.task[:200],
+            "sentence": status.sentence[:500],
+        }
+        text, now = json.dumps(values), time.monotonic()
+        if text != self._status and now - self._status_s > STATUS_S:
+            try:
+                if self._web.channel.send("status", text.encode()):
+                    self._status, self._status_s = text, now
+            except ConnectionError:
+                raise ConnectionError("the process that serves the page has ended: start the recording again") from None
+
+
+class _Cameras:
+    """Pictures from the image streams of a robot, compressed in a thread."""
+
+    def __init__(self, channel: Channel, size: int) -> None:
+        self._channel, self._size = channel, size
+        self._newest: Reading | None = None
+        self._shown_s = -np.inf
+        self._is_new, self._is_closed = threading.Event(), False
+        self._thread = threading.Thread(target=self._run, name="pictures of the cameras", daemon=True)
+        self._thread.start()
+
+    def show(self, robot: Robot) -> None:
+        """Hand over the newest image of each camera, side by side if they have one height."""
+        now = time.monotonic()
+        names = [stream.name for stream in robot.specification.observations if stream.is_image]
+        if not names or now - self._shown_s < CAMERA_S:
+            return
+        readings = robot.read()
+        images = [readings[name] for name in names if name in readings]
+        if images and (self._newest is None or images[0].time > self._newest.time):
+            self._shown_s = now
+            alike = [image.value for image in images if image.value.shape[0] == images[0].value.shape[0]]
+            self._newest = Reading(np.concatenate(alike, axis=1), images[0].time)
+            self._is_new.set()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._is_closed = True
+        self._is_new.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._is_new.wait()
+                self._is_new.clear()
+                if self._is_closed:
+                    return
+                if self._newest is not None:
+                    self._send(self._newest)
+        except ConnectionError:  # the server has ended, which `read` reports
+            return
+        finally:
+            self._channel.close()
+
+    def _send(self, reading: Reading) -> None:
+        data = to_jpeg(reading.value)
+        padded: NDArray[np.uint8] = np.zeros(MOST_BYTES, np.uint8)
+        padded[: len(data)] = np.frombuffer(data, np.uint8)[:MOST_BYTES]
+        caption: list[Any] = [reading.time, False, np.zeros(2)]
+        assert len(caption) == len(CAPTION)
+        self._channel.send("picture", *caption, np.zeros((self._size, 2)), len(data), padded)
