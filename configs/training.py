@@ -35,6 +35,9 @@ class TrainConfig(CommandConfig):
     """Folder of a demonstration store, or of a replay buffer of Diffusion Policy."""
     episodes: str | None = None
     """Which of its episodes, as in "outcome=success and operator!=script". null takes all."""
+    only: str | None = None
+    """interventions trains only on windows whose executed steps a person led, as with `recede control takeover=`. null
+takes all."""
     data: str = "same"
     """What a resumed run accepts: same, the episodes that it has; or grown, also episodes added behind them."""
     task: str | None = None
@@ -128,6 +131,8 @@ at the new last update."""
         not_negative(self, "split_seed", most=LARGEST_SEED)
         share(self, "ema_maximum", "held_out")
         self.normalisation = dict[str, Any](normalisations(self.normalisation))
+        if self.only not in (None, "interventions"):
+            raise ValueError(f"only must be interventions or null, got {self.only!r}")
         if self.data not in ("same", "grown"):
             raise ValueError(f"data must be same or grown, got {self.data!r}")
         if self.precision not in ("fp32", "bf16"):

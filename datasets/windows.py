@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..specification import Horizons, Stream
@@ -74,6 +75,16 @@ class Windows:
         """The windows of some episodes; they share the streams."""
         selection = copy(self)
         selection._select(episodes)
+        return selection
+
+    def where(self, is_chosen: NDArray[np.bool_]) -> Windows:
+        """The windows whose Ta executed steps are all chosen. is_chosen: for each step of all episodes."""
+        counts = np.concatenate([[0], np.cumsum(is_chosen)])
+        current = self.current.cpu().numpy()
+        all_chosen = counts[current + self.horizons.action] - counts[current] == self.horizons.action
+        kept = torch.from_numpy(np.flatnonzero(all_chosen)).to(self.current.device)
+        selection = copy(self)
+        selection.current, selection.first, selection.last = self.current[kept], self.first[kept], self.last[kept]
         return selection
 
     def _select(self, episodes: Sequence[int]) -> None:

@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..configs.components.networks import CHANNELS, UNet1dConfig
 from ..configs.notation import typed
 from ..configs.training import TrainConfig
@@ -28,7 +31,7 @@ class Facts:
     """What the rules know of the demonstrations."""
 
     num_steps: int
-    """Control steps of the training episodes, mirror images included."""
+    """Control steps of the training episodes that are learnt, mirror images included."""
 
     control_dt: float
     """Control period in seconds."""
@@ -43,14 +46,20 @@ class Facts:
     """Image streams of an observation."""
 
     @classmethod
-    def of(cls, demonstrations: Demonstrations, episodes: Sequence[int]) -> Facts:
-        """The facts of some episodes."""
+    def of(
+        cls, demonstrations: Demonstrations, episodes: Sequence[int], is_learnt: NDArray[np.bool_] | None = None
+    ) -> Facts:
+        """The facts of some episodes. is_learnt: for each step of all episodes; None if all are learnt."""
         specification = demonstrations.specification
         lengths = demonstrations.episode_lengths[[episode % len(demonstrations) for episode in episodes]]
         images = [stream for stream in specification.observations if stream.is_image]
         vectors = [stream for stream in specification.observations if not stream.is_image]
+        if is_learnt is None:
+            num_steps = int(lengths.sum())
+        else:
+            num_steps = sum(int(is_learnt[slice(*demonstrations.bounds(episode))].sum()) for episode in episodes)
         return cls(
-            num_steps=int(lengths.sum()),
+            num_steps=max(num_steps, 1),
             shortest=int(lengths.min()),
             control_dt=specification.control_dt,
             num_values=sum(stream.size for stream in vectors),

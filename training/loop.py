@@ -41,6 +41,7 @@ from ..policy.normalizer import Normalizer
 from ..realtime import Interrupted
 from .advice import Facts, as_stored, choice_lines, choose, setting
 from .ema import EMA
+from .interventions import only_led, who_led
 from .measures import Meter, action_error, is_finite, mean_where, metrics_writer
 from .parameters import parameter_groups
 from .recipe import recipe
@@ -184,13 +185,14 @@ def prepare(config: TrainConfig) -> Prepared:
     parent = read_manifest(resolve_checkpoint(Path(config.init_from))) if begun is None and config.init_from else None
     split = _split(config, demonstrations, begun, parent)
     looks = [f"looks wrong: {text}"] if (text := worst(demonstrations)) else []
-    episodes = split.training
+    (is_led, led_sha256), episodes = who_led(config, demonstrations, begun), split.training
     if config.mirror:
         if task is None or task.mirror is None:
             raise ValueError(f"mirror=true needs a task that looks the same in a mirror, got task={config.task}")
         demonstrations = Mirrored(demonstrations, task.mirror)
         episodes = [*episodes, *(num_episodes + episode for episode in episodes)]
-    config, choices = choose(config, Facts.of(demonstrations, episodes), parent)
+        is_led = None if is_led is None else np.tile(is_led, 2)
+    config, choices = choose(config, Facts.of(demonstrations, episodes, is_led), parent)
     horizons, stages = config.horizons.build(), stages_of(begun, steps=setting(config, "steps"), episodes=num_episodes)
     methods = {name: normalisation.build() for name, normalisation in config.normalisation.items()}
     # Added episodes do not change the ranges of a run, which its checkpoint holds.
@@ -210,9 +212,8 @@ def prepare(config: TrainConfig) -> Prepared:
     streams_sha256 = stream_digests(demonstrations, windows.streams, num_episodes)
     if begun is not None:
         check_episodes(config, begun, streams_sha256, what="images")
-    training, validation = windows.of(episodes), windows.of(split.held_out)
-    if not len(training):
-        raise ValueError(f"{config.dataset}: no episode has the {horizons.action} steps of the action horizon")
+    training = only_led(config, windows.of(episodes), is_led)
+    validation = only_led(config, windows.of(split.held_out), is_led, can_be_empty=True)
     if begun is not None:
         init_from = begun["training"]["init_from"]
     else:
@@ -227,14 +228,15 @@ def prepare(config: TrainConfig) -> Prepared:
         "streams_sha256": streams_sha256,
         "seed": config.seed,
         "stages": [list(stage) for stage in stages],
-        "training": recipe(config, split, init_from=init_from, teacher=teacher_digest, stages=stages),
+        "led_sha256": led_sha256,
+        "training": recipe(config, split, init_from=init_from, teacher=teacher_digest, stages=stages, led=led_sha256),
     }
     notes = [
         *looks,
+        *([f"only=interventions: {len(training)} of {len(windows.of(episodes))} windows"] if led_sha256 else []),
         *_notes(demonstrations, ranges, split, num_episodes, has_parent=parent is not None),
         *choice_lines(choices),
     ]
-    augmentation = config.augmentation.build(policy.encoder.crop)
     return Prepared(
         config,
         chosen | {key: choice.reason for key, choice in choices.items()},
@@ -242,7 +244,7 @@ def prepare(config: TrainConfig) -> Prepared:
         demonstrations,
         training,
         validation,
-        augmentation,
+        config.augmentation.build(policy.encoder.crop),
         policy.to(device),
         teacher,
         device,

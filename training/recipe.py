@@ -26,12 +26,14 @@ def recipe(
     init_from: str | None,
     teacher: str | None,
     stages: Sequence[Stage] = (),
+    led: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The recipe of `config`, as JSON. Runs of one recipe differ only in their seed.
 
     split: of the demonstrations in `config.dataset`, with the digest of their content. init_from, teacher: digests of
     the initial weights and of the teacher's weights. stages: several make another recipe than one that had all its
-    steps and demonstrations from the beginning. Pretrained weights of an encoder are identified by their file name. The
+    steps and demonstrations from the beginning. led: digests of the steps that a person led in each episode, if only
+    these are learnt. Pretrained weights of an encoder are identified by their file name. The
     sampler is left out, because no loss depends on it.
     """
     settings = {name: value for name, value in describe(config).items() if name not in LEFT_OUT}
@@ -47,4 +49,5 @@ def recipe(
         "teacher": teacher,
         "demonstrations": contents,
         **({"stages": [list(stage) for stage in stages]} if len(stages) > 1 else {}),
+        **({"led": hashlib.sha256("".join(led).encode()).hexdigest()[:12]} if led else {}),
     }

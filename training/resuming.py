@@ -163,15 +163,17 @@ def check_specification(config: TrainConfig, manifest: Mapping[str, Any], specif
 def check_episodes(config: TrainConfig, manifest: Mapping[str, Any], now: Sequence[str], *, what: str) -> None:
     """Raises ValueError unless the episodes are those of the run, or with `data=grown` begin with those of the run.
 
-    manifest: of the run. now: digests of the episodes. what: which of the digests of the run to compare, "vectors" or
-    "images", whose digests cover mirror images too.
+    manifest: of the run. now: digests of the episodes. what: which of the digests of the run to compare, "vectors",
+    "images", whose digests cover mirror images too, or "led", the steps that a person led.
     """
-    before = manifest["split"]["sha256"] if what == "vectors" else manifest["streams_sha256"]
+    entries = {"images": "streams_sha256", "led": "led_sha256"}
+    before = manifest["split"]["sha256"] if what == "vectors" else manifest[entries[what]]
     differing = [index for index, (old, new) in enumerate(zip(before, now, strict=False)) if old != new]
     anew = f"start a new run from the weights of this one with init_from={config.out} out=NEW"
     counts = f"{config.dataset} has {len(now)} episodes where the run {config.out} has {len(before)}"
     if differing:
-        of_what = "" if what == "vectors" else ", in an image or its mirror image"
+        places = {"images": ", in an image or its mirror image", "led": ", in the steps that a person led"}
+        of_what = places.get(what, "")
         many = f", and so do {len(differing) - 1} others" if len(differing) > 1 else ""
         raise ValueError(
             f"{config.dataset} must hold the episodes of the run {config.out}, but episode {differing[0]} "

@@ -269,3 +269,15 @@ def test_a_mirror_needs_an_entry_for_every_stream():
     plain = InMemory([5])
     with pytest.raises(ValueError, match=r"every stream.*'contact', 'image'"):
         Mirrored(plain, {"state": flipped, "action": flipped})
+
+
+@given(any_horizons(), st.data())
+@settings(max_examples=20, deadline=None)
+def test_windows_whose_executed_steps_are_all_chosen(horizons, data):
+    lengths = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=3))
+    is_chosen = np.array(data.draw(st.lists(st.booleans(), min_size=sum(lengths), max_size=sum(lengths))))
+    windows = Windows(InMemory(lengths), horizons)
+    chosen = windows.where(is_chosen)
+    currents = [step for step in windows.current.tolist() if is_chosen[step : step + horizons.action].all()]
+    assert chosen.current.tolist() == currents
+    assert len(windows.where(np.ones(sum(lengths), bool))) == len(windows)

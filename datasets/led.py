@@ -1,0 +1,45 @@
+"""Which steps of demonstrations a person led: `notes.led` of each episode, as intervals [first, first after]."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .demonstrations import Demonstrations
+
+
+def led_steps(demonstrations: Demonstrations) -> NDArray[np.bool_]:
+    """For each step of all episodes, whether a person led it. An episode without the note was not led.
+
+    Raises ValueError if no episode has the note, or if one is no list of intervals within its episode.
+    """
+    is_led, is_noted = np.zeros(demonstrations.num_steps, dtype=bool), False
+    for episode, facts in enumerate(demonstrations.episode_facts):
+        start, stop = demonstrations.bounds(episode)
+        intervals: Any = facts.notes.get("led", ())
+        is_noted = is_noted or "led" in facts.notes
+        for interval in intervals if isinstance(intervals, list | tuple) else [intervals]:
+            match interval:
+                case [int(first), int(after)] if 0 <= first < after <= stop - start:
+                    is_led[start + first : start + after] = True
+                case _:
+                    raise ValueError(
+                        f"{demonstrations.path}: notes.led of episode {episode} must hold intervals [first, first "
+                        f"after] within its {stop - start} steps, got {interval!r}: restore it, or leave the "
+                        "episode out with episodes="
+                    )
+    if not is_noted:
+        raise ValueError(
+            f"{demonstrations.path} does not note which steps a person led: use demonstrations of `recede record`, or "
+            "of `recede control` with takeover="
+        )
+    return is_led
+
+
+def led_digests(demonstrations: Demonstrations, is_led: NDArray[np.bool_]) -> list[str]:
+    """A digest of the led steps of each episode."""
+    episodes = (slice(*demonstrations.bounds(episode)) for episode in range(len(demonstrations)))
+    return [hashlib.sha256(is_led[steps].tobytes()).hexdigest()[:16] for steps in episodes]
