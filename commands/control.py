@@ -15,6 +15,7 @@ from ..configs.deployment import ControlConfig
 from ..configs.notation import command_line, describe
 from ..policy.requests import Request, batch
 from ..specification import Horizons, Specification
+from .hands import build_hands, facts_of
 
 if TYPE_CHECKING:
     from ..control.planner import PolicyProcess, Predict
@@ -40,7 +41,7 @@ def run(config: ControlConfig) -> None:
     out = Path(config.out or time.strftime("runs/control/%Y%m%d-%H%M%S"))
     if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
         raise FileExistsError(f"{out} must be a new or an empty folder: choose another one with out=")
-    session = _session(config, robot, description["horizons"], out)
+    session = _session(config, robot, description, out)
     with exclusive(out, "being written"):
         try:
             session.run()
@@ -54,11 +55,15 @@ def run(config: ControlConfig) -> None:
             )
 
 
-def _session(config: ControlConfig, robot: Robot, horizons: Horizons, out: Path) -> Session:
+def _session(config: ControlConfig, robot: Robot, description: dict[str, Any], out: Path) -> Session:
     """Build the session. Raises ValueError for impossible options, before anything is started."""
     from ..control.planner import rehearsed
     from ..control.session import Session
+    from ..datasets.facts import EpisodeFacts, versions_here
 
+    horizons: Horizons = description["horizons"]
+    hands = None if config.takeover is None else build_hands(config.takeover, robot)
+    driver = {"operator": "policy"} if config.takeover is None else facts_of(config.takeover)
     (execution,) = config.execution.values()
     rehearsal = rehearsed(execution.build(horizons), robot.specification)
     return Session(
@@ -70,6 +75,8 @@ def _session(config: ControlConfig, robot: Robot, horizons: Horizons, out: Path)
         episodes=config.episodes,
         first_seed=config.first_seed,
         seconds=config.seconds or math.inf,
+        hands=hands,
+        facts=EpisodeFacts(task=description["task"] or "", versions=versions_here(), **driver),
     )
 
 

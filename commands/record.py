@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import getpass
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ..configs.components.inputs import ExpertInputConfig, KeyboardInputConfig
 from ..configs.components.robots import SimulatedRobotConfig
-from ..configs.notation import describe
 from ..configs.recording import RecordConfig
+from .hands import build_hands, facts_of
 from .next_lines import print_train
 
 
@@ -41,21 +38,15 @@ def run(config: RecordConfig) -> None:
     ):
         raise ValueError(f"start must be {action.size} numbers within the limits of the action, got {config.start}")
     safety = config.safety.build(robot.specification, robot.rate)
-    teleoperator = config.input.build(robot)
-    clutch = config.input.clutch(teleoperator, robot.specification)
-    if isinstance(config.input, KeyboardInputConfig) and not sys.stdin.isatty():
-        raise ValueError("input=keyboard needs a terminal to type at: run the command in one, or choose another input=")
+    hands = build_hands(config.input, robot)
     store = open_or_create(path, robot.specification, images=config.images, of=repr(config.task))
-    operator = config.operator or ("script" if isinstance(config.input, ExpertInputConfig) else getpass.getuser())
     session = RecordingSession(
         robot=robot,
-        teleoperator=teleoperator,
-        clutch=clutch,
+        teleoperator=hands.teleoperator,
+        clutch=hands.clutch,
         safety=safety,
         store=store,
-        facts=EpisodeFacts(
-            task=config.task, sentence=config.sentence, operator=operator, input=describe(config.input)["choice"]
-        ),
+        facts=EpisodeFacts(task=config.task, sentence=config.sentence, **facts_of(config.input, config.operator)),
         episodes=config.episodes,
         first_seed=config.first_seed,
         seconds=config.seconds or math.inf,

@@ -76,6 +76,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "execution": EXECUTIONS,
     "robot": ROBOTS,
     "input": INPUTS,
+    "takeover": INPUTS,
 }
 """Slot -> name -> the configuration of the choice.
 

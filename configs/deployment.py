@@ -7,6 +7,7 @@ from typing import Any
 
 from .changes import accept_changes
 from .checks import LARGEST_SEED, MOST_EPISODES, PathName, is_loopback, known_engine, not_negative, positive
+from .choices import require_choices
 from .components.executions import RecedingConfig, check_executions
 from .components.robots import SafetyConfig, SimulatedRobotConfig
 from .packages import CommandConfig
@@ -14,7 +15,9 @@ from .packages import CommandConfig
 
 @dataclass(kw_only=True)
 class ControlConfig(CommandConfig):
-    """Control a robot in real time. Any key ends the episode and stops the robot; Ctrl-C ends all episodes."""
+    """Control a robot in real time. Any key ends the episode and stops the robot, with takeover only Enter does; Ctrl-C
+    ends all episodes.
+    """
 
     "Policy"
 
@@ -44,6 +47,8 @@ and eager elsewhere."""
     """How action chunks follow one another."""
     safety: SafetyConfig = field(default_factory=SafetyConfig)
     """Limits of every command."""
+    takeover: Any = None
+    """What a person takes over with, from the policy, as the input of `recede record`. null leaves it to the policy."""
 
     "Episodes"
 
@@ -64,6 +69,8 @@ and eager elsewhere."""
             positive(self, "seconds", most=1e9)
         check_executions(self.execution, most=1)
         accept_changes(self, "sampler")
+        if self.takeover is not None:
+            require_choices(self, "takeover")
         known_engine(self.engine)
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")

@@ -54,7 +54,7 @@ class Led:
             except Exception as error:  # whatever it is, the robot must come to rest
                 self.fault = error
                 self.clutch.open(f"the input failed: {error}")
-        return Target(last.copy() if position is None else position)
+        return Target(last.copy() if position is None else position, is_led=self.is_led)
 
 
 class Approach:

@@ -2,7 +2,8 @@
 
 A run becomes a folder:
 
-    demonstrations.zarr    what a policy can learn from: observations and commands, a step a control period
+    demonstrations.zarr    what a policy can learn from: observations and commands, a step a control period; the facts
+                           of each demonstration have the steps that a person led, see `Writer`
     ticks.zarr             how the run went: a step a command, see `tick_specification`
 
 Both are demonstration stores, so that they can be inspected; the first can be replayed and trained on as well.
@@ -22,19 +23,21 @@ import signal
 from collections import deque
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..datasets.facts import OUTCOMES, UNKNOWN, EpisodeFacts
 from ..datasets.store import DemonstrationStore
 from ..realtime import Channel, Child, Layouts
 from ..specification import Specification, Stream
 from .alignment import Alignment
 from .loop import Tick
 from .outbox import Outbox
-from .steps import EvenSteps, InForce
+from .steps import EvenSteps, InForce, include
 
 DEMONSTRATIONS, TICKS = "demonstrations.zarr", "ticks.zarr"
 """Names of the two stores in the folder of a run."""
@@ -58,12 +61,20 @@ WRITE_S = 60.0
 class RunLog:
     """Logs episodes to the stores of a folder, which may exist but must hold no such stores.
 
-    rate: commands a second. actuation_delay: s from a command to its effect.
+    rate: commands a second. actuation_delay: s from a command to its effect. facts: noted of every demonstration.
 
     Raises FileExistsError if the folder holds a run, and OSError if it cannot be written.
     """
 
-    def __init__(self, folder: Path, specification: Specification, *, rate: float, actuation_delay: float) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        specification: Specification,
+        *,
+        rate: float,
+        actuation_delay: float,
+        facts: EpisodeFacts = UNKNOWN,
+    ) -> None:
         self.folder, self.specification = folder, specification
         self._number, self._tick = 0, 0
         with ExitStack() as undo:
@@ -72,7 +83,7 @@ class RunLog:
                 undo.callback(shutil.rmtree, folder / name)
             # The end of this program waits for the process, which may still have to write.
             outgoing, incoming = layouts(specification)
-            self._child = Child(_serve, outgoing, incoming, folder, actuation_delay, daemon=False)
+            self._child = Child(_serve, outgoing, incoming, folder, actuation_delay, facts.to_json(), daemon=False)
             self._outbox = Outbox(self._child, outgoing)
             undo.pop_all()
 
@@ -95,12 +106,14 @@ class RunLog:
             self._outbox.send("step", step, self._tick, moment, self._streams_at(alignment, moment))
         self._tick += 1
 
-    def end(self) -> int:
+    def end(self, outcome: str = "unknown") -> int:
         """End the episode and wait until it is written; the number of demonstrations that it became.
+
+        outcome: of the episode, for the facts of its last demonstration.
 
         Raises OSError if it could not be written, and TimeoutError if that takes too long.
         """
-        return self._request("end")
+        return self._request("end", OUTCOMES.index(outcome))
 
     def close(self) -> None:
         """Write all records and end the process. The stores are deleted if no episode was begun."""
@@ -161,11 +174,12 @@ def layouts(specification: Specification) -> tuple[Layouts, Layouts]:
     streams = np.dtype([(stream.name, stream.dtype, stream.shape) for stream in specification.observations])
     times = [(name, "f8") for name in ("time", "late", "age")]
     command = ("command", action.dtype, action.shape)
+    rest = [("events", "i8"), ("chunk", "f8"), ("seam", "f8"), ("is_led", "?")]
     requests = {
         "begin": np.dtype([("number", "i8"), ("seed", "i8")]),
         "step": np.dtype([("step", "i8"), ("tick", "i8"), ("time", "f8"), ("streams", streams)]),
-        "tick": np.dtype([("tick", "i8"), *times, command, ("events", "i8"), ("chunk", "f8"), ("seam", "f8")]),
-        "end": np.dtype([("number", "i8")]),
+        "tick": np.dtype([("tick", "i8"), *times, command, *rest]),
+        "end": np.dtype([("number", "i8"), ("outcome", "i8")]),
     }
     return requests, {
         "done": np.dtype([("number", "i8"), ("count", "i8")]),
@@ -174,10 +188,13 @@ def layouts(specification: Specification) -> tuple[Layouts, Layouts]:
 
 
 class _Parts:
-    """Rows of one store, which a thread writes in parts while more rows come; a slow thread is waited for."""
+    """Rows of one store, which a thread writes in parts while more rows come; a slow thread is waited for.
 
-    def __init__(self, store: DemonstrationStore, thread: Executor) -> None:
-        self._store, self._thread = store, thread
+    facts: noted of every part, with the steps that a person led; None to note nothing.
+    """
+
+    def __init__(self, store: DemonstrationStore, thread: Executor, facts: EpisodeFacts | None = None) -> None:
+        self._store, self._thread, self._facts = store, thread, facts
         row_bytes = sum(stream.size * np.dtype(stream.dtype).itemsize for stream in store.specification.streams)
         self._most = max(1, min(PART, PART_BYTES // row_bytes))
         self.begin(-1)
@@ -186,46 +203,54 @@ class _Parts:
         """Begin an episode."""
         self._seed, self.num_parts = seed, 0
         self._rows: list[dict[str, Any]] = []
+        self._led: list[list[int]] = []
         self._writing: deque[Future[int]] = deque()
 
-    def add(self, row: dict[str, Any]) -> None:
-        """Add the next step: a stream's name -> its value."""
+    def add(self, row: dict[str, Any], *, is_led: bool = False) -> None:
+        """Add the next step: a stream's name -> its value. is_led: whether a person led it."""
         if self._writing and self._writing[0].done():
             self._writing.popleft().result()  # raises the error of a part that could not be written
         if len(self._rows) >= self._most:
             self.cut()
         self._rows.append(row)
+        if is_led:
+            include(self._led, len(self._rows) - 1)
 
-    def cut(self) -> None:
+    def cut(self, outcome: str = "unknown") -> None:
         """End the part here, if it has begun."""
         if not self._rows:
             return
         while len(self._writing) >= WAITING_PARTS:
             self._writing.popleft().result()
-        rows, self._rows = self._rows, []
+        rows, self._rows, led, self._led = self._rows, [], self._led, []
+        facts = UNKNOWN if self._facts is None else replace(self._facts, outcome=outcome, notes={"led": led})
         seed = -1 if self.num_parts else self._seed  # only the first part begins where the environment did
-        self._writing.append(self._thread.submit(self._append, rows, seed))
+        self._writing.append(self._thread.submit(self._append, rows, seed, facts))
         self.num_parts += 1
 
-    def end(self) -> None:
+    def end(self, outcome: str = "unknown") -> None:
         """Wait until everything is written."""
-        self.cut()
+        self.cut(outcome)
         while self._writing:
             self._writing.popleft().result()
 
-    def _append(self, rows: list[dict[str, Any]], seed: int) -> int:
-        return self._store.append({name: np.stack([row[name] for row in rows]) for name in rows[0]}, seed=seed)
+    def _append(self, rows: list[dict[str, Any]], seed: int, facts: EpisodeFacts) -> int:
+        streams = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+        return self._store.append(streams, seed=seed, facts=facts)
 
 
 class Writer:
-    """Writes the rows of an episode from its messages. actuation_delay: s from a command to its effect."""
+    """Writes the rows of an episode from its messages. actuation_delay: s from a command to its effect.
 
-    def __init__(self, folder: Path, actuation_delay: float) -> None:
+    A person led a step if the command that was in force at its moment followed that person. The facts of each
+    demonstration hold these steps as `notes.led`, intervals [first, first after]; and `facts`.
+    """
+
+    def __init__(self, folder: Path, actuation_delay: float, facts: EpisodeFacts = UNKNOWN) -> None:
         thread = ThreadPoolExecutor(1)
-        self._demonstrations, self._ticks = (
-            _Parts(DemonstrationStore.open(folder / name), thread) for name in (DEMONSTRATIONS, TICKS)
-        )
-        self._commands = InForce(actuation_delay)
+        self._demonstrations = _Parts(DemonstrationStore.open(folder / DEMONSTRATIONS), thread, facts)
+        self._ticks = _Parts(DemonstrationStore.open(folder / TICKS), thread)
+        self._commands = InForce[tuple[NDArray[Any], bool]](actuation_delay)
         self.begin(-1)
 
     def begin(self, seed: int) -> None:
@@ -240,26 +265,27 @@ class Writer:
         """Add a step, with the command that was in force at its moment."""
         self._follow(int(record["tick"]), self._last_tick)
         is_next, self._last_step = record["step"] == self._last_step + 1, int(record["step"])
-        streams, command = record["streams"], self._commands.at(float(record["time"]))
+        streams, in_force = record["streams"], self._commands.at(float(record["time"]))
         observation = {name: streams[name] for name in streams.dtype.names}
         is_finite = all(np.isfinite(value).all() for value in observation.values())
-        if not is_next or not is_finite or command is None:
+        if not is_next or not is_finite or in_force is None:
             self._demonstrations.cut()
-        if is_finite and command is not None:
-            self._demonstrations.add({**observation, "action": command})
+        if is_finite and in_force is not None:
+            command, is_led = in_force
+            self._demonstrations.add({**observation, "action": command}, is_led=is_led)
 
     def tick(self, record: Any) -> None:
         """Add a tick."""
         time = float(record["time"])
         self._origin = time if self._origin is None else self._origin
         self._follow(int(record["tick"]), self._last_tick + 1)
-        self._commands.add(time, record["command"])
+        self._commands.add(time, (record["command"], bool(record["is_led"])))
         measures = {name: record[name][None] for name in ("late", "age", "events", "chunk", "seam")}
         self._ticks.add({"time": np.array([time - self._origin]), **measures, "action": record["command"]})
 
-    def end(self) -> int:
-        """Write the last rows, and wait for them; the number of demonstrations."""
-        self._demonstrations.end()
+    def end(self, outcome: str = "unknown") -> int:
+        """Write the last rows, and wait for them; the number of demonstrations. outcome: of the episode."""
+        self._demonstrations.end(outcome)
         self._ticks.end()
         return self._demonstrations.num_parts
 
@@ -270,12 +296,12 @@ class Writer:
         self._last_tick = tick
 
 
-def _serve(channel: Channel, folder: Path, actuation_delay: float) -> None:
+def _serve(channel: Channel, folder: Path, actuation_delay: float, facts: dict[str, Any]) -> None:
     """The process: write until the channel is closed."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # they end the loop, which then closes the channel
         signal.signal(number, signal.SIG_IGN)
     try:
-        _write(channel, Writer(folder, actuation_delay))
+        _write(channel, Writer(folder, actuation_delay, EpisodeFacts.from_json(facts)))
     except (OSError, ValueError) as error:  # of the disk, such as one that is full
         channel.send("failed", " ".join(str(error).split()).encode()[:REASON_BYTES])
 
@@ -293,7 +319,7 @@ def _write(channel: Channel, writer: Writer) -> None:
                     writer.begin(int(record["seed"]))
                     channel.send("done", record["number"], 0)
                 else:
-                    channel.send("done", record["number"], writer.end())
+                    channel.send("done", record["number"], writer.end(OUTCOMES[record["outcome"]]))
             channel.wait(60.0)
     except ConnectionError:
         writer.end()

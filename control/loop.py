@@ -1,7 +1,8 @@
 """The control loop: where a lead wants the robot to go, within the limits of safety, commanded at a fixed rate.
 
 The loop never waits for a lead, a sensor or a disk. It ticks at the rate of the robot. A policy leads by its plan
-(`planned.py`), a person by a clutch (`led.py`); the loop, its safety and its log are the same.
+(`planned.py`), a person by a clutch (`led.py`), or both in turn (`takeover.py`); the loop, its safety and its log are
+the same.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Target(NamedTuple):
     """Seconds from request to arrival of the chunk that came now; 0 if none came."""
     seam: float = 0.0
     """Jump of the target when that chunk came, see `Tick.seam`."""
+    is_led: bool = False
+    """Whether a person leads."""
 
 
 class Lead(Protocol):
@@ -65,6 +68,8 @@ class Tick(NamedTuple):
     """Seconds from request to arrival of the chunk that came in this tick; 0 if none came."""
     seam: float
     """Jump of the target when that chunk came: the largest share of the range of any dimension; 1 if not finite."""
+    is_led: bool = False
+    """Whether a person led."""
 
 
 class Log(Protocol):
@@ -87,6 +92,8 @@ class Summary:
     """Periods without a command."""
     num_steps: int = 0
     """Control steps."""
+    num_led: int = 0
+    """Commands that followed a person."""
     num_chunks: int = 0
     """Chunks that came."""
     chunk_s: deque[float] = field(default_factory=lambda: deque[float](maxlen=1000))
@@ -100,6 +107,7 @@ class Summary:
         """Count a tick."""
         self.num_ticks += 1
         self.num_late += is_late
+        self.num_led += tick.is_led
         self.events.update(event.name for event in Event(tick.events) if event.name)
         if tick.chunk_s:
             self.num_chunks += 1
@@ -263,7 +271,8 @@ class Controller:
             events |= Event.BAD_READING
         call_robot(self.robot.command, command, now)
         self._commanded.add(now + self.robot.actuation_delay, command)
-        tick = Tick(now, self.clock.now() - scheduled, age, command, int(events), target.chunk_s, target.seam)
+        late, (_, chunk_s, seam, is_led) = self.clock.now() - scheduled, target
+        tick = Tick(now, late, age, command, int(events), chunk_s, seam, is_led)
         self.summary.count(tick, is_late=tick.late_s > self.period / 2)
         if self.log is not None:
             self.log.tick(tick, self.alignment)

@@ -14,11 +14,15 @@ from ..realtime import on_signals
 class Operator:
     """Listens to the keys of this terminal and to the signals to this process, while its context is entered.
 
-    hint: what the keys do, which a terminal shows.
+    hint: what the keys do, which a terminal shows. ends: the keys that end an episode, all if it is empty.
     """
 
-    def __init__(self, hint: str = "any key ends an episode and stops the robot, Ctrl-C ends them all") -> None:
-        self._hint = hint
+    def __init__(
+        self, hint: str = "any key ends an episode and stops the robot, Ctrl-C ends them all", *, ends: bytes = b""
+    ) -> None:
+        self._hint, self._ends = hint, ends
+        self.rest = b""
+        """The keys that `interrupts` has found and that end nothing."""
         self._has_pressed = False
         self.signal = 0
         """The signal that ended the session, or 0."""
@@ -57,8 +61,10 @@ class Operator:
         return not self.signal
 
     def interrupts(self) -> bool:
-        """Whether the operator ends the episode now: by any key, or by a signal."""
-        self._has_pressed = self._has_pressed or bool(self._keys(0))
+        """Whether the operator ends the episode now: by a key, or by a signal."""
+        typed = self._keys(0)
+        self.rest = bytes(key for key in typed if key not in self._ends) if self._ends else b""
+        self._has_pressed = self._has_pressed or len(self.rest) < len(typed)
         return self._has_pressed or bool(self.signal)
 
     @property

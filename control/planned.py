@@ -57,21 +57,31 @@ class Planned:
         self._step_at = self._observed_at = self._requested_at = 0.0
         self._requested_ahead = self._ahead = 0.0
         self._is_planned, self._is_waiting, self._starved_at = False, False, math.inf
+        self._is_outdated = False
         self._held: NDArray[Any] | None = None
 
     def begin(self, situation: Situation) -> None:
         """Begin a run."""
         self._situation = situation
 
+    def restart(self) -> None:
+        """Drop the plan, and the chunk that is under way: the next target begins with a new observation."""
+        self.execution.reset()
+        self._is_planned, self._starved_at, self._held = False, math.inf, None
+        self._is_outdated = self._is_waiting
+
     def target(self, now: float) -> Target:
         """The planned action of this moment, once the chunk that has come is accepted and the next one requested."""
         chunk_s = seam = 0.0
         try:
             if self._is_waiting and (chunk := self.planner.poll()) is not None:
-                chunk_s, seam = now - self._requested_at, self._join(chunk, now)
+                if self._is_outdated:
+                    self._is_waiting = self._is_outdated = False
+                else:
+                    chunk_s, seam = now - self._requested_at, self._join(chunk, now)
             self._observe(now)
         except ConnectionError:  # the plan goes on, and runs out unless the planner comes back
-            self._is_waiting = False
+            self._is_waiting = self._is_outdated = False
             self.execution.withdraw()
         return Target(self._planned(now), chunk_s, seam)
 

@@ -14,16 +14,22 @@ from typing import Any
 
 import numpy as np
 
+from ..datasets.facts import UNKNOWN, EpisodeFacts
 from ..execution.interface import Execution
 from ..realtime import Clock, Interrupted, MonotonicClock
 from ..robots.interface import Robot, call_robot
 from ..robots.simulated import SimulatedRobot
+from ..teleoperation.interface import Status
+from .led import Led
 from .log import RunLog
 from .loop import Controller, Summary
 from .operator import Operator
 from .planned import Planned
 from .planner import PolicyProcess
 from .safety import Safety
+from .takeover import Takeover
+
+ENTER = b"\r\n"
 
 
 @dataclass(kw_only=True)
@@ -46,8 +52,12 @@ class Session:
     """Seed of the first episode; episode i uses first_seed + i."""
     seconds: float = math.inf
     """Longest time that an episode may take."""
+    hands: Led | None = None
+    """The person who may take over from the policy, whose input is not started yet."""
+    facts: EpisodeFacts = UNKNOWN
+    """What is noted of every episode, beside its outcome and the steps that a person led."""
     clock: Clock = field(default_factory=MonotonicClock)
-    """The clock of the loop and of the robot."""
+    """The clock of the loop, of the robot and of the input."""
     records: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]], init=False)
     """What happened in each episode, as JSON: also in one that failed."""
 
@@ -65,15 +75,31 @@ class Session:
             policy = stack.enter_context(closing(_Policy(self.start_policy, self.robot.specification.control_dt)))
             policy.ready()
             robot = self.robot
-            log = RunLog(self.out, robot.specification, rate=robot.rate, actuation_delay=robot.actuation_delay)
+            log = RunLog(
+                self.out,
+                robot.specification,
+                rate=robot.rate,
+                actuation_delay=robot.actuation_delay,
+                facts=self.facts,
+            )
             stack.enter_context(closing(log))
-            operator = stack.enter_context(Operator())
+            if self.hands is None:
+                operator = stack.enter_context(Operator())
+            else:
+                stack.enter_context(closing(self.hands.teleoperator))
+                hint = "Enter ends an episode and stops the robot, Ctrl-C ends them all"
+                operator = stack.enter_context(Operator(hint, ends=ENTER))
+                self.hands.teleoperator.start()
             for seed in range(self.first_seed, self.first_seed + self.episodes):
                 execution = self.make_execution(policy.ready())
                 if not operator.begin(is_asked=self._simulation is None):  # somebody has to prepare the scene
                     break
-                controller = Controller(robot, Planned(policy.planner, execution), self.safety, self.clock, log=log)
+                planned = Planned(policy.planner, execution)
+                lead = planned if self.hands is None else Takeover(planned, self.hands)
+                controller = Controller(robot, lead, self.safety, self.clock, log=log)
                 self._run_episode(seed, controller, log, operator)
+                if self._has_quit:
+                    break
             if operator.signal:
                 raise Interrupted(operator.signal)
 
@@ -86,9 +112,12 @@ class Session:
         if self._simulation is not None:
             self._simulation.reset(seed)
         log.begin(-1 if self._simulation is None else seed)
-        until, failures = self.clock.now() + self.seconds, list[Exception]()
+        self._began_s, self._outcome, self._has_quit = self.clock.now(), None, False
+        failures = list[Exception]()
         try:
-            controller.run(self._is_over, brakes=lambda: self._brake_reason(operator, log, until))
+            controller.run(self._is_over, brakes=lambda: self._brake_reason(operator, log))
+            if self.hands is not None and self.hands.fault is not None:
+                raise ConnectionError(f"the input failed: {self.hands.fault}") from self.hands.fault
         except Exception as error:
             kind = "lost" if isinstance(error, ConnectionError) else "failed"
             controller.summary.reason = f"{kind}: {' '.join(str(error).split()) or type(error).__name__}"
@@ -96,7 +125,8 @@ class Session:
         record = episode_record(seed, self._simulation, controller.summary)
         self.records.append(record)
         try:
-            record.update(demonstrations=log.end(), unlogged=log.num_dropped)
+            judged = {True: "success", False: "failure"}.get(record["success"], "unknown")
+            record.update(demonstrations=log.end(self._outcome or judged), unlogged=log.num_dropped)
         except OSError as error:
             failures.append(error)
         print(", ".join(f"{key} {value}" for key, value in record.items()))
@@ -106,13 +136,38 @@ class Session:
     def _is_over(self) -> bool:
         return self._simulation is not None and self._simulation.episode.is_over
 
-    def _brake_reason(self, operator: Operator, log: RunLog, until: float) -> str:
+    def _brake_reason(self, operator: Operator, log: RunLog) -> str:
         """Why the robot must brake and the episode end now; empty while it goes on."""
         if operator.interrupts():
             return "interrupted"
         if log.failure:
             return "not logged"
-        return "over" if self.clock.now() >= until else ""
+        seconds = self.clock.now() - self._began_s
+        if self.hands is not None and (reason := self._obey(self.hands, operator, seconds)):
+            return reason
+        return "over" if seconds >= self.seconds else ""
+
+    def _obey(self, hands: Led, operator: Operator, seconds: float) -> str:
+        """Show the hands how the episode goes, and do what they ask; why it must end now, empty while it goes on."""
+        status = Status(
+            phase="controlled",
+            num_episodes=len(self.records),
+            seconds=seconds,
+            is_led=hands.is_led,
+            outcome=self._outcome,
+            message=hands.clutch.why,
+            task=self.facts.task,
+            keys=operator.rest,
+        )
+        try:
+            kinds = [] if hands.fault is not None else [order.kind for order in hands.teleoperator.orders(status)]
+        except Exception as error:  # the robot must come to rest first
+            hands.fault, kinds = error, []
+        if hands.fault is not None:
+            return "the input failed"
+        self._outcome = next((kind for kind in reversed(kinds) if kind in ("success", "failure")), self._outcome)
+        self._has_quit = "quit" in kinds
+        return "ended by the hands" if {"end", "quit"} & {*kinds} else ""
 
 
 class _Policy:
@@ -154,6 +209,7 @@ def episode_record(seed: int, simulation: SimulatedRobot | None, summary: Summar
         "commands": summary.num_ticks,
         "late": summary.num_late,
         "skipped": summary.num_skipped,
+        "led": summary.num_led,
         "chunks": summary.num_chunks,
         "chunk_ms": round(1e3 * float(np.median(summary.chunk_s)), 1) if summary.chunk_s else None,
         "events": dict(summary.events),

@@ -59,11 +59,12 @@ class Axes:
             raise ValueError(f"scale must be one number, or {action.size}, got {scale}")
         self.is_driven = np.array([drive != NONE for drive in drives])
         """For each dimension (Da,), whether an axis drives it; the others stay where they are."""
-        self._matrix = np.zeros((action.size, len(names)))
+        self.matrix = np.zeros((action.size, len(names)))
+        """Units of each dimension for a unit of each axis (Da, A)."""
         for row, drive in enumerate(drives):
             if drive != NONE:
-                self._matrix[row, self.names.index(drive.removeprefix("-"))] = -1 if drive.startswith("-") else 1
-        self._matrix *= np.broadcast_to(np.asarray(scale, np.float64), (action.size,))[:, None]
+                self.matrix[row, self.names.index(drive.removeprefix("-"))] = -1 if drive.startswith("-") else 1
+        self.matrix *= np.broadcast_to(np.asarray(scale, np.float64), (action.size,))[:, None]
 
     def __call__(self, value: ArrayLike) -> NDArray[np.float64]:
         """The value of each dimension (Da,), 0 where none drives it. Raises ValueError for another number of axes."""
@@ -71,4 +72,4 @@ class Axes:
         if value.shape != (len(self.names),):
             raise ValueError(f"the input must give its {len(self.names)} axes {self.names}, got shape {value.shape}")
         with np.errstate(invalid="ignore"):
-            return np.where(self.is_driven, (self._matrix * np.where(self._matrix == 0, 0.0, value)).sum(1), 0.0)
+            return np.where(self.is_driven, (self.matrix * np.where(self.matrix == 0, 0.0, value)).sum(1), 0.0)

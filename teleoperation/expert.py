@@ -19,12 +19,15 @@ MOST_FAILURES = 10
 class ExpertHands:
     """Drives a simulated robot by the expert of its task, and keeps the episodes that succeed.
 
-    It sees what the robot observes. Raises ValueError if the task has no expert, or if an expert needs more than that.
+    It sees what the robot observes. While a policy controls the robot, the expert takes over for `seconds` whenever the
+    policy has driven for `after` seconds.
+
+    Raises ValueError if the task has no expert, or if an expert needs more than that.
     """
 
     kind = "absolute"
 
-    def __init__(self, robot: SimulatedRobot) -> None:
+    def __init__(self, robot: SimulatedRobot, *, after: float = 3.0, seconds: float = 2.0) -> None:
         if robot.task.expert is None:
             raise ValueError(f"task {robot.task.name!r} has no scripted expert: drive it yourself, with another input=")
         self._robot, self._make = robot, robot.task.expert
@@ -34,12 +37,15 @@ class ExpertHands:
         self._expert: Expert | None = None
         self._reading: Reading | None = None
         self._num_kept = self._num_discarded = 0
+        self._after, self._seconds, self._is_held = after, seconds, True
 
     def start(self) -> None:
         """Nothing is to be connected."""
 
     def read(self, now: float) -> Reading | None:
-        """The expert's answer to the newest observation; None before there is one."""
+        """The expert's answer to the newest observation; None before there is one, and while the policy drives."""
+        if not self._is_held:
+            return None
         readings, seed = self._robot.read(), self._robot.episode.seed
         if any(name not in readings for name in self._names):
             return None
@@ -62,6 +68,8 @@ class ExpertHands:
 
         Raises ValueError if the expert fails more often than it succeeds.
         """
+        is_turn = status.seconds % (self._after + self._seconds) >= self._after
+        self._is_held = status.phase != "controlled" or is_turn
         if status.phase == "ready":
             return [Order("begin")]
         if status.phase != "ended":

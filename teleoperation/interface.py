@@ -16,8 +16,9 @@ from ..robots.interface import Reading
 KINDS = ("absolute", "relative", "velocity")
 """What the values of an input mean: a position, a way since an arbitrary moment, or a velocity."""
 
-PHASES = ("ready", "recording", "ended", "preparing")
-"""What a recording does: it waits to begin, records, waits for the decision about an episode, or resets the robot."""
+PHASES = ("ready", "recording", "ended", "preparing", "controlled")
+"""What a recording does: it waits to begin, records, waits for the decision about an episode, or resets the robot. Or a
+policy controls the robot, and the hands may take over."""
 
 ORDERS = ("begin", "end", "keep", "discard", "success", "failure", "task", "sentence", "undo", "quit")
 """What hands may ask of a recording; see `Order`."""
@@ -28,7 +29,8 @@ class Order(NamedTuple):
 
     `begin` and `end` bound an episode; `keep` and `discard` decide about it, and end it first if need be. `success` and
     `failure` mark its outcome. `task` and `sentence` describe it, and the episodes after it, in the words of `text`.
-    `undo` removes the last episode that this recording kept; `quit` ends the recording.
+    `undo` removes the last episode that this recording kept; `quit` ends the recording. While a policy controls the
+    robot, `end`, `success`, `failure` and `quit` count.
     """
 
     kind: str

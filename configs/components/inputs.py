@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from secrets import token_urlsafe
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..checks import LONGEST_MS, is_loopback, positive
+from ..checks import LONGEST_MS, PathName, is_loopback, positive
 
 if TYPE_CHECKING:
     from ...robots.interface import Robot
     from ...specification import Specification
     from ...teleoperation.clutch import Clutch
     from ...teleoperation.interface import Teleoperator
+    from ...teleoperation.leader import LeaderArm
+    from ...teleoperation.together import Together
 
 
 @dataclass(kw_only=True)
@@ -71,14 +74,24 @@ class ExpertInputConfig(InputConfig):
     stale_ms: float = 500.0
     """Time without a reading after which the robot is let go, in milliseconds."""
 
+    after: float = 3.0
+    """When taking over: time for which the policy drives before the expert does, again and again, in seconds."""
+
+    seconds: float = 2.0
+    """When taking over: time for which the expert then drives, in seconds."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "after", "seconds", most=1e6)
+
     def build(self, robot: Robot) -> Teleoperator:
         """For a simulated robot. Raises ValueError for any other."""
         from ...robots.simulated import SimulatedRobot
         from ...teleoperation.expert import ExpertHands
 
         if not isinstance(robot, SimulatedRobot):
-            raise ValueError("input=expert drives a simulated robot alone: choose robot=simulated, or another input=")
-        return ExpertHands(robot)
+            raise ValueError("the expert drives a simulated robot alone: choose robot=simulated, or another input")
+        return ExpertHands(robot, after=self.after, seconds=self.seconds)
 
 
 @dataclass(kw_only=True)
@@ -131,9 +144,99 @@ class BrowserInputConfig(InputConfig):
         return Browser(robot, host=self.host, port=self.port, token=token)
 
 
+@dataclass(kw_only=True)
+class LeaderInputConfig(InputConfig):
+    """A second arm of six serial-bus servos, such as an SO-101, without torque: the robot goes where it is."""
+
+    port: PathName
+    """Name of the serial port."""
+
+    calibration: PathName
+    """Calibration file; see `robots.feetech.calibration`."""
+
+    rate: float = 100.0
+    """Readings of the arm per second."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "rate", most=1e3)
+
+    def build(self, robot: Robot) -> LeaderArm:
+        """For a robot with the same joints, or one whose `axes` are named.
+
+        Raises ValueError if the robot has other joints, other ranges or the same port.
+        """
+        from ...teleoperation.leader import LeaderArm
+
+        leader = LeaderArm(self.port, self.calibration, rate=self.rate)
+        _fit(self, [leader], robot)
+        return leader
+
+
+@dataclass(kw_only=True)
+class TwoLeadersInputConfig(InputConfig):
+    """Two leader arms, for a robot with two arms: their joints are left_shoulder_pan to right_gripper."""
+
+    left_port: PathName
+    """Name of the serial port of the left arm."""
+
+    left_calibration: PathName
+    """Calibration file of the left arm; see `robots.feetech.calibration`."""
+
+    right_port: PathName
+    """Name of the serial port of the right arm."""
+
+    right_calibration: PathName
+    """Calibration file of the right arm."""
+
+    rate: float = 100.0
+    """Readings of each arm per second."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "rate", most=1e3)
+
+    def build(self, robot: Robot) -> Together:
+        """For a robot with the same joints, or one whose `axes` are named.
+
+        Raises ValueError if the robot has other joints or other ranges, or if two arms have the same port.
+        """
+        from ...teleoperation.leader import LeaderArm
+        from ...teleoperation.together import Together
+
+        arms = {"left": (self.left_port, self.left_calibration), "right": (self.right_port, self.right_calibration)}
+        leaders = [LeaderArm(*arm, name=name, rate=self.rate) for name, arm in arms.items()]
+        _fit(self, leaders, robot)
+        return Together(*leaders)
+
+
+def _fit(config: InputConfig, leaders: list[LeaderArm], robot: Robot) -> None:
+    """Fit leaders to a robot. Raises ValueError if its joints, ranges or ports forbid it."""
+    from ...teleoperation.axes import Axes, axis_names
+    from ...teleoperation.leader import fit
+
+    action, names = robot.specification.action, [name for leader in leaders for name in leader.axes]
+    if not action.low:
+        raise ValueError("the action must have limits to be led by hand: give its stream low and high")
+    if config.axes is None and not {*axis_names(action)} <= {*names}:
+        raise ValueError(
+            f"the leader has the joints {', '.join(names)}, and the robot {', '.join(axis_names(action))}: name the "
+            "joint that drives each dimension of the robot with input.axes"
+        )
+    ports = [Path(port).resolve() for port in (*(leader.port for leader in leaders), getattr(robot, "port", ""))]
+    for leader, port in zip(leaders, ports, strict=False):
+        if ports.count(port) > 1:
+            raise ValueError(f"the arms must have ports of their own, got {leader.port} twice")
+    axes = Axes(names, action, drives=config.axes, scale=config.scale)
+    for leader in leaders:
+        fit(leader, axes)
+
+
 INPUTS: dict[str, Any] = {
     "browser": BrowserInputConfig,
     "expert": ExpertInputConfig,
     "keyboard": KeyboardInputConfig,
+    "leader": LeaderInputConfig,
+    "two_leaders": TwoLeadersInputConfig,
 }
 """The name of an input -> its configuration."""

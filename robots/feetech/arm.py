@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -19,35 +18,12 @@ from numpy.typing import NDArray
 from ...realtime import Clock, MonotonicClock
 from ...specification import Specification, Stream
 from ..interface import Reading, checked_action
-from .bus import (
-    BAUD_RATE,
-    GOAL,
-    HOMING_OFFSET,
-    LOAD,
-    MODE,
-    POSITION,
-    RANGE_MAX,
-    RANGE_MIN,
-    STEPS,
-    TEMPERATURE,
-    TORQUE,
-    VOLTAGE,
-    Bus,
-    Fault,
-    open_port,
-)
-from .calibration import JOINTS, Joint, check_models, read_calibration
+from .bus import BAUD_RATE, GOAL, TORQUE, Bus
+from .calibration import JOINTS
+from .joints import ArmJoints
 
 SLACK = 23
 """Steps (2 degrees) that a joint may be outside its range at the start, because cables push and gears have play."""
-
-REMEDIES = {
-    Fault.VOLTAGE: "give it the supply that it is made for",
-    Fault.SENSOR: "it needs repair",
-    Fault.TEMPERATURE: "let it cool",
-    Fault.CURRENT: "free the joint, and switch the power off and on",
-    Fault.OVERLOAD: "free the joint, and switch the power off and on",
-}
 
 
 class SerialArm:
@@ -88,14 +64,10 @@ class SerialArm:
     ) -> None:
         if not 0 < rate < math.inf or not 0 <= actuation_delay < math.inf:
             raise ValueError(f"rate must be above 0 and actuation_delay at least 0, got {rate} and {actuation_delay}")
-        self.joints = read_calibration(calibration)
+        self.joints = ArmJoints(calibration)
         self.specification = _specification(self.joints, control_dt)
-        self.port, self.calibration, self.rate, self.actuation_delay = port, calibration, rate, actuation_delay
+        self.port, self.rate, self.actuation_delay = port, rate, actuation_delay
         self.baud_rate, self.release, self.clock = baud_rate, release, clock or MonotonicClock()
-        joints = self.joints.values()
-        self._low = np.array([joint.range_min for joint in joints])
-        self._high = np.array([joint.range_max for joint in joints])
-        self._radians = np.array([(-1 if joint.drive_mode else 1) * 2 * math.pi / STEPS for joint in joints])
         self._thread: threading.Thread | None = None
         self._wake, self._lock = threading.Event(), threading.Lock()
         self._reading = Reading(np.zeros(len(JOINTS), np.float32), 0.0)
@@ -130,7 +102,7 @@ class SerialArm:
         """Send goals (6,), rad, clipped to the ranges of the joints. Raises ValueError if they are not finite."""
         action = checked_action(action, at_time, self.specification)
         self._require()
-        steps = self._inside(action / self._radians + (self._low + self._high) / 2)
+        steps = self.joints.inside(self.joints.steps(action))
         with self._lock:
             if not self._is_stopped:
                 self._goal = steps
@@ -158,12 +130,11 @@ class SerialArm:
             raise ConnectionError(f"the arm at {self.port} is lost: {self._lost}")
 
     def _connect(self) -> None:
-        bus = Bus(open_port(self.port, self.baud_rate), {joint.id: name for name, joint in self.joints.items()})
+        bus = self.joints.open(self.port, self.baud_rate)
         try:
-            self._check(bus)
             steps = self._read(bus)
             self._check_place(steps)
-            bus.write(GOAL, self._inside(steps))
+            bus.write(GOAL, self.joints.inside(steps))
             bus.write(TORQUE, [1] * len(JOINTS))
         except BaseException:
             bus.close()
@@ -172,46 +143,20 @@ class SerialArm:
         self._thread = threading.Thread(target=self._serve, args=(bus,), name=f"arm at {self.port}", daemon=True)
         self._thread.start()
 
-    def _check(self, bus: Bus) -> None:
-        """Raises ValueError unless the servos hold the calibration."""
-        check_models(bus)
-        replies = bus.sync_read(RANGE_MIN, RANGE_MAX, HOMING_OFFSET, MODE)
-        for (name, joint), reply in zip(self.joints.items(), replies.values(), strict=True):
-            low, high, offset, mode = reply.values
-            servo = f"servo {joint.id} ({name})"
-            if mode != 0:
-                raise ValueError(f"{servo} must be in position mode, 0, got {mode}: write that to register 33")
-            if (offset, low, high) != (joint.homing_offset, joint.range_min, joint.range_max):
-                raise ValueError(
-                    f"{servo} must hold the calibration of {self.calibration}, offset {joint.homing_offset} and range "
-                    f"{joint.range_min} to {joint.range_max}, got {offset} and {low} to {high}: calibrate again"
-                )
-
     def _check_place(self, steps: NDArray[np.int64]) -> None:
-        for index in np.flatnonzero((steps < self._low - SLACK) | (steps > self._high + SLACK)):
+        low, high = self.joints.low, self.joints.high
+        for index in np.flatnonzero((steps < low - SLACK) | (steps > high + SLACK)):
             raise ValueError(
-                f"joint {JOINTS[index]} must begin within its range, {self._low[index]} to {self._high[index]} steps, "
-                f"but is at {steps[index]}: move it there by hand"
+                f"joint {JOINTS[index]} must begin within its range, {low[index]} to {high[index]} steps, but "
+                f" is at {steps[index]}: move it there by hand"
             )
 
     def _read(self, bus: Bus) -> NDArray[np.int64]:
-        """Read the positions and keep them as the newest reading.
-
-        Raises ConnectionError if a servo reports a fault. What it measures may be wrong then, so no goal is made of it.
-        """
+        """Read the positions in steps, and keep them as the newest reading. Raises what `ArmJoints.read` raises."""
         moment = self.clock.now()
-        replies = bus.sync_read(POSITION, LOAD, VOLTAGE, TEMPERATURE)
-        steps = np.array([reply.values[0] for reply in replies.values()])
-        for (servo, name), reply in zip(bus.servos.items(), replies.values(), strict=True):
-            if reply.fault:
-                raise ConnectionError(f"servo {servo} ({name}) reports {_fault_text(reply.fault, reply.values)}")
-        value = (steps - (self._low + self._high) / 2) * self._radians
-        self._reading = Reading(value.astype(np.float32), moment)
+        steps = self.joints.read(bus)
+        self._reading = Reading(self.joints.angles(steps).astype(np.float32), moment)
         return steps
-
-    def _inside(self, steps: NDArray[Any]) -> list[int]:
-        """The nearest whole steps within the ranges."""
-        return np.rint(np.clip(steps, self._low, self._high)).astype(np.int64).tolist()
 
     def _serve(self, bus: Bus) -> None:
         """The thread. Runs until the arm is closed or lost."""
@@ -236,16 +181,7 @@ class SerialArm:
         self._read(bus)
 
 
-def _specification(joints: Mapping[str, Joint], control_dt: float) -> Specification:
-    size = (len(JOINTS),)
-    high = np.array([math.pi * (joint.range_max - joint.range_min) / STEPS for joint in joints.values()])
-    action = Stream("action", size, units="rad", labels=JOINTS, low=tuple(-high), high=tuple(high))
+def _specification(joints: ArmJoints, control_dt: float) -> Specification:
+    size, ends = (len(JOINTS),), joints.ends
+    action = Stream("action", size, units="rad", labels=JOINTS, low=tuple(-ends), high=tuple(ends))
     return Specification((Stream("joints", size, units="rad", labels=JOINTS),), action, control_dt)
-
-
-def _fault_text(fault: Fault, values: tuple[int, ...]) -> str:
-    """A fault, the measurements of the servo, and the remedy."""
-    _, load, voltage, temperature = values
-    names = " and ".join((kind.name or "").lower() for kind in REMEDIES if kind in fault) or f"fault {int(fault)}"
-    helps = next((remedy for kind, remedy in REMEDIES.items() if kind in fault), "see its manual")
-    return f"{names}, at {load / 10:.0f} % load, {voltage / 10:.1f} V and {temperature} °C: {helps}"

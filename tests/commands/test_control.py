@@ -87,6 +87,43 @@ def test_the_log_can_be_replayed(recede, trained, tmp_path):
         assert replayed.deviations["position"] < 0.1
 
 
+def test_a_person_takes_over_from_the_policy(recede, trained, tmp_path):
+    """The expert is the person: the policy has 0.5 s, then the expert 0.6 s, and so on."""
+    takeover = ["takeover=expert", "takeover.after=0.5", "takeover.seconds=0.6", "safety.stale_ms=5000"]
+    result = recede("control", trained, "robot.task=toys:REACH", "episodes=2", *takeover, f"out={tmp_path}")
+    assert result.status == 0, result.err
+    for record in json.loads((tmp_path / "control.json").read_text())["episodes"]:
+        assert 0 < record["led"] < record["commands"]
+    store = DemonstrationStore.open(tmp_path / "demonstrations.zarr")
+    for index, facts in enumerate(store.episode_facts):
+        assert (facts.operator, facts.input, facts.task) == ("script", "expert", "toys:REACH")
+        assert facts.outcome in ("success", "failure")
+        episode = store.episode(index)
+        assert facts.notes["led"]
+        for begin, end in facts.notes["led"]:
+            gaps = np.abs(episode["action"] - episode["target"]).max(1)[begin:end]
+            assert end - begin <= 7
+            assert (np.diff(gaps) <= 1e-6).all()  # the expert commands the target itself, and safety goes there
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["takeover=expert", "robot=driver", "robot.make=toys:make_robot"], "simulated robot alone"),
+        (["takeover=expert", "takeover.after=0"], "after must be above 0"),
+        (["takeover=keyboard"], "needs a terminal"),
+        (["takeover=keyboard", "takeover.near=0"], "near must be above 0"),
+        (["takeover=joystick"], "joystick"),
+    ],
+)
+def test_a_takeover_that_is_impossible_is_refused_before_anything_starts(recede, trained, tmp_path, options, error):
+    robot = [] if "robot=driver" in options else ["robot.task=toys:REACH"]
+    result = recede("control", trained, *robot, *options, f"out={tmp_path / 'run'}")
+    assert result.status == 2
+    assert error in result.line
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_a_killed_policy_stops_the_robot_and_is_loaded_again(trained, tmp_path):
     options = [str(trained), "robot.task=toys:REACH", "episodes=3", "safety.patience_ms=300", f"out={tmp_path}"]

@@ -15,6 +15,7 @@ from recede.control.log import DEMONSTRATIONS, TICKS, RunLog, tick_specification
 from recede.control.loop import Controller, Tick
 from recede.control.planned import Planned
 from recede.control.safety import Event, Safety
+from recede.datasets.facts import UNKNOWN
 from recede.datasets.store import DemonstrationStore
 from recede.execution.overlapping import AsyncReplace
 from recede.realtime import VirtualClock
@@ -144,7 +145,7 @@ def test_a_long_episode_is_written_in_parts(tmp_path, monkeypatch, name, value):
     monkeypatch.setattr(log, name, value)
     writer, send = open_writer(tmp_path)
     for step in range(12):
-        send("tick", step, 0.1 * step, 0, 0, [step / 20], 0, 0, 0)
+        send("tick", step, 0.1 * step, 0, 0, [step / 20], 0, 0, 0, 0)
         send("step", step, step, 0.1 * step, ([step],))
     assert writer.end() == 3
     demonstrations, ticks = open_stores(tmp_path)
@@ -161,7 +162,7 @@ def test_a_command_before_lost_ticks_does_not_count_as_in_force(tmp_path):
     writer, send = open_writer(tmp_path, delay=0.25)
     for step in range(20):
         if not 5 <= step < 10:
-            send("tick", step, 0.1 * step, 0, 0, [step / 20], 0, 0, 0)
+            send("tick", step, 0.1 * step, 0, 0, [step / 20], 0, 0, 0, 0)
         send("step", step, step, 0.1 * step, ([step],))
     assert writer.end() == 2
     demonstrations, _ = open_stores(tmp_path)
@@ -174,7 +175,7 @@ def test_a_command_before_lost_ticks_does_not_count_as_in_force(tmp_path):
 def test_a_step_that_is_not_finite_is_left_out(tmp_path, wrong):
     writer, send = open_writer(tmp_path)
     for step in range(10):
-        send("tick", step, 0.1 * step, 0, 0, [step / 20], 0, 0, 0)
+        send("tick", step, 0.1 * step, 0, 0, [step / 20], 0, 0, 0, 0)
         send("step", step, step, 0.1 * step, ([wrong if step == 4 else step],))
     assert writer.end() == 2
     assert open_stores(tmp_path)[0].read("place")[:, 0].tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9]
@@ -274,3 +275,25 @@ def test_a_log_that_cannot_be_created_leaves_nothing_behind(tmp_path):
     with pytest.raises(FileExistsError):
         RunLog(tmp_path, SMALL, rate=100.0, actuation_delay=0.0)
     assert [path.name for path in tmp_path.iterdir()] == [TICKS]
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.25])
+def test_the_facts_name_the_steps_whose_command_followed_a_person(tmp_path, monkeypatch, delay):
+    """In three parts, each with its own count of steps; only the last one has the outcome of the episode."""
+    monkeypatch.setattr(log, "PART", 10)
+    rng = np.random.default_rng(0)
+    leads = np.repeat(rng.permutation([True, False] * 6), 3)
+    writer, send = open_writer(tmp_path, delay=delay)
+    for step, is_led in enumerate(leads):
+        send("tick", step, 0.1 * step, 0, 0, [float(is_led)], 0, 0, 0, is_led)  # the command says who gave it
+        send("step", step, step, 0.1 * step, ([step],))
+    assert writer.end("success") == 4
+    demonstrations, ticks = open_stores(tmp_path)
+    for index, facts in enumerate(demonstrations.episode_facts):
+        commands = demonstrations.episode(index)["action"][:, 0]
+        mask = np.zeros(len(commands))
+        for begin, end in facts.notes["led"]:
+            mask[begin:end] = 1
+        np.testing.assert_array_equal(mask, commands)
+    assert [facts.outcome for facts in demonstrations.episode_facts] == [*["unknown"] * 3, "success"]
+    assert ticks.episode_facts[0] == UNKNOWN

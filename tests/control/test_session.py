@@ -4,13 +4,18 @@ import re
 
 import numpy as np
 import pytest
-from control_loop import FREE, HORIZONS, Delayed, Ideal, line
+from control_loop import FREE, HORIZONS, SPECIFICATION, Delayed, Ideal, line
+from hands import Hands
+from recede.control.led import Led
 from recede.control.log import DEMONSTRATIONS
 from recede.control.safety import Safety
 from recede.control.session import Session
+from recede.datasets.facts import EpisodeFacts
 from recede.datasets.store import DemonstrationStore
 from recede.execution.overlapping import AsyncReplace
 from recede.realtime import VirtualClock
+from recede.teleoperation.axes import Axes
+from recede.teleoperation.clutch import Clutch
 
 
 class Startable(Ideal):
@@ -144,3 +149,54 @@ def test_a_robot_that_cannot_be_reached_fails_before_the_policy_is_loaded(tmp_pa
         run.run()
     assert robot.calls == ["close"]
     assert not (tmp_path / "run").exists()
+
+
+class Interfering(Hands):
+    """Hands that take over from 0.8 s to 1.4 s of each episode."""
+
+    def read(self, now):
+        return super().read(now) if self.statuses and 0.8 <= self.statuses[-1].seconds < 1.4 else None
+
+
+def led(hands):
+    return Led(hands, Clutch(hands.kind, Axes(hands.axes, SPECIFICATION.action), near=0.05, step=0.2, stale_s=0.2))
+
+
+def test_a_person_takes_over_and_the_demonstration_says_when(tmp_path):
+    robot = Startable(VirtualClock())
+    hands = Interfering([("controlled", 1.5, "success"), ("controlled", 1.8, "end")], velocity=(1.0, 1.0))
+    facts = EpisodeFacts(task="wipe", operator="Ada", input="stick")
+    run, _ = session(robot, iter([Policy(robot.clock)]), tmp_path, seconds=2.0, hands=led(hands), facts=facts)
+    run.run()
+    assert [record["reason"] for record in run.records] == ["ended by the hands", "over"]
+    assert [record["led"] for record in run.records] == [pytest.approx(60, abs=2)] * 2
+    assert hands.calls == ["start", "close"]
+    store = DemonstrationStore.open(tmp_path / DEMONSTRATIONS)
+    assert [facts.outcome for facts in store.episode_facts] == ["success", "unknown"]
+    for index, facts in enumerate(store.episode_facts):
+        assert (facts.task, facts.operator, facts.input) == ("wipe", "Ada", "stick")
+        ((begin, end),) = facts.notes["led"]
+        assert end - begin == pytest.approx(6, abs=1)
+        moved = np.diff(store.episode(index)["action"], axis=0)[:, 1]  # the policy goes down, and the person up
+        assert (moved[begin + 1 : end - 1] > 0).all()
+        assert (moved[end + 5 :] < 0).all()
+    assert {status.is_led for status in hands.statuses} == {False, True}
+    assert hands.statuses[0].phase == "controlled"
+
+
+def test_an_input_that_is_lost_brakes_the_robot_and_is_named(tmp_path):
+    robot = Startable(VirtualClock())
+    run, _ = session(robot, iter([Policy(robot.clock)]), tmp_path, hands=led(Hands(fail_at=0.5)))
+    with pytest.raises(ConnectionError, match="the stick is unplugged"):
+        run.run()
+    (record,) = run.records
+    assert (record["reason"], record["demonstrations"]) == ("lost: the input failed: the stick is unplugged", 1)
+    np.testing.assert_array_equal(robot.commands[-1][1], robot.commands[-2][1])  # it came to rest
+
+
+def test_the_hands_end_the_session(tmp_path):
+    robot = Startable(VirtualClock())
+    hands = Hands([("controlled", 0.5, "quit")], velocity=None)
+    run, _ = session(robot, iter([Policy(robot.clock)]), tmp_path, hands=led(hands))
+    run.run()
+    assert [record["led"] for record in run.records] == [0]

@@ -98,3 +98,26 @@ def test_a_key_moves_its_axis_by_a_step():
     np.testing.assert_allclose(keyboard.read(0.0).value, [0.2, 0.0])
     keyboard.orders(Status(phase="recording", num_episodes=0, keys=b"as"))
     np.testing.assert_allclose(keyboard.read(0.0).value, [0.1, -0.02])
+
+
+def test_space_takes_over_from_a_policy_and_gives_back_and_every_episode_begins_with_the_policy():
+    keyboard = Keyboard(toys.SPECIFICATION.action, 0.1)
+    held = []
+    for episode, keys in enumerate([b"", b" q", b"", b" ", b"", b" "], start=6):
+        keyboard.orders(Status(phase="controlled", num_episodes=episode // 4, keys=keys))
+        held.append(keyboard.read(0.0) is not None)
+    assert held == [False, True, False, True, True, False]
+    keyboard.orders(Status(phase="recording", num_episodes=2))
+    assert keyboard.read(0.0) is not None
+
+
+def test_the_expert_takes_its_turns_with_a_policy():
+    clock = VirtualClock()
+    robot = Simulation(toys.REACH, clock)
+    robot.start()
+    expert, turns = ExpertHands(robot, after=2.0, seconds=1.0), []
+    for second in range(7):
+        expert.orders(Status(phase="controlled", num_episodes=0, seconds=second))
+        turns.append(expert.read(0.0) is not None)
+    assert turns == [False, False, True, False, False, True, False]
+    robot.close()
