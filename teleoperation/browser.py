@@ -151,10 +151,10 @@ class Browser:
             "task": status.task[:200],
             "sentence": status.sentence[:500],
         }
-        text, now = json.dumps(values), time.monotonic()
+        text, now = json.dumps(values, ensure_ascii=False), time.monotonic()
         if text != self._status and now - self._status_s > STATUS_S:
             try:
-                if self._web.channel.send("status", text.encode()):
+                if self._web.channel.send("status", text.encode(errors="replace")):
                     self._status, self._status_s = text, now
             except ConnectionError:
                 raise ConnectionError("the process that serves the page has ended: start the recording again") from None

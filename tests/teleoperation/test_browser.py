@@ -143,6 +143,8 @@ def test_orders_reach_the_recording_and_its_status_the_page(start):
     assert orders == [("sentence", "wipe"), ("begin", "")]
     until(lambda: page.statuses, page.hear)
     assert (page.statuses[0]["phase"], page.statuses[0]["episodes"]) == ("ready", 3)
+    status = Status(phase="ended", num_episodes=3, message="\U0001f916" * 900, sentence="\U0001f916" * 900)
+    until(lambda: page.statuses[-1]["phase"] == "ended", lambda: (hands.orders(status), page.hear()))
     assert page.others == [{"kind": "hello", "axes": list(hands.axes), "task": ""}]
     page.send(ping=7)
     until(lambda: len(page.others) > 1, page.hear)
