@@ -68,7 +68,7 @@ class Recorder:
     def begin(self) -> None:
         """Begin an episode. Raises OSError if the store cannot be written."""
         self._steps = EvenSteps(self._specification.control_dt)
-        self._commands, self._is_begun = InForce(self._delay), False
+        self._commands, self._is_begun = InForce[NDArray[Any]](self._delay), False
         self.num_steps, self.fault, self.led = 0, "", []
         self._outbox.num_dropped, self._outbox.failure = 0, ""
         self._request("begin")
