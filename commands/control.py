@@ -63,7 +63,7 @@ def _session(config: ControlConfig, robot: Robot, description: dict[str, Any], o
 
     horizons: Horizons = description["horizons"]
     hands = None if config.takeover is None else build_hands(config.takeover, robot)
-    driver = {"operator": "policy"} if config.takeover is None else facts_of(config.takeover)
+    driver: dict[str, Any] = {"operator": "policy"} if config.takeover is None else facts_of(config.takeover)
     (execution,) = config.execution.values()
     rehearsal = rehearsed(execution.build(horizons), robot.specification)
     return Session(

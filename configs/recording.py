@@ -10,6 +10,10 @@ from .components.robots import SafetyConfig, SimulatedRobotConfig
 from .packages import CommandConfig
 
 
+FARTHEST = 1e9
+"""Largest number of a start pose, in units of the action."""
+
+
 @dataclass(kw_only=True)
 class RecordConfig(CommandConfig):
     """Record demonstrations that a person drives. The same command goes on with an interrupted recording."""
@@ -49,10 +53,12 @@ class RecordConfig(CommandConfig):
     """Limits of every command."""
 
     def __post_init__(self) -> None:
-        if self.episodes is not None:
-            positive(self, "episodes", most=MOST_EPISODES)
-        if self.seconds is not None:
-            positive(self, "seconds", most=1e9)
+        positive(self, "episodes", most=MOST_EPISODES)
+        positive(self, "seconds", most=1e9)
         positive(self, "rate", most=10_000)
         positive(self, "approach", most=1e3)
         not_negative(self, "first_seed", most=LARGEST_SEED)
+        if self.start is not None and not all(abs(value) <= FARTHEST for value in self.start):
+            raise ValueError(
+                f"start must be numbers of at most {FARTHEST:g}, got {self.start}: give a pose of the robot"
+            )
