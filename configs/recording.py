@@ -9,7 +9,6 @@ from .checks import LARGEST_SEED, MOST_EPISODES, PathName, not_negative, positiv
 from .components.robots import SafetyConfig, SimulatedRobotConfig
 from .packages import CommandConfig
 
-
 FARTHEST = 1e9
 """Largest number of a start pose, in units of the action."""
 
