@@ -99,14 +99,19 @@ def _checked_entry(entry: Any) -> dict[str, Any]:
     return entry
 
 
+def existing(folder: Path) -> Path:
+    """The folder itself. Raises FileNotFoundError if there is none."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no run or checkpoint folder {folder}")
+    return folder
+
+
 def resolve_checkpoint(folder: Path, which: str = "last") -> Path:
     """The folder itself if it is a checkpoint; the "last" or "best" checkpoint if it is a run.
 
     Raises FileNotFoundError if there is none.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no run or checkpoint folder {folder}")
-    if (folder / "policy.json").exists():
+    if (existing(folder) / "policy.json").exists():
         return folder
     if not checkpoint_steps(folder):
         raise FileNotFoundError(f"{folder} is neither a run folder nor a checkpoint: it holds no checkpoints")

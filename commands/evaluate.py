@@ -12,12 +12,14 @@ from ..configs.notation import command_line, shown
 def run(config: EvaluateConfig) -> None:
     """Write `evaluation.json`, the report and the films to `out` or beside the policy, and print the rates.
 
-    Raises ValueError if another process writes results there, and, after everything is written, if an episode broke
-    off.
+    Raises FileNotFoundError if there is no policy, ValueError if another process writes results there, and, after
+    everything is written, if an episode broke off.
     """
+    from ..checkpoints.runs import existing
     from ..files import check_writable, exclusive
 
-    out = Path(config.out or config.run)
+    run = existing(Path(config.run))
+    out = run if config.out is None else Path(config.out)
     check_writable(out)
     with exclusive(out, "being written", name=".results.lock"):  # not the lock of a training, which may go on
         _evaluate(config, out)

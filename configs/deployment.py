@@ -69,6 +69,7 @@ and eager elsewhere."""
             positive(self, "seconds", most=1e9)
         check_executions(self.execution, most=1)
         accept_changes(self, "sampler")
+        self.takeover = self.takeover or None  # Hydra writes {} for a slot without a choice
         if self.takeover is not None:
             require_choices(self, "takeover")
         known_engine(self.engine)

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # small tensors are slower with more, and resumed runs must have the same number
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores; commands under test inherit it
 sys.path.append(str(Path(__file__).parent / "helpers"))  # `task=toys:REACH` is there; worker processes inherit it
 
 SMALL = [

@@ -47,6 +47,7 @@ VALID = {
     "evaluate": ["{trained}", "task=toys:REACH", "episodes=1", "videos=0", "out=evaluated"],
     "compare": ["{trained}"],
     "control": ["{trained}", "robot.task=toys:REACH", "episodes=1", "seconds=0.3", "out=controlled"],
+    "record": ["task=toys:REACH", "out=recorded.zarr", "input=expert", "episodes=1", "seconds=0.3"],
     "check": ["robot=simulated", "robot.task=toys:REACH", "seconds=0.2"],
     "serve": ["nowhere"],
 }

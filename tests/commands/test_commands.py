@@ -86,7 +86,7 @@ TRAIN = ["train", "out=run", "steps=2"]
         ([*TRAIN, "+steps=3"], "'+steps=3' is not of the form key=value"),
         ([*TRAIN, "~seed"], "'~seed' is not of the form key=value"),
         ([*TRAIN, "learing_rate=1"], "there is no key 'learing_rate': did you mean 'learning_rate'?"),
-        ([*TRAIN, "polcy=diffusion"], "there is no key 'polcy': did you mean 'policy'?"),
+        ([*TRAIN, "polcy=diffusion"], "there is no key 'polcy': did you mean 'policy'"),
         ([*TRAIN, "policy=difusion"], "policy cannot be 'difusion': did you mean 'diffusion'?"),
         ([*TRAIN, "policy/sampler=dim"], "policy/sampler cannot be 'dim': did you mean 'ddim'?"),
         (
@@ -117,7 +117,7 @@ TRAIN = ["train", "out=run", "steps=2"]
         (["inspect", "nowhere", "crop.0=1"], "got 'crop.0': give it whole as crop=[a,b] (see `recede inspect --help`)"),
         (["evaluate", "nowhere", "sampler/x=1"], "there is no slot 'sampler/x': did you mean 'sampler'?"),
         ([*TRAIN, "policy=regression", "policy/sampler=ddim"], "has a slot policy/sampler"),
-        ([*TRAIN, "steps=null"], "steps=null: the value must not be null"),
+        ([*TRAIN, "seed=null"], "seed=null: the value must not be null"),
         ([*TRAIN, "learning_rate=fast"], "learning_rate=fast: the value must be a number"),
         ([*TRAIN, "horizons=3"], "horizons=3: this key has keys of its own"),
         (["evaluate", "nowhere", "execution.rtc.limit=3"], "execution.rtc is not chosen: add execution=rtc"),
@@ -139,7 +139,7 @@ TRAIN = ["train", "out=run", "steps=2"]
         ([*TRAIN, "policy/schedule=diffusers", "policy.schedule.beta_schedule=lin"], "diffusers knows, got 'lin'"),
         ([*TRAIN, "horizons.observatoin=2"], "no key 'horizons.observatoin': did you mean 'horizons.observation'?"),
         (
-            [*TRAIN, "horizons.action=40"],
+            [*TRAIN, "horizons.observation=2", "horizons.prediction=16", "horizons.action=40"],
             "2 - 1 + 40 = 41 steps, got 16: predict at least 41 steps or execute at most 15",
         ),
         ([*TRAIN, "horizons.observation=0"], "the observation horizon must be at least 1 step, got 0"),
@@ -296,12 +296,12 @@ def test_folders_of_any_name_are_found(recede, empty_folder, name):
 
 def test_the_picture_of_a_store_lies_beside_it_if_it_can(recede, empty_folder, reaches, monkeypatch):
     shutil.copytree(reaches, empty_folder / "data" / "reach.zarr")
-    assert recede("inspect", "data/reach.zarr").out.endswith("picture: data/reach.png\n")
+    assert "picture: data/reach.png\nquality: data/reach.html\n" in recede("inspect", "data/reach.zarr").out
     with monkeypatch.context() as readonly:
         readonly.setattr("os.access", lambda folder, mode: str(folder) != "data")
-        assert recede("inspect", "data/reach.zarr").out.endswith("picture: runs/inspect/reach.png\n")
+        assert "picture: runs/inspect/reach.png\n" in recede("inspect", "data/reach.zarr").out
     monkeypatch.chdir("data/reach.zarr")
-    assert recede("inspect", "./").out.endswith(f"picture: {empty_folder / 'data' / 'reach.png'}\n")
+    assert f"picture: {empty_folder / 'data' / 'reach.png'}\n" in recede("inspect", "./").out
     drawn = {path.relative_to(empty_folder).as_posix() for path in empty_folder.rglob("*.png")}
     assert drawn == {"data/reach.png", "runs/inspect/reach.png"}
 

@@ -164,7 +164,7 @@ def test_another_configuration_is_refused_naming_what_differs(demonstrations, sm
     assert f"{uninterrupted} holds a run of another configuration" in line
     assert "learning_rate was 0.001 and is 0.002" in line
     assert "horizons.action was 8 and is 4" in line
-    assert "policy.sampler.choice was 'ddim' and is 'ddpm'" in line
+    assert "policy.sampler.choice was ddim and is ddpm" in line
     assert "; steps was" not in line
     assert "repeat its command to resume it, or choose another out=" in line
     assert {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()} == before
