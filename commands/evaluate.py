@@ -18,9 +18,9 @@ def run(config: EvaluateConfig) -> None:
     from ..checkpoints.runs import existing
     from ..files import check_writable, exclusive
 
-    run = existing(Path(config.run))
-    out = run if config.out is None else Path(config.out)
+    out = Path(config.out or config.run)
     check_writable(out)
+    existing(Path(config.run))
     with exclusive(out, "being written", name=".results.lock"):  # not the lock of a training, which may go on
         _evaluate(config, out)
 

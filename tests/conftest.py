@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # small tensors are slower with more, and resumed runs must have the same number
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores; commands under test inherit it
+# Commands under test inherit what a shell ignores for what it runs behind it.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.append(str(Path(__file__).parent / "helpers"))  # `task=toys:REACH` is there; worker processes inherit it
 
 SMALL = [
