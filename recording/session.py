@@ -343,4 +343,4 @@ class _EpisodeLog:
         self._measures.note(alignment.times, session.clock.now())
         if (moment := session.lead.newest_s) is not None:
             self._hands.note(moment, tick.time, moment)
-        session.recorder.tick(tick, alignment, lead=session.lead, most=session.most_steps())
+        session.recorder.tick(tick, alignment, position=session.lead.position, most=session.most_steps())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import signal
 from contextlib import ExitStack
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..control.alignment import Alignment
 from ..control.loop import Tick
 from ..control.outbox import Outbox
-from ..control.steps import EvenSteps, InForce
+from ..control.steps import EvenSteps, InForce, include
 from ..datasets.episode_writer import EpisodeWriter
 from ..datasets.facts import EpisodeFacts
 from ..datasets.store import DemonstrationStore
@@ -38,20 +38,6 @@ WRITE_S = 60.0
 """Seconds within which an episode must be written."""
 
 
-class Recorded(Protocol):
-    """What a recording knows of its lead and of the end of an episode."""
-
-    @property
-    def position(self) -> NDArray[Any]:
-        """Where the robot was at the begin (Da,)."""
-        ...
-
-    @property
-    def is_led(self) -> bool:
-        """Whether the robot follows the hands."""
-        ...
-
-
 class Recorder:
     """A `Log` that becomes an episode of a store. actuation_delay: s from a command to its effect."""
 
@@ -63,23 +49,26 @@ class Recorder:
         self._outbox, self._number = Outbox(self._child, outgoing), 0
         self.num_steps, self.fault = 0, ""
         self.led: list[list[int]] = []
-        """The steps in which the robot followed the hands, as [first, first after]."""
+        """The steps whose command followed the hands, as [first, first after]."""
 
     def begin(self) -> None:
         """Begin an episode. Raises OSError if the store cannot be written."""
         self._steps = EvenSteps(self._specification.control_dt)
-        self._commands, self._is_begun = InForce[NDArray[Any]](self._delay), False
+        self._commands, self._is_begun = InForce[tuple[NDArray[Any], bool]](self._delay), False
         self.num_steps, self.fault, self.led = 0, "", []
         self._outbox.num_dropped, self._outbox.failure = 0, ""
         self._request("begin")
 
-    def tick(self, tick: Tick, alignment: Alignment, *, lead: Recorded, most: float) -> None:
-        """Record every step whose moment all sensors have reached. Never waits. most: number of steps to record."""
+    def tick(self, tick: Tick, alignment: Alignment, *, position: NDArray[Any], most: float) -> None:
+        """Record every step whose moment all sensors have reached. Never waits.
+
+        position: where the robot was at the begin (Da,). most: number of steps to record.
+        """
         action = self._specification.action
         if not self._is_begun:
             self._is_begun = True
-            self._commands.add(-np.inf, action.cast(lead.position))  # until the first command, the robot stays
-        self._commands.add(tick.time, action.cast(tick.command))
+            self._commands.add(-np.inf, (action.cast(position), False))  # until the first command, it stays
+        self._commands.add(tick.time, (action.cast(tick.command), tick.is_led))
         if self._steps.begin is None and alignment.time < alignment.begin:
             return  # no moment is covered by all streams yet
         for step, moment in self._steps.due(alignment.time):
@@ -87,10 +76,13 @@ class Recorder:
                 break
             if step != self.num_steps:
                 self.fault = self.fault or f"a sensor was silent after {self.num_steps} steps: see to it"
-            values, command = alignment.at(moment), self._commands.at(moment)
+            values, in_force = alignment.at(moment), self._commands.at(moment)
+            assert in_force is not None  # the first one is in force from the beginning of time
+            command, is_led = in_force
             streams = tuple(values[stream.name] for stream in self._specification.observations)
             self._outbox.send("step", command, streams)
-            self._note_led(is_led=lead.is_led)
+            if is_led:
+                include(self.led, self.num_steps)
             self.num_steps += 1
         if self._outbox.num_dropped:
             self.fault = self.fault or "the disk does not keep up: use images=jpeg, smaller images or a faster disk"
@@ -135,12 +127,6 @@ class Recorder:
     def close(self) -> None:
         """End the process. An episode that is not kept is discarded."""
         self._child.close(WRITE_S)
-
-    def _note_led(self, *, is_led: bool) -> None:
-        if is_led and self.led and self.led[-1][1] == self.num_steps:
-            self.led[-1][1] += 1
-        elif is_led:
-            self.led.append([self.num_steps, self.num_steps + 1])
 
     def _request(self, name: str, *values: Any) -> int:
         self._number += 1

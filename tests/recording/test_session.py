@@ -130,9 +130,32 @@ def test_facts_are_noted_and_measured(record):
     assert first.delays["place"] == pytest.approx(0.03, abs=0.001)
     assert 0.03 <= first.delays["camera"] <= 0.045
     assert first.notes["skews"] == pytest.approx({"moment": 0, "place": 0.03, "camera": 0.05}, abs=0.011)
-    assert first.notes["led"] == [[0, pytest.approx(11, abs=1)]] or first.notes["led"][0][0] <= 1
+    ((first_led, end_led),) = first.notes["led"]
+    assert first_led <= 1
+    assert end_led == pytest.approx(11, abs=1)
     assert first.notes["input_rate"] == pytest.approx(100, rel=0.1)
     assert first.versions.keys() >= {"python", "recede"}
+
+
+class LetGo(Hands):
+    """They hold the robot for the first second of an episode."""
+
+    def read(self, now):
+        reading = super().read(now)
+        is_held = not self.statuses or self.statuses[-1].seconds < 1.0
+        return reading if is_held else None
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_step_is_led_if_its_command_is(record):
+    """A command takes effect later, and the step that stores it is as much later the person's."""
+    ends = []
+    for delay in (0.0, 0.25):
+        robot = Startable(VirtualClock(), actuation_delay=delay)
+        store = record(LetGo(episodes("keep", seconds=2.0)), robot=robot).store
+        ((_, end),) = store.episode_facts[-1].notes["led"]
+        ends.append(end)
+    assert ends[1] - ends[0] in (2, 3)  # of 0.1 s
 
 
 @pytest.mark.usefixtures("threads")
