@@ -323,10 +323,11 @@ def test_arrays_with_objects_in_them_are_never_loaded(damaged):
 
 @pytest.mark.parametrize(("damage", "pick"), [(alter, "engine.json"), (spoil, "*")])
 def test_a_damaged_folder_is_read_or_refused_in_one_line(folders, tmp_path, damage, pick):
-    path = tmp_path / "damaged"
+    path, refusals = tmp_path / "damaged", 0
     for number in range(8):
         rng = random.Random(number)
         shutil.copytree(folders["onnx"][0], path)
         damage(rng.choice(sorted(file for file in path.rglob(pick) if file.is_file())), rng)
-        fate(lambda: load_engine(path), "control")
+        refusals += fate(lambda: load_engine(path), "control") != ""
         shutil.rmtree(path)
+    assert refusals

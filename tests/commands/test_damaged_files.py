@@ -149,10 +149,12 @@ def test_small_files(tmp_path, name, kind):
 @pytest.mark.parametrize("store", ["reaches", "filmed"])
 def test_stores(request, tmp_path, store, damage, pick):
     intact = request.getfixturevalue(store)
+    refusals = 0
     for number in range(ROUNDS // 2):
         path = Path(shutil.copytree(intact, tmp_path / "damaged"))
-        damage_and_read(path, pick, damage, lambda path: read_all(DemonstrationStore.open(path)), number)
+        refusals += damage_and_read(path, pick, damage, lambda path: read_all(DemonstrationStore.open(path)), number)
         shutil.rmtree(path)
+    assert refusals
 
 
 def read_run(path):
@@ -163,10 +165,12 @@ def read_run(path):
 
 @pytest.mark.parametrize(("damage", "pick"), [(alter, "policy.json"), (spoil, "*")])
 def test_runs(trained, tmp_path, damage, pick):
+    refusals = 0
     for number in range(ROUNDS):
         path = Path(shutil.copytree(trained, tmp_path / "damaged"))
-        damage_and_read(path, pick, damage, read_run, number)
+        refusals += damage_and_read(path, pick, damage, read_run, number)
         shutil.rmtree(path)
+    assert refusals
 
 
 @pytest.mark.parametrize(("damage", "pick"), [(alter, "*.json"), (spoil, "*")])
@@ -180,19 +184,23 @@ def test_runs_that_are_resumed(trained, reaches, small, tmp_path, damage, pick):
         optimizer = torch.optim.AdamW(parameter_groups(policy, weight_decay=0.0))
         restore_training(resolve_checkpoint(path), policy, EMA(policy, power=1, maximum=1), optimizer, Meter("cpu"))
 
+    refusals = 0
     for number in range(ROUNDS // 2):
         shutil.copytree(trained, path)
-        damage_and_read(path, pick, damage, resume, number)
+        refusals += damage_and_read(path, pick, damage, resume, number)
         shutil.rmtree(path)
+    assert refusals
 
 
 @pytest.mark.parametrize(("damage", "pick"), [(alter, "*.json"), (spoil, "*")])
 def test_folders_of_another_library(tmp_path, damage, pick):
     intact = lerobot_folder(tmp_path / "intact", weights=random_weights(unet_layout(**LEROBOT)))
+    refusals = 0
     for number in range(ROUNDS):
         path = Path(shutil.copytree(intact, tmp_path / "damaged"))
-        damage_and_read(path, pick, damage, imported, number)
+        refusals += damage_and_read(path, pick, damage, imported, number)
         shutil.rmtree(path)
+    assert refusals
 
 
 def test_sizes_beyond_the_weights_take_no_memory(recede, trained, tmp_path):

@@ -70,7 +70,7 @@ def spoil(path, rng):
         path.write_bytes(content)
 
 
-def fate(read, command="inspect", seconds=5.0):
+def fate(read, command="inspect", seconds=60.0):
     """What `read` did: "" if it read the file, or the one line that a command prints of its error.
 
     Fails if the error would be a traceback, or takes longer than `seconds`.

@@ -20,18 +20,11 @@ from recede.robots.recorded import ReplayRobot
 from recede.robots.simulated import SimulatedRobot
 from recede.robots.simulation import Episode, Simulation
 from toys import REACH
+from waiting import until
 
 DT = REACH.specification.control_dt
 FAR = np.ones(2, np.float32)
 """A position beyond the reach of the toy in one episode."""
-
-
-def until(condition, seconds=30.0):
-    """Wait until another process has made a condition true."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from recede.specification import Specification, Stream
 from recede.teleoperation.check import check_teleoperator
 from recede.teleoperation.interface import Order, Status
 from recede.teleoperation.leader import LeaderArm
+from waiting import until
 
 PLACES = (2048, 1500, 2500, 1999, 2001, 1000)
 """The first positions of the joints, in steps; the gripper is closed."""
@@ -26,13 +27,6 @@ STEP = 2 * np.pi / 4096
 """Radians."""
 
 READY = Status(phase="ready", num_episodes=0)
-
-
-def until(condition, seconds=30.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.002)
 
 
 @pytest.fixture

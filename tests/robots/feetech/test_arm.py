@@ -20,6 +20,7 @@ from recede.robots.feetech.arm import SLACK, SerialArm
 from recede.robots.feetech.bus import open_port
 from recede.robots.feetech.calibration import JOINTS
 from recede.specification import Horizons
+from waiting import until
 
 PLACES = (2048, 1500, 2500, 1999, 2001, 1000)
 """The first positions of the joints, in steps; the gripper is closed."""
@@ -30,13 +31,6 @@ STEP = 2 * math.pi / 4096
 
 PLAIN = {"release": False, "actuation_delay": 0.0}
 """What every arm is made with."""
-
-
-def until(condition, seconds=30.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.005)
 
 
 @pytest.fixture
