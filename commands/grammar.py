@@ -93,8 +93,9 @@ def _forms(command: str, key: str, value: str, *, is_sweep: bool) -> list[str]:
     text = text_of(COMMANDS[command].config, key)
     if key in slots(command):
         return _choices(command, key, value, is_sweep=is_sweep)
+    is_null = text is not None and text.is_optional and value == "null"
     if text is None or text.is_list:
-        return _values(key, value if text is None else _list(value), is_sweep=is_sweep)
+        return _values(key, value if text is None or is_null else _list(value), is_sweep=is_sweep)
     parts = re.split(r"(?<!\\),", value) if is_sweep else [value]
     return [_form(key, part.replace("\\,", ",") if is_sweep else part, text) for part in parts]
 

@@ -174,6 +174,10 @@ def test_a_tilde_elsewhere_is_a_tilde():
 def test_null_is_no_text_where_there_may_be_none():
     config = composed("train", "out=null", "dataset=d", "task=null")
     assert (config.out, config.task) == ("null", None)
+    config = composed("record", "task=pick_place", "out=o", "input=gamepad", "input.axes=null")
+    assert config.input.axes is None
+    config = composed("record", "task=pick_place", "out=o", "input=gamepad", "input.axes=[null,-x]")
+    assert list(config.input.axes) == ["null", "-x"]
 
 
 @pytest.mark.parametrize("argument", ["out=", "task=", "device="])
