@@ -18,16 +18,12 @@ from statistics import median
 import numpy as np
 from recede.benchmarks.measure import Row, output, report
 from recede.control.alignment import Alignment
-from recede.control.led import Led
 from recede.control.loop import Tick
 from recede.datasets.facts import EpisodeFacts
 from recede.datasets.store import DemonstrationStore
 from recede.recording.writing import Recorder
 from recede.robots.interface import Reading
 from recede.specification import Specification, Stream
-from recede.teleoperation.axes import Axes
-from recede.teleoperation.clutch import Clutch
-from recede.teleoperation.interface import Order, Status
 
 EPISODES = 200
 """Episodes of a store."""
@@ -56,31 +52,10 @@ def specification(*, has_images: bool) -> Specification:
     )
 
 
-class Nobody:
-    """An input that nobody holds."""
-
-    kind, axes = "relative", tuple("abcdef")
-
-    def start(self) -> None:
-        """Do nothing."""
-
-    def read(self, now: float) -> None:
-        """Nothing."""
-
-    def orders(self, status: Status) -> list[Order]:
-        """None."""
-        return []
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
 def seconds_to_ready(folder: Path, *, has_images: bool) -> list[float]:
     """For each episode in turn, the seconds from its end until the next one has begun."""
     robot, rng, taken = specification(has_images=has_images), np.random.default_rng(0), list[float]()
     store = DemonstrationStore.create(folder / f"images-{has_images}.zarr", robot)
-    lead = Led(Nobody(), Clutch("relative", Axes(Nobody.axes, robot.action), near=1, step=1, stale_s=1))
-    lead.position = np.zeros(6)
     with closing(Recorder(store, 0.0)) as recorder:
         recorder.begin()
         for _ in range(EPISODES):
@@ -94,7 +69,7 @@ def seconds_to_ready(folder: Path, *, has_images: bool) -> list[float]:
                     readings["camera"] = Reading(picture, moment)
                 alignment.add(readings, moment)
                 tick = Tick(moment, 0.0, 0.0, readings["joints"].value, 0, 0.0, 0.0)
-                recorder.tick(tick, alignment, lead=lead, most=np.inf)
+                recorder.tick(tick, alignment, position=np.zeros(6), most=np.inf)
                 time.sleep(max(0.0, begin + moment / SPEED - time.perf_counter()))
             ended = time.perf_counter()
             if recorder.end() != STEPS:
