@@ -239,6 +239,7 @@ class Simulation:
         if self.tell is not None:
             self.tell("reset", self._origin, seed)
         self._capture()
+        self._announce()
 
     def _moment(self, period: int) -> float:
         return self._origin + period * self.specification.control_dt
@@ -246,13 +247,22 @@ class Simulation:
     def _advance(self, until: float = math.inf) -> None:
         """Step through all control periods that are over at `until`, s."""
         self._require()
-        now = min(self.clock.now(), until)
+        now, before = min(self.clock.now(), until), self._num_periods
         while self._moment(self._num_periods + 1) <= now + TOLERANCE_S:
             self._step(self._moment(self._num_periods))
             self._num_periods += 1
             self._capture()
             self._show(now)
         self._show(now)
+        if self._num_periods > before:
+            self._announce()
+
+    def _announce(self) -> None:
+        """Tell which action the step under way has so far."""
+        begin = self._moment(self._num_periods)
+        if self.tell is None or self._episode.is_over or (action := self._arrived(begin)) is None:
+            return
+        self.tell("ahead", begin, self._episode.num_steps, action)
 
     def _step(self, begin: float) -> None:
         action = self._arrived(begin)
@@ -269,7 +279,7 @@ class Simulation:
             terminated or truncated,
         )
         if self.tell is not None:
-            self.tell("step", self.clock.now(), num_steps + 1, action)
+            self.tell("step", begin + self.specification.control_dt, num_steps + 1, action)
 
     def _arrived(self, moment: float) -> NDArray[Any] | None:
         """The newest command that has arrived. Drops the earlier ones."""

@@ -199,6 +199,27 @@ def test_the_world_stands_still_once_the_episode_is_over(clock):
     assert at(clock, 112, robot)[0] != again
 
 
+def test_it_tells_the_action_of_a_step_when_the_step_begins_and_when_it_is_taken(clock):
+    messages = []
+    robot = Simulation(REACH, clock, rate=100.0)
+    robot.tell = lambda name, time, *values: messages.append((name, round(time, 3), *values))
+    robot.start()
+    robot.command(FAR, 100.05)
+    for moment in (100.1, 100.2, 100.5):
+        clock.sleep_until(moment)
+        robot.read()
+    kinds = [(name, time, *values[:1]) for name, time, *values in messages]
+    assert kinds[:3] == [("reset", 100.0, 0), ("ahead", 100.0, 0), ("step", 100.1, 1)]
+    assert kinds[3:] == [  # a late call tells all that was taken, and only the present step as ahead
+        *(("ahead", 100.1, 1), ("step", 100.2, 2), ("ahead", 100.2, 2)),
+        *(("step", 100.3, 3), ("step", 100.4, 4), ("step", 100.5, 5), ("ahead", 100.5, 5)),
+    ]
+    steps = [values[-1] for name, _, *values in messages if name == "step"]
+    ahead = [values[-1] for name, _, *values in messages if name == "ahead"]
+    np.testing.assert_array_equal(steps[:2], ahead[:2])
+    np.testing.assert_array_equal(steps[1], FAR)
+
+
 def test_a_reset_drops_readings_and_commands_on_their_way(clock):
     robot = Simulation(REACH, clock, sensor_delay=0.25, actuation_delay=0.25)
     robot.reset(8)
