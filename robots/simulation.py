@@ -23,6 +23,9 @@ from ..realtime import Clock
 from ..specification import Specification, nearest
 from .interface import TOLERANCE_S, Reading, checked_action
 
+UNREAD = 16
+"""Most readings of a stream that are kept for a late caller."""
+
 
 class Episode(NamedTuple):
     """The state of an episode. score: best score of any step, in [0, 1]. num_steps: control steps so far."""
@@ -170,6 +173,12 @@ class Simulation:
         self._advance()
         return dict(self._newest)
 
+    def unread(self) -> dict[str, list[Reading]]:
+        """The readings of every stream since the last call, at most the last `UNREAD`, in order."""
+        self._advance()
+        unread, self._unread = self._unread, {}
+        return {name: list(readings) for name, readings in unread.items()}
+
     def position(self) -> NDArray[Any] | None:
         """The newest reading of `Task.position`, in the dtype of the action."""
         self._advance()
@@ -232,6 +241,7 @@ class Simulation:
         self._is_stopped, self._held = False, self._here()
         self._commands: list[tuple[float, NDArray[Any]]] = []  # arrival times and actions, in the order of the calls
         self._newest: dict[str, Reading] = {}
+        self._unread: dict[str, deque[Reading]] = {}
         self._coming: dict[str, deque[tuple[float, Reading]]] = {
             stream.name: deque() for stream in self.specification.observations
         }
@@ -305,3 +315,4 @@ class Simulation:
         for name, coming in self._coming.items():
             while coming and coming[0][0] <= now + TOLERANCE_S:  # a late reading holds back the readings behind it
                 self._newest[name] = coming.popleft()[1]
+                self._unread.setdefault(name, deque(maxlen=UNREAD)).append(self._newest[name])

@@ -8,7 +8,7 @@ import pytest
 import toys
 from recede.envs.tasks.pick_place import PICK_PLACE
 from recede.realtime import VirtualClock
-from recede.robots.simulated import SimulatedRobot
+from recede.robots.simulated import STATUS, SimulatedRobot, _run
 from recede.robots.simulation import Disturbances, Episode, Simulation
 from toys import REACH
 
@@ -113,6 +113,39 @@ def test_rare_calls_see_the_same(clock):
         often.read()
     assert at(clock, 102, often) == at(clock, 102, seldom)
     assert often.episode == seldom.episode
+
+
+class Crowded:
+    """A channel whose other end is read rarely, and a process that sleeps for long in between."""
+
+    def __init__(self, clock, requests, naps):
+        self.clock, self.requests, self.naps = clock, requests, list(naps)
+        self.room, self.sent = 0, []
+
+    def receive(self):
+        requests, self.requests = self.requests, []
+        return [(name, {"number": number, "seed": 4}) for name, number in requests]
+
+    def send(self, name, *values):
+        if name != STATUS and self.room == 0:
+            return False
+        if name == "position":
+            self.sent.append(round(values[0], 3))
+        self.room -= name != STATUS
+        return True
+
+    def wait(self, seconds):
+        if not self.naps:
+            raise ConnectionResetError("the other end is closed")
+        nap, self.room = self.naps.pop(0)
+        self.clock.sleep_until(self.clock.now() + nap)
+
+
+def test_a_process_that_falls_behind_and_finds_no_room_sends_every_reading_in_order(clock):
+    channel = Crowded(clock, [("start", 1)], [(0.1, 20), (0.35, 20), (0.1, 0), (0.2, 3), (0.1, 20)])
+    with pytest.raises(ConnectionResetError):
+        _run(channel, Simulation(REACH, clock))
+    assert channel.sent == [100.0, 100.1, 100.2, 100.3, 100.4, 100.5, 100.6, 100.7, 100.8]
 
 
 def test_jitter_and_losses_depend_on_the_seeds_alone():
