@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -40,8 +40,8 @@ CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 LOOK_S = 0.03
 """Time between two looks at the page, s."""
 
-PATIENCE_S = 20.0
-"""Seconds within which the recording must answer a key."""
+PATIENCE_S = 30.0
+"""Seconds within which the recording must begin, and answer a key."""
 
 SPEED = 0.75
 """Place of the slider of the speed of held keys, as a share of its length."""
@@ -118,7 +118,7 @@ class Screen:
         end = time.monotonic() + PATIENCE_S
         while self.look().phase == phase:
             if time.monotonic() > end:
-                raise TimeoutError(f"the page shows {phase!r} for {PATIENCE_S:g} s after a key")
+                raise TimeoutError(f"the page shows {phase!r} for {PATIENCE_S:g} s: see what the recording prints")
             time.sleep(LOOK_S)
 
     def set_speed(self) -> None:
@@ -170,7 +170,7 @@ class Plan:
     """The corners behind the cube."""
     closed_s: float | None = None
     """When the fingers met the cube."""
-    is_placed: bool = field(default=False)
+    is_placed: bool = False
     """Whether the cube lies on the target."""
 
     @classmethod
@@ -325,7 +325,7 @@ def record(store: Path, episodes: int, *, seed: int = 0) -> tuple[list[bool], li
                 page.keyboard.press("Enter" if outcomes[-1] else "Backspace")
                 screen.wait_while("Ended")
             else:
-                time.sleep(LOOK_S)
+                screen.wait_while(look.phase)
     return outcomes, looks
 
 
