@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -266,7 +266,7 @@ def drive(screen: Screen, plan: Plan) -> Iterator[Look]:
 
 
 @contextmanager
-def recording(store: Path, episodes: int) -> Iterator[str]:
+def recording(store: Path, episodes: int) -> Generator[str]:
     """Run `recede record`; the address of its page."""
     command = [sys.executable, "-P", "-m", "recede", "record", "task=pick_place", f"out={store}", "input=browser"]
     command += ["input.port=0", f"episodes={episodes}", "operator=hands"]
@@ -290,7 +290,7 @@ def browser_path() -> str | None:
 
 
 @contextmanager
-def opened(address: str) -> Iterator[Any]:
+def opened(address: str) -> Generator[Any]:
     """The page in a headless Chromium."""
     from playwright.sync_api import sync_playwright
 

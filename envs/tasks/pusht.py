@@ -184,7 +184,8 @@ class _PushT(gymnasium.Wrapper[Any, Any, Any, Any]):
         """gym-pusht's image (size, size, 3) of an environment, ours by default, without the mark at the action."""
         import cv2
 
-        surface = (env or self.unwrapped)._draw()
+        env = env or self.unwrapped
+        surface = env._draw()
         # Reading the surface's memory (BGRA) avoids the transposed copy that gym-pusht makes.
         drawn = np.frombuffer(surface.get_buffer(), np.uint8).reshape(BOARD, BOARD, 4)
         resized = cv2.resize(drawn, (size, size))
