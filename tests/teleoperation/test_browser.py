@@ -232,7 +232,6 @@ def test_on_a_slow_network_the_newest_picture_comes_and_the_hands_are_quick(star
 
         until(lambda: page.pictures[-1][0]["time"] == sent[-1], go_on)
         assert len(page.pictures) <= 9  # two were on their way, and no others waited
-        assert len(sent) > 2 * len(page.pictures)
         assert np.median(waits) < 0.1
 
 
