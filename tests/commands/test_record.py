@@ -68,6 +68,7 @@ def test_recorded_episodes_are_inspected_and_replayed_exactly(recede, tmp_path):
         (["input=expert", "images=gif"], "zstd, png, jpeg"),
         (["input=keyboard"], "needs a terminal"),
         (["input=joystick"], "joystick"),
+        (["input=expert", "action=inputs"], "action must be one of commanded, input, got 'inputs'"),
         ([], "input"),
     ],
 )
