@@ -5,19 +5,17 @@ import json
 import os
 import shutil
 import signal
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from control_loop import SPECIFICATION, Ideal
-from hands import Hands, ThreadChild, episodes
+from hands import Hands, episodes, write_in_thread
 from recede.control.safety import Limits, Safety
 from recede.datasets import episode_writer
 from recede.datasets import store as store_module
 from recede.datasets.facts import EpisodeFacts
 from recede.datasets.store import DemonstrationStore
 from recede.realtime import VirtualClock
-from recede.recording import writing
 from recede.recording.session import UNDER_WAY, RecordingSession
 from recede.robots.interface import Reading
 from recede.teleoperation.axes import Axes
@@ -50,8 +48,7 @@ class Startable(Ideal):
 @pytest.fixture
 def threads(monkeypatch):
     """The process that writes is a thread of this one."""
-    monkeypatch.setattr(writing, "Child", ThreadChild)
-    monkeypatch.setattr(writing, "signal", SimpleNamespace(SIGTERM=0, SIGHUP=0, SIG_IGN=0, signal=lambda *_: None))
+    write_in_thread(monkeypatch)
 
 
 @pytest.fixture

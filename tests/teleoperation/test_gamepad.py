@@ -6,7 +6,10 @@ import struct
 
 import numpy as np
 import pytest
+import toys
+from hands import write_in_thread
 from recede.configs.components.inputs import GamepadInputConfig
+from recede.datasets.store import DemonstrationStore
 from recede.realtime import MonotonicClock
 from recede.specification import Specification, Stream
 from recede.teleoperation.check import check_teleoperator
@@ -23,6 +26,14 @@ class Pad:
         self.ranges |= {2: [0, 0, 255], 5: [0, 0, 255], 16: [0, -1, 1], 17: [0, -1, 1]}
         os.mkfifo(path)
         self.end = os.open(path, os.O_RDWR)
+
+    def press(self, button):
+        self.send((1, button, 1), (1, button, 0))
+
+    def unplug(self):
+        end, self.end = self.end, None
+        if end is not None:
+            os.close(end)
 
     def ioctl(self, file, request, data):
         if request == 0x80604518:
@@ -44,7 +55,7 @@ def pad(tmp_path, monkeypatch):
     device = Pad(tmp_path / "event7")
     monkeypatch.setattr("fcntl.ioctl", device.ioctl)
     yield device
-    os.close(device.end)
+    device.unplug()
 
 
 @pytest.fixture
@@ -174,3 +185,46 @@ def test_speed_counts_in_ranges_of_the_action_whatever_its_units(pad):
         np.testing.assert_allclose(last, [125.6, 0.05], rtol=1e-3)
     with pytest.raises(ValueError, match="scale must be one number, or 2"):
         GamepadInputConfig(scale=[1, 2, 3]).clutch(gamepad, specification)
+
+
+def test_it_drives_begins_and_decides_and_the_robot_rests_if_it_is_gone(recede, pad, monkeypatch, tmp_path):
+    monkeypatch.setattr("recede.recording.session.MEASURED_S", 0.2)
+    write_in_thread(monkeypatch)
+    typed, make, orders, commands, stops = set(), toys.make_robot, Gamepad.orders, [], []
+
+    def play(gamepad, status):
+        """Move to the right; keep the first episode as a success, and lose the gamepad in the second."""
+        phase = (status.phase, status.num_episodes)
+        button = {"ready": 0x13B, "recording": 0x13B, "ended": 0x130}.get(status.phase)
+        if phase == ("recording", 1) and status.seconds > 0.2:
+            pad.unplug()
+        elif button and phase not in typed and (status.phase != "recording" or status.seconds > 0.6):
+            typed.add(phase)
+            pad.press(button)
+            pad.send((3, 0, 32767))
+        return orders(gamepad, status)
+
+    def make_noting(rate):
+        robot = make(rate)
+        command, stop = robot.command, robot.stop
+        robot.command = lambda action, at_time: (commands.append(action), command(action, at_time))
+        robot.stop = lambda: (stops.append(len(commands)), stop())
+        return robot
+
+    monkeypatch.setattr(Gamepad, "orders", play)
+    monkeypatch.setattr(toys, "make_robot", make_noting)
+    path = tmp_path / "hands.zarr"
+    options = ["input=gamepad", f"input.device={pad.path}", "robot=driver", "robot.make=toys:make_robot", "approach=0.2"]
+    result = recede("record", "task=reach", f"out={path}", *options, "safety.stale_ms=5000")
+    assert result.status != 0
+    assert f"gamepad {pad.path} is gone" in result.err
+    assert result.err.count("\n") == 1
+    assert "1 demonstrations" in result.out
+    (facts,), episode = (store := DemonstrationStore.open(path)).episode_facts, store.episode(0)
+    assert (facts.input, facts.outcome) == ("gamepad", "success")
+    way = np.ptp(episode["action"], axis=0)
+    assert 0.1 < way[0] < 0.4  # half a unit a second
+    assert way[1] == 0
+    np.testing.assert_array_equal(commands[-1], commands[-2])
+    assert stops[-1] == len(commands)
+    assert recede("inspect", path, f"out={tmp_path / 'hands.png'}").status == 0
