@@ -57,6 +57,7 @@ def test_two_arms_are_one_input_with_their_joints_in_order(buses, tmp_path):
     assert "absolute" in check_teleoperator(config.build(robot()), MonotonicClock(), seconds=0.2, max_call_s=1.0)
 
 
+@pytest.mark.slow
 def test_both_lead_a_robot_whose_episodes_are_recorded_and_which_rests_if_one_is_gone(
     recede, buses, monkeypatch, tmp_path
 ):
