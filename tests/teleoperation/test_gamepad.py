@@ -192,6 +192,18 @@ def test_speed_counts_in_ranges_of_the_action_whatever_its_units(pad):
         GamepadInputConfig(scale=[1, 2, 3]).clutch(gamepad, specification)
 
 
+def test_one_dimension_is_driven_by_the_first_axis_and_many_need_axes_of_their_own(pad):
+    for config, most in ((GamepadInputConfig(device=pad.path), 8), (SpaceMouseInputConfig(device=pad.path), 6)):
+        device = config.build(None)
+        for size in (1, most):
+            action = Stream("action", (size,), low=0.0, high=1.0)
+            clutch = config.clutch(device, Specification((Stream("place", (1,)),), action, 0.1))
+            np.testing.assert_array_equal(clutch.axes.matrix != 0, np.eye(size, most))
+        many = Specification((Stream("place", (1,)),), Stream("action", (most + 1,), low=0.0, high=1.0), 0.1)
+        with pytest.raises(ValueError, match=f"axes must name one axis .* {most + 1} dimensions .* or none"):
+            config.clutch(device, many)
+
+
 @pytest.fixture(params=[True, False], ids=["silent at rest", "with zeros"])
 def cap(request, pad):
     """A 3D mouse, as the kernel shows it with and without an axis for each of its reports; and its type of axes."""

@@ -155,6 +155,18 @@ def test_servos_of_another_calibration_are_refused_with_both_and_keep_their_torq
     assert emulated.writes == []
 
 
+def test_a_recording_with_another_calibration_moves_nothing(recede, emulated, calibration, tmp_path):
+    other = written(tmp_path / "other.json", wrist_flex={"range_min": 1100})
+    hands = ["input=leader", f"input.port={emulated.port}", f"input.calibration={other}"]
+    robot = ["robot=serial_arm", f"robot.port={tmp_path / 'nothing'}", f"robot.calibration={calibration}"]
+    result = recede("record", "task=wipe", f"out={tmp_path / 'led.zarr'}", *robot, *hands)
+    assert result.status == 2
+    assert "(wrist_flex)" in result.err
+    assert "other.json" in result.err
+    assert result.err.count("\n") == 1
+    assert emulated.writes == []
+
+
 @pytest.mark.parametrize(
     ("arm", "more", "message"),
     [
