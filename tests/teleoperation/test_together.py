@@ -106,7 +106,9 @@ def test_both_lead_a_robot_whose_episodes_are_recorded_and_which_rests_if_one_is
     assert (ways[[0, 6]] > 20 * STEP).all()
     assert robots[0].is_stopped
     np.testing.assert_array_equal(robots[0].commands[-1], robots[0].commands[-2])
-    assert recede("inspect", path, f"out={tmp_path / 'both.png'}").status == 0
+    inspected = recede("inspect", path, f"out={tmp_path / 'both.png'}")
+    assert inspected.status == 0
+    assert "joints.left_shoulder_pan rad" in inspected.out
 
 
 def test_if_one_arm_cannot_be_reached_the_other_one_is_released(buses, tmp_path):
