@@ -47,6 +47,8 @@ START_S = 5.0
 POLL_S = 0.02
 """Time between two looks at the hands while no loop runs, s."""
 
+LOST = "the episode under way is lost, all earlier ones are whole"
+
 UNDER_WAY = ".under-way.json"
 """Name of the file in a store that names the episode under way."""
 
@@ -185,7 +187,7 @@ class RecordingSession:
             self.clutch.open()
             num_steps = self.recorder.end()
         except Exception:
-            self._discard("the episode under way is lost, all earlier ones are whole")
+            self._discard(LOST)
             raise
         if self._outcome is None and self._simulation is not None and summary.reason == "over":
             self._outcome = "success" if self._simulation.episode.success else "failure"
@@ -227,7 +229,11 @@ class RecordingSession:
         )
         # Only an episode that begins where the environment did can be repeated from its seed.
         is_exact = self._simulation is not None and self.recorder.first_s == self._simulation.began
-        index = self.recorder.keep(facts, seed=self._seed if is_exact else -1)
+        try:
+            index = self.recorder.keep(facts, seed=self._seed if is_exact else -1)
+        except Exception:
+            self._discard(LOST)
+            raise
         (self.store.path / UNDER_WAY).unlink()
         self._num_episodes, self.num_kept = index + 1, self.num_kept + 1
         print(f"episode {index}: kept, {self.recorder.num_steps} steps, {facts.outcome}")

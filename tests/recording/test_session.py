@@ -248,23 +248,27 @@ def test_a_robot_with_a_start_pose_goes_there_before_the_first_episode(record):
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("moment", ["mid-episode", "end"])
-def test_a_full_disk_loses_one_episode_and_brakes_the_robot(record, monkeypatch, moment):
-    robot, extend = Startable(VirtualClock()), episode_writer.extend
+@pytest.mark.parametrize("moment", ["mid-episode", "end", "commit"])
+def test_a_full_disk_loses_one_episode_and_brakes_the_robot(record, monkeypatch, capsys, moment):
+    robot = Startable(VirtualClock())
+    owner, name = (DemonstrationStore, "_commit") if moment == "commit" else (episode_writer, "extend")
+    write = getattr(owner, name)
     if moment == "mid-episode":
         monkeypatch.setattr(store_module, "CHUNK_ROWS", 16)
 
-    def full(array, start, rows):
+    def full(*arguments):
         if robot.clock.now() > 3.5:
             raise OSError(errno.ENOSPC, "No space left on device")
-        extend(array, start, rows)
+        return write(*arguments)
 
-    monkeypatch.setattr(episode_writer, "extend", full)
+    monkeypatch.setattr(owner, name, full)
     hands = Hands(episodes("keep", "keep", seconds=2.0))
     session = record(hands, robot=robot, error=(OSError, "No space left on device.*has room"))
     assert len(session.store) == 1
     assert robot.is_stopped
     assert hands.script
+    assert "episode 1: the episode under way is lost" in capsys.readouterr().out
+    assert not (session.store.path / UNDER_WAY).exists()
 
 
 @pytest.mark.usefixtures("threads")
