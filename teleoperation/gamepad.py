@@ -50,6 +50,12 @@ BUTTONS: dict[str, dict[int, tuple[str, ...]]] = {
         WEST: ("failure", "keep"),
         EAST: ("discard",),
     },
+    "controlled": {
+        START: ("end",),
+        SOUTH: ("success", "end"),
+        NORTH: ("failure", "end"),
+        WEST: ("failure", "end"),
+    },
 }
 """Phase -> button -> the orders that it gives. The driver of Xbox gamepads takes north for west, so both are one."""
 
@@ -73,10 +79,14 @@ CAP_BUTTONS: dict[str, dict[int, tuple[str, ...]]] = {
     "ready": {LEFT: ("begin",)},
     "recording": {LEFT: ("end",), RIGHT: ("discard",)},
     "ended": {LEFT: ("keep",), RIGHT: ("discard",)},
+    "controlled": {LEFT: ("end",)},
 }
 """Phase -> button of a 3D mouse -> the orders that it gives."""
 
 CAP_HINT = "the left button begins, ends and keeps an episode; the right one discards it"
+
+GIVEN_BACK_S = 0.6
+"""Seconds at rest after which a policy goes on."""
 
 BY_ID = Path("/dev/input/by-id")
 """Where Linux names the input devices."""
@@ -100,6 +110,9 @@ SILENT_REQUEST = 2 << 30 | 8 << 16 | ord("E") << 8 | 0x20 + REL
 
 class Device:
     """A velocity input whose axes are from -1 to 1. A device that nobody touches has a velocity of zero.
+
+    While a policy controls the robot, the device is held as long as an axis is moved or a button is pressed, and
+    `GIVEN_BACK_S` longer.
 
     device: name of the device; None for the only one there is.
     dead: share of the way of an axis that does not count, because no stick comes back to its very middle.
@@ -130,6 +143,7 @@ class Device:
         self._ranges, self._values = dict[int, tuple[int, int]](), dict[int, int]()
         self._moved, self._moved_s = set[int](), dict[int, float]()  # axes of type REL alone
         self._pressed, self._presses = set[int](), deque[int]()
+        self._is_controlled, self._touched_s = False, -math.inf
 
     def start(self) -> None:
         """Open the device, and say which buttons do what.
@@ -153,9 +167,13 @@ class Device:
         print(self.hint)
 
     def read(self, now: float) -> Reading | None:
-        """Where the axes are. An unplugged device raises ConnectionError."""
+        """Where the axes are; None if a policy goes on. An unplugged device raises ConnectionError."""
         self._take()
         values = self._axis_values(now)
+        if self._pressed or any(values.values()):
+            self._touched_s = now
+        if self._is_controlled and now - self._touched_s > GIVEN_BACK_S:
+            return None
         return Reading(np.array([values[name] for name in self.axes]), now)
 
     def _axis_values(self, now: float) -> dict[str, float]:
@@ -165,6 +183,7 @@ class Device:
     def orders(self, status: Status) -> Sequence[Order]:
         """The orders of the buttons that were pressed since the last call."""
         self._take()
+        self._is_controlled = status.phase == "controlled"
         presses = [self._presses.popleft() for _ in range(len(self._presses))]
         meanings = self.buttons.get(status.phase, {})
         return [Order(kind) for button in presses for kind in meanings.get(button, ())]

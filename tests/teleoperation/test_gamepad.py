@@ -107,6 +107,7 @@ def test_buttons_give_orders_by_the_phase(pad, gamepad):
             0x13B: ["keep"],
         },
         "preparing": {0x13B: []},
+        "controlled": {0x13B: ["end"], 0x130: ["success", "end"], 0x133: ["failure", "end"], 0x131: []},
     }
     for phase, buttons in orders.items():
         for button, expected in buttons.items():
@@ -116,6 +117,24 @@ def test_buttons_give_orders_by_the_phase(pad, gamepad):
             assert kinds(gamepad, phase) == expected
             assert kinds(gamepad, phase) == []
     assert {kind for buttons in BUTTONS.values() for kinds in buttons.values() for kind in kinds} <= {*ORDERS}
+
+
+def test_a_policy_is_taken_over_from_as_long_as_the_gamepad_is_touched(pad, gamepad):
+    kinds(gamepad, "controlled")
+    assert gamepad.read(0.0) is None
+    pad.send((3, 0, 6000))  # within the dead zone
+    assert gamepad.read(1.0) is None
+    pad.send((3, 0, 32767))
+    assert gamepad.read(2.0).value[0] == 1
+    pad.send((3, 0, 0))
+    assert gamepad.read(2.5).value[0] == 0
+    assert gamepad.read(2.7) is None
+    pad.send((1, 0x131, 1))  # any button holds the robot
+    assert gamepad.read(9.0) is not None
+    pad.send((1, 0x131, 0))
+    assert gamepad.read(9.7) is None
+    kinds(gamepad, "recording")
+    assert gamepad.read(9.7) is not None
 
 
 def test_after_lost_events_the_kernel_is_asked_where_everything_is(pad, gamepad):
@@ -241,7 +260,7 @@ def test_a_cap_that_is_let_go_is_at_rest(pad, cap):
 
 
 def test_the_buttons_of_a_3d_mouse_begin_end_keep_and_discard(pad, cap):
-    orders = {"ready": ["begin"], "recording": ["end", "discard"], "ended": ["keep", "discard"], "preparing": []}
+    orders = {"ready": ["begin"], "recording": ["end", "discard"], "ended": ["keep", "discard"], "controlled": ["end"]}
     for phase, expected in orders.items():
         for button in (0x100, 0x101):
             pad.press(button)
