@@ -48,6 +48,7 @@ POLL_S = 0.02
 """Time between two looks at the hands while no loop runs, s."""
 
 LOST = "the episode under way is lost, all earlier ones are whole"
+"""What is printed of an episode that an error ends."""
 
 UNDER_WAY = ".under-way.json"
 """Name of the file in a store that names the episode under way."""

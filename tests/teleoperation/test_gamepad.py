@@ -312,13 +312,13 @@ def test_it_drives_begins_and_decides_and_the_robot_rests_if_it_is_gone(recede, 
         "robot.make=toys:make_robot",
         "approach=0.2",
     ]
-    result = recede("record", "task=reach", f"out={path}", *options, "safety.stale_ms=5000")
+    result = recede("record", "task=reach", f"out={path}", *options, "action=input", "safety.stale_ms=5000")
     assert result.status != 0
     assert f"gamepad {pad.path} is gone" in result.err
     assert result.err.count("\n") == 1
     assert "1 demonstrations" in result.out
     (facts,), episode = (store := DemonstrationStore.open(path)).episode_facts, store.episode(0)
-    assert (facts.input, facts.outcome) == ("gamepad", "success")
+    assert (facts.input, facts.outcome, facts.notes["action"]) == ("gamepad", "success", "input")
     way = np.ptp(episode["action"], axis=0)
     assert 0.1 < way[0] < 0.4  # half a unit a second
     assert way[1] == 0
