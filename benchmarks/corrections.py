@@ -2,14 +2,14 @@
 
     PYTHONPATH=benchmarks python benchmarks/corrections.py FOLDER [json=FILE]
 
-Everything is a `recede` command, which is printed before it runs. A policy is trained on `DEMONSTRATIONS` scripted
-episodes of `pick_place` for `STEPS` updates. Then two rounds follow. In each, the policy drives `EPISODES` episodes in
-real time, and scripted hands take over whenever it has made no progress for `takeover.after` s, for
-`takeover.seconds`; the next policy starts from its weights, and learns for as many updates from the demonstrations and
-from what the hands did. Two other policies learn in as many stages and updates without corrections: one from the
-demonstrations alone, and one also from as many whole episodes as were corrected. Each policy is evaluated on `SEEDS`
-episodes that nothing else has used. There is one training of each, so the intervals are over episodes alone. A command
-that was interrupted goes on where it stopped.
+Everything is a `recede` command, which is printed before it runs. Scripted hands, the expert of `pick_place`, record
+`DEMONSTRATIONS` episodes, and a policy is trained on them for `STEPS` updates. Then two rounds follow. In each, the
+policy drives `EPISODES` episodes in real time, and the same hands take over whenever it has made no progress for
+`takeover.after` s, for `takeover.seconds`. The next policy starts from its weights, and learns for as many updates from
+the demonstrations and from what the hands did. Two other policies learn in as many stages and updates without
+corrections: one from the demonstrations alone, and one also from as many whole episodes as were corrected. Each policy
+is evaluated on `SEEDS` episodes that nothing else has used. There is one training of each, so the intervals are over
+episodes alone. A command that was interrupted goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from recede.evaluation.intervals import wilson
 from recede.files import read_json
 
 TASK = "pick_place"
-DEMONSTRATIONS, EPISODES, SEEDS = 50, 20, 200
+DEMONSTRATIONS, EPISODES, SEEDS = 30, 20, 200
 """Whole demonstrations, corrected episodes of a round, and episodes of an evaluation."""
 STEPS = 300
 """Updates of the first policy, and of each round."""
 TRAINING: tuple[str, ...] = ("batch_size=64", "warmup=50", "save_every=1000000", "validate_every=1000000")
 """More arguments of every training."""
-CONTROL: tuple[str, ...] = ("takeover.after=2", "takeover.seconds=3", "safety.stale_ms=5000")
+CONTROL: tuple[str, ...] = ("takeover.after=4", "takeover.seconds=4", "safety.stale_ms=5000")
 """More arguments of every round of corrections."""
 EVALUATION: tuple[str, ...] = ("videos=0",)
 """More arguments of every evaluation."""
-FIRST_SEEDS = {"demonstrations": 0, "more": 10_000, "round-1": 100_000, "round-2": 200_000, "evaluation": 500_000}
+FIRST_SEEDS = {"demonstrations": 0, "more": 10_000, "round-1": 100_000, "round-2": 200_000, "evaluation": 600_000}
 """What is run -> the seed of its first episode."""
 
 
 def main() -> None:
-    """Collect, train, correct and evaluate; prints a table."""
+    """Record, train, correct and evaluate; prints a table."""
     folder, *rest = sys.argv[1:]
     path = output(rest)
     report(list(rows(Path(folder))), path)
@@ -48,7 +48,7 @@ def main() -> None:
 
 def rows(folder: Path) -> Iterator[Row]:
     """The success of each policy, and how long the hands led."""
-    demonstrations = collected(folder, "demonstrations", DEMONSTRATIONS)
+    demonstrations = recorded(folder, "demonstrations", DEMONSTRATIONS)
     first = trained(folder, "first", [demonstrations])
     yield success(first)
     policy, corrections = first, list[Path]()
@@ -57,7 +57,7 @@ def rows(folder: Path) -> Iterator[Row]:
         yield led_share(name, corrections[-1])
         policy = trained(folder, name, [demonstrations, *corrections], start=policy, only="interventions")
         yield success(policy)
-    more = [demonstrations, collected(folder, "more", 2 * EPISODES)]
+    more = [demonstrations, recorded(folder, "more", 2 * EPISODES)]
     for name, datasets in (("longer", more[:1]), ("more", more)):
         policy = first
         for stage in (1, 2):
@@ -72,10 +72,11 @@ def recede(command: str, *arguments: str) -> None:
         raise SystemExit(status)
 
 
-def collected(folder: Path, name: str, episodes: int) -> Path:
-    """A store of scripted demonstrations."""
+def recorded(folder: Path, name: str, episodes: int) -> Path:
+    """A store of episodes that the hands recorded, in real time too: so the hands are as fast there as in a round."""
     out = folder / f"{name}.zarr"
-    recede("collect", f"task={TASK}", f"out={out}", f"episodes={episodes}", f"first_seed={FIRST_SEEDS[name]}")
+    seeds = [f"episodes={episodes}", f"first_seed={FIRST_SEEDS[name]}"]
+    recede("record", f"task={TASK}", "input=expert", f"out={out}", *seeds)
     return out
 
 

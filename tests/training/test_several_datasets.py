@@ -15,7 +15,7 @@ from recede.configs.components.policies import HorizonsConfig, RegressionConfig
 from recede.configs.training import TrainConfig
 from recede.datasets.facts import EpisodeFacts
 from recede.datasets.store import DemonstrationStore
-from recede.datasets.windows import split_episodes
+from recede.datasets.windows import Windows, split_episodes
 from recede.training.loop import prepare, train
 from recede.training.order import Order, mixed
 
@@ -172,6 +172,16 @@ def test_each_dataset_is_split_on_its_own_and_drawn_by_its_weight(make, tmp_path
     assert plain.mix is None
     assert plain.manifest["streams_sha256"] == prepared.manifest["streams_sha256"]
     assert plain.manifest["training"] != prepared.manifest["training"]
+
+
+def test_a_training_draws_by_the_weights(make, tmp_path, monkeypatch):
+    config = configuration([make("a", 3), make("b", 1, seed=1)], tmp_path / "run", weights=[1, 3], seed=5)
+    prepared, batches = prepare(config), []
+    batch = Windows.batch
+    monkeypatch.setattr(Windows, "batch", lambda self, indices: [batches.append(indices), batch(self, indices)][1])
+    train(config)
+    order = Order(len(prepared.windows), 8, 5, mix=prepared.mix)
+    assert [indices.tolist() for indices in batches] == [order.indices(step).tolist() for step in range(4)]
 
 
 def test_datasets_and_one_of_the_same_episodes_are_two_recipes(make, tmp_path):
