@@ -47,6 +47,7 @@ from recede.configs.components.encoders import LowdimEncoderConfig, ResNetEncode
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig
 from recede.datasets.windows import Batch, Windows
+from recede.policy.device import processor
 from recede.policy.diffusion import DiffusionPolicy
 from recede.policy.engines.choice import difference
 from recede.policy.engines.cuda_graph import CudaGraphEngine
@@ -427,7 +428,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     """The card, the versions and the command."""
     is_gpu = device.type == "cuda"
     return {
-        "card": torch.cuda.get_device_name(device) if is_gpu else f"no GPU: {platform.machine()}",
+        "card": processor(device),
         "processors": os.cpu_count(),
         "versions": {
             "python": platform.python_version(),

@@ -10,6 +10,8 @@ from pathlib import Path
 from statistics import median
 from typing import TypedDict
 
+from recede.policy.device import device, processor
+
 
 class Row(TypedDict):
     """One measured number."""
@@ -59,9 +61,11 @@ def interleaved_medians(works: Sequence[Callable[[], object]], *, seconds: float
 
 
 def report(rows: list[Row], path: Path | None) -> None:
-    """Print the rows as a table. Write them to `path` as JSON, unless it is None."""
+    """Print the processor and the rows as a table. Write both to `path` as JSON, unless it is None."""
+    name = processor(device("auto"))
+    print(name)
     width = max(len(row["name"]) for row in rows)
     for row in rows:
         print(f"{row['name']:<{width}}  {row['value']:>14,.2f}  {row['unit']}")
     if path is not None:
-        path.write_text(json.dumps(rows, indent=2) + "\n")
+        path.write_text(json.dumps({"processor": name, "rows": rows}, indent=2) + "\n")

@@ -10,12 +10,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..configs.evaluation import EvaluateConfig
 from ..envs.faults import Fault, summary
 from ..envs.task import Task
 from ..execution.interface import Execution
 from ..execution.receding import RecedingHorizon
+from ..policy.device import processor
 from ..policy.engines.eager import as_engine
 from ..policy.engines.interface import Engine
 from ..policy.interface import Policy
@@ -45,6 +47,9 @@ class Evaluation:
 
     latency: dict[str, float]
     """Milliseconds of one prediction for one robot; see `rollout.latency`."""
+
+    processor: str
+    """What the latency was measured on; see `device.processor`."""
 
     @property
     def faults(self) -> list[Fault]:
@@ -86,6 +91,7 @@ class Evaluation:
             "mean_steps": float(np.mean([outcome.num_steps for outcome in self.outcomes])),
             "wall_s": self.wall_s,
             "latency": self.latency,
+            "processor": self.processor,
             "seed": self.seed,
             "seeds": [outcome.seed for outcome in self.outcomes],
             "success": successes,
@@ -163,4 +169,5 @@ def evaluate(
     faults = [outcome.fault for outcome in outcomes if outcome.fault is not None]
     if len(faults) == len(outcomes):
         raise ValueError(f"every episode of task {task.name!r} broke off, so nothing was measured: {summary(faults)}")
-    return Evaluation(task.name, seed, outcomes, wall_s, latency(engine))
+    device = getattr(engine, "device", torch.device("cpu"))
+    return Evaluation(task.name, seed, outcomes, wall_s, latency(engine), processor(device))

@@ -1,7 +1,10 @@
-"""Torch devices by name."""
+"""Torch devices by name, and the names of the processors behind them."""
 
 from __future__ import annotations
 
+import platform
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,3 +25,22 @@ def device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device must be auto or one that torch can use here, got {name!r}: {reason}") from None
+
+
+def processor(device: torch.device) -> str:
+    """The processor that a time was measured on, such as "AMD EPYC (family 25, model 17), AVX512, 2 threads".
+
+    The threads are those of torch, and the instructions are those that it uses.
+    """
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    path = Path("/proc/cpuinfo")  # of Linux
+    lines = path.read_text() if path.exists() else ""
+    about = dict(re.findall(r"^(.+?)\s*: (.*)$", lines.partition("\n\n")[0], re.MULTILINE))
+    name = about.get("model name", platform.processor() or platform.machine())
+    if "model" in about:
+        name += f" (family {about['cpu family']}, model {about['model']})"
+    matrices = " and AMX" if "amx_tile" in about.get("flags", "") else ""
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}{matrices}, {torch.get_num_threads()} threads"

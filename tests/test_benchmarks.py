@@ -59,7 +59,7 @@ def run(monkeypatch, tmp_path):
             monkeypatch.setattr(module, constant, value)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments), f"json={tmp_path / 'rows.json'}"])
         module.main()
-        rows = json.loads((tmp_path / "rows.json").read_text())
+        rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
         values = {row["name"]: row["value"] for row in rows}
         assert len(values) == len(rows)
         assert all(math.isfinite(value) for value in values.values())

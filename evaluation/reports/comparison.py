@@ -82,7 +82,7 @@ def _check(result: Result) -> None:
     seeds = [result["seed"], *result["seeds"], *(fault["seed"] for fault in result.get("broken", ()))]
     numbers = [result["delay_ms"], result["num_parameters"], result["latency"]["p50_ms"], *result["score"]]
     optional = [value for value in (result["training_seed"], result["training_s"]) if value is not None]
-    if not all(isinstance(text, str) for text in (*texts, result.get("engine", ""))):
+    if not all(isinstance(text, str) for text in (*texts, result.get("engine", ""), result.get("processor", ""))):
         raise TypeError(f"the names of its parts must be texts, got {texts}")
     if not all(type(value) is int for value in (result["step"], *seeds)):
         raise TypeError("step and the seeds must be whole numbers")
@@ -196,7 +196,11 @@ def differences(recipes: Mapping[str, Result]) -> dict[str, str]:
 
 def document(results: Sequence[Result], *, command: str) -> str:
     """A page with the table, the command that wrote it, and the meaning of its numbers."""
-    return f"# Results\n\nWritten by `{command}` from {len(results)} evaluations.\n\n{table(results)}\n{LEGEND}"
+    processors = sorted({result.get("processor", "a processor that was not noted") for result in results})
+    return (
+        f"# Results\n\nWritten by `{command}` from {len(results)} evaluations.\n\n{table(results)}\n{LEGEND}"
+        f"- Latency was measured on {'; '.join(processors)}.\n"
+    )
 
 
 def _changed_options(values: Mapping[str, Any], choices: Mapping[str, Any], skip: str = "") -> list[str]:

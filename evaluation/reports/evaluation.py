@@ -29,7 +29,7 @@ EMBEDDED_BYTES = 8_000_000
 
 KEYS = (
     *("task", "episodes", "success_rate", "success_rate_95", "mean_score", "mean_score_95", "mean_steps", "wall_s"),
-    *("latency", "seed", "seeds", "success", "score", "steps", "broken"),
+    *("latency", "processor", "seed", "seeds", "success", "score", "steps", "broken"),
 )
 """Keys that an evaluation must have."""
 
@@ -207,6 +207,7 @@ def _table(entries: Sequence[Entry]) -> str:
         "training time": [_duration(training_seconds(entry)) for entry in entries],
         "latency, median": [_milliseconds(entry, "p50_ms") for entry in entries],
         "latency, 99th percentile": [_milliseconds(entry, "p99_ms") for entry in entries],
+        "processor of the latency": [entry.evaluation["processor"] for entry in entries],
     }
     names = "".join(
         tag("th", escape(entry.name), scope="col", class_=f"s{place}") for place, entry in enumerate(entries)

@@ -163,7 +163,9 @@ def outcomes():
 
 
 def test_the_content_of_evaluation_json():
-    evaluation = Evaluation("reach", 7, outcomes(), wall_s=1.5, latency={"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0})
+    evaluation = Evaluation(
+        "reach", 7, outcomes(), wall_s=1.5, latency={"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0}, processor="a CPU"
+    )
     content = json.loads(json.dumps(evaluation.to_json(), allow_nan=False))
     assert content == {
         "task": "reach",
@@ -175,6 +177,7 @@ def test_the_content_of_evaluation_json():
         "mean_steps": 11.5,
         "wall_s": 1.5,
         "latency": {"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0},
+        "processor": "a CPU",
         "seed": 7,
         "seeds": [100_000, 100_001, 100_002, 100_003],
         "success": [True, True, True, False],

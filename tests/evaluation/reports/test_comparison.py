@@ -322,6 +322,9 @@ def test_a_damaged_line_is_named(recede, tmp_path):
 
 def test_a_page_explains_its_numbers():
     page = document([result(success=[True, False])], command="recede compare runs")
+    assert page.endswith("measured on a processor that was not noted.\n")
+    named = [result(success=[True], seed=seed) | {"processor": name} for seed, name in enumerate("BAB")]
+    assert document(named, command="recede compare runs").endswith("measured on A; B.\n")
     assert "Written by `recede compare runs` from 1 evaluations." in page
     for promise in ("Wilson", "with a score of 0 and one of 1 added", "Student's t", "It needs 3 trainings"):
         assert promise in page

@@ -111,7 +111,7 @@ def measured(rate=0.6, episodes=10, **more):
     outcomes = [
         Outcome(100 + i, i < rate * episodes, 1.0 if i < rate * episodes else 0.25, 40 + i) for i in range(episodes)
     ]
-    evaluation = Evaluation("walk", 3, outcomes, 12.5, {"p50_ms": 4.5, "p95_ms": 5.0, "p99_ms": 6.25})
+    evaluation = Evaluation("walk", 3, outcomes, 12.5, {"p50_ms": 4.5, "p95_ms": 5.0, "p99_ms": 6.25}, "a CPU")
     return json.loads(json.dumps(evaluation.to_json())) | more
 
 
