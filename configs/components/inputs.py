@@ -81,6 +81,9 @@ class ExpertInputConfig(InputConfig):
     seconds: float = 2.0
     """When taking over: time for which the expert then drives, in seconds."""
 
+    if_stuck: bool = False
+    """When taking over: only if the score of the simulation has not risen for that time, as somebody who watches."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, "after", "seconds", most=1e6)
@@ -92,7 +95,7 @@ class ExpertInputConfig(InputConfig):
 
         if not isinstance(robot, SimulatedRobot):
             raise ValueError("the expert drives a simulated robot alone: choose robot=simulated, or another input")
-        return ExpertHands(robot, after=self.after, seconds=self.seconds)
+        return ExpertHands(robot, after=self.after, seconds=self.seconds, if_stuck=self.if_stuck)
 
 
 @dataclass(kw_only=True)

@@ -65,7 +65,8 @@ class Transformer(nn.Module):
     No layer mixes the tokens of the memory. The keys and values of the conditioning are therefore computed once per
     chunk for all layers, and those of a time once for all steps. One matrix projects for all layers, in their order.
 
-    conditioning_shape: (S, Dc). size: E. causal: as published. dropout: within the layers. embedding_dropout: of tokens with their positions.
+    conditioning_shape: (S, Dc). size: E. causal: as published. dropout: within the layers. embedding_dropout: of tokens
+    with their positions.
 
     Raises ValueError if a size is impossible.
     """
