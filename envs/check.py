@@ -26,6 +26,9 @@ from .task import Task, check_picklable
 MAX_MOVE = 0.05
 """Largest move of a robot that is commanded its own position, as a share of the limits of the action."""
 
+PREVIEWS = 4
+"""Steps that are previewed."""
+
 TOLERANCE = 1e-4
 """Differences up to this share of a stream's limits count as rounding."""
 
@@ -283,6 +286,27 @@ class _Check:
             )
             self.lines["pictures"] = f"{image.shape[1]} x {image.shape[0]} pixels"
             self._pixels(env.unwrapped)
+            self._preview(env, image.shape)
+
+    def _preview(self, env: Any, shape: tuple[int, ...]) -> None:
+        if getattr(env.unwrapped, "preview", None) is None:
+            return
+        actions = self.actions(PREVIEWS)
+        without, step = self.roll_out(env, self.seed, actions), self.reset(env, self.seed)
+        bits = [step.bits()]
+        for number, action in enumerate(actions):
+            if step.is_over:
+                break
+            image: Any = env.unwrapped.preview(action, number / PREVIEWS)
+            _require(
+                isinstance(image, np.ndarray) and (image.shape, image.dtype) == (shape, np.uint8),
+                f"preview(action, share) must return an image as render() does, of shape {shape}, got {kind(image)}",
+            )
+            step = self.step(env, action)
+            bits.append(step.bits())
+        rule = "preview(action, share) must change nothing"
+        _check_same(without, bits, rule, "after it: take the step in a copy of the state")
+        self.lines["pictures"] += ", also between two steps"
 
     def _pixels(self, env: Any) -> None:
         actions = self.actions(self.num_steps)

@@ -130,6 +130,13 @@ class RunningEnv:
         self._frame_shape = image.shape
         return image
 
+    def preview(self, action: ArrayLike, share: float) -> NDArray[np.uint8] | None:
+        """An (H, W, 3) image after a share of a step with an action (Da,); None if the environment has no `preview`."""
+        self.during = "preview()"
+        method = getattr(self.env.unwrapped, "preview", None)
+        with _exits_are_errors():
+            return None if method is None else picture(method(action, share))
+
     def fault(self, error: Exception) -> Fault:
         """Describe an error of this episode."""
         stream = error.stream if isinstance(error, PromiseError) else None

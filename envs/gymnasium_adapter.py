@@ -62,7 +62,7 @@ class GymnasiumAdapter(gymnasium.Env[Any, Any]):
     Actions are rounded to the dtype of their stream (`Stream.cast`) and clipped to its limits. An episode is terminated
     by success or by the inner environment, and truncated after `max_steps` steps or by the inner environment. The inner
     `info` is passed on. The inner environment is always reset with a seed; if none is given, one is drawn from
-    `np_random`.
+    `np_random`. If the inner environment has a `preview`, the adapter has it too.
 
     env: the inner environment, made with the desired render mode and without a shorter time limit.
     pixels: from actions (T, Da) to where they point in the rendered image, (T, 2) columns and rows.
@@ -105,10 +105,7 @@ class GymnasiumAdapter(gymnasium.Env[Any, Any]):
         Raises ValueError for an action of another shape or with NaN or infinity, and if `observe` returns other streams
         or shapes than those of the specification.
         """
-        limits, action = self._action_box, self.specification.action.cast(action)
-        if action.shape != limits.shape or not np.isfinite(action).all():
-            raise ValueError(f"an action must be {limits.shape} finite numbers, got {action}")
-        action = np.clip(action, limits.low, limits.high)
+        action = self._clipped(action)
         raw, reward, terminated, truncated, info = unpacked("step", self.env.step(action), culprit=self.env.step)
         self._steps += 1
         info = self._info(raw, float(reward), bool(terminated), info)
@@ -128,9 +125,21 @@ class GymnasiumAdapter(gymnasium.Env[Any, Any]):
             )
         return self._pixels(actions)
 
+    @property
+    def preview(self) -> Callable[[ArrayLike, float], Any] | None:
+        """The `preview` of the inner environment, if it has one."""
+        inner = getattr(self.env, "preview", None)
+        return None if inner is None else lambda action, share: inner(self._clipped(action), share)
+
     def close(self) -> None:
         """Close the inner environment."""
         self.env.close()
+
+    def _clipped(self, action: ArrayLike) -> NDArray[Any]:
+        limits, action = self._action_box, self.specification.action.cast(action)
+        if action.shape != limits.shape or not np.isfinite(action).all():
+            raise ValueError(f"an action must be {limits.shape} finite numbers, got {action}")
+        return np.clip(action, limits.low, limits.high)
 
     def _observation(self, raw: Any, info: dict[str, Any]) -> dict[str, NDArray[Any]]:
         observation = self._observe(raw, info)

@@ -16,6 +16,9 @@ Every task keeps the same promises; `recede.envs.check.check_task` checks all of
 - With `render_mode="rgb_array"`, `render()` returns an (H, W, 3) uint8 image, or raises OSError if this machine cannot
   render. If there is a method `pixels(actions)`, it returns where the actions (T, Da) point in that image: (T, 2)
   columns and rows.
+- If there is a method `preview(action, share)`, it returns such an image of the scene after that share of a control
+  step with the action (Da,), and changes nothing. People drive by it: it is called 30 times a second beside the
+  simulation, so it should take a few milliseconds, with a coarser image if need be.
 """
 
 from __future__ import annotations

@@ -19,16 +19,13 @@ from ..realtime import Channel, Child, Layouts, MonotonicClock
 from ..specification import Specification
 from .filming import film_layouts
 from .interface import Reading, checked_action
-from .simulation import Disturbances, Episode, Options, Simulation, command_rate
+from .simulation import UNREAD, Disturbances, Episode, Options, Simulation, command_rate
 
 START_S = 60.0
 """Time for a process to start and make its environment, s."""
 
 OWED = 1000
 """Most commands that wait for a process that falls behind."""
-
-UNREAD = 16
-"""Most readings of a stream that are kept for a late loop."""
 
 ANSWER_S = 10.0
 """Time for a started simulation to begin an episode, s."""
@@ -276,7 +273,7 @@ def _tell(twin: Channel, name: str, *values: Any) -> None:
 
 
 def _run(channel: Channel, simulation: Simulation) -> None:
-    number, sent = 0, dict[str, float]()
+    number, owed = 0, dict[str, deque[Reading]]()
     while True:
         before = number
         for name, record in channel.receive():
@@ -284,13 +281,15 @@ def _run(channel: Channel, simulation: Simulation) -> None:
         if number == 0:
             channel.wait(START_S)
             continue
-        readings = simulation.read()
-        fresh = [name for name, reading in readings.items() if reading.time != sent.get(name)]
-        if fresh or number != before:
+        if number != before:  # a request may have begun another episode
+            owed.clear()
+        for name, readings in simulation.unread().items():
+            owed.setdefault(name, deque(maxlen=UNREAD)).extend(readings)
+        if any(owed.values()) or number != before:
             channel.send(STATUS, number, simulation.began, *simulation.episode)
-        for name in fresh:
-            if channel.send(name, readings[name].time, readings[name].value):
-                sent[name] = readings[name].time
+        for name, readings in owed.items():
+            while readings and channel.send(name, readings[0].time, readings[0].value):
+                readings.popleft()
         channel.wait(simulation.due - simulation.clock.now())
 
 

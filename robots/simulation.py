@@ -23,6 +23,9 @@ from ..realtime import Clock
 from ..specification import Specification, nearest
 from .interface import TOLERANCE_S, Reading, checked_action
 
+UNREAD = 16
+"""Most readings of a stream that are kept for a late caller."""
+
 
 class Episode(NamedTuple):
     """The state of an episode. score: best score of any step, in [0, 1]. num_steps: control steps so far."""
@@ -170,6 +173,12 @@ class Simulation:
         self._advance()
         return dict(self._newest)
 
+    def unread(self) -> dict[str, list[Reading]]:
+        """The readings of every stream since the last call, at most the last `UNREAD`, in order."""
+        self._advance()
+        unread, self._unread = self._unread, {}
+        return {name: list(readings) for name, readings in unread.items()}
+
     def position(self) -> NDArray[Any] | None:
         """The newest reading of `Task.position`, in the dtype of the action."""
         self._advance()
@@ -232,6 +241,7 @@ class Simulation:
         self._is_stopped, self._held = False, self._here()
         self._commands: list[tuple[float, NDArray[Any]]] = []  # arrival times and actions, in the order of the calls
         self._newest: dict[str, Reading] = {}
+        self._unread: dict[str, deque[Reading]] = {}
         self._coming: dict[str, deque[tuple[float, Reading]]] = {
             stream.name: deque() for stream in self.specification.observations
         }
@@ -239,6 +249,7 @@ class Simulation:
         if self.tell is not None:
             self.tell("reset", self._origin, seed)
         self._capture()
+        self._announce()
 
     def _moment(self, period: int) -> float:
         return self._origin + period * self.specification.control_dt
@@ -246,13 +257,22 @@ class Simulation:
     def _advance(self, until: float = math.inf) -> None:
         """Step through all control periods that are over at `until`, s."""
         self._require()
-        now = min(self.clock.now(), until)
+        now, before = min(self.clock.now(), until), self._num_periods
         while self._moment(self._num_periods + 1) <= now + TOLERANCE_S:
             self._step(self._moment(self._num_periods))
             self._num_periods += 1
             self._capture()
             self._show(now)
         self._show(now)
+        if self._num_periods > before:
+            self._announce()
+
+    def _announce(self) -> None:
+        """Tell which action the step under way has so far."""
+        begin = self._moment(self._num_periods)
+        if self.tell is None or self._episode.is_over or (action := self._arrived(begin)) is None:
+            return
+        self.tell("ahead", begin, self._episode.num_steps, action)
 
     def _step(self, begin: float) -> None:
         action = self._arrived(begin)
@@ -269,7 +289,7 @@ class Simulation:
             terminated or truncated,
         )
         if self.tell is not None:
-            self.tell("step", self.clock.now(), num_steps + 1, action)
+            self.tell("step", begin + self.specification.control_dt, num_steps + 1, action)
 
     def _arrived(self, moment: float) -> NDArray[Any] | None:
         """The newest command that has arrived. Drops the earlier ones."""
@@ -295,3 +315,4 @@ class Simulation:
         for name, coming in self._coming.items():
             while coming and coming[0][0] <= now + TOLERANCE_S:  # a late reading holds back the readings behind it
                 self._newest[name] = coming.popleft()[1]
+                self._unread.setdefault(name, deque(maxlen=UNREAD)).append(self._newest[name])

@@ -8,11 +8,13 @@ Shapes: Da size of the action, which is the number of axes.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 from urllib.parse import quote
@@ -24,15 +26,22 @@ from ..realtime import Channel, Child, connected
 from ..robots.filming import CAPTION, MOST_BYTES, film, film_layouts, picture_layouts, to_jpeg
 from ..robots.interface import Reading, Robot
 from ..robots.simulated import SimulatedRobot
+from ..specification import Specification
 from .axes import axis_names
 from .interface import Order, Status
-from .web import NO_MESSAGES, Site, answer_layouts, serve, status_layouts
+from .web import NO_MESSAGES, Shown, Site, answer_layouts, serve, status_layouts
 
 STATUS_S = 0.05
-"""Shortest time between two messages about the recording, s."""
+"""Shortest time between two messages about the recording, and between two with values, s."""
 
-CAMERA_S = 1 / 15
-"""Shortest time between two pictures of a robot's camera, s."""
+MOST_VALUES = 200
+"""Most numbers that the page lists; the streams that come first are listed."""
+
+DIGITS = 5
+"""Digits of a value on the page."""
+
+READ_S = 0.03
+"""Shortest time between two looks at the readings of the robot, and between two pictures of its cameras, s."""
 
 
 class Browser:
@@ -61,7 +70,9 @@ class Browser:
         self._is_closed = False
         self._reading: Reading | None = None
         self._orders: list[Order] = []
-        self._status, self._status_s = "", -np.inf
+        self._texts = {"status": "", "values": ""}  # as they were sent last
+        self._sent_s = dict.fromkeys(self._texts, -np.inf)
+        self._shown, self._read_s = _shown(robot.specification), -np.inf
 
     def start(self) -> None:
         """Serve the page and print its address. Raises ConnectionError if nothing can listen there."""
@@ -81,6 +92,7 @@ class Browser:
         shown, taken = connected(pictures, NO_MESSAGES)
         site = Site(
             axes=self.axes,
+            streams=self._shown,
             task=self._robot.task.name if isinstance(self._robot, SimulatedRobot) else "",
             host=self.host,
             token=self.token,
@@ -90,7 +102,8 @@ class Browser:
             if isinstance(self._robot, SimulatedRobot):
                 self._film(self._robot, shown)
             else:
-                self._cameras = _Cameras(Channel(shown.dup(), pictures, NO_MESSAGES), size)
+                names = [stream.name for stream in self._robot.specification.observations if stream.is_image]
+                self._cameras = _Cameras(Channel(shown.dup(), pictures, NO_MESSAGES), names, size)
         print(f"drive the robot at {self.address}", flush=True)
 
     def _film(self, robot: SimulatedRobot, shown: socket.socket) -> None:
@@ -109,8 +122,7 @@ class Browser:
         """What the page asks for. Shows it the status."""
         self._receive()
         self._show(status)
-        if self._cameras is not None:
-            self._cameras.show(self._robot)
+        self._show_readings()
         orders, self._orders = self._orders, []
         return orders
 
@@ -140,7 +152,6 @@ class Browser:
             raise ConnectionError("the process that serves the page has ended: start the recording again") from None
 
     def _show(self, status: Status) -> None:
-        assert self._web is not None
         values = {
             "phase": status.phase,
             "episodes": status.num_episodes,
@@ -151,36 +162,63 @@ class Browser:
             "task": status.task[:200],
             "sentence": status.sentence[:500],
         }
+        self._send("status", values)
+
+    def _show_readings(self) -> None:
+        now = time.monotonic()
+        if now - self._read_s < READ_S:
+            return
+        self._read_s, readings = now, {}
+        with contextlib.suppress(ConnectionError):  # whoever drives the robot reports it
+            readings = self._robot.read()
+        if self._cameras is not None:
+            self._cameras.show(readings)
+        if values := {name: _rounded(readings[name].value) for name, *_ in self._shown if name in readings}:
+            self._send("values", {"values": values})
+
+    def _send(self, name: str, values: dict[str, Any]) -> None:
+        """Send values to the page as JSON, if they are new."""
+        assert self._web is not None
         text, now = json.dumps(values, ensure_ascii=False), time.monotonic()
-        if text != self._status and now - self._status_s > STATUS_S:
-            try:
-                if self._web.channel.send("status", text.encode(errors="replace")):
-                    self._status, self._status_s = text, now
-            except ConnectionError:
-                raise ConnectionError("the process that serves the page has ended: start the recording again") from None
+        if text == self._texts[name] or now - self._sent_s[name] <= STATUS_S:
+            return
+        try:
+            if self._web.channel.send(name, text.encode(errors="replace")):
+                self._texts[name], self._sent_s[name] = text, now
+        except ConnectionError:
+            raise ConnectionError("the process that serves the page has ended: start the recording again") from None
+
+
+def _shown(specification: Specification) -> tuple[Shown, ...]:
+    """The streams that the page lists."""
+    streams, total = list[Shown](), 0
+    for stream in specification.observations:
+        total += 0 if stream.is_image else stream.size
+        if not stream.is_image and total <= MOST_VALUES:
+            streams.append(Shown(stream.name, axis_names(stream), tuple(stream.units) or ("",) * stream.size))
+    return tuple(streams)
+
+
+def _rounded(value: NDArray[Any]) -> list[float | None]:
+    """The values of a reading for the page; None for what is not finite."""
+    numbers = [float(f"{number:.{DIGITS}g}") for number in np.ravel(value).tolist()]
+    return [number if math.isfinite(number) else None for number in numbers]
 
 
 class _Cameras:
     """Pictures from the image streams of a robot, compressed in a thread."""
 
-    def __init__(self, channel: Channel, size: int) -> None:
-        self._channel, self._size = channel, size
+    def __init__(self, channel: Channel, names: Sequence[str], size: int) -> None:
+        self._channel, self._names, self._size = channel, names, size
         self._newest: Reading | None = None
-        self._shown_s = -np.inf
         self._is_new, self._is_closed = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="pictures of the cameras", daemon=True)
         self._thread.start()
 
-    def show(self, robot: Robot) -> None:
+    def show(self, readings: Mapping[str, Reading]) -> None:
         """Hand over the newest image of each camera, side by side if they have one height."""
-        now = time.monotonic()
-        names = [stream.name for stream in robot.specification.observations if stream.is_image]
-        if not names or now - self._shown_s < CAMERA_S:
-            return
-        readings = robot.read()
-        images = [readings[name] for name in names if name in readings]
+        images = [readings[name] for name in self._names if name in readings]
         if images and (self._newest is None or images[0].time > self._newest.time):
-            self._shown_s = now
             alike = [image.value for image in images if image.value.shape[0] == images[0].value.shape[0]]
             self._newest = Reading(np.concatenate(alike, axis=1), images[0].time)
             self._is_new.set()

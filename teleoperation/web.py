@@ -3,7 +3,8 @@
 The page sends text messages of JSON: `{"way": [...]}`, the way (Da,) so far in ranges of the action, or null if nobody
 holds it; `{"order": kind, "text": words}`; `{"shown": true}` after each picture; `{"ping": number}`. It gets messages
 of JSON with a `kind`, and pictures as bytes: the length of a description in JSON (4 bytes, little-endian), the
-description and a JPEG.
+description and a JPEG. Times are seconds on the clock of this machine, which the page learns from the answers to its
+pings.
 
 Shapes: Da size of the action.
 """
@@ -20,7 +21,7 @@ import time
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
@@ -29,7 +30,7 @@ from ..realtime import Channel, Layouts
 from ..robots.filming import picture_layouts
 from .interface import ORDERS
 
-POLL_S = 0.01
+POLL_S = 0.005
 """Longest time that a message of the recording waits in this process, s."""
 
 PING_S = 2.0
@@ -70,8 +71,9 @@ NO_MESSAGES: Layouts = {"none": np.dtype([])}
 
 
 def status_layouts() -> Layouts:
-    """The messages to this process."""
-    return {"status": np.dtype([("text", f"S{STATUS_BYTES}")])}
+    """The messages to this process: the recording, and the values of the streams, as JSON."""
+    text = np.dtype([("text", f"S{STATUS_BYTES}")])
+    return {"status": text, "values": text}
 
 
 def answer_layouts(size: int) -> Layouts:
@@ -82,12 +84,22 @@ def answer_layouts(size: int) -> Layouts:
     }
 
 
+class Shown(NamedTuple):
+    """A stream of vectors on the page, with a name and a unit for each of its dimensions."""
+
+    name: str
+    labels: tuple[str, ...]
+    units: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Site:
     """What the page shows, and who may see it."""
 
     axes: tuple[str, ...]
     """Names of the dimensions of the action."""
+    streams: tuple[Shown, ...]
+    """The streams whose values the page lists."""
     task: str
     """Name of a simulated task."""
     host: str
@@ -127,7 +139,8 @@ class Web:
         self._channel, self._pictures, self._site = channel, pictures, site
         self._holder: Any = None  # the connection of the page that holds the hands
         self._num_waiting = 0  # pictures that it was sent and has not shown
-        self._status, self._fault = "", ""
+        self._texts: dict[str, str] = {}  # the newest status, and the newest values
+        self._fault = ""
         self._picture: tuple[float, dict[str, Any], bytes] | None = None  # the newest one, and when it was captured
         self._is_new = False
         self._hands: tuple[Any, ...] | None = None  # what the recording must still get
@@ -161,9 +174,9 @@ class Web:
 
     async def _pass_on(self) -> None:
         """Take what has come from the recording, and pass on what is owed. Raises ConnectionError if it is over."""
-        for _, record in self._channel.receive():
-            self._status = record["text"].decode()
-            await self._send({"kind": "status", **json.loads(self._status)})
+        for name, record in self._channel.receive():
+            self._texts[name] = record["text"].decode()
+            await self._send({"kind": name, **json.loads(self._texts[name])})
         with contextlib.suppress(ConnectionError):  # the simulation has ended, and the recording will
             for name, record in self._pictures.receive():
                 if name == "no_pictures":
@@ -182,7 +195,7 @@ class Web:
         if self._holder is None or not self._is_new or self._picture is None or self._num_waiting >= MOST_PICTURES:
             return
         captured, places, data = self._picture
-        head = json.dumps({"age": round(time.monotonic() - captured, 4), **places}).encode()
+        head = json.dumps({"time": captured, **places}).encode()
         self._is_new, self._num_waiting = False, self._num_waiting + 1
         with contextlib.suppress(self._closed):
             await self._holder.send(len(head).to_bytes(4, "little") + head + data)
@@ -212,9 +225,10 @@ class Web:
                 return
         self._holder, self._num_waiting, self._is_new = connection, 0, self._picture is not None
         try:
-            await self._send({"kind": "hello", "axes": self._site.axes, "task": self._site.task})
-            if self._status:
-                await self._send({"kind": "status", **json.loads(self._status)})
+            streams = [shown._asdict() for shown in self._site.streams]
+            await self._send({"kind": "hello", "axes": self._site.axes, "task": self._site.task, "streams": streams})
+            for name, text in self._texts.items():
+                await self._send({"kind": name, **json.loads(text)})
             if self._fault:
                 await self._send({"kind": "no_pictures", "why": self._fault})
             async for data in connection:
@@ -249,7 +263,7 @@ class Web:
             case {"shown": _}:
                 self._num_waiting = max(self._num_waiting - 1, 0)
             case {"ping": int(number) | float(number)}:
-                return {"kind": "pong", "number": number}
+                return {"kind": "pong", "number": number, "time": time.monotonic()}
             case _:
                 raise ValueError("a message must be a way, an order, shown or ping")
         with contextlib.suppress(ConnectionError):  # `run` notices

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from recede.benchmarks import advice, gpu, proving
+from recede.benchmarks import advice, gpu, hands, proving
 from recede.benchmarks.gpu import PROOFS
+from recede.datasets.store import DemonstrationStore
+from recede.envs.tasks.pick_place import PICK_PLACE
+from recede.evaluation.replay import replay
 from simulated_gpu import SimulatedGPU
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -37,6 +40,7 @@ TINY = {
     },
     "denoising": {"SIZES": {"tiny": (16, 32)}, "SECONDS": 0},
     "gpu": {},
+    "hands": {},
     "inference": {"CHANNELS": (16, 32), "STEPS": 2, "ENGINES": ("eager",), "SECONDS": 0},
     "modes": {"NUM_DEMONSTRATIONS": 12, "NUM_SAMPLES": 2},
     "recording": {"EPISODES": 2, "STEPS": 4},
@@ -113,6 +117,18 @@ def test_windows(run):
 
 def test_recording(run):
     assert len(run("recording")) == 8
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(hands.browser_path() is None, reason="needs a browser to drive: apt-get install chromium")
+def test_hands(run, tmp_path):
+    pytest.importorskip("playwright", reason="needs the package playwright: pip install playwright")
+    store = tmp_path / "hands.zarr"
+    rows = run("hands", store, 1)
+    assert rows["success"] == 100 / rows["attempts"]
+    assert rows["pictures on the page, median"] > 0
+    (replayed,) = replay(PICK_PLACE, DemonstrationStore.open(store))
+    assert replayed.success
 
 
 def test_serving(run):

@@ -146,7 +146,7 @@ class PickPlace(gymnasium.Env[Any, Any]):
         self.observation_space = gymnasium.spaces.Dict({s.name: box(s) for s in specification.observations})
         self._model = mujoco.MjModel.from_xml_path(str(Path(__file__).with_suffix(".xml")))
         self._cameras = Cameras(self._model, max_size=max(render_size, IMAGE_SIZE))
-        self._data = mujoco.MjData(self._model)
+        self._data, self._ahead = mujoco.MjData(self._model), mujoco.MjData(self._model)
         self._substeps = round(SPECIFICATION.control_dt / self._model.opt.timestep)
         joints = ("x", "y", "z", "yaw", "left_finger", "right_finger")
         self._axes = position_indices(self._model, joints)
@@ -202,6 +202,15 @@ class PickPlace(gymnasium.Env[Any, Any]):
         if self.render_mode is None:
             return None
         return self._cameras.picture(self._data, "scene", self.render_size, is_shaded=True)
+
+    def preview(self, action: ArrayLike, share: float) -> NDArray[np.uint8]:
+        """A quick image of the scene after a share of a control step with `action` (5,), which is not taken."""
+        limits = self._limits["action"]
+        mujoco.mj_copyData(self._ahead, self._model, self._data)
+        self._ahead.ctrl[:] = np.clip(SPECIFICATION.action.cast(action), limits.low, limits.high)
+        if (substeps := round(share * self._substeps)) > 0:
+            mujoco.mj_step(self._model, self._ahead, nstep=substeps)
+        return self._cameras.picture(self._ahead, "scene", self.render_size, is_shaded=True, is_quick=True)
 
     def pixels(self, actions: ArrayLike) -> NDArray[np.float64]:
         """Positions of `actions` (T, 5) in the image: (T, 2) columns and rows."""

@@ -139,6 +139,7 @@ class _PushT(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.render_size, self.has_image = render_size, has_image
         self._start: dict[str, Any] | None = None  # arguments of the last reset, with its seed
         self._actions: list[NDArray[np.float32]] = []
+        self._ahead: Any = None  # an environment whose state is set to ours, for previews
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
@@ -155,14 +156,36 @@ class _PushT(gymnasium.Wrapper[Any, Any, Any, Any]):
         """The image (H, W, 3), or None without a render mode."""
         return None if self.render_mode is None else self._picture(self.render_size)
 
+    def preview(self, action: NDArray[np.float32], share: float) -> NDArray[np.uint8]:
+        """The image after a share of a control step with `action` (2,), which is not taken."""
+        ours: Any = self.unwrapped
+        if self._ahead is None:
+            self._ahead = _make_gym_pusht(None)
+            self._ahead.reset(seed=0)
+        ahead = self._ahead
+        ahead.goal_pose = ours.goal_pose
+        for body, other in ((ahead.agent, ours.agent), (ahead.block, ours.block)):
+            body.angle = other.angle  # about the centre of gravity, which moves the position
+            body.position = other.position
+            body.velocity, body.angular_velocity = other.velocity, other.angular_velocity
+            ahead.space.reindex_shapes_for_body(body)
+        # As gym-pusht's step: the agent is accelerated towards the action.
+        for _ in range(round(share / (ahead.dt * ahead.control_hz))):
+            gap = np.subtract(action, ahead.agent.position)
+            acceleration = ahead.k_p * gap - ahead.k_v * np.array(ahead.agent.velocity)
+            ahead.agent.velocity = tuple(ahead.agent.velocity + acceleration * ahead.dt)
+            ahead.space.step(ahead.dt)
+        return self._picture(self.render_size, ahead)
+
     def _image(self) -> dict[str, Any]:
         return {"image": self._picture(IMAGE_SIZE)} if self.has_image else {}
 
-    def _picture(self, size: int) -> NDArray[np.uint8]:
-        """gym-pusht's image (size, size, 3), without the mark at the action."""
+    def _picture(self, size: int, env: Any = None) -> NDArray[np.uint8]:
+        """gym-pusht's image (size, size, 3) of an environment, ours by default, without the mark at the action."""
         import cv2
 
-        surface = self.unwrapped._draw()  # type: ignore[attr-defined]
+        env = env or self.unwrapped
+        surface = env._draw()
         # Reading the surface's memory (BGRA) avoids the transposed copy that gym-pusht makes.
         drawn = np.frombuffer(surface.get_buffer(), np.uint8).reshape(BOARD, BOARD, 4)
         resized = cv2.resize(drawn, (size, size))

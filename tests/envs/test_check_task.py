@@ -26,6 +26,9 @@ class Whole(Reach):
     def pixels(self, actions):
         return 4 + 4 * actions
 
+    def preview(self, action, share):
+        return np.full((8, 8, 3), round(100 * share), np.uint8)
+
 
 def restore(observation):
     return dict(observation)
@@ -126,6 +129,8 @@ CHANGES = {
     "no image": {"render": lambda self: None},
     "float image": {"render": lambda self: np.zeros((8, 8, 3))},
     "pixels": {"pixels": lambda self, actions: actions[0]},
+    "small preview": {"preview": lambda self, action, share: np.zeros((4, 4, 3), np.uint8)},
+    "preview moves": {"preview": lambda self, action, share: (Whole.step(self, action), self.render())[1]},
 }
 
 
@@ -226,6 +231,8 @@ MESSAGES = {
     "no image": r"render\(\) must return an \(H, W, 3\) uint8 array .* got NoneType",
     "float image": r"uint8 array .* got float64 of shape \(8, 8, 3\)",
     "pixels": r"pixels\(actions\) must return \(T, 2\) .* got float32 of shape \(2,\)",
+    "small preview": r"preview\(action, share\) .* of shape \(8, 8, 3\), got uint8 of shape \(4, 4, 3\)",
+    "preview moves": r"preview\(action, share\) must change nothing, but 'position' differs .* a copy",
 }
 
 
@@ -234,7 +241,7 @@ def test_a_task_with_all_optional_parts_passes():
     for line in ("position (2,), target (2,) -> action (2,)", "seeds 0 and 1 differ", "clipped", "success", "inverse"):
         assert line in report
     assert "begins in an observed state" in report
-    assert report.endswith("8 x 8 pixels")
+    assert report.endswith("8 x 8 pixels, also between two steps")
 
 
 def test_optional_parts_of_a_task_are_not_required():

@@ -94,6 +94,7 @@ def test_it_passes_check_task(task):
     assert "480 x 480 pixels" in report
     assert ("expert" in report) == (task.expert is not None)
     assert report.count("actions are not drawn") == 0
+    assert report.count("also between two steps") == 1
 
 
 def test_another_seed_passes_too(task):

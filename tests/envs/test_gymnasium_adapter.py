@@ -141,6 +141,13 @@ def test_a_copy_in_mid_episode_continues_identically(copied):
         assert result[1] == twin_result[1]
 
 
+def test_a_preview_is_that_of_the_inner_environment_within_the_limits():
+    env = pendulum()
+    assert env.preview is None
+    env.env.preview = lambda action, share: (action.tolist(), share)
+    assert env.preview([99.0], 0.5) == (env.action_space.high.tolist(), 0.5)
+
+
 def test_pixels_are_those_of_the_given_function():
     env = pendulum(pixels=lambda actions: np.repeat(actions, 2, axis=1) * 10)
     np.testing.assert_array_equal(env.pixels(np.array([[1.0], [2.0]])), [[10, 10], [20, 20]])

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import pairwise
 
 import gymnasium
 import numpy as np
@@ -259,6 +260,22 @@ def test_pixels_match_the_rendered_cube(place):
     assert abs(columns.mean() - column) < 4
     assert abs(rows.mean() - row) < 4
     env.close()
+
+
+def test_a_preview_shows_the_step_that_follows_and_leaves_the_scene_alone():
+    env, twin = rendered(), rendered()
+    env.reset(seed=3)
+    twin.reset(seed=3)
+    action = env.action_space.low * 0.3 + env.action_space.high * 0.7
+    shown = [env.preview(action, share) for share in (0, 0.5, 1)]
+    assert all((one != other).any() for one, other in pairwise(shown))
+    for one, other in zip(env.step(action)[0].values(), twin.step(action)[0].values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(env.preview(action, 0), shown[-1])
+    is_alike = np.abs(env.render().astype(int) - shown[-1]).max(axis=2) < 60
+    assert is_alike.mean() > 0.95  # edges and shadows are rougher
+    env.close()
+    twin.close()
 
 
 def test_the_renderer_is_opened_again_after_close():

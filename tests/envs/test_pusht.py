@@ -205,6 +205,19 @@ def test_an_image_equals_that_of_gym_pusht_without_its_mark(gym_pusht):
         PUSHT.make(render_mode="human")
 
 
+def test_a_preview_shows_the_step_that_follows(gym_pusht):
+    env = PUSHT.make(render_mode="rgb_array")
+    env.reset(options=restore(256, 256))
+    for number in range(12):
+        action = np.array([300.0 + 10 * number, 256.0])  # into the block
+        shown = [env.preview(action, share) for share in (0.0, 0.5, 1.0)]
+        np.testing.assert_array_equal(shown[0], env.render())
+        env.step(action)
+        is_alike = (np.abs(env.render().astype(int) - shown[2]) < 40).all(axis=2)
+        assert is_alike.mean() > 0.995
+        assert (shown[1] != shown[2]).any() or number == 0
+
+
 def test_actions_point_to_where_the_agent_goes(gym_pusht):
     env = PUSHT.make(render_mode="rgb_array", render_size=256)
     env.reset(options=restore(256, 256))

@@ -8,7 +8,7 @@ import pytest
 import toys
 from recede.envs.tasks.pick_place import PICK_PLACE
 from recede.realtime import VirtualClock
-from recede.robots.simulated import SimulatedRobot
+from recede.robots.simulated import STATUS, SimulatedRobot, _run
 from recede.robots.simulation import Disturbances, Episode, Simulation
 from toys import REACH
 
@@ -115,6 +115,39 @@ def test_rare_calls_see_the_same(clock):
     assert often.episode == seldom.episode
 
 
+class Crowded:
+    """A channel whose other end is read rarely, and a process that sleeps for long in between."""
+
+    def __init__(self, clock, requests, naps):
+        self.clock, self.requests, self.naps = clock, requests, list(naps)
+        self.room, self.sent = 0, []
+
+    def receive(self):
+        requests, self.requests = self.requests, []
+        return [(name, {"number": number, "seed": 4}) for name, number in requests]
+
+    def send(self, name, *values):
+        if name != STATUS and self.room == 0:
+            return False
+        if name == "position":
+            self.sent.append(round(values[0], 3))
+        self.room -= name != STATUS
+        return True
+
+    def wait(self, seconds):
+        if not self.naps:
+            raise ConnectionResetError("the other end is closed")
+        nap, self.room = self.naps.pop(0)
+        self.clock.sleep_until(self.clock.now() + nap)
+
+
+def test_a_process_that_falls_behind_and_finds_no_room_sends_every_reading_in_order(clock):
+    channel = Crowded(clock, [("start", 1)], [(0.1, 20), (0.35, 20), (0.1, 0), (0.2, 3), (0.1, 20)])
+    with pytest.raises(ConnectionResetError):
+        _run(channel, Simulation(REACH, clock))
+    assert channel.sent == [100.0, 100.1, 100.2, 100.3, 100.4, 100.5, 100.6, 100.7, 100.8]
+
+
 def test_jitter_and_losses_depend_on_the_seeds_alone():
     def arrivals(first_seed, seed, then=None):
         clock = VirtualClock()
@@ -197,6 +230,27 @@ def test_the_world_stands_still_once_the_episode_is_over(clock):
     assert robot.episode == Episode(4, score=robot.episode.score)
     robot.command(FAR, clock.now())  # it is not stopped any more either
     assert at(clock, 112, robot)[0] != again
+
+
+def test_it_tells_the_action_of_a_step_when_the_step_begins_and_when_it_is_taken(clock):
+    messages = []
+    robot = Simulation(REACH, clock, rate=100.0)
+    robot.tell = lambda name, time, *values: messages.append((name, round(time, 3), *values))
+    robot.start()
+    robot.command(FAR, 100.05)
+    for moment in (100.1, 100.2, 100.5):
+        clock.sleep_until(moment)
+        robot.read()
+    kinds = [(name, time, *values[:1]) for name, time, *values in messages]
+    assert kinds[:3] == [("reset", 100.0, 0), ("ahead", 100.0, 0), ("step", 100.1, 1)]
+    assert kinds[3:] == [  # a late call tells all that was taken, and only the present step as ahead
+        *(("ahead", 100.1, 1), ("step", 100.2, 2), ("ahead", 100.2, 2)),
+        *(("step", 100.3, 3), ("step", 100.4, 4), ("step", 100.5, 5), ("ahead", 100.5, 5)),
+    ]
+    steps = [values[-1] for name, _, *values in messages if name == "step"]
+    ahead = [values[-1] for name, _, *values in messages if name == "ahead"]
+    np.testing.assert_array_equal(steps[:2], ahead[:2])
+    np.testing.assert_array_equal(steps[1], FAR)
 
 
 def test_a_reset_drops_readings_and_commands_on_their_way(clock):

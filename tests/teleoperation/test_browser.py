@@ -1,8 +1,6 @@
 """The page as hands: a client of its socket drives, and the rules of who may."""
 
 import contextlib
-import json
-import socket
 import threading
 import time
 from types import SimpleNamespace
@@ -12,7 +10,7 @@ from urllib.request import Request, urlopen
 import numpy as np
 import pytest
 from control_loop import SPECIFICATION
-from hands import ThreadChild
+from pages import TIMEOUT_S, Line, Page, Watched, until
 from recede.configs.components.inputs import BrowserInputConfig
 from recede.control.safety import Limits, Safety
 from recede.datasets.facts import EpisodeFacts
@@ -23,8 +21,10 @@ from recede.robots.filming import Twin, film_layouts, picture_layouts
 from recede.robots.interface import Reading
 from recede.robots.simulated import SimulatedRobot
 from recede.robots.simulation import Simulation
+from recede.specification import Specification, Stream
 from recede.teleoperation import browser as browser_module
-from recede.teleoperation.axes import Axes
+from recede.teleoperation import web as web_module
+from recede.teleoperation.axes import Axes, axis_names
 from recede.teleoperation.browser import Browser
 from recede.teleoperation.check import check_teleoperator
 from recede.teleoperation.clutch import Clutch
@@ -32,88 +32,6 @@ from recede.teleoperation.interface import Status
 from recede.teleoperation.web import NO_MESSAGES
 from toys import REACH
 from websockets.exceptions import ConnectionClosed, InvalidStatus
-from websockets.sync.client import connect
-
-TIMEOUT_S = 20.0
-
-
-class Threads(ThreadChild):
-    """A process that is a thread, with copies of its sockets."""
-
-    def __init__(self, serve, outgoing, incoming, *arguments):
-        copies = [value.dup() if isinstance(value, socket.socket) else value for value in arguments]
-        super().__init__(serve, outgoing, incoming, *copies)
-
-
-class Watched:
-    """A robot that is only looked at."""
-
-    def __init__(self, specification=SPECIFICATION):
-        self.specification = specification
-        self.readings = {}
-
-    def read(self):
-        return self.readings
-
-
-class Page:
-    """What the page does, without a browser."""
-
-    def __init__(self, address, path="socket", origin=None):
-        self.statuses, self.pictures, self.others = [], [], []
-        base = address.partition("?")[0]
-        query = address.partition("?")[2]
-        url = base.replace("http", "ws") + path + (f"?{query}" if query else "")
-        self._stack = contextlib.ExitStack()
-        self.socket = self._stack.enter_context(connect(url, origin=origin or base.rstrip("/")))
-
-    def close(self):
-        self._stack.close()
-
-    def send(self, **message):
-        self.socket.send(json.dumps(message))
-
-    def hear(self):
-        """One message, if there is one."""
-        with contextlib.suppress(TimeoutError):
-            data = self.socket.recv(timeout=0.02)
-            if isinstance(data, bytes):
-                size = int.from_bytes(data[:4], "little")
-                self.pictures.append((json.loads(data[4 : 4 + size]), data[4 + size :]))
-            else:
-                message = json.loads(data)
-                (self.statuses if message["kind"] == "status" else self.others).append(message)
-
-    def closed(self):
-        """The code with which the connection is closed."""
-        try:
-            while True:
-                self.socket.recv(timeout=TIMEOUT_S)
-        except ConnectionClosed as error:
-            return error.rcvd.code
-
-
-def until(true, step=lambda: time.sleep(0.005)):
-    """Repeat a step until something is true."""
-    end = time.monotonic() + TIMEOUT_S
-    while not (value := true()):
-        assert time.monotonic() < end
-        step()
-    return value
-
-
-@pytest.fixture
-def start(monkeypatch, capsys):
-    monkeypatch.setattr(browser_module, "Child", Threads)
-    with contextlib.ExitStack() as stack:
-
-        def start(robot=None, **options):
-            hands = stack.enter_context(contextlib.closing(Browser(robot or Watched(), **options)))
-            hands.start()
-            assert hands.address in capsys.readouterr().out
-            return hands
-
-        yield start
 
 
 def test_the_way_is_in_units_of_the_action_and_the_page_is_the_clutch(start):
@@ -145,10 +63,35 @@ def test_orders_reach_the_recording_and_its_status_the_page(start):
     assert (page.statuses[0]["phase"], page.statuses[0]["episodes"]) == ("ready", 3)
     status = Status(phase="ended", num_episodes=3, message="\U0001f916" * 900, sentence="\U0001f916" * 900)
     until(lambda: page.statuses[-1]["phase"] == "ended", lambda: (hands.orders(status), page.hear()))
-    assert page.others == [{"kind": "hello", "axes": list(hands.axes), "task": ""}]
+    (hello,) = page.others
+    assert (hello["kind"], hello["axes"], hello["task"]) == ("hello", list(hands.axes), "")
     page.send(ping=7)
     until(lambda: len(page.others) > 1, page.hear)
-    assert page.others[-1] == {"kind": "pong", "number": 7}
+    assert (page.others[-1]["kind"], page.others[-1]["number"]) == ("pong", 7)
+    assert page.others[-1]["time"] == pytest.approx(time.monotonic(), abs=5)
+
+
+def test_the_page_gets_the_values_of_the_vectors_and_what_they_are(start):
+    vectors = [stream for stream in SPECIFICATION.observations if not stream.is_image]
+    robot = Watched()
+    hands = start(robot)
+    robot.readings = {stream.name: Reading(np.full(stream.shape, np.pi * 1e-3), 0.0) for stream in vectors}
+    robot.readings[vectors[0].name].value.flat[0] = np.nan
+    page = Page(hands.address)
+
+    def values():
+        return next((message["values"] for message in page.others if message["kind"] == "values"), None)
+
+    listed = until(values, lambda: (hands.orders(Status(phase="ready", num_episodes=0)), page.hear()))
+    assert page.others[0]["streams"] == [
+        {"name": stream.name, "labels": [*axis_names(stream)], "units": [*stream.units] or [""] * stream.size}
+        for stream in vectors
+    ]
+    assert listed == {stream.name: [0.0031416] * stream.size for stream in vectors} | {
+        vectors[0].name: [None, *[0.0031416] * (vectors[0].size - 1)]
+    }
+    later = Page(hands.address, "socket?take=1")  # it gets what the first one got
+    until(lambda: [message for message in later.others if message["kind"] == "values"], later.hear)
 
 
 @pytest.mark.parametrize(
@@ -257,8 +200,58 @@ def test_a_slow_page_gets_the_newest_picture_and_not_all(start):
     until(lambda: len(page.pictures) == 3, show)
     head, data = page.pictures[-1]
     assert data[:2] == b"\xff\xd8"
-    assert head["age"] < 2
+    assert head["time"] == pytest.approx(time.monotonic(), abs=5)
     assert head["ways"] is None
+
+
+def test_on_a_slow_network_the_newest_picture_comes_and_the_hands_are_quick(start):
+    camera = Stream("camera", (256, 256, 3), "uint8")
+    specification = Specification((camera,), SPECIFICATION.action, 0.1)
+    robot, noise = Watched(specification), np.random.default_rng(0)
+    hands = start(robot)
+    sent, way, waits = [], 0.0, []
+    with contextlib.closing(Line(hands.address, rate=600_000)) as line:
+        page = Page(line.address)
+        while len(page.pictures) < 6:  # of about 60 kB
+            sent.append(time.monotonic())
+            robot.readings = {"camera": Reading(noise.integers(0, 256, camera.shape, np.uint8), sent[-1])}
+            hands.orders(Status(phase="ready", num_episodes=0))
+            way += 0.001
+            page.send(way=[way, 0.0])
+            before, count = time.monotonic(), len(page.pictures)
+            until(lambda way=way: (reading := hands.read(0.0)) and reading.value[0] >= 20 * way - 1e-9)
+            waits.append(time.monotonic() - before)
+            page.hear()
+            if len(page.pictures) > count:
+                page.send(shown=True)
+
+        def go_on():
+            hands.orders(Status(phase="ready", num_episodes=0))
+            page.hear()
+            page.send(shown=True)
+
+        until(lambda: page.pictures[-1][0]["time"] == sent[-1], go_on)
+        assert len(page.pictures) <= 9  # two were on their way, and no others waited
+        assert len(sent) > 2 * len(page.pictures)
+        assert np.median(waits) < 0.1
+
+
+def test_a_page_whose_computer_sleeps_is_gone_and_another_one_may_drive(start, monkeypatch):
+    for name in ("PING_S", "GONE_S", "CLOSE_S"):
+        monkeypatch.setattr(web_module, name, 0.2)
+    hands = start()
+    with contextlib.closing(Line(hands.address)) as line:
+        page = Page(line.address)
+        page.send(way=[0.1, 0.1])
+        reading = until(lambda: hands.read(0.0))
+        line.is_asleep = True
+        page.send(way=[0.5, 0.5])
+        time.sleep(0.1)
+        assert hands.read(0.0).time == reading.time  # so the clutch lets go, within `stale_ms`
+        until(lambda: hands.read(0.0) is None)
+        second = Page(hands.address)
+        second.send(way=[0.2, 0.2])
+        until(lambda: hands.read(0.0))
 
 
 def test_it_keeps_the_promises_of_an_input(start):
@@ -302,12 +295,12 @@ def test_a_twin_does_what_the_simulation_did_and_shows_its_newest_step():
             twin.follow(name, record)
         np.testing.assert_array_equal(twin._observation["position"], simulation.read()["position"].value)
         np.testing.assert_array_equal(twin._observation["target"], simulation.read()["target"].value)
-        twin.show()
+        twin.show(clock.now())
         ((name, record),) = [*pictures.receive()]
         assert name == "picture"
         assert record["jpeg"][: record["size"]].tobytes()[:2] == b"\xff\xd8"
         assert not record["has_map"]
-        twin.show()
+        twin.show(clock.now() + 0.5)
         assert not [*pictures.receive()]
         sender.send("step", 0.0, 99, np.zeros(2))  # steps between them were lost
         for name, record in steps.receive():
@@ -329,12 +322,37 @@ class Mapped:
 def test_the_ways_in_the_picture_are_shares_of_it_for_a_range_of_each_dimension():
     twin = Twin(REACH, None)
     twin.env._env, twin._observation = Mapped(), {"position": np.array([0.5, -0.5])}
-    point, ways = twin._places((100, 200, 3))
+    point, ways = twin._places((100, 200, 3), 0.0)
     np.testing.assert_allclose(point, [0.2, 0.45])
     np.testing.assert_allclose(ways, [[0, -0.2], [0.2, 0]], atol=1e-9)  # the range is 2
+    twin._before = {"position": np.array([0.5, -0.7])}
+    np.testing.assert_allclose(twin._places((100, 200, 3), 0.5)[0], [0.21, 0.45])  # it goes on
     twin.env._env = None
     twin.env._make = lambda: SimpleNamespace(unwrapped=None)
-    assert not twin._places((100, 200, 3))[1].any()
+    assert not twin._places((100, 200, 3), 0.0)[1].any()
+
+
+def test_a_twin_shows_how_far_the_step_under_way_has_come():
+    shown, looked = connected(picture_layouts(2), NO_MESSAGES)
+    pictures = Channel(looked, NO_MESSAGES, picture_layouts(2))
+    twin, shares = Twin(REACH, Channel(shown, picture_layouts(2), NO_MESSAGES)), []
+    environment = REACH.make(render_mode="rgb_array")
+    environment.preview = lambda action, share: (shares.append(round(share, 2)), np.zeros((8, 8, 3), np.uint8))[1]
+    twin.env._env = environment
+    action = np.full(2, 0.5, np.float32)
+    with shown, looked:
+        twin.follow("reset", {"time": 10.0, "seed": 0})
+        twin.follow("ahead", {"time": 10.0, "number": 0, "action": action})
+        for now in (10.0, 10.02, 10.05, 10.09, 10.15, 10.2):  # too early after 10.0; and nothing new after 10.1
+            twin.show(now)
+        assert shares == [0, 0.5, 0.9, 1]
+        assert [round(float(record["time"]), 3) for _, record in pictures.receive()] == [10.0, 10.05, 10.09, 10.1]
+        twin.follow("step", {"time": 10.1, "number": 1, "action": action})
+        twin.show(10.3)  # nobody says what follows, so it shows the step that was taken
+        twin.follow("ahead", {"time": 10.1, "number": 7, "action": action})
+        twin.show(10.5)
+        assert shares == [0, 0.5, 0.9, 1, 0]
+        assert [round(float(record["time"]), 3) for _, record in pictures.receive()] == [10.1]
 
 
 def test_a_simulation_that_cannot_be_rendered_says_why_and_goes_on():
@@ -345,7 +363,7 @@ def test_a_simulation_that_cannot_be_rendered_says_why_and_goes_on():
         twin.env._make = raise_no_egl
         for name in ("reset", "step"):
             twin.follow(name, {"seed": 0, "time": 0.0, "number": 1, "action": np.zeros(2)})
-            twin.show()
+            twin.show(0.0)
         ((name, record),) = [*pictures.receive()]
         assert name == "no_pictures"
         assert b"libegl1" in record["why"]
