@@ -82,7 +82,11 @@ ORPHAN_S = 10.0
 
 
 class Channel:
-    """One end of a channel. outgoing, incoming: the messages of each direction."""
+    """One end of a channel. outgoing, incoming: the messages of each direction.
+
+    A message that is too large for the buffer of the socket, such as an image by the defaults of Linux, travels in a
+    file in memory. The socket then carries its descriptor, and as many of its bytes as let `QUEUED` of them wait.
+    """
 
     def __init__(self, end: socket.socket, outgoing: Layouts, incoming: Layouts) -> None:
         end.setblocking(False)
@@ -90,6 +94,7 @@ class Channel:
         self._outgoing = {name: (kind, _numbered(layout)) for kind, (name, layout) in enumerate(outgoing.items())}
         self._incoming = [(name, _numbered(layout)) for name, layout in incoming.items()]
         self._size = max(layout.itemsize for _, layout in self._incoming)
+        self._most = end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // QUEUED
 
     def send(self, name: str, *values: Any) -> bool:
         """Send a message with a value for each of its fields; False if there is no room, and the message is dropped.
@@ -102,14 +107,23 @@ class Channel:
         for field, value in zip(record.dtype.names or (), values, strict=True):
             record[field] = value
         try:
-            self._end.send(message.tobytes())
+            self._send(message.tobytes())
         except BlockingIOError:
             return False
         except OSError as error:
-            if error.errno == errno.ENOBUFS:  # the operating system is short of memory at the moment
+            if error.errno in (errno.ENOBUFS, errno.ETOOMANYREFS):  # the operating system is short of memory or files
                 return False
             raise
         return True
+
+    def _send(self, data: bytes) -> None:
+        if len(data) <= self._most:
+            self._end.send(data)
+            return
+        with os.fdopen(os.memfd_create("message"), "wb") as file:
+            file.write(data)
+            file.flush()
+            socket.send_fds(self._end, [data[: self._most]], [file.fileno()])
 
     def receive(self) -> Iterator[tuple[str, Any]]:
         """The name and the record of every message that has arrived.
@@ -118,11 +132,14 @@ class Channel:
         """
         while True:
             try:
-                message = self._end.recv(self._size)
+                message, files, *_ = socket.recv_fds(self._end, self._size, 1)
             except BlockingIOError:
                 return
             if not message:
                 raise ConnectionResetError("the other end is closed")
+            for number in files:
+                with os.fdopen(number, "rb") as file:
+                    message = os.pread(file.fileno(), self._size, 0)
             name, layout = self._incoming[message[0]]
             yield name, np.frombuffer(message, layout)[0]["record"]
 
@@ -145,7 +162,7 @@ def _numbered(layout: np.dtype[Any]) -> np.dtype[Any]:
 def connected(*directions: Layouts) -> tuple[socket.socket, socket.socket]:
     """The two ends of a channel, with room for the messages of both directions.
 
-    Raises OSError if the system has no such sockets, or if a message is larger than they can send.
+    Raises OSError if the system has no such sockets.
     """
     try:
         ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -153,23 +170,11 @@ def connected(*directions: Layouts) -> tuple[socket.socket, socket.socket]:
         raise OSError(
             f"a robot in another process needs local sockets that keep messages apart, as Linux has: {error}"
         ) from None
-    sizes = {name: _numbered(layout).itemsize for messages in directions for name, layout in messages.items()}
-    room = QUEUED * sum(size + OVERHEAD for size in sizes.values())
+    sizes = [_numbered(layout).itemsize for messages in directions for layout in messages.values()]
+    room = QUEUED * sum(size + OVERHEAD for size in sizes)
     for end in ends:
         if room > end.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
-    largest = max(sizes, key=lambda name: sizes[name])
-    try:
-        ends[0].send(bytes(sizes[largest]))
-    except OSError as error:
-        for end in ends:
-            end.close()
-        raise OSError(
-            error.errno,
-            f"a message must fit into one datagram, but one of {largest!r} has {sizes[largest]} bytes "
-            f"({error.strerror}): make the stream smaller, or allow more with sysctl net.core.wmem_max={room}",
-        ) from None
-    ends[1].recv(sizes[largest])
     return ends
 
 

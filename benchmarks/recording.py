@@ -69,7 +69,7 @@ def seconds_to_ready(folder: Path, *, has_images: bool) -> list[float]:
                     readings["camera"] = Reading(picture, moment)
                 alignment.add(readings, moment)
                 tick = Tick(moment, 0.0, 0.0, readings["joints"].value, 0, 0.0, 0.0)
-                recorder.tick(tick, alignment, position=np.zeros(6), most=np.inf)
+                recorder.tick(tick, alignment, action=tick.command, position=np.zeros(6), most=np.inf)
                 time.sleep(max(0.0, begin + moment / SPEED - time.perf_counter()))
             ended = time.perf_counter()
             if recorder.end() != STEPS:

@@ -96,12 +96,17 @@ def _forms(command: str, key: str, value: str, *, is_sweep: bool) -> list[str]:
     is_null = text is not None and text.is_optional and value == "null"
     if text is None or text.is_list:
         return _values(key, value if text is None or is_null else _list(value), is_sweep=is_sweep)
-    parts = re.split(r"(?<!\\),", value) if is_sweep else [value]
-    return [_form(key, part.replace("\\,", ",") if is_sweep else part, text) for part in parts]
+    # A list of paths has commas of its own.
+    comma = r"(?<!\\),(?![^\[]*\])" if text.can_be_list else r"(?<!\\),"
+    parts = re.split(comma, value) if is_sweep else [value]
+    return [_form(key, part, text, is_sweep=is_sweep) for part in parts]
 
 
-def _form(key: str, value: str, text: Text) -> str:
+def _form(key: str, value: str, text: Text, *, is_sweep: bool) -> str:
     """Hydra's form of a text."""
+    if text.can_be_list and value.startswith("[") and value.endswith("]"):
+        return _values(key, _list(value, is_path=text.is_path), is_sweep=False)[0]
+    value = value.replace("\\,", ",") if is_sweep else value
     if text.is_optional and value == "null":
         return value
     if not value:
@@ -109,13 +114,14 @@ def _form(key: str, value: str, text: Text) -> str:
     return quoted(home(value) if text.is_path else value)
 
 
-def _list(value: str) -> str:
+def _list(value: str, *, is_path: bool = False) -> str:
     """Hydra's form of a list of texts. A quoted text may contain commas and brackets."""
-    return re.sub(
-        r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^][,]+""",
-        lambda match: match[0] if match[0][0] in "'\"" else quoted(match[0].strip()),
-        value,
-    )
+
+    def form(match: re.Match[str]) -> str:
+        text = match[0].strip()
+        return match[0] if match[0][0] in "'\"" else quoted(home(text) if is_path else text)
+
+    return re.sub(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^][,]+""", form, value)
 
 
 def _choices(command: str, slot: str, value: str, *, is_sweep: bool) -> list[str]:

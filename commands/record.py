@@ -50,6 +50,7 @@ def run(config: RecordConfig) -> None:
         episodes=config.episodes,
         first_seed=config.first_seed,
         seconds=config.seconds or math.inf,
+        action=config.action,
         start=config.start,
         approach=config.approach,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from ipaddress import ip_address
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 from ..datasets.filters import parse
 from ..policy.engines.interface import ENGINES
@@ -12,6 +12,9 @@ from ..specification import nearest
 
 PathName: TypeAlias = Annotated[str, "path"]
 """The name of a file or of a folder. On the command line, `~` at its beginning is a home."""
+
+PathNames: TypeAlias = Annotated[Any, "paths"]
+"""A `PathName`, or a list of them. On the command line, brackets make a list."""
 
 MOST_EPISODES = 10**6
 """Most episodes of one command: the record of each is kept in memory."""

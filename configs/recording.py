@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..datasets.facts import ACTIONS, COMMANDED
+from ..specification import nearest
 from .checks import LARGEST_SEED, MOST_EPISODES, PathName, not_negative, positive
 from .components.robots import SafetyConfig, SimulatedRobotConfig
 from .packages import CommandConfig
@@ -33,6 +35,8 @@ class RecordConfig(CommandConfig):
     """Who drives. null is the name of the user, or script for input=expert."""
     first_seed: int = 0
     """Seed of the first simulated episode; the following episodes use the following seeds."""
+    action: str = COMMANDED
+    """What the actions of the steps are: commanded, after safety, or input, where the input was."""
     images: str = "zstd"
     """Compression of images in a new store: zstd and png are lossless, jpeg is not."""
 
@@ -57,6 +61,10 @@ class RecordConfig(CommandConfig):
         positive(self, "rate", most=10_000)
         positive(self, "approach", most=1e3)
         not_negative(self, "first_seed", most=LARGEST_SEED)
+        if self.action not in ACTIONS:
+            raise ValueError(
+                f"action must be one of {', '.join(ACTIONS)}, got {self.action!r}: {nearest(self.action, ACTIONS)}"
+            )
         if self.start is not None and not all(abs(value) <= FARTHEST for value in self.start):
             raise ValueError(
                 f"start must be numbers of at most {FARTHEST:g}, got {self.start}: give a pose of the robot"

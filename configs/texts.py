@@ -9,10 +9,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from .checks import PathName
+from .checks import PathName, PathNames
 from .choices import CHOICES, MANY
 
-_PATH = get_args(PathName)[1]
+_PATH, _PATHS = get_args(PathName)[1], get_args(PathNames)[1]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Text:
     """Whether null stands for no text."""
     is_list: bool = False
     """Whether the key holds a list of texts."""
+    can_be_list: bool = False
+    """Whether the key holds a text, or between brackets a list of them."""
 
 
 def text_of(config: type, key: str) -> Text | None:
@@ -32,7 +34,7 @@ def text_of(config: type, key: str) -> Text | None:
 
     >>> from recede.configs.training import TrainConfig
     >>> text_of(TrainConfig, "policy.encoder.weights")
-    Text(is_path=True, is_optional=True, is_list=False)
+    Text(is_path=True, is_optional=True, is_list=False, can_be_list=False)
     """
     texts = [text for hint in _hints(config, key.split("."), "") if (text := _text(hint)) is not None]
     return texts[0] if texts else None
@@ -79,6 +81,8 @@ def _text(hint: Any) -> Text | None:
     """The text of a type hint."""
     if hint is str:
         return Text()
+    if get_origin(hint) is Annotated and _PATHS in get_args(hint)[1:]:
+        return Text(is_path=True, can_be_list=True)
     if get_origin(hint) is Annotated:
         return Text(is_path=_PATH in get_args(hint)[1:]) if get_args(hint)[0] is str else None
     if get_origin(hint) is list:

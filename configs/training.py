@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from .augmentation import AugmentationConfig
-from .checks import LARGEST_SEED, MOST_EPISODES, MOST_UPDATES, PathName, condition, not_negative, positive, share
+from .checks import (
+    LARGEST_SEED,
+    MOST_EPISODES,
+    MOST_UPDATES,
+    PathName,
+    PathNames,
+    condition,
+    not_negative,
+    positive,
+    share,
+)
 from .choices import require_choices
 from .components.policies import DiffusionConfig, HorizonsConfig
 from .normalisation import normalisations
@@ -31,13 +42,18 @@ class TrainConfig(CommandConfig):
 
     "Data"
 
-    dataset: PathName
-    """Folder of a demonstration store, or of a replay buffer of Diffusion Policy."""
+    dataset: PathNames
+    """Folder of a demonstration store, or of a replay buffer of Diffusion Policy; or several as [a,b], which must have
+the same streams."""
+    weights: list[float] | None = None
+    """For each of several datasets, its share of the windows that are drawn: with [1,2] every third is of the first,
+however many windows each has. null draws every window equally often."""
     episodes: str | None = None
-    """Which of its episodes, as in "outcome=success and operator!=script". null takes all."""
-    only: str | None = None
-    """interventions trains only on windows whose executed steps a person led, as with `recede control takeover=`. null
+    """Which of its episodes, as in "outcome=success and operator!=script"; of each, if there are several datasets. null
 takes all."""
+    only: str | None = None
+    """interventions trains only on windows whose executed steps a person led, as with `recede control takeover=`, and
+on the whole of episodes that do not note who led. null takes all."""
     data: str = "same"
     """What a resumed run accepts: same, the episodes that it has; or grown, also episodes added behind them."""
     task: str | None = None
@@ -117,7 +133,18 @@ at the new last update."""
     evaluate_episodes: int = 20
     """Episodes of each such evaluation."""
 
+    @property
+    def datasets(self) -> list[str]:
+        """The datasets, one or several."""
+        return self.dataset if isinstance(self.dataset, list) else [self.dataset]
+
+    @property
+    def place(self) -> str:
+        """The datasets in words, for messages."""
+        return " and ".join(self.datasets)
+
     def __post_init__(self) -> None:
+        self.dataset, self.weights = _weighted(self.dataset, self.weights)
         positive(self, "steps", "log_every", "validate_every", "save_every", most=MOST_UPDATES)
         not_negative(self, "warmup", "evaluate_every", most=MOST_UPDATES)
         positive(self, "batch_size", "evaluate_episodes", most=MOST_EPISODES)
@@ -144,6 +171,23 @@ at the new last update."""
         require_choices(self, "policy")
         if self.evaluate_every and self.task is None:
             raise ValueError(f"evaluate_every={self.evaluate_every} needs a task to evaluate in: give task=")
+
+
+def _weighted(dataset: Any, weights: list[float] | None) -> tuple[Any, list[float] | None]:
+    """Datasets and their weights; a list of one is that one, without a weight.
+
+    Raises ValueError unless the datasets are a text or a list of different ones, each with a weight if any has one.
+    """
+    datasets = dataset if isinstance(dataset, list) else [dataset]
+    if not datasets or not all(isinstance(name, str) and name for name in datasets):
+        raise ValueError(f"dataset must be a folder or a list of folders as [a,b], got {dataset!r}")
+    if twice := [name for name in datasets if datasets.count(name) > 1]:
+        raise ValueError(f"dataset must name each folder once, got {twice[0]} twice: give it a larger weight instead")
+    if weights is not None and len(weights) != len(datasets):
+        raise ValueError(f"weights must be one for each of {len(datasets)} datasets, got {weights}")
+    if weights is not None and not all(0 < weight < math.inf for weight in weights):
+        raise ValueError(f"weights must be numbers above 0, got {weights}: leave out a dataset that is not to be drawn")
+    return (dataset, weights) if len(datasets) > 1 else (datasets[0], None)
 
 
 @dataclass(kw_only=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from ..teleoperation.clutch import Clutch
 from ..teleoperation.interface import Teleoperator
@@ -30,6 +30,8 @@ class Led:
         """The error of the input, after which the robot is not led any more."""
         self.newest_s: float | None = None
         """The time of the newest reading, s; None if nobody holds the input."""
+        self.goal: NDArray[np.float64] | None = None
+        """Where the hands want the robot (Da,), before safety; None while the clutch is open."""
 
     @property
     def is_led(self) -> bool:
@@ -45,16 +47,16 @@ class Led:
 
     def target(self, now: float) -> Target:
         """Where the hands are, or the last command."""
-        last, position = self._situation.safety.last, None
+        last, self.goal = self._situation.safety.last, None
         if self.fault is None:
             try:
                 reading = self.teleoperator.read(now)
                 self.newest_s = None if reading is None else reading.time
-                position = self.clutch.target(reading, last, now)
+                self.goal = self.clutch.target(reading, last, now)
             except Exception as error:  # whatever it is, the robot must come to rest
                 self.fault = error
                 self.clutch.open(f"the input failed: {error}")
-        return Target(last.copy() if position is None else position, is_led=self.is_led)
+        return Target(last.copy() if self.goal is None else self.goal, is_led=self.is_led)
 
 
 class Approach:

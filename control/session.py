@@ -112,7 +112,7 @@ class Session:
         if self._simulation is not None:
             self._simulation.reset(seed)
         log.begin(-1 if self._simulation is None else seed)
-        self._began_s, self._outcome, self._has_quit = self.clock.now(), None, False
+        self._began_s, self._outcome, self._has_quit, self._was_led = self.clock.now(), None, False, False
         failures = list[Exception]()
         try:
             controller.run(self._is_over, brakes=lambda: self._brake_reason(operator, log))
@@ -148,7 +148,13 @@ class Session:
         return "over" if seconds >= self.seconds else ""
 
     def _obey(self, hands: Led, operator: Operator, seconds: float) -> str:
-        """Show the hands how the episode goes, and do what they ask; why it must end now, empty while it goes on."""
+        """Show the hands how the episode goes, and do what they ask; why it must end now, empty while it goes on.
+
+        Prints who leads when that changes.
+        """
+        if hands.is_led != self._was_led:
+            self._was_led = hands.is_led
+            print(f"{seconds:.1f} s: {'the hands lead' if hands.is_led else 'the policy leads'}", flush=True)
         status = Status(
             phase="controlled",
             num_episodes=len(self.records),

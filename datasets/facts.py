@@ -16,6 +16,10 @@ from ..specification import nearest
 OUTCOMES = ("success", "failure", "unknown")
 """How an episode may end."""
 
+COMMANDED, INPUT = "commanded", "input"
+ACTIONS = (COMMANDED, INPUT)
+"""What the actions of a recording are, `notes.action`: what was commanded, after safety, or where the input was."""
+
 RELEVANT = ("numpy", "gymnasium", "mujoco", "pymunk")
 """Packages whose versions decide what a simulation does, and are noted if they are loaded."""
 

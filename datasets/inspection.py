@@ -57,7 +57,7 @@ def _table_rows(stream: Stream, values: Statistics) -> list[str]:
         columns = (values.low, values.mean, values.high, values.std)
         cells = "".join(f"{column[index]:>11.4g}" for column in columns)
         rows.setdefault(f"{units:<8}{cells}   {limits}", []).append(index)
-    return [f"{together(stream, indices):<24}{row}" for row, indices in rows.items()]
+    return [f"{together(stream, indices):<23} {row}" for row, indices in rows.items()]
 
 
 def warnings(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list[str]:

@@ -12,30 +12,26 @@ from .demonstrations import Demonstrations
 
 
 def led_steps(demonstrations: Demonstrations) -> NDArray[np.bool_]:
-    """For each step of all episodes, whether a person led it. An episode without the note was not led.
+    """For each step of all episodes, whether a person led it, or another demonstrator.
 
-    Raises ValueError if no episode has the note, or if one is no list of intervals within its episode.
+    An episode without the note is a whole demonstration: `recede control` notes who led, so no policy led it.
+
+    Raises ValueError if a note is no list of intervals within its episode.
     """
-    is_led, is_noted = np.zeros(demonstrations.num_steps, dtype=bool), False
+    is_led, numbers = np.zeros(demonstrations.num_steps, dtype=bool), demonstrations.episode_numbers
     for episode, facts in enumerate(demonstrations.episode_facts):
         start, stop = demonstrations.bounds(episode)
-        intervals: Any = facts.notes.get("led", ())
-        is_noted = is_noted or "led" in facts.notes
+        intervals: Any = facts.notes.get("led", [[0, stop - start]])
         for interval in intervals if isinstance(intervals, list | tuple) else [intervals]:
             match interval:
                 case [int(first), int(after)] if 0 <= first < after <= stop - start:
                     is_led[start + first : start + after] = True
                 case _:
                     raise ValueError(
-                        f"{demonstrations.path}: notes.led of episode {episode} must hold intervals [first, first "
-                        f"after] within its {stop - start} steps, got {interval!r}: restore it, or leave the "
+                        f"{demonstrations.path}: notes.led of episode {numbers[episode]} must hold intervals [first, "
+                        f"first after] within its {stop - start} steps, got {interval!r}: restore it, or leave the "
                         "episode out with episodes="
                     )
-    if not is_noted:
-        raise ValueError(
-            f"{demonstrations.path} does not note which steps a person led: use demonstrations of `recede record`, or "
-            "of `recede control` with takeover="
-        )
     return is_led
 
 

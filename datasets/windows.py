@@ -87,6 +87,10 @@ class Windows:
         selection.current, selection.first, selection.last = self.current[kept], self.first[kept], self.last[kept]
         return selection
 
+    def episode_of_each(self) -> NDArray[np.int64]:
+        """The episode of each window (W,)."""
+        return np.searchsorted(self._bounds[:, 1], self.current.cpu().numpy(), side="right")
+
     def _select(self, episodes: Sequence[int]) -> None:
         start, stop = self._bounds[np.asarray(episodes, dtype=np.int64)].T
         counts = np.maximum(stop - start + 1 - self.horizons.action, 0)

@@ -25,7 +25,7 @@ from ..control.led import Approach, Led
 from ..control.loop import Controller, Summary, Tick
 from ..control.operator import Operator
 from ..control.safety import Safety
-from ..datasets.facts import EpisodeFacts, versions_here
+from ..datasets.facts import COMMANDED, INPUT, EpisodeFacts, versions_here
 from ..datasets.store import DemonstrationStore
 from ..files import exclusive, write_json
 from ..realtime import Clock, Interrupted, MonotonicClock
@@ -35,6 +35,7 @@ from ..teleoperation.clutch import Clutch
 from ..teleoperation.interface import ORDERS, Order, Status, Teleoperator
 from .console import HINTS, Console
 from .measures import Measures, Series
+from .stores import check_actions
 from .writing import Recorder
 
 MEASURED_S = 1.0
@@ -45,6 +46,9 @@ START_S = 5.0
 
 POLL_S = 0.02
 """Time between two looks at the hands while no loop runs, s."""
+
+LOST = "the episode under way is lost, all earlier ones are whole"
+"""What is printed of an episode that an error ends."""
 
 UNDER_WAY = ".under-way.json"
 """Name of the file in a store that names the episode under way."""
@@ -72,6 +76,8 @@ class RecordingSession:
     """Lowest seed of a simulated episode; every episode has the seed after the highest one so far."""
     seconds: float = math.inf
     """Longest duration of an episode."""
+    action: str = COMMANDED
+    """What the actions are, one of `datasets.facts.ACTIONS`."""
     start: Sequence[float] | None = None
     """The pose (Da,) of the robot before each episode; None for where it is at first. A simulation is reset instead."""
     approach: float = 0.1
@@ -90,12 +96,14 @@ class RecordingSession:
     def run(self) -> None:
         """Record until the store holds enough episodes, or until somebody ends it. Prints a line for each episode.
 
-        Raises ValueError if another process records into the store or a stream is too slow, and the error of the robot,
-        the input or the disk, which loses the episode under way alone; and Interrupted if a signal ended the session.
+        Raises ValueError if another process records into the store, its actions are of another kind or a stream is too
+        slow, and the error of the robot, the input or the disk, which loses the episode under way alone; and
+        Interrupted if a signal ended the session.
         """
         with ExitStack() as stack:
             stack.enter_context(closing(self.robot))
             stack.enter_context(exclusive(self.store.path, "being recorded"))
+            check_actions(self.store, self.action)
             self.store.remove_leftovers()
             self._report_lost_episode()
             stack.enter_context(closing(self.teleoperator))
@@ -180,7 +188,7 @@ class RecordingSession:
             self.clutch.open()
             num_steps = self.recorder.end()
         except Exception:
-            self._discard("the episode under way is lost, all earlier ones are whole")
+            self._discard(LOST)
             raise
         if self._outcome is None and self._simulation is not None and summary.reason == "over":
             self._outcome = "success" if self._simulation.episode.success else "failure"
@@ -208,7 +216,7 @@ class RecordingSession:
             notes={
                 "begun": begun.isoformat(),
                 "ended": summary.reason,
-                "action": "commanded",
+                "action": self.action,
                 "led": self.recorder.led,
                 "skews": {name: round(series.skew, 6) for name, series in streams.items()},
                 "longest_gaps": {name: round(series.longest_gap, 6) for name, series in streams.items()},
@@ -222,7 +230,11 @@ class RecordingSession:
         )
         # Only an episode that begins where the environment did can be repeated from its seed.
         is_exact = self._simulation is not None and self.recorder.first_s == self._simulation.began
-        index = self.recorder.keep(facts, seed=self._seed if is_exact else -1)
+        try:
+            index = self.recorder.keep(facts, seed=self._seed if is_exact else -1)
+        except Exception:
+            self._discard(LOST)
+            raise
         (self.store.path / UNDER_WAY).unlink()
         self._num_episodes, self.num_kept = index + 1, self.num_kept + 1
         print(f"episode {index}: kept, {self.recorder.num_steps} steps, {facts.outcome}")
@@ -343,4 +355,11 @@ class _EpisodeLog:
         self._measures.note(alignment.times, session.clock.now())
         if (moment := session.lead.newest_s) is not None:
             self._hands.note(moment, tick.time, moment)
-        session.recorder.tick(tick, alignment, position=session.lead.position, most=session.most_steps())
+        goal = session.lead.goal if session.action == INPUT else None
+        session.recorder.tick(
+            tick,
+            alignment,
+            action=tick.command if goal is None else goal,
+            position=session.lead.position,
+            most=session.most_steps(),
+        )

@@ -1,9 +1,10 @@
-"""The store of a recording has the specification of the robot."""
+"""The store of a recording has the specification of the robot, and actions of one kind."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from ..datasets.facts import COMMANDED
 from ..datasets.store import DemonstrationStore
 from ..specification import Specification
 
@@ -37,3 +38,16 @@ def open_existing(path: Path, specification: Specification, *, of: str) -> Demon
             f"{path} must hold demonstrations of {of}, but its specification differs: {'; '.join(differences)}"
         )
     return store
+
+
+def check_actions(store: DemonstrationStore, kind: str) -> None:
+    """Raises ValueError unless the actions of all episodes are of that kind, one of `datasets.facts.ACTIONS`.
+
+    Whoever does not note it has stored what was commanded.
+    """
+    for index, facts in enumerate(store.episode_facts):
+        if (other := facts.notes.get("action", COMMANDED)) != kind:
+            raise ValueError(
+                f"{store.path}: all episodes must have actions of one kind, but those of episode {index} are {other} "
+                f"and action is {kind}: give action={other}, or another out="
+            )

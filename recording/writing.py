@@ -59,16 +59,19 @@ class Recorder:
         self._outbox.num_dropped, self._outbox.failure = 0, ""
         self._request("begin")
 
-    def tick(self, tick: Tick, alignment: Alignment, *, position: NDArray[Any], most: float) -> None:
+    def tick(
+        self, tick: Tick, alignment: Alignment, *, action: NDArray[Any], position: NDArray[Any], most: float
+    ) -> None:
         """Record every step whose moment all sensors have reached. Never waits.
 
-        position: where the robot was at the begin (Da,). most: number of steps to record.
+        action: what is stored of the tick (Da,). position: where the robot was at the begin (Da,).
+        most: number of steps to record.
         """
-        action = self._specification.action
+        cast = self._specification.action.cast
         if not self._is_begun:
             self._is_begun = True
-            self._commands.add(-np.inf, (action.cast(position), False))  # until the first command, it stays
-        self._commands.add(tick.time, (action.cast(tick.command), tick.is_led))
+            self._commands.add(-np.inf, (cast(position), False))  # until the first command, it stays
+        self._commands.add(tick.time, (cast(action), tick.is_led))
         if self._steps.begin is None and alignment.time < alignment.begin:
             return  # no moment is covered by all streams yet
         for step, moment in self._steps.due(alignment.time):

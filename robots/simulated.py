@@ -249,7 +249,9 @@ def layouts(specification: Specification) -> tuple[Layouts, Layouts]:
 
 
 def _serve(channel: Channel, task: Task, options: Options, film: socket.socket | None) -> None:
-    """The process of a `SimulatedRobot`. Runs until the other end is closed, or until the user's own code fails."""
+    """The process of a `SimulatedRobot`. Runs until the other end is closed, or until the user's own code or this
+    machine fails.
+    """
     simulation = Simulation(task, MonotonicClock(), **options)
     with contextlib.closing(simulation), contextlib.ExitStack() as stack:
         if film is not None:
@@ -259,7 +261,8 @@ def _serve(channel: Channel, task: Task, options: Options, film: socket.socket |
         try:
             _run(channel, simulation)
         except Exception as error:
-            is_ours = not own_frames(error) and not isinstance(error, PromiseError)
+            is_of_machine = isinstance(error, OSError) and not isinstance(error, ConnectionError)  # it names the remedy
+            is_ours = not own_frames(error) and not isinstance(error, PromiseError) and not is_of_machine
             if is_ours or not channel.send(FAULT, str(simulation.fault(error)).encode()[:FAULT_BYTES]):
                 raise
 

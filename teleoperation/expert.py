@@ -12,6 +12,9 @@ from ..robots.simulated import SimulatedRobot
 from .axes import axis_names
 from .interface import Order, Status
 
+PROGRESS = 0.01
+"""By how much the score of an episode must rise to be progress."""
+
 MOST_FAILURES = 10
 """Episodes that may fail more often than others succeed."""
 
@@ -20,14 +23,16 @@ class ExpertHands:
     """Drives a simulated robot by the expert of its task, and keeps the episodes that succeed.
 
     It sees what the robot observes. While a policy controls the robot, the expert takes over for `seconds` whenever the
-    policy has driven for `after` seconds.
+    policy has driven for `after` seconds; `if_stuck`, only if the score has not risen by `PROGRESS` in that time.
 
     Raises ValueError if the task has no expert, or if an expert needs more than that.
     """
 
     kind = "absolute"
 
-    def __init__(self, robot: SimulatedRobot, *, after: float = 3.0, seconds: float = 2.0) -> None:
+    def __init__(
+        self, robot: SimulatedRobot, *, after: float = 3.0, seconds: float = 2.0, if_stuck: bool = False
+    ) -> None:
         if robot.task.expert is None:
             raise ValueError(f"task {robot.task.name!r} has no scripted expert: drive it yourself, with another input=")
         self._robot, self._make = robot, robot.task.expert
@@ -37,7 +42,8 @@ class ExpertHands:
         self._expert: Expert | None = None
         self._reading: Reading | None = None
         self._num_kept = self._num_discarded = 0
-        self._after, self._seconds, self._is_held = after, seconds, True
+        self._after, self._seconds, self._if_stuck, self._is_held = after, seconds, if_stuck, True
+        self._now = self._since = self._best = 0.0
 
     def start(self) -> None:
         """Nothing is to be connected."""
@@ -68,8 +74,7 @@ class ExpertHands:
 
         Raises ValueError if the expert fails more often than it succeeds.
         """
-        is_turn = status.seconds % (self._after + self._seconds) >= self._after
-        self._is_held = status.phase != "controlled" or is_turn
+        self._is_held = status.phase != "controlled" or self._is_turn(status.seconds)
         if status.phase == "ready":
             return [Order("begin")]
         if status.phase != "ended":
@@ -83,6 +88,19 @@ class ExpertHands:
                 f"{self._num_discarded + self._num_kept}"
             )
         return [Order("keep" if is_success else "discard")]
+
+    def _is_turn(self, now: float) -> bool:
+        """Whether the expert leads now, s into the episode, and not the policy."""
+        if now < self._now:  # another episode
+            self._is_held, self._since, self._best = False, 0.0, 0.0
+        self._now = now
+        score, was_turn = self._robot.episode.score, self._is_held
+        if self._if_stuck and not was_turn and score > self._best + PROGRESS:
+            self._since, self._best = now, score
+        is_turn = self._after <= now - self._since < self._after + self._seconds
+        if was_turn and not is_turn:
+            self._since, self._best = now, score
+        return is_turn
 
     def close(self) -> None:
         """Nothing is to be released."""

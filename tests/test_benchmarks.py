@@ -26,6 +26,18 @@ TINY = {
         "EVALUATION": ("videos=0", "workers=0", "sampler.num_steps=1"),
         "OPTIONS": ("steps=2", "device=cpu", "policy.network.time_size=8"),
     },
+    "corrections": {
+        "DEMONSTRATIONS": 2,
+        "EPISODES": 1,
+        "SEEDS": 1,
+        "STEPS": 2,
+        "TRAINING": (
+            *("device=cpu", "batch_size=4", "horizons.action=2", "policy.network.time_size=8"),
+            "policy.network.channels=[8,16]",
+        ),
+        "CONTROL": ("takeover.after=0.2", "takeover.seconds=1", "seconds=1.5", "safety.stale_ms=5000"),
+        "EVALUATION": ("videos=0", "workers=0", "sampler.num_steps=1"),
+    },
     "denoising": {"SIZES": {"tiny": (16, 32)}, "SECONDS": 0},
     "gpu": {},
     "hands": {},
@@ -73,6 +85,16 @@ def test_advice(run, monkeypatch, tmp_path):
     ]
     assert rows["pick_place, chosen, updates"] == 2
     assert rows["pick_place, fixed, updates"] > 2
+
+
+@pytest.mark.slow
+def test_corrections(run, tmp_path):
+    rows = run("corrections", tmp_path / "folder")
+    assert list(rows) == [
+        *("first, success", "round-1, led by the hands", "round-1, success", "round-2, led by the hands"),
+        *("round-2, success", "longer-2, success", "more-2, success"),
+    ]
+    assert 0 < rows["round-1, led by the hands"] < 100
 
 
 def test_denoising(run):

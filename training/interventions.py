@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configs.training import TrainConfig
-from ..datasets.demonstrations import Demonstrations
 from ..datasets.led import led_digests, led_steps
 from ..datasets.windows import Windows
 from .resuming import check_episodes
+from .sources import Sources
 
 
 class Led(NamedTuple):
@@ -24,17 +24,23 @@ class Led(NamedTuple):
     """A digest for each episode; none if all are learnt."""
 
 
-def who_led(config: TrainConfig, demonstrations: Demonstrations, begun: Mapping[str, Any] | None) -> Led:
+def who_led(config: TrainConfig, sources: Sources, begun: Mapping[str, Any] | None) -> Led:
     """Who led, if that decides what is learnt. begun: the manifest of the run that goes on.
 
-    Raises ValueError if it is not noted, or if other steps of that run were led.
+    Raises ValueError if no episode notes it, or if other steps of that run were led.
     """
     if config.only is None:
         return Led(None, [])
-    steps = led_steps(demonstrations)
+    demonstrations = sources.demonstrations
+    if not any("led" in facts.notes for facts in demonstrations.episode_facts):
+        raise ValueError(
+            f"{config.place} does not note which steps a person led: use demonstrations of `recede record`, or of "
+            "`recede control` with takeover="
+        )
+    steps = np.concatenate([led_steps(part) for part in sources.parts])
     led = Led(steps, led_digests(demonstrations, steps))
     if begun is not None:
-        check_episodes(config, begun, led.digests, what="led")
+        check_episodes(config, begun, led.digests, what="led", pieces=sources.pieces)
     return led
 
 
@@ -46,9 +52,9 @@ def only_led(
     if not len(chosen) and not can_be_empty:
         steps = windows.horizons.action
         if not len(windows):
-            raise ValueError(f"{config.dataset}: no episode has the {steps} steps of the action horizon")
+            raise ValueError(f"{config.place}: no episode has the {steps} steps of the action horizon")
         raise ValueError(
-            f"{config.dataset}: nowhere did a person lead the {steps} steps of the action horizon on end: take over "
+            f"{config.place}: nowhere did a person lead the {steps} steps of the action horizon on end: take over "
             "for longer, or give a smaller horizons.action"
         )
     return chosen

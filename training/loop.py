@@ -23,13 +23,11 @@ from ..checkpoints.runs import read_metrics, resolve_checkpoint
 from ..configs.notation import describe, typed
 from ..configs.training import TrainConfig
 from ..datasets.augmentation import Augmentation
-from ..datasets.demonstrations import Demonstrations, check_finite
+from ..datasets.demonstrations import Demonstrations
 from ..datasets.findings import grouped
 from ..datasets.fingerprint import stream_digests, vector_digests
-from ..datasets.inspection import worst
 from ..datasets.mirror import Mirrored
 from ..datasets.normalisation import Range, fit_ranges, lost_decimals
-from ..datasets.opening import open_demonstrations
 from ..datasets.windows import Batch, Windows
 from ..envs.catalogue import load_task
 from ..envs.task import Task
@@ -43,6 +41,7 @@ from .advice import Facts, as_stored, choice_lines, choose, setting
 from .ema import EMA
 from .interventions import only_led, who_led
 from .measures import Meter, action_error, is_finite, mean_where, metrics_writer
+from .order import Mix, Order, mix_seeds
 from .parameters import parameter_groups
 from .recipe import recipe
 from .resuming import (
@@ -55,6 +54,7 @@ from .resuming import (
 )
 from .run import Run, stop_requests
 from .schedule import Stage, learning_rate, stages_of
+from .sources import Sources, drawn_from, open_sources
 from .split import Split, choose_split
 from .state import load_initial_weights, restore_training, training_state
 
@@ -71,6 +71,8 @@ class Prepared(NamedTuple):
     """All episodes, perhaps followed by their mirror images."""
     windows: Windows
     """Windows of the training episodes."""
+    mix: Mix | None
+    """How often those of each dataset are drawn; None if all are drawn equally often."""
     validation: Windows
     """Windows of the held-out episodes."""
     augmentation: Augmentation
@@ -100,7 +102,7 @@ def train(config: TrainConfig) -> Path:
     optimizer = torch.optim.AdamW(groups, betas=(config.betas[0], config.betas[1]), fused=True)
     num_steps: int = setting(config, "steps")
     ema = EMA(policy, power=config.ema_power, maximum=setting(config, "ema_maximum"))
-    order = Order(len(prepared.windows), setting(config, "batch_size"), config.seed, device)
+    order = Order(len(prepared.windows), setting(config, "batch_size"), config.seed, device, mix=prepared.mix)
     generator = torch.Generator(device)
     run = Run(Path(config.out))
     with run.exclusive(), stop_requests() as stop_signal, metrics_writer(run, config.tensorboard) as write:
@@ -180,12 +182,11 @@ def prepare(config: TrainConfig) -> Prepared:
     begun = begun_manifest(config)
     device = choose_device(config.device)
     task = load_task(config.task) if config.task else None
-    demonstrations = _open_checked(config.dataset, task, config.episodes)
-    num_episodes = len(demonstrations)
+    sources = open_sources(config, task, begun)
+    demonstrations, num_episodes = sources.demonstrations, len(sources.demonstrations)
     parent = read_manifest(resolve_checkpoint(Path(config.init_from))) if begun is None and config.init_from else None
-    split = _split(config, demonstrations, begun, parent)
-    looks = [f"looks wrong: {text}"] if (text := worst(demonstrations)) else []
-    (is_led, led_sha256), episodes = who_led(config, demonstrations, begun), split.training
+    split = _split(config, sources, begun, parent)
+    (is_led, led_sha256), episodes = who_led(config, sources, begun), split.training
     if config.mirror:
         if task is None or task.mirror is None:
             raise ValueError(f"mirror=true needs a task that looks the same in a mirror, got task={config.task}")
@@ -194,15 +195,9 @@ def prepare(config: TrainConfig) -> Prepared:
         is_led = None if is_led is None else np.tile(is_led, 2)
     config, choices = choose(config, Facts.of(demonstrations, episodes, is_led), parent)
     horizons, stages = config.horizons.build(), stages_of(begun, steps=setting(config, "steps"), episodes=num_episodes)
-    methods = {name: normalisation.build() for name, normalisation in config.normalisation.items()}
     # Added episodes do not change the ranges of a run, which its checkpoint holds.
     first = [episode for episode in episodes if episode % num_episodes < stages[0].episodes]
-    ranges = fit_ranges(demonstrations, first, methods)
-    normalizer = Normalizer(
-        demonstrations.specification,
-        {name: (fitted.low, fitted.high) for name, fitted in ranges.items()},
-        action_std=ranges["action"].std,
-    )
+    ranges, normalizer = _fitted(config, demonstrations, first)
     torch.manual_seed(config.seed)  # initial weights
     policy: Any = config.policy.build(demonstrations.specification, horizons, normalizer)
     config.policy.encoder.start(policy.encoder)
@@ -211,7 +206,7 @@ def prepare(config: TrainConfig) -> Prepared:
     windows = Windows(demonstrations, horizons, device=device, image_cache=config.image_cache)
     streams_sha256 = stream_digests(demonstrations, windows.streams, num_episodes)
     if begun is not None:
-        check_episodes(config, begun, streams_sha256, what="images")
+        check_episodes(config, begun, streams_sha256, what="images", pieces=sources.pieces)
     training = only_led(config, windows.of(episodes), is_led)
     validation = only_led(config, windows.of(split.held_out), is_led, can_be_empty=True)
     if begun is not None:
@@ -229,12 +224,23 @@ def prepare(config: TrainConfig) -> Prepared:
         "seed": config.seed,
         "stages": [list(stage) for stage in stages],
         "led_sha256": led_sha256,
-        "training": recipe(config, split, init_from=init_from, teacher=teacher_digest, stages=stages, led=led_sha256),
+        **({"pieces": sources.pieces} if len(config.datasets) > 1 else {}),
+        "training": recipe(
+            config,
+            split,
+            init_from=init_from,
+            teacher=teacher_digest,
+            stages=stages,
+            led=led_sha256,
+            counts=sources.counts if len(config.datasets) > 1 else (),
+        ),
     }
+    mix, shares = drawn_from(config, sources, training)
     notes = [
-        *looks,
+        *sources.looks,
         *([f"only=interventions: {len(training)} of {len(windows.of(episodes))} windows"] if led_sha256 else []),
-        *_notes(demonstrations, ranges, split, num_episodes, has_parent=parent is not None),
+        *shares,
+        *_notes(sources, ranges, split, has_parent=parent is not None),
         *choice_lines(choices),
     ]
     return Prepared(
@@ -243,6 +249,7 @@ def prepare(config: TrainConfig) -> Prepared:
         task,
         demonstrations,
         training,
+        mix,
         validation,
         config.augmentation.build(policy.encoder.crop),
         policy.to(device),
@@ -255,39 +262,33 @@ def prepare(config: TrainConfig) -> Prepared:
     )
 
 
+def _fitted(
+    config: TrainConfig, demonstrations: Demonstrations, episodes: list[int]
+) -> tuple[dict[str, Range], Normalizer]:
+    """The ranges of the streams in some episodes, and the normalizer that has them."""
+    methods = {name: normalisation.build() for name, normalisation in config.normalisation.items()}
+    ranges = fit_ranges(demonstrations, episodes, methods)
+    bounds = {name: (fitted.low, fitted.high) for name, fitted in ranges.items()}
+    return ranges, Normalizer(demonstrations.specification, bounds, action_std=ranges["action"].std)
+
+
 def _split(
     config: TrainConfig,
-    demonstrations: Demonstrations,
+    sources: Sources,
     begun: dict[str, Any] | None,
     parent: dict[str, Any] | None,
 ) -> Split:
     """The split of a new run, or that of the run that goes on. Raises ValueError if its demonstrations changed."""
-    digests = vector_digests(demonstrations)
+    digests, counts = vector_digests(sources.demonstrations), sources.counts
     if begun is not None:
-        check_specification(config, begun, demonstrations.specification)
-        check_episodes(config, begun, digests, what="vectors")
-        return resumed_split(begun, digests)
-    return choose_split(digests, held_out=config.held_out, seed=config.split_seed, parent=parent)
+        check_specification(config, begun, sources.demonstrations.specification)
+        check_episodes(config, begun, digests, what="vectors", pieces=sources.pieces)
+        return resumed_split(begun, digests, counts)
+    return choose_split(digests, held_out=config.held_out, seed=config.split_seed, parent=parent, counts=counts)
 
 
-def _open_checked(dataset: str, task: Task | None, episodes: str | None) -> Demonstrations:
-    """The demonstrations at `dataset`, or those that a condition chooses.
-
-    Raises ValueError if there are none, or if a number is not finite.
-    """
-    demonstrations = open_demonstrations(dataset, task, episodes=episodes)
-    if not len(demonstrations):
-        raise ValueError(f"{dataset} must hold demonstrations to train on, got a store without episodes")
-    for stream in demonstrations.specification.streams:
-        if np.dtype(stream.dtype).kind == "f":  # other programs write without checking
-            check_finite(demonstrations.read(stream.name), stream, dataset)
-    return demonstrations
-
-
-def _notes(
-    demonstrations: Demonstrations, ranges: dict[str, Range], split: Split, num_episodes: int, *, has_parent: bool
-) -> list[str]:
-    notes = list[str]()
+def _notes(sources: Sources, ranges: dict[str, Range], split: Split, *, has_parent: bool) -> list[str]:
+    notes, demonstrations, num_episodes = list[str](), sources.demonstrations, len(sources.demonstrations)
     for name, fitted in ranges.items():
         stream = demonstrations.stream(name)
         coarse = lost_decimals(stream, fitted.low, fitted.high)
@@ -298,7 +299,10 @@ def _notes(
         notes.append(f"held out: {len(split.held_out)} of {num_episodes} episodes, {origin}")
     elif len(split.held_out) != round(num_episodes * (share := split.origin["held_out"])) and not split.is_kept:
         rule = "at least one is" if split.held_out else "a single one is never"
-        notes.append(f"held out: {len(split.held_out)} of {num_episodes} episodes for held_out={share:g}: {rule}")
+        scope = " of each dataset" if len(sources.pieces) > 1 else ""
+        notes.append(
+            f"held out: {len(split.held_out)} of {num_episodes} episodes for held_out={share:g}: {rule}{scope}"
+        )
     return notes
 
 
@@ -330,7 +334,7 @@ def not_finite(run: Run, config: TrainConfig, step: int) -> FloatingPointError:
     saved = f"the last good checkpoint is {run.checkpoint(run.steps[-1])}" if run.steps else "nothing was saved"
     return FloatingPointError(
         f"the loss, a gradient or a weight was not finite at step {step}: lower learning_rate="
-        f"{config.learning_rate:g}, or look at {config.dataset} with `recede inspect`; {saved}"
+        f"{config.learning_rate:g}, or look at {config.place} with `recede inspect`; {saved}"
     )
 
 
@@ -361,34 +365,3 @@ def load_teacher(
             f"{digest}: name that checkpoint, or start a new run with init_from={config.out} out=NEW"
         )
     return teacher, digest
-
-
-def mix_seeds(*numbers: int) -> int:
-    """Hash several numbers into a well-spread 63-bit seed.
-
-    A CPU generator of torch uses only the lower 32 bits. Among n seeds, two therefore coincide with a probability of
-    about n^2 / 2^33: 0.4 % for the two seeds of each of 3,000 steps.
-    """
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-class Order:
-    """The windows of each step: a new permutation every epoch, a function of (seed, step) alone.
-
-    Windows that do not fill the last batch of an epoch are skipped in that epoch. The permutation is drawn on the CPU,
-    so it is the same for every device; it goes to `device` once an epoch, so that a step does not wait for its indices.
-    """
-
-    def __init__(self, num_windows: int, batch_size: int, seed: int, device: str | torch.device = "cpu") -> None:
-        self.batch_size, self.seed, self.device = min(batch_size, num_windows), seed, device
-        self.num_windows, self.num_batches = num_windows, num_windows // self.batch_size
-        self._epoch, self._permutation = -1, torch.empty(0)
-
-    def indices(self, step: int) -> torch.Tensor:
-        """Indices of the windows in the batch of a step."""
-        epoch, batch = divmod(step, self.num_batches)
-        if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(mix_seeds(self.seed, 0, epoch))
-            permutation = torch.randperm(self.num_windows, generator=generator)
-            self._epoch, self._permutation = epoch, permutation.to(self.device)
-        return self._permutation[batch * self.batch_size : (batch + 1) * self.batch_size]

@@ -27,20 +27,22 @@ def recipe(
     teacher: str | None,
     stages: Sequence[Stage] = (),
     led: Sequence[str] = (),
+    counts: Sequence[int] = (),
 ) -> dict[str, Any]:
     """The recipe of `config`, as JSON. Runs of one recipe differ only in their seed.
 
     split: of the demonstrations in `config.dataset`, with the digest of their content. init_from, teacher: digests of
     the initial weights and of the teacher's weights. stages: several make another recipe than one that had all its
     steps and demonstrations from the beginning. led: digests of the steps that a person led in each episode, if only
-    these are learnt. Pretrained weights of an encoder are identified by their file name. The
-    sampler is left out, because no loss depends on it.
+    these are learnt. counts: the episodes of each dataset, if there are several. Pretrained weights of an encoder are
+    identified by their file name. The sampler is left out, because no loss depends on it.
     """
     settings = {name: value for name, value in describe(config).items() if name not in LEFT_OUT}
     policy = with_file_names({name: value for name, value in settings["policy"].items() if name != "sampler"})
     drawn_by = {"held_out": split.origin["held_out"], "split_seed": split.origin["seed"]}
     digest = hashlib.sha256("".join(split.origin["sha256"]).encode()).hexdigest()
-    contents = {"episodes": split.origin["episodes"], "digest": digest[:12]}
+    contents: dict[str, Any] = {"episodes": split.origin["episodes"], "digest": digest[:12]}
+    contents |= {"datasets": list(counts)} if counts else {}
     return {
         **settings,
         **drawn_by,

@@ -18,13 +18,14 @@ from ..configs.notation import describe, typed
 from ..configs.training import BY_CONTENT, FREE, TrainConfig
 from ..datasets.demonstrations import Demonstrations
 from ..datasets.normalisation import TOLERANCE
-from ..datasets.windows import Windows, split_episodes
+from ..datasets.windows import Windows
 from ..envs.catalogue import TASKS
 from ..files import interpreting, read_json_with_digest
 from ..policy.normalizer import Normalizer
 from ..specification import Specification
 from .advice import as_stored
-from .split import HELD_OUT, SEED, Split
+from .sources import Pieces, episode_name, known_pieces
+from .split import HELD_OUT, SEED, Split, split_each
 
 REMEDY = "restore it from a copy, or use another folder"
 """What to do with a configuration that is damaged."""
@@ -155,29 +156,32 @@ def check_specification(config: TrainConfig, manifest: Mapping[str, Any], specif
     """Raises ValueError if the demonstrations do not have the streams of the run."""
     if differences := manifest["specification"].differences(specification):
         raise ValueError(
-            f"{config.dataset} must have the streams of the run {config.out}, whose are named first: "
+            f"{config.place} must have the streams of the run {config.out}, whose are named first: "
             f"{'; '.join(differences)}; choose another out="
         )
 
 
-def check_episodes(config: TrainConfig, manifest: Mapping[str, Any], now: Sequence[str], *, what: str) -> None:
+def check_episodes(
+    config: TrainConfig, manifest: Mapping[str, Any], now: Sequence[str], *, what: str, pieces: Pieces
+) -> None:
     """Raises ValueError unless the episodes are those of the run, or with `data=grown` begin with those of the run.
 
     manifest: of the run. now: digests of the episodes. what: which of the digests of the run to compare, "vectors",
-    "images", whose digests cover mirror images too, or "led", the steps that a person led.
+    "images", whose digests cover mirror images too, or "led", the steps that a person led. pieces: of the episodes.
     """
     entries = {"images": "streams_sha256", "led": "led_sha256"}
     before = manifest["split"]["sha256"] if what == "vectors" else manifest[entries[what]]
     differing = [index for index, (old, new) in enumerate(zip(before, now, strict=False)) if old != new]
     anew = f"start a new run from the weights of this one with init_from={config.out} out=NEW"
-    counts = f"{config.dataset} has {len(now)} episodes where the run {config.out} has {len(before)}"
+    counts = f"{config.place} has {len(now)} episodes where the run {config.out} has {len(before)}"
     if differing:
         places = {"images": ", in an image or its mirror image", "led": ", in the steps that a person led"}
         of_what = places.get(what, "")
         many = f", and so do {len(differing) - 1} others" if len(differing) > 1 else ""
         raise ValueError(
-            f"{config.dataset} must hold the episodes of the run {config.out}, but episode {differing[0]} "
-            f"differs{of_what}{many} ({len(now)} episodes, and {len(before)} in the run): {anew}"
+            f"{config.place} must hold the episodes of the run {config.out}, but "
+            f"{episode_name(config, pieces, differing[0])} differs{of_what}{many} ({len(now)} episodes, and "
+            f"{len(before)} in the run): {anew}"
         )
     if len(now) < len(before):
         raise ValueError(f"{counts}, those {len(now)} are the same: restore the others, or {anew}")
@@ -194,16 +198,17 @@ def check_episodes(config: TrainConfig, manifest: Mapping[str, Any], now: Sequen
         )
 
 
-def resumed_split(manifest: Mapping[str, Any], digests: list[str]) -> Split:
+def resumed_split(manifest: Mapping[str, Any], digests: list[str], counts: Sequence[int]) -> Split:
     """The split of the run, to which added episodes are split on their own by the same share and seed.
 
-    manifest: of the run. digests: of all episodes, which begin with those of the run.
+    manifest: of the run. digests: of all episodes, which begin with those of the run. counts: of the pieces.
     """
     origin, held_out = manifest["split"], list(manifest["held_out_episodes"])
     first = len(origin["sha256"])
     if len(digests) > first:
-        added = split_episodes(len(digests) - first, held_out=origin["held_out"], seed=origin["seed"])[1]
-        held_out += [first + episode for episode in added]
+        added = counts[len(known_pieces(manifest)) :]
+        episodes = split_each(added, held_out=origin["held_out"], seed=origin["seed"])
+        held_out += [first + episode for episode in episodes]
     training = sorted(set(range(len(digests))) - set(held_out))
     return Split(training, held_out, {**origin, "episodes": len(digests), "sha256": digests}, is_kept=True)
 

@@ -6,7 +6,7 @@ held-out ones. A training that starts from another one (`init_from`) keeps its s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..datasets.windows import split_episodes
@@ -31,14 +31,19 @@ class Split(NamedTuple):
 
 
 def choose_split(
-    digests: list[str], *, held_out: float | None, seed: int | None, parent: Mapping[str, Any] | None = None
+    digests: list[str],
+    *,
+    held_out: float | None,
+    seed: int | None,
+    parent: Mapping[str, Any] | None = None,
+    counts: Sequence[int] | None = None,
 ) -> Split:
-    """Split the episodes: a share `held_out`, drawn by `seed`, is held out.
+    """Split the episodes of each dataset: a share `held_out`, drawn by `seed`, is held out.
 
     digests: of the episodes, see `vector_digests`. parent: the manifest of the checkpoint that training starts from. If
     the dataset begins with the parent's episodes, the parent's held-out episodes stay held out, and all others are
     trained on, also those added since. If the parent was trained on other episodes, or notes none (as imported policies
-    do), a new split is drawn.
+    do), a new split is drawn. counts: the episodes of each dataset; None if there is one.
 
     Raises ValueError if the parent's split must be kept and `held_out` or `seed` asks for another one.
     """
@@ -56,6 +61,16 @@ def choose_split(
         training = sorted(set(range(num_episodes)) - set(held_out_episodes))
     else:
         held_out, seed = HELD_OUT if held_out is None else held_out, SEED if seed is None else seed
-        training, held_out_episodes = split_episodes(num_episodes, held_out=held_out, seed=seed)
+        held_out_episodes = split_each([num_episodes] if counts is None else counts, held_out=held_out, seed=seed)
+        training = sorted(set(range(num_episodes)) - set(held_out_episodes))
     origin = {"seed": seed, "held_out": held_out, "episodes": num_episodes, "sha256": digests}
     return Split(training, held_out_episodes, origin, is_kept)
+
+
+def split_each(counts: Sequence[int], *, held_out: float, seed: int) -> list[int]:
+    """The held-out episodes of several datasets of so many episodes, one after the other; each is split on its own."""
+    episodes, first = list[int](), 0
+    for count in counts:
+        episodes += [first + episode for episode in split_episodes(count, held_out=held_out, seed=seed)[1]]
+        first += count
+    return episodes

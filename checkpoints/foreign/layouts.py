@@ -153,7 +153,7 @@ def _blocks(channels: list[int]) -> list[tuple[str, int]]:
 
 # --- the transformer
 
-TRANSFORMER = "a causal TransformerForDiffusion with time and observations as conditions and n_cond_layers 0"
+TRANSFORMER = "a TransformerForDiffusion with time and observations as conditions and n_cond_layers 0"
 
 TRANSFORMER_RULES: Rules = (
     (r"^action\.", "input_emb."),
@@ -182,14 +182,15 @@ def transformer(weights: Mapping[str, Tensor]) -> Layout:
     There, the cross-attention of a layer has one matrix. Ours has the rows of the queries in each layer, and one matrix
     with those of the keys and values of all layers. Raises ValueError if names or shapes differ.
     """
-    if "mask" not in weights or "memory_mask" not in weights:
-        raise ValueError(f"the weights must be those of {TRANSFORMER}, but there are no masks among them")
-    weights = {name: tensor for name, tensor in weights.items() if name not in ("mask", "memory_mask")}
+    masks = {"mask", "memory_mask"} & weights.keys()
+    if len(masks) == 1:
+        raise ValueError(f"the weights must be those of {TRANSFORMER}, and hold mask and memory_mask, or neither")
+    weights = {name: tensor for name, tensor in weights.items() if name not in masks}
     num_layers = sum(re.fullmatch(r"decoder\.layers\.\d+\.norm1\.weight", name) is not None for name in weights)
     width = size(weights, "ln_f.weight", 0, TRANSFORMER)
     shape = size(weights, "cond_pos_emb", 1, TRANSFORMER) - 1, size(weights, "cond_obs_emb.weight", 1, TRANSFORMER)
     num_steps, action_size = size(weights, "pos_emb", 1, TRANSFORMER), size(weights, "head.weight", 0, TRANSFORMER)
-    sizes = {"num_layers": num_layers, "size": width}
+    sizes = {"num_layers": num_layers, "size": width, "causal": bool(masks)}
     with torch.device("meta"):
         network = Transformer(
             action_size=action_size,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ...robots.interface import Robot
     from ...specification import Specification
     from ...teleoperation.clutch import Clutch
-    from ...teleoperation.gamepad import Gamepad
+    from ...teleoperation.gamepad import Device
     from ...teleoperation.interface import Teleoperator
     from ...teleoperation.leader import LeaderArm
     from ...teleoperation.together import Together
@@ -81,6 +81,9 @@ class ExpertInputConfig(InputConfig):
     seconds: float = 2.0
     """When taking over: time for which the expert then drives, in seconds."""
 
+    if_stuck: bool = False
+    """When taking over: only if the score of the simulation has not risen for that time, as somebody who watches."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, "after", "seconds", most=1e6)
@@ -92,7 +95,7 @@ class ExpertInputConfig(InputConfig):
 
         if not isinstance(robot, SimulatedRobot):
             raise ValueError("the expert drives a simulated robot alone: choose robot=simulated, or another input")
-        return ExpertHands(robot, after=self.after, seconds=self.seconds)
+        return ExpertHands(robot, after=self.after, seconds=self.seconds, if_stuck=self.if_stuck)
 
 
 @dataclass(kw_only=True)
@@ -124,31 +127,42 @@ class GamepadInputConfig(InputConfig):
     """Factor of the speed: one number, or one for each dimension."""
 
     device: PathName | None = None
-    """Name of the device, as in /dev/input/by-id; null for the only gamepad."""
+    """Name of the device, as in /dev/input/by-id; null for the only one."""
 
     speed: float = 0.25
-    """Speed of a stick at its end, in ranges of the action per second."""
+    """Speed of an axis at its end, in ranges of the action per second."""
 
     dead: float = 0.1
-    """Share of the way of a stick that does not count, about its middle."""
+    """Share of the way of an axis that does not count, about its middle."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, "speed", most=1e3)
         share(self, "dead")
 
-    def build(self, robot: Robot) -> Gamepad:
+    def build(self, robot: Robot) -> Device:
         """For any robot whose action has limits."""
         from ...teleoperation.gamepad import Gamepad
 
         return Gamepad(self.device, dead=self.dead)
 
     def clutch(self, teleoperator: Teleoperator, specification: Specification) -> Clutch:
-        """The clutch between the gamepad and a robot of that specification."""
+        """The clutch between the device and a robot of that specification."""
         action, scale = specification.action, self.scale
         if action.low and np.size(scale) in (1, action.size):
             scale = (np.asarray(scale) * self.speed * np.subtract(action.high, action.low)).tolist()
         return InputConfig.clutch(replace(self, scale=scale), teleoperator, specification)
+
+
+@dataclass(kw_only=True)
+class SpaceMouseInputConfig(GamepadInputConfig):
+    """A 3D mouse on Linux: the ways and turns of its cap are velocities, and its buttons begin, end and decide."""
+
+    def build(self, robot: Robot) -> Device:
+        """For any robot whose action has limits."""
+        from ...teleoperation.gamepad import SpaceMouse
+
+        return SpaceMouse(self.device, dead=self.dead)
 
 
 @dataclass(kw_only=True)
@@ -274,6 +288,7 @@ INPUTS: dict[str, Any] = {
     "gamepad": GamepadInputConfig,
     "keyboard": KeyboardInputConfig,
     "leader": LeaderInputConfig,
+    "space_mouse": SpaceMouseInputConfig,
     "two_leaders": TwoLeadersInputConfig,
 }
 """The name of an input -> its configuration."""

@@ -35,12 +35,15 @@ class DecoderBlock(nn.Module):
         self.expand = nn.Linear(size, 4 * size)
         self.contract = nn.Linear(4 * size, size)
 
-    def forward(self, x: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
-        """(B, T, E), keys and values of the memory (B, H, 1 + S, E / H), its visible part (T, 1 + S) -> (B, T, E)."""
+    def forward(self, x: Tensor, key: Tensor, value: Tensor, visible: Tensor | None) -> Tensor:
+        """(B, T, E), keys and values of the memory (B, H, 1 + S, E / H) -> (B, T, E).
+
+        visible: the part of the memory that each token sees (T, 1 + S); it sees no later tokens then. None for all.
+        """
         dropout = self.dropout if self.training else 0.0
         before_self, before_cross, before_mlp = self.norms
         own = [split_heads(part, self.num_heads) for part in self.query_key_value(before_self(x)).chunk(3, dim=-1)]
-        attended = F.scaled_dot_product_attention(*own, dropout_p=dropout, is_causal=True)
+        attended = F.scaled_dot_product_attention(*own, dropout_p=dropout, is_causal=visible is not None)
         x = x + self._drop(self.self_output(join_heads(attended)))
         query = split_heads(self.query(before_cross(x)), self.num_heads)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
@@ -53,18 +56,22 @@ class DecoderBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Denoises an action chunk as a sequence of at most `num_steps` tokens; each token sees the earlier ones.
+    """Denoises an action chunk as a sequence of at most `num_steps` tokens.
 
-    The chunk starts at the oldest observed step, and an action sees the time and the observations up to its own step.
+    If it is causal, an action sees the earlier actions, the time, and the observations up to its own step; the chunk
+    starts at the oldest observed step. Otherwise it sees everything. Only then the network can be the score of a chunk:
+    that of an action depends on all noisy actions, also on later ones.
+
     No layer mixes the tokens of the memory. The keys and values of the conditioning are therefore computed once per
     chunk for all layers, and those of a time once for all steps. One matrix projects for all layers, in their order.
 
-    conditioning_shape: (S, Dc). size: E. dropout: within the layers. embedding_dropout: of tokens with their positions.
+    conditioning_shape: (S, Dc). size: E. causal: as published. dropout: within the layers. embedding_dropout: of tokens
+    with their positions.
 
     Raises ValueError if a size is impossible.
     """
 
-    visible: Tensor
+    visible: Tensor | None
 
     def __init__(
         self,
@@ -75,6 +82,7 @@ class Transformer(nn.Module):
         num_layers: int,
         num_heads: int,
         size: int,
+        causal: bool,
         dropout: float,
         embedding_dropout: float,
     ) -> None:
@@ -83,9 +91,9 @@ class Transformer(nn.Module):
         check_sizes(size, num_heads, num_layers)
         if not (0 <= dropout < 1 and 0 <= embedding_dropout < 1):
             raise ValueError(f"dropouts must be at least 0 and below 1, got {dropout} and {embedding_dropout}")
-        if num_tokens > num_steps:
+        if causal and num_tokens > num_steps:
             raise ValueError(
-                f"the {num_tokens} tokens of conditioning must be among the {num_steps} steps of a chunk: "
+                f"the {num_tokens} tokens of conditioning must be among the {num_steps} steps of a causal chunk: "
                 "each token is an observed step, which earlier actions do not see"
             )
         self.num_steps, self.num_heads = num_steps, num_heads
@@ -101,7 +109,7 @@ class Transformer(nn.Module):
         self.head = nn.Linear(size, action_size)
         self.dropout = nn.Dropout(embedding_dropout)
         visible = torch.arange(num_steps)[:, None] >= torch.arange(1 + num_tokens) - 1  # the time comes first
-        self.register_buffer("visible", visible, persistent=False)
+        self.register_buffer("visible", visible if causal else None, persistent=False)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -147,7 +155,8 @@ class Transformer(nn.Module):
         if num_steps > self.num_steps:
             raise ValueError(f"a chunk must have at most the {self.num_steps} steps with a position, got {num_steps}")
         memory = torch.cat([time, condition], dim=3).unbind(1)
+        visible = None if self.visible is None else self.visible[:num_steps]
         x = self.dropout(self.action(noisy) + self.action_positions[:num_steps])
         for block, key, value in zip(self.blocks, memory[0::2], memory[1::2], strict=True):
-            x = block(x, key, value, self.visible[:num_steps])
+            x = block(x, key, value, visible)
         return self.head(self.norm(x))

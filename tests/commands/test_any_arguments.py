@@ -126,8 +126,8 @@ def test_any_arguments_are_composed_or_refused_in_one_line(recede, monkeypatch, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 5))
-def test_a_thousand_arguments_are_composed_or_refused_in_one_line(recede, monkeypatch, tmp_path, seed):
+@pytest.mark.parametrize("seed", [1, 2])
+def test_many_arguments_are_composed_or_refused_in_one_line(recede, monkeypatch, tmp_path, seed):
     monkeypatch.chdir(tmp_path)
     compose_any(recede, monkeypatch, 300, seed=seed)
 

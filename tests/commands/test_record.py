@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import toys
+from hands import ThreadChild
 from recede.datasets.store import DemonstrationStore
 from recede.evaluation.replay import replay
 
@@ -68,6 +69,7 @@ def test_recorded_episodes_are_inspected_and_replayed_exactly(recede, tmp_path):
         (["input=expert", "images=gif"], "zstd, png, jpeg"),
         (["input=keyboard"], "needs a terminal"),
         (["input=joystick"], "joystick"),
+        (["input=expert", "action=inputs"], "action must be one of commanded, input, got 'inputs'"),
         ([], "input"),
     ],
 )
@@ -83,6 +85,18 @@ def test_a_store_of_another_specification_is_refused_and_the_difference_named(re
     assert result.status == 2
     assert "must hold demonstrations of 'toys:REACH', but its specification differs" in result.line
     assert "gripper" in result.line
+
+
+def test_cameras_that_nothing_can_draw_are_one_error_with_its_remedy(recede, tmp_path, monkeypatch):
+    from recede.envs import physics
+
+    monkeypatch.setattr("recede.robots.simulated.Child", ThreadChild)
+    monkeypatch.setattr(physics, "REQUESTED", "nonsense")
+    monkeypatch.setattr(physics, "_faults", ["there is no such library"])
+    result = recede("record", "task=pick_place_image", f"out={tmp_path / 'hands.zarr'}", "input=expert")
+    assert result.status == 2
+    assert "MUJOCO_GL=nonsense was asked for, and fails here (there is no such library): unset it" in result.err
+    assert result.err.count("\n") == 1
 
 
 @pytest.mark.slow

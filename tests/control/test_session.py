@@ -162,7 +162,7 @@ def led(hands):
     return Led(hands, Clutch(hands.kind, Axes(hands.axes, SPECIFICATION.action), near=0.05, step=0.2, stale_s=0.2))
 
 
-def test_a_person_takes_over_and_the_demonstration_says_when(tmp_path):
+def test_a_person_takes_over_and_the_demonstration_says_when(tmp_path, capsys):
     robot = Startable(VirtualClock())
     hands = Interfering([("controlled", 1.5, "success"), ("controlled", 1.8, "end")], velocity=(1.0, 1.0))
     facts = EpisodeFacts(task="wipe", operator="Ada", input="stick")
@@ -182,6 +182,8 @@ def test_a_person_takes_over_and_the_demonstration_says_when(tmp_path):
         assert (moved[end + 5 :] < 0).all()
     assert {status.is_led for status in hands.statuses} == {False, True}
     assert hands.statuses[0].phase == "controlled"
+    leads = [line for line in capsys.readouterr().out.splitlines() if "lead" in line]
+    assert leads == ["0.8 s: the hands lead", "1.4 s: the policy leads"] * 2
 
 
 def test_an_input_that_is_lost_brakes_the_robot_and_is_named(tmp_path):

@@ -1,11 +1,14 @@
-"""Hands that play a script, and a writer in this process."""
+"""Hands that play a script or type, and a writer in this process."""
 
 import contextlib
+import os
 import threading
 from collections import deque
+from types import SimpleNamespace
 
 import numpy as np
 from recede.realtime import Channel, connected
+from recede.recording import writing
 from recede.robots.interface import Reading
 from recede.teleoperation.interface import Order
 
@@ -29,6 +32,36 @@ class ThreadChild:
     def close(self, seconds=0.0):
         self.channel.close()
         self._thread.join()
+
+
+def write_in_thread(monkeypatch):
+    """The process that writes a recording becomes a thread of this one."""
+    monkeypatch.setattr(writing, "Child", ThreadChild)
+    monkeypatch.setattr(writing, "signal", SimpleNamespace(SIGTERM=0, SIGHUP=0, SIG_IGN=0, signal=lambda *_: None))
+
+
+class Typist:
+    """Somebody at the terminal of this process. Types the keys of each phase once, after some seconds in it.
+
+    keys: phase -> seconds and keys.
+    """
+
+    def __init__(self, monkeypatch, **keys):
+        self.keys, self._typed = keys, ""
+        self._ours, theirs = os.openpty()
+        self._stdin = os.fdopen(theirs)
+        monkeypatch.setattr("sys.stdin", self._stdin)
+
+    def see(self, status):
+        """Look at the screen."""
+        seconds, keys = self.keys.get(status.phase, (0, ""))
+        if status.phase != self._typed and status.seconds >= seconds:
+            self._typed = status.phase
+            os.write(self._ours, keys.encode())
+
+    def close(self):
+        self._stdin.close()
+        os.close(self._ours)
 
 
 class Hands:

@@ -121,7 +121,10 @@ def transformer_layout():
 
 
 def transformer_forward(weights, noisy, t, conditioning, *, heads=HEADS):
-    """A pre-norm decoder over actions, with a memory of time and observations, by the names of `transformer_layout`."""
+    """A pre-norm decoder over actions, with a memory of time and observations, by the names of `transformer_layout`.
+
+    It is causal if there are masks among the weights.
+    """
 
     def linear(x, name):
         return F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
@@ -139,7 +142,7 @@ def transformer_forward(weights, noisy, t, conditioning, *, heads=HEADS):
 
     memory = torch.cat([sinusoids(t, SIZE)[:, None], linear(conditioning, "cond_obs_emb")], dim=1)
     memory = linear(F.mish(linear(memory + weights["cond_pos_emb"], "encoder.0")), "encoder.2")
-    steps = torch.arange(STEPS)[:, None]
+    steps = torch.arange(STEPS)[:, None] if "mask" in weights else torch.tensor(STEPS)
     x = linear(noisy, "input_emb") + weights["pos_emb"]
     for layer in range(LAYERS):
         name = f"decoder.layers.{layer}"

@@ -3,24 +3,24 @@
 import errno
 import json
 import os
+import shutil
 import signal
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from control_loop import SPECIFICATION, Ideal
-from hands import Hands, ThreadChild, episodes
+from hands import Hands, episodes, write_in_thread
 from recede.control.safety import Limits, Safety
 from recede.datasets import episode_writer
 from recede.datasets import store as store_module
 from recede.datasets.facts import EpisodeFacts
 from recede.datasets.store import DemonstrationStore
 from recede.realtime import VirtualClock
-from recede.recording import writing
 from recede.recording.session import UNDER_WAY, RecordingSession
 from recede.robots.interface import Reading
 from recede.teleoperation.axes import Axes
 from recede.teleoperation.clutch import Clutch
+from recede.teleoperation.interface import KINDS
 
 LIMITS = Limits.of(SPECIFICATION, speed=5.0, acceleration=50.0, jump=np.inf)
 
@@ -48,8 +48,7 @@ class Startable(Ideal):
 @pytest.fixture
 def threads(monkeypatch):
     """The process that writes is a thread of this one."""
-    monkeypatch.setattr(writing, "Child", ThreadChild)
-    monkeypatch.setattr(writing, "signal", SimpleNamespace(SIGTERM=0, SIGHUP=0, SIG_IGN=0, signal=lambda *_: None))
+    write_in_thread(monkeypatch)
 
 
 @pytest.fixture
@@ -81,6 +80,11 @@ def record(tmp_path):
     return record
 
 
+def in_force(timed, moments):
+    """The newest of some timed values at each moment."""
+    return np.array([[value for at, value in timed if at <= moment + 1e-6][-1] for moment in np.ravel(moments)])
+
+
 @pytest.mark.usefixtures("threads")
 def test_an_episode_is_what_was_observed_and_commanded(record):
     robot = Startable(VirtualClock(3.0))
@@ -95,13 +99,63 @@ def test_an_episode_is_what_was_observed_and_commanded(record):
         np.testing.assert_allclose(np.diff(moments), 0.1, atol=1e-9)
         assert len(moments) == pytest.approx(21, abs=2)
         for moment, action, place in zip(moments, episode["action"], episode["place"], strict=True):
-            in_force = [command for at, command in commands if at <= moment + 1e-6][-1]
-            np.testing.assert_array_equal(action, in_force)
-            np.testing.assert_allclose(place, in_force, atol=0.011)  # the robot is there at once
+            (command,) = in_force(commands, [moment])
+            np.testing.assert_array_equal(action, command)
+            np.testing.assert_allclose(place, command, atol=0.011)  # the robot is there at once
     moved = np.diff(store.episode(0)["action"], axis=0)[2:-3]
     np.testing.assert_allclose(moved, np.tile([0.03, -0.02], (len(moved), 1)), atol=0.004)  # 0.3 and -0.2 a second
     assert robot.calls[-2:] == ["stop", "close"]
     assert session.teleoperator.calls == ["start", "close"]
+
+
+class Swinging(Hands):
+    """They swing out and back along x within pi seconds, by so many units; the time of each reading is noted."""
+
+    axes = ("x", "y")
+
+    def __init__(self, kind, way):
+        super().__init__(episodes("keep", seconds=np.pi))
+        self.kind, self.way, self.places = kind, way, []
+
+    def read(self, now):
+        status = self.statuses[-1] if self.statuses else None
+        angle = 2 * status.seconds if status and status.phase == "recording" else 0.0
+        place = self.way / 2 * (1 - np.cos(angle))
+        self.places.append((now, place))
+        return Reading(np.array([self.way * np.sin(angle) if self.kind == "velocity" else place, 0.0]), now)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_the_input_was_differs_from_the_commands_only_if_safety_changed_them(record, tmp_path, kind):
+    for way, is_changed in ((1.5, False), (8.0, True)):  # at a speed of up to 1.5 and 8, of which 5 is allowed
+        shutil.rmtree(tmp_path / "hands.zarr", ignore_errors=True)
+        robot, hands = Startable(VirtualClock()), Swinging(kind, way)
+        store = record(hands, robot=robot, action="input").store
+        (facts,), episode = store.episode_facts, store.episode(0)
+        assert facts.notes["action"] == "input"
+        ((first, after),) = facts.notes["led"]
+        assert first <= 1
+        assert after > 30
+        actions, moments = episode["action"][first:after], episode["moment"][first:after]
+        gap = np.abs(actions - in_force(robot.commands, moments)).max()
+        assert 1.0 < gap <= 4.0 if is_changed else gap < 1e-9  # a velocity leads the robot by at most input.step
+        if kind != "velocity":
+            np.testing.assert_allclose(actions[:, 0], in_force(hands.places, moments), atol=1e-9)
+        np.testing.assert_array_equal(actions[:, 1], 0)
+
+
+@pytest.mark.usefixtures("threads")
+def test_what_nobody_led_is_stored_as_it_was_commanded_and_one_store_has_actions_of_one_kind(record):
+    robot, hands = Startable(VirtualClock()), LetGo(episodes("keep", seconds=2.0), velocity=(9.0, 0.0))
+    store = record(hands, robot=robot, action="input").store
+    ((_, after),) = store.episode_facts[0].notes["led"]
+    episode = store.episode(0)
+    assert 8 < after < store.num_steps - 8
+    np.testing.assert_array_equal(episode["action"][after:], in_force(robot.commands, episode["moment"][after:]))
+    robot = Startable(VirtualClock())
+    record(Hands(), robot=robot, error=(ValueError, "episode 0 are input and action is commanded: give action=input"))
+    assert robot.calls == ["close"]
 
 
 @pytest.mark.usefixtures("threads")
@@ -194,23 +248,27 @@ def test_a_robot_with_a_start_pose_goes_there_before_the_first_episode(record):
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("moment", ["mid-episode", "end"])
-def test_a_full_disk_loses_one_episode_and_brakes_the_robot(record, monkeypatch, moment):
-    robot, extend = Startable(VirtualClock()), episode_writer.extend
+@pytest.mark.parametrize("moment", ["mid-episode", "end", "commit"])
+def test_a_full_disk_loses_one_episode_and_brakes_the_robot(record, monkeypatch, capsys, moment):
+    robot = Startable(VirtualClock())
+    owner, name = (DemonstrationStore, "_commit") if moment == "commit" else (episode_writer, "extend")
+    write = getattr(owner, name)
     if moment == "mid-episode":
         monkeypatch.setattr(store_module, "CHUNK_ROWS", 16)
 
-    def full(array, start, rows):
+    def full(*arguments):
         if robot.clock.now() > 3.5:
             raise OSError(errno.ENOSPC, "No space left on device")
-        extend(array, start, rows)
+        return write(*arguments)
 
-    monkeypatch.setattr(episode_writer, "extend", full)
+    monkeypatch.setattr(owner, name, full)
     hands = Hands(episodes("keep", "keep", seconds=2.0))
     session = record(hands, robot=robot, error=(OSError, "No space left on device.*has room"))
     assert len(session.store) == 1
     assert robot.is_stopped
     assert hands.script
+    assert "episode 1: the episode under way is lost" in capsys.readouterr().out
+    assert not (session.store.path / UNDER_WAY).exists()
 
 
 @pytest.mark.usefixtures("threads")

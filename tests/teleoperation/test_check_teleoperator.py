@@ -121,3 +121,27 @@ def test_the_expert_takes_its_turns_with_a_policy():
         turns.append(expert.read(0.0) is not None)
     assert turns == [False, False, True, False, False, True, False]
     robot.close()
+
+
+def test_an_expert_that_watches_takes_over_from_a_policy_that_makes_no_progress():
+    clock = VirtualClock()
+    robot = Simulation(toys.REACH, clock)
+    robot.start()
+    expert = ExpertHands(robot, after=2.0, seconds=1.0, if_stuck=True)
+
+    def turns(*scores):
+        """Whether the expert leads in each half second of an episode with these scores."""
+        leads = []
+        for half, score in enumerate(scores):
+            robot._episode = robot._episode._replace(score=score)
+            expert.orders(Status(phase="controlled", num_episodes=0, seconds=half / 2))
+            leads.append(expert.read(0.0) is not None)
+        return "".join("-E"[lead] for lead in leads)
+
+    assert turns(*[0.3] * 13) == "----EE----EE-"
+    assert turns(0.0, 0.1, 0.2, 0.3, *[0.3] * 7) == "-------EE--"  # 2 s after the score rose last
+    assert turns(*(0.001 * half for half in range(7))) == "----EE-"  # too little to be progress
+    assert turns(*(0.1 * half for half in range(10))) == "----------"
+    assert turns(*[0.0] * 5) == "----E"
+    assert turns(*[0.0] * 5) == "----E"  # an episode that ended in its turn is over
+    robot.close()

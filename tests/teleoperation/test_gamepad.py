@@ -6,28 +6,42 @@ import struct
 
 import numpy as np
 import pytest
-from recede.configs.components.inputs import GamepadInputConfig
+import toys
+from hands import write_in_thread
+from recede.configs.components.inputs import GamepadInputConfig, SpaceMouseInputConfig
+from recede.datasets.store import DemonstrationStore
 from recede.realtime import MonotonicClock
 from recede.specification import Specification, Stream
 from recede.teleoperation.check import check_teleoperator
-from recede.teleoperation.gamepad import BUTTONS, Gamepad
+from recede.teleoperation.gamepad import BUTTONS, CAP_BUTTONS, Gamepad, SpaceMouse
 from recede.teleoperation.interface import ORDERS, Status
 
 
 class Pad:
-    """A device: a pipe by name, and what the kernel knows of it. ranges: code -> value, low, high."""
+    """A device: a pipe by name, and what the kernel knows of it. ranges: code -> value, low, high.
+
+    silent: axes whose zeros the kernel does not give.
+    """
 
     def __init__(self, path):
-        self.path, self.buttons = str(path), set()
+        self.path, self.buttons, self.silent = str(path), set(), set()
         self.ranges = {code: [0, -32768, 32767] for code in (0, 1, 3, 4)}
         self.ranges |= {2: [0, 0, 255], 5: [0, 0, 255], 16: [0, -1, 1], 17: [0, -1, 1]}
         os.mkfifo(path)
         self.end = os.open(path, os.O_RDWR)
 
+    def press(self, button):
+        self.send((1, button, 1), (1, button, 0))
+
+    def unplug(self):
+        end, self.end = self.end, None
+        if end is not None:
+            os.close(end)
+
     def ioctl(self, file, request, data):
-        if request == 0x80604518:
-            bits = sum(1 << code for code in self.buttons)
-            return bits.to_bytes(96, "little")
+        bits = {0x80604518: self.buttons, 0x80084522: self.silent}.get(request)
+        if bits is not None:
+            return sum(1 << code for code in bits).to_bytes(len(data), "little")
         code = request - 0x80184540
         if code not in self.ranges:
             raise OSError(22, "Invalid argument")
@@ -44,7 +58,7 @@ def pad(tmp_path, monkeypatch):
     device = Pad(tmp_path / "event7")
     monkeypatch.setattr("fcntl.ioctl", device.ioctl)
     yield device
-    os.close(device.end)
+    device.unplug()
 
 
 @pytest.fixture
@@ -93,6 +107,7 @@ def test_buttons_give_orders_by_the_phase(pad, gamepad):
             0x13B: ["keep"],
         },
         "preparing": {0x13B: []},
+        "controlled": {0x13B: ["end"], 0x130: ["success", "end"], 0x133: ["failure", "end"], 0x131: []},
     }
     for phase, buttons in orders.items():
         for button, expected in buttons.items():
@@ -102,6 +117,24 @@ def test_buttons_give_orders_by_the_phase(pad, gamepad):
             assert kinds(gamepad, phase) == expected
             assert kinds(gamepad, phase) == []
     assert {kind for buttons in BUTTONS.values() for kinds in buttons.values() for kind in kinds} <= {*ORDERS}
+
+
+def test_a_policy_is_taken_over_from_as_long_as_the_gamepad_is_touched(pad, gamepad):
+    kinds(gamepad, "controlled")
+    assert gamepad.read(0.0) is None
+    pad.send((3, 0, 6000))  # within the dead zone
+    assert gamepad.read(1.0) is None
+    pad.send((3, 0, 32767))
+    assert gamepad.read(2.0).value[0] == 1
+    pad.send((3, 0, 0))
+    assert gamepad.read(2.5).value[0] == 0
+    assert gamepad.read(2.7) is None
+    pad.send((1, 0x131, 1))  # any button holds the robot
+    assert gamepad.read(9.0) is not None
+    pad.send((1, 0x131, 0))
+    assert gamepad.read(9.7) is None
+    kinds(gamepad, "recording")
+    assert gamepad.read(9.7) is not None
 
 
 def test_after_lost_events_the_kernel_is_asked_where_everything_is(pad, gamepad):
@@ -139,12 +172,14 @@ def test_what_is_no_gamepad_is_refused(pad, tmp_path, monkeypatch):
     with pytest.raises(ConnectionError, match=r"event7 is no gamepad.*event-joystick"):
         Gamepad(pad.path).start()
     monkeypatch.setattr("recede.teleoperation.gamepad.BY_ID", tmp_path / "by-id")
-    with pytest.raises(ConnectionError, match=r"has no gamepad: plug it in, or give input.device="):
+    with pytest.raises(
+        ConnectionError, match=r"one gamepad, but .* has no .*-event-joystick: plug it in, or give input.device="
+    ):
         Gamepad().start()
     (tmp_path / "by-id").mkdir()
     for name in ("a", "b"):
         (tmp_path / "by-id" / f"{name}-event-joystick").symlink_to(pad.path)
-    with pytest.raises(ConnectionError, match=r"has 2 gamepads .*a-event-joystick, .*b-event-joystick"):
+    with pytest.raises(ConnectionError, match=r"has 2 of them .*a-event-joystick, .*b-event-joystick"):
         Gamepad().start()
     with pytest.raises(RuntimeError, match="start"):
         Gamepad().read(0.0)
@@ -174,3 +209,119 @@ def test_speed_counts_in_ranges_of_the_action_whatever_its_units(pad):
         np.testing.assert_allclose(last, [125.6, 0.05], rtol=1e-3)
     with pytest.raises(ValueError, match="scale must be one number, or 2"):
         GamepadInputConfig(scale=[1, 2, 3]).clutch(gamepad, specification)
+
+
+def test_one_dimension_is_driven_by_the_first_axis_and_many_need_axes_of_their_own(pad):
+    for config, most in ((GamepadInputConfig(device=pad.path), 8), (SpaceMouseInputConfig(device=pad.path), 6)):
+        device = config.build(None)
+        for size in (1, most):
+            action = Stream("action", (size,), low=0.0, high=1.0)
+            clutch = config.clutch(device, Specification((Stream("place", (1,)),), action, 0.1))
+            np.testing.assert_array_equal(clutch.axes.matrix != 0, np.eye(size, most))
+        many = Specification((Stream("place", (1,)),), Stream("action", (most + 1,), low=0.0, high=1.0), 0.1)
+        with pytest.raises(ValueError, match=f"axes must name one axis .* {most + 1} dimensions .* or none"):
+            config.clutch(device, many)
+
+
+@pytest.fixture(params=[True, False], ids=["silent at rest", "with zeros"])
+def cap(request, pad):
+    """A 3D mouse, as the kernel shows it with and without an axis for each of its reports; and its type of axes."""
+    pad.ranges = {} if request.param else {code: [0, -350, 350] for code in range(6)}
+    pad.silent = set(range(6)) if request.param else set()
+    with contextlib.closing(SpaceMouseInputConfig(device=pad.path, dead=0.0).build(None)) as mouse:
+        mouse.start()
+        yield mouse, 2 if request.param else 3
+
+
+def test_the_cap_of_a_3d_mouse_goes_and_turns_right_handed(pad, cap, capsys):
+    mouse, kind = cap
+    assert mouse.axes == ("x", "y", "z", "roll", "pitch", "yaw")
+    assert values(mouse) == {}
+    pad.send(*((kind, code, 350) for code in range(6)))  # right, towards the person, down, and about these
+    assert mouse.read(1.0).value.tolist() == [1, -1, -1, 1, -1, -1]
+    pad.send((kind, 0, -175), (kind, 5, 400))
+    assert mouse.read(1.05).value.tolist() == [-0.5, -1, -1, 1, -1, -1]
+
+
+def test_a_cap_that_is_let_go_is_at_rest(pad, cap):
+    mouse, kind = cap
+    pad.send((kind, 0, 350), (kind, 1, 350))
+    assert mouse.read(1.0).value.tolist() == [1, -1, 0, 0, 0, 0]
+    for now in np.arange(1.05, 1.5, 0.05):
+        pad.send((kind, 0, 350), *([(3, 1, 0)] if kind == 3 else []))
+        mouse.orders(Status(phase="ready", num_episodes=0))  # takes the events as well
+        assert mouse.read(now).value[0] == 1
+    assert mouse.read(1.5).value.tolist() == [1, 0, 0, 0, 0, 0]
+    if kind == 3:
+        pad.send((3, 0, 0))
+    assert mouse.read(1.7).value.tolist() == [0] * 6
+    pad.send((kind, 2, 350), (0, 3, 0), (kind, 2, 350))  # events are lost
+    assert mouse.read(1.8).value.tolist() == [0] * 6
+
+
+def test_the_buttons_of_a_3d_mouse_begin_end_keep_and_discard(pad, cap):
+    orders = {"ready": ["begin"], "recording": ["end", "discard"], "ended": ["keep", "discard"], "controlled": ["end"]}
+    for phase, expected in orders.items():
+        for button in (0x100, 0x101):
+            pad.press(button)
+        assert kinds(cap[0], phase) == expected
+    assert {kind for buttons in CAP_BUTTONS.values() for kinds in buttons.values() for kind in kinds} <= {*ORDERS}
+
+
+def test_what_is_no_3d_mouse_is_refused_and_the_only_one_is_taken(pad, tmp_path, monkeypatch):
+    del pad.ranges[4]
+    with pytest.raises(ConnectionError, match=r"event7 is no 3D mouse.*3Dconnexion"):
+        SpaceMouse(pad.path).start()
+    pad.ranges = {code: [0, -350, 350] for code in range(6)}
+    monkeypatch.setattr("recede.teleoperation.gamepad.BY_ID", tmp_path)
+    (tmp_path / "usb-3Dconnexion_SpaceNavigator-event-if00").symlink_to(pad.path)
+    assert "velocity input" in check_teleoperator(SpaceMouse(), MonotonicClock(), seconds=0.1, max_call_s=1.0)
+
+
+def test_it_drives_begins_and_decides_and_the_robot_rests_if_it_is_gone(recede, pad, monkeypatch, tmp_path):
+    monkeypatch.setattr("recede.recording.session.MEASURED_S", 0.2)
+    write_in_thread(monkeypatch)
+    typed, make, orders, commands, stops = set(), toys.make_robot, Gamepad.orders, [], []
+
+    def play(gamepad, status):
+        """Move to the right; keep the first episode as a success, and lose the gamepad in the second."""
+        phase = (status.phase, status.num_episodes)
+        button = {"ready": 0x13B, "recording": 0x13B, "ended": 0x130}.get(status.phase)
+        if phase == ("recording", 1) and status.seconds > 0.2:
+            pad.unplug()
+        elif button and phase not in typed and (status.phase != "recording" or status.seconds > 0.6):
+            typed.add(phase)
+            pad.press(button)
+            pad.send((3, 0, 32767))
+        return orders(gamepad, status)
+
+    def make_noting(rate):
+        robot = make(rate)
+        command, stop = robot.command, robot.stop
+        robot.command = lambda action, at_time: (commands.append(action), command(action, at_time))
+        robot.stop = lambda: (stops.append(len(commands)), stop())
+        return robot
+
+    monkeypatch.setattr(Gamepad, "orders", play)
+    monkeypatch.setattr(toys, "make_robot", make_noting)
+    path = tmp_path / "hands.zarr"
+    options = [
+        "input=gamepad",
+        f"input.device={pad.path}",
+        "robot=driver",
+        "robot.make=toys:make_robot",
+        "approach=0.2",
+    ]
+    result = recede("record", "task=reach", f"out={path}", *options, "action=input", "safety.stale_ms=5000")
+    assert result.status != 0
+    assert f"gamepad {pad.path} is gone" in result.err
+    assert result.err.count("\n") == 1
+    assert "1 demonstrations" in result.out
+    (facts,), episode = (store := DemonstrationStore.open(path)).episode_facts, store.episode(0)
+    assert (facts.input, facts.outcome, facts.notes["action"]) == ("gamepad", "success", "input")
+    way = np.ptp(episode["action"], axis=0)
+    assert 0.1 < way[0] < 0.4  # half a unit a second
+    assert way[1] == 0
+    np.testing.assert_array_equal(commands[-1], commands[-2])
+    assert stops[-1] == len(commands)
+    assert recede("inspect", path, f"out={tmp_path / 'hands.png'}").status == 0

@@ -8,15 +8,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from emulated_bus import EmulatedBus, Servo
-from hands import ThreadChild
+from hands import Typist, write_in_thread
 from recede.configs.components.inputs import LeaderInputConfig
 from recede.datasets.store import DemonstrationStore
 from recede.realtime import MonotonicClock
-from recede.recording import writing
+from recede.robots.feetech.arm import SerialArm
 from recede.robots.feetech.calibration import JOINTS
 from recede.specification import Specification, Stream
 from recede.teleoperation.check import check_teleoperator
-from recede.teleoperation.interface import Order, Status
+from recede.teleoperation.interface import Status
 from recede.teleoperation.leader import LeaderArm
 from waiting import until
 
@@ -155,6 +155,18 @@ def test_servos_of_another_calibration_are_refused_with_both_and_keep_their_torq
     assert emulated.writes == []
 
 
+def test_a_recording_with_another_calibration_moves_nothing(recede, emulated, calibration, tmp_path):
+    other = written(tmp_path / "other.json", wrist_flex={"range_min": 1100})
+    hands = ["input=leader", f"input.port={emulated.port}", f"input.calibration={other}"]
+    robot = ["robot=serial_arm", f"robot.port={tmp_path / 'nothing'}", f"robot.calibration={calibration}"]
+    result = recede("record", "task=wipe", f"out={tmp_path / 'led.zarr'}", *robot, *hands)
+    assert result.status == 2
+    assert "(wrist_flex)" in result.err
+    assert "other.json" in result.err
+    assert result.err.count("\n") == 1
+    assert emulated.writes == []
+
+
 @pytest.mark.parametrize(
     ("arm", "more", "message"),
     [
@@ -188,26 +200,31 @@ def test_it_leads_a_robot_whose_commands_are_recorded_and_which_rests_if_the_lea
     recede, emulated, calibration, monkeypatch, tmp_path
 ):
     monkeypatch.setattr("recede.recording.session.MEASURED_S", 0.2)
-    monkeypatch.setattr(writing, "Child", ThreadChild)
-    monkeypatch.setattr(writing, "signal", SimpleNamespace(SIGTERM=0, SIGHUP=0, SIG_IGN=0, signal=lambda *_: None))
+    write_in_thread(monkeypatch)
+    typist = Typist(monkeypatch, ready=(0, "\n"), recording=(0.8, "\n"), ended=(0, "s"))
     follower = EmulatedBus({number: Servo(number, offset=10 * number, at=at) for number, at in enumerate(PLACES, 1)})
     positions = {number: servo.position for number, servo in follower.servos.items()}
 
     def orders(leader, status):
         """Turn the first joint by half a radian a second; keep the first episode, and lose the leader in the second."""
         leader.read(0.0)
-        if status.phase == "ready":
-            return [Order("begin")]
+        typist.see(status)
         emulated.servos[1].encoder = 2058 + status.seconds / (2 * STEP)
         if status.seconds > 0.6 and status.num_episodes:
             emulated.unplug()
-        return [Order("keep")] if status.seconds > 0.8 and not status.num_episodes else []
+        return []
 
+    def command(arm, action, at_time):
+        commanded.append(float(np.float32(action[0])))
+        original(arm, action, at_time)
+
+    commanded, original = [], SerialArm.command
+    monkeypatch.setattr(SerialArm, "command", command)
     monkeypatch.setattr(LeaderArm, "orders", orders)
     path = tmp_path / "led.zarr"
     robot = ["robot=serial_arm", f"robot.port={follower.port}", f"robot.calibration={calibration}", "rate=60"]
     hands = ["input=leader", f"input.port={emulated.port}", f"input.calibration={calibration}", "input.near=1"]
-    with contextlib.closing(SimpleNamespace(close=follower.unplug)):
+    with contextlib.closing(typist), contextlib.closing(SimpleNamespace(close=follower.unplug)):
         result = recede("record", "task=wipe", f"out={path}", *robot, *hands, "safety.stale_ms=9000", "approach=9")
         assert result.status != 0
         assert f"leader at {emulated.port} is lost" in result.err
@@ -216,12 +233,13 @@ def test_it_leads_a_robot_whose_commands_are_recorded_and_which_rests_if_the_lea
         store = DemonstrationStore.open(path)
         (facts,), episode = store.episode_facts, store.episode(0)
         assert (facts.input, facts.task, facts.notes["action"]) == ("leader", "wipe", "commanded")
+        assert facts.outcome == "success"
         assert sum(after - first for first, after in facts.notes["led"]) > 10
         assert np.ptp(episode["action"], axis=0)[0] > 0.2
         np.testing.assert_array_equal(np.ptp(episode["action"], axis=0)[1:5], 0)
-        goals = {round(float(action) / STEP) + 2000 for action in episode["action"][:, 0]}
-        assert goals <= {2048, *follower.goals(1)}  # what was commanded, and not where the leader was
+        assert {*episode["action"][:, 0].tolist()} <= {*commanded}  # and not where the leader was
         assert all(servo.has_torque for servo in follower.servos.values())
         at_rest = follower.servos[1].position
         time.sleep(0.1)
         assert follower.servos[1].position == at_rest > positions[1] + 50
+        assert recede("inspect", path, f"out={tmp_path / 'led.png'}").status == 0

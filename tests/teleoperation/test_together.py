@@ -7,16 +7,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from emulated_bus import EmulatedBus, Servo
-from hands import Hands
+from hands import Hands, Typist, write_in_thread
 from recede.configs.components.inputs import TwoLeadersInputConfig
+from recede.datasets.store import DemonstrationStore
 from recede.realtime import MonotonicClock
 from recede.robots.feetech.calibration import JOINTS
 from recede.robots.interface import Reading
 from recede.specification import Specification, Stream
 from recede.teleoperation.check import check_teleoperator
 from recede.teleoperation.together import Together
+from two_arms import BOTH, TwoArms
 
-BOTH = tuple(f"{side}_{joint}" for side in ("left", "right") for joint in JOINTS)
 STEP = 2 * np.pi / 4096
 
 
@@ -54,6 +55,60 @@ def test_two_arms_are_one_input_with_their_joints_in_order(buses, tmp_path):
         expected = [*[100 * STEP] * 5, 0.15, *[-100 * STEP] * 5, -0.15]  # the grippers are triggers
         np.testing.assert_allclose(config.clutch(together, robot().specification).axes(reading.value), expected)
     assert "absolute" in check_teleoperator(config.build(robot()), MonotonicClock(), seconds=0.2, max_call_s=1.0)
+
+
+@pytest.mark.slow
+def test_both_lead_a_robot_whose_episodes_are_recorded_and_which_rests_if_one_is_gone(
+    recede, buses, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("recede.recording.session.MEASURED_S", 0.2)
+    write_in_thread(monkeypatch)
+    typist, robots = Typist(monkeypatch, ready=(0, "\n"), recording=(0.6, "\n"), ended=(0, "f")), []
+
+    def orders(both, status):
+        """Turn the first joints apart; keep the first episode, and lose the right arm in the second."""
+        typist.see(status)
+        for name, way in (("left", 100), ("right", -100)):
+            buses[name].servos[1].encoder = {"left": 2100, "right": 1900}[name] + way * min(status.seconds, 0.5)
+        if status.num_episodes and status.seconds > 0.3:
+            buses["right"].unplug()
+        return []
+
+    def make(rate):
+        robots.append(TwoArms(rate))
+        return robots[0]
+
+    two(tmp_path)  # writes the calibrations
+    monkeypatch.setattr(Together, "orders", orders)
+    monkeypatch.setattr("two_arms.make_robot", make, raising=False)
+    path = tmp_path / "both.zarr"
+    arms = [
+        f"input.{side}_{what}={value}"
+        for side in ("left", "right")
+        for what, value in (("port", buses[side].port), ("calibration", tmp_path / side))
+    ]
+    options = [
+        "input=two_leaders",
+        *arms,
+        "input.near=1",
+        "robot=driver",
+        "robot.make=two_arms:make_robot",
+        "approach=9",
+    ]
+    with contextlib.closing(typist):
+        result = recede("record", "task=fold", f"out={path}", *options)
+    assert result.status != 0
+    assert f"leader at {buses['right'].port} is lost" in result.err
+    assert result.err.count("\n") == 1
+    (facts,), episode = (store := DemonstrationStore.open(path)).episode_facts, store.episode(0)
+    assert (facts.input, facts.outcome) == ("two_leaders", "failure")
+    ways = np.ptp(episode["action"], axis=0)
+    assert (ways[[0, 6]] > 20 * STEP).all()
+    assert robots[0].is_stopped
+    np.testing.assert_array_equal(robots[0].commands[-1], robots[0].commands[-2])
+    inspected = recede("inspect", path, f"out={tmp_path / 'both.png'}")
+    assert inspected.status == 0
+    assert "joints.left_shoulder_pan rad" in inspected.out
 
 
 def test_if_one_arm_cannot_be_reached_the_other_one_is_released(buses, tmp_path):

@@ -80,7 +80,7 @@ def test_a_killed_training_ends_bit_for_bit_as_an_uninterrupted_one(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, 5))
+@pytest.mark.parametrize("seed", [1, 2])
 def test_many_killed_trainings_end_the_same(tmp_path, nursery, demonstrations, small, uninterrupted, seed):
     out = tmp_path / "run"
     kill_and_resume(nursery, arguments(demonstrations, small, out), out, kills=6, seed=seed)

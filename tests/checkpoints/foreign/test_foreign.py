@@ -55,6 +55,14 @@ def test_a_network_of_the_reference_computes_the_same(tmp_path, kind):
     assert manifest["policy"]["network"]["choice"] == kind
 
 
+def test_a_transformer_without_masks_is_not_causal(tmp_path):
+    weights = {name: tensor for name, tensor in state_dict("transformer").items() if not name.endswith("mask")}
+    policy, _ = imported(tmp_path, weights, "policy/network=transformer")
+    network = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+    expected = transformer_forward(network, *inputs())
+    torch.testing.assert_close(policy.network(*inputs()), expected, rtol=0, atol=1e-5)
+
+
 def test_the_heads_of_a_transformer_are_chosen(tmp_path):
     weights = state_dict("transformer")
     policy, _ = imported(tmp_path, weights, "policy/network=transformer", "policy.network.num_heads=2")
@@ -209,7 +217,7 @@ def edit(weights, drop=(), add=(), rename=("", "")):
         ("unet1d", {"rename": ("model.", "")}, "model.* and normalizer.* for obs and action"),
         ("unet1d", {"drop": ["obs.offset"]}, "normalizer.params_dict.obs must hold scale and offset"),
         ("unet1d", {"add": ["normalizer.params_dict.action.scale"]}, r"action must be of 2 numbers a step, got \(3,\)"),
-        ("transformer", {"drop": ["mask"]}, "no masks among them"),
+        ("transformer", {"drop": ["memory_mask"]}, "or neither"),
         ("transformer", {"drop": ["layers.1.linear1"]}, "decoder.layers.1.linear1.weight is missing"),
         ("transformer", {"add": ["model.encoder.layers.0.x"]}, "encoder.layers.0.x is not known"),
     ],

@@ -15,6 +15,7 @@ def small(**options):
         "num_layers": 2,
         "num_heads": 2,
         "size": 16,
+        "causal": True,
         "dropout": 0.0,
         "embedding_dropout": 0.0,
     } | options
@@ -50,8 +51,9 @@ def decoder_of_torch(network, size=16, heads=2):
 
 @pytest.mark.parametrize("steps", [1, 5, 8])
 @pytest.mark.parametrize("tokens", [1, 2, 3])
-def test_the_network_is_torchs_decoder_over_the_published_memory(steps, tokens):
-    network = small(conditioning_shape=(tokens, 5)).double().eval()
+@pytest.mark.parametrize("causal", [True, False])
+def test_the_network_is_torchs_decoder_over_the_published_memory(causal, steps, tokens):
+    network = small(conditioning_shape=(tokens, 5), causal=causal).double().eval()
     with torch.no_grad():  # every position and bias counts
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
@@ -62,7 +64,8 @@ def test_the_network_is_torchs_decoder_over_the_published_memory(steps, tokens):
     future = torch.ones(steps, steps, dtype=torch.bool).triu(1)
     hidden = torch.tensor([[token > 1 + step for token in range(1 + tokens)] for step in range(steps)])
     x = network.action(noisy) + network.action_positions[:steps]
-    x = decoder_of_torch(network)(x, memory, tgt_mask=future, memory_mask=hidden)
+    masks = {"tgt_mask": future, "memory_mask": hidden} if causal else {}
+    x = decoder_of_torch(network)(x, memory, **masks)
     torch.testing.assert_close(network(noisy, t, conditioning), network.head(network.norm(x)), rtol=0, atol=1e-10)
 
 
@@ -80,6 +83,16 @@ def test_an_action_sees_neither_later_actions_nor_later_observations():
         changed[:, token] += 1
         differs = (network(noisy, t, changed) - before).abs().amax(dim=(0, 2)) > 0
         assert differs.tolist() == [other >= token for other in range(8)]
+
+
+def test_an_action_sees_everything_if_the_network_is_not_causal():
+    network = small(conditioning_shape=(9, 5), causal=False)
+    noisy, t, conditioning = inputs(tokens=9)
+    before = network(noisy, t, conditioning)
+    for changed in (noisy, conditioning):
+        changed[:, -1] += 1
+        assert ((network(noisy, t, conditioning) - before).abs().amax(dim=(0, 2)) > 0).all()
+        changed[:, -1] -= 1
 
 
 def test_a_shorter_chunk_is_the_beginning_of_a_longer_one():
