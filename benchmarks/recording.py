@@ -1,4 +1,5 @@
-"""Milliseconds from the end of an episode until the next one can begin, for the first and the last of many episodes.
+"""What the first and the last of many episodes cost: milliseconds from the end of one until the next one can begin, and
+those of the processor for the process that writes, which a busy machine does not change much.
 
     python benchmarks/recording.py [json=FILE]
 
@@ -8,6 +9,7 @@ the process of `recede record` meanwhile.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
@@ -52,14 +54,21 @@ def specification(*, has_images: bool) -> Specification:
     )
 
 
-def seconds_to_ready(folder: Path, *, has_images: bool) -> list[float]:
-    """For each episode in turn, the seconds from its end until the next one has begun."""
-    robot, rng, taken = specification(has_images=has_images), np.random.default_rng(0), list[float]()
+def processor_s(pid: int) -> float:
+    """Seconds of the processor that a process has taken, by proc(5)."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def costs(folder: Path, *, has_images: bool) -> list[tuple[float, float]]:
+    """For each episode in turn, the seconds from its end until the next one has begun, and those of the processor."""
+    robot, rng = specification(has_images=has_images), np.random.default_rng(0)
+    taken = list[tuple[float, float]]()
     store = DemonstrationStore.create(folder / f"images-{has_images}.zarr", robot)
     with closing(Recorder(store, 0.0)) as recorder:
         recorder.begin()
         for _ in range(EPISODES):
-            alignment = Alignment(robot)
+            alignment, before = Alignment(robot), processor_s(recorder.pid)
             begin = time.perf_counter()
             for step in range(STEPS):
                 moment = step * DT
@@ -76,7 +85,7 @@ def seconds_to_ready(folder: Path, *, has_images: bool) -> list[float]:
                 raise RuntimeError(f"the disk does not keep up with {SPEED:g} times the speed: {recorder.fault}")
             recorder.keep(EpisodeFacts(outcome="success", operator="benchmark"), seed=-1)
             recorder.begin()
-            taken.append(time.perf_counter() - ended)
+            taken.append((time.perf_counter() - ended, processor_s(recorder.pid) - before))
         recorder.discard()
     return taken
 
@@ -86,14 +95,13 @@ def main() -> None:
     path, rows = output(sys.argv[1:]), list[Row]()
     for name, has_images in (("joints", False), (f"joints and {SIZE} x {SIZE} pixels", True)):
         with tempfile.TemporaryDirectory() as folder:
-            taken = seconds_to_ready(Path(folder), has_images=has_images)
-        first, last = median(taken[:FEW]), median(taken[-FEW:])
-        rows += [
-            Row(name=f"{name}: episode 1, end to ready", value=1e3 * first, unit="ms"),
-            Row(name=f"{name}: episode {EPISODES}, end to ready", value=1e3 * last, unit="ms"),
-            Row(name=f"{name}: longest", value=1e3 * max(taken), unit="ms"),
-            Row(name=f"{name}: last / first", value=last / first, unit="x"),
-        ]
+            taken = costs(Path(folder), has_images=has_images)
+        for what, values in zip(("end to ready", "processor"), zip(*taken, strict=True), strict=True):
+            rows += [
+                Row(name=f"{name}: episode 1, {what}", value=1e3 * median(values[:FEW]), unit="ms"),
+                Row(name=f"{name}: episode {EPISODES}, {what}", value=1e3 * median(values[-FEW:]), unit="ms"),
+                Row(name=f"{name}: longest, {what}", value=1e3 * max(values), unit="ms"),
+            ]
     report(rows, path)
 
 

@@ -118,7 +118,7 @@ def test_windows(run):
 
 
 def test_recording(run):
-    assert len(run("recording")) == 8
+    assert len(run("recording")) == 12
 
 
 @pytest.mark.slow
