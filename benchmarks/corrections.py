@@ -21,7 +21,6 @@ from pathlib import Path
 from recede.benchmarks.measure import Row, output, report
 from recede.commands.main import main as run
 from recede.datasets.store import DemonstrationStore
-from recede.evaluation.intervals import wilson
 from recede.files import read_json
 
 TASK = "pick_place"
@@ -50,19 +49,19 @@ def rows(folder: Path) -> Iterator[Row]:
     """The success of each policy, and how long the hands led."""
     demonstrations = recorded(folder, "demonstrations", DEMONSTRATIONS)
     first = trained(folder, "first", [demonstrations])
-    yield success(first)
+    yield from results(first)
     policy, corrections = first, list[Path]()
     for name in ("round-1", "round-2"):
         corrections.append(corrected(folder, name, policy))
         yield led_share(name, corrections[-1])
         policy = trained(folder, name, [demonstrations, *corrections], start=policy, only="interventions")
-        yield success(policy)
+        yield from results(policy)
     more = [demonstrations, recorded(folder, "more", 2 * EPISODES)]
     for name, datasets in (("longer", more[:1]), ("more", more)):
         policy = first
         for stage in (1, 2):
             policy = trained(folder, f"{name}-{stage}", datasets, start=policy)
-        yield success(policy)
+        yield from results(policy)
 
 
 def recede(command: str, *arguments: str) -> None:
@@ -112,15 +111,17 @@ def led_share(name: str, corrections: Path) -> Row:
     return Row(name=f"{name}, led by the hands", value=100 * sum(led) / store.num_steps, unit=unit)
 
 
-def success(policy: Path) -> Row:
-    """The success rate of a policy, in %, with its 95 % interval over the episodes."""
+def results(policy: Path) -> Iterator[Row]:
+    """The success rate and the mean score of a policy, in %, with their 95 % intervals over the episodes."""
     out = policy.with_name(f"{policy.name}-evaluation")
     if not (out / "evaluation.json").exists():
         seeds = [f"episodes={SEEDS}", f"first_seed={FIRST_SEEDS['evaluation']}"]
         recede("evaluate", str(policy), f"task={TASK}", *seeds, *EVALUATION, f"out={out}")
-    rate = read_json(out / "evaluation.json")["success_rate"]
-    low, high = wilson(round(rate * SEEDS), SEEDS)
-    return Row(name=f"{policy.name}, success", value=100 * rate, unit=f"% [{100 * low:.0f}, {100 * high:.0f}]")
+    evaluation = read_json(out / "evaluation.json")
+    for name, key in (("success", "success_rate"), ("score", "mean_score")):
+        low, high = evaluation[f"{key}_95"]
+        unit = f"% [{100 * low:.0f}, {100 * high:.0f}]"
+        yield Row(name=f"{policy.name}, {name}", value=100 * evaluation[key], unit=unit)
 
 
 if __name__ == "__main__":
