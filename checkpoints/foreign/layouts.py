@@ -199,7 +199,7 @@ def transformer(weights: Mapping[str, Tensor]) -> Layout:
             num_heads=1,
             dropout=0.0,
             embedding_dropout=0.0,
-            **sizes,
+            **sizes,  # pyright: ignore[reportArgumentType]
         )
     ours = {name: shape for name, shape in shapes(network).items() if not name.startswith("keys_values.")}
     cross = [f"decoder.layers.{layer}.multihead_attn.in_proj_" for layer in range(num_layers)]

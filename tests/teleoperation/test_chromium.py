@@ -77,6 +77,24 @@ def test_keys_the_mouse_and_the_list_of_positions(served):
         np.testing.assert_allclose(hands.read(0.0).value - before - way, [0, 0.5], atol=1e-6)
 
 
+def test_a_second_tab_takes_the_hands_and_a_reload_gives_them_back(served):
+    hands, go_on = served
+    with opened(hands.address) as page:
+        until(lambda: hands.read(0.0), go_on)
+        second = page.context.browser.new_page()
+        second.goto(hands.address)
+        until(lambda: "holds the hands" in second.locator("#veil").inner_text(), go_on)
+        second.locator("#take").click()
+        until(lambda: "has taken the hands" in page.locator("#veil").inner_text(), go_on)
+        second.keyboard.down("KeyD")
+        until(lambda: (reading := hands.read(0.0)) and reading.value[0] > 0.05, go_on)
+        second.reload()
+        reading = until(lambda: (reading := hands.read(0.0)) and reading.value[0] == 0 and reading, go_on)
+        time.sleep(0.2)
+        assert hands.read(0.0).time > reading.time  # it holds again, from here
+        assert Screen(second).look().phase == "Recording"
+
+
 def test_a_computer_that_sleeps_lets_go_and_comes_back_where_it_was(served, monkeypatch):
     monkeypatch.setattr(web_module, "PING_S", 0.3)
     monkeypatch.setattr(web_module, "GONE_S", 0.5)
