@@ -64,8 +64,8 @@ class TransformerConfig(NetworkConfig):
     """Attention heads of each layer. They divide size."""
     size: int = 128
     """Size of a token."""
-    causal: bool = False
-    """An action sees only the actions and observations up to its own step, as published. Otherwise it sees all."""
+    causal: bool = True
+    """An action sees only the actions and observations up to its own step, as published. false: it sees all."""
     dropout: float = 0.0
     """Dropout within the layers. Published policies use 0.01 to 0.3."""
     embedding_dropout: float = 0.0
