@@ -197,6 +197,7 @@ def transformer(weights: Mapping[str, Tensor]) -> Layout:
             conditioning_shape=shape,
             num_steps=num_steps,
             num_heads=1,
+            patch=1,
             dropout=0.0,
             embedding_dropout=0.0,
             **sizes,  # pyright: ignore[reportArgumentType]

@@ -64,6 +64,8 @@ class TransformerConfig(NetworkConfig):
     """Attention heads of each layer. They divide size."""
     size: int = 128
     """Size of a token."""
+    patch: int = 1
+    """Control steps of each token. More than 1 needs causal=false, and costs less time."""
     causal: bool = True
     """An action sees only the actions and observations up to its own step, as published. false: it sees all."""
     dropout: float = 0.0
@@ -74,6 +76,7 @@ class TransformerConfig(NetworkConfig):
     def __post_init__(self) -> None:
         positive(self, "num_layers", "num_heads", most=1000)
         positive(self, "size", most=LARGEST_SIZE)
+        positive(self, "patch", most=MOST_CHUNK)
         share(self, "dropout", "embedding_dropout")
 
     def build(self, *, action_size: int, num_steps: int, conditioning_shape: tuple[int, int]) -> Network:

@@ -6,6 +6,8 @@ step. The memory of the cross-attention is the token of the time and these S tok
 
 from __future__ import annotations
 
+import math
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -56,7 +58,7 @@ class DecoderBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Denoises an action chunk as a sequence of at most `num_steps` tokens.
+    """Denoises an action chunk of at most `num_steps` steps as a sequence of tokens of `patch` steps each.
 
     If it is causal, an action sees the earlier actions, the time, and the observations up to its own step; the chunk
     starts at the oldest observed step. Otherwise it sees everything. Only then the network can be the score of a chunk:
@@ -68,7 +70,8 @@ class Transformer(nn.Module):
     conditioning_shape: (S, Dc). size: E. causal: as published. dropout: within the layers. embedding_dropout: of tokens
     with their positions.
 
-    Raises ValueError if a size is impossible.
+    Raises ValueError if a size is impossible, or if a causal network has patches: an action would see the later ones of
+    its token.
     """
 
     visible: Tensor | None
@@ -82,6 +85,7 @@ class Transformer(nn.Module):
         num_layers: int,
         num_heads: int,
         size: int,
+        patch: int,
         causal: bool,
         dropout: float,
         embedding_dropout: float,
@@ -96,9 +100,11 @@ class Transformer(nn.Module):
                 f"the {num_tokens} tokens of conditioning must be among the {num_steps} steps of a causal chunk: "
                 "each token is an observed step, which earlier actions do not see"
             )
-        self.num_steps, self.num_heads = num_steps, num_heads
-        self.action = nn.Linear(action_size, size)
-        self.action_positions = nn.Parameter(torch.zeros(num_steps, size))
+        if causal and patch > 1:
+            raise ValueError(f"patch must be 1 in a causal network, got {patch}: choose causal=false")
+        self.num_steps, self.num_heads, self.patch = num_steps, num_heads, patch
+        self.action = nn.Linear(patch * action_size, size)
+        self.action_positions = nn.Parameter(torch.zeros(math.ceil(num_steps / patch), size))
         self.time = Sinusoids(size)
         self.observation = nn.Linear(token_size, size)
         self.memory_positions = nn.Parameter(torch.zeros(1 + num_tokens, size))
@@ -106,7 +112,7 @@ class Transformer(nn.Module):
         self.keys_values = nn.Linear(size, 2 * num_layers * size)
         self.blocks = nn.ModuleList(DecoderBlock(size, num_heads=num_heads, dropout=dropout) for _ in range(num_layers))
         self.norm = nn.LayerNorm(size)
-        self.head = nn.Linear(size, action_size)
+        self.head = nn.Linear(size, patch * action_size)
         self.dropout = nn.Dropout(embedding_dropout)
         visible = torch.arange(num_steps)[:, None] >= torch.arange(1 + num_tokens) - 1  # the time comes first
         self.register_buffer("visible", visible if causal else None, persistent=False)
@@ -156,7 +162,9 @@ class Transformer(nn.Module):
             raise ValueError(f"a chunk must have at most the {self.num_steps} steps with a position, got {num_steps}")
         memory = torch.cat([time, condition], dim=3).unbind(1)
         visible = None if self.visible is None else self.visible[:num_steps]
-        x = self.dropout(self.action(noisy) + self.action_positions[:num_steps])
+        whole = F.pad(noisy, (0, 0, 0, -num_steps % self.patch))
+        tokens = self.action(rearrange(whole, "b (t p) d -> b t (p d)", p=self.patch))
+        x = self.dropout(tokens + self.action_positions[: tokens.shape[1]])
         for block, key, value in zip(self.blocks, memory[0::2], memory[1::2], strict=True):
             x = block(x, key, value, visible)
-        return self.head(self.norm(x))
+        return rearrange(self.head(self.norm(x)), "b t (p d) -> b (t p) d", p=self.patch)[:, :num_steps]

@@ -15,6 +15,7 @@ def small(**options):
         "num_layers": 2,
         "num_heads": 2,
         "size": 16,
+        "patch": 1,
         "causal": True,
         "dropout": 0.0,
         "embedding_dropout": 0.0,
@@ -93,6 +94,22 @@ def test_an_action_sees_everything_if_the_network_is_not_causal():
         changed[:, -1] += 1
         assert ((network(noisy, t, conditioning) - before).abs().amax(dim=(0, 2)) > 0).all()
         changed[:, -1] -= 1
+
+
+@pytest.mark.parametrize("steps", [1, 5, 8])
+def test_a_token_holds_as_many_steps_as_a_patch(steps):
+    """It is the network whose actions are the patches of a chunk; what is missing at its end is zero."""
+    network, long = small(patch=3, causal=False), small(action_size=9, num_steps=3, causal=False)
+    long.load_state_dict(network.state_dict())
+    noisy, t, conditioning = inputs(steps=steps)
+    whole = torch.cat([noisy, torch.zeros(4, -steps % 3, 3)], dim=1)
+    expected = long(whole.reshape(4, -1, 9), t, conditioning).reshape(4, -1, 3)[:, :steps]
+    torch.testing.assert_close(network(noisy, t, conditioning), expected, rtol=0, atol=0)
+
+
+def test_a_causal_network_has_no_patches():
+    with pytest.raises(ValueError, match=r"patch must be 1.*got 2.*causal=false"):
+        small(patch=2)
 
 
 def test_a_shorter_chunk_is_the_beginning_of_a_longer_one():
