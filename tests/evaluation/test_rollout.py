@@ -11,7 +11,7 @@ import pytest
 import torch
 import toys
 from recede.checkpoints.opening import load_policy
-from recede.configs.components.denoising import DDPMConfig
+from recede.configs.components.denoising import DDIMConfig, DDPMConfig
 from recede.configs.components.encoders import ResNetEncoderConfig
 from recede.configs.components.networks import DiTConfig, TransformerConfig, UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig, RegressionConfig
@@ -144,11 +144,12 @@ SMALL = {
     "dit": DiffusionConfig(network=DiTConfig(num_layers=2, size=32)),
     "resnet": DiffusionConfig(network=UNET, encoder=ResNetEncoderConfig(width=16, stages=2, crop=[28, 28])),
 }
+SHORT = partial(DiffusionConfig, sampler=DDIMConfig(num_steps=2))
 LARGE = {
-    **{f"unet1d {c}": DiffusionConfig(network=UNet1dConfig(channels=c)) for c in ([16, 32], [64, 128, 256])},
-    "transformer": DiffusionConfig(network=TransformerConfig()),
-    "dit": DiffusionConfig(network=DiTConfig()),
-    "resnet": DiffusionConfig(network=UNET, encoder=ResNetEncoderConfig(crop=[84, 84])),
+    **{f"unet1d {c}": SHORT(network=UNet1dConfig(channels=c)) for c in ([16, 32], [64, 128, 256])},
+    "transformer": SHORT(network=TransformerConfig()),
+    "dit": SHORT(network=DiTConfig()),
+    "resnet": SHORT(network=UNET, encoder=ResNetEncoderConfig(crop=[84, 84])),
 }
 
 

@@ -34,7 +34,7 @@ from recede.policy.encoders.images import centre_crop
 from recede.policy.encoders.observation import ObservationEncoder
 from recede.policy.normalizer import Normalizer
 from recede.specification import Stream
-from recede.training import loop
+from recede.training import loop, sources
 
 # --- observations
 
@@ -255,10 +255,10 @@ def test_a_killed_training_on_images_ends_bit_for_bit_the_same(filmed, tmp_path,
 
 def test_training_uses_augmented_images_and_computes_no_statistics_of_them(filmed, tmp_path, monkeypatch):
     counted, sizes = [], []
-    plain, check = normalisation.statistics, loop.check_finite
+    plain, check = normalisation.statistics, sources.check_finite
     monkeypatch.setattr(normalisation, "statistics", lambda d, name, e: counted.append(name) or plain(d, name, e))
     monkeypatch.setattr(
-        loop, "check_finite", lambda rows, stream, path: counted.append(stream.name) or check(rows, stream, path)
+        sources, "check_finite", lambda rows, stream, path: counted.append(stream.name) or check(rows, stream, path)
     )
     config = TrainConfig(
         dataset=str(filmed),
