@@ -21,6 +21,7 @@ from recede.datasets.windows import split_episodes
 from recede.files import read_json, write_json_with_digest
 from recede.training.loop import prepare, train
 from recede.training.resuming import begun_manifest
+from stopping import stop_after
 
 STEPS = 4
 
@@ -198,20 +199,6 @@ def test_a_training_that_is_stopped_in_added_episodes_ends_the_same(run, reaches
     train(configuration(store, other, **options))
     for name in ("policy.json", "policy.safetensors", "training.safetensors"):
         assert (checkpoint_of_step(run, 12) / name).read_bytes() == (checkpoint_of_step(other, 12) / name).read_bytes()
-
-
-def stop_after(monkeypatch, step):
-    """Interrupt a training in the process of the test once a checkpoint of `step` exists."""
-    from recede.training.run import Run
-
-    save = Run.save
-
-    def stopping(run, done, **content):
-        save(run, done, **content)
-        if done == step:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "save", stopping)
 
 
 # --- words

@@ -18,6 +18,7 @@ from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import Windows, split_episodes
 from recede.training.loop import prepare, train
 from recede.training.order import Order, mixed
+from stopping import stop_after
 
 STEPS = 20
 """Steps of an episode; with an action horizon of 4 it has 17 windows."""
@@ -225,20 +226,6 @@ def test_interventions_are_learnt_beside_whole_demonstrations(make, tmp_path):
     short = make("short", 1, led=[[0, 3]])
     with pytest.raises(ValueError, match=r"short\.zarr has no window to learn from"):
         prepare(configuration([*paths, short], tmp_path / "run", only="interventions", weights=[1, 1, 1]))
-
-
-def stop_after(monkeypatch, step):
-    """Interrupt a training in the process of the test once a checkpoint of `step` exists."""
-    from recede.training.run import Run
-
-    save = Run.save
-
-    def stopping(run, done, **content):
-        save(run, done, **content)
-        if done == step:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "save", stopping)
 
 
 def test_a_stopped_training_on_grown_datasets_ends_bit_for_bit_the_same(make, tmp_path, monkeypatch):
