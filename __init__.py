@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .specification import Horizons as Horizons
     from .specification import Specification as Specification
     from .specification import Stream as Stream
+    from .version import __version__ as __version__
 
 _HOMES = {
     "DemonstrationStore": ".datasets.store",
@@ -33,6 +34,7 @@ _HOMES = {
     "Specification": ".specification",
     "Stream": ".specification",
     "Windows": ".datasets.windows",
+    "__version__": ".version",
     "add_choice": ".configs.choices",
     "check_demonstrations": ".datasets.check",
     "check_engine": ".policy.engines.check",
@@ -51,6 +53,7 @@ __all__ = [
     "Specification",
     "Stream",
     "Windows",
+    "__version__",
     "add_choice",
     "check_demonstrations",
     "check_engine",

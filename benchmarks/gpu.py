@@ -29,6 +29,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -57,6 +58,7 @@ from recede.policy.interface import Lesson
 from recede.policy.normalizer import Normalizer
 from recede.specification import Specification, Stream
 from recede.training.ema import EMA
+from recede.training.gradients import WARM_UPS, CapturedGradients, Gradients, Update
 from recede.training.parameters import parameter_groups
 
 USAGE = "usage: python benchmarks/gpu.py [json=FILE] [device=cuda] [seconds=540] [only=parity] [tiny=true]"
@@ -90,7 +92,7 @@ class Size:
 
 
 FULL = Size(
-    {"U-Net": [64, 128, 256], "U-Net of the paper": [256, 512, 1024]}, 256, 4, 10.0, 10, (16, 32, 48, 64), 128, 40
+    {"U-Net": [64, 128, 256], "U-Net of the paper": [256, 512, 1024]}, 256, 4, 5.0, 10, (16, 32, 48, 64), 128, 40
 )
 TINY = Size({"U-Net": [8, 16], "U-Net of the paper": [16, 32]}, 4, 2, 0.0, 1, (2, 3), 2, 4)
 
@@ -190,27 +192,39 @@ def parity(bench: Bench, name: str) -> Iterator[Row]:
 
 
 def gradients(bench: Bench, name: str) -> Iterator[Row]:
-    """The loss and the norm of the gradient are those of the CPU."""
+    """The loss and the norm of the gradient are those of the CPU, also of a CUDA graph."""
     policy, failures = bench.policy(name), list[str]()
-    results = [_loss_and_norm(policy, device) for device in (torch.device("cpu"), bench.device)]
-    for quantity, one, other in zip(("loss", "gradient norm"), *results, strict=True):
-        off = abs(other / one - 1)
-        yield Row(name=f"{quantity}, off the CPU", value=1e6 * off, unit="millionths")
-        failures += [] if off < 1e-3 else [f"the {quantity} is {other:.6g}, on the CPU {one:.6g}"]
+    expected = _loss_and_norm(policy, torch.device("cpu"), is_captured=False)
+    for way in ("eager", "captured") if bench.is_gpu else ("eager",):
+        measured = _loss_and_norm(policy, bench.device, is_captured=way == "captured")
+        for quantity, one, other in zip(("loss", "gradient norm"), expected, measured, strict=True):
+            off = abs(other / one - 1)
+            yield Row(name=f"{way}, {quantity}, off the CPU", value=1e6 * off, unit="millionths")
+            failures += [] if off < 1e-3 else [f"{way}: the {quantity} is {other:.6g}, on the CPU {one:.6g}"]
     require(not failures, "; ".join(failures))
 
 
-def _loss_and_norm(policy: DiffusionPolicy, device: torch.device) -> tuple[float, float]:
+def _loss_and_norm(policy: DiffusionPolicy, device: torch.device, *, is_captured: bool) -> tuple[float, float]:
     trained, generator = copy.deepcopy(policy).to(device), torch.Generator().manual_seed(0)
+    update = _update(trained, device, is_captured=is_captured)
     arrays, _ = question(policy, 8)
     observation = {key: torch.from_numpy(values).to(device) for key, values in arrays.items()}
     action = torch.rand(8, HORIZONS.prediction, 2, generator=generator)
     noise = torch.randn(1, 8, *policy.noise_shape[1:], generator=generator)
     uniform = torch.rand(1, 8, policy.num_uniforms, generator=generator)
+    inputs, progress = [x.to(device) for x in (100 * action, noise, uniform)], torch.zeros((), device=device)
+    lesson = Lesson(observation, inputs[0], inputs[1], inputs[2], progress=progress)
+    is_padding = torch.zeros(action.shape[:2], dtype=torch.bool, device=device)
     with tf32(False):
-        loss = trained.loss(Lesson(observation, 100 * action.to(device), noise.to(device), uniform.to(device))).mean()
-        loss.backward()
-    return loss.item(), torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0).item()
+        for _ in range(WARM_UPS if is_captured else 0):
+            update(lesson, is_padding)
+        loss, norm = update(lesson, is_padding)
+    return loss.item(), norm.item()
+
+
+def _update(policy: DiffusionPolicy, device: torch.device, *, is_captured: bool, is_bf16: bool = False) -> Update:
+    gradients = Gradients(policy, clip=1.0, is_masked=False, is_bf16=is_bf16)
+    return CapturedGradients(gradients, device) if is_captured else gradients
 
 
 def chunks(bench: Bench, name: str) -> Iterator[Row]:
@@ -242,19 +256,22 @@ def chunks(bench: Bench, name: str) -> Iterator[Row]:
 
 
 def training(bench: Bench, name: str) -> Iterator[Row]:
-    """Windows a second in fp32 and bf16, the whole step: batch, loss, backward, optimiser and average."""
+    """Windows a second in fp32 and bf16, eager and captured: batch, loss, backward, optimiser and average."""
     policy, sizes = bench.policy(name), {STATE: (206, 25_650), IMAGE: (41, 5_130)}
     if bench.size is not FULL:
         sizes = {STATE: (3, 100), IMAGE: (2, 60)}
     is_image = policy.specification is IMAGE
     windows = Windows(InMemory(policy.specification, *sizes[policy.specification]), HORIZONS, device=bench.device)
-    for precision in ("fp32", "bf16"):
+    draws = bench.size.draws if is_image else 1
+    for precision, way in product(("fp32", "bf16"), ("eager", "captured") if bench.is_gpu else ("eager",)):
         if bench.is_gpu:
+            torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(bench.device)
-        draws = bench.size.draws if is_image else 1
-        step = Step(copy.deepcopy(policy).to(bench.device), windows, bench, precision=precision, draws=draws)
+        trained = copy.deepcopy(policy).to(bench.device)
+        update = _update(trained, bench.device, is_captured=way == "captured", is_bf16=precision == "bf16")
+        step = Step(trained, update, windows, bench, draws=draws)
         seconds = _seconds_of(step, bench)
-        label = f"{precision}, {bench.size.batch_size} windows x {draws}"
+        label = f"{precision}, {way}, {bench.size.batch_size} windows x {draws}"
         yield Row(name=label, value=bench.size.batch_size / seconds, unit="windows/s")
         yield Row(name=f"{label}, a step", value=1e3 * seconds, unit="ms")
         if bench.is_gpu:
@@ -279,8 +296,8 @@ def _seconds_of(step: Callable[[], None], bench: Bench) -> float:
 class Step:
     """A step of training as the training loop takes it, without its checks and its files."""
 
-    def __init__(self, policy: DiffusionPolicy, windows: Windows, bench: Bench, *, precision: str, draws: int) -> None:
-        self.policy, self.windows, self.device, self.precision = policy.train(), windows, bench.device, precision
+    def __init__(self, policy: DiffusionPolicy, update: Update, windows: Windows, bench: Bench, *, draws: int) -> None:
+        self.policy, self.update, self.windows, self.device = policy.train(), update, windows, bench.device
         self.draws, self.batch_size = draws, bench.size.batch_size
         self.optimizer = torch.optim.AdamW(parameter_groups(policy, weight_decay=1e-6), lr=1e-4, fused=True)
         self.average, self.generator = EMA(policy, power=0.75, maximum=0.9999), torch.Generator(bench.device)
@@ -291,11 +308,7 @@ class Step:
         """Take it."""
         start = self.count * self.batch_size % max(len(self.order) - self.batch_size, 1)
         batch = self.windows.batch(self.order[start : start + self.batch_size])
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            loss = self.policy.loss(self._lesson(batch)).mean()
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), 1.0)
+        self.update(self._lesson(batch), batch.is_padding)
         self.optimizer.step()
         self.count += 1
         self.average.update(self.policy, self.count)
@@ -304,7 +317,8 @@ class Step:
         size, generator, device = (self.draws, len(batch.action)), self.generator, self.device
         noise = torch.randn(*size, *self.policy.noise_shape[1:], generator=generator, device=device)
         uniform = torch.rand(*size, self.policy.num_uniforms, generator=generator, device=device)
-        return Lesson(self.augmentation(batch.observation, self.generator), batch.action, noise, uniform)
+        observation, progress = self.augmentation(batch.observation, self.generator), torch.zeros((), device=device)
+        return Lesson(observation, batch.action, noise, uniform, progress=progress)
 
 
 def episodes(bench: Bench) -> Iterator[Row]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import check_digest, interpreting, read_json, write_json_with_digest, writing
 from ..specification import Horizons, Specification, interface_from_json, interface_to_json
+from ..version import __version__
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +68,7 @@ def write_checkpoint(folder: Path, weights: Mapping[str, Tensor], **manifest: An
     horizons: Horizons = manifest.pop("horizons")
     content = {
         "format": FORMAT,
-        "versions": {name: version(name) for name in ("recede", "torch", "numpy")},
+        "versions": {"recede": __version__} | {name: version(name) for name in ("torch", "numpy")},
         **interface_to_json(specification, horizons),
         **manifest,
         "weights_sha256": digest,

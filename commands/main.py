@@ -15,6 +15,7 @@ from ..configs.commands import COMMANDS
 from ..configs.packages import import_packages
 from ..realtime import Interrupted, on_signals
 from ..specification import nearest
+from ..version import __version__
 from .composition import compose_and_run, explain
 from .grammar import requested_imports
 from .help import overview, usage
@@ -57,9 +58,7 @@ def _run(command: str, arguments: Sequence[str]) -> None:
         print(overview())
         return
     if command == "--version":
-        from importlib.metadata import version
-
-        print(f"recede {version('recede')}")
+        print(f"recede {__version__}")
         return
     if command not in COMMANDS:
         raise ValueError(f"there is no command {command!r}: {nearest(command, COMMANDS)}")

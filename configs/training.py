@@ -27,8 +27,8 @@ BY_CONTENT = ("dataset", "episodes", "init_from", "teacher")
 """Fields of a training that name data or weights: these count, and their names do not."""
 
 FREE = (
-    *("out", "imports", "data", "device", "image_cache", "tensorboard", "log_every", "save_every", "validate_every"),
-    *("evaluate_every", "evaluate_episodes"),
+    *("out", "imports", "data", "device", "capture", "image_cache", "tensorboard"),
+    *("log_every", "save_every", "validate_every", "evaluate_every", "evaluate_episodes"),
 )
 """Fields that do not decide what a training learns. Every command that resumes a run may give others.
 
@@ -113,6 +113,9 @@ at the new last update."""
     """fp32, or bf16 for matrix products in 16 bits (NVIDIA since 2020, Intel with AMX). Weights stay in fp32."""
     device: str = "auto"
     """Device of torch, such as cpu or cuda:0. auto takes a GPU if there is one."""
+    capture: bool = True
+    """Compute loss and gradients as a CUDA graph, if there is a GPU. false is slower; it is for parts that no graph can
+hold."""
     seed: int = 0
     """Seed of initial weights, batches and noise."""
 

@@ -8,10 +8,11 @@ import platform
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 from ..specification import nearest
+from ..version import __version__
 
 OUTCOMES = ("success", "failure", "unknown")
 """How an episode may end."""
@@ -101,10 +102,5 @@ def versions_here(**more: str) -> dict[str, str]:
     >>> versions_here(firmware="3.1")["firmware"]
     '3.1'
     """
-    result = {"python": platform.python_version()}
-    for package in ("recede", *(package for package in RELEVANT if package in sys.modules)):
-        try:
-            result[package] = version(package)
-        except PackageNotFoundError:  # a copy that was never installed
-            continue
-    return result | more
+    simulated_with = {package: version(package) for package in RELEVANT if package in sys.modules}
+    return {"python": platform.python_version(), "recede": __version__} | simulated_with | more

@@ -8,9 +8,11 @@ conditioning of size Dc.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol, TypeAlias, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from ..specification import Horizons, Specification
@@ -80,8 +82,8 @@ class Lesson:
     """A copy of the policy with the average of its weights over training."""
     teacher: Policy | None = None
     """Another trained policy, if the training has one."""
-    progress: float = 0.0
-    """Fraction of the training that is done, from 0 to 1."""
+    progress: Tensor = field(default_factory=partial(torch.zeros, ()))
+    """(), the share of the training that is done, from 0 to 1."""
 
 
 @runtime_checkable

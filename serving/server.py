@@ -16,13 +16,13 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from ..policy.engines.interface import Engine
 from ..specification import Stream, interface_to_json
+from ..version import __version__
 from .inference import Inference
 from .session import Session
 from .wire import PROTOCOL, Message, pack, require, unpack
@@ -126,7 +126,7 @@ class Server:
         return {
             "kind": "hello",
             "protocol": PROTOCOL,
-            "recede": version("recede"),
+            "recede": __version__,
             "session": number,
             "task": self.task,
             **interface_to_json(self.engine.specification, self.engine.horizons),
@@ -139,7 +139,7 @@ class Server:
         return {
             "status": "ok",
             "protocol": PROTOCOL,
-            "recede": version("recede"),
+            "recede": __version__,
             "task": self.task,
             "engine": self.engine.name,
             "uptime_s": round(time.monotonic() - self._began, 1),

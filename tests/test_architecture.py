@@ -20,6 +20,7 @@ FLOORS = {
     ("specification",): 0,
     ("files",): 0,
     ("realtime",): 0,
+    ("version",): 0,
     ("datasets",): 1,
     ("envs",): 1,
     ("policy", "denoising"): 1,
@@ -138,7 +139,7 @@ def test_every_folder_of_python_files_is_listed_in_pyproject() -> None:
 AT_THE_ROOT = {
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "pyproject.toml", "constraints.txt"),
     *(".gitignore", ".pre-commit-config.yaml", ".ci", "py.typed"),
-    *("__init__.py", "__main__.py", "specification.py", "files.py", "realtime.py"),
+    *("__init__.py", "__main__.py", "specification.py", "files.py", "realtime.py", "version.py"),
     *("policy", "datasets", "envs", "execution", "robots", "recording", "serving", "control"),
     "teleoperation",
     *("configs", "checkpoints", "evaluation", "training", "commands"),

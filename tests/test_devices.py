@@ -124,6 +124,12 @@ def test_a_training_on_the_gpu_is_that_of_the_cpu_and_waits_only_for_its_data(tr
         trained, steps = train(options, "gpu", gpu)
     assert_same_files(trained, expected)
     assert_waits(steps, waits)
+    assert len(gpu.graphs) == 1  # of the last two steps
+    with SimulatedGPU() as gpu:
+        plain, steps = train(options | {"capture": False}, "plain", gpu)
+    assert_same_files(plain, expected)
+    assert_waits(steps, waits)
+    assert not gpu.graphs
 
 
 def test_a_check_of_the_weights_waits_once():
@@ -285,6 +291,11 @@ def found_by_nonzero(self, *args, plain=DiffusionPolicy.loss):
     return error.flatten()[(error > -1).flatten().nonzero()[:, 0]][None]
 
 
+def scaled_from_the_host(self, *args, plain=DiffusionPolicy.loss):
+    error = plain(self, *args)
+    return error * torch.ones(error.shape[-1]).to(error.device)
+
+
 def averaged_on_the_cpu(self, module, update):
     next(iter(module.parameters())).detach().cpu()
 
@@ -294,8 +305,9 @@ TRAINING_FAULTS = {
     "a generator of the CPU": (torch, "Generator", lambda device=None: Generator("cpu"), RuntimeError, "'cuda.*'cpu'"),
     "a place drawn on the CPU": (augmentation, "_uniform", drawn_on_the_cpu, DeviceMismatch, "datasets/augmentation"),
     "a loss read in each step": (measures.Meter, "add", read_in_the_meter, AssertionError, "test_devices"),
-    "a boolean mask": (DiffusionPolicy, "loss", selected_by_a_mask, AssertionError, "test_devices"),
-    "nonzero": (DiffusionPolicy, "loss", found_by_nonzero, AssertionError, "test_devices"),
+    "a boolean mask": (DiffusionPolicy, "loss", selected_by_a_mask, ValueError, "capture=false"),
+    "nonzero": (DiffusionPolicy, "loss", found_by_nonzero, ValueError, "capture=false"),
+    "an upload": (DiffusionPolicy, "loss", scaled_from_the_host, ValueError, "capture=false"),
     "a download in each step": (ema.EMA, "update", averaged_on_the_cpu, AssertionError, "test_devices"),
 }
 """Name -> owner, attribute and replacement; and the error, with a word of its message."""

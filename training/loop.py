@@ -39,8 +39,9 @@ from ..policy.normalizer import Normalizer
 from ..realtime import Interrupted
 from .advice import Facts, as_stored, choice_lines, choose, setting
 from .ema import EMA
+from .gradients import CapturedGradients, Gradients, Update
 from .interventions import only_led, who_led
-from .measures import Meter, action_error, is_finite, mean_where, metrics_writer
+from .measures import Meter, action_error, is_finite, metrics_writer
 from .order import Mix, Order, mix_seeds
 from .parameters import parameter_groups
 from .recipe import recipe
@@ -100,6 +101,14 @@ def train(config: TrainConfig) -> Path:
     config, policy, device = prepared.config, prepared.policy, prepared.device
     groups = parameter_groups(policy, weight_decay=config.weight_decay)
     optimizer = torch.optim.AdamW(groups, betas=(config.betas[0], config.betas[1]), fused=True)
+    gradients: Update = Gradients(
+        policy,
+        clip=config.gradient_clip,
+        is_masked=config.mask_padding,
+        is_bf16=config.precision == "bf16",
+    )
+    if config.capture and device.type == "cuda":
+        gradients = CapturedGradients(gradients, device)
     num_steps: int = setting(config, "steps")
     ema = EMA(policy, power=config.ema_power, maximum=setting(config, "ema_maximum"))
     order = Order(len(prepared.windows), setting(config, "batch_size"), config.seed, device, mix=prepared.mix)
@@ -127,15 +136,10 @@ def train(config: TrainConfig) -> Path:
             rate = learning_rate(step, config, prepared.stages)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                error = policy.loss(lesson)  # (K, B, L)
-            loss = mean_where(error, ~batch.is_padding) if config.mask_padding else error.mean()
-            optimizer.zero_grad()
-            loss.backward()
-            norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), config.gradient_clip)
+            loss, norm = gradients(lesson, batch.is_padding)
             optimizer.step()
             ema.update(policy, step + 1)
-            meter.add(loss.detach(), norm, data_s=(began, gathered), update_s=(gathered, meter.moment()))
+            meter.add(loss, norm, data_s=(began, gathered), update_s=(gathered, meter.moment()))
 
             done = step + 1
             is_last = done == num_steps
@@ -172,7 +176,8 @@ def draw_lesson(
     size, policy = (config.draws, len(batch.action)), prepared.policy
     noise = torch.randn(*size, *policy.noise_shape[1:], generator=generator, device=prepared.device)
     uniform = torch.rand(*size, policy.num_uniforms, generator=generator, device=prepared.device)
-    observation, progress = prepared.augmentation(batch.observation, generator), step / prepared.stages[-1].steps
+    observation = prepared.augmentation(batch.observation, generator)
+    progress = torch.full((), step / prepared.stages[-1].steps, device=prepared.device)
     return Lesson(observation, batch.action, noise, uniform, average, prepared.teacher, progress)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ...envs.faults import Fault
+from ...version import __version__
 from .charts import episodes, interval, shares, tag
 from .learning import learning
 from .page import section, unbroken, write_page
@@ -77,8 +78,9 @@ class Entry:
 
 def installed_versions() -> dict[str, str]:
     """The versions that results depend on."""
-    packages = ("recede", "torch", "numpy", "gymnasium", "mujoco", "diffusers")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    packages = ("torch", "numpy", "gymnasium", "mujoco", "diffusers")
+    versions = {"python": platform.python_version(), "recede": __version__}
+    return versions | {name: version(name) for name in packages}
 
 
 def write_report(

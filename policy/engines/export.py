@@ -23,6 +23,7 @@ import torch
 
 from ...files import write_json_with_digest, writing
 from ...specification import interface_to_json
+from ...version import __version__
 from ..diffusion import DiffusionPolicy
 from .folder import FORMAT, digest
 from .interface import FORMATS
@@ -123,7 +124,7 @@ def write_engine(
     content = {
         "format": FORMAT,
         "engine": engine,
-        "versions": {name: version(name) for name in ("recede", "torch", "numpy", FORMATS[engine])},
+        "versions": {"recede": __version__} | {name: version(name) for name in ("torch", "numpy", FORMATS[engine])},
         **interface_to_json(policy.specification, policy.horizons),
         "policy": dict(description),
         "levels": policy.sampler.levels,

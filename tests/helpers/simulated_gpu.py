@@ -329,6 +329,7 @@ class SimulatedGPU:
         """Operations on the GPU."""
         self._capture: tuple[Graph, int, str] | None = None  # with its thread and its error mode
         self._first_stream: Stream | None = None
+        self.sync_mode: int | str = 0
         self._local = threading.local()
 
     def waits(self) -> Counter[str]:
@@ -371,6 +372,8 @@ class SimulatedGPU:
             if self.capturing is not None or mode == "global":
                 graph.is_valid = False
                 raise CaptureError(f"operation not permitted when stream is capturing ({what} in {caller()})")
+        if waits and self.sync_mode == "error":
+            raise RuntimeError("called a synchronizing CUDA operation")
         self.events.append(Event(what, caller(), waits))
 
     def moved(self, x: Tensor, device: torch.device, dtype: Any = None, *, waits: bool = True) -> Tensor:
@@ -390,10 +393,12 @@ class SimulatedGPU:
             raise CaptureError(f"a stream of {stream.device} cannot capture on cuda:{torch.cuda.current_device()}")
         self._capture = graph, threading.get_ident(), capture_error_mode
         self.graphs.append(graph)
+        drawn = torch.get_rng_state()
         try:
             yield
         finally:
             self._capture = None
+            torch.set_rng_state(drawn)  # a capture draws nothing
         if not graph.is_valid:
             raise CaptureError("operation failed due to a previous error during capture")
         graph.forget()
@@ -427,6 +432,8 @@ class SimulatedGPU:
             (cuda, "mem_get_info"): lambda *_: (64 * 2**30, 80 * 2**30),
             (cuda, "is_current_stream_capturing"): lambda: gpu.capturing is not None,
             (cuda, "synchronize"): lambda *_: gpu.note("synchronize"),
+            (cuda, "get_sync_debug_mode"): lambda: gpu.sync_mode,
+            (cuda, "set_sync_debug_mode"): partial(setattr, gpu, "sync_mode"),
             (cuda, "manual_seed_all"): lambda seed: None,
             (cuda, "Event"): partial(Moment, gpu),
             (cuda, "Stream"): lambda *args, **kwargs: Stream(torch.cuda.current_device()),

@@ -120,7 +120,7 @@ def train(made, *, teacher=None, num_steps=400, mean=0.0):
             torch.rand(1, 256, made.num_uniforms, generator=generator),
             average=average.module,
             teacher=teacher,
-            progress=index / num_steps,
+            progress=torch.tensor(index / num_steps),
         )
         optimizer.zero_grad()
         made.loss(lesson).mean().backward()

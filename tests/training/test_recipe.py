@@ -52,6 +52,7 @@ def test_paths_devices_logs_and_seeds_are_not_part_of_a_recipe(reaches, tmp_path
         "data": "grown",
         "episodes": "operator=script",
         "device": "auto",
+        "capture": False,
         "image_cache": "device",
         "tensorboard": True,
         "imports": ["toys"],
