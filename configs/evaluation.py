@@ -6,7 +6,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .changes import accept_changes
-from .checks import LARGEST_SEED, LONGEST_MS, MOST_EPISODES, PathName, condition, known_engine, not_negative, positive
+from .checks import (
+    LARGEST_SEED,
+    LONGEST_MS,
+    MOST_EPISODES,
+    PathName,
+    PathNames,
+    condition,
+    known_engine,
+    not_negative,
+    positive,
+)
 from .components.executions import RecedingConfig, check_executions
 from .packages import CommandConfig
 
@@ -113,10 +123,15 @@ class ReplayConfig(CommandConfig):
 
 @dataclass(kw_only=True)
 class CompareConfig(CommandConfig):
-    """Put many evaluations into one table."""
+    """Put many evaluations into one table, or test whether policies differ in the same episodes.
 
-    results: PathName
-    """Folder whose evaluation.json files are read, at any depth; or a file that lines= wrote."""
+    With one folder, it writes the table. With several, as in recede compare runs/a runs/b, each must hold one
+    evaluation, and every two of them are compared in the episodes that both have.
+    """
+
+    results: PathNames
+    """Folder whose evaluation.json files are read, at any depth; or a file that lines= wrote; or several as [a,b], each
+with one evaluation, to compare them."""
     out: PathName | None = None
     """Markdown file for the table. null prints it."""
     lines: PathName | None = None
@@ -125,3 +140,11 @@ class CompareConfig(CommandConfig):
     def __post_init__(self) -> None:
         if self.lines is not None and not self.lines.endswith(".jsonl"):
             raise ValueError(f"lines must be a file that ends in .jsonl, got {self.lines!r}")
+        if isinstance(self.results, list) and len(self.results) == 1:
+            (self.results,) = self.results
+        if isinstance(self.results, list) and not all(isinstance(one, str) and one for one in self.results):
+            raise ValueError(f"results must be a folder or several as [a,b], got {self.results!r}")
+        if isinstance(self.results, list) and len(set(self.results)) < len(self.results):
+            raise ValueError(f"results must name each folder once, got {self.results}")
+        if isinstance(self.results, list) and self.lines is not None:
+            raise ValueError("lines= adds the evaluations of one folder: leave it out, or name one folder")

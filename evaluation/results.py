@@ -25,6 +25,7 @@ from ..envs.task import Task
 from ..files import write_bytes, write_json_with_digest
 from .episode import Outcome
 from .evaluate import CHOICE_SEED, Evaluation, evaluate
+from .world import world
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ class Measurement:
     evaluation: Evaluation
     """The outcomes and the latency."""
 
+    world: dict[str, Any]
+    """What the episodes depend on beside the policy; see `world.world`."""
+
     @property
     def name(self) -> str:
         """The kind of the policy, as `diffusion`."""
@@ -68,6 +72,7 @@ class Measurement:
             "execution": describe(self.execution),
             "delay_ms": self.delay_ms,
             "engine": self.policy.engine.name,
+            "world": self.world,
             **self.evaluation.to_json(),
         }
 
@@ -144,7 +149,7 @@ def measure(config: EvaluateConfig) -> Measurement:
         num_parallel=config.parallel,
         videos=min(config.videos, config.episodes) if config.videos and can_render(task) else 0,
     )
-    return Measurement(policy, Path(config.run), task, execution, delay_ms, evaluation)
+    return Measurement(policy, Path(config.run), task, execution, delay_ms, evaluation, world(task))
 
 
 def delay_steps(delay_ms: float, control_dt: float) -> int:
