@@ -76,7 +76,8 @@ def read(command: str, arguments: Sequence[str]) -> dict[str, str]:
             continue
         if argument.startswith("-"):
             raise ValueError(f"there is no option {argument!r}: {nearest(argument, (*SWEEP, '--help'))}")
-        if is_bare and positional is not None and _takes_one_more(command, positional, bare, result):
+        may_follow = not bare or key.partition("/")[0] not in slots(command)  # else it is meant as a slot
+        if is_bare and may_follow and positional is not None and _takes_one_more(command, positional, bare, result):
             bare.append(argument)
             key, value = positional, bare[0] if len(bare) == 1 else f"[{','.join(quoted(home(one)) for one in bare)}]"
         elif (is_bare and key.partition("/")[0] not in slots(command)) or key[0:1] in ("", "+", "~"):

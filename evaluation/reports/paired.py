@@ -57,10 +57,12 @@ def _outcomes(result: Result) -> list[tuple[float, float]]:
     return list(zip(map(float, result["success"]), result["score"], strict=True))
 
 
-def paired_text(results: Mapping[str, Result], *, command: str | None = None) -> str:
+def paired_text(results: Mapping[str, Result], *, command: str | None = None, more: Sequence[str] = ()) -> str:
     """What the episodes say of policies, for a terminal or as a document: rates, differences of every pair, letters.
 
-    results: the name of each policy -> its evaluation. Raises what `paired` raises.
+    results: the name of each policy -> its evaluation. command: what writes the document. more: sentences at its end.
+
+    Raises what `paired` raises.
     """
     compared = {(a, b): paired(results[a], results[b]) for a, b in combinations(results, 2)}
     corrected = dict(zip(compared, holm(pairs.p_value for pairs, _ in compared.values()), strict=True))
@@ -75,7 +77,7 @@ def paired_text(results: Mapping[str, Result], *, command: str | None = None) ->
         "",
         *(_verdict(pair, compared[pair][0], corrected[pair]) for pair in compared),
     ]
-    return "\n".join([*lines, "", LEGEND])
+    return "\n".join([*lines, *more, "", LEGEND])
 
 
 LEGEND = """\
