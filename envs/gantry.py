@@ -104,6 +104,20 @@ def distance(one: Array, other: Array) -> Any:
     return np.hypot(other_x - x, other_y - y)
 
 
+def draw_apart(random: np.random.Generator, low: ArrayLike, high: ArrayLike, *, gap: float, count: int = 2) -> Array:
+    """Draw points (count, n) between `low` and `high`, of which no two are closer to each other than `gap` (m)."""
+    while True:
+        points = random.uniform(low, high, (count, np.size(low)))
+        steps = points[:, None] - points
+        if np.linalg.norm(steps[np.triu_indices(count, 1)], axis=-1).min() >= gap:
+            return points
+
+
+def cube_at(place: ArrayLike, yaw: float) -> Array:
+    """The stream (5,) of a cube on the table at `place` (2,) (m) with a yaw (rad)."""
+    return np.array([*np.asarray(place), CUBE_HALF, np.cos(4 * yaw), np.sin(4 * yaw)])
+
+
 class GantryTask(gymnasium.Env[Any, Any]):
     """A task of the gantry gripper.
 

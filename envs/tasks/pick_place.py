@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..experts.pick_place import PickPlaceExpert
-from ..gantry import CUBE_HALF, WITHDRAWN, Array, GantryTask, columns, distance, gantry_tasks, specification
+from ..gantry import CUBE_HALF, WITHDRAWN, Array, GantryTask, columns, cube_at, distance, gantry_tasks, specification
 from ..task import Observation
 
 TARGET_TOLERANCE = 0.03
@@ -61,8 +61,7 @@ class PickPlace(GantryTask):
         # Within 35 degrees of the axes, so that the faces to grasp are unambiguous.
         x, y, yaw = random.uniform((-0.24, -0.05, -0.6), (-0.19, 0.05, 0.6))
         target = random.uniform((0.14, -0.03), (0.2, 0.03))
-        cube = np.array([x, y, CUBE_HALF, np.cos(4 * yaw), np.sin(4 * yaw)])
-        return {"gripper": gripper, "cube": cube, "target": target}
+        return {"gripper": gripper, "cube": cube_at((x, y), yaw), "target": target}
 
     def remaining(self, state: Observation) -> Array:
         """The shortest path of the cube."""
