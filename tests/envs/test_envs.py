@@ -305,7 +305,7 @@ def test_the_physics_bear_extreme_actions(name, count):
 @pytest.mark.parametrize("name", SCRIPTED)
 def test_recorded_actions_lead_to_the_recorded_observations(name):
     task = load_task(name)
-    streams, is_success = demonstrate(task, RunningEnv(task.make, task.specification), 5)
+    streams, is_success, sentence = demonstrate(task, RunningEnv(task.make, task.specification), 5)
     env = task.make()
     observation, info = env.reset(seed=5)
     for step, action in enumerate(streams["action"]):
@@ -313,6 +313,7 @@ def test_recorded_actions_lead_to_the_recorded_observations(name):
             np.testing.assert_allclose(observation[stream.name], streams[stream.name][step], rtol=0, atol=1e-6)
         observation, _, _, _, info = env.step(action)
     assert info["success"] == is_success is True
+    assert info["sentence"] == sentence != ""
 
 
 @pytest.mark.parametrize("name", [f"{name}_image" for name in SCRIPTED])
