@@ -1,16 +1,33 @@
-"""`recede evaluate`: measure a policy in closed-loop simulation."""
+"""`recede evaluate`: measure policies in closed-loop simulation."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..configs.evaluation import EvaluateConfig
 from ..configs.notation import command_line, shown
 
+if TYPE_CHECKING:
+    from ..evaluation.results import Measurement
+
+STOPPED = (
+    "The episodes decided when to stop, which only this e-value and this interval take into account; the tables assume "
+    "a number that was fixed before."
+)
+
+Place: TypeAlias = tuple[EvaluateConfig, Path]
+"""What names one policy, and the folder of its results."""
+
 
 def run(config: EvaluateConfig) -> None:
     """Write `evaluation.json`, the report and the films to `out` or beside the policy, and print the rates.
+
+    Several policies each have their own folder: beside the policy, or below `out`, where their comparison is then
+    written to `comparison.md`.
 
     Raises FileNotFoundError if there is no policy, ValueError if another process writes results there, and, after
     everything is written, if an episode broke off.
@@ -18,30 +35,89 @@ def run(config: EvaluateConfig) -> None:
     from ..checkpoints.runs import existing
     from ..files import check_writable, exclusive
 
-    out = Path(config.out or config.run)
-    check_writable(out)
-    existing(Path(config.run))
-    with exclusive(out, "being written", name=".results.lock"):  # not the lock of a training, which may go on
-        _evaluate(config, out)
+    places = _places(config)
+    for one, out in places:
+        check_writable(out)
+        existing(Path(one.run))
+    with ExitStack() as locks:
+        for _, out in places:  # not the lock of a training, which may go on
+            locks.enter_context(exclusive(out, "being written", name=".results.lock"))
+        if len(places) > 1:
+            _compare(config, places)
+        elif len(config.pairs) > 1:
+            _evaluate_pairs(*places[0])
+        else:
+            _evaluate(*places[0])
+
+
+def _places(config: EvaluateConfig) -> list[Place]:
+    if len(config.runs) == 1:
+        return [(config, Path(config.out or config.run))]
+    names = [Path(folder).name for folder in config.runs]
+    if len(set(names)) < len(names):
+        names = [f"{index}-{name}" for index, name in enumerate(names, start=1)]
+    episodes = config.episodes if config.until is None else config.most
+    ones = [replace(config, run=folder, episodes=episodes, until=None, indifference=None) for folder in config.runs]
+    return [
+        (one, Path(config.out) / name if config.out else Path(one.run)) for one, name in zip(ones, names, strict=True)
+    ]
+
+
+def _evaluate_pairs(config: EvaluateConfig, out: Path) -> None:
+    from ..evaluation.delays import measure_all
+    from ..evaluation.reports.comparison import table
+
+    results = measure_all(config, out)
+    print(table(results))
+    print(f"picture: {out / 'delays.png'}")
+    if num := sum(len(result.get("broken", ())) for result in results):
+        raise ValueError(
+            f"{num} of {sum(result['episodes'] for result in results)} episodes broke off and count as failed: "
+            f"the evaluation.json files in {out} name them"
+        )
 
 
 def _evaluate(config: EvaluateConfig, out: Path) -> None:
-    from ..evaluation.delays import measure_all
-    from ..evaluation.reports.comparison import table
-    from ..evaluation.results import measure, write_results
+    from ..evaluation.results import measure
 
-    if len(config.pairs) > 1:
-        results = measure_all(config, out)
-        print(table(results))
-        print(f"picture: {out / 'delays.png'}")
-        if num := sum(len(result.get("broken", ())) for result in results):
-            raise ValueError(
-                f"{num} of {sum(result['episodes'] for result in results)} episodes broke off and count as failed: "
-                f"the evaluation.json files in {out} name them"
-            )
-        return
     measurement = measure(config)
     print(measurement.evaluation)
+    _write(measurement, config, out)
+    if measurement.evaluation.faults:
+        raise ValueError(f"{measurement.evaluation.broken}; {out / 'evaluation.json'} names all of them")
+
+
+def _compare(config: EvaluateConfig, places: list[Place]) -> None:
+    """Evaluate several policies in the same episodes, and say which ones differ."""
+    from ..evaluation.deciding import decide
+    from ..evaluation.reports.paired import find_one, paired_text
+    from ..evaluation.results import check_same_world, subject_of
+    from ..files import write_text
+
+    subjects = [subject_of(one) for one, _ in places]
+    check_same_world(subjects)
+    if config.until is None:
+        verdict = None
+        measured = [subject.measure(config.episodes, videos=config.videos) for subject in subjects]
+    else:
+        verdict, measured = decide(subjects, most=config.most, indifference=config.indifference, videos=config.videos)
+    for (one, out), measurement in zip(places, measured, strict=True):
+        print(f"{one.run}: {measurement.evaluation}")
+        _write(measurement, one, out)
+    results = {one.run: find_one(out) for one, out in places}
+    more = [] if verdict is None else ["", f"{verdict.sentence(*results, indifference=config.indifference)}.", STOPPED]
+    print("", paired_text(results, more=more), sep="\n", end="")
+    if config.out is not None:
+        page = paired_text(results, command=command_line("evaluate", config), more=more)
+        write_text(Path(config.out) / "comparison.md", page)
+        print(f"comparison: {Path(config.out) / 'comparison.md'}")
+    if broken := [measurement.evaluation.broken for measurement in measured if measurement.evaluation.faults]:
+        raise ValueError("; ".join(broken))
+
+
+def _write(measurement: Measurement, config: EvaluateConfig, out: Path) -> None:
+    from ..evaluation.results import write_results
+
     again = partial(shown, "evaluate", config.run, task=config.task, imports=config.imports)
     write_results(
         out,
@@ -55,5 +131,3 @@ def _evaluate(config: EvaluateConfig, out: Path) -> None:
         ],
     )
     print(f"report: {out / 'report.html'}")
-    if measurement.evaluation.faults:
-        raise ValueError(f"{measurement.evaluation.broken}; {out / 'evaluation.json'} names all of them")

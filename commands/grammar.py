@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -56,12 +56,15 @@ def is_sweep(arguments: Sequence[str]) -> bool:
 
 
 def read(command: str, arguments: Sequence[str]) -> dict[str, str]:
-    """Key -> value as typed, the last one of each key; the first bare argument gets its key. Raises as `jobs` does.
+    """Key -> value as typed, the last one of each key; bare arguments get their key. Raises as `jobs` does.
 
     >>> read("control", ["policy=ws://127.0.0.1:8765"])
     {'run': 'ws://127.0.0.1:8765'}
+    >>> read("compare", ["runs/a", "runs/b"])
+    {'results': '["runs/a","runs/b"]'}
     """
     result: dict[str, str] = {}
+    bare = list[str]()
     positional = COMMANDS[command].positional
     for argument in arguments:
         if positional == "run":  # a trained policy; to Hydra, `policy` is the group of untrained ones
@@ -73,8 +76,10 @@ def read(command: str, arguments: Sequence[str]) -> dict[str, str]:
             continue
         if argument.startswith("-"):
             raise ValueError(f"there is no option {argument!r}: {nearest(argument, (*SWEEP, '--help'))}")
-        if is_bare and positional is not None and positional not in result:
-            key, value = positional, argument
+        may_follow = not bare or key.partition("/")[0] not in slots(command)  # else it is meant as a slot
+        if is_bare and may_follow and positional is not None and _takes_one_more(command, positional, bare, result):
+            bare.append(argument)
+            key, value = positional, bare[0] if len(bare) == 1 else f"[{','.join(quoted(home(one)) for one in bare)}]"
         elif (is_bare and key.partition("/")[0] not in slots(command)) or key[0:1] in ("", "+", "~"):
             raise ValueError(f"{argument!r} is not of the form key=value: see {help_of(command)}")
         try:
@@ -86,6 +91,12 @@ def read(command: str, arguments: Sequence[str]) -> dict[str, str]:
         result.pop(key, None)  # the last one counts, and it stands last
         result[key] = value
     return result
+
+
+def _takes_one_more(command: str, key: str, bare: Sequence[str], result: Mapping[str, str]) -> bool:
+    """Whether another bare argument may stand for the key: the first one, or one more of a key that may be a list."""
+    text = text_of(COMMANDS[command].config, key)
+    return key not in result or (bool(bare) and text is not None and text.can_be_list)
 
 
 def _forms(command: str, key: str, value: str, *, is_sweep: bool) -> list[str]:

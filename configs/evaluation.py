@@ -6,7 +6,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .changes import accept_changes
-from .checks import LARGEST_SEED, LONGEST_MS, MOST_EPISODES, PathName, condition, known_engine, not_negative, positive
+from .checks import (
+    LARGEST_SEED,
+    LONGEST_MS,
+    MOST_EPISODES,
+    PathName,
+    PathNames,
+    condition,
+    known_engine,
+    not_negative,
+    one_or_several,
+    positive,
+    share,
+)
 from .components.executions import RecedingConfig, check_executions
 from .packages import CommandConfig
 
@@ -15,13 +27,14 @@ from .packages import CommandConfig
 class EvaluateConfig(CommandConfig):
     """Measure a policy in closed-loop simulation: success rate, score and latency, with 95 % intervals.
 
-    With several executions or delays, as in execution=[receding,rtc] delay_ms=[0,200], it measures every pair.
+    With several executions or delays, as in execution=[receding,rtc] delay_ms=[0,200], it measures every pair. Several
+    policies, as in recede evaluate runs/a runs/b, act in the same episodes, and are compared.
     """
 
     "Policy"
 
-    run: PathName
-    """Run folder, checkpoint folder, or folder of `recede export`."""
+    run: PathNames
+    """Run folder, checkpoint folder, or folder of `recede export`; or several as [a,b]."""
     checkpoint: str = "last"
     """Checkpoint of a run: last or best. Seeds from 50000 on chose the best."""
     sampler: Any = None
@@ -47,6 +60,14 @@ null is eager, or the engine of an exported policy."""
     """Processes that step environments. 0 steps them in the main process."""
     parallel: int = 64
     """Episodes that run at once; their observations are predicted in one batch."""
+
+    until: str | None = None
+    """decided rolls out two policies until one of them succeeds more often beyond chance, or until they differ by less
+than indifference=. null rolls out episodes=."""
+    most: int = 1000
+    """With until=decided, the most episodes of each policy."""
+    indifference: float | None = None
+    """With until=decided, the largest difference of success rates that does not matter, as 0.05. null is none."""
 
     "Execution"
 
@@ -74,6 +95,22 @@ null is eager, or the engine of an exported policy."""
         not_negative(self, "videos", most=MOST_EPISODES)
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
+        self.run = one_or_several("run", self.run)
+        positive(self, "most", most=MOST_EPISODES)
+        share(self, "indifference")
+        if self.until not in (None, "decided"):
+            raise ValueError(f"until must be decided or null, got {self.until!r}")
+        if self.until is None and self.indifference is not None:
+            raise ValueError(f"indifference={self.indifference:g} is for until=decided: give that, or leave it out")
+        if self.until is not None and len(self.runs) != 2:
+            raise ValueError(f"until={self.until} compares two policies, got {len(self.runs)}: name two runs")
+        if len(self.runs) > 1 and len(self.execution) * len(self.delays) > 1:
+            raise ValueError("several policies are compared with one execution and one delay: give one of each")
+
+    @property
+    def runs(self) -> list[str]:
+        """The policies, one or several."""
+        return self.run if isinstance(self.run, list) else [self.run]
 
     @property
     def pairs(self) -> list[EvaluateConfig]:
@@ -113,10 +150,15 @@ class ReplayConfig(CommandConfig):
 
 @dataclass(kw_only=True)
 class CompareConfig(CommandConfig):
-    """Put many evaluations into one table."""
+    """Put many evaluations into one table, or test whether policies differ in the same episodes.
 
-    results: PathName
-    """Folder whose evaluation.json files are read, at any depth; or a file that lines= wrote."""
+    With one folder, it writes the table. With several, as in recede compare runs/a runs/b, each must hold one
+    evaluation, and every two of them are compared in the episodes that both have.
+    """
+
+    results: PathNames
+    """Folder whose evaluation.json files are read, at any depth; or a file that lines= wrote; or several as [a,b], each
+with one evaluation, to compare them."""
     out: PathName | None = None
     """Markdown file for the table. null prints it."""
     lines: PathName | None = None
@@ -125,3 +167,6 @@ class CompareConfig(CommandConfig):
     def __post_init__(self) -> None:
         if self.lines is not None and not self.lines.endswith(".jsonl"):
             raise ValueError(f"lines must be a file that ends in .jsonl, got {self.lines!r}")
+        self.results = one_or_several("results", self.results)
+        if isinstance(self.results, list) and self.lines is not None:
+            raise ValueError("lines= adds the evaluations of one folder: leave it out, or name one folder")

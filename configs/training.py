@@ -15,6 +15,7 @@ from .checks import (
     PathNames,
     condition,
     not_negative,
+    one_or_several,
     positive,
     share,
 )
@@ -181,16 +182,13 @@ def _weighted(dataset: Any, weights: list[float] | None) -> tuple[Any, list[floa
 
     Raises ValueError unless the datasets are a text or a list of different ones, each with a weight if any has one.
     """
+    dataset = one_or_several("dataset", dataset)
     datasets = dataset if isinstance(dataset, list) else [dataset]
-    if not datasets or not all(isinstance(name, str) and name for name in datasets):
-        raise ValueError(f"dataset must be a folder or a list of folders as [a,b], got {dataset!r}")
-    if twice := [name for name in datasets if datasets.count(name) > 1]:
-        raise ValueError(f"dataset must name each folder once, got {twice[0]} twice: give it a larger weight instead")
     if weights is not None and len(weights) != len(datasets):
         raise ValueError(f"weights must be one for each of {len(datasets)} datasets, got {weights}")
     if weights is not None and not all(0 < weight < math.inf for weight in weights):
         raise ValueError(f"weights must be numbers above 0, got {weights}: leave out a dataset that is not to be drawn")
-    return (dataset, weights) if len(datasets) > 1 else (datasets[0], None)
+    return dataset, weights if len(datasets) > 1 else None
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -50,6 +50,10 @@ class Evaluation:
 
     processor: str
     """What the latency was measured on; see `device.processor`."""
+
+    def followed_by(self, other: Evaluation) -> Evaluation:
+        """Its episodes, and behind them those of another evaluation of the same policy."""
+        return replace(self, outcomes=[*self.outcomes, *other.outcomes], wall_s=self.wall_s + other.wall_s)
 
     @property
     def faults(self) -> list[Fault]:

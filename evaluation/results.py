@@ -25,6 +25,7 @@ from ..envs.task import Task
 from ..files import write_bytes, write_json_with_digest
 from .episode import Outcome
 from .evaluate import CHOICE_SEED, Evaluation, evaluate
+from .world import world, world_differences
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,13 @@ class Measurement:
     evaluation: Evaluation
     """The outcomes and the latency."""
 
+    world: dict[str, Any]
+    """What the episodes depend on beside the policy; see `world.world`."""
+
+    def followed_by(self, other: Measurement) -> Measurement:
+        """Its episodes, and behind them those of another measurement of the same policy."""
+        return replace(self, evaluation=self.evaluation.followed_by(other.evaluation))
+
     @property
     def name(self) -> str:
         """The kind of the policy, as `diffusion`."""
@@ -68,6 +76,7 @@ class Measurement:
             "execution": describe(self.execution),
             "delay_ms": self.delay_ms,
             "engine": self.policy.engine.name,
+            "world": self.world,
             **self.evaluation.to_json(),
         }
 
@@ -120,8 +129,41 @@ def open_subject(config: EvaluateConfig) -> OpenedPolicy:
     return replace(policy, manifest=policy.manifest | {"chosen_on": chosen_on})
 
 
-def measure(config: EvaluateConfig) -> Measurement:
-    """Evaluate the policy that `config` names, with its one execution and its one delay.
+@dataclass(frozen=True)
+class Subject:
+    """A policy that is ready to be evaluated with its one execution and its one delay."""
+
+    config: EvaluateConfig
+    """What names it."""
+
+    policy: OpenedPolicy
+    """The policy and the engine that runs it."""
+
+    task: Task
+    """The task that it acts in."""
+
+    def measure(self, episodes: int, *, skip: int = 0, videos: int = 0) -> Measurement:
+        """Evaluate it in so many episodes, after `skip` of them, and film the first `videos`."""
+        config, engine = self.config, self.policy.engine
+        (execution,), (delay_ms,) = config.execution.values(), config.delays
+        delay = delay_steps(delay_ms, self.task.specification.control_dt)
+        evaluation = evaluate(
+            engine,
+            self.task,
+            execution=partial(execution.build, engine.horizons, delay=delay, hold=engine.specification.action.hold),
+            delay=delay,
+            episodes=episodes,
+            first_seed=config.first_seed + skip,
+            seed=config.seed,
+            workers=config.workers,
+            num_parallel=config.parallel,
+            videos=min(videos, episodes) if videos and can_render(self.task) else 0,
+        )
+        return Measurement(self.policy, Path(config.run), self.task, execution, delay_ms, evaluation, world(self.task))
+
+
+def subject_of(config: EvaluateConfig) -> Subject:
+    """Open the policy that `config` names, and its task.
 
     Raises ValueError if the policy was trained for no task, or if its chunks are too short for the delay.
     """
@@ -129,22 +171,25 @@ def measure(config: EvaluateConfig) -> Measurement:
     description = read_description(config.run, config.checkpoint)
     task = load_task(config.task) if config.task else known_task(description["task"], key="task")
     policy = open_subject(config)
-    engine, delay = policy.engine, delay_steps(delay_ms, task.specification.control_dt)
-    make = partial(execution.build, engine.horizons, delay=delay, hold=engine.specification.action.hold)
-    make()  # refuses a delay that the chunks are too short for
-    evaluation = evaluate(
-        engine,
-        task,
-        execution=make,
-        delay=delay,
-        episodes=config.episodes,
-        first_seed=config.first_seed,
-        seed=config.seed,
-        workers=config.workers,
-        num_parallel=config.parallel,
-        videos=min(config.videos, config.episodes) if config.videos and can_render(task) else 0,
-    )
-    return Measurement(policy, Path(config.run), task, execution, delay_ms, evaluation)
+    delay = delay_steps(delay_ms, task.specification.control_dt)
+    execution.build(policy.engine.horizons, delay=delay, hold=policy.engine.specification.action.hold)
+    return Subject(config, policy, task)
+
+
+def check_same_world(subjects: Sequence[Subject]) -> None:
+    """Raise ValueError, with every difference, unless all policies act in the same world; see `world.world`."""
+    first, *rest = [world(subject.task) for subject in subjects]
+    for subject, other in zip(subjects[1:], rest, strict=True):
+        if differences := world_differences(first, other):
+            raise ValueError(
+                f"{subjects[0].config.run} and {subject.config.run} do not act in the same world: "
+                f"{'; '.join(differences)}: compare policies of one task"
+            )
+
+
+def measure(config: EvaluateConfig) -> Measurement:
+    """Evaluate the policy that `config` names; see `subject_of` for the errors."""
+    return subject_of(config).measure(config.episodes, videos=config.videos)
 
 
 def delay_steps(delay_ms: float, control_dt: float) -> int:
