@@ -418,7 +418,7 @@ def test_failures_are_kept_apart(empty_folder):
     assert all(len(episode["action"]) == toys.MAX_STEPS for _, episode in episodes_of("demos-failures.zarr"))
     for name, outcome in (("demos.zarr", "success"), ("demos-failures.zarr", "failure")):
         facts = DemonstrationStore.open(empty_folder / name).episode_facts
-        assert {(entry.outcome, entry.task, entry.operator) for entry in facts} == {(outcome, "toy_reach", "script")}
+        assert {(entry.outcome, entry.task, entry.operator) for entry in facts} == {(outcome, "reach", "script")}
         assert all({"recede", "numpy"} <= entry.versions.keys() for entry in facts)
     collect(toys.LAZY, empty_folder / "demos.zarr", episodes=7, first_seed=0, images="zstd")
     assert [seed for seed, _ in episodes_of("demos.zarr")] == [1, 2, 4, 5, 7, 8, 10]
@@ -426,16 +426,14 @@ def test_failures_are_kept_apart(empty_folder):
 
 
 def test_an_expert_that_never_succeeds_is_not_waited_for(empty_folder):
-    with pytest.raises(
-        ValueError, match=r"the expert of 'toy_reach' fails more often than not, see .*demos-failures.zarr"
-    ):
+    with pytest.raises(ValueError, match=r"the expert of 'reach' fails more often than not, see .*demos-failures.zarr"):
         collect(toys.HOPELESS, empty_folder / "demos.zarr", episodes=5, first_seed=0, images="zstd")
 
 
 def test_a_store_of_another_task_is_not_added_to(recede, empty_folder, demonstrations):
     shutil.copytree(demonstrations, empty_folder / "demos.zarr")
     line = recede("collect", "task=toys:REACH", "out=demos.zarr", "episodes=9").line
-    assert "demos.zarr must hold demonstrations of 'toy_reach'" in line
+    assert "demos.zarr must hold demonstrations of 'reach'" in line
     assert len(episodes_of("demos.zarr")) == 6
 
 

@@ -34,7 +34,7 @@ def test_an_evaluation_keeps_the_other_episodes_and_names_the_broken_one(recede,
 def test_an_evaluation_whose_episodes_all_break_off_measures_nothing(recede, trained, empty_folder):
     result = recede("evaluate", trained, "task=toys:OLD_STEP", "episodes=2", "videos=0", "device=cpu", "out=out")
     assert result.status == 2
-    assert "every episode of task 'toy_reach' broke off" in result.last
+    assert "every episode of task 'reach' broke off" in result.last
     assert "got a tuple of 4 values (dict, float, bool, dict)" in result.last
     assert "(and 1 more like it)" in result.last
     assert not (empty_folder / "out").exists()
@@ -80,7 +80,7 @@ def test_a_recording_goes_on_and_a_broken_episode_is_not_recorded(recede, empty_
     assert result.status == 0, result.err
     result = recede("collect", "task=toys:OLD_STEP", "out=y.zarr", "episodes=5")
     assert result.status == 2
-    assert "the first 3 episodes of task 'toy_reach' broke off: seed 0, step 1: step() must return" in result.last
+    assert "the first 3 episodes of task 'reach' broke off: seed 0, step 1: step() must return" in result.last
 
 
 def test_a_replay_names_the_broken_episode(recede, reaches):

@@ -26,7 +26,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def reach(monkeypatch):
     """The toy task under a name of the table, as a package adds it."""
-    monkeypatch.setitem(TASKS, "toy_reach", toys.REACH)
+    monkeypatch.setitem(TASKS, "reach", toys.REACH)
 
 
 @pytest.fixture
@@ -44,10 +44,10 @@ def follow(recede, small):
 
 
 def test_from_the_recording_to_the_evaluation(recede, follow, reach, folder):
-    collected = recede("collect", "task=toy_reach", "out=it's my store", "episodes=5")
+    collected = recede("collect", "task=reach", "out=it's my store", "episodes=5")
     assert follow(follow(collected)).status == 0
     assert (folder / "runs/reach/evaluation.json").exists()
-    again = recede("collect", "task=toy_reach", "out=it's my store", "episodes=6")
+    again = recede("collect", "task=reach", "out=it's my store", "episodes=6")
     assert follow(again).status == 0  # the run of five episodes stays as it is
     assert resolve_checkpoint(folder / "runs/reach-2").exists()
 
@@ -72,9 +72,9 @@ def test_a_download_is_trained_on(recede, follow, folder, monkeypatch):
 
 
 def test_a_served_policy_is_controlled_with(recede, follow, reach, folder, reaches, small, monkeypatch):
-    run = recede("train", f"dataset={reaches}", "task=toy_reach", "out=run", "steps=1", *small)
+    run = recede("train", f"dataset={reaches}", "task=reach", "out=run", "steps=1", *small)
     assert run.status == 0, run.err
-    with serve(open_policy(folder / "run").engine, task="toy_reach") as (address, _):
+    with serve(open_policy(folder / "run").engine, task="reach") as (address, _):
 
         async def ready_at_once(self, host, port, *, ready, stop):
             ready(address)

@@ -334,7 +334,7 @@ def test_a_process_that_dies_takes_only_the_guilty_episode_with_it(policy, outco
 
 
 def test_a_task_that_processes_cannot_get_is_refused(policy):
-    with pytest.raises(ValueError, match=r"task 'toy_reach', .* must be picklable, .*lambda.*workers=0"):
+    with pytest.raises(ValueError, match=r"task 'reach', .* must be picklable, .*lambda.*workers=0"):
         roll(policy, SEEDS[:2], task=toys.LAMBDA, workers=1)
 
 

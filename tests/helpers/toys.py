@@ -136,7 +136,7 @@ def hopeless_expert(seed):
     return lambda observation: observation["position"]
 
 
-REACH = Task("toy_reach", SPECIFICATION, MAX_STEPS, Reach, expert, position="position")
+REACH = Task("reach", SPECIFICATION, MAX_STEPS, Reach, expert, position="position")
 DYING = replace(REACH, make=Dying)
 WATCHING = replace(REACH, make=Watching)
 LAZY = replace(REACH, expert=lazy_expert)
