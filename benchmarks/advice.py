@@ -104,7 +104,7 @@ def expert_successes(task: str) -> int:
     """How many of the evaluation's episodes the shaking expert solves."""
     loaded = load_task(task)
     env = RunningEnv(loaded.make, loaded.specification)
-    successes = sum(demonstrate(loaded, env, seed)[1] for seed in range(FIRST_SEED, FIRST_SEED + EPISODES))
+    successes = sum(demonstrate(loaded, env, seed).success for seed in range(FIRST_SEED, FIRST_SEED + EPISODES))
     env.close()
     return successes
 

@@ -40,7 +40,7 @@ def windows(horizons: Horizons) -> tuple[dict[str, NDArray[np.generic]], Ends]:
     env = RunningEnv(PICK_PLACE.make, PICK_PLACE.specification)
     histories, ends = list[dict[str, NDArray[np.generic]]](), list[float]()
     for seed in range(FIRST_SEED, FIRST_SEED + NUM_DEMONSTRATIONS):
-        streams, _ = demonstrate(PICK_PLACE, env, seed)
+        streams = demonstrate(PICK_PLACE, env, seed).streams
         gripper, cube = (streams[name].astype(np.float64) for name in ("gripper", "cube"))
         carried = (gripper[:, 0] > FORK) & (cube[:, 2] > LIFTED)
         now = int(np.argmax(carried))

@@ -19,6 +19,12 @@ TASKS: dict[str, str | Task] = {
     "pick_place_image": "recede.envs.tasks.pick_place:PICK_PLACE_IMAGE",
     "pusht": "recede.envs.tasks.pusht:PUSHT",
     "pusht_image": "recede.envs.tasks.pusht:PUSHT_IMAGE",
+    "reach": "recede.envs.tasks.reach:REACH",
+    "reach_image": "recede.envs.tasks.reach:REACH_IMAGE",
+    "sort": "recede.envs.tasks.sort:SORT",
+    "sort_image": "recede.envs.tasks.sort:SORT_IMAGE",
+    "stack": "recede.envs.tasks.stack:STACK",
+    "stack_image": "recede.envs.tasks.stack:STACK_IMAGE",
 }
 """Name -> a task, or its location, which is imported when the task is loaded. `recede.add_choice` adds to it."""
 

@@ -78,7 +78,7 @@ def check_physics(data: Any, step: int) -> None:
     for the message.
     """
     counts = data.warning.number
-    if counts.any():
+    if np.count_nonzero(counts):
         names = ", ".join(mujoco.mjtWarning(int(index)).name for index in np.flatnonzero(counts))
         raise FloatingPointError(f"the simulation failed at step {step} ({names}): reset the environment")
 
@@ -130,7 +130,7 @@ class Cameras:
 
 
 def _indices(parts: Any) -> NDArray[np.int64]:
-    return np.concatenate(list(parts))
+    return np.concatenate([np.empty(0, np.int64), *parts])
 
 
 def _open_renderer(model: Any, size: int, *, is_quick: bool) -> Any:

@@ -8,7 +8,8 @@ Every task keeps the same promises; `recede.envs.check.check_task` checks all of
   do not change an array that was returned.
 - Actions are absolute, in the units of the action stream. The environment clips them to the stream's limits.
 - `info` holds `"success"` (bool) and `"score"` (float in [0, 1], of this step) after reset and every step. If the task
-  has an expert, `info["state"]` is the observation for the expert, whatever the policy observes.
+  has an expert, `info["state"]` is the observation for the expert, whatever the policy observes. `info["sentence"]`, if
+  there is one, says what the episode asks for.
 - An episode is terminated by success and truncated after `max_steps` steps, by the environment itself.
 - On one machine, the seed given to `reset` and the actions determine an episode bit for bit.
 - A mirror is its own inverse and stays within the limits. A reset with `restore` begins in the observed state. A robot

@@ -62,7 +62,7 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: s
             while len(store) < episodes:
                 seed += 1
                 try:
-                    streams, success = demonstrate(task, env, seed)
+                    streams, success, sentence = demonstrate(task, env, seed)
                 except Exception as error:  # whatever it is, it is no reason to stop recording
                     faults.append(env.fault(error))
                     env.close()  # its state is unknown
@@ -76,6 +76,7 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: s
                 facts = EpisodeFacts(
                     outcome="success" if success else "failure",
                     task=task.name,
+                    sentence=sentence,
                     operator="script",
                     input="expert",
                     versions=versions_here(),
@@ -96,8 +97,16 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: s
     return Collected(len(store), 0 if failures is None else len(failures), failures_path, faults)
 
 
-def demonstrate(task: Task, env: RunningEnv, seed: int) -> tuple[dict[str, NDArray[Any]], bool]:
-    """Run the expert for one episode; returns its streams (T, ...) and whether it succeeded.
+class Demonstrated(NamedTuple):
+    """The streams (T, ...) of an episode, whether it succeeded, and what it asked for in words; empty if unknown."""
+
+    streams: dict[str, NDArray[Any]]
+    success: bool
+    sentence: str
+
+
+def demonstrate(task: Task, env: RunningEnv, seed: int) -> Demonstrated:
+    """Run the expert for one episode.
 
     The action of a step is the expert's response to the observation of that step.
 
@@ -122,4 +131,4 @@ def demonstrate(task: Task, env: RunningEnv, seed: int) -> tuple[dict[str, NDArr
         observation, terminated, truncated, info = env.step(action)
         done = terminated or truncated
     streams = {stream.name: np.stack([step[stream.name] for step in steps]) for stream in task.specification.streams}
-    return streams, bool(info["success"])
+    return Demonstrated(streams, bool(info["success"]), str(info.get("sentence", "")))

@@ -6,11 +6,13 @@ import math
 import re
 import sys
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
+import imageio.v2 as imageio
 import pytest
 import torch
-from recede.benchmarks import advice, gpu, hands, proving
+from recede.benchmarks import advice, gpu, hands, proving, tasks
 from recede.benchmarks.gpu import PROOFS
 from recede.datasets.store import DemonstrationStore
 from recede.envs.tasks.pick_place import PICK_PLACE
@@ -45,6 +47,7 @@ TINY = {
     "modes": {"NUM_DEMONSTRATIONS": 12, "NUM_SAMPLES": 2},
     "recording": {"EPISODES": 2, "STEPS": 4},
     "serving": {"ROUNDS": 3},
+    "tasks": {"EPISODES": 1},
     "training": {"BATCH_SIZE": 2, "CHANNELS": (8, 16), "TIME_SIZE": 8, "SECONDS": 0},
     "windows": {"SIZES": {"low-dimensional": (3, 100), "image": (2, 60)}, "SECONDS": 0},
 }
@@ -144,6 +147,20 @@ def test_modes(run, recede, demonstrations, small, tmp_path):
     rows = run("modes", trained)
     assert len(rows) == 6
     assert all(0 <= value <= 1 for name, value in rows.items() if "share" in name)
+
+
+def test_tasks(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(tasks, "TASKS", ["reach", "reach_image"])
+    try:
+        rows = run("tasks", tmp_path)
+    except OSError as error:
+        pytest.skip(str(error))
+    assert rows["reach, success"] == 100
+    assert len(rows) == 2
+    picture = imageio.imread(tmp_path / "task-reach.png")
+    assert picture.shape == (308, 5 * 320 + 4 * 4, 3)
+    frames = [picture[:, 324 * index :][:, :320] for index in range(5)]
+    assert all((one != other).any() for one, other in pairwise(frames))
 
 
 def test_inference(run):

@@ -475,6 +475,8 @@ def test_from_demonstrations_to_an_evaluation(recede, empty_folder, reaches, tra
 
 @pytest.mark.slow
 def test_from_nothing_to_films_of_pick_place(recede, empty_folder, demonstrations, small):
+    sentences = {facts.sentence for facts in DemonstrationStore.open(demonstrations).episode_facts}
+    assert sentences == {"carry the cube around the wall onto the mark"}
     command = ["train", "task=pick_place", f"dataset={demonstrations}", "out=run", "steps=40", *small]
     assert recede(*command, "evaluate_every=20", "evaluate_episodes=2").status == 0
     result = recede("evaluate", "run", "checkpoint=best", "episodes=3", "videos=1", "workers=1", "device=cpu")

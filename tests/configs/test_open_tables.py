@@ -8,7 +8,7 @@ import re
 import shlex
 import shutil
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -315,7 +315,7 @@ def test_a_foreign_sampler_of_an_exported_folder_is_named(exported, tmp_path):
         ("imports=[nowhere_at_all]", r"=\[nowhere_at_all\]: .*'nowhere_at_all': install it"),
         ("imports=[my_parts.nothing]", r"=\[my_parts.nothing\]: .*'my_parts.nothing': install it"),
         ("imports=[needs_more]", r"=\[needs_more\]: .*'what_is_missing': install it"),
-        ("imports=[takes_names]", r"=\[takes_names\]: task=reach .*toys:Reach: choose"),
+        ("imports=[takes_names]", r"=\[takes_names\]: task=reach is taken by .*tasks.reach:REACH: choose .*toys:Reach"),
         ("imports=my_parts", r"imports must be a list .*\[my_package,.*got my_parts"),
         ("imports=[my_parts", "imports must be a list"),
         ("imports=[my_parts],[more_parts]", "imports must be a list"),
@@ -328,10 +328,7 @@ def test_a_foreign_sampler_of_an_exported_folder_is_named(exported, tmp_path):
 @pytest.mark.parametrize("command", [["inspect", "nowhere"], ["train", "--help"]], ids=lambda command: command[0])
 def test_what_cannot_be_imported_gets_one_line(recede, folder, argument, message, command):
     (folder / "needs_more.py").write_text("import what_is_missing\n")
-    (folder / "takes_names.py").write_text(
-        "import recede, toys\nrecede.add_choice('task', 'reach', toys.REACH)\n"
-        "recede.add_choice('task', 'reach', toys.DYING)\n"
-    )
+    (folder / "takes_names.py").write_text("import recede, toys\nrecede.add_choice('task', 'reach', toys.REACH)\n")
     result = recede(*command, argument)
     assert result.status == 2
     assert re.search(message, result.line)
@@ -420,12 +417,13 @@ def test_a_task_is_added_itself_or_by_its_place():
     toys.__spec__.loader.exec_module(again)
     with pytest.raises(ValueError, match="task=mine must be a task of that name, got 'reach'"):
         add_choice("task", "mine", toys.REACH)
-    add_choice("task", "reach", toys.REACH)
-    assert load_task("reach") is toys.REACH
-    add_choice("task", "reach", again.REACH)
-    assert load_task("reach") is again.REACH is not toys.REACH
-    with pytest.raises(ValueError, match=r"task=reach .*toys:Reach: choose .*toys:Dying"):
-        add_choice("task", "reach", toys.DYING)
+    first, second = (replace(module.REACH, name="mine") for module in (toys, again))
+    add_choice("task", "mine", first)
+    assert load_task("mine") is first
+    add_choice("task", "mine", second)
+    assert load_task("mine") is second is not first
+    with pytest.raises(ValueError, match=r"task=mine .*toys:Reach: choose .*toys:Dying"):
+        add_choice("task", "mine", replace(toys.DYING, name="mine"))
 
 
 def test_a_sampler_is_added_for_every_command():

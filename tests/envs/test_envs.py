@@ -1,35 +1,39 @@
 """Every task keeps the promises of `recede.envs.task`."""
 
 import copy
-import importlib
 import pickle
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from recede.envs.catalogue import TASKS, load_task
 from recede.envs.check import check_task
+from recede.envs.faults import RunningEnv
 from recede.envs.gymnasium_adapter import box
-from recede.envs.tasks.pick_place import PICK_PLACE, PICK_PLACE_IMAGE
+from recede.envs.tasks.pick_place import PICK_PLACE
+from recede.recording.scripted import demonstrate
+
+EXAMPLES = {"pick_place_image", "pusht_image"}
+"""The tasks with images that the quick tests run in full: the code of the others is the same, and images take time."""
+
+NAMES = [
+    pytest.param(name, marks=[pytest.mark.slow] if name.endswith("_image") and name not in EXAMPLES else [])
+    for name in TASKS
+]
 
 
-def pusht(name):
-    pytest.importorskip("gym_pusht", reason="Push-T needs the extra 'pusht'", exc_type=ImportError)
-    return getattr(importlib.import_module("recede.envs.tasks.pusht"), name)
-
-
-TASKS = {
-    "pick_place": lambda: PICK_PLACE,
-    "pick_place_image": lambda: PICK_PLACE_IMAGE,
-    "pusht": lambda: pusht("PUSHT"),
-    "pusht_image": lambda: pusht("PUSHT_IMAGE"),
-}
-
-
-@pytest.fixture(params=TASKS)
+@pytest.fixture(params=NAMES)
 def task(request):
-    task = TASKS[request.param]()
-    assert task.name == request.param
+    return ready(request.param)
+
+
+def ready(name):
+    """The task; the test is skipped if this machine cannot run it."""
+    if name.startswith("pusht"):
+        pytest.importorskip("gym_pusht", reason="Push-T needs the extra 'pusht'", exc_type=ImportError)
+    task = load_task(name)
+    assert task.name == name
     if any(stream.is_image for stream in task.specification.observations):
         try:
             task.make().reset(seed=0)
@@ -175,9 +179,10 @@ def test_a_mirrored_episode_follows_the_same_physics(task, env):
         rows, expected = (
             np.stack([step[stream.name] for step in steps]) for steps in (mirrored_observations, observations)
         )
-        scale = 1e-3 * (np.array(stream.high) - stream.low)
-        assert np.all(np.abs(rows - task.mirror[stream.name](expected)) < scale), stream.name
-        assert np.any(np.abs(rows - expected) > scale), stream.name  # which is not what was seen before it
+        scale, mirrored = 1e-3 * (np.array(stream.high) - stream.low), task.mirror[stream.name](expected)
+        assert np.all(np.abs(rows - mirrored) < scale), stream.name
+        if stream.name != "goal":  # which names things and no places
+            assert np.any(np.abs(rows - expected) > scale), stream.name  # which is not what was seen before it
 
 
 @pytest.mark.parametrize("num_moves", [0, 20])
@@ -219,6 +224,121 @@ def test_the_image_shows_the_scene_and_where_actions_point(task, camera):
     for action in actions:
         camera.step(action)
     assert np.any(camera.render() != image)
+
+
+SCRIPTED = [name for name in TASKS if not name.startswith("pusht") and not name.endswith("_image")]
+"""The tasks with an expert; what it does depends on no image."""
+
+
+def outcomes(task, seeds, *, noise=0.0):
+    """Whether the expert succeeds in the episode of each seed, with noise (m) on the positions that it commands."""
+    env, successes = task.make(), []
+    for seed in seeds:
+        expert, random, is_over = task.expert(seed), np.random.default_rng(seed), False
+        _, info = env.reset(seed=seed)
+        while not is_over:
+            action = expert(info["state"]) + np.array([*random.normal(0, noise, 3), 0, 0])
+            _, _, terminated, truncated, info = env.step(action)
+            is_over = terminated or truncated
+        successes.append(info["success"])
+    return successes
+
+
+@pytest.mark.parametrize("name", SCRIPTED)
+def test_the_expert_succeeds(name):
+    assert all(outcomes(load_task(name), range(100, 104)))
+    assert all(outcomes(load_task(name), range(104, 107), noise=0.003))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("noise", [0.0, 0.003])
+@pytest.mark.parametrize("name", SCRIPTED)
+def test_the_expert_succeeds_in_95_of_100_episodes(name, noise):
+    assert sum(outcomes(load_task(name), range(100), noise=noise)) >= 95
+
+
+@pytest.mark.parametrize("name", SCRIPTED)
+def test_an_expert_acts_by_its_seed_and_observation_alone(name):
+    task, env = load_task(name), load_task(name).make()
+    states = [env.reset(seed=seed)[1]["state"] for seed in range(5)]
+    expert, twin = task.expert(0), task.expert(0)
+    forth, back = [expert(state) for state in states], [twin(state) for state in states[::-1]]
+    np.testing.assert_array_equal(forth, back[::-1])
+    assert any((task.expert(seed)(states[0]) != forth[0]).any() for seed in range(1, 4))
+
+
+def extremes(low, high, random):
+    """Draws each dimension of an action from its ends."""
+    return np.where(random.random(low.shape) < 0.5, low, high)
+
+
+@pytest.mark.parametrize("kind", ["held still", "random", "extreme"])
+@pytest.mark.parametrize("name", [name for name in TASKS if not name.endswith("_image")])
+def test_nothing_is_won_without_skill(name, kind):
+    task = ready(name)
+    env, (low, high) = task.make(), limits(task.specification.action)
+    for seed in range(2):
+        observation, _ = env.reset(seed=seed)
+        walk, random = random_actions(task, task.max_steps, seed), np.random.default_rng(seed)
+        home = observation[task.position]
+        for step in range(task.max_steps):
+            action = {"held still": home, "random": walk[step], "extreme": extremes(low, high, random)}[kind]
+            _, _, terminated, truncated, info = env.step(action)
+            assert not info["success"], seed
+        assert truncated
+        assert not terminated
+
+
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [name for name in TASKS if not name.endswith("_image")])
+def test_the_physics_bear_extreme_actions(name, count):
+    """A warning of MuJoCo is a FloatingPointError of the step."""
+    task = ready(name)
+    env, (low, high), random = task.make(), limits(task.specification.action), np.random.default_rng(0)
+    env.reset(seed=0)
+    for _ in range(count):
+        observation, *_ = env.step(extremes(low, high, random))
+        for stream in task.specification.observations:
+            assert np.isfinite(observation[stream.name]).all()
+
+
+@pytest.mark.parametrize("name", SCRIPTED)
+def test_recorded_actions_lead_to_the_recorded_observations(name):
+    task = load_task(name)
+    streams, is_success, sentence = demonstrate(task, RunningEnv(task.make, task.specification), 5)
+    env = task.make()
+    observation, info = env.reset(seed=5)
+    for step, action in enumerate(streams["action"]):
+        for stream in task.specification.observations:
+            np.testing.assert_allclose(observation[stream.name], streams[stream.name][step], rtol=0, atol=1e-6)
+        observation, _, _, _, info = env.step(action)
+    assert info["success"] == is_success is True
+    assert info["sentence"] == sentence != ""
+
+
+@pytest.mark.parametrize("name", [f"{name}_image" for name in SCRIPTED])
+def test_a_task_with_images_is_the_same_task(name):
+    """It is judged by the same state, and its images differ between starts."""
+    task, plain = ready(name), load_task(name.removesuffix("_image"))
+    env, twin = task.make(), plain.make()
+    pictures = []
+    for seed in range(2):
+        observation, info = env.reset(seed=seed)
+        _, other = twin.reset(seed=seed)
+        pictures.append(observation["scene"])
+        for _ in range(2):
+            assert {n: v.tobytes() for n, v in info["state"].items()} == {
+                n: v.tobytes() for n, v in other["state"].items()
+            }
+            action = plain.expert(seed)(other["state"])
+            observation, *_, info = env.step(action)
+            *_, other = twin.step(action)
+    assert (pictures[0] != pictures[1]).any()
+    for stream in task.specification.observations:
+        assert observation[stream.name].shape == stream.shape
+        assert not stream.is_image or observation[stream.name].std() > 5
+    env.close()
+    assert "offset" not in observation  # the cameras show it
 
 
 def test_an_unknown_render_mode_is_refused(task):

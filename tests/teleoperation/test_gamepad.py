@@ -312,7 +312,7 @@ def test_it_drives_begins_and_decides_and_the_robot_rests_if_it_is_gone(recede, 
         "robot.make=toys:make_robot",
         "approach=0.2",
     ]
-    result = recede("record", "task=reach", f"out={path}", *options, "action=input", "safety.stale_ms=5000")
+    result = recede("record", "task=toy_reach", f"out={path}", *options, "action=input", "safety.stale_ms=5000")
     assert result.status != 0
     assert f"gamepad {pad.path} is gone" in result.err
     assert result.err.count("\n") == 1

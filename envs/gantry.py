@@ -1,0 +1,348 @@
+"""Shared by the tasks of the gantry gripper: reset, step, images, and the streams of gripper, cubes and marks.
+
+A task is a file in `tasks/`: a scene, an `MJCF` file that includes `table.xml` first and `gantry.xml` last, and a
+subclass of `GantryTask` that says what is drawn from a seed, how far there is to go, and what success is. The free
+bodies of a scene are its cubes and its mocap bodies are its marks; each has a stream of its name.
+
+All readings are functions of arrays with any leading axes (...), so they judge one world or many at once.
+
+Shapes: K cubes, M marks, T positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+import gymnasium
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..specification import Specification, Stream
+from .gymnasium_adapter import box
+from .physics import Cameras, check_physics, mujoco, position_indices, velocity_indices
+from .task import Expert, Observation, Task
+
+Array: TypeAlias = NDArray[Any]
+
+CUBE_HALF = 0.02
+"""Half the side of a cube (m)."""
+WITHDRAWN = 0.06
+"""Height (m) of the gripper at which its fingertips clear a cube on the table, by nearly 1 cm."""
+STILL = np.array([0.01, 0.01, 0.01, 0.5, 0.5, 0.5])
+"""Speeds along (m/s) and about (rad/s) the axes below which a cube is at rest."""
+IMAGE_SIZE = 96
+"""Side length of the camera images, in pixels."""
+AXES = ("x", "y", "z", "yaw", "left_finger", "right_finger")
+
+
+def specification(
+    *, cubes: Sequence[str] = (), marks: Mapping[str, int], fixed: Sequence[Stream] = (), highest: float = 0.09
+) -> Specification:
+    """The observations and the action of a task with the poses of cubes and marks.
+
+    `gripper` is the point between the fingertips, their yaw, and the distance between them. The action is the gripper
+    state to move to. A cube looks the same every 90 degrees, so its stream holds the cosine and sine of four times its
+    yaw. `offset` is the position of cubes and marks relative to the gripper: a grasp needs millimetres, and the table
+    measures half a metre.
+
+    marks: name -> 2 for a mark on the table (x, y), 3 for one in the air.
+    fixed: streams that stay as they are throughout an episode, such as its goal.
+    highest: the highest position of the gripper (m).
+    """
+    axes = {"units": ("m", "m", "m", "rad", "m"), "labels": ("x", "y", "z", "yaw", "opening")}
+    sizes = {**dict.fromkeys(cubes, 3), **marks}
+    offsets = tuple(f"{name}_{axis}" for name, size in sizes.items() for axis in "xyz"[:size])
+    return Specification(
+        observations=(
+            Stream("gripper", (5,), **axes, low=(-0.3, -0.3, -0.05, -1.5, -0.02), high=(0.3, 0.3, 0.2, 1.5, 0.1)),
+            *(
+                Stream(
+                    name,
+                    (5,),
+                    units=("m", "m", "m", "1", "1"),
+                    labels=("x", "y", "z", "cos_4_yaw", "sin_4_yaw"),
+                    low=(-0.5, -0.5, -0.1, -1, -1),
+                    high=(0.5, 0.5, 0.5, 1, 1),
+                )
+                for name in cubes
+            ),
+            *(
+                Stream(name, (size,), units="m", labels=tuple("xyz"[:size]), low=-0.3, high=0.3)
+                for name, size in marks.items()
+            ),
+            *fixed,
+            Stream("offset", (len(offsets),), units="m", labels=offsets, low=-0.8, high=0.8),
+        ),
+        action=Stream(
+            "action", (5,), **axes, low=(-0.26, -0.22, 0.016, -1.2, 0), high=(0.26, 0.22, highest, 1.2, 0.08)
+        ),
+        control_dt=0.1,
+    )
+
+
+def with_cameras(streams: Specification, fixed: Sequence[Stream]) -> Specification:
+    """The gripper state, the streams `fixed`, and the images of two cameras, which show everything else."""
+    cameras = [Stream(camera, (IMAGE_SIZE, IMAGE_SIZE, 3), "uint8") for camera in ("scene", "wrist")]
+    return Specification(
+        observations=(streams.observations[0], *fixed, *cameras), action=streams.action, control_dt=streams.control_dt
+    )
+
+
+def columns(rows: Array) -> list[Any]:
+    """The columns of rows (..., n), each (...,). Those of one row are numbers, which numpy handles fastest."""
+    return [rows[..., index][()] for index in range(rows.shape[-1])]
+
+
+def distance(one: Array, other: Array) -> Any:
+    """The distance between points (..., 2) in the plane: (...,)."""
+    (x, y), (other_x, other_y) = columns(one), columns(other)
+    return np.hypot(other_x - x, other_y - y)
+
+
+def draw_apart(random: np.random.Generator, low: ArrayLike, high: ArrayLike, *, gap: float, count: int = 2) -> Array:
+    """Draw points (count, n) between `low` and `high`, of which no two are closer to each other than `gap` (m)."""
+    while True:
+        points = random.uniform(low, high, (count, np.size(low)))
+        steps = points[:, None] - points
+        if np.linalg.norm(steps[np.triu_indices(count, 1)], axis=-1).min() >= gap:
+            return points
+
+
+def cube_at(place: ArrayLike, yaw: float) -> Array:
+    """The stream (5,) of a cube on the table at `place` (2,) (m) with a yaw (rad)."""
+    return np.array([*np.asarray(place), CUBE_HALF, np.cos(4 * yaw), np.sin(4 * yaw)])
+
+
+class GantryTask(gymnasium.Env[Any, Any]):
+    """A task of the gantry gripper.
+
+    A task fills the class attributes, `draw`, `remaining`, `is_solved` and `sentence`. Score: 1 on success, else 0.9
+    times the share of the way (`remaining`) that has been covered since the reset. Reward: the increase of the score,
+    so the rewards of an episode sum to its last score.
+
+    With `options={"state": observation}` the episode starts at rest in an observed state. `info["state"]` holds every
+    stream of `streams`, whatever is observed, and `info["sentence"]` says what the episode asks for.
+
+    render_mode: None or "rgb_array".
+    render_size: side length of the square image, in pixels.
+    specification: the observations: `streams`, which is the default, or those of `with_cameras`, whose images are
+        rendered at every step.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}  # type: ignore[misc]
+    scene: ClassVar[str]
+    """The name of the MJCF file in `tasks/`."""
+    streams: ClassVar[Specification]
+    """What `specification` returns for the cubes and marks of the scene."""
+    fixed: ClassVar[tuple[Stream, ...]] = ()
+    """Those of `streams` that stay as they are throughout an episode."""
+    max_steps: ClassVar[int] = 200
+
+    def draw(self, random: np.random.Generator) -> dict[str, Array]:
+        """A state to start in: every stream of `streams` but the offset."""
+        raise NotImplementedError
+
+    def remaining(self, state: Observation) -> Array:
+        """The way (m) that is left to go in states with any leading axes: (...,)."""
+        raise NotImplementedError
+
+    def is_solved(self, state: Observation, velocities: Array) -> Array:
+        """Whether states (..., n) with velocities (..., nv) are successes: (...,) bool."""
+        raise NotImplementedError
+
+    def sentence(self, state: Observation) -> str:
+        """What the episode of a state asks for."""
+        raise NotImplementedError
+
+    def __init__(
+        self, render_mode: str | None = None, *, render_size: int = 480, specification: Specification | None = None
+    ) -> None:
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
+        self.render_mode, self.render_size, self.specification = render_mode, render_size, specification or self.streams
+        self.action_space = self._limits = box(self.streams.action)
+        self.observation_space = gymnasium.spaces.Dict({s.name: box(s) for s in self.specification.observations})
+        self._model = mujoco.MjModel.from_xml_path(str(Path(__file__).with_name("tasks") / self.scene))
+        self._cameras = Cameras(self._model, max_size=max(render_size, IMAGE_SIZE))
+        self._data, self._ahead = mujoco.MjData(self._model), mujoco.MjData(self._model)
+        self._substeps = round(self.streams.control_dt / self._model.opt.timestep)
+        shapes = {stream.name: stream.shape for stream in self.streams.observations}
+        bodies = [self._model.body(index) for index in range(self._model.nbody)]
+        free = self._model.jnt_type == mujoco.mjtJoint.mjJNT_FREE
+        self._cubes = [self._model.joint(int(index)).name for index in np.flatnonzero(free)]
+        self._marks = {body.name: shapes[body.name][0] for body in bodies if body.mocapid[0] >= 0}
+        self._axes = position_indices(self._model, AXES)
+        self._axis_speeds = velocity_indices(self._model, AXES)
+        self._cube = position_indices(self._model, self._cubes)  # of each: position, quaternion w-x-y-z
+        self._cube_velocity = velocity_indices(self._model, self._cubes)  # of each: linear, angular
+        streams = self.streams.observations
+        self._placed = [stream.name for stream in streams[:-1]]  # what a state must hold; the offset follows from it
+        self._sizes = {**dict.fromkeys(self._cubes, 3), **self._marks}
+        self._low, self._high = (np.concatenate([getattr(box(s), end) for s in streams]) for end in ("low", "high"))
+        ends = np.cumsum([0, *(stream.shape[0] for stream in streams)]).tolist()
+        self._parts = {s.name: slice(*pair) for s, pair in zip(streams, pairwise(ends), strict=True)}
+        self._fixed: dict[str, Array] = {}
+        self._steps, self._score = 0, 0.0
+        self._whole: Array | None = None  # until the first reset
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Start an episode; `options` are described at the class.
+
+        Raises ValueError for an unknown option, or a state that lacks a stream.
+        """
+        super().reset(seed=seed)
+        options = options or {}
+        if unknown := options.keys() - {"state"}:
+            raise ValueError(f"the only option of reset is 'state', got {sorted(unknown)}")
+        self._set_state(options["state"] if "state" in options else self.draw(self.np_random))
+        state = self._state()
+        self._whole = np.maximum(self.remaining(state), 1e-6)
+        info = self._info(state, self._whole)
+        self._steps, self._score = 0, info["score"]
+        return self._observe(state), info
+
+    def step(self, action: ArrayLike) -> tuple[dict[str, Array], float, bool, bool, dict[str, Any]]:
+        """Move towards `action` (5,), clipped to the limits of its stream, for one control step.
+
+        Raises ValueError for an action of another shape or with NaN or infinity, FloatingPointError if the physics
+        diverge, and gymnasium's ResetNeeded before the first reset.
+        """
+        if self._whole is None:
+            raise gymnasium.error.ResetNeeded("reset the environment before its first step")
+        limits, action = self._limits, self.streams.action.cast(action)
+        if action.shape != limits.shape or np.count_nonzero(np.isfinite(action)) < 5:
+            raise ValueError(f"an action must be 5 finite numbers (x, y, z, yaw, opening), got {action}")
+        self._data.ctrl[:] = np.minimum(np.maximum(action, limits.low), limits.high)
+        mujoco.mj_step(self._model, self._data, nstep=self._substeps)
+        self._steps += 1
+        check_physics(self._data, self._steps)
+        state = self._state()
+        info = self._info(state, self._whole)
+        reward, self._score = info["score"] - self._score, info["score"]
+        truncated = self._steps >= self.max_steps and not info["success"]
+        return self._observe(state), reward, info["success"], truncated, info
+
+    def render(self) -> Any:
+        """The scene as an (H, W, 3) uint8 image, or None without a render mode.
+
+        Raises OSError if EGL is missing; everything else works without it.
+        """
+        if self.render_mode is None:
+            return None
+        return self._cameras.picture(self._data, "scene", self.render_size, is_shaded=True)
+
+    def preview(self, action: ArrayLike, share: float) -> NDArray[np.uint8]:
+        """A quick image of the scene after a share of a control step with `action` (5,), which is not taken."""
+        limits = self._limits
+        mujoco.mj_copyData(self._ahead, self._model, self._data)
+        self._ahead.ctrl[:] = np.clip(self.streams.action.cast(action), limits.low, limits.high)
+        if (substeps := round(share * self._substeps)) > 0:
+            mujoco.mj_step(self._model, self._ahead, nstep=substeps)
+        return self._cameras.picture(self._ahead, "scene", self.render_size, is_shaded=True, is_quick=True)
+
+    def pixels(self, actions: ArrayLike) -> NDArray[np.float64]:
+        """Positions of `actions` (T, 5) in the image: (T, 2) columns and rows."""
+        return self._cameras.pixels("scene", np.asarray(actions)[:, :3], self.render_size)
+
+    def close(self) -> None:
+        """Close the renderers; a later `render` opens new ones."""
+        self._cameras.close()
+
+    def read(self, positions: Array, marks: Array, fixed: Observation) -> dict[str, NDArray[np.float32]]:
+        """Every stream, from positions (..., nq), mocap positions (..., M, 3) and the streams that stay as they are."""
+        axes = positions[..., self._axes]
+        gripper = np.concatenate([axes[..., :4], axes[..., 4:5] + axes[..., 5:]], axis=-1)
+        poses = positions[..., self._cube].reshape(*positions.shape[:-1], len(self._cubes), 7)
+        w, x, y, z = (poses[..., index : index + 1] for index in range(3, 7))
+        yaw = 4 * np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+        cubes = np.concatenate([poses[..., :3], np.cos(yaw), np.sin(yaw)], axis=-1)
+        values = {"gripper": gripper, **fixed}
+        values |= {name: cubes[..., index, :] for index, name in enumerate(self._cubes)}
+        values |= {name: marks[..., index, :size] for index, (name, size) in enumerate(self._marks.items())}
+        offsets = [values[name][..., :size] - gripper[..., :size] for name, size in self._sizes.items()]
+        row = np.concatenate([*(values[name] for name in self._placed), *offsets], axis=-1).astype(np.float32)
+        row = np.minimum(np.maximum(row, self._low), self._high)
+        return {name: row[..., part] for name, part in self._parts.items()}
+
+    def judge(self, state: Observation, velocities: Array, whole: Array) -> tuple[Array, Array]:
+        """Success (...,) and score (...,) of states with velocities (..., nv); whole: `remaining` at their resets."""
+        success = self.is_solved(state, velocities)
+        progress = np.minimum(np.maximum(1 - self.remaining(state) / whole, 0.0), 1.0)
+        return success, np.maximum(success, 0.9 * progress)
+
+    def rests(self, velocities: Array) -> Array:
+        """Whether each cube is at rest: (..., K)."""
+        parts = velocities[..., self._cube_velocity].reshape(*velocities.shape[:-1], len(self._cubes), 6)
+        return (np.abs(parts) < STILL).all(-1)
+
+    def speed(self, velocities: Array) -> Array:
+        """The speed of the gripper (m/s): (...,)."""
+        return np.linalg.norm(velocities[..., self._axis_speeds[:3]], axis=-1)
+
+    def _set_state(self, state: Observation) -> None:
+        if missing := [name for name in self._placed if name not in state]:
+            raise ValueError(f"a state must hold the streams {tuple(self._placed)}, {missing} are missing")
+        values = {name: np.asarray(state[name], dtype=np.float64) for name in self._placed}
+        gripper, data = values.pop("gripper"), self._data
+        cubes = [values.pop(name) for name in self._cubes]
+        mujoco.mj_resetData(self._model, data)
+        data.qpos[self._axes] = [*gripper[:4], gripper[4] / 2, gripper[4] / 2]
+        for cube, place in zip(cubes, self._cube.reshape(-1, 7), strict=True):
+            half_yaw = np.arctan2(cube[4], cube[3]) / 8
+            data.qpos[place] = [*cube[:3], np.cos(half_yaw), 0.0, 0.0, np.sin(half_yaw)]
+        data.ctrl[:] = gripper
+        for index, (name, size) in enumerate(self._marks.items()):
+            data.mocap_pos[index, :size] = values.pop(name)
+        self._fixed = values
+        mujoco.mj_forward(self._model, data)
+
+    def _observe(self, state: Observation) -> dict[str, Array]:
+        return {
+            stream.name: self._cameras.picture(self._data, stream.name, IMAGE_SIZE)
+            if stream.is_image
+            else state[stream.name]
+            for stream in self.specification.observations
+        }
+
+    def _state(self) -> dict[str, NDArray[np.float32]]:
+        return self.read(self._data.qpos, self._data.mocap_pos, self._fixed)
+
+    def _info(self, state: Observation, whole: Array) -> dict[str, Any]:
+        success, score = self.judge(state, self._data.qvel, whole)
+        return {"success": bool(success), "score": float(score), "state": state, "sentence": self.sentence(state)}
+
+
+def gantry_tasks(name: str, made: type[GantryTask], expert: Callable[[int], Expert]) -> tuple[Task, Task]:
+    """The task `name`, and `name_image` with the cameras instead of what they show."""
+    streams = made.streams
+    gymnasium.register(f"recede/{made.__name__}-v0", entry_point=f"{made.__module__}:{made.__name__}")
+    task = Task(
+        name=name,
+        specification=streams,
+        max_steps=made.max_steps,
+        make=made,
+        expert=expert,
+        restore=_restore,
+        mirror={stream.name: _mirror(stream) for stream in streams.streams},
+        position="gripper",
+    )
+    images = with_cameras(streams, made.fixed)
+    make = partial(made, specification=images)
+    return task, replace(task, name=f"{name}_image", specification=images, make=make, restore=None, mirror=None)
+
+
+def _restore(state: Observation) -> dict[str, Any]:
+    return {"state": state}
+
+
+def _mirror(stream: Stream) -> Callable[[Array], Array]:
+    """The mirror of a stream at y = 0: coordinates along y and angles about z change their signs."""
+    signs = [-1 if label.endswith("y") or ("yaw" in label and "cos" not in label) else 1 for label in stream.labels]
+    return partial(np.multiply, np.array(signs, dtype=stream.dtype))

@@ -1,0 +1,77 @@
+"""`sort`: the gantry gripper puts the named one of two cubes onto the named one of two marks."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+
+from ...specification import Stream
+from ..experts.sort import SortExpert
+from ..gantry import CUBE_HALF, WITHDRAWN, Array, GantryTask, cube_at, distance, draw_apart, gantry_tasks, specification
+from ..task import Observation
+
+CUBES, MARKS = ("orange", "blue"), ("teal", "red")
+GOALS = tuple(product(CUBES, MARKS))
+"""What an episode may ask for: a cube and a mark, in the order of the stream `goal`."""
+MARK_TOLERANCE = 0.03
+"""Largest distance (m) from the mark's centre at which the whole cube is on the mark (radius 0.06), at any yaw."""
+HEIGHT_TOLERANCE = 0.003
+"""Largest difference (m) between the height of the cube and that of one which lies flat."""
+
+GOAL = Stream("goal", (4,), units="1", labels=tuple(f"{cube}_on_{mark}" for cube, mark in GOALS), low=0, high=1)
+"""1 for what the episode asks for, 0 for the three others."""
+
+
+def named(state: Observation) -> tuple[Array, Array]:
+    """The cube (..., 5) and the mark (..., 2) that the goal names."""
+    goal = state["goal"].argmax(-1)[..., None]
+    cube = np.where(goal < len(MARKS), state["orange"], state["blue"])
+    return cube, np.where(goal % len(MARKS) == 0, state["teal"], state["red"])
+
+
+class Sort(GantryTask):
+    """Put the named cube onto the named mark and withdraw.
+
+    The seed draws which cube goes to which mark; `goal` shows it, and `info["sentence"]` says it.
+
+    Success: the centre of the named cube is within 3 cm of that of the named mark (the whole cube is on the mark), the
+    cube rests on the table, and the gripper has withdrawn above it. The way that the score counts is the straight one
+    of the named cube to the named mark. At a reset the cubes are on the near side, turned in any way and at least 10 cm
+    apart, and the marks on the far side, at least 14 cm apart.
+    """
+
+    scene = "sort.xml"
+    fixed = (GOAL,)
+    streams = specification(cubes=CUBES, marks=dict.fromkeys(MARKS, 2), fixed=fixed)
+
+    def draw(self, random: np.random.Generator) -> dict[str, Array]:
+        """The cubes and the gripper on the near side, the marks on the far side, and a goal."""
+        places = draw_apart(random, (-0.22, -0.12), (-0.08, 0.12), gap=0.1)
+        marks = draw_apart(random, (0.08, -0.15), (0.2, 0.15), gap=0.14)
+        cubes = [cube_at(place, yaw) for place, yaw in zip(places, random.uniform(-0.78, 0.78, 2), strict=True)]
+        gripper = random.uniform((-0.22, -0.12, 0.06, -0.4, 0.0), (-0.08, 0.12, 0.085, 0.4, 0.08))
+        goal = np.eye(len(GOALS))[random.integers(len(GOALS))]
+        return {"gripper": gripper, **dict(zip((*CUBES, *MARKS), (*cubes, *marks), strict=True)), "goal": goal}
+
+    def remaining(self, state: Observation) -> Array:
+        """The straight way of the named cube to the named mark."""
+        cube, mark = named(state)
+        return distance(cube[..., :2], mark).astype(np.float64)
+
+    def is_solved(self, state: Observation, velocities: Array) -> Array:
+        """The named cube rests on the named mark, and the gripper has withdrawn."""
+        cube, _ = named(state)
+        is_flat = np.abs(cube[..., 2] - CUBE_HALF) < HEIGHT_TOLERANCE
+        rests = self.rests(velocities)
+        is_still = np.where(state["goal"].argmax(-1) < len(MARKS), rests[..., 0], rests[..., 1])
+        is_withdrawn = state["gripper"][..., 2] >= WITHDRAWN
+        return (self.remaining(state) <= MARK_TOLERANCE) & is_flat & is_still & is_withdrawn
+
+    def sentence(self, state: Observation) -> str:
+        """The goal in words."""
+        cube, mark = GOALS[int(state["goal"].argmax())]
+        return f"put the {cube} cube onto the {mark} mark"
+
+
+SORT, SORT_IMAGE = gantry_tasks("sort", Sort, SortExpert)

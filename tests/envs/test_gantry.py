@@ -1,0 +1,239 @@
+"""The tasks of the gantry gripper: what they share, when each is solved, and how its expert recovers."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from recede.envs.catalogue import load_task
+from recede.envs.experts.gantry import OPEN, bowed, facing
+from recede.envs.gantry import cube_at, draw_apart
+from recede.envs.tasks.sort import GOALS
+
+HIGH = (0.0, 0.0, 0.1, 0.0, OPEN)
+"""A gripper that is out of the way of everything."""
+
+
+def begin(name, **state):
+    """An environment that begins in a state, and its first info."""
+    env = load_task(name).make()
+    state = {key: np.asarray(value, np.float32) for key, value in ({"gripper": HIGH} | state).items()}
+    return env, env.reset(options={"state": state})[1]
+
+
+def finish(name, env, info, *, seed=0, drop=()):
+    """Let the expert end the episode, and open the fingers in the steps `drop`; returns the states and last info."""
+    expert, states, is_over = load_task(name).expert(seed), [info["state"]], False
+    while not is_over:
+        action = expert(info["state"])
+        action[4] = OPEN if len(states) in drop else action[4]
+        _, _, terminated, truncated, info = env.step(action)
+        states.append(info["state"])
+        is_over = terminated or truncated
+    return states, info
+
+
+# --- what they share
+
+
+def steps_of(env, expert, *, seed):
+    """Positions, marks, velocities and the whole way in every step of an episode, with its state and info."""
+    _, info = env.reset(seed=seed)
+    rows, is_over = [], False
+    while True:
+        data = env._data
+        rows.append([data.qpos.copy(), data.mocap_pos.copy(), data.qvel.copy(), env._whole, info["state"], info])
+        if is_over:
+            return rows
+        _, _, terminated, truncated, info = env.step(expert(info["state"]))
+        is_over = terminated or truncated
+
+
+@pytest.mark.parametrize("name", ["pick_place", "reach", "sort", "stack"])
+def test_many_worlds_are_read_and_judged_to_the_bit_as_each_alone(name):
+    task = load_task(name)
+    env = task.make()
+    rows = [row for seed in range(3) for row in steps_of(env, task.expert(seed), seed=seed)]
+    rows = rows[len(rows) % 2 :]
+    shape = (len(rows) // 2, 2)  # two leading axes
+    positions, marks, velocities, whole = (
+        np.stack([row[index] for row in rows]).reshape(*shape, *np.shape(rows[0][index])) for index in range(4)
+    )
+    fixed = {name: np.stack([row[4][name] for row in rows]).reshape(*shape, -1) for name in env._fixed}
+    state = env.read(positions, marks, fixed)
+    success, score = env.judge(state, velocities, whole)
+    assert (success.shape, score.shape) == (shape, shape)
+    assert set(state) == {stream.name for stream in task.specification.observations}
+    for place, row in zip(np.ndindex(shape), rows, strict=True):
+        assert {name: value[place].tobytes() for name, value in state.items()} == {
+            name: value.tobytes() for name, value in row[4].items()
+        }
+        assert (success[place], score[place]) == (row[5]["success"], row[5]["score"])
+    assert {row[5]["success"] for row in rows} == {False, True}
+
+
+def test_the_offset_points_from_the_gripper_to_everything():
+    env, info = begin("sort", **sorting("orange", "red", orange=(-0.1, 0.05), blue=(-0.15, -0.1)))
+    offset = dict(zip(env.streams.observations[-1].labels, info["state"]["offset"], strict=True))
+    assert offset["orange_x"] == pytest.approx(-0.1 - HIGH[0])
+    assert offset["blue_z"] == pytest.approx(0.02 - HIGH[2])
+    assert offset["red_y"] == pytest.approx(-0.1 - HIGH[1])
+    assert "teal_z" not in offset
+
+
+def test_drawn_points_are_apart():
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        points = draw_apart(random, (-0.1, -0.2), (0.1, 0.2), gap=0.15, count=3)
+        steps = np.linalg.norm(points[:, None] - points, axis=-1)[np.triu_indices(3, 1)]
+        assert steps.min() >= 0.15
+        assert np.all(np.abs(points) <= (0.1, 0.2))
+
+
+def test_a_hand_takes_the_faces_that_nothing_stands_beside():
+    cube = cube_at((0.0, 0.0), 0.6)
+    assert facing(cube, 0.5) == pytest.approx(0.6)
+    assert facing(cube, -0.5) == pytest.approx(0.6 - np.pi / 2)
+    beside = cube_at((-0.05 * np.sin(0.6), 0.05 * np.cos(0.6)), 0.6)  # where a finger would come down
+    assert facing(cube, 0.5, [beside]) == pytest.approx(0.6 - np.pi / 2)
+    assert facing(cube_at((0, 0), 0.1), 0.9, [cube_at((0, 0.05), 0.1)]) == pytest.approx(0.1)  # it turns no further
+
+
+def test_a_bow_leaves_the_straight_way_and_ends_at_its_goal():
+    position, goal = np.array([0.0, 0.0]), np.array([0.3, 0.0])
+    np.testing.assert_allclose(bowed(position, goal, 0.5), 0.3 * np.array([np.cos(0.5), np.sin(0.5)]))
+    np.testing.assert_allclose(bowed(goal - 1e-4, goal, 0.5), goal, atol=1e-6)
+
+
+# --- reach
+
+
+@pytest.mark.parametrize(("gap", "is_success"), [(0.009, True), (0.011, False)])
+def test_success_is_a_gripper_that_stands_in_the_ball(gap, is_success):
+    target = (0.1, 0.05, 0.06)
+    env, info = begin("reach", gripper=(0.1, 0.05, 0.06 - gap, 0, 0), target=target)
+    assert info["success"] == is_success
+    assert env.step([0.1, 0.05, 0.06 - gap, 0, 0])[2] == is_success
+
+
+def test_a_gripper_that_flies_through_the_ball_is_no_success():
+    env, info = begin("reach", gripper=(0.1, 0, 0.06, 0, 0), target=(0.1, 0, 0.06))
+    for axis in env._axis_speeds[:3]:
+        for speed in (0.019, 0.021):
+            velocities = np.zeros(env._model.nv)
+            velocities[axis] = -speed
+            assert env.is_solved(info["state"], velocities) == (speed < 0.02)
+
+
+def test_the_expert_of_reach_takes_three_ways():
+    ends = {"gripper": (-0.15, 0.0, 0.03, 0, 0), "target": (0.15, 0.0, 0.1)}
+    middles = {}
+    for seed in range(12):
+        env, info = begin("reach", **ends)
+        states, info = finish("reach", env, info, seed=seed)
+        assert info["success"], seed
+        path = np.array([state["gripper"][:3] for state in states])
+        middles[load_task("reach").expert(seed)._way] = np.interp(0.0, path[:, 0], path[:, 2])
+    assert middles["across first"] < 0.05 < middles["straight"] < 0.08 < middles["height first"]
+
+
+# --- stack
+
+
+def stacked(*, offset=0.0, height=0.06):
+    return {"cube": [*cube_at((0.1 + offset, 0.0), 0.3)[:2], height, 1, 0], "base": cube_at((0.1, 0.0), 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("offset", "height", "gripper_height", "is_success"),
+    [
+        (0.0, 0.06, 0.105, True),
+        (0.014, 0.06, 0.105, True),
+        (0.016, 0.06, 0.105, False),  # too near to the edge
+        (0.0, 0.06, 0.095, False),  # the fingers are still around it
+        (0.0, 0.064, 0.105, False),  # in the air
+        (0.05, 0.02, 0.105, False),  # beside the base
+    ],
+)
+def test_success_is_a_cube_at_rest_on_the_other(offset, height, gripper_height, is_success):
+    gripper = (0.1, 0, gripper_height, 0, OPEN)
+    env, info = begin("stack", gripper=gripper, **stacked(offset=offset, height=height))
+    assert info["success"] == is_success
+    assert not is_success or env.step(gripper)[2]
+
+
+def test_a_stack_that_moves_is_no_success():
+    env, info = begin("stack", gripper=(0.1, 0, 0.105, 0, OPEN), **stacked())
+    assert info["success"]
+    for cube in (0, 6):
+        velocities = np.zeros(env._model.nv)
+        velocities[env._cube_velocity[cube]] = 0.02
+        assert not env.is_solved(info["state"], velocities)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_expert_of_stack_takes_a_cube_again_that_fell_or_leans_out(seed):
+    env = load_task("stack").make()
+    _, info = env.reset(seed=seed)
+    states, info = finish("stack", env, info, seed=seed, drop=range(22, 28))
+    assert info["success"]
+    assert min(state["cube"][2] for state in states[24:32]) < 0.03
+    env, info = begin("stack", gripper=(-0.1, 0, 0.1, 0, OPEN), **stacked(offset=0.016))
+    assert finish("stack", env, info, seed=seed)[1]["success"]
+
+
+# --- sort
+
+
+def sorting(cube, mark, *, orange=(-0.15, 0.08), blue=(-0.15, -0.08)):
+    goal = np.eye(4)[GOALS.index((cube, mark))]
+    marks = {"teal": (0.14, 0.1), "red": (0.14, -0.1)}
+    return {"orange": cube_at(orange, 0.0), "blue": cube_at(blue, 0.0), "goal": goal, **marks}
+
+
+@pytest.mark.parametrize(
+    ("cube", "mark", "offset", "is_success"),
+    [
+        ("orange", "teal", 0.029, True),
+        ("orange", "teal", 0.031, False),  # beside the middle
+        ("orange", "red", 0.0, False),  # another mark
+        ("blue", "teal", 0.0, False),  # another cube
+    ],
+)
+def test_success_is_the_named_cube_on_the_named_mark(cube, mark, offset, is_success):
+    env, info = begin("sort", **sorting(cube, mark, orange=(0.14, 0.1 + offset)))
+    assert info["success"] == is_success
+    assert info["sentence"] == f"put the {cube} cube onto the {mark} mark"
+    assert env.step(HIGH)[2] == is_success
+    assert not env.reset(options={"state": {**info["state"], "gripper": (0.14, 0.1, 0.05, 0, OPEN)}})[1]["success"]
+
+
+@pytest.mark.parametrize(("cube", "index"), [("orange", 0), ("blue", 1)])
+def test_only_the_named_cube_must_rest(cube, index):
+    env, info = begin("sort", **sorting(cube, "red", **{cube: (0.14, -0.1)}))
+    for moving in range(2):
+        velocities = np.zeros(env._model.nv)
+        velocities[env._cube_velocity[6 * moving]] = 0.02
+        assert env.is_solved(info["state"], velocities) == (moving != index)
+
+
+def test_every_goal_is_drawn_and_done():
+    env, counts = load_task("sort").make(), Counter()
+    for seed in range(200):
+        observation, info = env.reset(seed=seed)
+        assert observation["goal"].sum() == 1
+        counts[info["sentence"]] += 1
+    assert len(counts) == 4
+    assert max(counts.values()) - min(counts.values()) < 4 * np.sqrt(200 / 4)
+    for cube, mark in GOALS:
+        env, info = begin("sort", **sorting(cube, mark))
+        states, info = finish("sort", env, info)
+        assert info["success"], (cube, mark)
+        other = "blue" if cube == "orange" else "orange"
+        assert np.hypot(*(states[-1][other] - states[0][other])[:2]) < 5e-3
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_expert_of_sort_takes_a_cube_again_that_fell(seed):
+    env = load_task("sort").make()
+    _, info = env.reset(seed=seed)
+    assert finish("sort", env, info, seed=seed, drop=range(25, 31))[1]["success"]
