@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from ..checkpoints.opening import OpenedPolicy, open_chosen, read_description
-from ..checkpoints.runs import read_metrics
+from ..checkpoints.runs import best_step, read_metrics
 from ..configs.evaluation import EvaluateConfig
 from ..configs.notation import describe
 from ..envs.catalogue import known_task, load_task
@@ -108,23 +108,34 @@ def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def choice_episodes(config: EvaluateConfig) -> dict[str, int] | None:
-    """The episodes that chose the best checkpoint of a run; None unless `config` evaluates it.
+def choice_episodes(config: EvaluateConfig) -> dict[str, float] | None:
+    """The episodes that chose the best checkpoint of a run, and its figures there; None unless `config` evaluates it.
 
     Raises ValueError if `config` would evaluate the policy on one of them: its score there is too high, as the best of
     many.
     """
-    counts = [line["episodes"] for line in read_metrics(Path(config.run)) if "mean_score" in line]
-    if config.checkpoint != "best" or not counts:
+    scored = [line for line in read_metrics(Path(config.run)) if "mean_score" in line]
+    if config.checkpoint != "best" or not scored:
         return None
-    last = CHOICE_SEED + max(counts) - 1
+    episodes, best = max(line["episodes"] for line in scored), best_step(Path(config.run))
+    last = CHOICE_SEED + episodes - 1
     if config.first_seed <= last and config.first_seed + config.episodes > CHOICE_SEED:
         raise ValueError(
             f"first_seed={config.first_seed} episodes={config.episodes} must avoid the seeds {CHOICE_SEED} to {last}, "
             f"which chose the best policy of {config.run}: leave first_seed out"
         )
-    print(f"the seeds {CHOICE_SEED} to {last} chose the best policy of {config.run}; none of them is evaluated")
-    return {"first_seed": CHOICE_SEED, "episodes": max(counts)}
+    chosen = next(line for line in scored if line["step"] == best)
+    figures = f"success {100 * chosen['success_rate']:.0f} %, score {chosen['mean_score']:.3f}"
+    print(
+        f"the seeds {CHOICE_SEED} to {last} chose the best of {len(scored)} checkpoints of {config.run} ({figures} "
+        "there, too high by the choice); none of them is evaluated"
+    )
+    return {
+        "first_seed": CHOICE_SEED,
+        "episodes": episodes,
+        "checkpoints": len(scored),
+        **{name: chosen[name] for name in ("success_rate", "mean_score")},
+    }
 
 
 def open_subject(config: EvaluateConfig) -> OpenedPolicy:
