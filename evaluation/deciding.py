@@ -27,27 +27,27 @@ class Verdict:
     """After how many episodes it was said."""
     evidence: float
     """The e-value then; 1 / `pairs.LEVEL` decides."""
+    num_pairs: int
+    """The episodes that were rolled out; a round ends after it is decided."""
     difference: float
-    """The first success rate minus the second, then."""
+    """The first success rate minus the second, in all episodes."""
     interval: Interval
     """The 95 % interval of the difference that holds after every number of episodes."""
 
     def sentence(self, first: str, second: str, *, indifference: float | None) -> str:
         """The verdict in words."""
         low, high = (100 * bound for bound in self.interval)
-        detail = (
-            f"difference {100 * self.difference:+.1f} points [{low:+.1f}, {high:+.1f}], e-value {self.evidence:.3g}"
-        )
+        points = f"{100 * self.difference:+.1f} points [{low:+.1f}, {high:+.1f}]"
+        detail = f"e-value {self.evidence:.3g}; difference over {self.num_pairs} episodes {points}"
         if self.kind == "decided":
             better, worse = (first, second) if self.difference > 0 else (second, first)
-            return f"decided after {self.episodes} episodes: {better} succeeds more often than {worse} ({detail})"
-        if self.kind == "equal" and indifference is not None:
-            points = 100 * indifference
-            return (
-                f"decided after {self.episodes} episodes: {first} and {second} differ by less than {points:g} points "
-                f"({detail})"
-            )
-        return f"undecided after {self.episodes} episodes: {first} and {second} are not told apart ({detail})"
+            result = f"{better} succeeds more often than {worse}"
+        elif self.kind == "equal" and indifference is not None:
+            result = f"{first} and {second} differ by less than {100 * indifference:g} points"
+        else:
+            result = f"{first} and {second} are not told apart"
+        when = "undecided" if self.kind == "undecided" else "decided"
+        return f"{when} after {self.episodes} episodes: {result} ({detail})"
 
 
 def verdict(first: NDArray[np.bool_], second: NDArray[np.bool_], *, indifference: float | None) -> Verdict:
@@ -58,16 +58,14 @@ def verdict(first: NDArray[np.bool_], second: NDArray[np.bool_], *, indifference
     """
     differences = first.astype(int) - second.astype(int)
     only_first, only_second = (differences > 0).cumsum(), (differences < 0).cumsum()
+    interval, difference = anytime_interval(differences), float(differences.mean())
+    evidence, count = 1.0, len(differences)
     for index in np.flatnonzero(differences):  # nothing is learned from the other episodes
         evidence = e_value(int(only_first[index]), int(only_second[index]))
         if evidence >= 1 / LEVEL:
-            so_far = differences[: index + 1]
-            return Verdict("decided", len(so_far), evidence, float(so_far.mean()), anytime_interval(so_far))
-    interval = anytime_interval(differences)
+            return Verdict("decided", int(index) + 1, evidence, count, difference, interval)
     is_equal = indifference is not None and -indifference <= interval[0] and interval[1] <= indifference
-    evidence = e_value(int(only_first[-1]), int(only_second[-1]))
-    kind = "equal" if is_equal else "undecided"
-    return Verdict(kind, len(differences), evidence, float(differences.mean()), interval)
+    return Verdict("equal" if is_equal else "undecided", count, evidence, count, difference, interval)
 
 
 def decide(
