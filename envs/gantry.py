@@ -93,14 +93,14 @@ def with_cameras(streams: Specification, fixed: Sequence[Stream]) -> Specificati
     )
 
 
-def columns(rows: Array) -> list[Any]:
-    """The columns of rows (..., n), each (...,). Those of one row are numbers, which numpy handles fastest."""
-    return [rows[..., index][()] for index in range(rows.shape[-1])]
+def plane(points: Array) -> tuple[Any, Any]:
+    """X and y (...,) of points (..., n). Those of one point are numbers, which numpy handles fastest."""
+    return points[..., 0][()], points[..., 1][()]
 
 
 def distance(one: Array, other: Array) -> Any:
-    """The distance between points (..., 2) in the plane: (...,)."""
-    (x, y), (other_x, other_y) = columns(one), columns(other)
+    """The distance in the plane between points (..., n): (...,)."""
+    (x, y), (other_x, other_y) = plane(one), plane(other)
     return np.hypot(other_x - x, other_y - y)
 
 
