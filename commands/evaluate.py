@@ -57,9 +57,11 @@ def _places(config: EvaluateConfig) -> list[Place]:
     if len(set(names)) < len(names):
         names = [f"{index}-{name}" for index, name in enumerate(names, start=1)]
     episodes = config.episodes if config.until is None else config.most
-    ones = [replace(config, run=folder, episodes=episodes, until=None, indifference=None) for folder in config.runs]
+    outs = [str(Path(config.out) / name) for name in names] if config.out else config.runs
+    changes = {"episodes": episodes, "until": None, "indifference": None}
     return [
-        (one, Path(config.out) / name if config.out else Path(one.run)) for one, name in zip(ones, names, strict=True)
+        (replace(config, run=folder, out=out, **changes), Path(out))
+        for folder, out in zip(config.runs, outs, strict=True)
     ]
 
 

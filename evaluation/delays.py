@@ -37,11 +37,12 @@ def measure_all(config: EvaluateConfig, out: Path) -> list[Mapping[str, Any]]:
         if path.is_file() and expected.items() <= (result := read_json_with_digest(path, DAMAGED)).items():
             results.append(result)
             continue
-        measurement = measure(replace(pair, videos=0))
+        measurement = measure(replace(pair, videos=0, out=str(folder)))
         print(f"{name}, {pair.delay_ms:g} ms: {measurement.evaluation}")
         results.append(measurement.to_json() | expected)
         folder.mkdir(parents=True, exist_ok=True)
         write_json_with_digest(path, results[-1])
+        measurement.journal.delete()
     write_bytes(out / "delays.png", draw_delays(results))
     write_text(out / "delays.md", document(results, command=command_line("evaluate", config)))
     return results

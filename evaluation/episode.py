@@ -62,6 +62,12 @@ class Outcome:
     fault: Fault | None = None
     """Why the episode broke off; it counts as failed, with a score of 0. None if it ran to its end."""
 
+    final_score: float = 0.0
+    """The score of the last step."""
+
+    success_step: int | None = None
+    """The control steps until the first success; None if there was none."""
+
     unfilmed: Fault | None = None
     """Why the episode has no frames although it was to be filmed."""
 
@@ -76,6 +82,8 @@ class _Running:
     is_filmed: bool
     success: bool = False
     score: float = 0.0
+    final_score: float = 0.0
+    success_step: int | None = None
     is_over: bool = False
     frames: list[NDArray[np.uint8]] = field(default_factory=list)
     chunks: list[FilmedChunk] = field(default_factory=list)
@@ -118,12 +126,24 @@ class _Running:
         """How the episode ended."""
         success, score, frames = self.success, self.score, tuple(self.frames)
         chunks = tuple(self.chunks) if frames else ()
-        return Outcome(self.env.seed, success, score, self.env.num_steps, frames, chunks, unfilmed=self.unfilmed)
+        return Outcome(
+            self.env.seed,
+            success,
+            score,
+            self.env.num_steps,
+            frames,
+            chunks,
+            unfilmed=self.unfilmed,
+            final_score=self.final_score,
+            success_step=self.success_step,
+        )
 
     def _observe(self, observation: Observation, info: Mapping[str, Any]) -> None:
         self.execution.observe(observation)
-        self.success = self.success or bool(info["success"])
-        self.score = max(self.score, float(info["score"]))
+        if info["success"] and not self.success:
+            self.success, self.success_step = True, self.env.num_steps
+        self.final_score = float(info["score"])
+        self.score = max(self.score, self.final_score)
         if self.is_filmed and self.unfilmed is None:
             try:
                 self.frames.append(self.env.picture())

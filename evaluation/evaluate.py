@@ -23,6 +23,7 @@ from ..policy.engines.interface import Engine
 from ..policy.interface import Policy
 from .episode import Outcome
 from .intervals import bootstrap, wilson
+from .journal import Journal
 from .rollout import latency, rollout
 
 CHOICE_SEED = 50_000
@@ -100,7 +101,9 @@ class Evaluation:
             "seeds": [outcome.seed for outcome in self.outcomes],
             "success": successes,
             "score": scores,
+            "final_score": [outcome.final_score for outcome in self.outcomes],
             "steps": [outcome.num_steps for outcome in self.outcomes],
+            "steps_to_success": [outcome.success_step for outcome in self.outcomes],
             "broken": [asdict(fault) for fault in self.faults],
         }
 
@@ -147,20 +150,26 @@ def evaluate(
     num_parallel: int = EvaluateConfig.parallel,
     videos: int = 0,
     progress: bool = True,
+    journal: Journal | None = None,
 ) -> Evaluation:
     """Roll `policy` out in `episodes` episodes, of seeds from `first_seed` on, and film the first `videos` of them.
 
-    execution: makes the `Execution` of an episode, `RecedingHorizon` if None. For the other arguments and the errors
+    execution: makes the `Execution` of an episode, `RecedingHorizon` if None. journal: notes the episodes as they end;
+    those that it has are not run again, unless they are to be filmed. For the other arguments and the errors
     see `rollout`.
 
     Raises ValueError if every episode broke off, because that says nothing of the policy.
     """
     seeds = range(first_seed, first_seed + episodes)
     engine, start = as_engine(policy), time.perf_counter()
+    before, wall_s = dict[int, Outcome](), 0.0
+    if journal is not None and (before := {s: journal.outcomes[s] for s in seeds[videos:] if s in journal.outcomes}):
+        wall_s = journal.seconds
+        print(f"{len(before)} episodes of an interrupted evaluation are in {journal.path}; the others follow")
     outcomes = rollout(
         engine,
         task,
-        seeds,
+        [one for one in seeds if one not in before],
         execution=execution or partial(RecedingHorizon, policy.horizons, hold=policy.specification.action.hold),
         delay=delay,
         seed=seed,
@@ -168,8 +177,10 @@ def evaluate(
         num_parallel=num_parallel,
         filmed=seeds[:videos],
         progress=progress,
+        **({} if journal is None else {"note": journal.note}),
     )
-    wall_s = time.perf_counter() - start
+    outcomes = sorted([*before.values(), *outcomes], key=lambda outcome: outcome.seed)
+    wall_s += time.perf_counter() - start
     faults = [outcome.fault for outcome in outcomes if outcome.fault is not None]
     if len(faults) == len(outcomes):
         raise ValueError(f"every episode of task {task.name!r} broke off, so nothing was measured: {summary(faults)}")

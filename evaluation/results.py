@@ -13,18 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from ..checkpoints.opening import OpenedPolicy, open_chosen, read_description
-from ..checkpoints.runs import read_metrics
+from ..checkpoints.runs import best_step, read_metrics
 from ..configs.evaluation import EvaluateConfig
 from ..configs.notation import describe
 from ..envs.catalogue import known_task, load_task
 from ..envs.faults import RunningEnv, own_frames, place
 from ..envs.task import Task
 from ..files import write_bytes, write_json_with_digest
+from ..version import __version__
+from . import journal as journals
 from .episode import Outcome
 from .evaluate import CHOICE_SEED, Evaluation, evaluate
+from .journal import Journal
 from .world import world, world_differences
 
 
@@ -52,6 +56,9 @@ class Measurement:
 
     world: dict[str, Any]
     """What the episodes depend on beside the policy; see `world.world`."""
+
+    journal: Journal
+    """Has the episodes until the results are written."""
 
     def followed_by(self, other: Measurement) -> Measurement:
         """Its episodes, and behind them those of another measurement of the same policy."""
@@ -101,23 +108,34 @@ def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def choice_episodes(config: EvaluateConfig) -> dict[str, int] | None:
-    """The episodes that chose the best checkpoint of a run; None unless `config` evaluates it.
+def choice_episodes(config: EvaluateConfig) -> dict[str, float] | None:
+    """The episodes that chose the best checkpoint of a run, and its figures there; None unless `config` evaluates it.
 
     Raises ValueError if `config` would evaluate the policy on one of them: its score there is too high, as the best of
     many.
     """
-    counts = [line["episodes"] for line in read_metrics(Path(config.run)) if "mean_score" in line]
-    if config.checkpoint != "best" or not counts:
+    scored = [line for line in read_metrics(Path(config.run)) if "mean_score" in line]
+    if config.checkpoint != "best" or not scored:
         return None
-    last = CHOICE_SEED + max(counts) - 1
+    episodes, best = max(line["episodes"] for line in scored), best_step(Path(config.run))
+    last = CHOICE_SEED + episodes - 1
     if config.first_seed <= last and config.first_seed + config.episodes > CHOICE_SEED:
         raise ValueError(
             f"first_seed={config.first_seed} episodes={config.episodes} must avoid the seeds {CHOICE_SEED} to {last}, "
             f"which chose the best policy of {config.run}: leave first_seed out"
         )
-    print(f"the seeds {CHOICE_SEED} to {last} chose the best policy of {config.run}; none of them is evaluated")
-    return {"first_seed": CHOICE_SEED, "episodes": max(counts)}
+    chosen = next(line for line in scored if line["step"] == best)
+    figures = f"success {100 * chosen['success_rate']:.0f} %, score {chosen['mean_score']:.3f}"
+    print(
+        f"the seeds {CHOICE_SEED} to {last} chose the best of {len(scored)} checkpoints of {config.run} ({figures} "
+        "there, too high by the choice); none of them is evaluated"
+    )
+    return {
+        "first_seed": CHOICE_SEED,
+        "episodes": episodes,
+        "checkpoints": len(scored),
+        **{name: chosen[name] for name in ("success_rate", "mean_score")},
+    }
 
 
 def open_subject(config: EvaluateConfig) -> OpenedPolicy:
@@ -146,7 +164,8 @@ class Subject:
         """Evaluate it in so many episodes, after `skip` of them, and film the first `videos`."""
         config, engine = self.config, self.policy.engine
         (execution,), (delay_ms,) = config.execution.values(), config.delays
-        delay = delay_steps(delay_ms, self.task.specification.control_dt)
+        delay, surroundings = delay_steps(delay_ms, self.task.specification.control_dt), world(self.task)
+        journal = Journal(Path(config.out or config.run) / journals.NAME, self._decisive(surroundings))
         evaluation = evaluate(
             engine,
             self.task,
@@ -158,8 +177,24 @@ class Subject:
             workers=config.workers,
             num_parallel=config.parallel,
             videos=min(videos, episodes) if videos and can_render(self.task) else 0,
+            journal=journal,
         )
-        return Measurement(self.policy, Path(config.run), self.task, execution, delay_ms, evaluation, world(self.task))
+        return Measurement(
+            self.policy, Path(config.run), self.task, execution, delay_ms, evaluation, surroundings, journal
+        )
+
+    def _decisive(self, surroundings: Mapping[str, Any]) -> dict[str, Any]:
+        """What decides the outcome of an episode, beside its seed."""
+        manifest = {name: value for name, value in self.policy.manifest.items() if name != "path"}
+        return {
+            "policy": hashlib.sha256(json.dumps(manifest, sort_keys=True, default=str).encode()).hexdigest(),
+            "engine": self.policy.engine.name,
+            "execution": describe(self.config.execution),
+            "delay_ms": self.config.delays,
+            "seed": self.config.seed,
+            "versions": {"recede": __version__, "torch": torch.__version__},
+            "world": surroundings,
+        }
 
 
 def subject_of(config: EvaluateConfig) -> Subject:
@@ -224,6 +259,8 @@ def write_results(
     out.mkdir(parents=True, exist_ok=True)
     first = measurements[0]
     write_json_with_digest(out / "evaluation.json", first.to_json())
+    for measurement in measurements:
+        measurement.journal.delete()
     filmed = [outcome for outcome in first.evaluation.outcomes if outcome.frames]
     for outcome in first.evaluation.outcomes:
         if outcome.unfilmed is not None:

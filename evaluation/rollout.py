@@ -62,13 +62,14 @@ def rollout(
     num_parallel: int = EvaluateConfig.parallel,
     filmed: Sequence[int] = (),
     progress: bool = True,
+    note: Callable[[Outcome], None] = lambda outcome: None,
 ) -> list[Outcome]:
     """The outcomes of one episode for each of `seeds`, in their order.
 
     policy: an engine, or a policy on its device. execution: makes the `Execution` of each episode. delay: control steps
     from the request of a chunk to its arrival. seed: seed of the policy's noise, which each episode combines with its
     own seed. workers: number of processes that step environments; 0 steps them in this process. num_parallel: number of
-    episodes that run at once. filmed: seeds of the episodes to film.
+    episodes that run at once. filmed: seeds of the episodes to film. note: called with each outcome once it is certain.
 
     An episode that breaks off has a `fault`, and the others go on.
 
@@ -88,15 +89,22 @@ def rollout(
         check_picklable(arena, f"task {task.name!r}, which worker processes get", remedy)
     bar = tqdm(total=len(seeds), desc=f"evaluate {task.name}", unit="episode", disable=not progress)
     with closing(Workers(arena, workers) if workers else arena()) as stage, bar:
-        outcomes = _run(engine, stage.advance, seeds, seed=seed, num_parallel=num_parallel, bar=bar)
+        outcomes = _run(engine, stage.advance, seeds, seed=seed, num_parallel=num_parallel, bar=bar, note=note)
         # One of several episodes has ended their process, and nobody knows which.
         for episode in _lost_together(outcomes):
-            outcomes |= _run(engine, stage.advance, [episode], seed=seed, num_parallel=1, bar=bar)
+            outcomes |= _run(engine, stage.advance, [episode], seed=seed, num_parallel=1, bar=bar, note=note)
     return [outcomes[episode] for episode in seeds]
 
 
 def _run(
-    engine: Engine, advance: Advance, seeds: Sequence[int], *, seed: int, num_parallel: int, bar: Any
+    engine: Engine,
+    advance: Advance,
+    seeds: Sequence[int],
+    *,
+    seed: int,
+    num_parallel: int,
+    bar: Any,
+    note: Callable[[Outcome], None],
 ) -> dict[int, Outcome]:
     """The outcomes of episodes by their seeds, at most `num_parallel` of them at once."""
     waiting, outcomes = list(reversed(seeds)), dict[int, Outcome]()
@@ -110,6 +118,9 @@ def _run(
         answers = advance(chunks)
         ended = {episode: answer for episode, answer in answers.items() if isinstance(answer, Outcome)}
         outcomes |= ended
+        for outcome in ended.values():
+            if outcome.fault is None or outcome.fault.step is not None:  # else it may be run again
+                note(outcome)
         generators = {episode: generators[episode] for episode in answers.keys() - ended.keys()}
         if ended:
             bar.update(len(ended))

@@ -282,8 +282,12 @@ def _choice(evaluation: Mapping[str, Any]) -> str:
     """Which episodes chose the checkpoint, if it is the best of a run."""
     if not evaluation.get("chosen_on"):
         return ""
-    first, count = evaluation["chosen_on"]["first_seed"], evaluation["chosen_on"]["episodes"]
-    return f", the best of its run in other episodes ({_seeds(range(first, first + count))})"
+    choice = evaluation["chosen_on"]
+    first, count = choice["first_seed"], choice["episodes"]
+    return (
+        f", the best of {choice['checkpoints']} in other episodes ({_seeds(range(first, first + count))}), with a "
+        f"success of {100 * choice['success_rate']:.0f} % there, which the choice makes too high"
+    )
 
 
 def _next(steps: Iterable[tuple[str, str]]) -> str:

@@ -159,7 +159,8 @@ def test_the_interval_over_trainings_is_students():
 
 
 def outcomes():
-    return [Outcome(seed=100_000 + n, success=n < 3, score=n / 4, num_steps=10 + n) for n in range(4)]
+    steps = [10, 11, 12, None]
+    return [Outcome(100_000 + n, n < 3, n / 4, 10 + n, final_score=0.5, success_step=steps[n]) for n in range(4)]
 
 
 def test_the_content_of_evaluation_json():
@@ -182,7 +183,9 @@ def test_the_content_of_evaluation_json():
         "seeds": [100_000, 100_001, 100_002, 100_003],
         "success": [True, True, True, False],
         "score": [0.0, 0.25, 0.5, 0.75],
+        "final_score": [0.5, 0.5, 0.5, 0.5],
         "steps": [10, 11, 12, 13],
+        "steps_to_success": [10, 11, 12, None],
         "broken": [],
     }
     low, high = (round(100 * bound) for bound in wilson(3, 4))

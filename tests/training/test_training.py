@@ -407,7 +407,10 @@ def test_the_best_policy_is_kept_beside_the_last(tmp_path, reaches, recede, smal
         measured = recede(*command, *seeds)
         assert "50000 to 50003" in measured.out
     written = read_json(tmp_path / "best" / "evaluation.json")
-    assert written["chosen_on"] == {"first_seed": 50_000, "episodes": 4}
+    chosen_on = {"first_seed": 50_000, "episodes": 4, "checkpoints": len(scores), "mean_score": scores[best]}
+    assert written["chosen_on"].items() >= chosen_on.items()
+    assert f"best of {len(scores)} checkpoints" in measured.out
+    assert f"score {scores[best]:.3f} there, too high by the choice" in measured.out
     assert "other episodes (50000–50003)" in ((tmp_path / "best" / "report.html").read_text())
     command[2] = "checkpoint=last"
     assert recede(*command, "first_seed=50000", "episodes=1").status == 0
