@@ -54,7 +54,7 @@ def specification(
     fixed: streams that stay as they are throughout an episode, such as its goal.
     highest: the highest position of the gripper (m).
     """
-    axes = {"units": ("m", "m", "m", "rad", "m"), "labels": ("x", "y", "z", "yaw", "opening")}
+    axes: dict[str, Any] = {"units": ("m", "m", "m", "rad", "m"), "labels": ("x", "y", "z", "yaw", "opening")}
     sizes = {**dict.fromkeys(cubes, 3), **marks}
     offsets = tuple(f"{name}_{axis}" for name, size in sizes.items() for axis in "xyz"[:size])
     return Specification(
@@ -93,21 +93,23 @@ def with_cameras(streams: Specification, fixed: Sequence[Stream]) -> Specificati
     )
 
 
-def columns(rows: Array) -> list[Any]:
-    """The columns of rows (..., n), each (...,). Those of one row are numbers, which numpy handles fastest."""
-    return [rows[..., index][()] for index in range(rows.shape[-1])]
+def plane(points: Array) -> tuple[Any, Any]:
+    """X and y (...,) of points (..., n). Those of one point are numbers, which numpy handles fastest."""
+    return points[..., 0][()], points[..., 1][()]
 
 
 def distance(one: Array, other: Array) -> Any:
-    """The distance between points (..., 2) in the plane: (...,)."""
-    (x, y), (other_x, other_y) = columns(one), columns(other)
+    """The distance in the plane between points (..., n): (...,)."""
+    (x, y), (other_x, other_y) = plane(one), plane(other)
     return np.hypot(other_x - x, other_y - y)
 
 
-def draw_apart(random: np.random.Generator, low: ArrayLike, high: ArrayLike, *, gap: float, count: int = 2) -> Array:
+def draw_apart(
+    random: np.random.Generator, low: Sequence[float], high: Sequence[float], *, gap: float, count: int = 2
+) -> Array:
     """Draw points (count, n) between `low` and `high`, of which no two are closer to each other than `gap` (m)."""
     while True:
-        points = random.uniform(low, high, (count, np.size(low)))
+        points = random.uniform(low, high, (count, len(low)))
         steps = points[:, None] - points
         if np.linalg.norm(steps[np.triu_indices(count, 1)], axis=-1).min() >= gap:
             return points
@@ -280,7 +282,7 @@ class GantryTask(gymnasium.Env[Any, Any]):
     def rests(self, velocities: Array) -> Array:
         """Whether each cube is at rest: (..., K)."""
         parts = velocities[..., self._cube_velocity].reshape(*velocities.shape[:-1], len(self._cubes), 6)
-        return (np.abs(parts) < STILL).all(-1)
+        return np.all(np.abs(parts) < STILL, axis=-1)
 
     def speed(self, velocities: Array) -> Array:
         """The speed of the gripper (m/s): (...,)."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..experts.pick_place import PickPlaceExpert
-from ..gantry import CUBE_HALF, WITHDRAWN, Array, GantryTask, columns, cube_at, distance, gantry_tasks, specification
+from ..gantry import CUBE_HALF, WITHDRAWN, Array, GantryTask, cube_at, distance, gantry_tasks, plane, specification
 from ..task import Observation
 
 TARGET_TOLERANCE = 0.03
@@ -28,16 +28,16 @@ def remaining_distance(cube: NDArray[np.floating[Any]], target: NDArray[np.float
     >>> remaining_distance(np.array([[0.1, 0.0], [-0.2, 0.0]]), np.array([0.2, 0.0])).round(3)  # one goes round it
     array([0.1  , 0.477])
     """
-    (x, y), (target_x, target_y) = columns(cube), columns(target)
+    (x, y), (target_x, target_y) = plane(cube), plane(target)
     straight = np.hypot(target_x - x, target_y - y).astype(np.float64)
     is_across = x * target_x < 0
     if not np.count_nonzero(is_across):  # for speed alone, as in `is_solved`
         return straight
-    crossing = y + (target_y - y) * x / np.where(is_across, x - target_x, 1)
-    (x, y), (target_x, target_y) = columns(cube.astype(np.float64)), columns(target.astype(np.float64))
+    crossing = y + (target_y - y) * abs(x) / (abs(x) + abs(target_x))
+    (x, y), (target_x, target_y) = plane(cube.astype(np.float64)), plane(target.astype(np.float64))
     left = np.hypot(x, y - WALL_CORNER) + np.hypot(target_x, target_y - WALL_CORNER)
     right = np.hypot(x, y + WALL_CORNER) + np.hypot(target_x, target_y + WALL_CORNER)
-    return np.where(is_across & (np.abs(crossing) < WALL_CORNER), np.minimum(left, right), straight)
+    return np.where(is_across & (abs(crossing) < WALL_CORNER), np.minimum(left, right), straight)
 
 
 class PickPlace(GantryTask):
@@ -70,7 +70,7 @@ class PickPlace(GantryTask):
     def is_solved(self, state: Observation, velocities: Array) -> Array:
         """The cube rests on the mark, and the gripper has withdrawn."""
         cube = state["cube"]
-        is_on_mark = distance(cube[..., :2], state["target"]) <= TARGET_TOLERANCE
+        is_on_mark = distance(cube, state["target"]) <= TARGET_TOLERANCE
         if not np.count_nonzero(is_on_mark):
             return is_on_mark
         is_on_table = np.abs(cube[..., 2].astype(np.float64) - CUBE_HALF) < 0.003

@@ -57,7 +57,7 @@ class Sort(GantryTask):
     def remaining(self, state: Observation) -> Array:
         """The straight way of the named cube to the named mark."""
         cube, mark = named(state)
-        return distance(cube[..., :2], mark).astype(np.float64)
+        return distance(cube, mark).astype(np.float64)
 
     def is_solved(self, state: Observation, velocities: Array) -> Array:
         """The named cube rests on the named mark, and the gripper has withdrawn."""

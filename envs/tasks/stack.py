@@ -42,7 +42,7 @@ class Stack(GantryTask):
     def is_solved(self, state: Observation, velocities: Array) -> Array:
         """The cube rests on the base, and the gripper has withdrawn."""
         cube, base, gripper = (state[name] for name in ("cube", "base", "gripper"))
-        is_above = distance(cube[..., :2], base[..., :2]) <= OVERHANG
+        is_above = distance(cube, base) <= OVERHANG
         is_flat = np.abs(base[..., 2] - CUBE_HALF) < HEIGHT_TOLERANCE
         is_on_base = np.abs(cube[..., 2] - base[..., 2] - 2 * CUBE_HALF) < HEIGHT_TOLERANCE
         is_withdrawn = gripper[..., 2] >= WITHDRAWN + 2 * CUBE_HALF

@@ -80,6 +80,13 @@ def test_the_offset_points_from_the_gripper_to_everything():
     assert "teal_z" not in offset
 
 
+def test_the_opening_is_the_way_of_both_fingers():
+    env, info = begin("reach", target=(0, 0, 0.05))
+    assert info["state"]["gripper"][4] == pytest.approx(OPEN)
+    env._data.qpos[env._axes[4:]] = (0.01, 0.025)
+    assert env._state()["gripper"][4] == pytest.approx(0.035)
+
+
 def test_drawn_points_are_apart():
     random = np.random.default_rng(0)
     for _ in range(50):
@@ -161,6 +168,13 @@ def test_success_is_a_cube_at_rest_on_the_other(offset, height, gripper_height, 
     assert not is_success or env.step(gripper)[2]
 
 
+def test_a_stack_in_the_air_is_no_success():
+    state = stacked(height=0.07)
+    state["base"][2] = 0.03
+    _, info = begin("stack", gripper=(0.1, 0, 0.105, 0, OPEN), **state)
+    assert not info["success"]
+
+
 def test_a_stack_that_moves_is_no_success():
     env, info = begin("stack", gripper=(0.1, 0, 0.105, 0, OPEN), **stacked())
     assert info["success"]
@@ -204,7 +218,9 @@ def test_success_is_the_named_cube_on_the_named_mark(cube, mark, offset, is_succ
     assert info["success"] == is_success
     assert info["sentence"] == f"put the {cube} cube onto the {mark} mark"
     assert env.step(HIGH)[2] == is_success
-    assert not env.reset(options={"state": {**info["state"], "gripper": (0.14, 0.1, 0.05, 0, OPEN)}})[1]["success"]
+    raised = np.array([0.14, 0.1, 0.03, 1, 0])
+    for change in ({"gripper": (0.14, 0.1, 0.05, 0, OPEN)}, {"orange": raised, "blue": raised}):
+        assert not env.reset(options={"state": {**info["state"], **change}})[1]["success"]
 
 
 @pytest.mark.parametrize(("cube", "index"), [("orange", 0), ("blue", 1)])
