@@ -280,8 +280,8 @@ class GantryTask(gymnasium.Env[Any, Any]):
         axes = positions[..., self._axes]
         gripper = np.concatenate([axes[..., :4], axes[..., 4:5] + axes[..., 5:]], axis=-1)
         poses = positions[..., self._cube].reshape(*positions.shape[:-1], len(self._cubes), 7)
-        w, x, y, z = (poses[..., index : index + 1] for index in range(3, 7))
-        yaw = 4 * np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+        w, x, y, z = poses[..., 3:4], poses[..., 4:5], poses[..., 5:6], poses[..., 6:]
+        yaw = 4 * np.arctan2(w * z + x * y, 0.5 - (y * y + z * z))
         cubes = np.concatenate([poses[..., :3], np.cos(yaw), np.sin(yaw)], axis=-1)
         values = {"gripper": gripper, **fixed}
         values |= {name: cubes[..., index, :] for index, name in enumerate(self._cubes)}
