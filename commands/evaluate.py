@@ -44,6 +44,8 @@ def run(config: EvaluateConfig) -> None:
             locks.enter_context(exclusive(out, "being written", name=".results.lock"))
         if len(places) > 1:
             _compare(config, places)
+        elif config.disturb:
+            _disturb(*places[0])
         elif len(config.pairs) > 1:
             _evaluate_pairs(*places[0])
         else:
@@ -76,6 +78,18 @@ def _evaluate_pairs(config: EvaluateConfig, out: Path) -> None:
         raise ValueError(
             f"{num} of {sum(result['episodes'] for result in results)} episodes broke off and count as failed: "
             f"the evaluation.json files in {out} name them"
+        )
+
+
+def _disturb(config: EvaluateConfig, out: Path) -> None:
+    from ..evaluation.reports.robustness import table
+    from ..evaluation.robustness import measure_robustness
+
+    arms = measure_robustness(config, out)
+    print("", table(arms), f"picture: {out / 'robustness.png'}", sep="\n")
+    if broken := sum(len(arm.result["broken"]) for arm in arms):
+        raise ValueError(
+            f"{broken} episodes broke off and count as failed: see evaluation.json in the folders of {out}"
         )
 
 

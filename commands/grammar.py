@@ -61,7 +61,7 @@ def read(command: str, arguments: Sequence[str]) -> dict[str, str]:
     >>> read("control", ["policy=ws://127.0.0.1:8765"])
     {'run': 'ws://127.0.0.1:8765'}
     >>> read("compare", ["runs/a", "runs/b"])
-    {'results': '["runs/a","runs/b"]'}
+    {'results': "['runs/a','runs/b']"}
     """
     result: dict[str, str] = {}
     bare = list[str]()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ..envs.disturbance_kinds import KINDS
+from ..specification import nearest
 from .changes import accept_changes
 from .checks import (
     LARGEST_SEED,
@@ -69,6 +71,10 @@ than indifference=. null rolls out episodes=."""
     indifference: float | None = None
     """With until=decided, the largest difference of success rates that does not matter, as 0.05. null is none."""
 
+    disturb: dict[str, Any] = field(default_factory=dict)
+    """Also evaluate under disturbances, beside the undisturbed policy in the same episodes: disturb.push=[5,10]. They
+are observation_noise and action_noise (shares of the range), delay (ms), push (N), camera (m) and light (share)."""
+
     "Execution"
 
     execution: dict[str, Any] = field(default_factory=lambda: {"receding": RecedingConfig()})
@@ -96,6 +102,9 @@ than indifference=. null rolls out episodes=."""
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
         self.run = one_or_several("run", self.run)
+        self.disturb = {kind: _severities(kind, value) for kind, value in self.disturb.items()}
+        if self.disturb and (len(self.runs) > 1 or len(self.execution) * len(self.delays) > 1):
+            raise ValueError("disturb is for one policy with one execution and one delay: evaluate them one by one")
         positive(self, "most", most=MOST_EPISODES)
         share(self, "indifference")
         if self.until not in (None, "decided"):
@@ -131,6 +140,20 @@ than indifference=. null rolls out episodes=."""
                 f"delay_ms must be milliseconds from 0 to {LONGEST_MS}, or a list of them, got {self.delay_ms}"
             )
         return [float(value) for value in values]
+
+
+def _severities(kind: str, value: Any) -> list[float]:
+    """The severities of a disturbance. Raises ValueError if there is no such kind, or for impossible severities."""
+    if kind not in KINDS:
+        raise ValueError(f"disturb.{kind}: there is no such disturbance: {nearest(kind, KINDS)}")
+    values = value if isinstance(value, list) else [value]
+    if not values or not all(type(one) in (int, float) and 0 < one <= KINDS[kind].most for one in values):
+        raise ValueError(
+            f"disturb.{kind} must be severities above 0, at most {KINDS[kind].most:g} {KINDS[kind].unit}, got {value}"
+        )
+    if len(set(values)) < len(values):
+        raise ValueError(f"disturb.{kind} must name each severity once, got {value}")
+    return [float(one) for one in values]
 
 
 @dataclass(kw_only=True)

@@ -198,6 +198,9 @@ class GantryTask(gymnasium.Env[Any, Any]):
         self._low, self._high = (np.concatenate([getattr(box(s), end) for s in streams]) for end in ("low", "high"))
         ends = np.cumsum([0, *(stream.shape[0] for stream in streams)]).tolist()
         self._parts = {s.name: slice(*pair) for s, pair in zip(streams, pairwise(ends), strict=True)}
+        model, head = self._model, self._model.vis.headlight
+        lights = {"light": model.light_diffuse, "ambient": head.ambient, "headlight": head.diffuse}
+        self._usual = {name: values.copy() for name, values in {"camera": model.cam_pos, **lights}.items()}
         self._fixed: dict[str, Array] = {}
         self._steps, self._score = 0, 0.0
         self._whole: Array | None = None  # until the first reset
@@ -263,6 +266,21 @@ class GantryTask(gymnasium.Env[Any, Any]):
         """Positions of `actions` (T, 5) in the image: (T, 2) columns and rows."""
         return self._cameras.pixels("scene", np.asarray(actions)[:, :3], self.render_size)
 
+    def disturb(self, kind: str, severity: float, random: np.random.Generator) -> None:
+        """Push the hand (N) in the next step, or move the cameras (m) or change the light (share) from now on."""
+        model = self._model
+        if kind == "push":
+            angle = random.uniform(-np.pi, np.pi)
+            self._data.xfrc_applied[model.body("hand").id, :2] = severity * np.array([np.cos(angle), np.sin(angle)])
+        elif kind == "camera":
+            steps = random.standard_normal((model.ncam, 3))
+            model.cam_pos[:] = self._usual["camera"] + severity * steps / np.linalg.norm(steps, axis=1, keepdims=True)
+        else:
+            share = 1 + severity * random.uniform(-1, 1)
+            model.light_diffuse[:] = share * self._usual["light"]
+            model.vis.headlight.ambient[:] = share * self._usual["ambient"]
+            model.vis.headlight.diffuse[:] = share * self._usual["headlight"]
+
     def close(self) -> None:
         """Close the renderers; a later `render` opens new ones."""
         self._cameras.close()
@@ -286,8 +304,8 @@ class GantryTask(gymnasium.Env[Any, Any]):
         axes = positions[..., self._axes]
         gripper = np.concatenate([axes[..., :4], axes[..., 4:5] + axes[..., 5:]], axis=-1)
         poses = positions[..., self._cube].reshape(*positions.shape[:-1], len(self._cubes), 7)
-        w, x, y, z = (poses[..., index : index + 1] for index in range(3, 7))
-        yaw = 4 * np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+        w, x, y, z = poses[..., 3:4], poses[..., 4:5], poses[..., 5:6], poses[..., 6:]
+        yaw = 4 * np.arctan2(w * z + x * y, 0.5 - (y * y + z * z))
         cubes = np.concatenate([poses[..., :3], np.cos(yaw), np.sin(yaw)], axis=-1)
         values = {"gripper": gripper, **fixed}
         values |= {name: cubes[..., index, :] for index, name in enumerate(self._cubes)}

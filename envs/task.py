@@ -22,6 +22,9 @@ Every task keeps the same promises; `recede.envs.check.check_task` checks all of
 - If there is a method `preview(action, share)`, it returns such an image of the scene after that share of a control
   step with the action (Da,), and changes nothing. People drive by it: it is called 30 times a second beside the
   simulation, so it should take a few milliseconds, with a coarser image if need be.
+- If there is a method `disturb(kind, severity, random)`, it disturbs the world by a severity, drawn from the generator:
+  "push" is a force on the robot (N) in the next step, "camera" moves the cameras (m) and "light" changes the brightness
+  (share) until it is called again. See `envs.disturbances`.
 """
 
 from __future__ import annotations

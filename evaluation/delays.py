@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..configs.evaluation import EvaluateConfig
 from ..configs.notation import command_line
 from ..files import read_json_with_digest, write_bytes, write_json_with_digest, write_text
-from .reports.comparison import DAMAGED, document
+from .reports.comparison import DAMAGED, Result, document
 from .reports.delays import draw_delays
 from .results import delay_steps, identity, measure, open_subject
 
 
-def measure_all(config: EvaluateConfig, out: Path) -> list[Mapping[str, Any]]:
+def measure_all(config: EvaluateConfig, out: Path) -> list[Result]:
     """Evaluate every pair of an execution and a delay, each in a folder of its own; returns their `evaluation.json`.
 
     An interrupted command can be repeated: it keeps the results of the same policy and the same options. Also writes a
@@ -23,26 +22,36 @@ def measure_all(config: EvaluateConfig, out: Path) -> list[Mapping[str, Any]]:
 
     Raises ValueError, before anything is measured, if chunks are too short for one of the delays.
     """
-    subject, results = open_subject(config), []
+    subject = open_subject(config)
     for pair in config.pairs:
         (execution,), (delay_ms,) = pair.execution.values(), pair.delays
         delay = delay_steps(delay_ms, subject.engine.specification.control_dt)
         execution.build(subject.engine.horizons, delay=delay)
-    for pair in config.pairs:
-        (name,) = pair.execution
-        folder = out / f"{name}-{pair.delay_ms:g}ms"
+    names = [f"{next(iter(pair.execution))}-{pair.delays[0]:g}ms" for pair in config.pairs]
+    results = measure_each(dict(zip(names, config.pairs, strict=True)), out)
+    write_bytes(out / "delays.png", draw_delays(results))
+    write_text(out / "delays.md", document(results, command=command_line("evaluate", config)))
+    return results
+
+
+def measure_each(configs: Mapping[str, EvaluateConfig], out: Path) -> list[Result]:
+    """Evaluate several configurations of one policy, each in the folder of its name; returns their `evaluation.json`.
+
+    An interrupted command can be repeated: it keeps the results of the same policy and the same options.
+    """
+    results = list[Result]()
+    for name, config in configs.items():
+        folder, subject = out / name, open_subject(config)
         expected = identity(subject.manifest)
-        expected["command"] = command_line("evaluate", replace(pair, out=str(folder)))
+        expected["command"] = command_line("evaluate", replace(config, out=str(folder)))
         path = folder / "evaluation.json"
         if path.is_file() and expected.items() <= (result := read_json_with_digest(path, DAMAGED)).items():
             results.append(result)
             continue
-        measurement = measure(replace(pair, videos=0, out=str(folder)))
-        print(f"{name}, {pair.delay_ms:g} ms: {measurement.evaluation}")
+        measurement = measure(replace(config, videos=0, out=str(folder)))
+        print(f"{name}: {measurement.evaluation}")
         results.append(measurement.to_json() | expected)
         folder.mkdir(parents=True, exist_ok=True)
         write_json_with_digest(path, results[-1])
         measurement.journal.delete()
-    write_bytes(out / "delays.png", draw_delays(results))
-    write_text(out / "delays.md", document(results, command=command_line("evaluate", config)))
     return results

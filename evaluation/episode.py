@@ -17,7 +17,7 @@ from ..envs.faults import Fault, Progress, RunningEnv
 from ..envs.task import Observation, Task
 from ..execution.interface import Execution
 from ..policy.requests import History, Request
-from ..specification import Specification, Stream
+from ..specification import Specification
 
 Chunks: TypeAlias = Mapping[int, "NDArray[np.float32] | None"]
 """An episode's seed -> the chunk that it waits for, or None to begin the episode."""
@@ -68,6 +68,9 @@ class Outcome:
     success_step: int | None = None
     """The control steps until the first success; None if there was none."""
 
+    start: Mapping[str, float] = field(default_factory=dict)
+    """The numbers of the state at the reset by their labels, as "cube x, m"; images are left out."""
+
     unfilmed: Fault | None = None
     """Why the episode has no frames although it was to be filmed."""
 
@@ -78,13 +81,14 @@ class Running:
 
     progress: Progress
     execution: Execution
-    action: Stream
+    specification: Specification
     delay: int
     camera: RunningEnv | None = None
     success: bool = False
     score: float = 0.0
     final_score: float = 0.0
     success_step: int | None = None
+    start: Mapping[str, float] = field(default_factory=dict)
     frames: list[NDArray[np.uint8]] = field(default_factory=list)
     chunks: list[FilmedChunk] = field(default_factory=list)
     request: Request | None = None
@@ -108,19 +112,20 @@ class Running:
 
     def act(self) -> NDArray[Any]:
         """The action (Da,) of the current step."""
-        return self.action.cast(self.execution.act())
+        return self.specification.action.cast(self.execution.act())
 
-    def begin(self, observation: Observation, success: Any, score: Any) -> None:
+    def begin(self, observation: Observation, info: Mapping[str, Any]) -> None:
         """Take what the reset has returned."""
+        self.start = _numbers(self.specification, {**info.get("state", {}), **observation})
         self.execution.reset()
-        self.observe(observation, success, score)
+        self.observe(observation, info)
 
-    def observe(self, observation: Observation, success: Any, score: Any) -> None:
+    def observe(self, observation: Observation, info: Mapping[str, Any]) -> None:
         """Take what a step has returned."""
         self.execution.observe(observation)
-        if success and not self.success:
+        if info["success"] and not self.success:
             self.success, self.success_step = True, self.progress.num_steps
-        self.final_score = float(score)
+        self.final_score = float(info["score"])
         self.score = max(self.score, self.final_score)
         if self.camera is not None and self.unfilmed is None:
             try:
@@ -142,11 +147,25 @@ class Running:
             unfilmed=self.unfilmed,
             final_score=self.final_score,
             success_step=self.success_step,
+            start=self.start,
         )
 
     def broken(self, error: Exception) -> Outcome:
         """How the episode broke off."""
         return Outcome(self.progress.seed, False, 0.0, self.progress.num_steps, fault=self.progress.fault(error))
+
+
+def _numbers(specification: Specification, state: Observation) -> dict[str, float]:
+    """The numbers of vectors by their labels; those that the policy does not observe have no names of their own."""
+    streams, numbers = {stream.name: stream for stream in specification.observations}, dict[str, float]()
+    for name, values in state.items():
+        vector = np.asarray(values)
+        for index in range(vector.size if vector.ndim == 1 else 0):
+            stream = streams.get(name)
+            unit = stream.units[index] if stream is not None and stream.units else "1"
+            part = stream.labels[index] if stream is not None and stream.labels else index
+            numbers[f"{name} {part}" + ("" if unit == "1" else f", {unit}")] = float(vector[index])
+    return numbers
 
 
 class Arena:
@@ -182,13 +201,13 @@ class Arena:
         try:
             if is_new:
                 observation, info = env.reset(seed)
-                episode.begin(observation, info["success"], info["score"])
+                episode.begin(observation, info)
             episode.pending, is_over = chunk, False
             while not is_over:
                 if (request := episode.plan()) is not None:
                     return request
                 observation, terminated, truncated, info = env.step(episode.act())
-                episode.observe(observation, info["success"], info["score"])
+                episode.observe(observation, info)
                 is_over = terminated or truncated
         except Exception as error:  # whatever it is, it is no reason to lose the other episodes
             del self._running[seed]
@@ -204,7 +223,7 @@ class Arena:
         idle = self._idle[is_filmed]
         env = idle.pop() if idle else RunningEnv(make, self.specification)
         camera = env if is_filmed else None
-        self._running[seed] = Running(env, self.execution(), self.specification.action, self.delay, camera), env
+        self._running[seed] = Running(env, self.execution(), self.specification, self.delay, camera), env
         return self._running[seed]
 
     def close(self) -> None:

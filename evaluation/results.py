@@ -21,6 +21,7 @@ from ..checkpoints.runs import best_step, read_metrics
 from ..configs.evaluation import EvaluateConfig
 from ..configs.notation import describe
 from ..envs.catalogue import known_task, load_task
+from ..envs.disturbances import disturbed
 from ..envs.faults import RunningEnv, own_frames, place
 from ..envs.task import Task
 from ..files import write_bytes, write_json_with_digest
@@ -193,7 +194,8 @@ class Subject:
             "delay_ms": self.config.delays,
             "seed": self.config.seed,
             "versions": {"recede": __version__, "torch": torch.__version__},
-            "world": surroundings,
+            # Which versions are noted depends on what this process has loaded; the probe shows what they do.
+            "world": {name: value for name, value in surroundings.items() if name != "versions"},
         }
 
 
@@ -205,6 +207,8 @@ def subject_of(config: EvaluateConfig) -> Subject:
     (execution,), (delay_ms,) = config.execution.values(), config.delays
     description = read_description(config.run, config.checkpoint)
     task = load_task(config.task) if config.task else known_task(description["task"], key="task")
+    for kind, (severity,) in config.disturb.items():
+        task = disturbed(task, kind, severity)
     policy = open_subject(config)
     delay = delay_steps(delay_ms, task.specification.control_dt)
     execution.build(policy.engine.horizons, delay=delay, hold=policy.engine.specification.action.hold)

@@ -68,7 +68,7 @@ class WorldsArena:
                 self._worlds = self._make(self._count)
             for seed in seeds:
                 progress = Progress("reset()", seed)
-                episode = Running(progress, alone.execution(), alone.specification.action, alone.delay)
+                episode = Running(progress, alone.execution(), alone.specification, alone.delay)
                 self._running[seed] = self._idle.pop(), episode
             if seeds:
                 seeds = self._sorted(seeds)
@@ -110,7 +110,7 @@ class WorldsArena:
     def _take(
         self,
         seeds: Sequence[int],
-        take: Callable[[Running, Mapping[str, Any], Any, Any], None],
+        take: Callable[[Running, Mapping[str, Any], Mapping[str, Any]], None],
         observation: Mapping[str, NDArray[Any]],
         info: Mapping[str, Any],
         answers: dict[int, Request | Outcome],
@@ -125,11 +125,13 @@ class WorldsArena:
                 if info["error"][row] is not None:
                     raise info["error"][row]
                 values = {stream.name: observation[stream.name][row] for stream in specification.observations}
-                success, score = info["success"][row], info["score"][row]
+                results = {name: info[name][row] for name in ("success", "score")}
                 if not are_whole:
                     check_observation(specification, values, during)
-                    outcome({"success": success, "score": score}, during)
-                take(episode, values, success, score)
+                    outcome(results, during)
+                if take is Running.begin:
+                    results["state"] = {name: rows[row] for name, rows in info.get("state", {}).items()}
+                take(episode, values, results)
             except Exception as error:
                 self._end(seed, episode.broken(error), answers)
 

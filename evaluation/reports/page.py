@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -32,3 +32,10 @@ def section(heading: str, body: str) -> str:
 def unbroken(text: str) -> str:
     """Keep a number with its per cent sign, and the two ends of an interval, on one line."""
     return text.replace(" %", "&nbsp;%").replace("–", "–&#8288;")
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A markdown table whose columns are aligned."""
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
+    lines = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in rows]
+    return [lines[0], f"|{'|'.join('-' * (width + 2) for width in widths)}|", *lines[1:]]

@@ -13,6 +13,7 @@ from ..intervals import bootstrap, wilson
 from ..pairs import LEVEL, Pairs, holm, letters, pairs_needed
 from ..world import world_differences
 from .comparison import Result, find_evaluations
+from .page import markdown_table
 
 
 def find_one(source: Path) -> Result:
@@ -95,7 +96,7 @@ def _rates(results: Mapping[str, Result], shared: Mapping[str, str]) -> list[str
         least, most = bootstrap(score)
         rate = f"{100 * np.mean(success):.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
         rows.append((shared[name], name, str(len(success)), rate, f"{np.mean(score):.3f} [{least:.3f}, {most:.3f}]"))
-    return _table(rows)
+    return markdown_table(rows)
 
 
 def _differences(compared: Mapping[Any, Any], corrected: Mapping[Any, float]) -> list[str]:
@@ -116,7 +117,7 @@ def _differences(compared: Mapping[Any, Any], corrected: Mapping[Any, float]) ->
                 f"{scores.mean():+.3f} [{least:+.3f}, {most:+.3f}]",
             )
         )
-    return _table(rows)
+    return markdown_table(rows)
 
 
 def _verdict(pair: tuple[str, str], pairs: Pairs, p_value: float) -> str:
@@ -138,10 +139,3 @@ def _verdict(pair: tuple[str, str], pairs: Pairs, p_value: float) -> str:
 
 def _p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.0005 else f"{value:.0e}"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A markdown table whose columns are aligned."""
-    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
-    lines = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))} |" for row in rows]
-    return [lines[0], f"|{'|'.join('-' * (width + 2) for width in widths)}|", *lines[1:]]
