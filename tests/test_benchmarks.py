@@ -47,6 +47,7 @@ TINY = {
     "modes": {"NUM_DEMONSTRATIONS": 12, "NUM_SAMPLES": 2},
     "recording": {"EPISODES": 2, "STEPS": 4},
     "serving": {"ROUNDS": 3},
+    "simulation": {"WORLDS": (1, 3), "SECONDS": 0, "PROCESSES": 1},
     "tasks": {"EPISODES": 1},
     "training": {"BATCH_SIZE": 2, "CHANNELS": (8, 16), "TIME_SIZE": 8, "SECONDS": 0},
     "windows": {"SIZES": {"low-dimensional": (3, 100), "image": (2, 60)}, "SECONDS": 0},
@@ -134,6 +135,14 @@ def test_hands(run, tmp_path):
     assert rows["pictures on the page, median"] > 0
     (replayed,) = replay(PICK_PLACE, DemonstrationStore.open(store))
     assert replayed.success
+
+
+def test_simulation(run):
+    rows = run("simulation")
+    assert len(rows) == (5 + 1 + 6) + (3 + 1 + 4)
+    assert rows["1, environment"] > 0
+    assert not any(name.startswith("3, AsyncVectorEnv") for name in rows)
+    assert sum(name.endswith("memory") for name in rows) == 5
 
 
 def test_serving(run):
