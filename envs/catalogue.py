@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 TASKS: dict[str, str | Task] = {
     "pick_place": "recede.envs.tasks.pick_place:PICK_PLACE",
     "pick_place_image": "recede.envs.tasks.pick_place:PICK_PLACE_IMAGE",
+    "push_t": "recede.envs.tasks.push_t:PUSH_T",
+    "push_t_image": "recede.envs.tasks.push_t:PUSH_T_IMAGE",
     "pusht": "recede.envs.tasks.pusht:PUSHT",
     "pusht_image": "recede.envs.tasks.pusht:PUSHT_IMAGE",
     "reach": "recede.envs.tasks.reach:REACH",

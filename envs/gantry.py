@@ -2,11 +2,11 @@
 
 A task is a file in `tasks/`: a scene, an `MJCF` file that includes `table.xml` first and `gantry.xml` last, and a
 subclass of `GantryTask` that says what is drawn from a seed, how far there is to go, and what success is. The free
-bodies of a scene are its cubes and its mocap bodies are its marks; each has a stream of its name.
+bodies of a scene are its cubes and blocks and its mocap bodies are its marks; each has a stream of its name.
 
 All readings are functions of arrays with any leading axes (...), so they judge one world or many at once.
 
-Shapes: K cubes, M marks, T positions.
+Shapes: K cubes and blocks, M marks, T positions.
 """
 
 from __future__ import annotations
@@ -41,21 +41,28 @@ AXES = ("x", "y", "z", "yaw", "left_finger", "right_finger")
 
 
 def specification(
-    *, cubes: Sequence[str] = (), marks: Mapping[str, int], fixed: Sequence[Stream] = (), highest: float = 0.09
+    *,
+    cubes: Sequence[str] = (),
+    blocks: Sequence[str] = (),
+    marks: Mapping[str, int],
+    fixed: Sequence[Stream] = (),
+    highest: float = 0.09,
 ) -> Specification:
-    """The observations and the action of a task with the poses of cubes and marks.
+    """The observations and the action of a task with the poses of cubes, blocks and marks.
 
     `gripper` is the point between the fingertips, their yaw, and the distance between them. The action is the gripper
     state to move to. A cube looks the same every 90 degrees, so its stream holds the cosine and sine of four times its
-    yaw. `offset` is the position of cubes and marks relative to the gripper: a grasp needs millimetres, and the table
-    measures half a metre.
+    yaw. `offset` is the position of cubes, blocks and marks relative to the gripper: a grasp needs millimetres, and the
+    table measures half a metre.
 
+    blocks: free bodies that look different at every yaw.
     marks: name -> 2 for a mark on the table (x, y), 3 for one in the air.
     fixed: streams that stay as they are throughout an episode, such as its goal.
     highest: the highest position of the gripper (m).
     """
     axes: dict[str, Any] = {"units": ("m", "m", "m", "rad", "m"), "labels": ("x", "y", "z", "yaw", "opening")}
-    sizes = {**dict.fromkeys(cubes, 3), **marks}
+    turns = {**dict.fromkeys(cubes, "4_yaw"), **dict.fromkeys(blocks, "yaw")}
+    sizes = {**dict.fromkeys(turns, 3), **marks}
     offsets = tuple(f"{name}_{axis}" for name, size in sizes.items() for axis in "xyz"[:size])
     return Specification(
         observations=(
@@ -65,11 +72,11 @@ def specification(
                     name,
                     (5,),
                     units=("m", "m", "m", "1", "1"),
-                    labels=("x", "y", "z", "cos_4_yaw", "sin_4_yaw"),
+                    labels=("x", "y", "z", f"cos_{turn}", f"sin_{turn}"),
                     low=(-0.5, -0.5, -0.1, -1, -1),
                     high=(0.5, 0.5, 0.5, 1, 1),
                 )
-                for name in cubes
+                for name, turn in turns.items()
             ),
             *(
                 Stream(name, (size,), units="m", labels=tuple("xyz"[:size]), low=-0.3, high=0.3)
@@ -177,6 +184,8 @@ class GantryTask(gymnasium.Env[Any, Any]):
         bodies = [self._model.body(index) for index in range(self._model.nbody)]
         free = self._model.jnt_type == mujoco.mjtJoint.mjJNT_FREE
         self._cubes = [self._model.joint(int(index)).name for index in np.flatnonzero(free)]
+        labels = {stream.name: stream.labels for stream in self.streams.observations}
+        self._turns = np.array([4 if "cos_4_yaw" in labels[name] else 1 for name in self._cubes])
         self._marks = {body.name: shapes[body.name][0] for body in bodies if body.mocapid[0] >= 0}
         self._axes = position_indices(self._model, AXES)
         self._axis_speeds = velocity_indices(self._model, AXES)
@@ -281,7 +290,7 @@ class GantryTask(gymnasium.Env[Any, Any]):
         gripper = np.concatenate([axes[..., :4], axes[..., 4:5] + axes[..., 5:]], axis=-1)
         poses = positions[..., self._cube].reshape(*positions.shape[:-1], len(self._cubes), 7)
         w, x, y, z = poses[..., 3:4], poses[..., 4:5], poses[..., 5:6], poses[..., 6:]
-        yaw = 4 * np.arctan2(w * z + x * y, 0.5 - (y * y + z * z))
+        yaw = self._turns[:, None] * np.arctan2(w * z + x * y, 0.5 - (y * y + z * z))
         cubes = np.concatenate([poses[..., :3], np.cos(yaw), np.sin(yaw)], axis=-1)
         values = {"gripper": gripper, **fixed}
         values |= {name: cubes[..., index, :] for index, name in enumerate(self._cubes)}
@@ -314,8 +323,8 @@ class GantryTask(gymnasium.Env[Any, Any]):
         cubes = [values.pop(name) for name in self._cubes]
         mujoco.mj_resetData(self._model, data)
         data.qpos[self._axes] = [*gripper[:4], gripper[4] / 2, gripper[4] / 2]
-        for cube, place in zip(cubes, self._cube.reshape(-1, 7), strict=True):
-            half_yaw = np.arctan2(cube[4], cube[3]) / 8
+        for cube, place, turns in zip(cubes, self._cube.reshape(-1, 7), self._turns, strict=True):
+            half_yaw = np.arctan2(cube[4], cube[3]) / (2 * turns)
             data.qpos[place] = [*cube[:3], np.cos(half_yaw), 0.0, 0.0, np.sin(half_yaw)]
         data.ctrl[:] = gripper
         for index, (name, size) in enumerate(self._marks.items()):
