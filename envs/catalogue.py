@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .task import Task
 
 TASKS: dict[str, str | Task] = {
+    "drawer": "recede.envs.tasks.drawer:DRAWER",
+    "drawer_image": "recede.envs.tasks.drawer:DRAWER_IMAGE",
     "pick_place": "recede.envs.tasks.pick_place:PICK_PLACE",
     "pick_place_image": "recede.envs.tasks.pick_place:PICK_PLACE_IMAGE",
     "push_t": "recede.envs.tasks.push_t:PUSH_T",

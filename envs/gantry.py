@@ -2,7 +2,8 @@
 
 A task is a file in `tasks/`: a scene, an `MJCF` file that includes `table.xml` first and `gantry.xml` last, and a
 subclass of `GantryTask` that says what is drawn from a seed, how far there is to go, and what success is. The free
-bodies of a scene are its cubes and blocks and its mocap bodies are its marks; each has a stream of its name.
+bodies of a scene are its cubes and blocks and its mocap bodies are its marks; each has a
+stream of its name, and so has every slide joint.
 
 All readings are functions of arrays with any leading axes (...), so they judge one world or many at once.
 
@@ -44,6 +45,7 @@ def specification(
     *,
     cubes: Sequence[str] = (),
     blocks: Sequence[str] = (),
+    slides: Sequence[str] = (),
     marks: Mapping[str, int],
     fixed: Sequence[Stream] = (),
     highest: float = 0.09,
@@ -56,6 +58,7 @@ def specification(
     table measures half a metre.
 
     blocks: free bodies that look different at every yaw.
+    slides: slide joints; each has a stream that says how far it is open.
     marks: name -> 2 for a mark on the table (x, y), 3 for one in the air.
     fixed: streams that stay as they are throughout an episode, such as its goal.
     highest: the highest position of the gripper (m).
@@ -78,6 +81,7 @@ def specification(
                 )
                 for name, turn in turns.items()
             ),
+            *(Stream(name, (1,), units="m", labels=("opening",), low=-0.02, high=0.3) for name in slides),
             *(
                 Stream(name, (size,), units="m", labels=tuple("xyz"[:size]), low=-0.3, high=0.3)
                 for name, size in marks.items()
@@ -186,10 +190,13 @@ class GantryTask(gymnasium.Env[Any, Any]):
         self._cubes = [self._model.joint(int(index)).name for index in np.flatnonzero(free)]
         labels = {stream.name: stream.labels for stream in self.streams.observations}
         self._turns = np.array([4 if "cos_4_yaw" in labels[name] else 1 for name in self._cubes])
+        hinged = [self._model.joint(int(index)).name for index in np.flatnonzero(~free)]
+        self._slides = [name for name in hinged if name not in AXES]
         self._marks = {body.name: shapes[body.name][0] for body in bodies if body.mocapid[0] >= 0}
         self._axes = position_indices(self._model, AXES)
         self._axis_speeds = velocity_indices(self._model, AXES)
         self._cube = position_indices(self._model, self._cubes)  # of each: position, quaternion w-x-y-z
+        self._slide = position_indices(self._model, self._slides)
         self._cube_velocity = velocity_indices(self._model, self._cubes)  # of each: linear, angular
         streams = self.streams.observations
         self._placed = [stream.name for stream in streams[:-1]]  # what a state must hold; the offset follows from it
@@ -294,6 +301,7 @@ class GantryTask(gymnasium.Env[Any, Any]):
         cubes = np.concatenate([poses[..., :3], np.cos(yaw), np.sin(yaw)], axis=-1)
         values = {"gripper": gripper, **fixed}
         values |= {name: cubes[..., index, :] for index, name in enumerate(self._cubes)}
+        values |= {name: positions[..., [place]] for name, place in zip(self._slides, self._slide, strict=True)}
         values |= {name: marks[..., index, :size] for index, (name, size) in enumerate(self._marks.items())}
         offsets = [values[name][..., :size] - gripper[..., :size] for name, size in self._sizes.items()]
         row = np.concatenate([*(values[name] for name in self._placed), *offsets], axis=-1).astype(np.float32)
@@ -326,6 +334,8 @@ class GantryTask(gymnasium.Env[Any, Any]):
         for cube, place, turns in zip(cubes, self._cube.reshape(-1, 7), self._turns, strict=True):
             half_yaw = np.arctan2(cube[4], cube[3]) / (2 * turns)
             data.qpos[place] = [*cube[:3], np.cos(half_yaw), 0.0, 0.0, np.sin(half_yaw)]
+        for name, place in zip(self._slides, self._slide, strict=True):
+            data.qpos[place] = values.pop(name)[0]
         data.ctrl[:] = gripper
         for index, (name, size) in enumerate(self._marks.items()):
             data.mocap_pos[index, :size] = values.pop(name)

@@ -49,7 +49,7 @@ def steps_of(env, expert, *, seed):
         is_over = terminated or truncated
 
 
-@pytest.mark.parametrize("name", ["pick_place", "push_t", "reach", "sort", "stack"])
+@pytest.mark.parametrize("name", ["drawer", "pick_place", "push_t", "reach", "sort", "stack"])
 def test_many_worlds_are_read_and_judged_to_the_bit_as_each_alone(name):
     task = load_task(name)
     env = task.make()
@@ -320,3 +320,73 @@ def test_the_expert_of_push_t_never_lifts_the_block_and_pushes_again_what_was_mo
         state["block"] = state["block"] + np.array([0.02, -0.03, 0, 0, 0])
         assert finish("push_t", *begin("push_t", **state), seed=seed)[1]["success"], seed
     assert len(firsts) > 1
+
+
+# --- drawer
+
+
+def stored(x=0.05, y=0.0, *, opening=0.0, height=0.026):
+    """A state in which the cube is in the drawer, at x, y (m) from its front."""
+    return {
+        "cube": [*cube_at((0.1 - opening + x, y), 0.0)[:2], height, 1, 0],
+        "drawer": [opening],
+        "cabinet": (0.1, 0.0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "gripper_height", "is_success"),
+    [
+        ({}, 0.065, True),
+        ({"x": 0.025, "y": 0.035, "opening": 0.004}, 0.065, True),
+        ({"opening": 0.006}, 0.065, False),
+        ({"x": 0.015}, 0.065, False),  # in the front of the drawer
+        ({"y": 0.045}, 0.065, False),  # in a wall
+        ({"height": 0.031}, 0.065, False),  # in the air
+        ({"x": -0.1, "height": 0.02}, 0.065, False),  # on the table
+        ({}, 0.055, False),  # the fingertips have not withdrawn
+    ],
+)
+def test_success_is_a_cube_at_rest_in_the_closed_drawer(change, gripper_height, is_success):
+    gripper = (-0.1, 0.1, gripper_height, 0, 0)
+    env, info = begin("drawer", gripper=gripper, **stored(**change))
+    assert info["success"] == is_success
+    assert not is_success or env.step(gripper)[2]
+    velocities = np.zeros(env._model.nv)
+    velocities[env._cube_velocity[0]] = 0.02
+    assert not env.is_solved(info["state"], velocities)
+
+
+@pytest.mark.parametrize("opening", [0.0, 0.04, 0.09])
+def test_the_way_of_the_drawer_is_to_open_it_to_bring_the_cube_and_to_close_it(opening):
+    state = stored(opening=opening)
+    env, info = begin("drawer", **state)
+    assert env.remaining(info["state"]) == pytest.approx(opening, abs=1e-6)
+    middle = np.array([0.1 - 0.09 + 0.05, 0.0])
+    env, info = begin("drawer", **{**state, "cube": cube_at(middle - (0.2, 0.0), 0.0)})
+    assert info["state"]["drawer"] == pytest.approx(opening)
+    assert env.remaining(info["state"]) == pytest.approx((0.09 - opening) + 0.2 + 0.09, abs=1e-6)
+
+
+def test_the_expert_of_drawer_pinches_the_handle_or_hooks_behind_it():
+    openings = {}
+    for seed in range(6):
+        env, info = begin("drawer", **{**stored(), "cube": cube_at((-0.15, 0.1), 0.0)})
+        states, info = finish("drawer", env, info, seed=seed)
+        assert info["success"], seed
+        pull = next(state for state in states if state["drawer"][0] > 0.05)
+        openings[load_task("drawer").expert(seed)._is_hook] = pull["gripper"][4]
+    assert openings[True] < 0.005  # closed fingers
+    assert openings[False] == pytest.approx(0.02, abs=0.004)  # around the post
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_expert_of_drawer_takes_a_cube_again_that_fell_and_opens_a_drawer_that_slid_back(seed):
+    env = load_task("drawer").make()
+    _, info = env.reset(seed=seed)
+    assert finish("drawer", env, info, seed=seed, drop=range(50, 58))[1]["success"]
+    carried = next(
+        state for state in finish("drawer", env, env.reset(seed=seed)[1], seed=seed)[0] if state["cube"][2] > 0.06
+    )
+    env, info = begin("drawer", **{**carried, "drawer": [0.0]})
+    assert finish("drawer", env, info, seed=seed)[1]["success"]
