@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..specification import Stream, nearest
+from .check_worlds import check_worlds
 from .gymnasium_adapter import box
 from .promises import kind, reset, unpacked
 from .task import Task, check_picklable
@@ -55,6 +56,7 @@ def check_task(task: Task, *, seed: int = 0, steps: int = 40) -> str:
         check.mirror(env)
         check.restore(env)
         check.position(env)
+    check.batch()
     check.pictures()
     return "\n".join(f"{name:<20}{text}" for name, text in check.lines.items())
 
@@ -268,6 +270,12 @@ class _Check:
             if step.is_over:
                 break
         self.lines["position"] = f"when commanded, the robot moved by at most {moved:.2g} of the limits"
+
+    def batch(self) -> None:
+        """Every world of a batch equals an environment."""
+        if self.task.make_batch is not None:
+            actions = self.actions(self.num_steps)
+            self.lines["batch"] = check_worlds(self.task.make_batch, self.make, actions, seed=self.seed)
 
     def pictures(self) -> None:
         """Images are uint8, and actions have finite pixels in them."""

@@ -47,7 +47,7 @@ def disturbed(task: Task, kind: str, severity: float) -> Task:
         if not has_it:
             raise ValueError(f"the environment of task {task.name!r} has no method disturb, so {kind} cannot be tried")
     make = partial(_make, task.make, specification, kind, severity)
-    return replace(task, make=make)
+    return replace(task, make=make, make_batch=None)  # one world at a time is disturbed
 
 
 def _make(

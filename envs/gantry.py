@@ -25,8 +25,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..specification import Specification, Stream
 from .gymnasium_adapter import box
-from .physics import Cameras, check_physics, mujoco, position_indices, velocity_indices
+from .physics import (
+    Cameras,
+    batch_module,
+    check_physics,
+    failure,
+    mujoco,
+    num_processors,
+    position_indices,
+    velocity_indices,
+)
 from .task import Expert, Observation, Task
+from .vector import LoopedWorlds, Rows, Worlds
 
 Array: TypeAlias = NDArray[Any]
 
@@ -183,7 +193,7 @@ class GantryTask(gymnasium.Env[Any, Any]):
         self._model = mujoco.MjModel.from_xml_path(str(Path(__file__).with_name("tasks") / self.scene))
         self._cameras = Cameras(self._model, max_size=max(render_size, IMAGE_SIZE))
         self._data, self._ahead = mujoco.MjData(self._model), mujoco.MjData(self._model)
-        self._substeps = round(self.streams.control_dt / self._model.opt.timestep)
+        self.substeps = round(self.streams.control_dt / self._model.opt.timestep)
         shapes = {stream.name: stream.shape for stream in self.streams.observations}
         bodies = [self._model.body(index) for index in range(self._model.nbody)]
         free = self._model.jnt_type == mujoco.mjtJoint.mjJNT_FREE
@@ -224,7 +234,7 @@ class GantryTask(gymnasium.Env[Any, Any]):
             raise ValueError(f"the only option of reset is 'state', got {sorted(unknown)}")
         self._set_state(options["state"] if "state" in options else self.draw(self.np_random))
         state = self._state()
-        self._whole = np.maximum(self.remaining(state), 1e-6)
+        self._whole = np.maximum(self.remaining(state), 1e-6, dtype=np.float64)
         info = self._info(state, self._whole)
         self._steps, self._score = 0, info["score"]
         return self._observe(state), info
@@ -240,8 +250,8 @@ class GantryTask(gymnasium.Env[Any, Any]):
         limits, action = self._limits, self.streams.action.cast(action)
         if action.shape != limits.shape or np.count_nonzero(np.isfinite(action)) < 5:
             raise ValueError(f"an action must be 5 finite numbers (x, y, z, yaw, opening), got {action}")
-        self._data.ctrl[:] = np.minimum(np.maximum(action, limits.low), limits.high)
-        mujoco.mj_step(self._model, self._data, nstep=self._substeps)
+        self._data.ctrl[:] = self.clipped(action)
+        mujoco.mj_step(self._model, self._data, nstep=self.substeps)
         self._steps += 1
         check_physics(self._data, self._steps)
         state = self._state()
@@ -264,7 +274,7 @@ class GantryTask(gymnasium.Env[Any, Any]):
         limits = self._limits
         mujoco.mj_copyData(self._ahead, self._model, self._data)
         self._ahead.ctrl[:] = np.clip(self.streams.action.cast(action), limits.low, limits.high)
-        if (substeps := round(share * self._substeps)) > 0:
+        if (substeps := round(share * self.substeps)) > 0:
             mujoco.mj_step(self._model, self._ahead, nstep=substeps)
         return self._cameras.picture(self._ahead, "scene", self.render_size, is_shaded=True, is_quick=True)
 
@@ -290,6 +300,20 @@ class GantryTask(gymnasium.Env[Any, Any]):
     def close(self) -> None:
         """Close the renderers; a later `render` opens new ones."""
         self._cameras.close()
+
+    def clipped(self, actions: Array) -> Array:
+        """Actions (..., 5) within the limits of their stream."""
+        return np.minimum(np.maximum(actions, self._limits.low), self._limits.high)
+
+    def simulations(self, count: int) -> Any:
+        """So many simulations of the model in a `mujoco.batch.Batch`, which steps them on all processors."""
+        return batch_module().Batch(self._model, count, min(count, num_processors()))
+
+    def start(self, row: Array) -> tuple[Observation, Array]:
+        """Write the state of the simulation to a row of `simulations`; returns what stays, and the way at the reset."""
+        assert self._whole is not None, "it has been reset"
+        mujoco.mj_getState(self._model, self._data, row, mujoco.mjtState.mjSTATE_INTEGRATION)
+        return self._fixed, self._whole
 
     def read(self, positions: Array, marks: Array, fixed: Observation) -> dict[str, NDArray[np.float32]]:
         """Every stream, from positions (..., nq), mocap positions (..., M, 3) and the streams that stay as they are."""
@@ -358,6 +382,102 @@ class GantryTask(gymnasium.Env[Any, Any]):
         return {"success": bool(success), "score": float(score), "state": state, "sentence": self.sentence(state)}
 
 
+class GantryWorlds(Worlds):
+    """Many worlds of a task of the gantry in one `mujoco.batch.Batch`, which steps them on all processors.
+
+    An environment of the task resets each world, and reads and judges all of them.
+    """
+
+    def __init__(self, made: type[GantryTask], count: int) -> None:
+        super().__init__(made.streams, count)
+        self._env = made()
+        self._batch = batch = self._env.simulations(count)
+        names = ("qpos", "mocap_pos", "qvel", "ctrl")
+        self._positions, self._marks, self._velocities, self._controls = (batch.bind(name) for name in names)
+        self._fixed = {stream.name: np.zeros((count, *stream.shape)) for stream in made.fixed}
+        self._generators: list[np.random.Generator | None] = [None] * count
+        self._sentences, self._errors = np.full(count, "", object), np.full(count, None, object)
+        self._has_failed = np.zeros(count, bool)
+        self._whole, self._score, self._steps = np.zeros(count), np.zeros(count), np.zeros(count, int)
+
+    def begin(self, ids: Array, seeds: Sequence[int | None]) -> tuple[Rows, dict[str, Any]]:
+        """See `Worlds.begin`."""
+        self._batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)  # the warning counters too
+        self._errors[ids], self._has_failed[ids] = None, False
+        for index, seed in zip(ids, seeds, strict=True):
+            try:
+                self._begin(index, seed)
+            except Exception as error:
+                self._fail(index, error)
+        observation, info, self._score[ids] = self._judged(ids)
+        return observation, info
+
+    def advance(self, ids: Array, actions: Array) -> tuple[Rows, Array, Array, Array, dict[str, Any]]:
+        """See `Worlds.advance`."""
+        if not self._whole[ids].all():
+            raise gymnasium.error.ResetNeeded("reset every world before its first step")
+        self._controls[ids] = self._env.clipped(actions)
+        going = ids[~self._has_failed[ids]]
+        self._steps[going] += 1
+        self._step(going)
+        observation, info, score = self._judged(ids)
+        rewards, self._score[ids] = score - self._score[ids], score
+        has_failed = self._has_failed[ids]
+        rewards[has_failed] = 0.0
+        truncated = (self._steps[ids] >= self._env.max_steps) & ~info["success"] | has_failed
+        return observation, rewards, info["success"].copy(), truncated, info
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the environment that judges."""
+        self._env.close()
+
+    def _begin(self, index: int, seed: int | None) -> None:
+        env = self._env
+        if seed is None:
+            env.np_random = self._generators[index] or np.random.default_rng()
+        try:
+            self._sentences[index] = env.reset(seed=seed)[1]["sentence"]
+        finally:
+            self._generators[index] = env.np_random
+        fixed, self._whole[index] = env.start(self._batch.state[index])
+        for name, values in self._fixed.items():
+            values[index] = fixed[name]
+        self._steps[index] = 0
+
+    def _step(self, ids: Array) -> None:
+        """Step some worlds, and note the errors of those that fail."""
+        try:
+            self._batch.step(ids, nstep=self._env.substeps)
+        except RuntimeError:
+            failed = ids[self._batch.status[ids] != 0]
+            if not len(failed):
+                raise
+            for index in failed:  # as `mj_step` fails; the others took their step
+                self._fail(index, mujoco.FatalError(self._batch.error(index)))
+        counts = self._batch.warning[ids, :, 1]  # of each kind: the last information, and the number
+        for row in np.flatnonzero(counts.any(-1)):
+            self._fail(ids[row], failure(counts[row], int(self._steps[ids[row]])))
+
+    def _fail(self, index: int, error: Exception) -> None:
+        self._errors[index], self._has_failed[index] = error, True
+
+    def _judged(self, ids: Array) -> tuple[Rows, dict[str, Any], Array]:
+        """The observations, infos and scores of some worlds."""
+        env, fixed = self._env, {name: values[ids] for name, values in self._fixed.items()}
+        state = env.read(self._positions[ids], self._marks[ids], fixed)
+        success, score = env.judge(state, self._velocities[ids], self._whole[ids])
+        has_failed = self._has_failed[ids]
+        success[has_failed], score[has_failed] = False, 0.0
+        info = {"success": success, "score": score, "state": state}
+        info |= {"sentence": self._sentences[ids], "error": self._errors[ids]}
+        return {stream.name: state[stream.name] for stream in self.specification.observations}, info, score
+
+
+def gantry_worlds(made: type[GantryTask], count: int) -> Worlds:
+    """So many worlds of a task, in a batch if MuJoCo has one."""
+    return LoopedWorlds(made, made.streams, count) if batch_module() is None else GantryWorlds(made, count)
+
+
 def gantry_tasks(name: str, made: type[GantryTask], expert: Callable[[int], Expert]) -> tuple[Task, Task]:
     """The task `name`, and `name_image` with the cameras instead of what they show."""
     streams = made.streams
@@ -371,10 +491,13 @@ def gantry_tasks(name: str, made: type[GantryTask], expert: Callable[[int], Expe
         restore=_restore,
         mirror={stream.name: _mirror(stream) for stream in streams.streams},
         position="gripper",
+        make_batch=partial(gantry_worlds, made),
     )
     images = with_cameras(streams, made.fixed)
     make = partial(made, specification=images)
-    return task, replace(task, name=f"{name}_image", specification=images, make=make, restore=None, mirror=None)
+    return task, replace(
+        task, name=f"{name}_image", specification=images, make=make, restore=None, mirror=None, make_batch=None
+    )
 
 
 def _restore(state: Observation) -> dict[str, Any]:

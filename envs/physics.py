@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import ctypes.util
+import functools
 import importlib
 import os
 import sys
@@ -79,8 +80,27 @@ def check_physics(data: Any, step: int) -> None:
     """
     counts = data.warning.number
     if np.count_nonzero(counts):
-        names = ", ".join(mujoco.mjtWarning(int(index)).name for index in np.flatnonzero(counts))
-        raise FloatingPointError(f"the simulation failed at step {step} ({names}): reset the environment")
+        raise failure(counts, step)
+
+
+def failure(counts: NDArray[Any], step: int) -> FloatingPointError:
+    """The error of a simulation whose warning counters are `counts`."""
+    names = ", ".join(mujoco.mjtWarning(int(index)).name for index in np.flatnonzero(counts))
+    return FloatingPointError(f"the simulation failed at step {step} ({names}): reset the environment")
+
+
+def batch_module() -> Any:
+    """`mujoco.batch`; None if this MuJoCo has none, which a warning says once."""
+    try:
+        return importlib.import_module("mujoco.batch")
+    except ModuleNotFoundError:
+        _say_that_there_is_no_batch()
+        return None
+
+
+def num_processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Cameras:
@@ -131,6 +151,12 @@ class Cameras:
 
 def _indices(parts: Any) -> NDArray[np.int64]:
     return np.concatenate([np.empty(0, np.int64), *parts])
+
+
+@functools.cache
+def _say_that_there_is_no_batch() -> None:
+    remedy = "install mujoco 4 to step them in a batch"
+    warnings.warn(f"MuJoCo {mujoco.__version__} steps environments one after the other: {remedy}", stacklevel=2)
 
 
 def _open_renderer(model: Any, size: int, *, is_quick: bool) -> Any:

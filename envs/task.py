@@ -12,6 +12,8 @@ Every task keeps the same promises; `recede.envs.check.check_task` checks all of
   there is one, says what the episode asks for.
 - An episode is terminated by success and truncated after `max_steps` steps, by the environment itself.
 - On one machine, the seed given to `reset` and the actions determine an episode bit for bit.
+- If there is a `make_batch`, each of its worlds is equal to an environment of `make` to the last bit, given the same
+  seeds and actions.
 - A mirror is its own inverse and stays within the limits. A reset with `restore` begins in the observed state. A robot
   that is commanded its `position` stays there.
 - With `render_mode="rgb_array"`, `render()` returns an (H, W, 3) uint8 image, or raises OSError if this machine cannot
@@ -40,6 +42,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..specification import Source, Specification, nearest
+from .vector import Worlds
 
 Observation: TypeAlias = Mapping[str, NDArray[Any]]
 """One step: stream name -> array of the stream's shape."""
@@ -73,6 +76,8 @@ class Task:
     """Stream name -> function from its rows (T, ...) to their mirror images; None if the task has no mirror."""
     position: str | None = None
     """The observation stream that holds the robot's position in the units of the action; commanding it holds still."""
+    make_batch: Callable[[int], Worlds] | None = None
+    """`make_batch(count)` makes so many worlds in one process, each equal to an environment; None if there is none."""
 
     def __post_init__(self) -> None:
         if self.position is not None:

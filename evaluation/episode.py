@@ -68,6 +68,9 @@ class Outcome:
     success_step: int | None = None
     """The control steps until the first success; None if there was none."""
 
+    start: Mapping[str, float] = field(default_factory=dict)
+    """The numbers of the state at the reset by their labels, as "cube x, m"; images are left out."""
+
     unfilmed: Fault | None = None
     """Why the episode has no frames although it was to be filmed."""
 
@@ -84,6 +87,7 @@ class _Running:
     score: float = 0.0
     final_score: float = 0.0
     success_step: int | None = None
+    start: Mapping[str, float] = field(default_factory=dict)
     is_over: bool = False
     frames: list[NDArray[np.uint8]] = field(default_factory=list)
     chunks: list[FilmedChunk] = field(default_factory=list)
@@ -94,6 +98,7 @@ class _Running:
 
     def begin(self, seed: int) -> None:
         observation, info = self.env.reset(seed)
+        self.start = _numbers(self.env.specification, {**info.get("state", {}), **observation})
         self.execution.reset()
         self._observe(observation, info)
 
@@ -136,6 +141,7 @@ class _Running:
             unfilmed=self.unfilmed,
             final_score=self.final_score,
             success_step=self.success_step,
+            start=self.start,
         )
 
     def _observe(self, observation: Observation, info: Mapping[str, Any]) -> None:
@@ -150,6 +156,19 @@ class _Running:
             except Exception as error:  # a film is no part of the result
                 self.unfilmed = self.env.fault(error)
                 self.frames.clear()
+
+
+def _numbers(specification: Specification, state: Observation) -> dict[str, float]:
+    """The numbers of vectors by their labels; those that the policy does not observe have no names of their own."""
+    streams, numbers = {stream.name: stream for stream in specification.observations}, dict[str, float]()
+    for name, values in state.items():
+        vector = np.asarray(values)
+        for index in range(vector.size if vector.ndim == 1 else 0):
+            stream = streams.get(name)
+            unit = stream.units[index] if stream is not None and stream.units else "1"
+            part = stream.labels[index] if stream is not None and stream.labels else index
+            numbers[f"{name} {part}" + ("" if unit == "1" else f", {unit}")] = float(vector[index])
+    return numbers
 
 
 class Arena:

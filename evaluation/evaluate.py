@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -104,6 +104,7 @@ class Evaluation:
             "final_score": [outcome.final_score for outcome in self.outcomes],
             "steps": [outcome.num_steps for outcome in self.outcomes],
             "steps_to_success": [outcome.success_step for outcome in self.outcomes],
+            "start": _columns([outcome.start for outcome in self.outcomes]),
             "broken": [asdict(fault) for fault in self.faults],
         }
 
@@ -115,6 +116,11 @@ class Evaluation:
             f"score {self.mean_score:.3f} [{score[0]:.3f}, {score[1]:.3f}] over {len(self.outcomes)} episodes"
             + (f" (broken off, and counted as failed: {len(self.faults)})" if self.faults else "")
         )
+
+
+def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
+    """Label -> its number in each episode; None in one that broke off before it began."""
+    return {label: [row.get(label) for row in rows] for label in dict.fromkeys(label for row in rows for label in row)}
 
 
 def choice_scores(policy: Policy, task: Task, *, episodes: int) -> dict[str, float]:

@@ -16,7 +16,7 @@ from .episode import Outcome
 NAME = "episodes.jsonl"
 """The file of a journal, in the folder of the results. It is deleted once `evaluation.json` is written."""
 
-_KEPT = ("seed", "success", "score", "num_steps", "final_score", "success_step")
+_KEPT = ("seed", "success", "score", "num_steps", "final_score", "success_step", "start")
 
 
 class Journal:
@@ -47,7 +47,7 @@ class Journal:
             self.outcomes[outcome.seed], self.seconds = outcome, content["seconds"]
 
     def _line(self, outcome: Outcome) -> str:
-        content = {name: getattr(outcome, name) for name in _KEPT}
+        content = {name: getattr(outcome, name) for name in _KEPT} | {"start": dict(outcome.start)}
         fault = None if outcome.fault is None else asdict(outcome.fault)
         return json.dumps({**content, "fault": fault, "seconds": self.seconds})
 

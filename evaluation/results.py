@@ -194,7 +194,8 @@ class Subject:
             "delay_ms": self.config.delays,
             "seed": self.config.seed,
             "versions": {"recede": __version__, "torch": torch.__version__},
-            "world": surroundings,
+            # Which versions are noted depends on what this process has loaded; the probe shows what they do.
+            "world": {name: value for name, value in surroundings.items() if name != "versions"},
         }
 
 

@@ -29,6 +29,7 @@ from ..policy.engines.interface import Engine
 from ..policy.interface import Policy
 from ..policy.requests import Request, batch
 from .episode import Arena, Chunks, Outcome, check_fits
+from .intervals import wilson
 from .workers import Workers
 
 ROWS = 16
@@ -123,11 +124,19 @@ def _run(
                 note(outcome)
         generators = {episode: generators[episode] for episode in answers.keys() - ended.keys()}
         if ended:
+            bar.set_postfix_str(_rate(list(outcomes.values())), refresh=False)
             bar.update(len(ended))
         requests = {episode: answer for episode, answer in answers.items() if not isinstance(answer, Outcome)}
         predicted = predict(engine, list(requests.values()), [generators[episode] for episode in requests])
         chunks = dict(zip(requests, predicted, strict=True))
     return outcomes
+
+
+def _rate(outcomes: Sequence[Outcome]) -> str:
+    """The success rate so far, with its 95 % interval."""
+    successes = sum(outcome.success for outcome in outcomes)
+    low, high = wilson(successes, len(outcomes))
+    return f"success {100 * successes / len(outcomes):.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def _lost_together(outcomes: Mapping[int, Outcome]) -> list[int]:

@@ -19,6 +19,7 @@ from urllib.parse import quote
 from ...envs.faults import Fault
 from ...version import __version__
 from .charts import episodes, interval, shares, tag
+from .failures import start_maps, success_curves
 from .learning import learning
 from .page import section, unbroken, write_page
 
@@ -105,6 +106,8 @@ def write_report(
         _films(films or {}, path),
         section("Results", _table(entries)),
         section("Every episode", _episodes(entries)),
+        section("When it succeeds", success_curves({entry.name: entry.evaluation for entry in entries})),
+        section("Where it fails", start_maps({entry.name: entry.evaluation for entry in entries})),
         section("Learning", learning({entry.name: entry.metrics for entry in entries})),
         section("Time", _time(entries)),
         section("Reproduce", _reproduce(entries, command, versions)),

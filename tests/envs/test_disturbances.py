@@ -95,4 +95,6 @@ def test_what_changes_nothing_is_refused():
     with pytest.raises(ValueError, match="stream 'action' has no limits"):
         disturbed(replace(REACH, specification=unlimited), "action_noise", 0.1)
     assert disturbed(PICK_PLACE, "delay", 100.0) is PICK_PLACE
+    assert PICK_PLACE.make_batch is not None
+    assert disturbed(PICK_PLACE, "push", 1.0).make_batch is None  # or many worlds at once would be undisturbed
     assert set(SEVERITIES) | {"delay"} == set(KINDS)

@@ -159,8 +159,11 @@ def test_the_interval_over_trainings_is_students():
 
 
 def outcomes():
-    steps = [10, 11, 12, None]
-    return [Outcome(100_000 + n, n < 3, n / 4, 10 + n, final_score=0.5, success_step=steps[n]) for n in range(4)]
+    steps, starts = [10, 11, 12, None], [{"cube x, m": float(n)} if n < 3 else {} for n in range(4)]
+    return [
+        Outcome(100_000 + n, n < 3, n / 4, 10 + n, final_score=0.5, success_step=steps[n], start=starts[n])
+        for n in range(4)
+    ]
 
 
 def test_the_content_of_evaluation_json():
@@ -186,6 +189,7 @@ def test_the_content_of_evaluation_json():
         "final_score": [0.5, 0.5, 0.5, 0.5],
         "steps": [10, 11, 12, 13],
         "steps_to_success": [10, 11, 12, None],
+        "start": {"cube x, m": [0.0, 1.0, 2.0, None]},
         "broken": [],
     }
     low, high = (round(100 * bound) for bound in wilson(3, 4))

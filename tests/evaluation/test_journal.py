@@ -13,7 +13,7 @@ from recede.evaluation.journal import NAME, Journal
 from recede.files import DIGEST
 
 OUTCOMES = [
-    Outcome(7, True, 1.0, 12, final_score=1.0, success_step=12),
+    Outcome(7, True, 1.0, 12, final_score=1.0, success_step=12, start={"cube x, m": 0.1}),
     Outcome(5, False, 0.1 + 0.2, 200, final_score=0.25),
     Outcome(9, False, 0.0, 3, fault=Fault(9, 3, "step()", "OSError", "gone", place="a.py:1 in step", stream="cube")),
 ]

@@ -16,6 +16,7 @@ from recede.configs.components.encoders import ResNetEncoderConfig
 from recede.configs.components.networks import DiTConfig, TransformerConfig, UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig, RegressionConfig
 from recede.envs.catalogue import load_task
+from recede.evaluation.intervals import wilson
 from recede.evaluation.rollout import ROWS, latency, noise_generator, predict, rollout
 from recede.execution.guided import RealTimeChunking, WarmStart
 from recede.execution.overlapping import AsyncReplace
@@ -35,7 +36,8 @@ def policy(trained):
 
 
 def roll(policy, seeds=SEEDS, *, task=toys.REACH, execution=RecedingHorizon, **options):
-    return rollout(policy, task, seeds, execution=partial(execution, policy.horizons), progress=False, **options)
+    options = {"progress": False} | options
+    return rollout(policy, task, seeds, execution=partial(execution, policy.horizons), **options)
 
 
 def untrained(specification, config):
@@ -384,3 +386,11 @@ def test_outcomes_of_pick_place_depend_on_the_seed_alone():
     outcomes = roll(policy, seeds, task=task, num_parallel=64)
     for options in ({"num_parallel": 1}, {"num_parallel": 3}, {"workers": 1}, {"workers": 2, "num_parallel": 7}):
         assert roll(policy, seeds, task=task, **options) == outcomes, options
+
+
+def test_progress_shows_the_rate_so_far_with_its_interval(policy, capsys):
+    outcomes = roll(policy, range(20), progress=True)
+    successes = sum(outcome.success for outcome in outcomes)
+    low, high = (100 * bound for bound in wilson(successes, 20))
+    shown = capsys.readouterr().err
+    assert f"success {5 * successes} % [{low:.0f}, {high:.0f}]" in shown
