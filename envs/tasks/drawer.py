@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..experts.drawer import DrawerExpert
-from ..gantry import WITHDRAWN, Array, GantryTask, cube_at, distance, gantry_tasks, specification
+from ..gantry import WITHDRAWN, Array, GantryTask, cube_at, distance, gantry_tasks
+from ..gantry_streams import specification
 from ..task import Observation
 
 CLOSED = 0.005

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..experts.push_t import PushTExpert
-from ..gantry import WITHDRAWN, Array, GantryTask, distance, draw_apart, gantry_tasks, specification
+from ..gantry import WITHDRAWN, Array, GantryTask, distance, draw_apart, gantry_tasks
+from ..gantry_streams import specification
 from ..task import Observation
 
 BLOCK_HALF = 0.0125
