@@ -15,8 +15,12 @@ if TYPE_CHECKING:
     from .task import Task
 
 TASKS: dict[str, str | Task] = {
+    "drawer": "recede.envs.tasks.drawer:DRAWER",
+    "drawer_image": "recede.envs.tasks.drawer:DRAWER_IMAGE",
     "pick_place": "recede.envs.tasks.pick_place:PICK_PLACE",
     "pick_place_image": "recede.envs.tasks.pick_place:PICK_PLACE_IMAGE",
+    "push_t": "recede.envs.tasks.push_t:PUSH_T",
+    "push_t_image": "recede.envs.tasks.push_t:PUSH_T_IMAGE",
     "pusht": "recede.envs.tasks.pusht:PUSHT",
     "pusht_image": "recede.envs.tasks.pusht:PUSHT_IMAGE",
     "reach": "recede.envs.tasks.reach:REACH",

@@ -2,16 +2,17 @@
 
 A task is a file in `tasks/`: a scene, an `MJCF` file that includes `table.xml` first and `gantry.xml` last, and a
 subclass of `GantryTask` that says what is drawn from a seed, how far there is to go, and what success is. The free
-bodies of a scene are its cubes and its mocap bodies are its marks; each has a stream of its name.
+bodies of a scene are its cubes and blocks and its mocap bodies are its marks; each has a
+stream of its name, and so has every slide joint.
 
 All readings are functions of arrays with any leading axes (...), so they judge one world or many at once.
 
-Shapes: K cubes, M marks, T positions.
+Shapes: K cubes and blocks, M marks, T positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..specification import Specification, Stream
+from .gantry_streams import IMAGE_SIZE, with_cameras
 from .gymnasium_adapter import box
 from .physics import (
     Cameras,
@@ -45,62 +47,7 @@ WITHDRAWN = 0.06
 """Height (m) of the gripper at which its fingertips clear a cube on the table, by nearly 1 cm."""
 STILL = np.array([0.01, 0.01, 0.01, 0.5, 0.5, 0.5])
 """Speeds along (m/s) and about (rad/s) the axes below which a cube is at rest."""
-IMAGE_SIZE = 96
-"""Side length of the camera images, in pixels."""
 AXES = ("x", "y", "z", "yaw", "left_finger", "right_finger")
-
-
-def specification(
-    *, cubes: Sequence[str] = (), marks: Mapping[str, int], fixed: Sequence[Stream] = (), highest: float = 0.09
-) -> Specification:
-    """The observations and the action of a task with the poses of cubes and marks.
-
-    `gripper` is the point between the fingertips, their yaw, and the distance between them. The action is the gripper
-    state to move to. A cube looks the same every 90 degrees, so its stream holds the cosine and sine of four times its
-    yaw. `offset` is the position of cubes and marks relative to the gripper: a grasp needs millimetres, and the table
-    measures half a metre.
-
-    marks: name -> 2 for a mark on the table (x, y), 3 for one in the air.
-    fixed: streams that stay as they are throughout an episode, such as its goal.
-    highest: the highest position of the gripper (m).
-    """
-    axes: dict[str, Any] = {"units": ("m", "m", "m", "rad", "m"), "labels": ("x", "y", "z", "yaw", "opening")}
-    sizes = {**dict.fromkeys(cubes, 3), **marks}
-    offsets = tuple(f"{name}_{axis}" for name, size in sizes.items() for axis in "xyz"[:size])
-    return Specification(
-        observations=(
-            Stream("gripper", (5,), **axes, low=(-0.3, -0.3, -0.05, -1.5, -0.02), high=(0.3, 0.3, 0.2, 1.5, 0.1)),
-            *(
-                Stream(
-                    name,
-                    (5,),
-                    units=("m", "m", "m", "1", "1"),
-                    labels=("x", "y", "z", "cos_4_yaw", "sin_4_yaw"),
-                    low=(-0.5, -0.5, -0.1, -1, -1),
-                    high=(0.5, 0.5, 0.5, 1, 1),
-                )
-                for name in cubes
-            ),
-            *(
-                Stream(name, (size,), units="m", labels=tuple("xyz"[:size]), low=-0.3, high=0.3)
-                for name, size in marks.items()
-            ),
-            *fixed,
-            Stream("offset", (len(offsets),), units="m", labels=offsets, low=-0.8, high=0.8),
-        ),
-        action=Stream(
-            "action", (5,), **axes, low=(-0.26, -0.22, 0.016, -1.2, 0), high=(0.26, 0.22, highest, 1.2, 0.08)
-        ),
-        control_dt=0.1,
-    )
-
-
-def with_cameras(streams: Specification, fixed: Sequence[Stream]) -> Specification:
-    """The gripper state, the streams `fixed`, and the images of two cameras, which show everything else."""
-    cameras = [Stream(camera, (IMAGE_SIZE, IMAGE_SIZE, 3), "uint8") for camera in ("scene", "wrist")]
-    return Specification(
-        observations=(streams.observations[0], *fixed, *cameras), action=streams.action, control_dt=streams.control_dt
-    )
 
 
 def plane(points: Array) -> tuple[Any, Any]:
@@ -150,7 +97,7 @@ class GantryTask(gymnasium.Env[Any, Any]):
     scene: ClassVar[str]
     """The name of the MJCF file in `tasks/`."""
     streams: ClassVar[Specification]
-    """What `specification` returns for the cubes and marks of the scene."""
+    """What `specification` of `gantry_streams` returns for the scene."""
     fixed: ClassVar[tuple[Stream, ...]] = ()
     """Those of `streams` that stay as they are throughout an episode."""
     max_steps: ClassVar[int] = 200
@@ -187,10 +134,15 @@ class GantryTask(gymnasium.Env[Any, Any]):
         bodies = [self._model.body(index) for index in range(self._model.nbody)]
         free = self._model.jnt_type == mujoco.mjtJoint.mjJNT_FREE
         self._cubes = [self._model.joint(int(index)).name for index in np.flatnonzero(free)]
+        labels = {stream.name: stream.labels for stream in self.streams.observations}
+        self._turns = np.array([4 if "cos_4_yaw" in labels[name] else 1 for name in self._cubes])
+        hinged = [self._model.joint(int(index)).name for index in np.flatnonzero(~free)]
+        self._slides = [name for name in hinged if name not in AXES]
         self._marks = {body.name: shapes[body.name][0] for body in bodies if body.mocapid[0] >= 0}
         self._axes = position_indices(self._model, AXES)
         self._axis_speeds = velocity_indices(self._model, AXES)
         self._cube = position_indices(self._model, self._cubes)  # of each: position, quaternion w-x-y-z
+        self._slide = position_indices(self._model, self._slides)
         self._cube_velocity = velocity_indices(self._model, self._cubes)  # of each: linear, angular
         streams = self.streams.observations
         self._placed = [stream.name for stream in streams[:-1]]  # what a state must hold; the offset follows from it
@@ -305,10 +257,11 @@ class GantryTask(gymnasium.Env[Any, Any]):
         gripper = np.concatenate([axes[..., :4], axes[..., 4:5] + axes[..., 5:]], axis=-1)
         poses = positions[..., self._cube].reshape(*positions.shape[:-1], len(self._cubes), 7)
         w, x, y, z = poses[..., 3:4], poses[..., 4:5], poses[..., 5:6], poses[..., 6:]
-        yaw = 4 * np.arctan2(w * z + x * y, 0.5 - (y * y + z * z))
+        yaw = self._turns[:, None] * np.arctan2(w * z + x * y, 0.5 - (y * y + z * z))
         cubes = np.concatenate([poses[..., :3], np.cos(yaw), np.sin(yaw)], axis=-1)
         values = {"gripper": gripper, **fixed}
         values |= {name: cubes[..., index, :] for index, name in enumerate(self._cubes)}
+        values |= {name: positions[..., [place]] for name, place in zip(self._slides, self._slide, strict=True)}
         values |= {name: marks[..., index, :size] for index, (name, size) in enumerate(self._marks.items())}
         offsets = [values[name][..., :size] - gripper[..., :size] for name, size in self._sizes.items()]
         row = np.concatenate([*(values[name] for name in self._placed), *offsets], axis=-1).astype(np.float32)
@@ -338,9 +291,11 @@ class GantryTask(gymnasium.Env[Any, Any]):
         cubes = [values.pop(name) for name in self._cubes]
         mujoco.mj_resetData(self._model, data)
         data.qpos[self._axes] = [*gripper[:4], gripper[4] / 2, gripper[4] / 2]
-        for cube, place in zip(cubes, self._cube.reshape(-1, 7), strict=True):
-            half_yaw = np.arctan2(cube[4], cube[3]) / 8
+        for cube, place, turns in zip(cubes, self._cube.reshape(-1, 7), self._turns, strict=True):
+            half_yaw = np.arctan2(cube[4], cube[3]) / (2 * turns)
             data.qpos[place] = [*cube[:3], np.cos(half_yaw), 0.0, 0.0, np.sin(half_yaw)]
+        for name, place in zip(self._slides, self._slide, strict=True):
+            data.qpos[place] = values.pop(name)[0]
         data.ctrl[:] = gripper
         for index, (name, size) in enumerate(self._marks.items()):
             data.mocap_pos[index, :size] = values.pop(name)

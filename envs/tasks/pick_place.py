@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..experts.pick_place import PickPlaceExpert
-from ..gantry import CUBE_HALF, WITHDRAWN, Array, GantryTask, cube_at, distance, gantry_tasks, plane, specification
+from ..gantry import CUBE_HALF, WITHDRAWN, Array, GantryTask, cube_at, distance, gantry_tasks, plane
+from ..gantry_streams import specification
 from ..task import Observation
 
 TARGET_TOLERANCE = 0.03

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..experts.reach import ReachExpert
-from ..gantry import Array, GantryTask, draw_apart, gantry_tasks, specification
+from ..gantry import Array, GantryTask, draw_apart, gantry_tasks
+from ..gantry_streams import specification
 from ..task import Observation
 
 REACHED = 0.01

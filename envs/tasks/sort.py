@@ -8,7 +8,8 @@ import numpy as np
 
 from ...specification import Stream
 from ..experts.sort import SortExpert
-from ..gantry import CUBE_HALF, WITHDRAWN, Array, GantryTask, cube_at, distance, draw_apart, gantry_tasks, specification
+from ..gantry import CUBE_HALF, WITHDRAWN, Array, GantryTask, cube_at, distance, draw_apart, gantry_tasks
+from ..gantry_streams import specification
 from ..task import Observation
 
 CUBES, MARKS = ("orange", "blue"), ("teal", "red")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..experts.stack import StackExpert
-from ..gantry import CUBE_HALF, WITHDRAWN, Array, GantryTask, cube_at, distance, draw_apart, gantry_tasks, specification
+from ..gantry import CUBE_HALF, WITHDRAWN, Array, GantryTask, cube_at, distance, draw_apart, gantry_tasks
+from ..gantry_streams import specification
 from ..task import Observation
 
 OVERHANG = 0.015

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from recede.envs.catalogue import load_task
 from recede.envs.experts.gantry import OPEN, bowed, facing
+from recede.envs.experts.push_t import LENGTHS, PushTExpert
 from recede.envs.gantry import cube_at, draw_apart
 from recede.envs.tasks.sort import GOALS
 
@@ -48,7 +49,7 @@ def steps_of(env, expert, *, seed):
         is_over = terminated or truncated
 
 
-@pytest.mark.parametrize("name", ["pick_place", "reach", "sort", "stack"])
+@pytest.mark.parametrize("name", ["drawer", "pick_place", "push_t", "reach", "sort", "stack"])
 def test_many_worlds_are_read_and_judged_to_the_bit_as_each_alone(name):
     task = load_task(name)
     env = task.make()
@@ -253,3 +254,139 @@ def test_the_expert_of_sort_takes_a_cube_again_that_fell(seed):
     env = load_task("sort").make()
     _, info = env.reset(seed=seed)
     assert finish("sort", env, info, seed=seed, drop=range(25, 31))[1]["success"]
+
+
+# --- push_t
+
+
+def pushed(x=0.0, y=0.0, *, degrees=0.0, height=0.0125):
+    """A state in which the block is off the mark by x, y (m) and a turn."""
+    yaw = np.deg2rad(degrees)
+    return {"block": (0.05 + x, y, height, np.cos(yaw), np.sin(yaw)), "target": (0.05, 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("change", "gripper_height", "is_success"),
+    [
+        ({"x": 0.009, "degrees": 7.5}, 0.065, True),
+        ({"y": -0.009, "degrees": -7.5}, 0.065, True),
+        ({"x": 0.011}, 0.065, False),
+        ({"degrees": 8.5}, 0.065, False),
+        ({"degrees": -90}, 0.065, False),  # a block looks the same only after a full turn
+        ({"height": 0.0165}, 0.065, False),  # in the air
+        ({}, 0.055, False),  # the fingertips have not withdrawn
+    ],
+)
+def test_success_is_a_block_that_rests_on_the_mark_and_is_turned_like_it(change, gripper_height, is_success):
+    gripper = (0.15, 0.15, gripper_height, 0, 0)
+    env, info = begin("push_t", gripper=gripper, **pushed(**change))
+    assert info["success"] == is_success
+    assert not is_success or env.step(gripper)[2]
+    velocities = np.zeros(env._model.nv)
+    velocities[env._cube_velocity[0]] = 0.02
+    assert not env.is_solved(info["state"], velocities)
+
+
+def test_the_way_of_a_block_is_its_distance_and_its_turn():
+    env, info = begin("push_t", **pushed(0.03, 0.04, degrees=-90))
+    assert env.remaining(info["state"]) == pytest.approx(0.05 + 0.05 * np.pi / 2)
+
+
+def test_a_push_through_the_middle_moves_the_block_straight_and_one_beside_it_turns_it():
+    expert = PushTExpert(0)
+    forward = np.array([[1.0, 0.0]])
+    middle = expert._gains(np.array([[-0.073, 0.0]]), forward, np.array([-0.1, 0.0]), 0.0)
+    np.testing.assert_allclose(middle[0], LENGTHS)
+    far = np.array([[-0.073, 1e6]])  # so far from the middle that the block turns about it
+    np.testing.assert_allclose(expert._gains(far, forward, np.array([-0.1, 0.0]), 0.0), 0, atol=1e-6)
+    left, right, mirrored = (
+        expert._gains(np.array([[-0.073, y]]), forward, np.array([-0.1, 0.0]), yaw)[0, -1]
+        for y, yaw in ((0.03, 0.5), (-0.03, 0.5), (-0.03, -0.5))
+    )
+    assert left > right  # a push on the left turns it to the right, which a yaw of 0.5 needs
+    assert left == pytest.approx(mirrored)
+
+
+def test_the_expert_of_push_t_never_lifts_the_block_and_pushes_again_what_was_moved_away():
+    firsts = set()
+    for seed in range(3):
+        env, info = begin("push_t", gripper=(0, 0, 0.08, 0, 0), **pushed(-0.15, 0.05, degrees=100))
+        states, info = finish("push_t", env, info, seed=seed)
+        assert info["success"], seed
+        assert max(state["block"][2] for state in states) < 0.0155
+        start = next(s for s in states if s["gripper"][2] < 0.025)
+        firsts.add(tuple(np.round((start["gripper"] - start["block"])[:2], 2)))
+        state = {**info["state"], "gripper": (*info["state"]["gripper"][:2], 0.05, 0, 0)}
+        state["block"] = state["block"] + np.array([0.02, -0.03, 0, 0, 0])
+        assert finish("push_t", *begin("push_t", **state), seed=seed)[1]["success"], seed
+    assert len(firsts) > 1
+
+
+# --- drawer
+
+
+def stored(x=0.05, y=0.0, *, opening=0.0, height=0.026):
+    """A state in which the cube is in the drawer, at x, y (m) from its front."""
+    return {
+        "cube": [*cube_at((0.1 - opening + x, y), 0.0)[:2], height, 1, 0],
+        "drawer": [opening],
+        "cabinet": (0.1, 0.0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "gripper_height", "is_success"),
+    [
+        ({}, 0.065, True),
+        ({"x": 0.025, "y": 0.035, "opening": 0.004}, 0.065, True),
+        ({"opening": 0.006}, 0.065, False),
+        ({"x": 0.015}, 0.065, False),  # in the front of the drawer
+        ({"y": 0.045}, 0.065, False),  # in a wall
+        ({"height": 0.031}, 0.065, False),  # in the air
+        ({"x": -0.1, "height": 0.02}, 0.065, False),  # on the table
+        ({}, 0.055, False),  # the fingertips have not withdrawn
+    ],
+)
+def test_success_is_a_cube_at_rest_in_the_closed_drawer(change, gripper_height, is_success):
+    gripper = (-0.1, 0.1, gripper_height, 0, 0)
+    env, info = begin("drawer", gripper=gripper, **stored(**change))
+    assert info["success"] == is_success
+    assert not is_success or env.step(gripper)[2]
+    velocities = np.zeros(env._model.nv)
+    velocities[env._cube_velocity[0]] = 0.02
+    assert not env.is_solved(info["state"], velocities)
+
+
+@pytest.mark.parametrize("opening", [0.0, 0.04, 0.09])
+def test_the_way_of_the_drawer_is_to_open_it_to_bring_the_cube_and_to_close_it(opening):
+    state = stored(opening=opening)
+    env, info = begin("drawer", **state)
+    assert env.remaining(info["state"]) == pytest.approx(opening, abs=1e-6)
+    middle = np.array([0.1 - 0.09 + 0.05, 0.0])
+    env, info = begin("drawer", **{**state, "cube": cube_at(middle - (0.2, 0.0), 0.0)})
+    assert info["state"]["drawer"] == pytest.approx(opening)
+    assert env.remaining(info["state"]) == pytest.approx((0.09 - opening) + 0.2 + 0.09, abs=1e-6)
+
+
+def test_the_expert_of_drawer_pinches_the_handle_or_hooks_behind_it():
+    openings = {}
+    for seed in range(6):
+        env, info = begin("drawer", **{**stored(), "cube": cube_at((-0.15, 0.1), 0.0)})
+        states, info = finish("drawer", env, info, seed=seed)
+        assert info["success"], seed
+        pull = next(state for state in states if state["drawer"][0] > 0.05)
+        openings[load_task("drawer").expert(seed)._is_hook] = pull["gripper"][4]
+    assert openings[True] < 0.005  # closed fingers
+    assert openings[False] == pytest.approx(0.02, abs=0.004)  # around the post
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_the_expert_of_drawer_takes_a_cube_again_that_fell_and_opens_a_drawer_that_slid_back(seed):
+    env = load_task("drawer").make()
+    _, info = env.reset(seed=seed)
+    assert finish("drawer", env, info, seed=seed, drop=range(50, 58))[1]["success"]
+    carried = next(
+        state for state in finish("drawer", env, env.reset(seed=seed)[1], seed=seed)[0] if state["cube"][2] > 0.06
+    )
+    env, info = begin("drawer", **{**carried, "drawer": [0.0]})
+    assert finish("drawer", env, info, seed=seed)[1]["success"]
