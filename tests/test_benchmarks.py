@@ -41,6 +41,7 @@ TINY = {
         "EVALUATION": ("videos=0", "workers=0", "sampler.num_steps=1"),
     },
     "denoising": {"SIZES": {"tiny": (16, 32)}, "SECONDS": 0},
+    "evaluation": {"EPISODES": 2, "TURNS": 1, "CHANNELS": (8, 16)},
     "gpu": {},
     "hands": {},
     "inference": {"CHANNELS": (16, 32), "STEPS": 2, "ENGINES": ("eager",), "SECONDS": 0},
@@ -143,6 +144,13 @@ def test_simulation(run):
     assert rows["1, environment"] > 0
     assert not any(name.startswith("3, AsyncVectorEnv") for name in rows)
     assert sum(name.endswith("memory") for name in rows) == 5
+
+
+def test_evaluation(run):
+    rows = run("evaluation")
+    assert len(rows) == 2 * 4 + 3
+    assert all(value > 0 for value in rows.values())
+    assert rows["worlds / physics and prediction"] > 1
 
 
 def test_serving(run):
