@@ -95,9 +95,8 @@ def main() -> None:
     rows = list[Row]()
     for name, parts in times.items():
         parts["the rest"] = parts["all"] - parts["physics"] - parts["prediction"]
-        rows += [
-            {"name": f"{name}, {p}", "value": parts[p], "unit": "s"} for p in ("physics", "prediction", "the rest")
-        ]
+        for part in ("physics", "prediction", "the rest"):
+            rows.append({"name": f"{name}, {part}", "value": parts[part], "unit": "s"})
         rows.append({"name": f"{name}, episodes", "value": size * TURNS / parts["all"], "unit": "1/s"})
     ours, before = times["worlds"], times["environments"]
     rest = {name: parts["all"] - parts["prediction"] for name, parts in times.items()}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +17,12 @@ from ..datasets.facts import EpisodeFacts, versions_here
 from ..datasets.store import DemonstrationStore
 from ..envs.faults import Fault, RunningEnv, summary
 from ..envs.promises import PromiseError
-from ..envs.task import Task
+from ..envs.task import Expert, Observation, Task
 from ..files import exclusive
 from .stores import open_existing, open_or_create
 
+WORLDS = 64
+"""The most episodes that run at once."""
 MOST_FAULTS = 3
 """The episodes that may break off before the first one that does not."""
 
@@ -57,12 +60,16 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: s
         store.remove_leftovers()
         failures = open_existing(failures_path, task.specification, of=repr(task.name))
         used = [int(seed) for opened in (store, failures) if opened is not None for seed in opened.episode_seeds]
-        seed, faults, is_working = max([first_seed - 1, *used]), list[Fault](), False
+        seed, faults, is_working, versions = max([first_seed - 1, *used]), list[Fault](), False, versions_here()
+        ready, first_unready = dict[int, Demonstrated](), seed + 1
         with tqdm(total=episodes, initial=len(store), desc=f"collect {task.name}", unit="episode") as bar:
             while len(store) < episodes:
                 seed += 1
+                if task.make_batch is not None and seed >= first_unready:
+                    first_unready = seed + min(WORLDS, episodes - len(store))
+                    ready = demonstrate_at_once(task, range(seed, first_unready))
                 try:
-                    streams, success, sentence = demonstrate(task, env, seed)
+                    streams, success, sentence = ready.get(seed) or demonstrate(task, env, seed)
                 except Exception as error:  # whatever it is, it is no reason to stop recording
                     faults.append(env.fault(error))
                     env.close()  # its state is unknown
@@ -79,7 +86,7 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: s
                     sentence=sentence,
                     operator="script",
                     input="expert",
-                    versions=versions_here(),
+                    versions=versions,
                 )
                 if success:
                     store.append(streams, seed=seed, facts=facts)
@@ -122,13 +129,57 @@ def demonstrate(task: Task, env: RunningEnv, seed: int) -> Demonstrated:
         env.during = "the expert"
         if "state" not in info:
             raise PromiseError("info must hold 'state', the observation of the expert: add it in reset() and step()")
-        returned, stream = np.asarray(expert(info["state"])), task.specification.action
-        if returned.shape != stream.shape or not np.isfinite(returned).all():
-            message = f"the expert must return {stream.shape} finite numbers, got {returned}"
-            raise PromiseError(message, stream="action", culprit=expert)
-        action = stream.cast(returned)
+        action = _respond(task, expert, info["state"])
         steps.append({**observation, "action": action})
         observation, terminated, truncated, info = env.step(action)
         done = terminated or truncated
-    streams = {stream.name: np.stack([step[stream.name] for step in steps]) for stream in task.specification.streams}
-    return Demonstrated(streams, bool(info["success"]), str(info.get("sentence", "")))
+    return Demonstrated(_stacked(task, steps), bool(info["success"]), str(info.get("sentence", "")))
+
+
+def demonstrate_at_once(task: Task, seeds: Sequence[int]) -> dict[int, Demonstrated]:
+    """Run the experts of some seeds in the worlds of a task; returns the episodes by their seeds.
+
+    An episode that breaks off is left out; `demonstrate` says why it does.
+    """
+    assert task.expert is not None
+    assert task.make_batch is not None
+    demonstrated: dict[int, Demonstrated] = {}
+    with contextlib.suppress(Exception), closing(task.make_batch(len(seeds))) as worlds:
+        experts, ids = [task.expert(seed) for seed in seeds], np.arange(len(seeds))
+        steps: list[list[dict[str, Any]]] = [[] for _ in seeds]
+        observation, info = worlds.begin(ids, seeds)
+        is_over = np.zeros(len(seeds), bool)
+        while len(ids):
+            actions: dict[int, NDArray[Any]] = {}
+            for row, index in enumerate(ids.tolist()):
+                if info["error"][row] is not None:
+                    continue
+                if is_over[row]:
+                    sentence = info["sentence"][row] if "sentence" in info else ""
+                    success = bool(info["success"][row])
+                    demonstrated[seeds[index]] = Demonstrated(_stacked(task, steps[index]), success, str(sentence))
+                    continue
+                with contextlib.suppress(Exception):
+                    state = {name: rows[row] for name, rows in info["state"].items()}
+                    actions[index] = _respond(task, experts[index], state)
+                    observed = {name: rows[row] for name, rows in observation.items()}
+                    steps[index].append({**observed, "action": actions[index]})
+            ids = np.array(list(actions), np.intp)
+            if actions:
+                taken = np.stack(list(actions.values()))
+                observation, _, terminated, truncated, info = worlds.advance(ids, taken)
+                is_over = terminated | truncated
+    return {seed: one for seed, one in demonstrated.items() if all(np.isfinite(v).all() for v in one.streams.values())}
+
+
+def _respond(task: Task, expert: Expert, state: Observation) -> NDArray[Any]:
+    """The action (Da,) of an expert. Raises PromiseError if it is none."""
+    returned, stream = np.asarray(expert(state)), task.specification.action
+    if returned.shape != stream.shape or not np.isfinite(returned).all():
+        message = f"the expert must return {stream.shape} finite numbers, got {returned}"
+        raise PromiseError(message, stream="action", culprit=expert)
+    return stream.cast(returned)
+
+
+def _stacked(task: Task, steps: Sequence[Mapping[str, Any]]) -> dict[str, NDArray[Any]]:
+    return {stream.name: np.stack([step[stream.name] for step in steps]) for stream in task.specification.streams}
