@@ -425,7 +425,7 @@ def test_success_is_a_peg_at_rest_in_the_hole(change, gripper_height, is_success
     [(0, 0, 0, True), (0.0004, -0.0004, 0, True), (0.0012, 0, 0, False), (0, -0.0012, 0, False), (0, 0, 5, False)],
 )
 def test_the_hole_is_a_millimetre_wider_than_the_peg(x, y, degrees, is_in):
-    """A peg that is let go just above it drops into it only if it is aligned; else it tips over, or stays on the rim."""
+    """A peg that is let go just above it drops into it only if it is aligned; else it tips over or stays on the rim."""
     turn = 4 * np.deg2rad(degrees)
     state = {"peg": (0.1 + x, y, 0.0705, np.cos(turn), np.sin(turn)), "hole": (0.1, 0.0)}
     env, _ = begin("peg_insertion", gripper=(-0.1, 0.1, 0.12, 0, 0), **state)
