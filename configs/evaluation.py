@@ -59,7 +59,7 @@ null is eager, or the engine of an exported policy."""
     seed: int = 0
     """Seed of the policy's noise."""
     workers: int = 0
-    """Processes that step environments. 0 steps them in the main process."""
+    """Processes that step environments. 0 steps them in the main process, all at once if the task has worlds."""
     parallel: int = 64
     """Episodes that run at once; their observations are predicted in one batch."""
 

@@ -74,15 +74,28 @@ def summary(faults: Sequence[Fault]) -> str:
     return "; ".join([*alike[:MOST_CAUSES], *([f"and {more} other causes"] if more > 0 else [])])
 
 
-class RunningEnv:
+class Progress:
+    """How far an episode is, for the description of its fault."""
+
+    def __init__(self, during: str, seed: int = -1) -> None:
+        self.seed, self.num_steps, self.during = seed, 0, during
+
+    def fault(self, error: Exception) -> Fault:
+        """Describe an error of this episode."""
+        stream = error.stream if isinstance(error, PromiseError) else None
+        message = one_line(str(error))
+        return Fault(self.seed, self.num_steps, self.during, type(error).__name__, message, place(error), stream)
+
+
+class RunningEnv(Progress):
     """An environment whose results are checked, and whose errors are described with the seed and the step.
 
     It is made at its first reset. make: makes the environment.
     """
 
     def __init__(self, make: Callable[[], Any], specification: Specification) -> None:
+        super().__init__("make()")
         self.specification = specification
-        self.seed, self.num_steps, self.during = -1, 0, "make()"
         self._make, self._env, self._frame_shape = make, None, None
 
     @property
@@ -90,7 +103,7 @@ class RunningEnv:
         """The environment."""
         if self._env is None:
             self.during = "make()"
-            with _exits_are_errors():
+            with exits_are_errors():
                 self._env = self._make()
         return self._env
 
@@ -101,7 +114,7 @@ class RunningEnv:
         """
         self.seed, self.num_steps, self._frame_shape = seed, 0, None
         env, self.during = self.env, "reset()"
-        with _exits_are_errors():
+        with exits_are_errors():
             observation, info = reset(env, seed=seed if options is None else None, options=options)
         self._check(observation, info, env.reset)
         return observation, info
@@ -116,7 +129,7 @@ class RunningEnv:
         self.num_steps += 1
         if not np.isfinite(action).all():
             raise PromiseError(f"an action must be finite numbers, got {action}", stream="action")
-        with _exits_are_errors():
+        with exits_are_errors():
             result = self.env.step(action)
         observation, _, terminated, truncated, info = unpacked("step", result, culprit=self.env.step)
         self._check(observation, info, self.env.step)
@@ -125,7 +138,7 @@ class RunningEnv:
     def picture(self) -> NDArray[np.uint8]:
         """Render an (H, W, 3) image. Raises PromiseError if it is none, or if its size changes in an episode."""
         self.during = "render()"
-        with _exits_are_errors():
+        with exits_are_errors():
             image = picture(self.env.render(), shape=self._frame_shape)
         self._frame_shape = image.shape
         return image
@@ -134,14 +147,8 @@ class RunningEnv:
         """An (H, W, 3) image after a share of a step with an action (Da,); None if the environment has no `preview`."""
         self.during = "preview()"
         method = getattr(self.env.unwrapped, "preview", None)
-        with _exits_are_errors():
+        with exits_are_errors():
             return None if method is None else picture(method(action, share))
-
-    def fault(self, error: Exception) -> Fault:
-        """Describe an error of this episode."""
-        stream = error.stream if isinstance(error, PromiseError) else None
-        message = one_line(str(error))
-        return Fault(self.seed, self.num_steps, self.during, type(error).__name__, message, place(error), stream)
 
     def close(self) -> None:
         """Close the environment. Errors are ignored, because what it did is done."""
@@ -162,7 +169,7 @@ def one_line(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _exits_are_errors() -> Generator[None]:
+def exits_are_errors() -> Generator[None]:
     """An environment that calls `sys.exit` breaks off an episode; only the user ends the command."""
     try:
         yield

@@ -132,7 +132,7 @@ class LoopedWorlds(Worlds):
         for index, seed in zip(ids, seeds, strict=True):
             self._errors[index] = None
             try:
-                self._note(index, *reset(self.envs[index], seed=seed))
+                self._note(index, self.envs[index].reset, *reset(self.envs[index], seed=seed))
             except Exception as error:
                 self._errors[index] = error
         return self._rows(ids)
@@ -146,8 +146,9 @@ class LoopedWorlds(Worlds):
             if self._errors[index] is not None:
                 continue
             try:
-                result = unpacked("step", self.envs[index].step(action))
-                self._note(index, result[0], result[4])
+                method = self.envs[index].step
+                result = unpacked("step", method(action), culprit=method)
+                self._note(index, method, result[0], result[4])
                 rewards[row], terminated[row], truncated[row] = result[1:4]
             except gymnasium.error.ResetNeeded:
                 raise
@@ -161,9 +162,10 @@ class LoopedWorlds(Worlds):
         for env in self.envs:
             env.close()
 
-    def _note(self, index: int, observation: Mapping[str, Any], info: Mapping[str, Any]) -> None:
-        check_observation(self.specification, observation, "the environment")
-        success, score = outcome(info, "the environment")
+    def _note(self, index: int, method: Any, observation: Mapping[str, Any], info: Mapping[str, Any]) -> None:
+        what = f"{method.__name__}()"
+        check_observation(self.specification, observation, what, culprit=method)
+        success, score = outcome(info, what, culprit=method)
         for name, values in self._observations.items():
             values[index] = observation[name]
         self._infos[index] = {**info, "success": success, "score": score}

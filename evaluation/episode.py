@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..envs.faults import Fault, RunningEnv
+from ..envs.faults import Fault, Progress, RunningEnv
 from ..envs.task import Observation, Task
 from ..execution.interface import Execution
 from ..policy.requests import History, Request
@@ -76,19 +76,19 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class _Running:
-    """A running episode."""
+class Running:
+    """A running episode. camera: the environment that films it, if it is to be filmed."""
 
-    env: RunningEnv
+    progress: Progress
     execution: Execution
+    specification: Specification
     delay: int
-    is_filmed: bool
+    camera: RunningEnv | None = None
     success: bool = False
     score: float = 0.0
     final_score: float = 0.0
     success_step: int | None = None
     start: Mapping[str, float] = field(default_factory=dict)
-    is_over: bool = False
     frames: list[NDArray[np.uint8]] = field(default_factory=list)
     chunks: list[FilmedChunk] = field(default_factory=list)
     request: Request | None = None
@@ -96,66 +96,63 @@ class _Running:
     pending: NDArray[np.float32] | None = None
     unfilmed: Fault | None = None
 
-    def begin(self, seed: int) -> None:
-        observation, info = self.env.reset(seed)
-        self.start = _numbers(self.env.specification, {**info.get("state", {}), **observation})
+    def plan(self) -> Request | None:
+        """The next request; None if the episode acts before. `pending` arrives after the delay."""
+        num_steps = self.progress.num_steps
+        # The robot waits for the first chunk.
+        if self.pending is not None and (num_steps - self.requested_at >= self.delay or self.requested_at == 0):
+            self.execution.accept(self.pending)
+            if self.camera is not None and self.request is not None:
+                self.chunks.append(FilmedChunk(self.requested_at, self.request.history, self.pending))
+            self.pending = None
+        request = self.execution.request()
+        if request is not None:
+            self.request, self.requested_at = request, num_steps
+        return request
+
+    def act(self) -> NDArray[Any]:
+        """The action (Da,) of the current step."""
+        return self.specification.action.cast(self.execution.act())
+
+    def begin(self, observation: Observation, info: Mapping[str, Any]) -> None:
+        """Take what the reset has returned."""
+        self.start = _numbers(self.specification, {**info.get("state", {}), **observation})
         self.execution.reset()
-        self._observe(observation, info)
+        self.observe(observation, info)
 
-    def advance(self, chunk: NDArray[np.float32] | None) -> Request | None:
-        """Step until the next request; returns None once the episode is over. `chunk` arrives after the delay."""
-        self.pending = chunk
-        while not self.is_over:
-            # The robot waits for the first chunk.
-            if self.pending is not None and (
-                self.env.num_steps - self.requested_at >= self.delay or self.requested_at == 0
-            ):
-                self._accept(self.pending)
-                self.pending = None
-            request = self.execution.request()
-            if request is not None:
-                self.request, self.requested_at = request, self.env.num_steps
-                return request
-            action = self.env.specification.action.cast(self.execution.act())
-            observation, terminated, truncated, info = self.env.step(action)
-            self.is_over = terminated or truncated
-            self._observe(observation, info)
-        return None
-
-    def _accept(self, chunk: NDArray[np.float32]) -> None:
-        self.execution.accept(chunk)
-        if self.is_filmed and self.request is not None:
-            self.chunks.append(FilmedChunk(self.requested_at, self.request.history, chunk))
+    def observe(self, observation: Observation, info: Mapping[str, Any]) -> None:
+        """Take what a step has returned."""
+        self.execution.observe(observation)
+        if info["success"] and not self.success:
+            self.success, self.success_step = True, self.progress.num_steps
+        self.final_score = float(info["score"])
+        self.score = max(self.score, self.final_score)
+        if self.camera is not None and self.unfilmed is None:
+            try:
+                self.frames.append(self.camera.picture())
+            except Exception as error:  # a film is no part of the result
+                self.unfilmed = self.camera.fault(error)
+                self.frames.clear()
 
     def outcome(self) -> Outcome:
         """How the episode ended."""
-        success, score, frames = self.success, self.score, tuple(self.frames)
-        chunks = tuple(self.chunks) if frames else ()
+        frames = tuple(self.frames)
         return Outcome(
-            self.env.seed,
-            success,
-            score,
-            self.env.num_steps,
+            self.progress.seed,
+            self.success,
+            self.score,
+            self.progress.num_steps,
             frames,
-            chunks,
+            tuple(self.chunks) if frames else (),
             unfilmed=self.unfilmed,
             final_score=self.final_score,
             success_step=self.success_step,
             start=self.start,
         )
 
-    def _observe(self, observation: Observation, info: Mapping[str, Any]) -> None:
-        self.execution.observe(observation)
-        if info["success"] and not self.success:
-            self.success, self.success_step = True, self.env.num_steps
-        self.final_score = float(info["score"])
-        self.score = max(self.score, self.final_score)
-        if self.is_filmed and self.unfilmed is None:
-            try:
-                self.frames.append(self.env.picture())
-            except Exception as error:  # a film is no part of the result
-                self.unfilmed = self.env.fault(error)
-                self.frames.clear()
+    def broken(self, error: Exception) -> Outcome:
+        """How the episode broke off."""
+        return Outcome(self.progress.seed, False, 0.0, self.progress.num_steps, fault=self.progress.fault(error))
 
 
 def _numbers(specification: Specification, state: Observation) -> dict[str, float]:
@@ -172,7 +169,7 @@ def _numbers(specification: Specification, state: Observation) -> dict[str, floa
 
 
 class Arena:
-    """The episodes of one process, which share a pool of environments.
+    """The episodes of one process, each in an environment of its own from a pool.
 
     An episode that breaks off leaves a fault, and the others go on in environments of their own.
 
@@ -191,7 +188,7 @@ class Arena:
     ) -> None:
         self.make, self.specification, self.execution = make, specification, execution
         self.delay, self.filmed = delay, filmed
-        self._running: dict[int, _Running] = {}
+        self._running: dict[int, tuple[Running, RunningEnv]] = {}
         self._idle: dict[bool, list[RunningEnv]] = {False: [], True: []}
 
     def advance(self, chunks: Chunks) -> dict[int, Request | Outcome]:
@@ -200,30 +197,38 @@ class Arena:
 
     def _advance(self, seed: int, chunk: NDArray[np.float32] | None) -> Request | Outcome:
         is_new = seed not in self._running
-        episode = self._begin(seed) if is_new else self._running[seed]
+        episode, env = self._begin(seed) if is_new else self._running[seed]
         try:
             if is_new:
-                episode.begin(seed)
-            request = episode.advance(chunk)
+                observation, info = env.reset(seed)
+                episode.begin(observation, info)
+            episode.pending, is_over = chunk, False
+            while not is_over:
+                if (request := episode.plan()) is not None:
+                    return request
+                observation, terminated, truncated, info = env.step(episode.act())
+                episode.observe(observation, info)
+                is_over = terminated or truncated
         except Exception as error:  # whatever it is, it is no reason to lose the other episodes
-            episode.env.close()  # its state is unknown
-            return Outcome(seed, False, 0.0, episode.env.num_steps, fault=self._running.pop(seed).env.fault(error))
-        if request is not None:
-            return request
-        self._idle[episode.is_filmed].append(self._running.pop(seed).env)
+            del self._running[seed]
+            env.close()  # its state is unknown
+            return episode.broken(error)
+        del self._running[seed]
+        self._idle[episode.camera is not None].append(env)
         return episode.outcome()
 
-    def _begin(self, seed: int) -> _Running:
+    def _begin(self, seed: int) -> tuple[Running, RunningEnv]:
         is_filmed = seed in self.filmed
         make = partial(self.make, render_mode="rgb_array") if is_filmed else self.make
         idle = self._idle[is_filmed]
         env = idle.pop() if idle else RunningEnv(make, self.specification)
-        self._running[seed] = _Running(env, self.execution(), self.delay, is_filmed)
+        camera = env if is_filmed else None
+        self._running[seed] = Running(env, self.execution(), self.specification, self.delay, camera), env
         return self._running[seed]
 
     def close(self) -> None:
         """Close every environment."""
-        for env in [*(episode.env for episode in self._running.values()), *self._idle[False], *self._idle[True]]:
+        for env in [*(env for _, env in self._running.values()), *self._idle[False], *self._idle[True]]:
             env.close()
         self._running.clear()
         self._idle = {False: [], True: []}

@@ -5,8 +5,8 @@ its own noise. Batches are padded to a multiple of `ROWS`, so that a row's resul
 (checked by `tests/evaluation/test_rollout.py`). The libraries of a GPU choose other ways for other multiples, so there
 every batch has just `GPU_ROWS` rows.
 
-Cost: one prediction for all episodes that need a chunk; environments step in `workers` processes in parallel. Memory
-grows with `num_parallel`, not with the number of episodes.
+Cost: one prediction for all episodes that need a chunk. Environments step in `workers` processes in parallel, or all at
+once if the task has worlds (`Task.make_batch`). Memory grows with `num_parallel`, not with the number of episodes.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from ..policy.requests import Request, batch
 from .episode import Arena, Chunks, Outcome, check_fits
 from .intervals import wilson
 from .workers import Workers
+from .worlds import WorldsArena
 
 ROWS = 16
 """Batches are padded to a multiple of this many rows."""
@@ -69,8 +70,9 @@ def rollout(
 
     policy: an engine, or a policy on its device. execution: makes the `Execution` of each episode. delay: control steps
     from the request of a chunk to its arrival. seed: seed of the policy's noise, which each episode combines with its
-    own seed. workers: number of processes that step environments; 0 steps them in this process. num_parallel: number of
-    episodes that run at once. filmed: seeds of the episodes to film. note: called with each outcome once it is certain.
+    own seed. workers: number of processes that step environments; 0 steps them in this process, at once if the task has
+    worlds. num_parallel: number of episodes that run at once. filmed: seeds of the episodes to film. note: called with
+    each outcome once it is certain.
 
     An episode that breaks off has a `fault`, and the others go on.
 
@@ -89,12 +91,20 @@ def rollout(
         remedy = "or step the environments in this process with workers=0"
         check_picklable(arena, f"task {task.name!r}, which worker processes get", remedy)
     bar = tqdm(total=len(seeds), desc=f"evaluate {task.name}", unit="episode", disable=not progress)
-    with closing(Workers(arena, workers) if workers else arena()) as stage, bar:
+    num_worlds = min(num_parallel, len(seeds))
+    with closing(_stage(task, arena, workers=workers, num_worlds=num_worlds)) as stage, bar:
         outcomes = _run(engine, stage.advance, seeds, seed=seed, num_parallel=num_parallel, bar=bar, note=note)
         # One of several episodes has ended their process, and nobody knows which.
         for episode in _lost_together(outcomes):
             outcomes |= _run(engine, stage.advance, [episode], seed=seed, num_parallel=1, bar=bar, note=note)
     return [outcomes[episode] for episode in seeds]
+
+
+def _stage(task: Task, arena: Callable[[], Arena], *, workers: int, num_worlds: int) -> Workers | WorldsArena | Arena:
+    """What steps the environments."""
+    if workers:
+        return Workers(arena, workers)
+    return arena() if task.make_batch is None or not num_worlds else WorldsArena(task.make_batch, num_worlds, arena())
 
 
 def _run(

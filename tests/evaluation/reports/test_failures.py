@@ -81,7 +81,7 @@ def test_failures_are_rings_with_their_seeds():
 def test_an_outcome_knows_its_start(task):
     arena = Arena(task.make, task.specification, lambda: RecedingHorizon(Horizons(1, 2, 1)))
     arena.advance({5: None})
-    start = arena._running[5].start
+    start = arena._running[5][0].start
     arena.close()
     _, info = PICK_PLACE.make().reset(seed=5)
     label = "cube x, m" if task is PICK_PLACE else "cube 0"
