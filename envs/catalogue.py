@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 TASKS: dict[str, str | Task] = {
     "drawer": "recede.envs.tasks.drawer:DRAWER",
     "drawer_image": "recede.envs.tasks.drawer:DRAWER_IMAGE",
+    "peg_insertion": "recede.envs.tasks.peg_insertion:PEG_INSERTION",
+    "peg_insertion_image": "recede.envs.tasks.peg_insertion:PEG_INSERTION_IMAGE",
     "pick_place": "recede.envs.tasks.pick_place:PICK_PLACE",
     "pick_place_image": "recede.envs.tasks.pick_place:PICK_PLACE_IMAGE",
     "push_t": "recede.envs.tasks.push_t:PUSH_T",

@@ -49,7 +49,7 @@ def steps_of(env, expert, *, seed):
         is_over = terminated or truncated
 
 
-@pytest.mark.parametrize("name", ["drawer", "pick_place", "push_t", "reach", "sort", "stack"])
+@pytest.mark.parametrize("name", ["drawer", "peg_insertion", "pick_place", "push_t", "reach", "sort", "stack"])
 def test_many_worlds_are_read_and_judged_to_the_bit_as_each_alone(name):
     task = load_task(name)
     env = task.make()
@@ -390,3 +390,68 @@ def test_the_expert_of_drawer_takes_a_cube_again_that_fell_and_opens_a_drawer_th
     )
     env, info = begin("drawer", **{**carried, "drawer": [0.0]})
     assert finish("drawer", env, info, seed=seed)[1]["success"]
+
+
+# --- peg_insertion
+
+
+def inserted(x=0.0, y=0.0, *, height=0.04):
+    """A state in which the peg is off the hole by x, y (m); height: of its centre (m)."""
+    return {"peg": (0.1 + x, y, height, 1, 0), "hole": (0.1, 0.0)}
+
+
+@pytest.mark.parametrize(
+    ("change", "gripper_height", "is_success"),
+    [
+        ({}, 0.101, True),
+        ({"height": 0.0415}, 0.101, True),
+        ({"height": 0.0425}, 0.101, False),  # not deep enough
+        ({"height": 0.07}, 0.101, False),  # on the rim
+        ({"y": -0.1}, 0.101, False),  # beside the hole
+        ({}, 0.099, False),  # the fingertips have not withdrawn
+    ],
+)
+def test_success_is_a_peg_at_rest_in_the_hole(change, gripper_height, is_success):
+    gripper = (-0.1, 0.1, gripper_height, 0, 0)
+    env, info = begin("peg_insertion", gripper=gripper, **inserted(**change))
+    assert info["success"] == is_success
+    velocities = np.zeros(env._model.nv)
+    velocities[env._cube_velocity[0]] = 0.02
+    assert not env.is_solved(info["state"], velocities)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "degrees", "is_in"),
+    [(0, 0, 0, True), (0.0004, -0.0004, 0, True), (0.0012, 0, 0, False), (0, -0.0012, 0, False), (0, 0, 5, False)],
+)
+def test_the_hole_is_a_millimetre_wider_than_the_peg(x, y, degrees, is_in):
+    """A peg that is let go just above it drops into it only if it is aligned; else it tips over or stays on the rim."""
+    turn = 4 * np.deg2rad(degrees)
+    state = {"peg": (0.1 + x, y, 0.0705, np.cos(turn), np.sin(turn)), "hole": (0.1, 0.0)}
+    env, _ = begin("peg_insertion", gripper=(-0.1, 0.1, 0.12, 0, 0), **state)
+    for _ in range(10):
+        *_, info = env.step((-0.1, 0.1, 0.12, 0, 0))
+    assert info["success"] == is_in
+
+
+def test_the_expert_of_peg_insertion_aligns_in_the_air_or_slides_over_the_rim():
+    on_rim = {}
+    for seed in range(6):
+        env, info = begin("peg_insertion", peg=(-0.1, 0.05, 0.04, 1, 0), hole=(0.1, 0.0))
+        states, info = finish("peg_insertion", env, info, seed=seed)
+        assert info["success"], seed
+        pegs = np.array([state["peg"] - (0.1, 0, 0.07, 0, 0) for state in states])
+        slides = load_task("peg_insertion").expert(seed)._slides
+        on_rim[slides] = np.any((np.abs(pegs[:, 2]) < 0.001) & (np.hypot(*pegs[:, :2].T) < 0.01))
+    assert on_rim == {True: True, False: False}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_expert_of_peg_insertion_takes_a_peg_again_that_fell_or_stands_on_the_rim(seed):
+    env = load_task("peg_insertion").make()
+    _, info = env.reset(seed=seed)
+    states, info = finish("peg_insertion", env, info, seed=seed, drop=range(20, 26))
+    assert info["success"]
+    assert min(state["peg"][2] for state in states[26:32]) < 0.045
+    state = {"gripper": (0.104, 0.003, 0.085, 0, OPEN), **inserted(0.004, 0.003, height=0.07)}
+    assert finish("peg_insertion", *begin("peg_insertion", **state), seed=seed)[1]["success"]
