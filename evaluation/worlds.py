@@ -49,7 +49,7 @@ class WorldsArena:
             while self._step([seed for seed in together if seed not in answers], answers):
                 pass
         except Exception as error:
-            answers |= self._lost([s for s in together if not isinstance(answers.get(s), Outcome)], error)
+            answers |= self._lost(together, error)
         return {seed: answers[seed] for seed in chunks}
 
     def close(self) -> None:

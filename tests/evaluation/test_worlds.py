@@ -43,11 +43,27 @@ def outcomes(policy):
     return roll(policy, task=toys.REACH)
 
 
+class Noted(LoopedWorlds):
+    """Worlds that note the ids of every call."""
+
+    calls: ClassVar[list] = []
+
+    def begin(self, ids, seeds):
+        self.calls.append(ids)
+        return super().begin(ids, seeds)
+
+    def advance(self, ids, actions):
+        self.calls.append(ids)
+        return super().advance(ids, actions)
+
+
 @pytest.mark.parametrize("num_parallel", [1, 5, 64])
 def test_outcomes_are_those_of_environments(policy, outcomes, num_parallel):
-    task = in_worlds(toys.REACH)
+    task, Noted.calls = in_worlds(toys.REACH, Noted), []
     assert roll(policy, task=task, num_parallel=num_parallel) == outcomes
     assert roll(policy, SEEDS[::-1], task=task, num_parallel=num_parallel) == outcomes[::-1]
+    assert max(map(len, Noted.calls)) == min(num_parallel, len(SEEDS))
+    assert all((np.diff(ids) > 0).all() for ids in Noted.calls)
 
 
 def test_outcomes_of_delayed_chunks_are_those_of_environments(policy):
