@@ -15,7 +15,7 @@ from recede.files import DIGEST
 OUTCOMES = [
     Outcome(7, True, 1.0, 12, final_score=1.0, success_step=12, start={"cube x, m": 0.1}),
     Outcome(5, False, 0.1 + 0.2, 200, final_score=0.25),
-    Outcome(9, False, 0.0, 3, fault=Fault(9, 3, "step()", "OSError", "gone", place="a.py:1 in step", stream="cube")),
+    Outcome(9, True, 0.5, 3, start={"cube x, m": -1.0}),
 ]
 
 
@@ -26,11 +26,20 @@ def test_outcomes_come_back_as_they_were(tmp_path):
         journal.note(outcome)
     again = Journal(path, {"policy": "a"})
     assert [*again.outcomes.values()] == OUTCOMES
+    again.note(Outcome(13, False, 0.0, 3, fault=Fault(13, 3, "step()", "OSError", "gone")))
+    assert 13 not in Journal(path, {"policy": "a"}).outcomes  # it is tried again
     assert again.seconds == pytest.approx(journal.seconds)
     again.note(replace(OUTCOMES[0], seed=11))
     assert list(Journal(path, {"policy": "a"}).outcomes) == [7, 5, 9, 11]
-    assert Journal(path, {"policy": "b"}).outcomes == {}  # and the file is that of the other policy now
-    assert Journal(path, {"policy": "a"}).outcomes == {}
+    other = Journal(path, {"policy": "b"})
+    assert other.outcomes == {}
+    other.note(OUTCOMES[1])
+    assert Journal(path, {"policy": "a"}).outcomes == {}  # the file is that of the other policy now
+
+
+def test_nothing_is_written_before_the_first_outcome(tmp_path):
+    Journal(tmp_path / "new" / NAME, {}).delete()
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("cut", [1, 20, 60])
@@ -50,7 +59,7 @@ def results(folder):
     return {name: value for name, value in content.items() if name not in ("wall_s", "latency", DIGEST)}
 
 
-OPTIONS = ("task=toys:REACH", "imports=[toys]", "videos=1", "parallel=2", "device=cpu", "episodes=12")
+OPTIONS = ("task=toys:REACH", "imports=[toys]", "videos=1", "parallel=2", "device=cpu", "episodes=40")
 
 
 def test_a_killed_evaluation_goes_on(recede, nursery, trained, tmp_path):
