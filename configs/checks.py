@@ -42,13 +42,16 @@ def condition(config: object, name: str) -> None:
         parse(text)
 
 
-def one_or_several(name: str, value: Any) -> Any:
-    """A folder, or a list of at least two different ones; a list of one is that one. Raises ValueError for others."""
+def one_or_several(name: str, value: Any, *, remedy: str = "leave one out") -> Any:
+    """A folder, or a list of at least two different ones; a list of one is that one. Raises ValueError for others.
+
+    remedy: what to do if one is named twice.
+    """
     folders = value if isinstance(value, list) else [value]
     if not folders or not all(isinstance(folder, str) and folder for folder in folders):
         raise ValueError(f"{name} must be a folder or a list of folders as [a,b], got {value!r}")
     if twice := [folder for folder in folders if folders.count(folder) > 1]:
-        raise ValueError(f"{name} must name each folder once, got {twice[0]} twice: leave one out")
+        raise ValueError(f"{name} must name each folder once, got {twice[0]} twice: {remedy}")
     return value if len(folders) > 1 else folders[0]
 
 

@@ -182,7 +182,7 @@ def _weighted(dataset: Any, weights: list[float] | None) -> tuple[Any, list[floa
 
     Raises ValueError unless the datasets are a text or a list of different ones, each with a weight if any has one.
     """
-    dataset = one_or_several("dataset", dataset)
+    dataset = one_or_several("dataset", dataset, remedy="give it a larger weight instead")
     datasets = dataset if isinstance(dataset, list) else [dataset]
     if weights is not None and len(weights) != len(datasets):
         raise ValueError(f"weights must be one for each of {len(datasets)} datasets, got {weights}")

@@ -126,14 +126,17 @@ def test_a_slow_network_shows_the_newest_picture_and_its_age_and_keeps_the_hands
     with opened(hands.address) as page:
         screen = Screen(page)
         until(lambda: screen.look().rate > 10, go_on)
+        go_on(1.5)  # the rate is that of the last second
         quick = screen.look()
         network = page.context.new_cdp_session(page)
         network.send("Network.enable")
         slow = {"offline": False, "latency": 40, "downloadThroughput": 150_000, "uploadThroughput": 150_000}
         network.send("Network.emulateNetworkConditions", slow)
-        page.reload()  # the conditions hold for new connections
-        go_on(4.0)
-        look = screen.look()
+        for _ in range(3):  # the conditions hold for new connections; Chromium misses one now and then
+            page.reload()
+            go_on(4.0)
+            if (look := screen.look()).age > quick.age:
+                break
         assert 0 < look.rate < quick.rate
         assert quick.age < look.age < 3000
         before, pressed = hands.read(0.0).value[0], time.monotonic()
