@@ -146,8 +146,11 @@ def _places(opened: BinaryIO, array: zarr.Array[Any], rows: slice) -> list[tuple
     size = opened.seek(0, 2)
     if size < length + checksum:
         return []
-    opened.seek(size - length - checksum if sharding.index_location.value == "end" else 0)
-    index = np.frombuffer(opened.read(length), ">u8" if getattr(order, "value", "") == "big" else "<u8").reshape(
-        counts[0], -1, 2
-    )
+    opened.seek(size - length - checksum if _name(sharding.index_location) == "end" else 0)
+    index = np.frombuffer(opened.read(length), ">u8" if _name(order) == "big" else "<u8").reshape(counts[0], -1, 2)
     return [(offset, length) for offset, length in index[rows].reshape(-1, 2).tolist() if offset + length <= size]
+
+
+def _name(option: Any) -> str:
+    """The name of an option of a codec: an enumeration up to zarr 3.1, and a text in later versions."""
+    return str(getattr(option, "value", option))
