@@ -2,8 +2,8 @@
 
 A task is a file in `tasks/`: a scene, an `MJCF` file that includes `table.xml` first and `gantry.xml` last, and a
 subclass of `GantryTask` that says what is drawn from a seed, how far there is to go, and what success is. The free
-bodies of a scene are its cubes and blocks and its mocap bodies are its marks; each has a
-stream of its name, and so has every slide joint.
+bodies of a scene are its cubes and blocks and its mocap bodies are its marks; each has a stream of its name, and so has
+every slide joint.
 
 All readings are functions of arrays with any leading axes (...), so they judge one world or many at once.
 

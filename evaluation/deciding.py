@@ -27,6 +27,8 @@ class Verdict:
     """After how many episodes it was said."""
     evidence: float
     """The e-value then; 1 / `pairs.LEVEL` decides."""
+    is_first_better: bool
+    """Whether the first policy had more of the episodes that tell them apart then."""
     num_pairs: int
     """The episodes that were rolled out; a round ends after it is decided."""
     difference: float
@@ -40,7 +42,7 @@ class Verdict:
         points = f"{100 * self.difference:+.1f} points [{low:+.1f}, {high:+.1f}]"
         detail = f"e-value {self.evidence:.3g}; difference over {self.num_pairs} episodes {points}"
         if self.kind == "decided":
-            better, worse = (first, second) if self.difference > 0 else (second, first)
+            better, worse = (first, second) if self.is_first_better else (second, first)
             result = f"{better} succeeds more often than {worse}"
         elif self.kind == "equal" and indifference is not None:
             result = f"{first} and {second} differ by less than {100 * indifference:g} points"
@@ -63,9 +65,11 @@ def verdict(first: NDArray[np.bool_], second: NDArray[np.bool_], *, indifference
     for index in np.flatnonzero(differences):  # nothing is learned from the other episodes
         evidence = e_value(int(only_first[index]), int(only_second[index]))
         if evidence >= 1 / LEVEL:
-            return Verdict("decided", int(index) + 1, evidence, count, difference, interval)
+            is_first = bool(only_first[index] > only_second[index])
+            return Verdict("decided", int(index) + 1, evidence, is_first, count, difference, interval)
     is_equal = indifference is not None and -indifference <= interval[0] and interval[1] <= indifference
-    return Verdict("equal" if is_equal else "undecided", count, evidence, count, difference, interval)
+    kind = "equal" if is_equal else "undecided"
+    return Verdict(kind, count, evidence, difference > 0, count, difference, interval)
 
 
 def decide(

@@ -39,11 +39,10 @@ def measure_each(configs: Mapping[str, EvaluateConfig], out: Path) -> list[Resul
 
     An interrupted command can be repeated: it keeps the results of the same policy and the same options.
     """
-    results = list[Result]()
+    results, subject = list[Result](), open_subject(next(iter(configs.values())))
     for name, config in configs.items():
-        folder, subject = out / name, open_subject(config)
-        expected = identity(subject.manifest)
-        expected["command"] = command_line("evaluate", replace(config, out=str(folder)))
+        folder = out / name
+        expected = identity(subject.manifest) | {"command": command_line("evaluate", replace(config, out=str(folder)))}
         path = folder / "evaluation.json"
         if path.is_file() and expected.items() <= (result := read_json_with_digest(path, DAMAGED)).items():
             results.append(result)

@@ -157,11 +157,13 @@ def evaluate(
     videos: int = 0,
     progress: bool = True,
     journal: Journal | None = None,
+    is_timed: bool = True,
 ) -> Evaluation:
     """Roll `policy` out in `episodes` episodes, of seeds from `first_seed` on, and film the first `videos` of them.
 
     execution: makes the `Execution` of an episode, `RecedingHorizon` if None. journal: notes the episodes as they end;
-    those that it has are not run again, unless they are to be filmed. For the other arguments and the errors
+    those that it has are not run again, unless they are to be filmed. is_timed: whether to measure the latency. For the
+    other arguments and the errors
     see `rollout`.
 
     Raises ValueError if every episode broke off, because that says nothing of the policy.
@@ -191,4 +193,4 @@ def evaluate(
     if len(faults) == len(outcomes):
         raise ValueError(f"every episode of task {task.name!r} broke off, so nothing was measured: {summary(faults)}")
     device = getattr(engine, "device", torch.device("cpu"))
-    return Evaluation(task.name, seed, outcomes, wall_s, latency(engine), processor(device))
+    return Evaluation(task.name, seed, outcomes, wall_s, latency(engine) if is_timed else {}, processor(device))

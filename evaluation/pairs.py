@@ -163,6 +163,8 @@ def anytime_interval(differences: Sequence[float] | NDArray[np.float64]) -> Inte
         below += np.log1p(-np.minimum(bet, most_below) * (value - _GRID))
         np.maximum(highest, np.maximum(above, below) - math.log(2), out=highest)
     kept = _GRID[highest < math.log(1 / LEVEL)]
+    if not len(kept):  # the episodes changed on the way, so no mean fits all of them: the one that fits best
+        kept = _GRID[[int(highest.argmin())]]
     return float(2 * kept.min() - 1), float(2 * kept.max() - 1)
 
 

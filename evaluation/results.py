@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -161,12 +161,17 @@ class Subject:
     task: Task
     """The task that it acts in."""
 
+    @cached_property
+    def world(self) -> dict[str, Any]:
+        """What the episodes depend on beside the policy; see `world.world`."""
+        return world(self.task)
+
     def measure(self, episodes: int, *, skip: int = 0, videos: int = 0) -> Measurement:
         """Evaluate it in so many episodes, after `skip` of them, and film the first `videos`."""
         config, engine = self.config, self.policy.engine
         (execution,), (delay_ms,) = config.execution.values(), config.delays
-        delay, surroundings = delay_steps(delay_ms, self.task.specification.control_dt), world(self.task)
-        journal = Journal(Path(config.out or config.run) / journals.NAME, self._decisive(surroundings))
+        delay = delay_steps(delay_ms, self.task.specification.control_dt)
+        journal = Journal(Path(config.out or config.run) / journals.NAME, self._decisive())
         evaluation = evaluate(
             engine,
             self.task,
@@ -179,12 +184,13 @@ class Subject:
             num_parallel=config.parallel,
             videos=min(videos, episodes) if videos and can_render(self.task) else 0,
             journal=journal,
+            is_timed=not skip,
         )
         return Measurement(
-            self.policy, Path(config.run), self.task, execution, delay_ms, evaluation, surroundings, journal
+            self.policy, Path(config.run), self.task, execution, delay_ms, evaluation, self.world, journal
         )
 
-    def _decisive(self, surroundings: Mapping[str, Any]) -> dict[str, Any]:
+    def _decisive(self) -> dict[str, Any]:
         """What decides the outcome of an episode, beside its seed."""
         manifest = {name: value for name, value in self.policy.manifest.items() if name != "path"}
         return {
@@ -195,7 +201,7 @@ class Subject:
             "seed": self.config.seed,
             "versions": {"recede": __version__, "torch": torch.__version__},
             # Which versions are noted depends on what this process has loaded; the probe shows what they do.
-            "world": {name: value for name, value in surroundings.items() if name != "versions"},
+            "world": {name: value for name, value in self.world.items() if name != "versions"},
         }
 
 
@@ -217,9 +223,8 @@ def subject_of(config: EvaluateConfig) -> Subject:
 
 def check_same_world(subjects: Sequence[Subject]) -> None:
     """Raise ValueError, with every difference, unless all policies act in the same world; see `world.world`."""
-    first, *rest = [world(subject.task) for subject in subjects]
-    for subject, other in zip(subjects[1:], rest, strict=True):
-        if differences := world_differences(first, other):
+    for subject in subjects[1:]:
+        if differences := world_differences(subjects[0].world, subject.world):
             raise ValueError(
                 f"{subjects[0].config.run} and {subject.config.run} do not act in the same world: "
                 f"{'; '.join(differences)}: compare policies of one task"

@@ -58,17 +58,6 @@ def test_the_version(recede):
     assert recede("--version").out == f"recede {version('recede')}\n"
 
 
-def test_a_checkout_that_was_never_installed_knows_its_version(monkeypatch):
-    from recede import version
-
-    def missing(package):
-        raise version.PackageNotFoundError(package)
-
-    installed = version.version("recede")
-    monkeypatch.setattr(version, "version", missing)
-    assert version._version() == installed
-
-
 def test_help_and_a_misspelt_command_load_nothing_heavy():
     program = "import sys; from recede.commands.main import main; main(sys.argv[1:]); print(*sys.modules)"
     for arguments in (["--help"], ["train", "--help"], ["demo", "-h"]):

@@ -98,6 +98,12 @@ def test_a_verdict_names_the_better_policy_and_when_it_was_clear():
     sentence = clear.sentence("a", "b", indifference=None)
     assert sentence.startswith("decided after 7 episodes: b succeeds more often than a (e-value 26.8; ")
     assert "difference over 40 episodes -100.0 points [-100.0, " in sentence
+    ahead = np.arange(40) < 7  # and behind in the rest of the round: the decision stands
+    assert (
+        verdict(ahead, ~ahead, indifference=None)
+        .sentence("a", "b", indifference=None)
+        .startswith("decided after 7 episodes: a succeeds more often than b")
+    )
     late = verdict(np.array([True, False] * 20), second, indifference=None)
     assert late.episodes == 14  # the seventh episode that tells them apart
 
