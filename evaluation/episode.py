@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..envs.faults import Fault, Progress, RunningEnv
-from ..envs.task import Observation, Task
+from ..envs.task import Observation
 from ..execution.interface import Execution
 from ..policy.requests import History, Request
 from ..specification import Specification
+from .view import View
 
 Chunks: TypeAlias = Mapping[int, "NDArray[np.float32] | None"]
 """An episode's seed -> the chunk that it waits for, or None to begin the episode."""
@@ -83,6 +84,7 @@ class Running:
     execution: Execution
     specification: Specification
     delay: int
+    view: View
     camera: RunningEnv | None = None
     success: bool = False
     score: float = 0.0
@@ -93,6 +95,7 @@ class Running:
     chunks: list[FilmedChunk] = field(default_factory=list)
     request: Request | None = None
     requested_at: int = 0
+    whole: Observation = field(default_factory=dict)
     pending: NDArray[np.float32] | None = None
     unfilmed: Fault | None = None
 
@@ -117,12 +120,13 @@ class Running:
     def begin(self, observation: Observation, info: Mapping[str, Any]) -> None:
         """Take what the reset has returned."""
         self.start = _numbers(self.specification, {**info.get("state", {}), **observation})
+        self.whole = self.view.begin(info)
         self.execution.reset()
         self.observe(observation, info)
 
     def observe(self, observation: Observation, info: Mapping[str, Any]) -> None:
         """Take what a step has returned."""
-        self.execution.observe(observation)
+        self.execution.observe(self.view(observation, self.whole))
         if info["success"] and not self.success:
             self.success, self.success_step = True, self.progress.num_steps
         self.final_score = float(info["score"])
@@ -174,7 +178,8 @@ class Arena:
     An episode that breaks off leaves a fault, and the others go on in environments of their own.
 
     make: builds an environment of the task. specification: that of the task. execution: makes the `Execution` of an
-    episode. delay: control steps from the request of a chunk to its arrival. filmed: the seeds of the episodes to film.
+    episode. view: what the policy observes. delay: control steps from the request of a chunk to its arrival. filmed:
+    the seeds of the episodes to film.
     """
 
     def __init__(
@@ -183,10 +188,11 @@ class Arena:
         specification: Specification,
         execution: Callable[[], Execution],
         *,
+        view: View,
         delay: int = 0,
         filmed: frozenset[int] = frozenset(),
     ) -> None:
-        self.make, self.specification, self.execution = make, specification, execution
+        self.make, self.specification, self.execution, self.view = make, specification, execution, view
         self.delay, self.filmed = delay, filmed
         self._running: dict[int, tuple[Running, RunningEnv]] = {}
         self._idle: dict[bool, list[RunningEnv]] = {False: [], True: []}
@@ -223,7 +229,7 @@ class Arena:
         idle = self._idle[is_filmed]
         env = idle.pop() if idle else RunningEnv(make, self.specification)
         camera = env if is_filmed else None
-        self._running[seed] = Running(env, self.execution(), self.specification, self.delay, camera), env
+        self._running[seed] = Running(env, self.execution(), self.specification, self.delay, self.view, camera), env
         return self._running[seed]
 
     def close(self) -> None:
@@ -232,13 +238,3 @@ class Arena:
             env.close()
         self._running.clear()
         self._idle = {False: [], True: []}
-
-
-def check_fits(task: Task, specification: Specification) -> None:
-    """Raises ValueError, naming every difference, if a policy of `specification` does not fit the task."""
-    differences = task.specification.differences(specification)
-    if differences:
-        raise ValueError(
-            f"the policy's specification must be that of task {task.name!r}, but differs: {'; '.join(differences)}: "
-            "evaluate the policy on the task that it was trained for, or train it again"
-        )

@@ -25,6 +25,7 @@ from .episode import Outcome
 from .intervals import bootstrap, wilson
 from .journal import Journal
 from .rollout import latency, rollout
+from .view import Embed
 
 CHOICE_SEED = 50_000
 """Seed of the first episode that chooses the best checkpoint of a run. Demonstrations start at seed 0."""
@@ -123,15 +124,17 @@ def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float | None
     return {label: [row.get(label) for row in rows] for label in dict.fromkeys(label for row in rows for label in row)}
 
 
-def choice_scores(policy: Policy, task: Task, *, episodes: int) -> dict[str, float]:
+def choice_scores(policy: Policy, task: Task, *, episodes: int, embed: Embed | None = None) -> dict[str, float]:
     """What a training notes of a checkpoint: its mean score, success rate and number of episodes.
+
+    embed: embeds the sentences of the episodes, if the policy observes them.
 
     If episodes broke off, it is their number alone, and a warning names them: the best checkpoint is chosen among those
     that were measured in the same episodes.
     """
     seeds = range(CHOICE_SEED, CHOICE_SEED + episodes)
     execution = partial(RecedingHorizon, policy.horizons, hold=policy.specification.action.hold)
-    outcomes = rollout(policy, task, seeds, execution=execution)
+    outcomes = rollout(policy, task, seeds, execution=execution, embed=embed)
     if faults := [outcome.fault for outcome in outcomes if outcome.fault is not None]:
         print(
             f"warning: {len(faults)} of {episodes} episodes broke off, so this checkpoint has no success rate: "
@@ -158,6 +161,7 @@ def evaluate(
     progress: bool = True,
     journal: Journal | None = None,
     is_timed: bool = True,
+    embed: Embed | None = None,
 ) -> Evaluation:
     """Roll `policy` out in `episodes` episodes, of seeds from `first_seed` on, and film the first `videos` of them.
 
@@ -185,6 +189,7 @@ def evaluate(
         num_parallel=num_parallel,
         filmed=seeds[:videos],
         progress=progress,
+        embed=embed,
         **({} if journal is None else {"note": journal.note}),
     )
     outcomes = sorted([*before.values(), *outcomes], key=lambda outcome: outcome.seed)

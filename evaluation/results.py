@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..checkpoints.opening import OpenedPolicy, open_chosen, read_description
+from ..checkpoints.opening import OpenedPolicy, open_chosen, read_description, text_encoder_of
 from ..checkpoints.runs import best_step, read_metrics
 from ..configs.evaluation import EvaluateConfig
 from ..configs.notation import describe
@@ -25,6 +25,7 @@ from ..envs.disturbances import disturbed
 from ..envs.faults import RunningEnv, own_frames, place
 from ..envs.task import Task
 from ..files import write_bytes, write_json_with_digest
+from ..policy.encoders.text import TextEncoder
 from ..version import __version__
 from . import journal as journals
 from .episode import Outcome
@@ -161,6 +162,9 @@ class Subject:
     task: Task
     """The task that it acts in."""
 
+    text: TextEncoder | None
+    """Embeds the sentences of the episodes, if the policy observes them."""
+
     @cached_property
     def world(self) -> dict[str, Any]:
         """What the episodes depend on beside the policy; see `world.world`."""
@@ -185,6 +189,7 @@ class Subject:
             videos=min(videos, episodes) if videos and can_render(self.task) else 0,
             journal=journal,
             is_timed=not skip,
+            embed=self.text,
         )
         return Measurement(
             self.policy, Path(config.run), self.task, execution, delay_ms, evaluation, self.world, journal
@@ -218,7 +223,8 @@ def subject_of(config: EvaluateConfig) -> Subject:
     policy = open_subject(config)
     delay = delay_steps(delay_ms, task.specification.control_dt)
     execution.build(policy.engine.horizons, delay=delay, hold=policy.engine.specification.action.hold)
-    return Subject(config, policy, task)
+    text = None if config.words is not None else text_encoder_of(policy.manifest, config.text_encoder)
+    return Subject(config, policy, task, text)
 
 
 def check_same_world(subjects: Sequence[Subject]) -> None:

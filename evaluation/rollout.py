@@ -28,8 +28,9 @@ from ..policy.engines.eager import as_engine
 from ..policy.engines.interface import Engine
 from ..policy.interface import Policy
 from ..policy.requests import Request, batch
-from .episode import Arena, Chunks, Outcome, check_fits
+from .episode import Arena, Chunks, Outcome
 from .intervals import wilson
+from .view import Embed, view_of
 from .workers import Workers
 from .worlds import WorldsArena
 
@@ -65,6 +66,7 @@ def rollout(
     filmed: Sequence[int] = (),
     progress: bool = True,
     note: Callable[[Outcome], None] = lambda outcome: None,
+    embed: Embed | None = None,
 ) -> list[Outcome]:
     """The outcomes of one episode for each of `seeds`, in their order.
 
@@ -72,7 +74,7 @@ def rollout(
     from the request of a chunk to its arrival. seed: seed of the policy's noise, which each episode combines with its
     own seed. workers: number of processes that step environments; 0 steps them in this process, at once if the task has
     worlds. num_parallel: number of episodes that run at once. filmed: seeds of the episodes to film. note: called with
-    each outcome once it is certain.
+    each outcome once it is certain. embed: see `view_of`.
 
     An episode that breaks off has a `fault`, and the others go on.
 
@@ -80,13 +82,13 @@ def rollout(
     ChildProcessError if they cannot start.
     """
     engine = as_engine(policy)
-    check_fits(task, engine.specification)
+    view = view_of(task, engine.specification, embed=embed)
     if num_parallel < 1 or workers < 0 or delay < 0 or len(set(seeds)) < len(seeds):
         raise ValueError(
             f"num_parallel must be at least 1, workers and delay at least 0, and the seeds must differ, "
             f"got {num_parallel}, {workers}, {delay} and {list(seeds)}"
         )
-    arena = partial(Arena, task.make, task.specification, execution, delay=delay, filmed=frozenset(filmed))
+    arena = partial(Arena, task.make, task.specification, execution, view=view, delay=delay, filmed=frozenset(filmed))
     if workers:
         remedy = "or step the environments in this process with workers=0"
         check_picklable(arena, f"task {task.name!r}, which worker processes get", remedy)

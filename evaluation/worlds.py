@@ -68,7 +68,7 @@ class WorldsArena:
                 self._worlds = self._make(self._count)
             for seed in seeds:
                 progress = Progress("reset()", seed)
-                episode = Running(progress, alone.execution(), alone.specification, alone.delay)
+                episode = Running(progress, alone.execution(), alone.specification, alone.delay, alone.view)
                 self._running[seed] = self._idle.pop(), episode
             if seeds:
                 seeds = self._sorted(seeds)
@@ -130,6 +130,8 @@ class WorldsArena:
                     check_observation(specification, values, during)
                     outcome(results, during)
                 if take is Running.begin:
+                    if "sentence" in info:
+                        results["sentence"] = info["sentence"][row]
                     results["state"] = {name: rows[row] for name, rows in info.get("state", {}).items()}
                 take(episode, values, results)
             except Exception as error:

@@ -20,7 +20,9 @@ MARK_TOLERANCE = 0.03
 HEIGHT_TOLERANCE = 0.003
 """Largest difference (m) between the height of the cube and that of one which lies flat."""
 
-GOAL = Stream("goal", (4,), units="1", labels=tuple(f"{cube}_on_{mark}" for cube, mark in GOALS), low=0, high=1)
+GOAL = Stream(
+    "goal", (4,), units="1", labels=tuple(f"{cube}_on_{mark}" for cube, mark in GOALS), low=0, high=1, context=True
+)
 """1 for what the episode asks for, 0 for the three others."""
 
 

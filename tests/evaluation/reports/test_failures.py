@@ -7,6 +7,7 @@ import pytest
 from recede.envs.tasks.pick_place import PICK_PLACE, PICK_PLACE_IMAGE
 from recede.evaluation.episode import Arena, _numbers
 from recede.evaluation.reports.failures import separating, start_maps, success_curves
+from recede.evaluation.view import view_of
 from recede.execution.receding import RecedingHorizon
 from recede.specification import Horizons
 
@@ -79,7 +80,12 @@ def test_failures_are_rings_with_their_seeds():
 
 @pytest.mark.parametrize("task", [PICK_PLACE, PICK_PLACE_IMAGE], ids=["vectors", "images"])
 def test_an_outcome_knows_its_start(task):
-    arena = Arena(task.make, task.specification, lambda: RecedingHorizon(Horizons(1, 2, 1)))
+    arena = Arena(
+        task.make,
+        task.specification,
+        lambda: RecedingHorizon(Horizons(1, 2, 1)),
+        view=view_of(task, task.specification),
+    )
     arena.advance({5: None})
     start = arena._running[5][0].start
     arena.close()
