@@ -29,7 +29,8 @@ FAMILIES = {
 class TextEncoder:
     """A frozen text encoder, which embeds each sentence once. It is loaded with the first sentence of a process.
 
-    The embedding is the mean of the last hidden states over the tokens, scaled to a root mean square of 1.
+    The embedding is the mean of the last hidden states over the tokens, scaled so that the largest of its numbers is 1
+    or -1.
 
     Raises FileNotFoundError if the folder holds no encoder, and ValueError if its model type is unknown.
     """
@@ -77,7 +78,7 @@ class TextEncoder:
         with torch.no_grad():
             states = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
         mean = (states * inputs["attention_mask"][..., None]).sum(1)[0] / inputs["attention_mask"].sum()
-        return (mean / mean.square().mean().sqrt()).numpy().astype(np.float32)
+        return (mean / mean.abs().max()).numpy().astype(np.float32)
 
     def _load(self) -> Any:
         if self._loaded is None:
@@ -85,6 +86,7 @@ class TextEncoder:
                 import transformers
             except ImportError:
                 raise ValueError("sentences need transformers: pip install 'recede[text]'") from None
+            transformers.utils.logging.disable_progress_bar()
             options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
             with interpreting(self.folder, "copy the folder again", OSError):
                 tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, **options)
