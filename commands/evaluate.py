@@ -132,7 +132,7 @@ def _compare(config: EvaluateConfig, places: list[Place]) -> None:
 
 
 def _write(measurement: Measurement, config: EvaluateConfig, out: Path) -> None:
-    from ..evaluation.results import write_results
+    from ..evaluation.writing import write_results
 
     again = partial(shown, "evaluate", config.run, task=config.task, imports=config.imports)
     write_results(
@@ -145,5 +145,6 @@ def _write(measurement: Measurement, config: EvaluateConfig, out: Path) -> None:
             (again(first_seed=200_000), "other unseen seeds"),
             (again(delay_ms=[0, 200], execution=["receding", "rtc"]), "with late chunks"),
         ],
+        has_strips=config.videos > 0,
     )
     print(f"report: {out / 'report.html'}")

@@ -22,6 +22,9 @@ from ..specification import Specification
 Chunks: TypeAlias = Mapping[int, "NDArray[np.float32] | None"]
 """An episode's seed -> the chunk that it waits for, or None to begin the episode."""
 
+Filmed: TypeAlias = Mapping[int, "frozenset[int] | None"]
+"""The seed of an episode to film -> the control steps whose frames are kept, 0 for the reset; None keeps all."""
+
 
 @dataclass(frozen=True, slots=True)
 class FilmedChunk:
@@ -53,8 +56,8 @@ class Outcome:
     num_steps: int
     """The number of control steps."""
 
-    frames: tuple[NDArray[np.uint8], ...] = ()
-    """(H, W, 3) images of a filmed episode: one after the reset and one after each step."""
+    frames: Mapping[int, NDArray[np.uint8]] = field(default_factory=dict)
+    """(H, W, 3) images of a filmed episode by their control steps, in order; 0 is the reset."""
 
     chunks: tuple[FilmedChunk, ...] = ()
     """The predictions of a filmed episode."""
@@ -77,19 +80,23 @@ class Outcome:
 
 @dataclass(slots=True)
 class Running:
-    """A running episode. camera: the environment that films it, if it is to be filmed."""
+    """A running episode.
+
+    camera: the environment that films it, if it is to be filmed. moments: the steps whose frames are kept; None is all.
+    """
 
     progress: Progress
     execution: Execution
     specification: Specification
     delay: int
     camera: RunningEnv | None = None
+    moments: frozenset[int] | None = None
     success: bool = False
     score: float = 0.0
     final_score: float = 0.0
     success_step: int | None = None
     start: Mapping[str, float] = field(default_factory=dict)
-    frames: list[NDArray[np.uint8]] = field(default_factory=list)
+    frames: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     chunks: list[FilmedChunk] = field(default_factory=list)
     request: Request | None = None
     requested_at: int = 0
@@ -127,23 +134,23 @@ class Running:
             self.success, self.success_step = True, self.progress.num_steps
         self.final_score = float(info["score"])
         self.score = max(self.score, self.final_score)
-        if self.camera is not None and self.unfilmed is None:
+        step = self.progress.num_steps
+        if self.camera is not None and self.unfilmed is None and (self.moments is None or step in self.moments):
             try:
-                self.frames.append(self.camera.picture())
+                self.frames[step] = self.camera.picture()
             except Exception as error:  # a film is no part of the result
                 self.unfilmed = self.camera.fault(error)
                 self.frames.clear()
 
     def outcome(self) -> Outcome:
         """How the episode ended."""
-        frames = tuple(self.frames)
         return Outcome(
             self.progress.seed,
             self.success,
             self.score,
             self.progress.num_steps,
-            frames,
-            tuple(self.chunks) if frames else (),
+            self.frames,
+            tuple(self.chunks) if self.frames else (),
             unfilmed=self.unfilmed,
             final_score=self.final_score,
             success_step=self.success_step,
@@ -174,7 +181,7 @@ class Arena:
     An episode that breaks off leaves a fault, and the others go on in environments of their own.
 
     make: builds an environment of the task. specification: that of the task. execution: makes the `Execution` of an
-    episode. delay: control steps from the request of a chunk to its arrival. filmed: the seeds of the episodes to film.
+    episode. delay: control steps from the request of a chunk to its arrival. filmed: which episodes to film.
     """
 
     def __init__(
@@ -184,10 +191,10 @@ class Arena:
         execution: Callable[[], Execution],
         *,
         delay: int = 0,
-        filmed: frozenset[int] = frozenset(),
+        filmed: Filmed | None = None,
     ) -> None:
         self.make, self.specification, self.execution = make, specification, execution
-        self.delay, self.filmed = delay, filmed
+        self.delay, self.filmed = delay, filmed or {}
         self._running: dict[int, tuple[Running, RunningEnv]] = {}
         self._idle: dict[bool, list[RunningEnv]] = {False: [], True: []}
 
@@ -222,8 +229,8 @@ class Arena:
         make = partial(self.make, render_mode="rgb_array") if is_filmed else self.make
         idle = self._idle[is_filmed]
         env = idle.pop() if idle else RunningEnv(make, self.specification)
-        camera = env if is_filmed else None
-        self._running[seed] = Running(env, self.execution(), self.specification, self.delay, camera), env
+        camera, moments = (env, self.filmed[seed]) if is_filmed else (None, None)
+        self._running[seed] = Running(env, self.execution(), self.specification, self.delay, camera, moments), env
         return self._running[seed]
 
     def close(self) -> None:

@@ -183,9 +183,9 @@ def evaluate(
         seed=seed,
         workers=workers,
         num_parallel=num_parallel,
-        filmed=seeds[:videos],
+        filmed=dict.fromkeys(seeds[:videos]),
         progress=progress,
-        **({} if journal is None else {"note": journal.note}),
+        note=None if journal is None else journal.note,
     )
     outcomes = sorted([*before.values(), *outcomes], key=lambda outcome: outcome.seed)
     wall_s += time.perf_counter() - start

@@ -63,7 +63,7 @@ class WorldsArena:
         """Begin episodes in idle worlds."""
         alone = self._alone
         with exits_are_errors():
-            if self._worlds is None:
+            if self._worlds is None and seeds:
                 self._during, self._idle = "make_batch()", list(range(self._count))
                 self._worlds = self._make(self._count)
             for seed in seeds:
@@ -71,6 +71,7 @@ class WorldsArena:
                 episode = Running(progress, alone.execution(), alone.specification, alone.delay)
                 self._running[seed] = self._idle.pop(), episode
             if seeds:
+                assert self._worlds is not None
                 seeds = self._sorted(seeds)
                 self._during = "reset()"
                 observation, info = self._worlds.begin(self._ids(seeds), seeds)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .charts import Series, curve, tag
+from .charts import Series, curve, episode_id, tag
 from .page import unbroken
 
 FEWEST = 3
@@ -71,8 +71,10 @@ def _map(place: int, name: str, evaluation: Mapping[str, Any]) -> str:
     for index in np.argsort(~success):  # failures are drawn last
         x, y = 12 + 84 * places[0][index], 88 - 84 * places[1][index]
         kind = "success" if success[index] else "failure"
-        text = tag("title", f"seed {evaluation['seeds'][index]}: score {evaluation['score'][index]:.2f}")
-        shapes += tag("circle", text, class_=kind, cx=f"{x:.2f}", cy=f"{y:.2f}", r=1.1 if success[index] else 1.5)
+        seed = evaluation["seeds"][index]
+        text = tag("title", f"seed {seed}: score {evaluation['score'][index]:.2f}")
+        dot = tag("circle", text, class_=kind, cx=f"{x:.2f}", cy=f"{y:.2f}", r=1.1 if success[index] else 1.5)
+        shapes += tag("a", dot, href=f"#{episode_id(place, seed)}")
     low, high = ([columns[label].min() for label in chosen], [columns[label].max() for label in chosen])
     for value, x, anchor in ((low[0], 12, "start"), (high[0], 96, "end")):
         shapes += tag("text", f"{value:.3g}", x=x, y=94, text_anchor=anchor)
