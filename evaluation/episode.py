@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..envs.faults import Fault, Progress, RunningEnv
-from ..envs.task import Observation, Task
+from ..envs.faults import Fault, Progress, RunningEnv, one_line
+from ..envs.task import Observation, Task, state_of
 from ..execution.interface import Execution
 from ..policy.requests import History, Request
 from ..specification import Specification
@@ -77,12 +77,16 @@ class Outcome:
     unfilmed: Fault | None = None
     """Why the episode has no frames although it was to be filmed."""
 
+    phase: str | None = None
+    """The phase in which a failed episode ended; None if it succeeded or broke off, or if its task names no phases."""
+
 
 @dataclass(slots=True)
 class Running:
     """A running episode.
 
     camera: the environment that films it, if it is to be filmed. moments: the steps whose frames are kept; None is all.
+    name_phase: `Task.phase`.
     """
 
     progress: Progress
@@ -91,6 +95,7 @@ class Running:
     delay: int
     camera: RunningEnv | None = None
     moments: frozenset[int] | None = None
+    name_phase: Callable[[Observation], str] | None = None
     success: bool = False
     score: float = 0.0
     final_score: float = 0.0
@@ -142,8 +147,8 @@ class Running:
                 self.unfilmed = self.camera.fault(error)
                 self.frames.clear()
 
-    def outcome(self) -> Outcome:
-        """How the episode ended."""
+    def outcome(self, state: Observation) -> Outcome:
+        """How the episode ended. state: its last one; see `state_of`."""
         return Outcome(
             self.progress.seed,
             self.success,
@@ -155,7 +160,16 @@ class Running:
             final_score=self.final_score,
             success_step=self.success_step,
             start=self.start,
+            phase=None if self.success else self._phase(state),
         )
+
+    def _phase(self, state: Observation) -> str | None:
+        if self.name_phase is None:
+            return None
+        try:
+            return one_line(self.name_phase(state))
+        except Exception as error:  # a phase is no part of the result
+            return one_line(f"unknown, {type(error).__name__}: {error}")
 
     def broken(self, error: Exception) -> Outcome:
         """How the episode broke off."""
@@ -182,6 +196,7 @@ class Arena:
 
     make: builds an environment of the task. specification: that of the task. execution: makes the `Execution` of an
     episode. delay: control steps from the request of a chunk to its arrival. filmed: which episodes to film.
+    phase: `Task.phase`.
     """
 
     def __init__(
@@ -192,9 +207,10 @@ class Arena:
         *,
         delay: int = 0,
         filmed: Filmed | None = None,
+        phase: Callable[[Observation], str] | None = None,
     ) -> None:
         self.make, self.specification, self.execution = make, specification, execution
-        self.delay, self.filmed = delay, filmed or {}
+        self.delay, self.filmed, self.phase = delay, filmed or {}, phase
         self._running: dict[int, tuple[Running, RunningEnv]] = {}
         self._idle: dict[bool, list[RunningEnv]] = {False: [], True: []}
 
@@ -209,20 +225,21 @@ class Arena:
             if is_new:
                 observation, info = env.reset(seed)
                 episode.begin(observation, info)
-            episode.pending, is_over = chunk, False
-            while not is_over:
+            episode.pending = chunk
+            while True:
                 if (request := episode.plan()) is not None:
                     return request
                 observation, terminated, truncated, info = env.step(episode.act())
                 episode.observe(observation, info)
-                is_over = terminated or truncated
+                if terminated or truncated:
+                    break
         except Exception as error:  # whatever it is, it is no reason to lose the other episodes
             del self._running[seed]
             env.close()  # its state is unknown
             return episode.broken(error)
         del self._running[seed]
         self._idle[episode.camera is not None].append(env)
-        return episode.outcome()
+        return episode.outcome(state_of(observation, info))
 
     def _begin(self, seed: int) -> tuple[Running, RunningEnv]:
         is_filmed = seed in self.filmed
@@ -230,7 +247,8 @@ class Arena:
         idle = self._idle[is_filmed]
         env = idle.pop() if idle else RunningEnv(make, self.specification)
         camera, moments = (env, self.filmed[seed]) if is_filmed else (None, None)
-        self._running[seed] = Running(env, self.execution(), self.specification, self.delay, camera, moments), env
+        execution, phase = self.execution(), self.phase
+        self._running[seed] = Running(env, execution, self.specification, self.delay, camera, moments, phase), env
         return self._running[seed]
 
     def close(self) -> None:

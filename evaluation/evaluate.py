@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -73,6 +74,12 @@ class Evaluation:
         )
 
     @property
+    def phases(self) -> str:
+        """The phases in which failed episodes ended, and how many in each; empty if the task names none."""
+        counts = Counter(outcome.phase for outcome in self.outcomes if outcome.phase is not None)
+        return ", ".join(f"{count} {phase}" for phase, count in counts.most_common())
+
+    @property
     def success_rate(self) -> float:
         """The fraction of episodes that succeeded."""
         return float(np.mean([outcome.success for outcome in self.outcomes]))
@@ -105,6 +112,7 @@ class Evaluation:
             "steps": [outcome.num_steps for outcome in self.outcomes],
             "steps_to_success": [outcome.success_step for outcome in self.outcomes],
             "start": _columns([outcome.start for outcome in self.outcomes]),
+            "phase": [outcome.phase for outcome in self.outcomes],
             "broken": [asdict(fault) for fault in self.faults],
         }
 
@@ -115,6 +123,7 @@ class Evaluation:
             f"{self.task}: success {100 * self.success_rate:.0f} % [{100 * success[0]:.0f}, {100 * success[1]:.0f}], "
             f"score {self.mean_score:.3f} [{score[0]:.3f}, {score[1]:.3f}] over {len(self.outcomes)} episodes"
             + (f" (broken off, and counted as failed: {len(self.faults)})" if self.faults else "")
+            + (f"; failed: {self.phases}" if self.phases else "")
         )
 
 

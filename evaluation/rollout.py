@@ -87,7 +87,8 @@ def rollout(
             f"num_parallel must be at least 1, workers and delay at least 0, and the seeds must differ, "
             f"got {num_parallel}, {workers}, {delay} and {list(seeds)}"
         )
-    arena = partial(Arena, task.make, task.specification, execution, delay=delay, filmed=filmed)
+    options: dict[str, Any] = {"delay": delay, "filmed": filmed, "phase": task.phase}
+    arena = partial(Arena, task.make, task.specification, execution, **options)
     if workers:
         remedy = "or step the environments in this process with workers=0"
         check_picklable(arena, f"task {task.name!r}, which worker processes get", remedy)

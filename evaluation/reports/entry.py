@@ -73,8 +73,10 @@ class Entry:
         return seconds | {"evaluation": self.evaluation["wall_s"]}
 
     def episode(self, seed: int) -> str:
-        """How the episode of a seed ended, as "failed, score 0.43, 200 steps"."""
+        """How the episode of a seed ended, as "failed, score 0.43, 200 steps, at the wall"."""
         evaluation = self.evaluation
         index = evaluation["seeds"].index(seed)
         ending = "succeeded" if evaluation["success"][index] else "failed"
-        return f"{ending}, score {evaluation['score'][index]:.2f}, {evaluation['steps'][index]} steps"
+        text = f"{ending}, score {evaluation['score'][index]:.2f}, {evaluation['steps'][index]} steps"
+        phase = evaluation["phase"][index] if "phase" in evaluation else None
+        return text if phase is None else f"{text}, {phase}"

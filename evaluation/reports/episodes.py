@@ -128,7 +128,7 @@ def _rows(place: int, entry: Entry, keys: Sequence[str]) -> str:
     ranks = {key: _ranks(evaluation, ORDERS.get(key, _phase)) for key in keys}
     worst = sorted(range(len(evaluation["seeds"])), key=ranks["score"].__getitem__)[:MOST_ROWS]
     rows = "".join(_row(place, entry, index, {key: ranks[key][index] for key in keys}) for index in worst)
-    names = ["seed", "outcome", "score", "steps", *(["ended"] if "phase" in keys else []), ""]
+    names = ["seed", "outcome", "score", "steps", *(["phase"] if "phase" in keys else []), ""]
     head = tag("thead", tag("tr", "".join(tag("th", name, scope="col") for name in names)))
     left_out = len(evaluation["seeds"]) - len(worst)
     text = f" the {len(worst):,} worst of {len(evaluation['seeds']):,} episodes" if left_out else ""

@@ -16,7 +16,7 @@ from ...version import __version__
 from .charts import interval, shares, tag
 from .entry import Entry
 from .episodes import columns, films, strips, table
-from .failures import start_maps, success_curves
+from .failures import failures, success_curves
 from .learning import learning
 from .page import embedded, section, unbroken, write_page
 
@@ -47,13 +47,14 @@ def write_report(
     """
     if not entries:
         raise ValueError("a report needs at least one evaluated policy, got none")
+    evaluations = {entry.name: entry.evaluation for entry in entries}
     sections = [
         _fan(fan),
         section("Films", films(entries, path)),
         section("Results", _table(entries)),
         section("Every episode", columns(entries)),
-        section("When it succeeds", success_curves({entry.name: entry.evaluation for entry in entries})),
-        section("Where it fails", start_maps({entry.name: entry.evaluation for entry in entries})),
+        section("When it succeeds", success_curves(evaluations)),
+        section("Where it fails", failures(evaluations)),
         section("The worst episodes", strips(entries)),
         section("One by one", table(entries)),
         section("Learning", learning({entry.name: entry.metrics for entry in entries})),

@@ -73,7 +73,7 @@ def stills(outcome: Outcome, *, pixels: Pixels | None, colour: str = COLOURS[0])
     from PIL import Image
 
     pictures = dict[int, bytes]()
-    for step, frame in zip(outcome.frames, _annotated(outcome, pixels, colour, width=2), strict=True):
+    for step, frame in zip(outcome.frames, _annotated(outcome, pixels, colour, width=1.6), strict=True):
         file, image = io.BytesIO(), Image.fromarray(frame)
         image.thumbnail((STILL_SIDE, STILL_SIDE))
         image.save(file, "JPEG", quality=85)

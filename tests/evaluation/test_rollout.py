@@ -16,6 +16,7 @@ from recede.configs.components.encoders import ResNetEncoderConfig
 from recede.configs.components.networks import DiTConfig, TransformerConfig, UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig, RegressionConfig
 from recede.envs.catalogue import load_task
+from recede.envs.vector import LoopedWorlds
 from recede.evaluation.intervals import wilson
 from recede.evaluation.rollout import ROWS, latency, noise_generator, predict, rollout
 from recede.execution.guided import RealTimeChunking, WarmStart
@@ -290,6 +291,24 @@ def test_a_filmed_episode_shows_its_success(policy, outcomes, workers):
         for chunk in outcome.chunks:
             assert chunk.actions.shape == (policy.horizons.prediction, 2)
             assert chunk.history["position"].shape == (policy.horizons.observation, 2)
+
+
+def test_a_failed_episode_knows_the_phase_in_which_it_ended(policy, outcomes):
+    """Whatever steps the environments, and even if the function that names phases fails."""
+    task = replace(toys.REACH, phase=toys.half)
+    in_environments = roll(policy, task=task, filmed=SEEDS[:2])
+    worlds = partial(LoopedWorlds, task.make, task.specification)
+    in_worlds = roll(policy, task=replace(task, make_batch=worlds))
+    in_workers = roll(policy, task=task, workers=1)
+    assert [replace(outcome, phase=None) for outcome in in_worlds] == outcomes
+    phases = [outcome.phase for outcome in in_environments]
+    assert [outcome.phase for outcome in in_worlds] == [outcome.phase for outcome in in_workers] == phases
+    for outcome, phase in zip(outcomes, phases, strict=True):
+        assert (phase is None) == outcome.success
+        target = outcome.start["target x, m"], outcome.start["target y, m"]
+        if not outcome.success:
+            assert phase == "unknown, KeyError: 'nothing'" if target[1] <= -0.6 else phase in ("left", "right")
+    assert len({*phases}) > 1
 
 
 def test_only_the_frames_of_chosen_moments_are_kept(policy, outcomes):

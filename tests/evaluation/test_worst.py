@@ -75,7 +75,7 @@ class Restless(toys.Reach):
 
     def reset(self, *, seed=None, options=None):
         Restless.count += 1
-        return super().reset(seed=seed + Restless.count)
+        return super().reset(seed=(seed or 0) + Restless.count)
 
 
 @pytest.mark.parametrize(

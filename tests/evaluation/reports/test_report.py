@@ -301,6 +301,65 @@ def test_the_page_stands_on_its_own(tmp_path, walked, num_policies):
     assert page.strings.count("Success during training") == 1
 
 
+def rows(page, place=0):
+    """The rows of a table: (seed, ranks by the column to sort by)."""
+    lines = re.findall(rf'<tr id="episode-{place}-(\d+)"[^>]* style="([^"]*)"', page)
+    return [
+        (int(seed), {key[2:]: int(rank) for key, rank in re.findall(r"(--\w+): (\d+)", style)}) for seed, style in lines
+    ]
+
+
+def test_a_reader_sorts_the_episodes_without_a_script(tmp_path):
+    evaluation = measured(steps=[40, 41, 39, 43, 44, 45, 46, 40, 48, 49])
+    evaluation["score"][8] = 0.1
+    evaluation["phase"] = [None] * 6 + ["lost", "at the wall", "lost", "at the wall"]
+    page = written(tmp_path, [Entry(name="a", evaluation=evaluation)])
+    columns = {
+        "score": [108, 109, 106, 107, 105, 104, 103, 101, 100, 102],  # failures first, and the slower of two alike
+        "seed": list(range(100, 110)),
+        "steps": [102, 100, 107, 101, 103, 104, 105, 106, 108, 109],
+        "phase": [*range(100, 106), 107, 109, 106, 108],
+    }
+    for key, expected in columns.items():
+        assert [seed for seed, ranks in sorted(rows(page), key=lambda row: row[1][key])] == expected, key
+        assert f"#by-{key}:checked ~ .tables tbody tr {{ order: var(--{key}); }}" in page
+        assert re.search(rf'<input type="radio" name="order" id="by-{key}"', page)
+        assert f'<label for="by-{key}">{key}</label>' in page
+    assert [seed for seed, _ in rows(page)] == columns["score"]  # also where nothing is styled
+    assert page.count(' checked=""') == 1
+    assert "by-phase" not in written(tmp_path, [Entry(name="a", evaluation=measured())]).split("<body>")[1]
+
+
+def test_a_table_has_the_worst_of_very_many_episodes(tmp_path, monkeypatch):
+    monkeypatch.setattr("recede.evaluation.reports.episodes.MOST_ROWS", 3)
+    page = written(tmp_path, [Entry(name="a", evaluation=measured())])
+    assert [seed for seed, _ in rows(page)] == [109, 108, 107]
+    assert "the 3 worst of 10 episodes" in page
+
+
+def test_an_episode_leads_to_its_film_or_its_strip(tmp_path, walked):
+    film(walked[1], tmp_path / "walk.mp4", fps=10, pixels=None)
+    entry = Entry(
+        name="a", evaluation=measured(), films={103: Film(tmp_path / "walk.mp4", b"")}, strips={107: {3: b""}}
+    )
+    page = written(tmp_path, [Entry(name="b", evaluation=measured()), entry])
+    assert re.findall(r'<td><a href="#([^"]*)">(\w+)</a>', page) == [
+        ("strip-episode-1-107", "strip"),
+        ("film-episode-1-103", "film"),
+    ]
+    for kind in ("film-episode-1-103", "strip-episode-1-107"):
+        assert f'id="{kind}"' in page
+        assert f'<a href="#{kind.split("-", 1)[1]}">seed' in page  # and back to the row
+
+
+def test_what_is_missing_is_said(tmp_path):
+    text = "there are no film strips, because the task has no pictures here (no <window>)"
+    page = Page(written(tmp_path, [Entry(name="a", evaluation=measured(), missing=[text])]))
+    assert f"a: {text}." in page.text
+    assert page.strings.count("The worst episodes") == 1
+    assert "The worst episodes" not in Page(written(tmp_path, [Entry(name="a", evaluation=measured())])).strings
+
+
 def test_a_long_command_does_not_widen_the_page(tmp_path):
     """A grid column is as wide as its longest line unless its minimum is 0."""
     rules = re.findall(r"{([^}]*grid[^}]*)}", written(tmp_path, [Entry(name="a", evaluation=measured())]))
@@ -346,7 +405,12 @@ def test_every_string_is_escaped(tmp_path, walked):
         path = tmp_path / f"{name}.mp4"
         film(walked[1], path, fps=10, pixels=None)
         pictures = {"films": {101: Film(path, b"")}, "strips": {108: {3: b""}}, "missing": [text]}
-        entry = Entry(name=text, evaluation=measured(task=text, checkpoint=text), metrics=METRICS, **pictures)
+        entry = Entry(
+            name=text,
+            evaluation=measured(task=text, checkpoint=text, phase=[None] * 6 + [text] * 4),
+            metrics=METRICS,
+            **pictures,
+        )
         arguments = {"title": text, "command": text, "versions": {text: text}, "next_steps": [(text, text)]}
         sampled = fan({text: as_engine(Forked())}, walked, Walk().pixels, progress=False)
         pages.append(Page(written(tmp_path, [entry], **arguments, fan=sampled)))
