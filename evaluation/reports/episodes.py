@@ -26,10 +26,16 @@ EMBEDDED_BYTES = 8_000_000
 MOST_ROWS = 1000
 """The most rows of a table: browsers become slow beyond."""
 
+
+def _phase(evaluation: Mapping[str, Any], index: int) -> str:
+    return evaluation["phase"][index] or "" if "phase" in evaluation else ""
+
+
 ORDERS: Mapping[str, Callable[[Mapping[str, Any], int], Any]] = {
     "score": lambda one, index: (one["score"][index], one["success"][index], -one["steps"][index]),
     "seed": lambda one, index: one["seeds"][index],
     "steps": lambda one, index: one["steps"][index],
+    "phase": lambda one, index: (one["success"][index], _phase(one, index)),
 }
 """A column to sort by -> the key of an episode, by its index in an evaluation. The first is the order of the page."""
 
@@ -110,7 +116,8 @@ _STRIPS = (
 
 def table(entries: Sequence[Entry]) -> str:
     """A table of every episode for each policy, with buttons to sort all of them."""
-    keys = [*ORDERS, *(["phase"] if any(any(entry.evaluation.get("phase", ())) for entry in entries) else [])]
+    has_phases = any(any(entry.evaluation.get("phase", ())) for entry in entries)
+    keys = [key for key in ORDERS if key != "phase" or has_phases]
     buttons, labels = "", ""
     for number, key in enumerate(keys):
         checked = {} if number else {"checked": ""}
@@ -125,7 +132,7 @@ def table(entries: Sequence[Entry]) -> str:
 
 def _rows(place: int, entry: Entry, keys: Sequence[str]) -> str:
     evaluation = entry.evaluation
-    ranks = {key: _ranks(evaluation, ORDERS.get(key, _phase)) for key in keys}
+    ranks = {key: _ranks(evaluation, ORDERS[key]) for key in keys}
     worst = sorted(range(len(evaluation["seeds"])), key=ranks["score"].__getitem__)[:MOST_ROWS]
     rows = "".join(_row(place, entry, index, {key: ranks[key][index] for key in keys}) for index in worst)
     names = ["seed", "outcome", "score", "steps", *(["phase"] if "phase" in keys else []), ""]
@@ -153,10 +160,6 @@ def _row(place: int, entry: Entry, index: int, ranks: Mapping[str, int]) -> str:
     style = "; ".join(f"--{key}: {rank}" for key, rank in ranks.items())
     kind = "success" if evaluation["success"][index] else "failure"
     return tag("tr", "".join(tag("td", cell) for cell in cells), id=name, class_=kind, style=style)
-
-
-def _phase(evaluation: Mapping[str, Any], index: int) -> str:
-    return evaluation["phase"][index] or "" if "phase" in evaluation else ""
 
 
 def _ranks(evaluation: Mapping[str, Any], key: Callable[[Mapping[str, Any], int], Any]) -> dict[int, int]:

@@ -318,7 +318,7 @@ def test_a_reader_sorts_the_episodes_without_a_script(tmp_path):
         "score": [108, 109, 106, 107, 105, 104, 103, 101, 100, 102],  # failures first, and the slower of two alike
         "seed": list(range(100, 110)),
         "steps": [102, 100, 107, 101, 103, 104, 105, 106, 108, 109],
-        "phase": [*range(100, 106), 107, 109, 106, 108],
+        "phase": [107, 109, 106, 108, *range(100, 106)],
     }
     for key, expected in columns.items():
         assert [seed for seed, ranks in sorted(rows(page), key=lambda row: row[1][key])] == expected, key
