@@ -96,7 +96,7 @@ are observation_noise and action_noise (shares of the range), delay (ms), push (
     out: PathName | None = None
     """Folder for evaluation.json, the report and the films. null writes them beside the policy."""
     videos: int = 3
-    """Episodes to film, from the first on."""
+    """Episodes to film, from the first on. The report then shows the worst failures too, as film strips."""
 
     def __post_init__(self) -> None:
         accept_changes(self, "sampler")

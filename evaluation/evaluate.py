@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -74,6 +75,12 @@ class Evaluation:
         )
 
     @property
+    def phases(self) -> str:
+        """The phases in which failed episodes ended, and how many in each; empty if the task names none."""
+        counts = Counter(outcome.phase for outcome in self.outcomes if outcome.phase is not None)
+        return ", ".join(f"{count} {phase}" for phase, count in counts.most_common())
+
+    @property
     def success_rate(self) -> float:
         """The fraction of episodes that succeeded."""
         return float(np.mean([outcome.success for outcome in self.outcomes]))
@@ -106,6 +113,7 @@ class Evaluation:
             "steps": [outcome.num_steps for outcome in self.outcomes],
             "steps_to_success": [outcome.success_step for outcome in self.outcomes],
             "start": _columns([outcome.start for outcome in self.outcomes]),
+            "phase": [outcome.phase for outcome in self.outcomes],
             "broken": [asdict(fault) for fault in self.faults],
         }
 
@@ -116,6 +124,7 @@ class Evaluation:
             f"{self.task}: success {100 * self.success_rate:.0f} % [{100 * success[0]:.0f}, {100 * success[1]:.0f}], "
             f"score {self.mean_score:.3f} [{score[0]:.3f}, {score[1]:.3f}] over {len(self.outcomes)} episodes"
             + (f" (broken off, and counted as failed: {len(self.faults)})" if self.faults else "")
+            + (f"; failed: {self.phases}" if self.phases else "")
         )
 
 
@@ -187,10 +196,10 @@ def evaluate(
         seed=seed,
         workers=workers,
         num_parallel=num_parallel,
-        filmed=seeds[:videos],
+        filmed=dict.fromkeys(seeds[:videos]),
         progress=progress,
         embed=embed,
-        **({} if journal is None else {"note": journal.note}),
+        note=None if journal is None else journal.note,
     )
     outcomes = sorted([*before.values(), *outcomes], key=lambda outcome: outcome.seed)
     wall_s += time.perf_counter() - start

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..envs.faults import Progress, exits_are_errors
 from ..envs.promises import PromiseError, check_observation, outcome
+from ..envs.task import state_of
 from ..envs.vector import Worlds
 from ..policy.requests import Request
 from ..specification import Specification
@@ -63,14 +64,17 @@ class WorldsArena:
         """Begin episodes in idle worlds."""
         alone = self._alone
         with exits_are_errors():
-            if self._worlds is None:
+            if self._worlds is None and seeds:
                 self._during, self._idle = "make_batch()", list(range(self._count))
                 self._worlds = self._make(self._count)
             for seed in seeds:
                 progress = Progress("reset()", seed)
-                episode = Running(progress, alone.execution(), alone.specification, alone.delay, alone.view)
+                episode = Running(
+                    progress, alone.execution(), alone.specification, alone.delay, alone.view, name_phase=alone.phase
+                )
                 self._running[seed] = self._idle.pop(), episode
             if seeds:
+                assert self._worlds is not None
                 seeds = self._sorted(seeds)
                 self._during = "reset()"
                 observation, info = self._worlds.begin(self._ids(seeds), seeds)
@@ -102,9 +106,10 @@ class WorldsArena:
                 self._ids(actions), np.stack(list(actions.values()))
             )
         self._take(list(actions), Running.observe, observation, info, answers)
-        for seed, is_over in zip(actions, terminated | truncated, strict=True):
-            if is_over and seed in self._running:
-                self._end(seed, self._running[seed][1].outcome(), answers)
+        for row, seed in enumerate(actions):
+            if (terminated[row] or truncated[row]) and seed in self._running:
+                state = {name: rows[row] for name, rows in state_of(observation, info).items()}
+                self._end(seed, self._running[seed][1].outcome(state), answers)
         return True
 
     def _take(

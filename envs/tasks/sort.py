@@ -8,7 +8,7 @@ import numpy as np
 
 from ...specification import Stream
 from ..experts.sort import SortExpert
-from ..gantry import CUBE_HALF, WITHDRAWN, Array, GantryTask, cube_at, distance, draw_apart, gantry_tasks
+from ..gantry import CUBE_HALF, WITHDRAWN, Array, GantryTask, cube_at, distance, draw_apart, gantry_tasks, holds
 from ..gantry_streams import specification
 from ..task import Observation
 
@@ -77,4 +77,15 @@ class Sort(GantryTask):
         return f"put the {cube} cube onto the {mark} mark"
 
 
-SORT, SORT_IMAGE = gantry_tasks("sort", Sort, SortExpert)
+def phase(state: Observation) -> str:
+    """What the named cube is doing, or the other one if that is carried."""
+    cube, mark = named(state)
+    if distance(cube, mark) <= MARK_TOLERANCE:
+        return "on the mark, not released"
+    if holds(state["gripper"], cube):
+        return "carrying"
+    is_other = any(holds(state["gripper"], state[name]) for name in CUBES)
+    return "carrying the other cube" if is_other else "before the grasp"
+
+
+SORT, SORT_IMAGE = gantry_tasks("sort", Sort, SortExpert, phase)
