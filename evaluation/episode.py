@@ -175,6 +175,7 @@ class Arena:
 
     make: builds an environment of the task. specification: that of the task. execution: makes the `Execution` of an
     episode. delay: control steps from the request of a chunk to its arrival. filmed: the seeds of the episodes to film.
+    max_steps: the steps of the longest episode; one that goes on breaks off. None lets it go on.
     """
 
     def __init__(
@@ -185,9 +186,10 @@ class Arena:
         *,
         delay: int = 0,
         filmed: frozenset[int] = frozenset(),
+        max_steps: int | None = None,
     ) -> None:
         self.make, self.specification, self.execution = make, specification, execution
-        self.delay, self.filmed = delay, filmed
+        self.delay, self.filmed, self.max_steps = delay, filmed, max_steps
         self._running: dict[int, tuple[Running, RunningEnv]] = {}
         self._idle: dict[bool, list[RunningEnv]] = {False: [], True: []}
 
@@ -221,7 +223,7 @@ class Arena:
         is_filmed = seed in self.filmed
         make = partial(self.make, render_mode="rgb_array") if is_filmed else self.make
         idle = self._idle[is_filmed]
-        env = idle.pop() if idle else RunningEnv(make, self.specification)
+        env = idle.pop() if idle else RunningEnv(make, self.specification, max_steps=self.max_steps)
         camera = env if is_filmed else None
         self._running[seed] = Running(env, self.execution(), self.specification, self.delay, camera), env
         return self._running[seed]

@@ -18,6 +18,9 @@ from .episode import Arena, Chunks, Outcome
 JOIN_S = 10.0
 """Seconds that a process has to close its environments."""
 
+MOST_DEATHS = 3
+"""The episodes that may end their process alone before the first one that does not."""
+
 
 class Workers:
     """Processes among which episodes are dealt by the values of their seeds.
@@ -31,12 +34,14 @@ class Workers:
     def __init__(self, arena: Callable[[], Arena], count: int) -> None:
         self._arena = arena
         self._workers: list[_Worker | None] = [None] * count
-        self._has_answered = False
+        self._has_answered, self._num_deaths = False, 0
 
     def advance(self, chunks: Chunks) -> dict[int, Request | Outcome]:
-        """See `Arena.advance`. The episodes of a process that dies have a fault, and another process takes its place.
+        """See `Arena.advance`. The episodes of a process that dies have a fault without a step, because nobody knows
+        which of them ended it, and another process takes its place.
 
-        Raises ChildProcessError if a process dies before any process has answered.
+        Raises ChildProcessError if a process dies before it steps an environment, or if environments end their
+        processes and none has answered yet.
         """
         shares: dict[int, dict[int, Any]] = {}
         for seed, chunk in chunks.items():
@@ -63,7 +68,9 @@ class Workers:
         except (EOFError, ConnectionError):
             worker.close()
             self._workers[index] = None
-            if not self._has_answered:
+            self._num_deaths += len(share) == 1
+            is_hopeless = not self._has_answered and self._num_deaths == MOST_DEATHS
+            if not worker.has_started or is_hopeless:
                 raise ChildProcessError(
                     f"one of {len(self._workers)} processes that step environments ended {worker.end} before its first "
                     "answer: read its own message above, or step in this process with workers=0"
@@ -75,9 +82,10 @@ class Workers:
 
 
 class _Worker:
-    """One process and our end of its pipe."""
+    """One process and our end of its pipe. has_started: whether it is ready to step environments."""
 
     def __init__(self, arena: Callable[[], Arena]) -> None:
+        self.has_started = False
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, arena))
@@ -91,6 +99,8 @@ class _Worker:
             self._pipe.send(chunks)
 
     def receive(self) -> dict[int, Request | Outcome]:
+        if not self.has_started:
+            self.has_started = self._pipe.recv()
         return self._pipe.recv()
 
     @property
@@ -114,6 +124,7 @@ def _serve(pipe: Connection, make: Callable[[], Arena]) -> None:
     arena = make()
     try:
         with contextlib.suppress(EOFError, ConnectionError):
+            pipe.send(True)
             while True:
                 pipe.send(arena.advance(pipe.recv()))
     finally:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..envs.faults import Progress, exits_are_errors
-from ..envs.promises import PromiseError, check_observation, outcome
+from ..envs.promises import PromiseError, check_end, check_observation, outcome
 from ..envs.vector import Worlds
 from ..policy.requests import Request
 from ..specification import Specification
@@ -103,8 +103,16 @@ class WorldsArena:
             )
         self._take(list(actions), Running.observe, observation, info, answers)
         for seed, is_over in zip(actions, terminated | truncated, strict=True):
-            if is_over and seed in self._running:
-                self._end(seed, self._running[seed][1].outcome(), answers)
+            if seed not in self._running:
+                continue
+            _, episode = self._running[seed]
+            try:
+                check_end(episode.progress.num_steps, self._alone.max_steps, is_over=bool(is_over))
+                ended = episode.outcome() if is_over else None
+            except PromiseError as error:
+                ended = episode.broken(error)
+            if ended is not None:
+                self._end(seed, ended, answers)
         return True
 
     def _take(
