@@ -19,7 +19,7 @@ JOIN_S = 10.0
 """Seconds that a process has to close its environments."""
 
 MOST_DEATHS = 3
-"""The episodes that may end their process alone before the first one that does not."""
+"""The episodes that may end their process alone before the first one that runs to its end."""
 
 
 class Workers:
@@ -34,14 +34,14 @@ class Workers:
     def __init__(self, arena: Callable[[], Arena], count: int) -> None:
         self._arena = arena
         self._workers: list[_Worker | None] = [None] * count
-        self._has_answered, self._num_deaths = False, 0
+        self._has_outcome, self._num_deaths = False, 0
 
     def advance(self, chunks: Chunks) -> dict[int, Request | Outcome]:
         """See `Arena.advance`. The episodes of a process that dies have a fault without a step, because nobody knows
         which of them ended it, and another process takes its place.
 
-        Raises ChildProcessError if a process dies before it steps an environment, or if environments end their
-        processes and none has answered yet.
+        Raises ChildProcessError if a process dies before it steps an environment, or if episodes end their processes
+        one after the other and none has run to its end.
         """
         shares: dict[int, dict[int, Any]] = {}
         for seed, chunk in chunks.items():
@@ -69,15 +69,16 @@ class Workers:
             worker.close()
             self._workers[index] = None
             self._num_deaths += len(share) == 1
-            is_hopeless = not self._has_answered and self._num_deaths == MOST_DEATHS
+            is_hopeless = not self._has_outcome and self._num_deaths == MOST_DEATHS
             if not worker.has_started or is_hopeless:
+                when = "no episode has run to its end yet" if worker.has_started else "it had not begun one"
                 raise ChildProcessError(
-                    f"one of {len(self._workers)} processes that step environments ended {worker.end} before its first "
-                    "answer: read its own message above, or step in this process with workers=0"
+                    f"one of {len(self._workers)} processes that step environments ended {worker.end}, and {when}: "
+                    "read its own message above, or step in this process with workers=0"
                 ) from None
             fault = Fault(0, None, "its process", ChildProcessError.__name__, f"the process ended {worker.end}")
             return {seed: Outcome(seed, False, 0.0, 0, fault=replace(fault, seed=seed)) for seed in share}
-        self._has_answered = True
+        self._has_outcome |= any(isinstance(answer, Outcome) for answer in answers.values())
         return answers
 
 
