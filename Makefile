@@ -47,7 +47,7 @@ OURS := import sys; print(*(path for path in sys.path if path.endswith("site-pac
 test-adapters: $(ADAPTERS:%=$(VENV)-adapters/%/ready) ## try the environments of other packages, each in its own .venv-adapters/NAME
 	@for name in $(ADAPTERS); do \
 		echo "$$name:"; python=$(VENV)-adapters/$$name/bin/python; \
-		$$python -c "import $$name" && $$python -m pytest tests/adapters/test_$$name.py --quiet || failed="$$failed $$name"; \
+		$$python -c "import $$name" && $$python -m pytest tests/adapters/test_$$name.py --quiet -W ignore || failed="$$failed $$name"; \
 	done; if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
 
 $(VENV)-adapters/%/ready: tests/adapters/%.txt | $(VENV)/complete $(VENV)/typing/recede
