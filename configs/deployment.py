@@ -98,7 +98,7 @@ class CheckConfig(CommandConfig):
     robot: Any = None
     """Robot to check. null checks a task."""
     task: str | None = None
-    """Task to check: a name, package.module:CONSTANT, or gymnasium:ID."""
+    """Task to check: a name, package.module:CONSTANT or gymnasium:ID, see docs/your_task.md."""
     rate: float = 100.0
     """Commands to the robot per second."""
     seconds: float = 2.0

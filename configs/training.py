@@ -58,7 +58,8 @@ on the whole of episodes that do not note who led. null takes all."""
     data: str = "same"
     """What a resumed run accepts: same, the episodes that it has; or grown, also episodes added behind them."""
     task: str | None = None
-    """Task of the demonstrations, also used for evaluation. Required for replay buffers; a store describes itself."""
+    """Task of the demonstrations, also used for evaluation: a name, package.module:CONSTANT or gymnasium:ID, see
+docs/your_task.md. Required for replay buffers; a store describes itself."""
     horizons: HorizonsConfig = field(default_factory=HorizonsConfig)
     """Numbers of control steps that the policy sees, generates and executes."""
     held_out: float | None = None
