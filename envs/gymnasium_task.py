@@ -121,7 +121,8 @@ class Words:
         kinds |= {"hold": str, "position": str, "make": dict}
         for name, types in kinds.items():
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, types)):
+            is_left_out = value is None and name not in ("hold", "make")
+            if not is_left_out and (isinstance(value, bool) or not isinstance(value, types)):
                 raise ValueError(f"{name} cannot be {value!r}: {PAGE} lists the keys")
         for name in ("dt", "max_steps"):
             if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
@@ -299,13 +300,16 @@ class _Parts:
 def _parts(space: Any, observe: Any) -> _Parts:
     """The parts of an observation space that become streams. Raises ValueError for those that cannot."""
     paths = {".".join(path) or "observation": (path, leaf) for path, leaf in _leaves(space)}
-    chosen = observe if isinstance(observe, dict) else {_name(part): part for part in (observe or paths)}
+    pairs = observe.items() if isinstance(observe, dict) else [(_name(str(part)), part) for part in observe or paths]
+    chosen = {str(name): str(part) for name, part in pairs}
+    if len(chosen) < len(pairs):
+        raise ValueError(
+            f"two parts would be one stream, of {list(chosen)}: name each, as in {{observe: {{name: part}}}}"
+        )
     streams = list[Stream]()
     for name, part in chosen.items():
         if part not in paths:
-            raise ValueError(
-                f"observe names {part!r}, which is no part of the observation: {nearest(str(part), paths)}"
-            )
+            raise ValueError(f"observe names {part!r}, which is no part of the observation: {nearest(part, paths)}")
         streams.append(_stream(name, part, paths[part][1]))
     return _Parts(tuple(streams), tuple((paths[part][0], paths[part][1].shape) for part in chosen.values()))
 

@@ -77,6 +77,7 @@ SPACES = {
     "Square": (PLACE, Box(-1.0, 1.0, (2, 2))),
     "Tuple": (Tuple((PLACE, PLACE)), PLACE),
     "Kind": (Dict({"place": PLACE, "kind": Discrete(3)}), PLACE),
+    "Twins": (Dict({"a b": PLACE, "a_b": PLACE}), PLACE),
     "Volume": (Dict({"scan": Box(0.0, 1.0, (4, 4, 4))}), PLACE),
     "Channels": (Dict({"camera": Box(0, 255, (3, 48, 48), np.uint8)}), PLACE),
 }
