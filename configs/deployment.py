@@ -7,7 +7,7 @@ from typing import Any
 
 from .changes import accept_changes
 from .checks import LARGEST_SEED, MOST_EPISODES, PathName, is_loopback, known_engine, not_negative, positive
-from .choices import accept_none
+from .choices import accept_none, names
 from .components.executions import RecedingConfig, check_executions
 from .components.robots import SafetyConfig, SimulatedRobotConfig
 from .packages import CommandConfig
@@ -97,12 +97,15 @@ and eager elsewhere."""
 
 @dataclass(kw_only=True)
 class CheckConfig(CommandConfig):
-    """Check every promise of a robot, before a policy controls it. The robot is switched on, commanded to stay where it
-    is, and stopped. Ctrl-C stops it at once.
+    """Check every promise of a robot before a policy controls it, or of a task before one is trained for it.
+
+    The robot is switched on, commanded to stay where it is, and stopped. Ctrl-C stops it at once.
     """
 
-    robot: Any
-    """Robot to check."""
+    robot: Any = None
+    """Robot to check. null checks a task."""
+    task: str | None = None
+    """Task to check: a name, package.module:CONSTANT or gymnasium:ID, see docs/your_task.md."""
     rate: float = 100.0
     """Commands to the robot per second."""
     seconds: float = 2.0
@@ -111,6 +114,11 @@ class CheckConfig(CommandConfig):
     """Longest time that a call of the driver may take, in milliseconds. A busy machine needs more."""
 
     def __post_init__(self) -> None:
+        self.robot = self.robot or None  # Hydra writes {} for a slot without a choice
+        if (self.robot is None) == (self.task is None):
+            raise ValueError(f"one thing is checked: give robot=NAME, one of {', '.join(names('robot'))}, or task=TASK")
+        if self.robot is not None:
+            require_choices(self, "robot")
         positive(self, "rate", most=10_000)
         positive(self, "seconds", most=3600)
         positive(self, "max_call_ms", most=60_000)

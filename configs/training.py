@@ -58,7 +58,8 @@ on the whole of episodes that do not note who led. null takes all."""
     data: str = "same"
     """What a resumed run accepts: same, the episodes that it has; or grown, also episodes added behind them."""
     task: str | None = None
-    """Task of the demonstrations, also used for evaluation. Required for replay buffers; a store describes itself."""
+    """Task of the demonstrations, also used for evaluation: a name, package.module:CONSTANT or gymnasium:ID, see
+docs/your_task.md. Required for replay buffers; a store describes itself."""
     observe: list[str] | None = None
     """Observation streams that the policy sees. null is all of the dataset."""
     text_encoder: PathName | None = None

@@ -62,7 +62,7 @@ def check_task(task: Task, *, seed: int = 0, steps: int = 40) -> str:
         check.phase(env)
     check.batch()
     check.pictures()
-    return "\n".join(f"{name:<20}{text}" for name, text in check.lines.items())
+    return "\n".join(f"{name:<19} {text}" for name, text in check.lines.items())
 
 
 @dataclass

@@ -200,7 +200,8 @@ class Arena:
 
     make: builds an environment of the task. specification: that of the task. execution: makes the `Execution` of an
     episode. view: what the policy observes. delay: control steps from the request of a chunk to its arrival. filmed:
-    which episodes to film. phase: `Task.phase`.
+    which episodes to film. phase: `Task.phase`. max_steps: the steps of the longest episode; one that goes on breaks
+    off. None lets it go on.
     """
 
     def __init__(
@@ -213,9 +214,10 @@ class Arena:
         delay: int = 0,
         filmed: Filmed | None = None,
         phase: Callable[[Observation], str] | None = None,
+        max_steps: int | None = None,
     ) -> None:
         self.make, self.specification, self.execution, self.view = make, specification, execution, view
-        self.delay, self.filmed, self.phase = delay, filmed or {}, phase
+        self.delay, self.filmed, self.phase, self.max_steps = delay, filmed or {}, phase, max_steps
         self._running: dict[int, tuple[Running, RunningEnv]] = {}
         self._idle: dict[bool, list[RunningEnv]] = {False: [], True: []}
 
@@ -250,7 +252,7 @@ class Arena:
         is_filmed = seed in self.filmed
         make = partial(self.make, render_mode="rgb_array") if is_filmed else self.make
         idle = self._idle[is_filmed]
-        env = idle.pop() if idle else RunningEnv(make, self.specification)
+        env = idle.pop() if idle else RunningEnv(make, self.specification, max_steps=self.max_steps)
         camera, moments = (env, self.filmed[seed]) if is_filmed else (None, None)
         episode = Running(
             env,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -77,7 +78,8 @@ def rollout(
     worlds. num_parallel: number of episodes that run at once. filmed: which episodes to film. purpose: the word on the
     progress bar. note: called with each outcome once it is certain. embed: see `view_of`.
 
-    An episode that breaks off has a `fault`, and the others go on.
+    An episode that breaks off has a `fault`, and the others go on. The episodes of a process that dies are run again
+    from their seeds, one by one.
 
     Raises ValueError if the specifications of policy and task differ, or if the task cannot be sent to workers. Raises
     ChildProcessError if they cannot start.
@@ -89,8 +91,17 @@ def rollout(
             f"num_parallel must be at least 1, workers and delay at least 0, and the seeds must differ, "
             f"got {num_parallel}, {workers}, {delay} and {list(seeds)}"
         )
-    options: dict[str, Any] = {"view": view, "delay": delay, "filmed": filmed, "phase": task.phase}
-    arena = partial(Arena, task.make, task.specification, execution, **options)
+    arena = partial(
+        Arena,
+        task.make,
+        task.specification,
+        execution,
+        view=view,
+        delay=delay,
+        filmed=filmed,
+        phase=task.phase,
+        max_steps=task.max_steps,
+    )
     if workers:
         remedy = "or step the environments in this process with workers=0"
         check_picklable(arena, f"task {task.name!r}, which worker processes get", remedy)
@@ -98,9 +109,10 @@ def rollout(
     num_worlds = min(num_parallel, len(seeds))
     with closing(_stage(task, arena, workers=workers, num_worlds=num_worlds)) as stage, bar:
         outcomes = _run(engine, stage.advance, seeds, seed=seed, num_parallel=num_parallel, bar=bar, note=note)
-        # One of several episodes has ended their process, and nobody knows which.
-        for episode in _lost_together(outcomes):
-            outcomes |= _run(engine, stage.advance, [episode], seed=seed, num_parallel=1, bar=bar, note=note)
+        for episode in _lost(outcomes):  # one of them has ended their process; the others end as if nothing had been
+            bar.update(-1)
+            again = _run(engine, stage.advance, [episode], seed=seed, num_parallel=1, bar=bar, note=note)
+            outcomes[episode] = _lost_again(again[episode])
     return [outcomes[episode] for episode in seeds]
 
 
@@ -153,10 +165,17 @@ def _rate(outcomes: Sequence[Outcome]) -> str:
     return f"success {100 * successes / len(outcomes):.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def _lost_together(outcomes: Mapping[int, Outcome]) -> list[int]:
-    """The seeds of several episodes that were lost with a process."""
-    lost = [seed for seed, outcome in outcomes.items() if outcome.fault and outcome.fault.step is None]
-    return lost if len(lost) > 1 else []
+def _lost(outcomes: Mapping[int, Outcome]) -> list[int]:
+    """The seeds of the episodes that were lost with their process, or with all worlds."""
+    return [seed for seed, outcome in outcomes.items() if outcome.fault and outcome.fault.step is None]
+
+
+def _lost_again(outcome: Outcome) -> Outcome:
+    """The outcome of an episode that was run again, alone in its process."""
+    fault = outcome.fault
+    if fault is None or fault.step is not None:
+        return outcome
+    return replace(outcome, fault=replace(fault, message=f"{fault.message}, and again when the episode ran alone"))
 
 
 def predict(engine: Engine, requests: Sequence[Request], generators: Sequence[torch.Generator]) -> list[np.ndarray]:

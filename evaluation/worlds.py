@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..envs.faults import Progress, exits_are_errors
-from ..envs.promises import PromiseError, check_observation, outcome
+from ..envs.promises import PromiseError, check_end, check_observation, outcome
 from ..envs.task import state_of
 from ..envs.vector import Worlds
 from ..policy.requests import Request
@@ -107,9 +107,17 @@ class WorldsArena:
             )
         self._take(list(actions), Running.observe, observation, info, answers)
         for row, seed in enumerate(actions):
-            if (terminated[row] or truncated[row]) and seed in self._running:
-                state = {name: rows[row] for name, rows in state_of(observation, info).items()}
-                self._end(seed, self._running[seed][1].outcome(state), answers)
+            if seed not in self._running:
+                continue
+            _, episode = self._running[seed]
+            is_over = bool(terminated[row] or truncated[row])
+            try:
+                check_end(episode.progress.num_steps, self._alone.max_steps, is_over=is_over)
+                ended = episode.outcome(_row(state_of(observation, info), row)) if is_over else None
+            except PromiseError as error:
+                ended = episode.broken(error)
+            if ended is not None:
+                self._end(seed, ended, answers)
         return True
 
     def _take(
@@ -166,6 +174,10 @@ class WorldsArena:
 
     def _ids(self, seeds: Iterable[int]) -> NDArray[np.intp]:
         return np.array([self._running[seed][0] for seed in seeds], np.intp)
+
+
+def _row(state: Mapping[str, NDArray[Any]], row: int) -> dict[str, NDArray[Any]]:
+    return {name: rows[row] for name, rows in state.items()}
 
 
 def _are_whole(

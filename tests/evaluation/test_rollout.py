@@ -244,6 +244,7 @@ FAULTS = {
     "missing": (5, "step()", "step() must return every stream of the specification, 'target' is missing", "target"),
     "score": (5, "step()", "info['score'] must be a number in [0, 1], step() gave ", None),
     "success": (5, "step()", "step() must return an info that holds 'success'", None),
+    "endless": (40, "step()", "an episode must be over after max_steps=40 steps, but step() returned neither", None),
 }
 """The kind of a fault -> the step, what was being done, the cause and the stream."""
 
@@ -355,10 +356,26 @@ def test_rows_get_the_noise_of_their_own_episode(policy):
 
 
 def test_a_process_that_dies_takes_only_the_guilty_episode_with_it(policy, outcomes):
-    first, dead = roll(policy, SEEDS[:2], task=toys.faulty("die"), workers=1)
-    assert first == outcomes[0]
+    first, dead, third = roll(policy, SEEDS[:3], task=toys.faulty("die"), workers=1)
+    assert [first, third] == [outcomes[0], outcomes[2]]
     assert (dead.fault.seed, dead.fault.step, dead.fault.during) == (SEEDS[1], None, "its process")
-    assert dead.fault.message == "the process ended with exit status 7"
+    assert dead.fault.message == "the process ended with exit status 7, and again when the episode ran alone"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_episodes_of_a_process_that_crashes_once_are_run_again(policy, outcomes, tmp_path, workers):
+    """With two processes the episode that crashes is alone in its own."""
+    mark = tmp_path / "crashed"
+    noted = []
+    task = toys.faulty("crash once", mark=mark)
+    assert roll(policy, SEEDS[:3], task=task, workers=workers, note=noted.append) == outcomes[:3]
+    assert mark.exists()
+    assert sorted(noted, key=lambda outcome: outcome.seed) == outcomes[:3]  # each once
+
+
+def test_environments_that_end_every_process_are_not_tried_for_every_episode(policy):
+    with pytest.raises(ChildProcessError, match=r"one of 1 .* ended with exit status 3, and no episode .* workers=0"):
+        roll(policy, SEEDS[:4], task=toys.DYING, workers=1)
 
 
 def test_a_task_that_processes_cannot_get_is_refused(policy):

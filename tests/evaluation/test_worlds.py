@@ -128,6 +128,15 @@ def test_an_episode_that_breaks_off_is_described_and_the_others_are_kept(policy,
     assert roll(policy, SEEDS[:4], task=in_worlds(toys.faulty(kind)), num_parallel=3) == in_environments
 
 
+def test_an_episode_in_a_world_that_never_ends_breaks_off(policy, outcomes):
+    first, endless, third = roll(policy, SEEDS[:3], task=in_worlds(toys.faulty("endless")))
+    assert [first, third] == [outcomes[0], outcomes[2]]
+    assert (endless.fault.step, endless.fault.message.partition(" steps")[0]) == (
+        toys.MAX_STEPS,
+        "an episode must be over after max_steps=40",
+    )
+
+
 class Unchecked(LoopedWorlds):
     """Worlds that return what they should not, for the bad seed from its fifth step on."""
 
