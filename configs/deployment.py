@@ -7,7 +7,7 @@ from typing import Any
 
 from .changes import accept_changes
 from .checks import LARGEST_SEED, MOST_EPISODES, PathName, is_loopback, known_engine, not_negative, positive
-from .choices import accept_none, names
+from .choices import accept_none, names, require_choices
 from .components.executions import RecedingConfig, check_executions
 from .components.robots import SafetyConfig, SimulatedRobotConfig
 from .packages import CommandConfig
