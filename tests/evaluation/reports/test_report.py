@@ -190,11 +190,11 @@ def test_a_film_shows_the_current_chunk(tmp_path, walked):
 
 
 def test_stills_show_the_chunk_of_their_moment_and_are_small(walked):
-    """Whatever frames there are: that of step 6 has the chunk of step 4, as in the film."""
+    """Whatever frames there are: that of step 14 has the chunk of step 12, as in the film."""
     from PIL import Image
 
     outcome, env = walked[1], Walk(height=960, width=960)
-    frames = {step: np.full((960, 960, 3), 128, np.uint8) for step in (1, 6)}
+    frames = {step: np.full((960, 960, 3), 128, np.uint8) for step in (1, 14)}
     for step, still in stills(replace(outcome, frames=frames), pixels=env.pixels).items():
         image = np.asarray(Image.open(io.BytesIO(still))).astype(int)
         assert image.shape == (320, 320, 3)
@@ -321,7 +321,7 @@ def test_a_reader_sorts_the_episodes_without_a_script(tmp_path):
         "phase": [107, 109, 106, 108, *range(100, 106)],
     }
     for key, expected in columns.items():
-        assert [seed for seed, ranks in sorted(rows(page), key=lambda row: row[1][key])] == expected, key
+        assert [seed for seed, _ in sorted(rows(page), key=lambda row: row[1][key])] == expected, key
         assert f"#by-{key}:checked ~ .tables tbody tr {{ order: var(--{key}); }}" in page
         assert re.search(rf'<input type="radio" name="order" id="by-{key}"', page)
         assert f'<label for="by-{key}">{key}</label>' in page
