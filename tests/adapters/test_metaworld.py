@@ -11,7 +11,7 @@ WORDS = "gymnasium:metaworld:Meta-World/MT1@{{make: {{env_name: {}{}}}, hold: ze
 
 @pytest.mark.parametrize("name", ["reach-v3", "drawer-open-v3"])
 def test_its_script_succeeds(name):
-    from metaworld.policies import ENV_POLICY_MAP
+    from metaworld.policies import ENV_POLICY_MAP  # pyright: ignore[reportMissingImports]
 
     task = tried(WORDS.format(name, ", seed: 0"))
     assert (task.specification.control_dt, task.max_steps) == (0.0125, 500)
