@@ -61,6 +61,11 @@ def distance(one: Array, other: Array) -> Any:
     return np.hypot(other_x - x, other_y - y)
 
 
+def holds(gripper: Array, cube: Array) -> bool:
+    """Whether the fingers are closed on a cube (n,) or a peg, both 0.04 m wide."""
+    return distance(gripper, cube) < 0.015 and abs(gripper[2] - cube[2]) < 0.035 and 0.034 < gripper[4] < 0.046
+
+
 def draw_apart(
     random: np.random.Generator, low: Sequence[float], high: Sequence[float], *, gap: float, count: int = 2
 ) -> Array:
@@ -414,7 +419,9 @@ def gantry_worlds(made: type[GantryTask], count: int) -> Worlds:
     return LoopedWorlds(made, made.streams, count) if batch_module() is None else GantryWorlds(made, count)
 
 
-def gantry_tasks(name: str, made: type[GantryTask], expert: Callable[[int], Expert]) -> tuple[Task, Task]:
+def gantry_tasks(
+    name: str, made: type[GantryTask], expert: Callable[[int], Expert], phase: Callable[[Observation], str]
+) -> tuple[Task, Task]:
     """The task `name`, and `name_image` with the cameras instead of what they show."""
     streams = made.streams
     gymnasium.register(f"recede/{made.__name__}-v0", entry_point=f"{made.__module__}:{made.__name__}")
@@ -428,6 +435,7 @@ def gantry_tasks(name: str, made: type[GantryTask], expert: Callable[[int], Expe
         mirror={stream.name: _mirror(stream) for stream in streams.streams},
         position="gripper",
         make_batch=partial(gantry_worlds, made),
+        phase=phase,
     )
     images = with_cameras(streams, made.fixed)
     make = partial(made, specification=images)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..experts.drawer import DrawerExpert
-from ..gantry import WITHDRAWN, Array, GantryTask, cube_at, distance, gantry_tasks
+from ..gantry import WITHDRAWN, Array, GantryTask, cube_at, distance, gantry_tasks, holds
 from ..gantry_streams import specification
 from ..task import Observation
 
@@ -79,4 +79,14 @@ class Drawer(GantryTask):
         return "put the cube into the drawer and close it"
 
 
-DRAWER, DRAWER_IMAGE = gantry_tasks("drawer", Drawer, DrawerExpert)
+def phase(state: Observation) -> str:
+    """What the drawer and the cube are doing."""
+    opening = state["drawer"][0]
+    if is_inside(state):
+        return "closed, not withdrawn" if opening <= CLOSED else "closing the drawer"
+    if holds(state["gripper"], state["cube"]):
+        return "carrying"
+    return "opening the drawer" if opening < OPENED else "before the grasp"
+
+
+DRAWER, DRAWER_IMAGE = gantry_tasks("drawer", Drawer, DrawerExpert, phase)

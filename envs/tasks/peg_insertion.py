@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..experts.peg_insertion import PegInsertionExpert
-from ..gantry import WITHDRAWN, Array, GantryTask, cube_at, distance, gantry_tasks
+from ..gantry import WITHDRAWN, Array, GantryTask, cube_at, distance, gantry_tasks, holds
 from ..gantry_streams import specification
 from ..task import Observation
 
@@ -56,4 +56,14 @@ class PegInsertion(GantryTask):
         return "put the peg into the hole"
 
 
-PEG_INSERTION, PEG_INSERTION_IMAGE = gantry_tasks("peg_insertion", PegInsertion, PegInsertionExpert)
+def phase(state: Observation) -> str:
+    """What the peg is doing."""
+    peg, gap = state["peg"], distance(state["peg"], state["hole"])
+    if gap <= HOLE_TOLERANCE and abs(peg[2] - PEG_HALF) <= DEPTH_TOLERANCE:
+        return "in the hole, not released"
+    if holds(state["gripper"], peg):
+        return "above the hole" if gap <= 2 * HOLE_TOLERANCE else "carrying"
+    return "before the grasp"
+
+
+PEG_INSERTION, PEG_INSERTION_IMAGE = gantry_tasks("peg_insertion", PegInsertion, PegInsertionExpert, phase)

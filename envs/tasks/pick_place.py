@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..experts.pick_place import PickPlaceExpert
-from ..gantry import CUBE_HALF, WITHDRAWN, Array, GantryTask, cube_at, distance, gantry_tasks, plane
+from ..gantry import CUBE_HALF, WITHDRAWN, Array, GantryTask, cube_at, distance, gantry_tasks, holds, plane
 from ..gantry_streams import specification
 from ..task import Observation
 
@@ -21,6 +21,8 @@ TARGET_TOLERANCE = 0.03
 """Largest distance (m) from the target's centre at which the whole cube is on the mark (radius 0.06), at any yaw."""
 WALL_CORNER = 0.13
 """|y| (m) at which the centre of the cube clears an end of the wall."""
+AT_WALL = 0.06
+"""Largest |x| (m) at which the cube is at the wall: half of both, and of a finger."""
 
 
 def remaining_distance(cube: NDArray[np.floating[Any]], target: NDArray[np.floating[Any]]) -> Array:
@@ -82,4 +84,14 @@ class PickPlace(GantryTask):
         return "carry the cube around the wall onto the mark"
 
 
-PICK_PLACE, PICK_PLACE_IMAGE = gantry_tasks("pick_place", PickPlace, PickPlaceExpert)
+def phase(state: Observation) -> str:
+    """What the cube is doing."""
+    cube = state["cube"]
+    if distance(cube, state["target"]) <= TARGET_TOLERANCE:
+        return "on the mark, not released"
+    if abs(cube[0]) < AT_WALL and abs(cube[1]) < WALL_CORNER:
+        return "at the wall"
+    return "carrying" if holds(state["gripper"], cube) else "before the grasp"
+
+
+PICK_PLACE, PICK_PLACE_IMAGE = gantry_tasks("pick_place", PickPlace, PickPlaceExpert, phase)

@@ -44,4 +44,10 @@ class Reach(GantryTask):
         return "reach the ball with the gripper"
 
 
-REACH, REACH_IMAGE = gantry_tasks("reach", Reach, ReachExpert)
+def phase(state: Observation) -> str:
+    """Where the gripper is."""
+    gap = np.linalg.norm(state["gripper"][:3] - state["target"])
+    return "at the ball, moving" if gap <= REACHED else "on the way"
+
+
+REACH, REACH_IMAGE = gantry_tasks("reach", Reach, ReachExpert, phase)

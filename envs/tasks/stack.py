@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..experts.stack import StackExpert
-from ..gantry import CUBE_HALF, WITHDRAWN, Array, GantryTask, cube_at, distance, draw_apart, gantry_tasks
+from ..gantry import CUBE_HALF, WITHDRAWN, Array, GantryTask, cube_at, distance, draw_apart, gantry_tasks, holds
 from ..gantry_streams import specification
 from ..task import Observation
 
@@ -54,4 +54,12 @@ class Stack(GantryTask):
         return "put the orange cube onto the blue cube"
 
 
-STACK, STACK_IMAGE = gantry_tasks("stack", Stack, StackExpert)
+def phase(state: Observation) -> str:
+    """What the orange cube is doing."""
+    cube, base = state["cube"], state["base"]
+    if distance(cube, base) <= OVERHANG and abs(cube[2] - base[2] - 2 * CUBE_HALF) < HEIGHT_TOLERANCE:
+        return "on the base, not released"
+    return "carrying" if holds(state["gripper"], cube) else "before the grasp"
+
+
+STACK, STACK_IMAGE = gantry_tasks("stack", Stack, StackExpert, phase)

@@ -16,6 +16,7 @@ from recede.configs.components.encoders import ResNetEncoderConfig
 from recede.configs.components.networks import DiTConfig, TransformerConfig, UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig, RegressionConfig
 from recede.envs.catalogue import load_task
+from recede.envs.vector import LoopedWorlds
 from recede.evaluation.intervals import wilson
 from recede.evaluation.rollout import ROWS, latency, noise_generator, predict, rollout
 from recede.execution.guided import RealTimeChunking, WarmStart
@@ -35,8 +36,8 @@ def policy(trained):
     return load_policy(trained)[0]
 
 
-def roll(policy, seeds=SEEDS, *, task=toys.REACH, execution=RecedingHorizon, **options):
-    options = {"progress": False} | options
+def roll(policy, seeds=SEEDS, *, task=toys.REACH, execution=RecedingHorizon, filmed=(), **options):
+    options = {"progress": False, "filmed": filmed if isinstance(filmed, dict) else dict.fromkeys(filmed)} | options
     return rollout(policy, task, seeds, execution=partial(execution, policy.horizons), **options)
 
 
@@ -232,7 +233,7 @@ def test_success_and_score_come_from_the_task(policy, outcomes):
     for outcome in outcomes:
         assert outcome.success == (outcome.score > 0.9)  # within 0.1 m
         assert outcome.success or outcome.num_steps == toys.MAX_STEPS
-        assert outcome.frames == outcome.chunks == ()
+        assert (outcome.frames, outcome.chunks) == ({}, ())
 
 
 FAULTS = {
@@ -282,14 +283,39 @@ def test_a_filmed_episode_shows_its_success(policy, outcomes, workers):
     for outcome, expected in zip(filmed, (winner, loser, outcomes[-1]), strict=True):
         assert (outcome.seed, outcome.success, outcome.score) == (expected.seed, expected.success, expected.score)
         assert outcome.num_steps == expected.num_steps
-    assert filmed[2].frames == ()
+    assert filmed[2].frames == {}
     for outcome in filmed[:2]:
-        assert [int(frame.max()) for frame in outcome.frames[:-1]] == list(range(outcome.num_steps))
-        assert int(outcome.frames[-1].min()) == (255 if outcome.success else toys.MAX_STEPS)
+        assert list(outcome.frames) == list(range(outcome.num_steps + 1))
+        shades = [int(frame.max()) for frame in outcome.frames.values()]
+        assert shades == [*range(outcome.num_steps), 255 if outcome.success else toys.MAX_STEPS]
         assert [chunk.step for chunk in outcome.chunks] == list(range(0, outcome.num_steps, policy.horizons.action))
         for chunk in outcome.chunks:
             assert chunk.actions.shape == (policy.horizons.prediction, 2)
             assert chunk.history["position"].shape == (policy.horizons.observation, 2)
+
+
+def test_a_failed_episode_knows_the_phase_in_which_it_ended(policy, outcomes):
+    """Whatever steps the environments, and even if the function that names phases fails."""
+    task = replace(toys.REACH, phase=toys.half)
+    in_environments = roll(policy, task=task, filmed=SEEDS[:2])
+    worlds = partial(LoopedWorlds, task.make, task.specification)
+    in_worlds = roll(policy, task=replace(task, make_batch=worlds))
+    in_workers = roll(policy, task=task, workers=1)
+    assert [replace(outcome, phase=None) for outcome in in_worlds] == outcomes
+    phases = [outcome.phase for outcome in in_environments]
+    assert [outcome.phase for outcome in in_worlds] == [outcome.phase for outcome in in_workers] == phases
+    for outcome, phase in zip(outcomes, phases, strict=True):
+        assert (phase is None) == outcome.success
+        target = outcome.start["target x, m"], outcome.start["target y, m"]
+        if not outcome.success:
+            assert phase == "unknown, KeyError: 'nothing'" if target[1] <= -0.6 else phase in ("left", "right")
+    assert len({*phases}) > 1
+
+
+def test_only_the_frames_of_chosen_moments_are_kept(policy, outcomes):
+    (outcome,) = roll(policy, [SEEDS[3]], filmed={SEEDS[3]: frozenset((0, 7, 12))})
+    assert {step: int(frame.max()) for step, frame in outcome.frames.items()} == {0: 0, 7: 7, 12: 12}
+    assert replace(outcome, frames={}, chunks=()) == outcomes[3]
 
 
 def test_the_filmed_chunks_are_the_executed_ones(policy, outcomes):

@@ -132,6 +132,13 @@ class Watching(Reach):
         return observation, info | {"score": float("torch" in sys.modules)}
 
 
+def half(state):
+    """A phase: in which half the point is; nobody knows it of targets far below."""
+    return (
+        {True: "left", False: "right"}[bool(state["position"][0] < 0)] if state["target"][1] > -0.6 else {}["nothing"]
+    )
+
+
 def expert(seed):
     return lambda observation: observation["target"]
 
