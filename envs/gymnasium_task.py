@@ -351,7 +351,7 @@ def _action(space: Any, *, hold: str) -> Stream:
         raise ValueError(f"a policy commands a vector of numbers, but the action is {brief(space)}: {REMEDY}")
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     is_limited = bool((np.abs([low, high]) < FARTHEST).all() and (low < high).all())
-    limits = {"low": tuple(low.tolist()), "high": tuple(high.tolist())} if is_limited else {}
+    limits: Any = {"low": tuple(low.tolist()), "high": tuple(high.tolist())} if is_limited else {}
     return Stream("action", space.shape, space.dtype.name, hold=hold, **limits)
 
 
