@@ -32,7 +32,7 @@ def spelled(sentence):
 class Asking(toys.Reach):
     """It says what it asks for."""
 
-    def reset(self, *, seed=0, options=None) -> Any:
+    def reset(self, *, seed: Any = None, options=None) -> Any:
         observation, info = super().reset(seed=seed)
         return observation, info | {"sentence": f"{'ab'[seed % 2]}z go"}
 
@@ -50,9 +50,9 @@ class Recorder:
         return np.zeros((len(noise[0]), 2, 2), np.float32)
 
 
-def observed(task, specification=None, *, seeds=(3, 4), engine=None, **options) -> Any:
+def observed(task, specification=None, *, seeds=(3, 4), engine: Any = None, **options) -> Any:
     """What an engine observes in two episodes of two steps."""
-    engine: Any = engine or Recorder(specification)
+    engine = engine or Recorder(specification)
     rollout(
         engine,
         replace(task, max_steps=2),

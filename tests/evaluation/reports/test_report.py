@@ -321,7 +321,7 @@ def test_a_reader_sorts_the_episodes_without_a_script(tmp_path):
         "phase": [107, 109, 106, 108, *range(100, 106)],
     }
     for key, expected in columns.items():
-        assert [seed for seed, ranks in sorted(rows(page), key=lambda row: row[1][key])] == expected, key
+        assert [seed for seed, _ in sorted(rows(page), key=lambda row: row[1][key])] == expected, key
         assert f"#by-{key}:checked ~ .tables tbody tr {{ order: var(--{key}); }}" in page
         assert re.search(rf'<input type="radio" name="order" id="by-{key}"', page)
         assert f'<label for="by-{key}">{key}</label>' in page
