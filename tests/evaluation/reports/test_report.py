@@ -190,11 +190,11 @@ def test_a_film_shows_the_current_chunk(tmp_path, walked):
 
 
 def test_stills_show_the_chunk_of_their_moment_and_are_small(walked):
-    """Whatever frames there are: that of step 6 has the chunk of step 4, as in the film."""
+    """Whatever frames there are: that of step 14 has the chunk of step 12, as in the film."""
     from PIL import Image
 
     outcome, env = walked[1], Walk(height=960, width=960)
-    frames = {step: np.full((960, 960, 3), 128, np.uint8) for step in (1, 6)}
+    frames = {step: np.full((960, 960, 3), 128, np.uint8) for step in (1, 14)}
     for step, still in stills(replace(outcome, frames=frames), pixels=env.pixels).items():
         image = np.asarray(Image.open(io.BytesIO(still))).astype(int)
         assert image.shape == (320, 320, 3)
