@@ -7,7 +7,7 @@ from typing import Any
 
 from .changes import accept_changes
 from .checks import LARGEST_SEED, MOST_EPISODES, PathName, is_loopback, known_engine, not_negative, positive
-from .choices import accept_none, names, require_choices
+from .choices import accept_none, names
 from .components.executions import RecedingConfig, check_executions
 from .components.robots import SafetyConfig, SimulatedRobotConfig
 from .packages import CommandConfig
@@ -114,11 +114,9 @@ class CheckConfig(CommandConfig):
     """Longest time that a call of the driver may take, in milliseconds. A busy machine needs more."""
 
     def __post_init__(self) -> None:
-        self.robot = self.robot or None  # Hydra writes {} for a slot without a choice
+        accept_none(self, "robot")
         if (self.robot is None) == (self.task is None):
             raise ValueError(f"one thing is checked: give robot=NAME, one of {', '.join(names('robot'))}, or task=TASK")
-        if self.robot is not None:
-            require_choices(self, "robot")
         positive(self, "rate", most=10_000)
         positive(self, "seconds", most=3600)
         positive(self, "max_call_ms", most=60_000)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from third_party import played, tried
+from third_party import played, starts, tried
 
 pytest.importorskip("gymnasium_robotics", reason="make test-adapters installs it")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -16,6 +16,8 @@ def to_goal(observation):
 def test_fetch_reach():
     task = tried("gymnasium:gymnasium_robotics:FetchReach-v4@{hold: zero}")
     assert (task.specification.control_dt, task.max_steps) == (0.04, 50)
+    first, other, again = starts(task, "desired_goal")
+    assert first.tolist() == again.tolist() != other.tolist()
     for seed in range(3):
         assert played(task, to_goal, seed=seed)[1]["success"]
     assert not played(task, lambda _: np.zeros(4))[1]["success"]

@@ -161,8 +161,8 @@ def test_an_environment_that_returns_other_shapes_than_it_declares_is_named():
         env.step(np.zeros(2))
 
 
-def test_no_file_opens_an_id():
-    sys.modules.pop("toy_ids", None)
+def test_no_file_opens_an_id(monkeypatch):
+    monkeypatch.delitem(sys.modules, "toy_ids", raising=False)
     with pytest.raises(ValueError, match="is not imported on the word of a file or a server"):
         known_task(TEXT, key="task")
     assert "toy_ids" not in sys.modules
