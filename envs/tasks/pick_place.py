@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..experts.pick_place import PickPlaceExpert
-from ..gantry import CUBE_HALF, WITHDRAWN, Array, GantryTask, cube_at, distance, gantry_tasks, plane
-from ..gantry_streams import specification
+from ..table_streams import Things
+from ..tabletop import CUBE_HALF, WITHDRAWN, Array, TableTask, cube_at, distance, plane, table_tasks
 from ..task import Observation
 
 TARGET_TOLERANCE = 0.03
@@ -41,7 +41,7 @@ def remaining_distance(cube: NDArray[np.floating[Any]], target: NDArray[np.float
     return np.where(is_across & (abs(crossing) < WALL_CORNER), np.minimum(left, right), straight)
 
 
-class PickPlace(GantryTask):
+class PickPlace(TableTask):
     """Carry the cube around the wall and release it on the target.
 
     Success: the centre of the cube is within 3 cm of the target's (the whole cube is on the mark), the cube rests on
@@ -53,7 +53,7 @@ class PickPlace(GantryTask):
     """
 
     scene = "pick_place.xml"
-    streams = specification(cubes=["cube"], marks={"target": 2})
+    things = Things(cubes=("cube",), marks={"target": 2})
 
     def draw(self, random: np.random.Generator) -> dict[str, Array]:
         """Cube and gripper on the start side, the target behind the wall."""
@@ -82,4 +82,4 @@ class PickPlace(GantryTask):
         return "carry the cube around the wall onto the mark"
 
 
-PICK_PLACE, PICK_PLACE_IMAGE = gantry_tasks("pick_place", PickPlace, PickPlaceExpert)
+PICK_PLACE, PICK_PLACE_IMAGE = table_tasks("pick_place", PickPlace, PickPlaceExpert)

@@ -11,8 +11,8 @@ import toys
 from recede.envs import physics
 from recede.envs.catalogue import TASKS, load_task
 from recede.envs.check import check_task
-from recede.envs.gantry import GantryWorlds, gantry_worlds
 from recede.envs.physics import mujoco
+from recede.envs.tabletop import TableWorlds, table_worlds
 from recede.envs.tasks.reach import Reach
 from recede.envs.vector import LoopedWorlds
 
@@ -215,7 +215,7 @@ class Undrawable(Reach):
         return drawn
 
 
-@pytest.mark.parametrize("make", [partial(gantry_worlds, Undrawable), partial(LoopedWorlds, Undrawable, Reach.streams)])
+@pytest.mark.parametrize("make", [partial(table_worlds, Undrawable), partial(LoopedWorlds, Undrawable, Reach.streams)])
 def test_a_world_whose_reset_fails_is_reported(make):
     worlds = make(3)
     _, info = worlds.reset(seed=10)
@@ -268,7 +268,7 @@ def test_without_a_batch_environments_are_stepped_one_by_one_which_is_said_once(
 
 def test_worlds_are_stepped_by_the_processors_that_this_process_may_use():
     many, one = (load_task("reach").make_batch(count) for count in (64, 1))
-    assert isinstance(many, GantryWorlds)
+    assert isinstance(many, TableWorlds)
     assert (many._batch.nthread, one._batch.nthread) == (min(64, physics.num_processors()), 1)
 
 
