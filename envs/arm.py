@@ -92,7 +92,7 @@ class Arm(Manipulator):
     position = "joints"
     hands: ClassVar[Mapping[str, str]] = {"gripper": "arm_hand"}
     cameras: ClassVar[Mapping[str, str]] = {"wrist": "arm_wrist"}
-    feet: ClassVar[Mapping[str, Foot]] = {"arm_": Foot(0.25, 0.0, (-1, 0))}
+    feet: ClassVar[Mapping[str, Foot]] = {"arm_": Foot(0.27, 0.0, (-1, 0))}
     """The prefix of the names of an arm in the model -> where it stands, in the order of the streams."""
     joints = tuple(f"arm_{name}" for name in (*JOINTS, "left_finger", "right_finger"))
 
@@ -165,7 +165,7 @@ class PoseArm(Arm):
     @classmethod
     def action(cls, highest: float) -> Stream:
         """See `Manipulator.action`."""
-        low, high = (-0.17, -0.2, 0.016, -1.2, -0.6, -0.6, 0.0), (0.09, 0.2, highest, 1.2, 0.6, 0.6, 0.08)
+        low, high = (-0.15, -0.2, 0.016, -1.2, -0.6, -0.6, 0.0), (0.11, 0.2, highest, 1.2, 0.6, 0.6, 0.08)
         return Stream("action", (7,), units=POSE_UNITS, labels=POSE, low=low, high=high)
 
     def controls(self, positions: Array, actions: Array) -> Array:

@@ -15,8 +15,8 @@ import numpy as np
 from .manipulator import Array
 from .physics import mujoco
 
-STEPS = 5
-"""Steps of the solver in a control step."""
+STEPS = 2
+"""Steps of the solver in a control step; a way of 20 mm ends 0.01 mm beside its end (median), with 1 step 1 mm."""
 TURN_COST = 0.1
 """An error of 1 rad counts as one of so many metres."""
 DAMPING = 1e-6

@@ -53,7 +53,7 @@ class ReachArm(Reach):
 
     scene = "reach_arm.xml"
     robot = PoseArm
-    low, high = (-0.11, -0.12, 0.03), (0.05, 0.12, 0.1)
+    low, high = (-0.09, -0.12, 0.03), (0.07, 0.12, 0.1)
 
 
 class ReachArmJoints(ReachArm):
