@@ -28,7 +28,7 @@ LOW, HIGH = (-1.9, -0.9, 0.05, -1.9, -1.2, -2.8, 0.0), (1.9, 1.9, 2.8, 2.0, 1.2,
 """Limits of the joints (rad) and of the distance between the fingertips (m), those of `arm.xml`."""
 POSE = ("x", "y", "z", "yaw", "pitch", "roll", "opening")
 POSE_UNITS = ("m", "m", "m", "rad", "rad", "rad", "m")
-SPEED = 2.0
+SPEED = 1.5
 """The highest speed of a joint (rad/s)."""
 AHEAD = SPEED * PERIOD
 """How far (rad) the target of a joint may be ahead of it: a control step at `SPEED`."""
@@ -179,3 +179,13 @@ class PoseArm(Arm):
     def points(self, actions: Array) -> Array:
         """See `Manipulator.points`."""
         return np.asarray(actions)[..., :3]
+
+
+class TwoArms(Arm):
+    """Two arms that face each other across the table, with an action of the joints of the left and of the right arm."""
+
+    observations = _streams("left_", "right_")
+    hands: ClassVar[Mapping[str, str]] = {f"{side}_gripper": f"{side}_hand" for side in ("left", "right")}
+    cameras: ClassVar[Mapping[str, str]] = {f"{side}_wrist": f"{side}_wrist" for side in ("left", "right")}
+    feet: ClassVar[Mapping[str, Foot]] = {"left_": Foot(0.0, 0.33, (0, -1)), "right_": Foot(0.0, -0.33, (0, 1))}
+    joints = tuple(f"{side}{name}" for side in ("left_", "right_") for name in (*JOINTS, "left_finger", "right_finger"))

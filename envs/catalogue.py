@@ -39,6 +39,8 @@ TASKS: dict[str, str | Task] = {
     "sort_image": "recede.envs.tasks.sort:SORT_IMAGE",
     "stack": "recede.envs.tasks.stack:STACK",
     "stack_image": "recede.envs.tasks.stack:STACK_IMAGE",
+    "transfer": "recede.envs.tasks.transfer:TRANSFER",
+    "transfer_image": "recede.envs.tasks.transfer:TRANSFER_IMAGE",
 }
 """Name -> a task, or its location, which is imported when the task is loaded. `recede.add_choice` adds to it."""
 

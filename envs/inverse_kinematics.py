@@ -17,8 +17,8 @@ from .physics import mujoco
 
 STEPS = 2
 """Steps of the solver in a control step; a way of 20 mm ends 0.01 mm beside its end (median), with 1 step 1 mm."""
-TURN_COST = 0.1
-"""An error of 1 rad counts as one of so many metres."""
+TURN_COST = 0.3
+"""An error of 1 rad counts as one of so many metres, about the way from the shoulder to the hand."""
 DAMPING = 1e-6
 """Weight of the speed of the joints; it decides between speeds that do equally well."""
 

@@ -420,8 +420,13 @@ def table_worlds(made: type[TableTask], count: int) -> Worlds:
     return LoopedWorlds(made, made.streams, count) if batch_module() is None else TableWorlds(made, count)
 
 
-def table_tasks(name: str, made: type[TableTask], expert: Callable[[int], Expert]) -> tuple[Task, Task]:
-    """The task `name`, and `name_image` with the cameras instead of what they show."""
+def table_tasks(
+    name: str, made: type[TableTask], expert: Callable[[int], Expert], *, has_mirror: bool = True
+) -> tuple[Task, Task]:
+    """The task `name`, and `name_image` with the cameras instead of what they show.
+
+    has_mirror: whether the task is the same in the mirror at y = 0.
+    """
     streams = made.streams
     gymnasium.register(f"recede/{made.__name__}-v0", entry_point=f"{made.__module__}:{made.__name__}")
     task = Task(
@@ -431,7 +436,7 @@ def table_tasks(name: str, made: type[TableTask], expert: Callable[[int], Expert
         make=made,
         expert=expert,
         restore=_restore,
-        mirror={stream.name: _mirror(stream) for stream in streams.streams},
+        mirror={stream.name: _mirror(stream) for stream in streams.streams} if has_mirror else None,
         position=made.robot.position,
         make_batch=partial(table_worlds, made),
     )

@@ -7,6 +7,7 @@ the start side (x < 0) across the wall (x = 0), y along the wall, z up.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -105,6 +106,7 @@ class PickPlaceArm(PickPlace):
 
     scene = "pick_place_arm.xml"
     robot = PoseArm
+    things = replace(PickPlace.things, highest=0.12)
     wall = 0.05
     space: ClassVar[dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
         "hand": ((-0.11, -0.06), (-0.07, 0.06)),

@@ -16,7 +16,7 @@ from recede.envs.tabletop import TableWorlds, table_worlds
 from recede.envs.tasks.reach import Reach
 from recede.envs.vector import LoopedWorlds
 
-GANTRY = [name for name in TASKS if not name.startswith("pusht") and not name.endswith("_image")]
+BATCHED = [name for name in TASKS if not name.startswith("pusht") and not name.endswith("_image")]
 
 
 class Twins:
@@ -56,19 +56,23 @@ def mask(count, *ids):
     return {"reset_mask": chosen}
 
 
+def made_worlds(way, task, count):
+    return task.make_batch(count) if way == "batch" else LoopedWorlds(task.make, task.specification, count)
+
+
 @pytest.fixture(params=["batch", "loop"])
 def make_worlds(request):
     """Makes the worlds of a task in either way."""
-    return lambda task, count: (
-        task.make_batch(count) if request.param == "batch" else LoopedWorlds(task.make, task.specification, count)
-    )
+    return partial(made_worlds, request.param)
 
 
-@pytest.mark.parametrize("name", GANTRY)
-def test_every_world_equals_its_environment(name, make_worlds):
+@pytest.mark.parametrize(("name", "way"), [*((name, "batch") for name in BATCHED), ("reach", "loop"), ("sort", "loop")])
+def test_every_world_equals_its_environment(name, way):
     """Experts act; some worlds begin again in the middle, with a seed and without, and others go on after their end."""
+    if "_arm" in name and "joints" not in name:
+        pytest.importorskip("mink", reason="an arm that is commanded by poses needs the extra 'arm_ik'")
     task, count = load_task(name), 5
-    worlds, twins = make_worlds(task, count), Twins(task, count)
+    worlds, twins = made_worlds(way, task, count), Twins(task, count)
     experts, num_ended = [task.expert(seed) for seed in range(count)], 0
     observation, info = worlds.reset(seed=40)
     for index in range(count):
