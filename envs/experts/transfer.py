@@ -35,7 +35,7 @@ class TransferExpert:
         left, right, cube, joints = (
             observation[name].astype(np.float64) for name in ("left_gripper", "right_gripper", "cube", "joints")
         )
-        is_taken = np.linalg.norm(left[:3] - cube[:3]) < 0.018 and left[6] < 0.044
+        is_taken = bool(np.linalg.norm(left[:3] - cube[:3]) < 0.018 and left[6] < 0.044)
         giving = right[UPRIGHT]
         step = self._hand.release(giving, 0.0) if is_taken else self._give(giving, cube)
         upright = np.array([*step[:4], 0.0, 0.0, step[4]])
