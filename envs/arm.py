@@ -187,5 +187,5 @@ class TwoArms(Arm):
     observations = _streams("left_", "right_")
     hands: ClassVar[Mapping[str, str]] = {f"{side}_gripper": f"{side}_hand" for side in ("left", "right")}
     cameras: ClassVar[Mapping[str, str]] = {f"{side}_wrist": f"{side}_wrist" for side in ("left", "right")}
-    feet: ClassVar[Mapping[str, Foot]] = {"left_": Foot(0.0, 0.33, (0, -1)), "right_": Foot(0.0, -0.33, (0, 1))}
+    feet: ClassVar[Mapping[str, Foot]] = {"left_": Foot(0.0, 0.36, (0, -1)), "right_": Foot(0.0, -0.36, (0, 1))}
     joints = tuple(f"{side}{name}" for side in ("left_", "right_") for name in (*JOINTS, "left_finger", "right_finger"))

@@ -27,7 +27,7 @@ class TransferExpert:
         random = np.random.default_rng(seed)
         self._hand = Hand(random, lift=0.07)
         self._favourite = random.uniform(-0.4, 0.4)
-        self._place = random.uniform((-0.03, -0.01, 0.11), (0.03, 0.01, 0.13))
+        self._place = random.uniform((-0.03, -0.03, 0.11), (0.03, -0.01, 0.13))
         self._turn = random.choice([-1.0, 1.0]) * np.pi / 2
 
     def __call__(self, observation: Observation) -> NDArray[np.float32]:

@@ -26,8 +26,8 @@ class Transfer(TableTask):
     Success: the centre of the cube is within 20 mm of the point between the left fingertips, which are 45 mm apart at
     most, it is 80 mm or more above the table and at rest, and the point between the right fingertips is 80 mm or more
     away from it. The way that the score counts is that of the left hand to the cube, and that of the cube up to 80 mm.
-    At a reset the cube is on the side of the right arm, turned by up to 35 degrees, with the right hand above it and
-    the left hand above its own side.
+    At a reset the cube is on the side of the right arm, where the left one does not reach, turned by up to 35 degrees;
+    the right hand is above that side, and the left hand above its own.
     """
 
     scene = "transfer.xml"
@@ -37,8 +37,8 @@ class Transfer(TableTask):
     def draw(self, random: np.random.Generator) -> dict[str, Array]:
         """The cube and the right hand on the right side, the left hand on the left side."""
         left = random.uniform((-0.05, 0.09, 0.12, -0.4, 0.0), (0.05, 0.15, 0.18, 0.4, 0.08))
-        right = random.uniform((-0.08, -0.15, 0.08, -0.4, 0.0), (0.08, -0.07, 0.14, 0.4, 0.08))
-        x, y, yaw = random.uniform((-0.09, -0.15, -0.6), (0.09, -0.07, 0.6))
+        right = random.uniform((-0.08, -0.19, 0.08, -0.4, 0.0), (0.08, -0.11, 0.14, 0.4, 0.08))
+        x, y, yaw = random.uniform((-0.09, -0.2, -0.6), (0.09, -0.15, 0.6))
         return {**self.robot.at([left, right]), "cube": cube_at((x, y), yaw)}
 
     def remaining(self, state: Observation) -> Array:

@@ -229,7 +229,9 @@ def test_the_image_shows_the_scene_and_where_actions_point(task, camera):
     actions = random_actions(task, 30)
     points = camera.pixels(actions)
     assert points.shape == (30, 2)
-    assert np.all((points > -0.1 * image.shape[0]) & (points < 1.1 * np.array(image.shape[1::-1])))
+    are_shown = ((points > -0.1 * image.shape[0]) & (points < 1.1 * np.array(image.shape[1::-1]))).all(1)
+    are_of_joints = task.position == "joints"  # which may bring the hand out of the picture
+    assert are_shown.mean() > 0.5 if are_of_joints else are_shown.all()
     for action in actions:
         camera.step(action)
     assert np.any(camera.render() != image)

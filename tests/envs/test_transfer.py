@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from recede.envs.arm import TwoArms
+from recede.envs.arm_kinematics import FORE, HAND, SHOULDER, UPPER
 from recede.envs.catalogue import load_task
 from recede.envs.experts.gantry import OPEN
 from recede.envs.tasks.transfer import TRANSFER
@@ -34,6 +35,14 @@ def test_success_is_a_cube_that_the_left_hand_alone_holds_in_the_air(change, is_
     velocities = np.zeros(env._model.nv)
     velocities[env._cube_velocity[2]] = 0.02
     assert not env.is_solved(info["state"], velocities)
+
+
+def test_the_left_hand_does_not_reach_the_cube_where_it_begins():
+    foot = TwoArms.feet["left_"]
+    shoulder, longest = np.array([foot.x, foot.y, SHOULDER]), UPPER + FORE + HAND
+    env = TRANSFER.make()
+    cubes = [env.reset(seed=seed)[1]["state"]["cube"][:3] for seed in range(20)]
+    assert np.linalg.norm(cubes - shoulder, axis=1).min() > longest
 
 
 def test_a_cube_that_a_hand_holds_stays_there():
