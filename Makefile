@@ -17,10 +17,10 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test quick check setup gpu constraints clean
+.PHONY: help demo test quick check setup gpu test-adapters constraints clean
 
 help: ## say what there is
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 22
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
 
 demo: $(VENV)/base $(VENV)/rendering ## record, train, evaluate and report on the embedded task: runs/demo/report.html
 	$(BIN)/recede demo
@@ -40,10 +40,28 @@ gpu: setup ## prove on a GPU: agreement with the CPU and speed, in ten minutes: 
 	mkdir -p runs
 	$(BIN)/python benchmarks/gpu.py json=runs/gpu.json
 
+# Each package of others has pins of its own, so each has an environment, which has ours behind its own packages.
+ADAPTERS := $(patsubst tests/adapters/%.txt,%,$(wildcard tests/adapters/*.txt))
+OURS := import sys; print(*(path for path in sys.path if path.endswith("site-packages")), sep="\n")
+
+test-adapters: $(ADAPTERS:%=$(VENV)-adapters/%/ready) ## try the environments of other packages, each in its own .venv-adapters/NAME
+	@for name in $(ADAPTERS); do \
+		echo "$$name:"; python=$(VENV)-adapters/$$name/bin/python; \
+		$$python -c "import $$name" && $$python -m pytest tests/adapters/test_$$name.py --quiet -W ignore || failed="$$failed $$name"; \
+	done; if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
+
+$(VENV)-adapters/%/ready: tests/adapters/%.txt | $(VENV)/complete $(VENV)/typing/recede
+	rm -rf $(@D)
+	$(PYTHON) -m venv --without-pip $(@D)
+	{ $(BIN)/python -c '$(OURS)'; echo $(CURDIR)/$(VENV)/typing; } \
+		>$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/ours.pth
+	$(PIP) --python $(@D)/bin/python install --quiet --requirement $<
+	touch $@
+
 setup: $(VENV)/complete $(VENV)/rendering $(VENV)/typing/recede ## make .venv with everything, exactly as pinned
 
 clean: ## remove what was made; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-adapters build dist *.egg-info .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # pip and setuptools come first and pinned: the build below then needs no environment of its own.

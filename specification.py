@@ -12,8 +12,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -88,6 +88,9 @@ DTYPES = (
 )
 """The dtypes of streams."""
 
+WORDS = "words"
+"""The name of a context stream that holds a sentence, as a text encoder embeds it."""
+
 VECTOR_LIMIT = 2**20
 """Most dimensions of a vector."""
 
@@ -131,6 +134,8 @@ class Stream:
     "last" repeats the nearest action, which suits positions. "zero" suits velocities and differences, because repeating
     them would keep the robot moving. Empty stands for "last".
     """
+    context: bool = False
+    """Whether an observation says what an episode asks for, such as a goal: it is the same in all steps of one."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -273,7 +278,8 @@ class Stream:
 class Specification:
     """Everything that a policy observes and commands: observation streams, action stream and control period.
 
-    Raises ValueError for streams with equal names, an action that is not a vector, or an impossible control period.
+    Raises ValueError for streams with equal names, observations that are all context, an action that is context or no
+    vector, or an impossible control period.
 
     >>> stick = Stream("stick", (2,), units="m")
     >>> spec = Specification((stick,), Stream("action", (2,)), control_dt=0.1)
@@ -300,6 +306,11 @@ class Specification:
                 f"the action must be a vector stream named 'action', "
                 f"got {self.action.name!r} of shape {self.action.shape}"
             )
+        if self.action.context or len(self.context) == len(names):
+            raise ValueError(
+                "context must be observations beside others that change in an episode, got "
+                f"{['action'] if self.action.context else names}: leave out context=True"
+            )
         if names := [stream.name for stream in self.observations if stream.hold]:
             raise ValueError(f"only the action may have hold, the observations {names} have it too: leave it out there")
         if not (math.isfinite(self.control_dt) and self.control_dt > 0):
@@ -309,6 +320,15 @@ class Specification:
     def streams(self) -> tuple[Stream, ...]:
         """All streams, the action last."""
         return (*self.observations, self.action)
+
+    @property
+    def context(self) -> tuple[Stream, ...]:
+        """The observations that say what an episode asks for."""
+        return tuple(stream for stream in self.observations if stream.context)
+
+    def without(self, names: Collection[str]) -> Specification:
+        """The specification without some of its observations."""
+        return replace(self, observations=tuple(stream for stream in self.observations if stream.name not in names))
 
     def differences(self, other: Specification) -> list[str]:
         """The differences between two specifications, a sentence each. The order of streams does not matter."""

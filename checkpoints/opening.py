@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..configs.changes import replaced
 from ..configs.components.policies import DiffusionConfig, RegressionConfig
 from ..configs.notation import UnknownChoice, describe, policy_config
+from ..specification import WORDS
 
 if TYPE_CHECKING:
     import torch
 
+    from ..policy.encoders.text import TextEncoder
     from ..policy.engines.exported import ExportedEngine
     from ..policy.engines.interface import Engine
     from ..policy.interface import Policy
@@ -81,13 +83,17 @@ class PolicyChoice(Protocol):
     run: str
     checkpoint: str
     sampler: Any
+    guidance: Any
+    context: dict[str, Any]
+    words: str | None
+    text_encoder: str | None
     engine: str | None
     device: str
 
 
 def open_chosen(config: PolicyChoice, *, is_for_robots: bool = False) -> OpenedPolicy:
     """Open the policy that a command was given. Raises what `open_policy` raises."""
-    return open_policy(
+    opened = open_policy(
         config.run,
         engine=config.engine,
         which=config.checkpoint,
@@ -95,6 +101,41 @@ def open_chosen(config: PolicyChoice, *, is_for_robots: bool = False) -> OpenedP
         device=config.device,
         is_for_robots=is_for_robots,
     )
+    from ..policy.engines.guided import GuidedEngine
+    from ..policy.engines.instructed import InstructedEngine
+
+    engine, notes = opened.engine, dict[str, Any]()
+    if config.guidance is not None:
+        engine = GuidedEngine(engine, [config.guidance.build(engine.specification, opened.manifest["policy"])])
+        notes["guidance"] = describe(config.guidance)
+    if config.context or config.words is not None:
+        engine = InstructedEngine(engine, config.context | _embedded(opened.manifest, config))
+        notes |= {"context": config.context, "words": config.words}
+    return replace(opened, engine=engine, manifest=opened.manifest | notes)
+
+
+def _embedded(manifest: Mapping[str, Any], config: PolicyChoice) -> dict[str, Any]:
+    """The sentence of a command as context."""
+    if config.words is None:
+        return {}
+    if (text := text_encoder_of(manifest, config.text_encoder)) is None:
+        raise ValueError(f"words={config.words!r} needs a policy that observes sentences: leave it out")
+    return {WORDS: text(config.words)}
+
+
+def text_encoder_of(manifest: Mapping[str, Any], folder: str | None) -> TextEncoder | None:
+    """The text encoder of a policy; None if it observes no sentences. folder: where it lies; None as in the training.
+
+    Raises ValueError if it is another encoder than that of the training, and the errors of `TextEncoder`.
+    """
+    from ..policy.encoders.text import TextEncoder
+
+    if (noted := manifest.get("text_encoder")) is None:
+        return None
+    text = TextEncoder(folder or noted["folder"])
+    if text.digest != noted["sha256"]:
+        raise ValueError(f"{text.folder} is another text encoder than that of the training: name it with text_encoder=")
+    return text
 
 
 def load_engine(folder: str | Path) -> Engine:

@@ -1,4 +1,4 @@
-"""`recede check`: try every promise of a robot before a policy controls it."""
+"""`recede check`: try every promise of a robot or of a task before a policy acts in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,18 @@ from ..configs.deployment import CheckConfig
 
 
 def run(config: CheckConfig) -> None:
-    """Say what will move, check the robot, and print one sentence. Raises an error for the first broken promise."""
+    """Check a task or a robot, and print what was tried. Raises an error for the first broken promise."""
+    if config.task is None:
+        _check_robot(config)
+        return
+    from ..envs.catalogue import load_task
+    from ..envs.check import check_task
+
+    print(check_task(load_task(config.task)))
+
+
+def _check_robot(config: CheckConfig) -> None:
+    """Say what will move, check the robot, and print one sentence."""
     from ..realtime import MonotonicClock
     from ..robots.check import check_robot
 

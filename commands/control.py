@@ -14,7 +14,7 @@ import numpy as np
 from ..configs.deployment import ControlConfig
 from ..configs.notation import command_line, describe
 from ..policy.requests import Request, batch
-from ..specification import Horizons, Specification
+from ..specification import WORDS, Horizons, Specification
 from .hands import build_hands, facts_of
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ def run(config: ControlConfig) -> None:
     robot = config.robot.build(description, rate=config.rate)
     if isinstance(robot, SimulatedRobot):
         check_controllable(robot.task)
-    if differences := robot.specification.differences(description["specification"]):
-        raise ValueError(f"the robot must be the one that the policy was trained for, but {'; '.join(differences)}")
+    _check_fits(robot.specification, description["specification"], config)
     out = Path(config.out or time.strftime("runs/control/%Y%m%d-%H%M%S"))
     if out.exists() and (not out.is_dir() or any(path.name != LOCK for path in out.iterdir())):
         raise FileExistsError(f"{out} must be a new or an empty folder: choose another one with out=")
@@ -53,6 +52,20 @@ def run(config: ControlConfig) -> None:
                 f"{num} of {len(session.records)} episodes were stopped for safety: {out / 'report.html'} shows which "
                 "limit or which silence stopped the robot"
             )
+
+
+def _check_fits(robot: Specification, policy: Specification, config: ControlConfig) -> None:
+    """Raise ValueError, naming every difference, if the policy was trained for another robot."""
+    stated = {*config.context, *([] if config.words is None else [WORDS])}
+    if differences := robot.without(stated).differences(policy.without(stated)):
+        missing = {stream.name for stream in policy.context} - {stream.name for stream in robot.observations} - stated
+        remedy = ": say what an episode asks for with " + ", ".join(
+            "words=" if name == WORDS else f"context.{name}=" for name in sorted(missing)
+        )
+        raise ValueError(
+            f"the robot must be the one that the policy was trained for, but {'; '.join(differences)}"
+            + (remedy if missing else "")
+        )
 
 
 def _session(config: ControlConfig, robot: Robot, description: dict[str, Any], out: Path) -> Session:

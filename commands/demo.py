@@ -29,7 +29,8 @@ def run(config: DemoConfig) -> None:
 
 
 def _demonstrate(config: DemoConfig, out: Path) -> None:
-    from ..evaluation.results import measure, write_results
+    from ..evaluation.results import measure
+    from ..evaluation.writing import write_results
     from ..recording.scripted import collect
     from ..training.loop import train
 

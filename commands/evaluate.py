@@ -132,7 +132,7 @@ def _compare(config: EvaluateConfig, places: list[Place]) -> None:
 
 
 def _write(measurement: Measurement, config: EvaluateConfig, out: Path) -> None:
-    from ..evaluation.results import write_results
+    from ..evaluation.writing import write_results
 
     again = partial(shown, "evaluate", config.run, task=config.task, imports=config.imports)
     write_results(
@@ -141,9 +141,22 @@ def _write(measurement: Measurement, config: EvaluateConfig, out: Path) -> None:
         title=f"{measurement.name} on {measurement.task.name}",
         command=command_line("evaluate", config),
         next_steps=[
+            *_film_of_worst(measurement, config, out),
             (again(episodes=200), "a narrower interval"),
             (again(first_seed=200_000), "other unseen seeds"),
             (again(delay_ms=[0, 200], execution=["receding", "rtc"]), "with late chunks"),
         ],
+        has_strips=config.videos > 0,
     )
     print(f"report: {out / 'report.html'}")
+
+
+def _film_of_worst(measurement: Measurement, config: EvaluateConfig, out: Path) -> list[tuple[str, str]]:
+    """The command that films the failed episode of the lowest score, unless it is filmed already or cannot be."""
+    from ..evaluation.worst import worst
+
+    (first,) = worst(measurement.evaluation.outcomes, most=1)
+    if first.success or first.frames or measurement.undrawn:
+        return []
+    alone = replace(config, first_seed=first.seed, episodes=1, videos=1, out=str(out / f"episode-{first.seed}"))
+    return [(command_line("evaluate", alone), "a film of the worst episode")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import count
 from pathlib import Path
 
@@ -9,9 +10,21 @@ from ..configs.notation import shown
 from ..envs.catalogue import TASKS
 
 
+def run_name(task: str) -> str:
+    """What a run of a task is called: the task as typed, or the last word of a gymnasium id.
+
+    >>> [run_name(task) for task in ("reach", "toys:REACH", "gymnasium:gym_pusht:gym_pusht/PushT-v0@{dt: 0.1}")]
+    ['reach', 'toys:REACH', 'PushT-v0']
+    """
+    from ..envs.gymnasium_task import PREFIX
+
+    return re.split("[:/]", task.partition("@")[0])[-1] if task.startswith(PREFIX) else task
+
+
 def print_train(task: str, dataset: str, imports: list[str]) -> None:
     """How to train on demonstrations, in a new run folder."""
-    folders = (f"runs/{task}{f'-{number}' if number > 1 else ''}" for number in count(1))
+    name = run_name(task)
+    folders = (f"runs/{name}{f'-{number}' if number > 1 else ''}" for number in count(1))
     out = next(folder for folder in folders if not Path(folder).exists())
     print(f"next: {shown('train', task=task, dataset=dataset, out=out, imports=imports)}")
 

@@ -26,6 +26,7 @@ from .components.denoising import (
 )
 from .components.encoders import LowdimEncoderConfig, ResNetEncoderConfig, ViTEncoderConfig
 from .components.executions import EXECUTIONS
+from .components.guidance import GUIDANCE
 from .components.inputs import INPUTS
 from .components.networks import DiTConfig, TransformerConfig, UNet1dConfig
 from .components.policies import DenoisingConfig, DiffusionConfig, RegressionConfig
@@ -45,6 +46,13 @@ def require_choices(config: object, *slots: str, parent: str = "") -> None:
             raise ValueError(f"{path} must be chosen as {path}=NAME, got {value!r}: {hint}")
         inner = [field.name for field in fields(value) if f"{path}/{field.name}" in CHOICES]
         require_choices(value, *inner, parent=f"{path}/")
+
+
+def accept_none(config: object, slot: str) -> None:
+    """Make an empty slot None, which Hydra writes as {}; otherwise check its choice, as `require_choices` does."""
+    setattr(config, slot, getattr(config, slot) or None)
+    if getattr(config, slot) is not None:
+        require_choices(config, slot)
 
 
 _SAMPLERS = {
@@ -73,6 +81,7 @@ CHOICES: dict[str, dict[str, Any]] = {
         "edm": EDMWeightingConfig,
     },
     "sampler": _SAMPLERS,
+    "guidance": GUIDANCE,
     "execution": EXECUTIONS,
     "robot": ROBOTS,
     "input": INPUTS,
@@ -91,9 +100,9 @@ def add_choice(slot: str, name: str, config: Any) -> None:
     """Add a choice: `slot=name` then chooses `config` on every command line and in every checkpoint.
 
     slot: "policy", "policy/encoder", "policy/network", "policy/schedule", "policy/sampler", "policy/objective",
-    "policy/weighting", "execution", "robot", "input" or "task". name: lower-case letters, digits and underscores.
-    config: a dataclass with a method `build` that makes the real object, like those in `configs.components`. For a
-    task, the `Task` itself or its place, "package.module:CONSTANT".
+    "policy/weighting", "guidance", "execution", "robot", "input" or "task". name: lower-case letters, digits and
+    underscores. config: a dataclass with a method `build` that makes the real object, like those in
+    `configs.components`. For a task, the `Task` itself or its place, "package.module:CONSTANT".
 
     A reloaded module may add its choices again. Raises ValueError for an unknown slot, for a name that is taken, and
     for a configuration that does not fit the slot.

@@ -47,7 +47,7 @@ COMMANDS = {
     "export": Command(ExportConfig, "export a policy so that it runs without PyTorch", "Policies", "run"),
     "evaluate": Command(EvaluateConfig, "measure success rates in simulation", "Measurements", "run"),
     "compare": Command(CompareConfig, "put many evaluations into one table", "Measurements", "results"),
-    "check": Command(CheckConfig, "check every promise of a robot before a policy controls it", "Robots"),
+    "check": Command(CheckConfig, "check every promise of a robot, or of a task", "Robots"),
     "control": Command(ControlConfig, "control a robot in real time", "Robots", "run"),
     "serve": Command(ServeConfig, "serve a policy to robots over the network", "Robots", "run"),
 }

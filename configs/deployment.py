@@ -7,7 +7,7 @@ from typing import Any
 
 from .changes import accept_changes
 from .checks import LARGEST_SEED, MOST_EPISODES, PathName, is_loopback, known_engine, not_negative, positive
-from .choices import require_choices
+from .choices import accept_none, names, require_choices
 from .components.executions import RecedingConfig, check_executions
 from .components.robots import SafetyConfig, SimulatedRobotConfig
 from .packages import CommandConfig
@@ -28,6 +28,14 @@ checkpoint, sampler and engine."""
     """Checkpoint of a run: last or best."""
     sampler: Any = None
     """Sampler to denoise with. null is that of the policy; sampler.num_steps=4 alone changes only that value."""
+    guidance: Any = None
+    """What guides every chunk. null leaves the policy as it was trained."""
+    context: dict[str, Any] = field(default_factory=dict)
+    """Context that is the same in all episodes, as context.goal=[1,0,0,0]. {} takes that of the robot."""
+    words: str | None = None
+    """Sentence of all episodes, for a policy that observes sentences. null takes those of the robot."""
+    text_encoder: PathName | None = None
+    """Folder of the text encoder, if it was moved since the training."""
     engine: str | None = None
     """What runs the policy in its own process: eager (PyTorch, on a CPU with one thread), cuda_graph, onnx, openvino,
 openvino_fp32 or auto. null is the engine of an exported policy; otherwise the faster of eager and cuda_graph on a GPU,
@@ -69,17 +77,16 @@ and eager elsewhere."""
             positive(self, "seconds", most=1e9)
         check_executions(self.execution, most=1)
         accept_changes(self, "sampler")
-        self.takeover = self.takeover or None  # Hydra writes {} for a slot without a choice
-        if self.takeover is not None:
-            require_choices(self, "takeover")
+        accept_none(self, "takeover")
+        accept_none(self, "guidance")
         known_engine(self.engine)
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
-        chosen = self.sampler, self.engine, self.checkpoint, self.device
-        if self.is_remote and chosen != (None, None, "last", "auto"):
+        chosen = self.sampler, self.guidance, self.words, self.engine, self.checkpoint, self.device, self.context
+        if self.is_remote and chosen != (None, None, None, None, "last", "auto", {}):
             raise ValueError(
-                f"{self.run} has a checkpoint, a sampler, an engine and a device: leave them out here, and give them "
-                "to `recede serve`"
+                f"{self.run} has a checkpoint, a sampler, guidance, context, an engine and a device: leave them out "
+                "here, and give them to `recede serve`"
             )
 
     @property
@@ -90,12 +97,15 @@ and eager elsewhere."""
 
 @dataclass(kw_only=True)
 class CheckConfig(CommandConfig):
-    """Check every promise of a robot, before a policy controls it. The robot is switched on, commanded to stay where it
-    is, and stopped. Ctrl-C stops it at once.
+    """Check every promise of a robot before a policy controls it, or of a task before one is trained for it.
+
+    The robot is switched on, commanded to stay where it is, and stopped. Ctrl-C stops it at once.
     """
 
-    robot: Any
-    """Robot to check."""
+    robot: Any = None
+    """Robot to check. null checks a task."""
+    task: str | None = None
+    """Task to check: a name, package.module:CONSTANT or gymnasium:ID, see docs/your_task.md."""
     rate: float = 100.0
     """Commands to the robot per second."""
     seconds: float = 2.0
@@ -104,6 +114,11 @@ class CheckConfig(CommandConfig):
     """Longest time that a call of the driver may take, in milliseconds. A busy machine needs more."""
 
     def __post_init__(self) -> None:
+        self.robot = self.robot or None  # Hydra writes {} for a slot without a choice
+        if (self.robot is None) == (self.task is None):
+            raise ValueError(f"one thing is checked: give robot=NAME, one of {', '.join(names('robot'))}, or task=TASK")
+        if self.robot is not None:
+            require_choices(self, "robot")
         positive(self, "rate", most=10_000)
         positive(self, "seconds", most=3600)
         positive(self, "max_call_ms", most=60_000)
@@ -122,6 +137,14 @@ class ServeConfig(CommandConfig):
     sampler: Any = None
     """Sampler to denoise with. null is that of the policy; sampler.num_steps=4 alone changes only that value.
 An exported policy keeps its own."""
+    guidance: Any = None
+    """What guides every chunk. null leaves the policy as it was trained."""
+    context: dict[str, Any] = field(default_factory=dict)
+    """Context that is the same in all episodes, as context.goal=[1,0,0,0]. {} takes that of the robot."""
+    words: str | None = None
+    """Sentence of all episodes, for a policy that observes sentences. null takes those of the robot."""
+    text_encoder: PathName | None = None
+    """Folder of the text encoder, if it was moved since the training."""
     engine: str | None = None
     """What runs the policy: eager (PyTorch), cuda_graph, onnx, openvino, openvino_fp32, or auto for the fastest here.
 null is the engine of an exported policy; otherwise the faster of eager and cuda_graph on a GPU, and eager elsewhere."""
@@ -143,6 +166,7 @@ null is the engine of an exported policy; otherwise the faster of eager and cuda
 
     def __post_init__(self) -> None:
         accept_changes(self, "sampler")
+        accept_none(self, "guidance")
         known_engine(self.engine)
         positive(self, "max_sessions", "max_batch", most=10_000)
         not_negative(self, "seed", most=LARGEST_SEED)

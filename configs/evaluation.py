@@ -21,6 +21,7 @@ from .checks import (
     positive,
     share,
 )
+from .choices import accept_none
 from .components.executions import RecedingConfig, check_executions
 from .packages import CommandConfig
 
@@ -42,6 +43,14 @@ class EvaluateConfig(CommandConfig):
     sampler: Any = None
     """Sampler to denoise with. null is that of the policy; sampler.num_steps=4 alone changes only that value.
 An exported policy keeps its own."""
+    guidance: Any = None
+    """What guides every chunk. null leaves the policy as it was trained."""
+    context: dict[str, Any] = field(default_factory=dict)
+    """Context that is the same in all episodes, as context.goal=[1,0,0,0]. {} takes that of the task."""
+    words: str | None = None
+    """Sentence of all episodes, for a policy that observes sentences. null takes those of the task."""
+    text_encoder: PathName | None = None
+    """Folder of the text encoder, if it was moved since the training."""
     engine: str | None = None
     """What runs the policy: eager (PyTorch), cuda_graph, onnx, openvino, openvino_fp32, or auto for the fastest here.
 null is eager, or the engine of an exported policy."""
@@ -87,10 +96,11 @@ are observation_noise and action_noise (shares of the range), delay (ms), push (
     out: PathName | None = None
     """Folder for evaluation.json, the report and the films. null writes them beside the policy."""
     videos: int = 3
-    """Episodes to film, from the first on."""
+    """Episodes to film, from the first on. The report then shows the worst failures too, as film strips."""
 
     def __post_init__(self) -> None:
         accept_changes(self, "sampler")
+        accept_none(self, "guidance")
         known_engine(self.engine)
         check_executions(self.execution)
         self.delays  # noqa: B018 - it raises

@@ -58,7 +58,13 @@ on the whole of episodes that do not note who led. null takes all."""
     data: str = "same"
     """What a resumed run accepts: same, the episodes that it has; or grown, also episodes added behind them."""
     task: str | None = None
-    """Task of the demonstrations, also used for evaluation. Required for replay buffers; a store describes itself."""
+    """Task of the demonstrations, also used for evaluation: a name, package.module:CONSTANT or gymnasium:ID, see
+docs/your_task.md. Required for replay buffers; a store describes itself."""
+    observe: list[str] | None = None
+    """Observation streams that the policy sees. null is all of the dataset."""
+    text_encoder: PathName | None = None
+    """Folder of CLIP, SigLIP or T5 from Hugging Face. The policy then also observes the sentence of each episode. null
+leaves sentences out."""
     horizons: HorizonsConfig = field(default_factory=HorizonsConfig)
     """Numbers of control steps that the policy sees, generates and executes."""
     held_out: float | None = None
@@ -159,6 +165,8 @@ hold."""
         positive(self, "ema_power", most=10)
         not_negative(self, "seed", most=LARGEST_SEED)
         condition(self, "episodes")
+        if self.observe is not None and not self.observe:
+            raise ValueError("observe must name a stream or more, got []: leave it out to see all of the dataset")
         not_negative(self, "split_seed", most=LARGEST_SEED)
         share(self, "ema_maximum", "held_out")
         self.normalisation = dict[str, Any](normalisations(self.normalisation))

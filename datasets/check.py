@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..specification import Specification, Stream
-from .demonstrations import Demonstrations, check_episode_ends, check_finite
+from .demonstrations import Demonstrations, check_context, check_episode_ends, check_finite
 
 PIECE_BYTES = 2**26
 """A stream is read in pieces of at most this many bytes, or of a single step if it is larger."""
@@ -77,6 +77,10 @@ def _check_each_episode(demonstrations: Demonstrations) -> None:
             f"got len() {counts[0]} and num_steps {counts[1]}: inherit both"
         )
     for episode, (start, stop) in enumerate(itertools.pairwise(edges)):
+        for stream in demonstrations.specification.context:
+            check_context(
+                demonstrations.read(stream.name, start, stop), stream, f"{demonstrations.path}: episode {episode}"
+            )
         if demonstrations.bounds(episode) != (start, stop):
             raise ValueError(
                 f"{demonstrations.path}: bounds({episode}) must be {(start, stop)} as episode_ends say, "

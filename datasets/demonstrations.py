@@ -128,6 +128,16 @@ def check_finite(rows: NDArray[Any], stream: Stream, place: str, first: int = 0)
     )
 
 
+def check_context(rows: NDArray[Any], stream: Stream, place: str) -> None:
+    """Raise ValueError unless the rows (L, *shape) of a context stream in an episode are all the same."""
+    is_other = (rows != rows[:1]).reshape(len(rows), -1).any(-1)
+    if is_other.any():
+        raise ValueError(
+            f"{place}: context {stream.name!r} must be the same in all steps of an episode, but step "
+            f"{int(is_other.argmax())} differs from the first: record it without context=True, or split the episode"
+        )
+
+
 def cast_unclipped(rows: NDArray[Any], stream: Stream, place: str) -> NDArray[Any]:
     """Rows in the dtype of their stream, C-contiguous. Floats may be rounded to floats; nothing else may change.
 

@@ -18,9 +18,9 @@ class EpisodeWriter:
 
     It is discarded at the end of its context unless it is kept.
 
-    arrays: of the streams. start: the first step. check: returns steps in the dtypes of the streams, or raises
-    ValueError. commit: commits the written rows, see `keep`. shorten: deletes uncommitted rows. lock: keeps other
-    writers out until it is closed.
+    arrays: of the streams that are no context. start: the first step. check: returns steps in the dtypes of the
+    streams, or raises ValueError. commit: commits the written rows and the context, see `keep`. shorten: deletes
+    uncommitted rows. lock: keeps other writers out until it is closed.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class EpisodeWriter:
         start: int,
         *,
         check: Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]],
-        commit: Callable[[int, int, EpisodeFacts], int],
+        commit: Callable[[int, Mapping[str, NDArray[Any]], int, EpisodeFacts], int],
         shorten: Callable[[], None],
         lock: ExitStack,
     ) -> None:
@@ -37,6 +37,7 @@ class EpisodeWriter:
         self._check, self._commit, self._shorten = check, commit, shorten
         self._waiting: dict[str, list[NDArray[Any]]] = {name: [] for name in arrays}
         self._written = dict.fromkeys(arrays, 0)
+        self._context = dict[str, NDArray[Any]]()
         self._is_over = False
         self.num_steps = 0
         """Number of steps so far."""
@@ -58,6 +59,11 @@ class EpisodeWriter:
         Raises ValueError if the steps do not fit the specification, and OSError if they cannot be written.
         """
         rows = self._check(streams)
+        context = {name: rows.pop(name)[0] for name in rows.keys() - self._arrays.keys()}
+        for name, value in self._context.items():
+            if not np.array_equal(value, context[name]):
+                raise ValueError(f"context {name!r} must be the same in all steps of an episode: begin another episode")
+        self._context = context
         self.num_steps += len(rows["action"])
         for name, values in rows.items():
             self._waiting[name].append(values)
@@ -73,7 +79,7 @@ class EpisodeWriter:
             raise ValueError("an episode must have at least one step: add steps, or discard it")
         for name in self._arrays:
             self._write(name, self.num_steps - self._written[name])
-        index = self._commit(self.num_steps, seed, facts)
+        index = self._commit(self.num_steps, self._context, seed, facts)
         self._is_over = True
         self._lock.close()
         return index

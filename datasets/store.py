@@ -4,6 +4,7 @@ The layout, with N steps of all n episodes in turn:
 
     attributes["recede"]   {"format": 1, "specification": {...}, "num_episodes": n}
     data/<stream>          (N, *shape of a step), in the stream's dtype; the action is one of the streams
+    context/<stream>       (n, *shape of a step) instead, if the stream is context: it is the same in all steps
     meta/episode_ends      (n,) int64: the first step after each episode
     meta/episode_seeds     (n,) int64: the seed of each episode, or -1 if it is unknown
     meta/facts             bytes: what is noted of each episode (`EpisodeFacts`), in turn, as JSON
@@ -35,6 +36,7 @@ decompresses only the chunks of its steps. Facts are read when they are first as
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -65,7 +67,7 @@ from .arrays import (
     read_rows,
     require_chunks,
 )
-from .demonstrations import Demonstrations, check_episode_ends, check_finite
+from .demonstrations import Demonstrations, check_context, check_episode_ends, check_finite
 from .episode_writer import EpisodeWriter
 from .facts import UNKNOWN, EpisodeFacts
 from .image_codec import ImageCodec, check_image
@@ -153,15 +155,28 @@ class DemonstrationStore(Demonstrations):
         """
         stream = self.stream(name)
         start, stop = self.step_range(start, stop)
-        array = self._arrays[name]
-        require_chunks(array, start, stop)
-        return read_rows(array, start, stop).astype(stream.dtype, copy=False)
+        if not stream.context:
+            return self._rows(stream, start, stop)
+        episodes = self.episode_of(np.arange(start, stop))
+        first, last = (int(episodes[0]), int(episodes[-1]) + 1) if len(episodes) else (0, 0)
+        return self._rows(stream, first, last)[episodes - first]
 
     def content(self, name: str) -> str:
         """A digest of the chunk files of a stream and of their description. Raises ValueError if one is missing."""
-        array = self._arrays[self.stream(name).name]
-        require_chunks(array, 0, self.num_steps)
-        return files_digest(array, self.num_steps)
+        stream = self.stream(name)
+        array, num_rows = self._arrays[name], self._num_rows(stream)
+        require_chunks(array, 0, num_rows)
+        digest = files_digest(array, num_rows)
+        return f"{digest} of {hashlib.sha256(self.episode_ends.tobytes()).hexdigest()}" if stream.context else digest
+
+    def _num_rows(self, stream: Stream) -> int:
+        """Number of committed rows of the array of a stream."""
+        return len(self) if stream.context else self.num_steps
+
+    def _rows(self, stream: Stream, start: int, stop: int) -> NDArray[Any]:
+        array = self._arrays[stream.name]
+        require_chunks(array, start, stop)
+        return read_rows(array, start, stop).astype(stream.dtype, copy=False)
 
     @property
     def episode_facts(self) -> Sequence[EpisodeFacts]:
@@ -194,7 +209,7 @@ class DemonstrationStore(Demonstrations):
         with ExitStack() as undo:
             undo.enter_context(self._locked())
             return EpisodeWriter(
-                self._arrays,
+                {stream.name: self._arrays[stream.name] for stream in self.specification.streams if not stream.context},
                 self.num_steps,
                 check=self._checked,
                 commit=self._commit,
@@ -271,12 +286,16 @@ class DemonstrationStore(Demonstrations):
             raise ValueError(
                 f"{self.path}: the streams of an episode must have the same length, at least 1, got {lengths}"
             )
+        for stream in self.specification.context:
+            check_context(rows[stream.name], stream, str(self.path))
         return rows
 
-    def _commit(self, num_steps: int, seed: int, facts: EpisodeFacts) -> int:
-        """Commit an episode whose rows are written; returns its index. Needs the lock."""
+    def _commit(self, num_steps: int, context: Mapping[str, NDArray[Any]], seed: int, facts: EpisodeFacts) -> int:
+        """Commit an episode whose rows are written; returns its index. Needs the lock. context: name -> (*shape)."""
         index, stop = len(self), self.num_steps + num_steps
         with _writing_zeros():
+            for name, value in context.items():
+                extend(self._arrays[name], index, value[None])
             extend(self._array(_ENDS), index, np.array([stop]))
             extend(self._array(_SEEDS), index, np.array([seed]))
             self._append_facts(index, facts)
@@ -290,9 +309,10 @@ class DemonstrationStore(Demonstrations):
 
     def _shorten(self) -> None:
         """Delete the files that hold uncommitted rows alone."""
-        for array in self._arrays.values():
-            if array.shape[0] > self.num_steps:
-                array.resize((self.num_steps, *array.shape[1:]))
+        for stream in self.specification.streams:
+            array, num_rows = self._arrays[stream.name], self._num_rows(stream)
+            if array.shape[0] > num_rows:
+                array.resize((num_rows, *array.shape[1:]))
 
     def _append_facts(self, index: int, facts: EpisodeFacts) -> None:
         """Write the facts of episode `index`, and that nothing is known of earlier ones without facts."""
@@ -333,16 +353,16 @@ class DemonstrationStore(Demonstrations):
         self.episode_ends = self._meta(_ENDS, num_episodes)
         self.episode_seeds = self._meta(_SEEDS, num_episodes)
         check_episode_ends(self.episode_ends, f"{self.path}: {_ENDS}")
-        self._arrays = {stream.name: self._array(f"data/{stream.name}") for stream in self.specification.streams}
+        self._arrays = {stream.name: self._array(_key(stream)) for stream in self.specification.streams}
         for stream in self.specification.streams:
             array = self._arrays[stream.name]
             stored = (array.shape[1:], array.dtype.newbyteorder("="))
             if stored != (stream.shape, np.dtype(stream.dtype)):
                 raise ValueError(
-                    f"{self.path}: data/{stream.name} must hold steps of shape {stream.shape} in {stream.dtype} as the "
+                    f"{self.path}: {_key(stream)} must hold steps of shape {stream.shape} in {stream.dtype} as the "
                     f"specification says, got {stored[0]} in {stored[1]}: restore the store from a copy"
                 )
-            check_length(array, self.num_steps, self.path)
+            check_length(array, self._num_rows(stream), self.path)
 
     def _array(self, key: str) -> ZarrArray:
         return open_array(self._group, key, self.path)
@@ -380,15 +400,19 @@ def _cast(values: NDArray[Any], stream: Stream, path: Path) -> NDArray[Any]:
     return rows
 
 
+def _key(stream: Stream) -> str:
+    return f"{'context' if stream.context else 'data'}/{stream.name}"
+
+
 def _build(path: Path, specification: Specification, images: str) -> None:
     group = zarr.create_group(LocalStore(path), zarr_format=3)
-    group.create_group("data")
-    group.create_group("meta")
+    for key in ("data", "meta", *(["context"] if specification.context else [])):
+        group.create_group(key)
     for stream in specification.streams:
         if stream.is_image:
             _create_images(group, stream, images)
         else:
-            _create_array(group, f"data/{stream.name}", stream.shape, stream.dtype)
+            _create_array(group, _key(stream), stream.shape, stream.dtype)
     for key in (_ENDS, _SEEDS):
         _create_array(group, key, (), "int64")
     _create_facts(group)
@@ -421,7 +445,7 @@ def _create_facts(group: zarr.Group) -> None:
 def _create_images(group: zarr.Group, stream: Stream, compression: str) -> None:
     is_zstd = compression == "zstd"
     group.create_array(
-        f"data/{stream.name}",
+        _key(stream),
         shape=(0, *stream.shape),
         chunks=(1, *stream.shape),
         shards=(min(SHARD_FRAMES, max(1, SHARD_BYTES // stream.size)), *stream.shape),

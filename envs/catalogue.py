@@ -1,8 +1,9 @@
 """The tasks that come with Recede, and how a task is loaded by its name.
 
 Name a task of your own by its location, "package.module:CONSTANT", on the command line or in your code; or name a
-package in `imports=` that adds it with `recede.add_choice`. No checkpoint, exported folder or server decides which
-modules are imported.
+package in `imports=` that adds it with `recede.add_choice`. Any gymnasium environment is a task by its id
+(`envs.gymnasium_task`). No checkpoint, exported folder or server decides which modules are imported, so none of them
+opens an id either.
 """
 
 from __future__ import annotations
@@ -46,19 +47,22 @@ TASKS: dict[str, str | Task] = {
 
 
 def load_task(name: str) -> Task:
-    """Load a task by its name, or import it from "package.module:CONSTANT".
+    """Load a task by its name, import it from "package.module:CONSTANT", or make it of a "gymnasium:ID".
 
-    Only for names that the user gave; use `known_task` for all others. Raises ValueError for an unknown name, or if the
-    location holds no task.
+    Only for names that the user gave; use `known_task` for all others. Raises ValueError for an unknown name, if the
+    location holds no task, or if the environment of the id cannot be one.
     """
     from importlib import import_module
 
+    from .gymnasium_task import PREFIX, open_gymnasium
     from .task import Task
 
+    if name not in TASKS and name.startswith(PREFIX):
+        return open_gymnasium(name)
     if name not in TASKS and (":" not in name or name.startswith(".")):  # no package is there to be relative to
         raise ValueError(
-            f"task must be package.module:CONSTANT, or one that recede or a package in imports= knows, got {name!r}: "
-            + nearest(name, TASKS)
+            "task must be package.module:CONSTANT, gymnasium:ID or one that recede or a package in imports= knows, "
+            f"got {name!r}: {nearest(name, TASKS)}"
         )
     entry = TASKS.get(name, name)
     if isinstance(entry, Task):

@@ -21,14 +21,17 @@ from numpy.typing import NDArray
 from ..specification import Stream, nearest
 from .check_worlds import check_worlds
 from .gymnasium_adapter import box
-from .promises import kind, reset, unpacked
-from .task import Task, check_picklable
+from .promises import brief, kind, reset, unpacked
+from .task import Task, check_picklable, state_of
 
 MAX_MOVE = 0.05
 """Largest move of a robot that is commanded its own position, as a share of the limits of the action."""
 
 PREVIEWS = 4
 """Steps that are previewed."""
+
+LONGEST_PHASE = 60
+"""Characters in the name of a phase."""
 
 TOLERANCE = 1e-4
 """Differences up to this share of a stream's limits count as rounding."""
@@ -56,9 +59,10 @@ def check_task(task: Task, *, seed: int = 0, steps: int = 40) -> str:
         check.mirror(env)
         check.restore(env)
         check.position(env)
+        check.phase(env)
     check.batch()
     check.pictures()
-    return "\n".join(f"{name:<20}{text}" for name, text in check.lines.items())
+    return "\n".join(f"{name:<19} {text}" for name, text in check.lines.items())
 
 
 @dataclass
@@ -270,6 +274,24 @@ class _Check:
             if step.is_over:
                 break
         self.lines["position"] = f"when commanded, the robot moved by at most {moved:.2g} of the limits"
+
+    def phase(self, env: Any) -> None:
+        """Every state has a phase, whose name is short enough for a table."""
+        if self.task.phase is None:
+            return
+        names, step = dict[str, None](), self.reset(env, self.seed)
+        for action in self.actions(self.num_steps):
+            name: Any = self.task.phase(state_of(step.observation, step.info))
+            _require(
+                isinstance(name, str) and 0 < len(name) <= LONGEST_PHASE,
+                f"phase(state) must return a name of 1 to {LONGEST_PHASE} characters, got {brief(name)}: say in a few "
+                "words what is being done",
+            )
+            names[name] = None
+            if step.is_over:
+                break
+            step = self.step(env, action)
+        self.lines["phases"] = ", ".join(names)
 
     def batch(self) -> None:
         """Every world of a batch equals an environment."""

@@ -32,7 +32,8 @@ def disturbed(task: Task, kind: str, severity: float) -> Task:
         raise ValueError(f"there is no disturbance {kind!r}: {nearest(kind, KINDS)}")
     if kind == "delay":
         return task
-    noisy = {"observation_noise": specification.observations, "action_noise": (specification.action,)}.get(kind, ())
+    sensed = tuple(stream for stream in specification.observations if not stream.context)
+    noisy = {"observation_noise": sensed, "action_noise": (specification.action,)}.get(kind, ())
     for stream in noisy:
         if not stream.is_image and not stream.low:
             raise ValueError(f"{kind} is a share of the range, and stream {stream.name!r} has no limits: give it some")
@@ -86,7 +87,8 @@ class Disturbed(gymnasium.Wrapper[Any, Any, Any, Any]):
         if self.kind != "observation_noise":
             return observation
         return {
-            stream.name: self._noisy(stream, observation[stream.name]) for stream in self.specification.observations
+            stream.name: observation[stream.name] if stream.context else self._noisy(stream, observation[stream.name])
+            for stream in self.specification.observations
         }
 
     def _noisy(self, stream: Stream, values: NDArray[Any]) -> NDArray[Any]:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..specification import Specification
-from .promises import PromiseError, check_observation, outcome, picture, reset, unpacked
+from .promises import PromiseError, check_end, check_observation, outcome, picture, reset, unpacked
 
 MOST_CAUSES = 3
 """The most causes that a line names."""
@@ -90,12 +90,13 @@ class Progress:
 class RunningEnv(Progress):
     """An environment whose results are checked, and whose errors are described with the seed and the step.
 
-    It is made at its first reset. make: makes the environment.
+    It is made at its first reset. make: makes the environment. max_steps: the steps of its longest episode; None lets
+    an episode go on.
     """
 
-    def __init__(self, make: Callable[[], Any], specification: Specification) -> None:
+    def __init__(self, make: Callable[[], Any], specification: Specification, *, max_steps: int | None = None) -> None:
         super().__init__("make()")
-        self.specification = specification
+        self.specification, self.max_steps = specification, max_steps
         self._make, self._env, self._frame_shape = make, None, None
 
     @property
@@ -133,6 +134,8 @@ class RunningEnv(Progress):
             result = self.env.step(action)
         observation, _, terminated, truncated, info = unpacked("step", result, culprit=self.env.step)
         self._check(observation, info, self.env.step)
+        is_over = bool(terminated) or bool(truncated)
+        check_end(self.num_steps, self.max_steps, is_over=is_over, culprit=self.env.step)
         return observation, bool(terminated), bool(truncated), info
 
     def picture(self) -> NDArray[np.uint8]:

@@ -61,7 +61,8 @@ class GymnasiumAdapter(gymnasium.Env[Any, Any]):
     Observations are checked (names, shapes, kinds of number, finite), copied, and cast to the dtypes of the streams.
     Actions are rounded to the dtype of their stream (`Stream.cast`) and clipped to its limits. An episode is terminated
     by success or by the inner environment, and truncated after `max_steps` steps or by the inner environment. The inner
-    `info` is passed on. The inner environment is always reset with a seed; if none is given, one is drawn from
+    `info` is passed on; its "state", which an expert gets, is the observation unless the inner environment has a
+    dictionary of that name. The inner environment is always reset with a seed; if none is given, one is drawn from
     `np_random`. If the inner environment has a `preview`, the adapter has it too.
 
     env: the inner environment, made with the desired render mode and without a shorter time limit.
@@ -97,7 +98,8 @@ class GymnasiumAdapter(gymnasium.Env[Any, Any]):
         seed = int(self.np_random.integers(2**31)) if seed is None else seed
         raw, info = reset(self.env, seed=seed, options=options)
         self._steps = 0
-        return self._observation(raw, info), self._info(raw, 0.0, False, info)
+        observation = self._observation(raw, info)
+        return observation, _with_state(self._info(raw, 0.0, False, info), observation)
 
     def step(self, action: ArrayLike) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """Apply `action` (Da,), clipped to the limits of its stream, for one control step.
@@ -111,7 +113,8 @@ class GymnasiumAdapter(gymnasium.Env[Any, Any]):
         info = self._info(raw, float(reward), bool(terminated), info)
         terminated = bool(terminated) or info["success"]
         truncated = (bool(truncated) or self._steps >= self.max_steps) and not terminated
-        return self._observation(raw, info), float(reward), terminated, truncated, info
+        observation = self._observation(raw, info)
+        return observation, float(reward), terminated, truncated, _with_state(info, observation)
 
     def render(self) -> Any:
         """Render the inner environment."""
@@ -161,3 +164,7 @@ class GymnasiumAdapter(gymnasium.Env[Any, Any]):
             raise PromiseError(f"judge must return (success, score), got {kind(judged)}", culprit=self._judge)
         success, score = outcome(dict(zip(("success", "score"), judged, strict=True)), "judge", culprit=self._judge)
         return {**info, "success": success, "score": score}
+
+
+def _with_state(info: dict[str, Any], observation: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    return info if isinstance(info.get("state"), Mapping) else {**info, "state": observation}

@@ -137,6 +137,18 @@ def outcome(info: Mapping[str, Any], what: str, *, culprit: Callable[..., Any] |
     return bool(success), score
 
 
+def check_end(
+    num_steps: int, max_steps: int | None, *, is_over: bool, culprit: Callable[..., Any] | None = None
+) -> None:
+    """Raise PromiseError if an episode goes on after its last step. max_steps: None for no limit."""
+    if max_steps is not None and num_steps >= max_steps and not is_over:
+        raise PromiseError(
+            f"an episode must be over after max_steps={max_steps} steps, but step() returned neither terminated nor "
+            "truncated: return truncated=True in that step",
+            culprit=culprit,
+        )
+
+
 def _number(value: Any) -> float:
     """A boolean or a number, also as an array of one; NaN for anything else."""
     array = np.asarray(value)

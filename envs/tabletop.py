@@ -61,6 +61,11 @@ def distance(one: Array, other: Array) -> Any:
     return np.hypot(other_x - x, other_y - y)
 
 
+def holds(gripper: Array, cube: Array) -> bool:
+    """Whether the fingers are closed on a cube (n,) or a peg, both 0.04 m wide."""
+    return distance(gripper, cube) < 0.015 and abs(gripper[2] - cube[2]) < 0.035 and 0.034 < gripper[-1] < 0.046
+
+
 def draw_apart(
     random: np.random.Generator, low: Sequence[float], high: Sequence[float], *, gap: float, count: int = 2
 ) -> Array:
@@ -421,7 +426,12 @@ def table_worlds(made: type[TableTask], count: int) -> Worlds:
 
 
 def table_tasks(
-    name: str, made: type[TableTask], expert: Callable[[int], Expert], *, has_mirror: bool = True
+    name: str,
+    made: type[TableTask],
+    expert: Callable[[int], Expert],
+    phase: Callable[[Observation], str],
+    *,
+    has_mirror: bool = True,
 ) -> tuple[Task, Task]:
     """The task `name`, and `name_image` with the cameras instead of what they show.
 
@@ -439,6 +449,7 @@ def table_tasks(
         mirror={stream.name: _mirror(stream) for stream in streams.streams} if has_mirror else None,
         position=made.robot.position,
         make_batch=partial(table_worlds, made),
+        phase=phase,
     )
     images = with_cameras(made.robot, made.things)
     make = partial(made, specification=images)

@@ -19,6 +19,7 @@ Every task keeps the same promises; `recede.envs.check.check_task` checks all of
 - With `render_mode="rgb_array"`, `render()` returns an (H, W, 3) uint8 image, or raises OSError if this machine cannot
   render. If there is a method `pixels(actions)`, it returns where the actions (T, Da) point in that image: (T, 2)
   columns and rows.
+- If there is a `phase`, it names a phase in any state of any episode.
 - If there is a method `preview(action, share)`, it returns such an image of the scene after that share of a control
   step with the action (Da,), and changes nothing. People drive by it: it is called 30 times a second beside the
   simulation, so it should take a few milliseconds, with a coarser image if need be.
@@ -78,10 +79,18 @@ class Task:
     """The observation stream that holds the robot's position in the units of the action; commanding it holds still."""
     make_batch: Callable[[int], Worlds] | None = None
     """`make_batch(count)` makes so many worlds in one process, each equal to an environment; None if there is none."""
+    phase: Callable[[Observation], str] | None = None
+    """From the last state of a failed episode (`state_of`) to the phase in which it ended, as "carrying"; None if the
+    task names no phases."""
 
     def __post_init__(self) -> None:
         if self.position is not None:
             check_position(self.position, self.specification)
+
+
+def state_of(observation: Observation, info: Mapping[str, Any]) -> Observation:
+    """Everything that a step shows: `info["state"]`, and what else is observed."""
+    return {**observation, **info.get("state", {})}
 
 
 def check_position(name: str, specification: Specification) -> None:

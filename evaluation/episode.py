@@ -13,14 +13,18 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..envs.faults import Fault, Progress, RunningEnv
-from ..envs.task import Observation, Task
+from ..envs.faults import Fault, Progress, RunningEnv, one_line
+from ..envs.task import Observation, state_of
 from ..execution.interface import Execution
 from ..policy.requests import History, Request
 from ..specification import Specification
+from .view import View
 
 Chunks: TypeAlias = Mapping[int, "NDArray[np.float32] | None"]
 """An episode's seed -> the chunk that it waits for, or None to begin the episode."""
+
+Filmed: TypeAlias = Mapping[int, "frozenset[int] | None"]
+"""The seed of an episode to film -> the control steps whose frames are kept, 0 for the reset; None keeps all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +57,8 @@ class Outcome:
     num_steps: int
     """The number of control steps."""
 
-    frames: tuple[NDArray[np.uint8], ...] = ()
-    """(H, W, 3) images of a filmed episode: one after the reset and one after each step."""
+    frames: Mapping[int, NDArray[np.uint8]] = field(default_factory=dict)
+    """(H, W, 3) images of a filmed episode by their control steps, in order; 0 is the reset."""
 
     chunks: tuple[FilmedChunk, ...] = ()
     """The predictions of a filmed episode."""
@@ -74,25 +78,36 @@ class Outcome:
     unfilmed: Fault | None = None
     """Why the episode has no frames although it was to be filmed."""
 
+    phase: str | None = None
+    """The phase in which a failed episode ended; None if it succeeded or broke off, or if its task names no phases."""
+
 
 @dataclass(slots=True)
 class Running:
-    """A running episode. camera: the environment that films it, if it is to be filmed."""
+    """A running episode.
+
+    camera: the environment that films it, if it is to be filmed. moments: the steps whose frames are kept; None is all.
+    name_phase: `Task.phase`.
+    """
 
     progress: Progress
     execution: Execution
     specification: Specification
     delay: int
+    view: View
     camera: RunningEnv | None = None
+    moments: frozenset[int] | None = None
+    name_phase: Callable[[Observation], str] | None = None
     success: bool = False
     score: float = 0.0
     final_score: float = 0.0
     success_step: int | None = None
     start: Mapping[str, float] = field(default_factory=dict)
-    frames: list[NDArray[np.uint8]] = field(default_factory=list)
+    frames: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     chunks: list[FilmedChunk] = field(default_factory=list)
     request: Request | None = None
     requested_at: int = 0
+    whole: Observation = field(default_factory=dict)
     pending: NDArray[np.float32] | None = None
     unfilmed: Fault | None = None
 
@@ -117,38 +132,48 @@ class Running:
     def begin(self, observation: Observation, info: Mapping[str, Any]) -> None:
         """Take what the reset has returned."""
         self.start = _numbers(self.specification, {**info.get("state", {}), **observation})
+        self.whole = self.view.begin(info)
         self.execution.reset()
         self.observe(observation, info)
 
     def observe(self, observation: Observation, info: Mapping[str, Any]) -> None:
         """Take what a step has returned."""
-        self.execution.observe(observation)
+        self.execution.observe(self.view(observation, self.whole))
         if info["success"] and not self.success:
             self.success, self.success_step = True, self.progress.num_steps
         self.final_score = float(info["score"])
         self.score = max(self.score, self.final_score)
-        if self.camera is not None and self.unfilmed is None:
+        step = self.progress.num_steps
+        if self.camera is not None and self.unfilmed is None and (self.moments is None or step in self.moments):
             try:
-                self.frames.append(self.camera.picture())
+                self.frames[step] = self.camera.picture()
             except Exception as error:  # a film is no part of the result
                 self.unfilmed = self.camera.fault(error)
                 self.frames.clear()
 
-    def outcome(self) -> Outcome:
-        """How the episode ended."""
-        frames = tuple(self.frames)
+    def outcome(self, state: Observation) -> Outcome:
+        """How the episode ended. state: its last one; see `state_of`."""
         return Outcome(
             self.progress.seed,
             self.success,
             self.score,
             self.progress.num_steps,
-            frames,
-            tuple(self.chunks) if frames else (),
+            self.frames,
+            tuple(self.chunks) if self.frames else (),
             unfilmed=self.unfilmed,
             final_score=self.final_score,
             success_step=self.success_step,
             start=self.start,
+            phase=None if self.success else self._phase(state),
         )
+
+    def _phase(self, state: Observation) -> str | None:
+        if self.name_phase is None:
+            return None
+        try:
+            return one_line(self.name_phase(state))
+        except Exception as error:  # a phase is no part of the result
+            return one_line(f"unknown, {type(error).__name__}: {error}")
 
     def broken(self, error: Exception) -> Outcome:
         """How the episode broke off."""
@@ -174,7 +199,9 @@ class Arena:
     An episode that breaks off leaves a fault, and the others go on in environments of their own.
 
     make: builds an environment of the task. specification: that of the task. execution: makes the `Execution` of an
-    episode. delay: control steps from the request of a chunk to its arrival. filmed: the seeds of the episodes to film.
+    episode. view: what the policy observes. delay: control steps from the request of a chunk to its arrival. filmed:
+    which episodes to film. phase: `Task.phase`. max_steps: the steps of the longest episode; one that goes on breaks
+    off. None lets it go on.
     """
 
     def __init__(
@@ -183,11 +210,14 @@ class Arena:
         specification: Specification,
         execution: Callable[[], Execution],
         *,
+        view: View,
         delay: int = 0,
-        filmed: frozenset[int] = frozenset(),
+        filmed: Filmed | None = None,
+        phase: Callable[[Observation], str] | None = None,
+        max_steps: int | None = None,
     ) -> None:
-        self.make, self.specification, self.execution = make, specification, execution
-        self.delay, self.filmed = delay, filmed
+        self.make, self.specification, self.execution, self.view = make, specification, execution, view
+        self.delay, self.filmed, self.phase, self.max_steps = delay, filmed or {}, phase, max_steps
         self._running: dict[int, tuple[Running, RunningEnv]] = {}
         self._idle: dict[bool, list[RunningEnv]] = {False: [], True: []}
 
@@ -202,28 +232,39 @@ class Arena:
             if is_new:
                 observation, info = env.reset(seed)
                 episode.begin(observation, info)
-            episode.pending, is_over = chunk, False
-            while not is_over:
+            episode.pending = chunk
+            while True:
                 if (request := episode.plan()) is not None:
                     return request
                 observation, terminated, truncated, info = env.step(episode.act())
                 episode.observe(observation, info)
-                is_over = terminated or truncated
+                if terminated or truncated:
+                    break
         except Exception as error:  # whatever it is, it is no reason to lose the other episodes
             del self._running[seed]
             env.close()  # its state is unknown
             return episode.broken(error)
         del self._running[seed]
         self._idle[episode.camera is not None].append(env)
-        return episode.outcome()
+        return episode.outcome(state_of(observation, info))
 
     def _begin(self, seed: int) -> tuple[Running, RunningEnv]:
         is_filmed = seed in self.filmed
         make = partial(self.make, render_mode="rgb_array") if is_filmed else self.make
         idle = self._idle[is_filmed]
-        env = idle.pop() if idle else RunningEnv(make, self.specification)
-        camera = env if is_filmed else None
-        self._running[seed] = Running(env, self.execution(), self.specification, self.delay, camera), env
+        env = idle.pop() if idle else RunningEnv(make, self.specification, max_steps=self.max_steps)
+        camera, moments = (env, self.filmed[seed]) if is_filmed else (None, None)
+        episode = Running(
+            env,
+            self.execution(),
+            self.specification,
+            self.delay,
+            self.view,
+            camera=camera,
+            moments=moments,
+            name_phase=self.phase,
+        )
+        self._running[seed] = episode, env
         return self._running[seed]
 
     def close(self) -> None:
@@ -232,13 +273,3 @@ class Arena:
             env.close()
         self._running.clear()
         self._idle = {False: [], True: []}
-
-
-def check_fits(task: Task, specification: Specification) -> None:
-    """Raises ValueError, naming every difference, if a policy of `specification` does not fit the task."""
-    differences = task.specification.differences(specification)
-    if differences:
-        raise ValueError(
-            f"the policy's specification must be that of task {task.name!r}, but differs: {'; '.join(differences)}: "
-            "evaluate the policy on the task that it was trained for, or train it again"
-        )

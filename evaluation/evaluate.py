@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -25,6 +26,7 @@ from .episode import Outcome
 from .intervals import bootstrap, wilson
 from .journal import Journal
 from .rollout import latency, rollout
+from .view import Embed
 
 CHOICE_SEED = 50_000
 """Seed of the first episode that chooses the best checkpoint of a run. Demonstrations start at seed 0."""
@@ -73,6 +75,12 @@ class Evaluation:
         )
 
     @property
+    def phases(self) -> str:
+        """The phases in which failed episodes ended, and how many in each; empty if the task names none."""
+        counts = Counter(outcome.phase for outcome in self.outcomes if outcome.phase is not None)
+        return ", ".join(f"{count} {phase}" for phase, count in counts.most_common())
+
+    @property
     def success_rate(self) -> float:
         """The fraction of episodes that succeeded."""
         return float(np.mean([outcome.success for outcome in self.outcomes]))
@@ -105,6 +113,7 @@ class Evaluation:
             "steps": [outcome.num_steps for outcome in self.outcomes],
             "steps_to_success": [outcome.success_step for outcome in self.outcomes],
             "start": _columns([outcome.start for outcome in self.outcomes]),
+            "phase": [outcome.phase for outcome in self.outcomes],
             "broken": [asdict(fault) for fault in self.faults],
         }
 
@@ -115,6 +124,7 @@ class Evaluation:
             f"{self.task}: success {100 * self.success_rate:.0f} % [{100 * success[0]:.0f}, {100 * success[1]:.0f}], "
             f"score {self.mean_score:.3f} [{score[0]:.3f}, {score[1]:.3f}] over {len(self.outcomes)} episodes"
             + (f" (broken off, and counted as failed: {len(self.faults)})" if self.faults else "")
+            + (f"; failed: {self.phases}" if self.phases else "")
         )
 
 
@@ -123,15 +133,17 @@ def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float | None
     return {label: [row.get(label) for row in rows] for label in dict.fromkeys(label for row in rows for label in row)}
 
 
-def choice_scores(policy: Policy, task: Task, *, episodes: int) -> dict[str, float]:
+def choice_scores(policy: Policy, task: Task, *, episodes: int, embed: Embed | None = None) -> dict[str, float]:
     """What a training notes of a checkpoint: its mean score, success rate and number of episodes.
+
+    embed: embeds the sentences of the episodes, if the policy observes them.
 
     If episodes broke off, it is their number alone, and a warning names them: the best checkpoint is chosen among those
     that were measured in the same episodes.
     """
     seeds = range(CHOICE_SEED, CHOICE_SEED + episodes)
     execution = partial(RecedingHorizon, policy.horizons, hold=policy.specification.action.hold)
-    outcomes = rollout(policy, task, seeds, execution=execution)
+    outcomes = rollout(policy, task, seeds, execution=execution, embed=embed)
     if faults := [outcome.fault for outcome in outcomes if outcome.fault is not None]:
         print(
             f"warning: {len(faults)} of {episodes} episodes broke off, so this checkpoint has no success rate: "
@@ -158,6 +170,7 @@ def evaluate(
     progress: bool = True,
     journal: Journal | None = None,
     is_timed: bool = True,
+    embed: Embed | None = None,
 ) -> Evaluation:
     """Roll `policy` out in `episodes` episodes, of seeds from `first_seed` on, and film the first `videos` of them.
 
@@ -183,9 +196,10 @@ def evaluate(
         seed=seed,
         workers=workers,
         num_parallel=num_parallel,
-        filmed=seeds[:videos],
+        filmed=dict.fromkeys(seeds[:videos]),
         progress=progress,
-        **({} if journal is None else {"note": journal.note}),
+        embed=embed,
+        note=None if journal is None else journal.note,
     )
     outcomes = sorted([*before.values(), *outcomes], key=lambda outcome: outcome.seed)
     wall_s += time.perf_counter() - start

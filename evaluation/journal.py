@@ -14,7 +14,7 @@ from .episode import Outcome
 NAME = "episodes.jsonl"
 """The file of a journal, in the folder of the results. It is deleted once `evaluation.json` is written."""
 
-_KEPT = ("seed", "success", "score", "num_steps", "final_score", "success_step", "start")
+_KEPT = ("seed", "success", "score", "num_steps", "final_score", "success_step", "start", "phase")
 
 
 class Journal:

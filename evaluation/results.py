@@ -1,4 +1,4 @@
-"""Evaluate a trained policy, and write the results beside it: `evaluation.json`, films and the report."""
+"""Evaluate a trained policy, with all that its results say of it."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from tqdm import tqdm
 
-from ..checkpoints.opening import OpenedPolicy, open_chosen, read_description
+from ..checkpoints.opening import OpenedPolicy, open_chosen, read_description, text_encoder_of
 from ..checkpoints.runs import best_step, read_metrics
 from ..configs.evaluation import EvaluateConfig
 from ..configs.notation import describe
 from ..envs.catalogue import known_task, load_task
 from ..envs.disturbances import disturbed
-from ..envs.faults import RunningEnv, own_frames, place
+from ..envs.faults import RunningEnv
 from ..envs.task import Task
-from ..files import write_bytes, write_json_with_digest
+from ..execution.interface import Execution
+from ..policy.encoders.text import TextEncoder
+from ..policy.engines.interface import Engine
 from ..version import __version__
 from . import journal as journals
-from .episode import Outcome
+from .episode import Filmed, Outcome
 from .evaluate import CHOICE_SEED, Evaluation, evaluate
 from .journal import Journal
+from .rollout import rollout
 from .world import world, world_differences
 
 
@@ -60,6 +61,20 @@ class Measurement:
 
     journal: Journal
     """Has the episodes until the results are written."""
+
+    text: TextEncoder | None
+    """Embeds the sentences of the episodes, if the policy observes them."""
+
+    undrawn: str = ""
+    """Why the task has no pictures on this machine; empty if it has, or if nobody tried."""
+
+    def again(self, filmed: Filmed) -> list[Outcome]:
+        """Roll some of its episodes out once more, and film them. They go as before; see `rollout`."""
+        engine, task = self.policy.engine, self.task
+        delay = delay_steps(self.delay_ms, task.specification.control_dt)
+        execution, seed = execution_of(self.execution, engine, delay=delay), self.evaluation.seed
+        options: dict[str, Any] = {"execution": execution, "delay": delay, "seed": seed, "filmed": filmed}
+        return rollout(engine, task, list(filmed), **options, embed=self.text, purpose="draw the worst of")
 
     def followed_by(self, other: Measurement) -> Measurement:
         """Its episodes, and behind them those of another measurement of the same policy."""
@@ -161,6 +176,9 @@ class Subject:
     task: Task
     """The task that it acts in."""
 
+    text: TextEncoder | None
+    """Embeds the sentences of the episodes, if the policy observes them."""
+
     @cached_property
     def world(self) -> dict[str, Any]:
         """What the episodes depend on beside the policy; see `world.world`."""
@@ -171,23 +189,26 @@ class Subject:
         config, engine = self.config, self.policy.engine
         (execution,), (delay_ms,) = config.execution.values(), config.delays
         delay = delay_steps(delay_ms, self.task.specification.control_dt)
+        undrawn = undrawable(self.task) if videos else ""
         journal = Journal(Path(config.out or config.run) / journals.NAME, self._decisive())
         evaluation = evaluate(
             engine,
             self.task,
-            execution=partial(execution.build, engine.horizons, delay=delay, hold=engine.specification.action.hold),
+            execution=execution_of(execution, engine, delay=delay),
             delay=delay,
             episodes=episodes,
             first_seed=config.first_seed + skip,
             seed=config.seed,
             workers=config.workers,
             num_parallel=config.parallel,
-            videos=min(videos, episodes) if videos and can_render(self.task) else 0,
+            videos=0 if undrawn else min(videos, episodes),
             journal=journal,
             is_timed=not skip,
+            embed=self.text,
         )
+        folder = Path(config.run)
         return Measurement(
-            self.policy, Path(config.run), self.task, execution, delay_ms, evaluation, self.world, journal
+            self.policy, folder, self.task, execution, delay_ms, evaluation, self.world, journal, self.text, undrawn
         )
 
     def _decisive(self) -> dict[str, Any]:
@@ -217,8 +238,9 @@ def subject_of(config: EvaluateConfig) -> Subject:
         task = disturbed(task, kind, severity)
     policy = open_subject(config)
     delay = delay_steps(delay_ms, task.specification.control_dt)
-    execution.build(policy.engine.horizons, delay=delay, hold=policy.engine.specification.action.hold)
-    return Subject(config, policy, task)
+    execution_of(execution, policy.engine, delay=delay)()
+    text = None if config.words is not None else text_encoder_of(policy.manifest, config.text_encoder)
+    return Subject(config, policy, task, text)
 
 
 def check_same_world(subjects: Sequence[Subject]) -> None:
@@ -245,115 +267,21 @@ def delay_steps(delay_ms: float, control_dt: float) -> int:
     return math.ceil(round(delay_ms / (1e3 * control_dt), 9))  # 300 ms are 3 steps of 0.1 s in spite of rounding errors
 
 
-def can_render(task: Task) -> bool:
-    """Whether the task can be filmed on this machine; prints the reason if it cannot. Other errors show later."""
+def execution_of(config: Any, engine: Engine, *, delay: int) -> Callable[[], Execution]:
+    """Makes the execution of an episode from its configuration. delay: in control steps."""
+    return partial(config.build, engine.horizons, delay=delay, hold=engine.specification.action.hold)
+
+
+def undrawable(task: Task) -> str:
+    """Why the task has no pictures on this machine, which is printed; empty if it has. Other errors show later."""
     env = RunningEnv(partial(task.make, render_mode="rgb_array"), task.specification)
     try:
         env.reset(0)
         env.picture()
     except Exception as error:  # each simulation and each graphics library raises errors of its own
-        print(f"no pictures and no films: {env.fault(error).cause}", file=sys.stderr)
-        return False
+        cause = env.fault(error).cause
+        print(f"no pictures and no films: {cause}", file=sys.stderr)
+        return cause
     finally:
         env.close()
-    return True
-
-
-def write_results(
-    out: Path, measurements: Sequence[Measurement], *, title: str, command: str, next_steps: Iterable[tuple[str, str]]
-) -> None:
-    """Write `evaluation.json` and the films of the first policy, and a report on all of them."""
-    from .reports.evaluation import installed_versions, write_report
-
-    out.mkdir(parents=True, exist_ok=True)
-    first = measurements[0]
-    write_json_with_digest(out / "evaluation.json", first.to_json())
-    for measurement in measurements:
-        measurement.journal.delete()
-    filmed = [outcome for outcome in first.evaluation.outcomes if outcome.frames]
-    for outcome in first.evaluation.outcomes:
-        if outcome.unfilmed is not None:
-            print(f"no film of {outcome.unfilmed}", file=sys.stderr)
-    pixels = pixels_of(first.task) if filmed else None
-    try:
-        films, fan = _draw(out, measurements, filmed, pixels)
-    except Exception as error:
-        if pixels is None or not own_frames(error):
-            raise
-        _report_undrawn(error)
-        films, fan = _draw(out, measurements, filmed, None)
-    write_report(
-        out / "report.html",
-        [report_entry(measurement) for measurement in measurements],
-        title=title,
-        command=command,
-        versions=installed_versions(),
-        fan=fan,
-        films=films,
-        next_steps=next_steps,
-    )
-
-
-def _draw(
-    out: Path, measurements: Sequence[Measurement], filmed: Sequence[Outcome], pixels: Any
-) -> tuple[dict[str, Path], Any]:
-    """Write the films of the first policy, and a fan of all policies if there are pixels; returns both."""
-    from .reports import pictures
-
-    films = write_films(out, measurements[0], filmed, pixels)
-    if pixels is None:
-        return films, None
-    shown = sorted(filmed, key=lambda outcome: not outcome.success)[:1]  # a success, if there is one
-    fan = pictures.fan({one.name: one.policy.engine for one in measurements}, shown, pixels)
-    write_bytes(out / "fan.png", pictures.draw_fan(fan))
-    return films, fan
-
-
-def write_films(out: Path, measurement: Measurement, filmed: Sequence[Outcome], pixels: Any) -> dict[str, Path]:
-    """Write a film of each filmed episode; returns its caption -> its path. pixels: see `pixels_of`."""
-    from .reports import pictures
-
-    task, films = measurement.task, dict[str, Path]()
-    for outcome in tqdm(filmed, desc="film", unit="episode", disable=not filmed):
-        path = out / f"episode-{outcome.seed}.mp4"
-        pictures.film(outcome, path, fps=1 / task.specification.control_dt, pixels=pixels)
-        ending = "succeeded" if outcome.success else "failed"
-        films[f"{measurement.name}, seed {outcome.seed}: {ending} in {outcome.num_steps} steps"] = path
-    return films
-
-
-def pixels_of(task: Task) -> Any:
-    """The function that maps actions to pixels of the task's images; None if the task has none.
-
-    Prints the reason if it has one that fails.
-    """
-    env: Any = task.make(render_mode="rgb_array")
-    env.reset(seed=0)
-    pixels = getattr(env.unwrapped, "pixels", None)
-    if pixels is None:
-        return None
-    try:
-        pixels(np.zeros((1, task.specification.action.size)))
-    except ValueError:  # of an adapter that knows no pixels
-        return None
-    except Exception as error:  # pictures are no part of the results
-        _report_undrawn(error)
-        return None
-    return pixels
-
-
-def _report_undrawn(error: Exception) -> None:
-    print(f"no action chunks in the pictures: {type(error).__name__}: {error} ({place(error)})", file=sys.stderr)
-
-
-def report_entry(measurement: Measurement) -> Any:
-    """What the report says about one policy."""
-    from .reports.evaluation import Entry
-
-    return Entry(
-        name=measurement.name,
-        evaluation=measurement.to_json(),
-        metrics=read_metrics(measurement.folder),
-        num_parameters=measurement.policy.num_parameters,
-        training_seed=measurement.policy.manifest["seed"],
-    )
+    return ""

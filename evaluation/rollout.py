@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -28,8 +29,9 @@ from ..policy.engines.eager import as_engine
 from ..policy.engines.interface import Engine
 from ..policy.interface import Policy
 from ..policy.requests import Request, batch
-from .episode import Arena, Chunks, Outcome, check_fits
+from .episode import Arena, Chunks, Filmed, Outcome
 from .intervals import wilson
+from .view import Embed, view_of
 from .workers import Workers
 from .worlds import WorldsArena
 
@@ -62,41 +64,55 @@ def rollout(
     seed: int = 0,
     workers: int = 0,
     num_parallel: int = EvaluateConfig.parallel,
-    filmed: Sequence[int] = (),
+    filmed: Filmed | None = None,
     progress: bool = True,
-    note: Callable[[Outcome], None] = lambda outcome: None,
+    purpose: str = "evaluate",
+    note: Callable[[Outcome], None] | None = None,
+    embed: Embed | None = None,
 ) -> list[Outcome]:
     """The outcomes of one episode for each of `seeds`, in their order.
 
     policy: an engine, or a policy on its device. execution: makes the `Execution` of each episode. delay: control steps
     from the request of a chunk to its arrival. seed: seed of the policy's noise, which each episode combines with its
     own seed. workers: number of processes that step environments; 0 steps them in this process, at once if the task has
-    worlds. num_parallel: number of episodes that run at once. filmed: seeds of the episodes to film. note: called with
-    each outcome once it is certain.
+    worlds. num_parallel: number of episodes that run at once. filmed: which episodes to film. purpose: the word on the
+    progress bar. note: called with each outcome once it is certain. embed: see `view_of`.
 
-    An episode that breaks off has a `fault`, and the others go on.
+    An episode that breaks off has a `fault`, and the others go on. The episodes of a process that dies are run again
+    from their seeds, one by one.
 
     Raises ValueError if the specifications of policy and task differ, or if the task cannot be sent to workers. Raises
     ChildProcessError if they cannot start.
     """
     engine = as_engine(policy)
-    check_fits(task, engine.specification)
+    view = view_of(task, engine.specification, embed=embed)
     if num_parallel < 1 or workers < 0 or delay < 0 or len(set(seeds)) < len(seeds):
         raise ValueError(
             f"num_parallel must be at least 1, workers and delay at least 0, and the seeds must differ, "
             f"got {num_parallel}, {workers}, {delay} and {list(seeds)}"
         )
-    arena = partial(Arena, task.make, task.specification, execution, delay=delay, filmed=frozenset(filmed))
+    arena = partial(
+        Arena,
+        task.make,
+        task.specification,
+        execution,
+        view=view,
+        delay=delay,
+        filmed=filmed,
+        phase=task.phase,
+        max_steps=task.max_steps,
+    )
     if workers:
         remedy = "or step the environments in this process with workers=0"
         check_picklable(arena, f"task {task.name!r}, which worker processes get", remedy)
-    bar = tqdm(total=len(seeds), desc=f"evaluate {task.name}", unit="episode", disable=not progress)
+    bar = tqdm(total=len(seeds), desc=f"{purpose} {task.name}", unit="episode", disable=not progress)
     num_worlds = min(num_parallel, len(seeds))
     with closing(_stage(task, arena, workers=workers, num_worlds=num_worlds)) as stage, bar:
         outcomes = _run(engine, stage.advance, seeds, seed=seed, num_parallel=num_parallel, bar=bar, note=note)
-        # One of several episodes has ended their process, and nobody knows which.
-        for episode in _lost_together(outcomes):
-            outcomes |= _run(engine, stage.advance, [episode], seed=seed, num_parallel=1, bar=bar, note=note)
+        for episode in _lost(outcomes):  # one of them has ended their process; the others end as if nothing had been
+            bar.update(-1)
+            again = _run(engine, stage.advance, [episode], seed=seed, num_parallel=1, bar=bar, note=note)
+            outcomes[episode] = _lost_again(again[episode])
     return [outcomes[episode] for episode in seeds]
 
 
@@ -115,7 +131,7 @@ def _run(
     seed: int,
     num_parallel: int,
     bar: Any,
-    note: Callable[[Outcome], None],
+    note: Callable[[Outcome], None] | None,
 ) -> dict[int, Outcome]:
     """The outcomes of episodes by their seeds, at most `num_parallel` of them at once."""
     waiting, outcomes = list(reversed(seeds)), dict[int, Outcome]()
@@ -130,7 +146,7 @@ def _run(
         ended = {episode: answer for episode, answer in answers.items() if isinstance(answer, Outcome)}
         outcomes |= ended
         for outcome in ended.values():
-            if outcome.fault is None or outcome.fault.step is not None:  # else it may be run again
+            if note and (outcome.fault is None or outcome.fault.step is not None):  # else it may be run again
                 note(outcome)
         generators = {episode: generators[episode] for episode in answers.keys() - ended.keys()}
         if ended:
@@ -149,10 +165,17 @@ def _rate(outcomes: Sequence[Outcome]) -> str:
     return f"success {100 * successes / len(outcomes):.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def _lost_together(outcomes: Mapping[int, Outcome]) -> list[int]:
-    """The seeds of several episodes that were lost with a process."""
-    lost = [seed for seed, outcome in outcomes.items() if outcome.fault and outcome.fault.step is None]
-    return lost if len(lost) > 1 else []
+def _lost(outcomes: Mapping[int, Outcome]) -> list[int]:
+    """The seeds of the episodes that were lost with their process, or with all worlds."""
+    return [seed for seed, outcome in outcomes.items() if outcome.fault and outcome.fault.step is None]
+
+
+def _lost_again(outcome: Outcome) -> Outcome:
+    """The outcome of an episode that was run again, alone in its process."""
+    fault = outcome.fault
+    if fault is None or fault.step is not None:
+        return outcome
+    return replace(outcome, fault=replace(fault, message=f"{fault.message}, and again when the episode ran alone"))
 
 
 def predict(engine: Engine, requests: Sequence[Request], generators: Sequence[torch.Generator]) -> list[np.ndarray]:

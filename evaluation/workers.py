@@ -18,6 +18,9 @@ from .episode import Arena, Chunks, Outcome
 JOIN_S = 10.0
 """Seconds that a process has to close its environments."""
 
+MOST_DEATHS = 3
+"""The episodes that may end their process alone before the first one that runs to its end."""
+
 
 class Workers:
     """Processes among which episodes are dealt by the values of their seeds.
@@ -31,12 +34,14 @@ class Workers:
     def __init__(self, arena: Callable[[], Arena], count: int) -> None:
         self._arena = arena
         self._workers: list[_Worker | None] = [None] * count
-        self._has_answered = False
+        self._has_outcome, self._num_deaths = False, 0
 
     def advance(self, chunks: Chunks) -> dict[int, Request | Outcome]:
-        """See `Arena.advance`. The episodes of a process that dies have a fault, and another process takes its place.
+        """See `Arena.advance`. The episodes of a process that dies have a fault without a step, because nobody knows
+        which of them ended it, and another process takes its place.
 
-        Raises ChildProcessError if a process dies before any process has answered.
+        Raises ChildProcessError if a process dies before it steps an environment, or if episodes end their processes
+        one after the other and none has run to its end.
         """
         shares: dict[int, dict[int, Any]] = {}
         for seed, chunk in chunks.items():
@@ -63,21 +68,25 @@ class Workers:
         except (EOFError, ConnectionError):
             worker.close()
             self._workers[index] = None
-            if not self._has_answered:
+            self._num_deaths += len(share) == 1
+            is_hopeless = not self._has_outcome and self._num_deaths == MOST_DEATHS
+            if not worker.has_started or is_hopeless:
+                when = "no episode has run to its end yet" if worker.has_started else "it had not begun one"
                 raise ChildProcessError(
-                    f"one of {len(self._workers)} processes that step environments ended {worker.end} before its first "
-                    "answer: read its own message above, or step in this process with workers=0"
+                    f"one of {len(self._workers)} processes that step environments ended {worker.end}, and {when}: "
+                    "read its own message above, or step in this process with workers=0"
                 ) from None
             fault = Fault(0, None, "its process", ChildProcessError.__name__, f"the process ended {worker.end}")
             return {seed: Outcome(seed, False, 0.0, 0, fault=replace(fault, seed=seed)) for seed in share}
-        self._has_answered = True
+        self._has_outcome |= any(isinstance(answer, Outcome) for answer in answers.values())
         return answers
 
 
 class _Worker:
-    """One process and our end of its pipe."""
+    """One process and our end of its pipe. has_started: whether it is ready to step environments."""
 
     def __init__(self, arena: Callable[[], Arena]) -> None:
+        self.has_started = False
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, arena))
@@ -91,6 +100,8 @@ class _Worker:
             self._pipe.send(chunks)
 
     def receive(self) -> dict[int, Request | Outcome]:
+        if not self.has_started:
+            self.has_started = self._pipe.recv()
         return self._pipe.recv()
 
     @property
@@ -114,6 +125,7 @@ def _serve(pipe: Connection, make: Callable[[], Arena]) -> None:
     arena = make()
     try:
         with contextlib.suppress(EOFError, ConnectionError):
+            pipe.send(True)
             while True:
                 pipe.send(arena.advance(pipe.recv()))
     finally:

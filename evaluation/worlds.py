@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..envs.faults import Progress, exits_are_errors
-from ..envs.promises import PromiseError, check_observation, outcome
+from ..envs.promises import PromiseError, check_end, check_observation, outcome
+from ..envs.task import state_of
 from ..envs.vector import Worlds
 from ..policy.requests import Request
 from ..specification import Specification
@@ -63,14 +64,17 @@ class WorldsArena:
         """Begin episodes in idle worlds."""
         alone = self._alone
         with exits_are_errors():
-            if self._worlds is None:
+            if self._worlds is None and seeds:
                 self._during, self._idle = "make_batch()", list(range(self._count))
                 self._worlds = self._make(self._count)
             for seed in seeds:
                 progress = Progress("reset()", seed)
-                episode = Running(progress, alone.execution(), alone.specification, alone.delay)
+                episode = Running(
+                    progress, alone.execution(), alone.specification, alone.delay, alone.view, name_phase=alone.phase
+                )
                 self._running[seed] = self._idle.pop(), episode
             if seeds:
+                assert self._worlds is not None
                 seeds = self._sorted(seeds)
                 self._during = "reset()"
                 observation, info = self._worlds.begin(self._ids(seeds), seeds)
@@ -102,9 +106,18 @@ class WorldsArena:
                 self._ids(actions), np.stack(list(actions.values()))
             )
         self._take(list(actions), Running.observe, observation, info, answers)
-        for seed, is_over in zip(actions, terminated | truncated, strict=True):
-            if is_over and seed in self._running:
-                self._end(seed, self._running[seed][1].outcome(), answers)
+        for row, seed in enumerate(actions):
+            if seed not in self._running:
+                continue
+            _, episode = self._running[seed]
+            is_over = bool(terminated[row] or truncated[row])
+            try:
+                check_end(episode.progress.num_steps, self._alone.max_steps, is_over=is_over)
+                ended = episode.outcome(_row(state_of(observation, info), row)) if is_over else None
+            except PromiseError as error:
+                ended = episode.broken(error)
+            if ended is not None:
+                self._end(seed, ended, answers)
         return True
 
     def _take(
@@ -130,6 +143,8 @@ class WorldsArena:
                     check_observation(specification, values, during)
                     outcome(results, during)
                 if take is Running.begin:
+                    if "sentence" in info:
+                        results["sentence"] = info["sentence"][row]
                     results["state"] = {name: rows[row] for name, rows in info.get("state", {}).items()}
                 take(episode, values, results)
             except Exception as error:
@@ -159,6 +174,10 @@ class WorldsArena:
 
     def _ids(self, seeds: Iterable[int]) -> NDArray[np.intp]:
         return np.array([self._running[seed][0] for seed in seeds], np.intp)
+
+
+def _row(state: Mapping[str, NDArray[Any]], row: int) -> dict[str, NDArray[Any]]:
+    return {name: rows[row] for name, rows in state.items()}
 
 
 def _are_whole(

@@ -31,7 +31,8 @@ class DiffusionPolicy(nn.Module):
     prediction: what the network predicts. sampler: a solver with the levels of the schedule that it visits. clip: bound
     of the estimate of x_0 at every step, in normalised units. objective: what the network is trained to do. has_noise:
     whether denoising starts from noise; if not, it starts from an empty chunk, and a prediction needs no noise. space:
-    where chunks are denoised; None means normalised actions.
+    where chunks are denoised; None means normalised actions. drop_context: the share of the windows in training whose
+    context is unknown (Ho & Salimans 2022, algorithm 1).
 
     Raises ValueError if the objective does not suit the schedule or the prediction.
     """
@@ -51,6 +52,7 @@ class DiffusionPolicy(nn.Module):
         objective: Objective,
         has_noise: bool,
         space: Space | None = None,
+        drop_context: float = 0.0,
     ) -> None:
         super().__init__()
         self.specification, self.horizons = specification, horizons
@@ -59,6 +61,7 @@ class DiffusionPolicy(nn.Module):
         self.objective = objective
         self.space: Space = NormalisedActions(normalizer, horizons) if space is None else space
         self.clip, self.has_noise = clip, has_noise
+        self.drop_context = drop_context if encoder.num_context else 0.0
         self.objective.check(schedule, prediction)
         self._rows: dict[tuple[float, float], Tensor] | None = None
         self._times: dict[Any, Tensor] = {}
@@ -70,8 +73,8 @@ class DiffusionPolicy(nn.Module):
 
     @property
     def num_uniforms(self) -> int:
-        """U; see `Policy.num_uniforms`."""
-        return self.objective.num_uniforms
+        """U; see `Policy.num_uniforms`. The last number chooses whether the context is unknown, if it may be."""
+        return self.objective.num_uniforms + bool(self.drop_context)
 
     @property
     def has_teacher(self) -> bool:
@@ -93,8 +96,16 @@ class DiffusionPolicy(nn.Module):
         check_observation(lesson.observation, self.specification, self.horizons, crop=self.encoder.crop)
         conditioning = self.encoder(self.normalizer.observation(lesson.observation))
         conditioning = repeat(conditioning, "b ... -> (k b) ...", k=num_draws)
+        if self.drop_context:
+            is_unknown = lesson.uniform[..., -1].flatten() < self.drop_context
+            conditioning = self.encoder.without_context(conditioning, is_unknown)
         x_0 = repeat(self.space.encode(lesson.action), "b t d -> (k b) t d", k=num_draws)
         return rearrange(self.objective.loss(self, x_0, conditioning, lesson), "(k b) t -> k b t", k=num_draws)
+
+    def _blind(self, conditioning: Tensor) -> Tensor:
+        """The embedded conditioning (B, S, Dc) without its context."""
+        is_unknown = torch.ones(len(conditioning), dtype=torch.bool, device=conditioning.device)
+        return self.network.condition(self.encoder.without_context(conditioning, is_unknown))
 
     def denoiser(self, conditioning: Tensor) -> Denoiser:
         """The denoiser for this conditioning (B, S, Dc). The network embeds the conditioning here, once per chunk."""
@@ -144,6 +155,12 @@ class DiffusionPolicy(nn.Module):
     def predict(self, observation: Observation, noise: Tensor, guidance: Sequence[Guidance] = ()) -> Tensor:
         """An action chunk (B, Tp, Da) in units; see `Policy.predict`."""
         check_guidance(guidance, noise)
-        condition = self.network.condition(self.encode(observation))
-        sampling = Sampling(condition, self.conditioned, self.space, self.clip)
+        conditioning = self.encode(observation)
+        sampling = Sampling(
+            self.network.condition(conditioning),
+            self.conditioned,
+            self.space,
+            self.clip,
+            partial(self._blind, conditioning),
+        )
         return self.space.decode(sample(sampling, noise, sampler=self.sampler, guidance=guidance))

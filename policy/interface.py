@@ -30,11 +30,23 @@ class Encoder(Protocol):
 
     conditioning_shape: tuple[int, int]
     """(S, Dc)."""
+    num_context: int
+    """Number of the first tokens that stand for the context, one for each stream of it. 0 if it is one more vector."""
     crop: tuple[int, int] | None
     """(h, w): the encoder sees the centre of larger images. None: it sees whole images."""
 
     def __call__(self, observation: Observation) -> Tensor:
-        """Streams (B, To, ...) -> conditioning (B, S, Dc). A token is an observed step, the current step last."""
+        """Streams (B, To, ...) -> conditioning (B, S, Dc).
+
+        After the tokens of the context, a token is an observed step, the current step last.
+        """
+        ...
+
+    def without_context(self, conditioning: Tensor, is_unknown: Tensor) -> Tensor:
+        """The conditioning (B, S, Dc) in which the context is unknown in some rows (B,), by tokens that are learned.
+
+        Nobody calls it if there are no tokens of context.
+        """
         ...
 
 

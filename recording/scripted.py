@@ -55,7 +55,8 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: s
         )
     failures_path = path.with_name(f"{path.stem}-failures{path.suffix}")
     open_or_create(path, task.specification, images=images, of=repr(task.name))
-    with exclusive(path, "being recorded"), closing(RunningEnv(task.make, task.specification)) as env:
+    running = RunningEnv(task.make, task.specification, max_steps=task.max_steps)
+    with exclusive(path, "being recorded"), closing(running) as env:
         store = DemonstrationStore.open(path)  # as the last process left it
         store.remove_leftovers()
         failures = open_existing(failures_path, task.specification, of=repr(task.name))
@@ -149,7 +150,7 @@ def demonstrate_at_once(task: Task, seeds: Sequence[int]) -> dict[int, Demonstra
         steps: list[list[dict[str, Any]]] = [[] for _ in seeds]
         observation, info = worlds.begin(ids, seeds)
         is_over = np.zeros(len(seeds), bool)
-        while len(ids):
+        for _ in range(task.max_steps + 1):
             actions: dict[int, NDArray[Any]] = {}
             for row, index in enumerate(ids.tolist()):
                 if info["error"][row] is not None:

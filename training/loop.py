@@ -20,6 +20,7 @@ from tqdm import tqdm
 from ..checkpoints.folder import read_manifest
 from ..checkpoints.opening import load_policy
 from ..checkpoints.runs import read_metrics, resolve_checkpoint
+from ..configs.normalisation import NormalisationConfig
 from ..configs.notation import describe, typed
 from ..configs.training import TrainConfig
 from ..datasets.augmentation import Augmentation
@@ -34,9 +35,11 @@ from ..envs.task import Task
 from ..evaluation.evaluate import choice_scores
 from ..evaluation.reports.learning import write_training_page
 from ..policy.device import device as choose_device
+from ..policy.encoders.text import TextEncoder
 from ..policy.interface import Lesson, Policy
 from ..policy.normalizer import Normalizer
 from ..realtime import Interrupted
+from ..specification import WORDS
 from .advice import Facts, as_stored, choice_lines, choose, setting
 from .ema import EMA
 from .gradients import CapturedGradients, Gradients, Update
@@ -68,6 +71,8 @@ class Prepared(NamedTuple):
     chosen: dict[str, str]
     """Key of each such setting -> the reason."""
     task: Task | None
+    text: TextEncoder | None
+    """Embeds the sentences of the episodes, if the policy observes them."""
     demonstrations: Demonstrations
     """All episodes, perhaps followed by their mirror images."""
     windows: Windows
@@ -155,7 +160,10 @@ def train(config: TrainConfig) -> Path:
             if len(prepared.validation) and (is_last or done % config.validate_every == 0):
                 write(step=done, action_error=action_error(ema.module, prepared.validation, seed=config.seed))
             if is_evaluated and prepared.task is not None:
-                write(step=done, **choice_scores(ema.module, prepared.task, episodes=config.evaluate_episodes))
+                write(
+                    step=done,
+                    **choice_scores(ema.module, prepared.task, episodes=config.evaluate_episodes, embed=prepared.text),
+                )
             if is_evaluated or is_last or stopped_by:
                 write_training_page(run.folder / "training.html", run.folder.name, read_metrics(run.folder), chosen)
             if is_saved:
@@ -187,7 +195,8 @@ def prepare(config: TrainConfig) -> Prepared:
     begun = begun_manifest(config)
     device = choose_device(config.device)
     task = load_task(config.task) if config.task else None
-    sources = open_sources(config, task, begun)
+    text = None if config.text_encoder is None else TextEncoder(config.text_encoder)
+    sources = open_sources(config, task, begun, text)
     demonstrations, num_episodes = sources.demonstrations, len(sources.demonstrations)
     parent = read_manifest(resolve_checkpoint(Path(config.init_from))) if begun is None and config.init_from else None
     split = _split(config, sources, begun, parent)
@@ -223,6 +232,7 @@ def prepare(config: TrainConfig) -> Prepared:
         "horizons": horizons,
         "policy": describe(config.policy),
         "task": config.task,
+        **({} if text is None else {"text_encoder": {"folder": str(text.folder.absolute()), "sha256": text.digest}}),
         "dataset": config.dataset,
         **split.manifest(),
         "streams_sha256": streams_sha256,
@@ -252,6 +262,7 @@ def prepare(config: TrainConfig) -> Prepared:
         config,
         chosen | {key: choice.reason for key, choice in choices.items()},
         task,
+        text,
         demonstrations,
         training,
         mix,
@@ -271,7 +282,9 @@ def _fitted(
     config: TrainConfig, demonstrations: Demonstrations, episodes: list[int]
 ) -> tuple[dict[str, Range], Normalizer]:
     """The ranges of the streams in some episodes, and the normalizer that has them."""
-    methods = {name: normalisation.build() for name, normalisation in config.normalisation.items()}
+    # Sentences that training does not have may lie beyond the range of those that it has.
+    words = {WORDS: NormalisationConfig(kind="identity")} if config.text_encoder else {}
+    methods = {name: normalisation.build() for name, normalisation in (words | config.normalisation).items()}
     ranges = fit_ranges(demonstrations, episodes, methods)
     bounds = {name: (fitted.low, fitted.high) for name, fitted in ranges.items()}
     return ranges, Normalizer(demonstrations.specification, bounds, action_std=ranges["action"].std)

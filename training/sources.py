@@ -16,10 +16,12 @@ from ..configs.training import TrainConfig
 from ..datasets.demonstrations import Demonstrations, check_finite
 from ..datasets.inspection import worst
 from ..datasets.joined import Joined
+from ..datasets.observing import Observing, Worded
 from ..datasets.opening import open_demonstrations
 from ..datasets.selection import Selected
 from ..datasets.windows import Windows
 from ..envs.task import Task
+from ..policy.encoders.text import TextEncoder
 from .order import Mix, mixed
 
 Pieces: TypeAlias = list[list[int]]
@@ -52,13 +54,15 @@ class Sources(NamedTuple):
         return np.repeat([dataset for dataset, _ in self.pieces], self.counts)
 
 
-def open_sources(config: TrainConfig, task: Task | None, begun: Mapping[str, Any] | None) -> Sources:
-    """Open and check the datasets. begun: the manifest of the run that goes on.
+def open_sources(
+    config: TrainConfig, task: Task | None, begun: Mapping[str, Any] | None, encoder: TextEncoder | None = None
+) -> Sources:
+    """Open and check the datasets. begun: the manifest of the run that goes on. encoder: embeds the sentences.
 
     Raises ValueError if a dataset has no episodes, values that are not finite, other streams than the first, or fewer
     episodes than the run knows.
     """
-    opened = [_open_checked(dataset, task, config.episodes) for dataset in config.datasets]
+    opened = [_open_checked(dataset, task, config, encoder) for dataset in config.datasets]
     looks = [f"looks wrong: {text}" for demonstrations in opened if (text := worst(demonstrations))]
     counts = [len(demonstrations) for demonstrations in opened]
     before = [] if begun is None else known_pieces(begun)
@@ -126,12 +130,16 @@ def episode_name(config: TrainConfig, pieces: Pieces, episode: int) -> str:
     return f"episode {int((datasets[:episode] == dataset).sum())} of {config.datasets[dataset]}"
 
 
-def _open_checked(dataset: str, task: Task | None, episodes: str | None) -> Demonstrations:
-    """The demonstrations at `dataset`, or those that a condition chooses.
+def _open_checked(dataset: str, task: Task | None, config: TrainConfig, encoder: TextEncoder | None) -> Demonstrations:
+    """The demonstrations at `dataset`, or those that a condition chooses, with the streams that the policy sees.
 
     Raises ValueError if there are none, or if a number is not finite.
     """
-    demonstrations = open_demonstrations(dataset, task, episodes=episodes)
+    demonstrations = open_demonstrations(dataset, task, episodes=config.episodes)
+    if config.observe is not None:
+        demonstrations = Observing(demonstrations, config.observe)
+    if encoder is not None:
+        demonstrations = Worded(demonstrations, encoder, digest=encoder.digest)
     if not len(demonstrations):
         raise ValueError(f"{dataset} must hold demonstrations to train on, got a store without episodes")
     for stream in demonstrations.specification.streams:

@@ -22,7 +22,9 @@ class NetworkConfig:
 
     kind: ClassVar[str]
 
-    def build(self, *, action_size: int, num_steps: int, conditioning_shape: tuple[int, int]) -> Network:
+    def build(
+        self, *, action_size: int, num_steps: int, conditioning_shape: tuple[int, int], num_context: int = 0
+    ) -> Network:
         """A network for chunks of `num_steps` steps with `action_size` numbers each."""
         return load(self.kind)(action_size=action_size, conditioning_shape=conditioning_shape, **values(self))
 
@@ -47,7 +49,9 @@ class UNet1dConfig(NetworkConfig):
         positive(self, "kernel_size", most=MOST_CHUNK)
         positive(self, "groups", "time_size", most=LARGEST_SIZE)
 
-    def build(self, *, action_size: int, num_steps: int, conditioning_shape: tuple[int, int]) -> Network:
+    def build(
+        self, *, action_size: int, num_steps: int, conditioning_shape: tuple[int, int], num_context: int = 0
+    ) -> Network:
         """A network for chunks of `num_steps` steps with `action_size` numbers each."""
         options = values(self) | {"channels": self.channels or CHANNELS}
         return load(self.kind)(action_size=action_size, conditioning_shape=conditioning_shape, **options)
@@ -79,10 +83,12 @@ class TransformerConfig(NetworkConfig):
         positive(self, "patch", most=MOST_CHUNK)
         share(self, "dropout", "embedding_dropout")
 
-    def build(self, *, action_size: int, num_steps: int, conditioning_shape: tuple[int, int]) -> Network:
+    def build(
+        self, *, action_size: int, num_steps: int, conditioning_shape: tuple[int, int], num_context: int = 0
+    ) -> Network:
         """A network for chunks of up to `num_steps` steps with `action_size` numbers each."""
         shape = {"action_size": action_size, "num_steps": num_steps, "conditioning_shape": conditioning_shape}
-        return load(self.kind)(**shape, **values(self))
+        return load(self.kind)(**shape, num_context=num_context, **values(self))
 
 
 @dataclass(kw_only=True)

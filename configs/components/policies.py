@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...policy.denoising.prediction import PREDICTIONS
 from ...specification import Horizons, Specification, nearest
-from ..checks import MOST_CHUNK, not_negative, positive
+from ..checks import MOST_CHUNK, not_negative, positive, share
 from .denoising import CosineConfig, DDIMConfig, OneLevelConfig, UniformConfig
 from .encoders import LowdimEncoderConfig
 from .lazy import values
@@ -53,6 +53,7 @@ class _PolicyConfig:
     weighting: Any
     prediction: Any
     clip: Any
+    drop_context: Any
     has_noise: ClassVar[bool]
 
     def build(self, specification: Specification, horizons: Horizons, normalizer: Normalizer) -> DiffusionPolicy:
@@ -64,6 +65,7 @@ class _PolicyConfig:
             action_size=specification.action.size,
             num_steps=horizons.prediction,
             conditioning_shape=encoder.conditioning_shape,
+            **({"num_context": encoder.num_context} if encoder.num_context else {}),
         )
         return DiffusionPolicy(
             specification,
@@ -77,6 +79,7 @@ class _PolicyConfig:
             clip=self.clip,
             objective=self.objective.build(self.weighting.build()),
             has_noise=self.has_noise,
+            drop_context=self.drop_context,
         )
 
 
@@ -101,6 +104,7 @@ class RegressionConfig(_PolicyConfig):
     weighting: ClassVar[Any] = UniformConfig()
     prediction: ClassVar[Any] = "sample"
     clip: ClassVar[Any] = math.inf
+    drop_context: ClassVar[Any] = 0.0
     has_noise: ClassVar[bool] = False
     encoder: Any = field(default_factory=LowdimEncoderConfig)
     """Encoder of the observations."""
@@ -129,9 +133,12 @@ class DiffusionConfig(_PolicyConfig):
     """Output of the network: epsilon (the noise), sample (the chunk), v or velocity."""
     clip: float = 1.0
     """Bound of each estimate of x_0 while denoising, in normalised units."""
+    drop_context: float = 0.1
+    """Share of the training windows whose context, such as a goal, is unknown. guidance=classifier_free needs some."""
 
     def __post_init__(self) -> None:
         positive(self, "clip")
+        share(self, "drop_context")
         if self.prediction not in PREDICTIONS:
             raise ValueError(
                 f"policy.prediction must be one of {', '.join(PREDICTIONS)}, got {self.prediction!r}: "

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..experts.drawer import DrawerExpert
 from ..table_streams import Things
-from ..tabletop import WITHDRAWN, Array, TableTask, cube_at, distance, table_tasks
+from ..tabletop import WITHDRAWN, Array, TableTask, cube_at, distance, holds, table_tasks
 from ..task import Observation
 
 CLOSED = 0.005
@@ -79,4 +79,14 @@ class Drawer(TableTask):
         return "put the cube into the drawer and close it"
 
 
-DRAWER, DRAWER_IMAGE = table_tasks("drawer", Drawer, DrawerExpert)
+def phase(state: Observation) -> str:
+    """What the drawer and the cube are doing."""
+    opening = state["drawer"][0]
+    if is_inside(state):
+        return "closed, not withdrawn" if opening <= CLOSED else "closing the drawer"
+    if holds(state["gripper"], state["cube"]):
+        return "carrying"
+    return "opening the drawer" if opening < OPENED else "before the grasp"
+
+
+DRAWER, DRAWER_IMAGE = table_tasks("drawer", Drawer, DrawerExpert, phase)

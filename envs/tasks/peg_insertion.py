@@ -6,7 +6,7 @@ import numpy as np
 
 from ..experts.peg_insertion import PegInsertionExpert
 from ..table_streams import Things
-from ..tabletop import WITHDRAWN, Array, TableTask, cube_at, distance, table_tasks
+from ..tabletop import WITHDRAWN, Array, TableTask, cube_at, distance, holds, table_tasks
 from ..task import Observation
 
 PEG_HALF = 0.04
@@ -56,4 +56,14 @@ class PegInsertion(TableTask):
         return "put the peg into the hole"
 
 
-PEG_INSERTION, PEG_INSERTION_IMAGE = table_tasks("peg_insertion", PegInsertion, PegInsertionExpert)
+def phase(state: Observation) -> str:
+    """What the peg is doing."""
+    peg, gap = state["peg"], distance(state["peg"], state["hole"])
+    if gap <= HOLE_TOLERANCE and abs(peg[2] - PEG_HALF) <= DEPTH_TOLERANCE:
+        return "in the hole, not released"
+    if holds(state["gripper"], peg):
+        return "above the hole" if gap <= 2 * HOLE_TOLERANCE else "carrying"
+    return "before the grasp"
+
+
+PEG_INSERTION, PEG_INSERTION_IMAGE = table_tasks("peg_insertion", PegInsertion, PegInsertionExpert, phase)

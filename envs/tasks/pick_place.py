@@ -18,11 +18,13 @@ from ..arm import Arm, PoseArm
 from ..experts.arm import by_joints, by_pose
 from ..experts.pick_place import PickPlaceExpert
 from ..table_streams import Things
-from ..tabletop import CUBE_HALF, WITHDRAWN, Array, TableTask, cube_at, distance, plane, table_tasks
+from ..tabletop import CUBE_HALF, WITHDRAWN, Array, TableTask, cube_at, distance, holds, plane, table_tasks
 from ..task import Observation
 
 TARGET_TOLERANCE = 0.03
 """Largest distance (m) from the target's centre at which the whole cube is on the mark (radius 0.06), at any yaw."""
+AT_WALL = 0.06
+"""Largest |x| (m) at which the cube is at the wall: half of both, and of a finger."""
 CLEARANCE = 0.03
 """How far (m) from an end of the wall the centre of the cube clears it."""
 
@@ -121,10 +123,21 @@ class PickPlaceArmJoints(PickPlaceArm):
     robot = Arm
 
 
-_ARM_EXPERT = partial(PickPlaceExpert, wall=PickPlaceArm.wall, fork=0.095)
+def phase(state: Observation, *, wall: float = PickPlace.wall, at_wall: float = AT_WALL) -> str:
+    """What the cube is doing; wall: half the length of the wall (m), at_wall: the largest |x| (m) of a cube there."""
+    cube = state["cube"]
+    if distance(cube, state["target"]) <= TARGET_TOLERANCE:
+        return "on the mark, not released"
+    if abs(cube[0]) < at_wall and abs(cube[1]) < wall + CLEARANCE:
+        return "at the wall"
+    return "carrying" if holds(state["gripper"], cube) else "before the grasp"
 
-PICK_PLACE, PICK_PLACE_IMAGE = table_tasks("pick_place", PickPlace, PickPlaceExpert)
-PICK_PLACE_ARM, PICK_PLACE_ARM_IMAGE = table_tasks("pick_place_arm", PickPlaceArm, by_pose(_ARM_EXPERT))
+
+_ARM_EXPERT = partial(PickPlaceExpert, wall=PickPlaceArm.wall, fork=0.095)
+_ARM_PHASE = partial(phase, wall=PickPlaceArm.wall, at_wall=0.04)  # its ways are nearer to the wall
+
+PICK_PLACE, PICK_PLACE_IMAGE = table_tasks("pick_place", PickPlace, PickPlaceExpert, phase)
+PICK_PLACE_ARM, PICK_PLACE_ARM_IMAGE = table_tasks("pick_place_arm", PickPlaceArm, by_pose(_ARM_EXPERT), _ARM_PHASE)
 PICK_PLACE_ARM_JOINTS, PICK_PLACE_ARM_JOINTS_IMAGE = table_tasks(
-    "pick_place_arm_joints", PickPlaceArmJoints, by_joints(_ARM_EXPERT)
+    "pick_place_arm_joints", PickPlaceArmJoints, by_joints(_ARM_EXPERT), _ARM_PHASE
 )

@@ -63,4 +63,12 @@ class PushT(TableTask):
         return "push the T onto the mark"
 
 
-PUSH_T, PUSH_T_IMAGE = table_tasks("push_t", PushT, PushTExpert)
+def phase(state: Observation) -> str:
+    """Where the block is."""
+    block = state["block"]
+    if distance(block, state["target"]) > POSITION_TOLERANCE:
+        return "off the mark"
+    return "on the mark, turned" if turn(block) > YAW_TOLERANCE else "on the mark, not withdrawn"
+
+
+PUSH_T, PUSH_T_IMAGE = table_tasks("push_t", PushT, PushTExpert, phase)

@@ -62,6 +62,14 @@ class ReachArmJoints(ReachArm):
     robot = Arm
 
 
-REACH, REACH_IMAGE = table_tasks("reach", Reach, ReachExpert)
-REACH_ARM, REACH_ARM_IMAGE = table_tasks("reach_arm", ReachArm, by_pose(ReachExpert))
-REACH_ARM_JOINTS, REACH_ARM_JOINTS_IMAGE = table_tasks("reach_arm_joints", ReachArmJoints, by_joints(ReachExpert))
+def phase(state: Observation) -> str:
+    """Where the gripper is."""
+    gap = np.linalg.norm(state["gripper"][:3] - state["target"])
+    return "at the ball, moving" if gap <= REACHED else "on the way"
+
+
+REACH, REACH_IMAGE = table_tasks("reach", Reach, ReachExpert, phase)
+REACH_ARM, REACH_ARM_IMAGE = table_tasks("reach_arm", ReachArm, by_pose(ReachExpert), phase)
+REACH_ARM_JOINTS, REACH_ARM_JOINTS_IMAGE = table_tasks(
+    "reach_arm_joints", ReachArmJoints, by_joints(ReachExpert), phase
+)

@@ -9,7 +9,7 @@ import numpy as np
 from ...specification import Stream
 from ..experts.sort import SortExpert
 from ..table_streams import Things
-from ..tabletop import CUBE_HALF, WITHDRAWN, Array, TableTask, cube_at, distance, draw_apart, table_tasks
+from ..tabletop import CUBE_HALF, WITHDRAWN, Array, TableTask, cube_at, distance, draw_apart, holds, table_tasks
 from ..task import Observation
 
 CUBES, MARKS = ("orange", "blue"), ("teal", "red")
@@ -20,7 +20,9 @@ MARK_TOLERANCE = 0.03
 HEIGHT_TOLERANCE = 0.003
 """Largest difference (m) between the height of the cube and that of one which lies flat."""
 
-GOAL = Stream("goal", (4,), units="1", labels=tuple(f"{cube}_on_{mark}" for cube, mark in GOALS), low=0, high=1)
+GOAL = Stream(
+    "goal", (4,), units="1", labels=tuple(f"{cube}_on_{mark}" for cube, mark in GOALS), low=0, high=1, context=True
+)
 """1 for what the episode asks for, 0 for the three others."""
 
 
@@ -74,4 +76,15 @@ class Sort(TableTask):
         return f"put the {cube} cube onto the {mark} mark"
 
 
-SORT, SORT_IMAGE = table_tasks("sort", Sort, SortExpert)
+def phase(state: Observation) -> str:
+    """What the named cube is doing, or the other one if that is carried."""
+    cube, mark = named(state)
+    if distance(cube, mark) <= MARK_TOLERANCE:
+        return "on the mark, not released"
+    if holds(state["gripper"], cube):
+        return "carrying"
+    is_other = any(holds(state["gripper"], state[name]) for name in CUBES)
+    return "carrying the other cube" if is_other else "before the grasp"
+
+
+SORT, SORT_IMAGE = table_tasks("sort", Sort, SortExpert, phase)

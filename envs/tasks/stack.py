@@ -6,7 +6,7 @@ import numpy as np
 
 from ..experts.stack import StackExpert
 from ..table_streams import Things
-from ..tabletop import CUBE_HALF, WITHDRAWN, Array, TableTask, cube_at, distance, draw_apart, table_tasks
+from ..tabletop import CUBE_HALF, WITHDRAWN, Array, TableTask, cube_at, distance, draw_apart, holds, table_tasks
 from ..task import Observation
 
 OVERHANG = 0.015
@@ -60,4 +60,12 @@ class Stack(TableTask):
         return "put the orange cube onto the blue cube"
 
 
-STACK, STACK_IMAGE = table_tasks("stack", Stack, StackExpert)
+def phase(state: Observation) -> str:
+    """What the orange cube is doing."""
+    cube, base = state["cube"], state["base"]
+    if distance(cube, base) <= OVERHANG and abs(cube[2] - base[2] - 2 * CUBE_HALF) < HEIGHT_TOLERANCE:
+        return "on the base, not released"
+    return "carrying" if holds(state["gripper"], cube) else "before the grasp"
+
+
+STACK, STACK_IMAGE = table_tasks("stack", Stack, StackExpert, phase)

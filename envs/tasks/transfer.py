@@ -7,7 +7,7 @@ import numpy as np
 from ..arm import TwoArms
 from ..experts.transfer import TransferExpert
 from ..table_streams import Things
-from ..tabletop import Array, TableTask, cube_at, table_tasks
+from ..tabletop import Array, TableTask, cube_at, holds, table_tasks
 from ..task import Observation
 
 HELD = 0.02
@@ -59,4 +59,14 @@ class Transfer(TableTask):
         return "hand the cube over to the left arm"
 
 
-TRANSFER, TRANSFER_IMAGE = table_tasks("transfer", Transfer, TransferExpert, has_mirror=False)  # the right arm gives
+def phase(state: Observation) -> str:
+    """Which hand the cube is in."""
+    in_left, in_right = (holds(state[name], state["cube"]) for name in ("left_gripper", "right_gripper"))
+    if in_left:
+        return "in both hands" if in_right else "in the left hand, not withdrawn"
+    return "carrying" if in_right else "before the grasp"
+
+
+TRANSFER, TRANSFER_IMAGE = table_tasks(  # without a mirror: the right arm gives
+    "transfer", Transfer, TransferExpert, phase, has_mirror=False
+)

@@ -17,12 +17,21 @@ LEFT, RIGHT, TOP, BOTTOM = 40, 312, 12, 164
 """The size of a curve, and the corners of its axes, in the units of its view box."""
 
 
+EMPTY = {"img", "input"}
+"""Elements without content, which are not closed."""
+
+
 def tag(name: str, content: str = "", /, **attributes: object) -> str:
     """An element. Attribute values are escaped; `content` must be markup already. Write `class_` for `class`."""
     markup = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"' for key, value in attributes.items()
     )
-    return f"<{name}{markup}>{content}</{name}>"
+    return f"<{name}{markup}>" if name in EMPTY else f"<{name}{markup}>{content}</{name}>"
+
+
+def episode_id(place: int, seed: int) -> str:
+    """The id of an episode's row in the table of all. place: the policy's index in the report."""
+    return f"episode-{place}-{seed}"
 
 
 def interval(value: float, low: float, high: float, *, place: int, label: str) -> str:
@@ -41,7 +50,7 @@ def episodes(evaluation: Mapping[str, Any], *, place: int, label: str) -> str:
     ):
         text = f"seed {seed}: {'success' if success else 'no success'}, score {score:.2f}, {steps} steps"
         height = max(100 * score, 3)
-        columns += tag(
+        column = tag(
             "rect",
             tag("title", text),
             class_="success" if success else "failure",
@@ -50,6 +59,7 @@ def episodes(evaluation: Mapping[str, Any], *, place: int, label: str) -> str:
             width=f"{0.8 * width:.3f}%",
             height=f"{height:.1f}%",
         )
+        columns += tag("a", column, href=f"#{episode_id(place, seed)}")
     return tag("svg", columns, class_=f"episodes s{place}", role="img", aria_label=label)
 
 

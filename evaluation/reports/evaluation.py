@@ -5,76 +5,23 @@ It is made from `evaluation.json` and `metrics.jsonl` alone, so it can be made a
 
 from __future__ import annotations
 
-import base64
-import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
-from ...envs.faults import Fault
 from ...version import __version__
-from .charts import episodes, interval, shares, tag
-from .failures import start_maps, success_curves
+from .charts import interval, shares, tag
+from .entry import Entry
+from .episodes import columns, films, strips, table
+from .failures import failures, success_curves
 from .learning import learning
-from .page import section, unbroken, write_page
+from .page import embedded, section, unbroken, write_page
 
 if TYPE_CHECKING:
     from .pictures import Fan
-
-EMBEDDED_BYTES = 8_000_000
-"""Total size of the films that are embedded in the page; further films are linked."""
-
-KEYS = (
-    *("task", "episodes", "success_rate", "success_rate_95", "mean_score", "mean_score_95", "mean_steps", "wall_s"),
-    *("latency", "processor", "seed", "seeds", "success", "score", "steps", "broken"),
-)
-"""Keys that an evaluation must have."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One policy of a report. Unknown values are left out. Raises ValueError if the evaluation lacks a key."""
-
-    name: str
-    """The policy's name in the report."""
-
-    evaluation: Mapping[str, Any]
-    """The content of its `evaluation.json`."""
-
-    metrics: Sequence[Mapping[str, Any]] = ()
-    """The lines of its `metrics.jsonl`."""
-
-    num_parameters: int | None = None
-    """Parameters of the whole policy."""
-
-    training_seed: int | None = None
-    """The seed of its training."""
-
-    def __post_init__(self) -> None:
-        missing = [key for key in KEYS if key not in self.evaluation]
-        if missing:
-            raise ValueError(
-                f"the evaluation of {self.name!r} must be the content of an evaluation.json, it lacks {missing}"
-            )
-
-    @property
-    def num_steps(self) -> int | None:
-        """Training steps of the evaluated policy."""
-        return self.evaluation.get("step") or max((line["step"] for line in self.metrics), default=None)
-
-    def seconds(self) -> dict[str, float]:
-        """Seconds of "data" and "update" in training up to the evaluated policy, and of "evaluation"."""
-        last, seconds = self.num_steps or 0, dict[str, float]()
-        for kind in ("data", "update"):
-            total = sum(line.get(f"{kind}_s", 0.0) for line in self.metrics if line["step"] <= last)
-            if total:
-                seconds[kind] = total
-        return seconds | {"evaluation": self.evaluation["wall_s"]}
 
 
 def installed_versions() -> dict[str, str]:
@@ -92,22 +39,24 @@ def write_report(
     command: str,
     versions: Mapping[str, str],
     fan: Fan | None = None,
-    films: Mapping[str, Path] | None = None,
     next_steps: Iterable[tuple[str, str]] = (),
 ) -> None:
     """Write the page of one or several policies. It appears whole or not at all.
 
-    command: the command that wrote it. films: a caption -> an mp4 file. next_steps: (command, purpose).
+    command: the command that wrote it. next_steps: (command, purpose).
     """
     if not entries:
         raise ValueError("a report needs at least one evaluated policy, got none")
+    evaluations = {entry.name: entry.evaluation for entry in entries}
     sections = [
         _fan(fan),
-        _films(films or {}, path),
+        section("Films", films(entries, path)),
         section("Results", _table(entries)),
-        section("Every episode", _episodes(entries)),
-        section("When it succeeds", success_curves({entry.name: entry.evaluation for entry in entries})),
-        section("Where it fails", start_maps({entry.name: entry.evaluation for entry in entries})),
+        section("Every episode", columns(entries)),
+        section("When it succeeds", success_curves(evaluations)),
+        section("Where it fails", failures(evaluations)),
+        section("The worst episodes", strips(entries)),
+        section("One by one", table(entries)),
         section("Learning", learning({entry.name: entry.metrics for entry in entries})),
         section("Time", _time(entries)),
         section("Reproduce", _reproduce(entries, command, versions)),
@@ -169,7 +118,7 @@ def _fan(fan: Fan | None) -> str:
     panels = ""
     for name, points in fan.points.items():
         text = f"{len(points)} action chunk{'s' if len(points) > 1 else ''} of {name}, drawn over the scene"
-        panels += tag("img", alt=text, src=_data("image/png", draw_fan(fan, [name]))).removesuffix("</img>")
+        panels += tag("img", alt=text, src=embedded("image/png", draw_fan(fan, [name])))
     first = next(iter(fan.points))
     caption = (
         f"Episode {fan.seed}, step {fan.step}: the moment of the film at which the chunks of {first} differ most. Each "
@@ -177,21 +126,6 @@ def _fan(fan: Fan | None) -> str:
     )
     body = tag("figure", tag("div", panels, class_="panels") + tag("figcaption", escape(caption)))
     return section("Sampled action chunks", body)
-
-
-def _films(films: Mapping[str, Path], page: Path) -> str:
-    body, left = "", EMBEDDED_BYTES
-    for caption, film in films.items():
-        size = film.stat().st_size
-        if size <= left:
-            left -= size
-            source = _data("video/mp4", film.read_bytes())
-            element = tag("video", src=source, controls="", loop="", muted="", playsinline="", preload="metadata")
-        else:
-            link = quote(os.path.relpath(film, page.parent))
-            element = tag("p", tag("a", escape(film.name), href=link) + f" ({size / 1e6:.0f} MB)")
-        body += tag("figure", element + tag("figcaption", escape(caption)))
-    return section("Films", tag("div", body, class_="films") if body else "")
 
 
 def _table(entries: Sequence[Entry]) -> str:
@@ -228,29 +162,6 @@ def _table(entries: Sequence[Entry]) -> str:
     )
     head = tag("thead", tag("tr", "<td></td>" + names))
     return tag("div", tag("table", head + tag("tbody", body)), class_="scroll") + tag("p", note, class_="note")
-
-
-def _episodes(entries: Sequence[Entry]) -> str:
-    body = ""
-    for place, entry in enumerate(entries):
-        evaluation = entry.evaluation
-        text = f"{sum(evaluation['success'])} of {evaluation['episodes']} episodes succeeded"
-        strip = episodes(evaluation, place=place, label=f"{entry.name}: {text}, by seed")
-        body += tag("figure", tag("figcaption", tag("b", escape(entry.name)) + f" {text}") + strip)
-        body += _broken(evaluation["broken"])
-    note = (
-        "One column for each episode, in the order of the seeds. Its height is the score; full colour is a success. "
-        "Episodes with the same seed start in the same state."
-    )
-    return body + tag("p", note, class_="note")
-
-
-def _broken(faults: Sequence[Mapping[str, Any]]) -> str:
-    """A line for each episode that broke off."""
-    if not faults:
-        return ""
-    lines = "".join(tag("li", escape(str(Fault(**fault)))) for fault in faults)
-    return tag("p", "These broke off. They count as failed, with a score of 0.") + tag("ul", lines)
 
 
 def _time(entries: Sequence[Entry]) -> str:
@@ -298,10 +209,6 @@ def _next(steps: Iterable[tuple[str, str]]) -> str:
         tag("li", tag("p", escape(purpose)) + tag("pre", tag("code", escape(command)))) for command, purpose in steps
     )
     return tag("ol", items) if items else ""
-
-
-def _data(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _rate(evaluation: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
-"""When episodes succeed, and from where they fail."""
+"""When episodes succeed, and from where and in which phase they fail."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .charts import Series, curve, tag
+from .charts import Series, curve, episode_id, tag
 from .page import unbroken
 
 FEWEST = 3
@@ -44,16 +45,35 @@ def _steps(evaluation: Mapping[str, Any]) -> list[tuple[float, float]]:
     return [*points, (max([*evaluation["steps"], *steps]), points[-1][1])] if steps else points
 
 
-def start_maps(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
-    """A map of the starts of each policy with failures: those that failed are rings."""
+def failures(evaluations: Mapping[str, Mapping[str, Any]]) -> str:
+    """For each policy with failures: the phases in which they ended, and a map of the starts, failures as rings.
+
+    evaluations: the name of a policy -> the content of its `evaluation.json`. Empty if nothing can be drawn.
+    """
+    bars = [_phases(place, name, evaluation) for place, (name, evaluation) in enumerate(evaluations.items())]
     maps = [_map(place, name, evaluation) for place, (name, evaluation) in enumerate(evaluations.items())]
-    if not any(maps):
+    figures = "".join([*bars, *maps])
+    if not figures:
         return ""
     note = (
         "The axes are the two numbers of the start that separate failures from successes best. They were chosen by the "
         "episodes that are drawn, so take a pattern as a hint, and test it with other seeds."
     )
-    return tag("div", "".join(maps), class_="multiples") + tag("p", note, class_="note")
+    return tag("div", figures, class_="multiples") + (tag("p", note, class_="note") if any(maps) else "")
+
+
+def _phases(place: int, name: str, evaluation: Mapping[str, Any]) -> str:
+    """A bar for each phase in which failed episodes ended, the most frequent one first."""
+    counts = Counter(phase for phase in evaluation.get("phase", ()) if phase is not None)
+    if not counts:
+        return ""
+    rows = ""
+    for phase, count in counts.most_common():
+        bar = tag("rect", class_="dot", width=f"{100 * count / counts.total():.1f}%", height="100%", rx="3")
+        rows += tag("dt", escape(phase)) + tag("dd", tag("svg", bar, aria_hidden="true") + tag("span", str(count)))
+    text = f"in which phase its {counts.total()} failed episodes ended"
+    caption = tag("figcaption", tag("b", escape(name)) + " " + text)
+    return tag("figure", caption + tag("dl", rows, class_="phases"), class_=f"s{place}")
 
 
 def _map(place: int, name: str, evaluation: Mapping[str, Any]) -> str:
@@ -71,8 +91,10 @@ def _map(place: int, name: str, evaluation: Mapping[str, Any]) -> str:
     for index in np.argsort(~success):  # failures are drawn last
         x, y = 12 + 84 * places[0][index], 88 - 84 * places[1][index]
         kind = "success" if success[index] else "failure"
-        text = tag("title", f"seed {evaluation['seeds'][index]}: score {evaluation['score'][index]:.2f}")
-        shapes += tag("circle", text, class_=kind, cx=f"{x:.2f}", cy=f"{y:.2f}", r=1.1 if success[index] else 1.5)
+        seed = evaluation["seeds"][index]
+        text = tag("title", f"seed {seed}: score {evaluation['score'][index]:.2f}")
+        dot = tag("circle", text, class_=kind, cx=f"{x:.2f}", cy=f"{y:.2f}", r=1.1 if success[index] else 1.5)
+        shapes += tag("a", dot, href=f"#{episode_id(place, seed)}")
     low, high = ([columns[label].min() for label in chosen], [columns[label].max() for label in chosen])
     for value, x, anchor in ((low[0], 12, "start"), (high[0], 96, "end")):
         shapes += tag("text", f"{value:.3g}", x=x, y=94, text_anchor=anchor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
@@ -27,6 +28,11 @@ def write_page(path: Path, *, title: str, verdict: str, cards: Iterable[str], se
 def section(heading: str, body: str) -> str:
     """A part of a page under a heading; empty if the body is empty."""
     return tag("section", tag("h2", escape(heading)) + body) if body else ""
+
+
+def embedded(kind: str, content: bytes) -> str:
+    """The address of a file that is in the page itself. kind: its MIME type."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def unbroken(text: str) -> str:

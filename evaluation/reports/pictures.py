@@ -1,4 +1,4 @@
-"""Films of episodes and pictures of sampled chunks, drawn over the scene.
+"""Films and film strips of episodes, and pictures of sampled chunks, drawn over the scene.
 
 A task's `pixels` maps an action to a point of the image; a chunk is drawn as the line through its actions.
 
@@ -44,6 +44,9 @@ PANEL_GAP = 0.012
 SMALLEST_SIDE = 384
 """Smaller frames are enlarged to at least this many pixels, by repeating pixels."""
 
+STILL_SIDE = 320
+"""The longer side of a still, in pixels."""
+
 
 def film(outcome: Outcome, path: Path, *, fps: float, pixels: Pixels | None, colour: str = COLOURS[0]) -> None:
     """Write a filmed episode as an mp4 that browsers play, with the current chunk drawn over every frame.
@@ -65,15 +68,31 @@ def film(outcome: Outcome, path: Path, *, fps: float, pixels: Pixels | None, col
                 writer.append_data(frame)
 
 
-def _annotated(outcome: Outcome, pixels: Pixels | None, colour: str, *, hold: int) -> Iterator[NDArray[np.uint8]]:
-    """Every frame with the latest chunk of its time; the last frame `hold` times more."""
-    chunks = {chunk.step: chunk.actions for chunk in outcome.chunks}
-    overlay: NDArray[Any] | None = None
-    drawn = outcome.frames[0]
-    for step, original in enumerate(outcome.frames):
+def stills(outcome: Outcome, *, pixels: Pixels | None, colour: str = COLOURS[0]) -> dict[int, bytes]:
+    """The frames of a filmed episode as small JPEGs by their control steps, with the current chunk drawn over each."""
+    from PIL import Image
+
+    pictures = dict[int, bytes]()
+    for step, frame in zip(outcome.frames, _annotated(outcome, pixels, colour, width=1.6), strict=True):
+        file, image = io.BytesIO(), Image.fromarray(frame)
+        image.thumbnail((STILL_SIDE, STILL_SIDE))
+        image.save(file, "JPEG", quality=85)
+        pictures[step] = file.getvalue()
+    return pictures
+
+
+def _annotated(
+    outcome: Outcome, pixels: Pixels | None, colour: str, *, width: float = 1, hold: int = 0
+) -> Iterator[NDArray[np.uint8]]:
+    """Every frame with the latest chunk of its time, in lines of this width; the last frame `hold` times more."""
+    chunks, latest, overlay = list(reversed(outcome.chunks)), None, None
+    drawn = np.empty(0, np.uint8)
+    for step, original in outcome.frames.items():
         frame, scale = _enlarged(original)
-        if pixels is not None and step in chunks:
-            overlay = _overlay(scale * pixels(chunks[step]), colour, *frame.shape[:2])
+        while chunks and chunks[-1].step <= step:
+            latest, overlay = chunks.pop(), None
+        if pixels is not None and latest is not None and overlay is None:
+            overlay = _overlay(scale * pixels(latest.actions), colour, *frame.shape[:2], line=width)
         drawn = frame if overlay is None else _composed(frame, overlay)
         yield drawn
     for _ in range(hold):
@@ -93,8 +112,8 @@ def _composed(frame: NDArray[np.uint8], overlay: NDArray[Any]) -> NDArray[np.uin
     return np.round(frame + alpha * (colour - frame)).astype(np.uint8)
 
 
-def _overlay(points: NDArray[Any], colour: str, height: int, width: int) -> NDArray[np.float32]:
-    """One chunk (T, 2) as an image (H, W, 4): colours in [0, 255] and an alpha in [0, 1]."""
+def _overlay(points: NDArray[Any], colour: str, height: int, width: int, *, line: float) -> NDArray[np.float32]:
+    """One chunk (T, 2) as an image (H, W, 4): colours in [0, 255] and an alpha in [0, 1]. line: its relative width."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -104,7 +123,7 @@ def _overlay(points: NDArray[Any], colour: str, height: int, width: int) -> NDAr
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.axis("off")
     # A dark outline, so that the line is visible on a bright scene too.
-    thickness = 0.8 * height / 100
+    thickness = 0.8 * line * height / 100
     axes.plot(*points.T, color="#101828", alpha=0.3, linewidth=thickness + 1.5, solid_capstyle="round")
     _add_chunks(axes, points[None], colour, linewidth=thickness, alpha=(1.0, 0.5))
     canvas.draw()

@@ -5,7 +5,6 @@ One page that needs no network, no other file and no JavaScript.
 
 from __future__ import annotations
 
-import base64
 import io
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from ...datasets.judging import Remark, remarks, ways_of
 from ...datasets.quality import Dimension, Measures, measure
 from ...datasets.similarity import LEAP, Ways
 from .charts import tag
-from .page import section, unbroken, write_page
+from .page import embedded, section, unbroken, write_page
 
 SHOWN_PATHS = 200
 """Most paths that are drawn."""
@@ -352,8 +351,8 @@ def _image(frame: NDArray[np.uint8], text: str) -> str:
     step = max(min(shown.shape[:2]) // 128, 1)
     file = io.BytesIO()
     imsave(file, np.ascontiguousarray(shown[::step, ::step]), format="png")
-    source = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
-    return tag("img", alt=text, src=source).removesuffix("</img>")
+    source = embedded("image/png", file.getvalue())
+    return tag("img", alt=text, src=source)
 
 
 def _table(quality: Quality) -> str:

@@ -36,6 +36,8 @@ class Sampling:
     """Maps between actions and x_0."""
     clip: float
     """Bound of the estimates of x_0."""
+    unknown: Callable[[], Any]
+    """Returns the embedded conditioning without context, (B, ...)."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,43 @@ class Prefix(Guidance):
         """
         planned, chunk = sampling.space.encode(self.actions), x_0.clip(-sampling.clip, sampling.clip)
         return library(chunk).where(self.weights[..., None] == 1, planned, chunk)
+
+
+@dataclass(frozen=True)
+class ClassifierFree(Guidance):
+    """Go beyond what the context changes (Ho & Salimans 2022, eq. 6): x_0 = unknown + weight (known - unknown).
+
+    The two estimates of x_0, with the context and without it, are computed in one batch. A weight of 1 is the policy as
+    it was trained, and 0 is the policy without context, both to the last bit.
+
+    It is the first guidance, next to the network, because it replaces the denoiser.
+
+    >>> ClassifierFree(-1.0)
+    Traceback (most recent call last):
+        ...
+    ValueError: the weight of classifier-free guidance must be 0 or more, got -1.0
+    """
+
+    weight: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.weight < math.inf:
+            raise ValueError(f"the weight of classifier-free guidance must be 0 or more, got {self.weight}")
+
+    def denoiser(self, denoise: Denoiser, sampling: Sampling) -> Denoiser:
+        """The guided denoiser. Its estimates are clipped, because a weight above 1 goes beyond the bound."""
+        if self.weight == 1:
+            return denoise
+        unknown = sampling.unknown()
+        if self.weight == 0:
+            return sampling.denoiser(unknown)
+        both = sampling.denoiser(library(unknown).concat([sampling.condition, unknown]))
+
+        def guided(x_t: Any, now: NoiseLevel, then: NoiseLevel) -> Any:
+            x_0, half = both(library(x_t).concat([x_t, x_t]), now, then), len(x_t)
+            return (x_0[half:] + self.weight * (x_0[:half] - x_0[half:])).clip(-sampling.clip, sampling.clip)
+
+        return guided
 
 
 def sample(sampling: Sampling, noise: Any, *, sampler: Sampler, guidance: Sequence[Guidance] = ()) -> Any:

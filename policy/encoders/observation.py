@@ -1,6 +1,8 @@
 """The observation encoder: the vectors and images of each observed step become one token of conditioning.
 
-Shapes: B windows of To steps; D size of a vector stream; H, W, C of an image; Dc size of a token.
+Each stream of the context becomes a token of its own, before those of the steps.
+
+Shapes: B windows of To steps; D size of a vector stream; H, W, C of an image; Nc context streams; Dc size of a token.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import TypeAlias, cast
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ...specification import Horizons, Specification, Stream
 from .images import ImageEncoder, centre_crop
@@ -34,8 +37,16 @@ class Cameras:
     """Whether all cameras share one encoder."""
 
 
+CONTEXT_SIZE = 64
+"""Least size of a token if there is context: a goal or a sentence may need more numbers than a step."""
+
+
 class ObservationEncoder(nn.Module):
     """Concatenates the streams of each observed step: the vectors, then the features of the cameras.
+
+    Each stream of the context is projected to a token; images pass an encoder first. The tokens of the steps are then
+    filled with zeros up to `CONTEXT_SIZE`. If a vector is 1 in the place of a label and 0 elsewhere, its projection is
+    a learned embedding of the label.
 
     hidden: sizes of the layers of an MLP over all vectors together, the last of them the size of its output; without
     layers, the vectors stay as they are. cameras: how images are encoded; without them, the encoder takes no images.
@@ -53,27 +64,50 @@ class ObservationEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.crop = cameras.crop if cameras else None
-        images = [stream for stream in specification.observations if stream.is_image]
-        vectors = [stream for stream in specification.observations if not stream.is_image]
+        # Images of the context come last, as their encoders do.
+        streams = sorted(specification.observations, key=lambda stream: stream.context)
+        images = [stream for stream in streams if stream.is_image]
+        vectors = [stream for stream in streams if not stream.is_image]
         _check(images, vectors, cameras)
-        self.vectors, self.images = [stream.name for stream in vectors], [stream.name for stream in images]
-        sizes = [sum(stream.size for stream in vectors), *(hidden if vectors else ())]
+        self.images = [stream.name for stream in images]
+        self.vectors = [stream.name for stream in vectors if not stream.context]
+        sizes = [sum(stream.size for stream in vectors if not stream.context), *(hidden if self.vectors else ())]
         self.mlp = _mlp(sizes)
         encoders = _encoders(images, cameras) if cameras else []
         self.cameras = nn.ModuleList(encoders)  # one for each image, or one for all images
-        num_features = encoders[0].num_features * len(images) if encoders else 0
-        self.conditioning_shape = horizons.observation, sizes[-1] + num_features
+        num_features = encoders[0].num_features if encoders else 0
+        size = sizes[-1] + num_features * sum(not stream.context for stream in images)
+        self.num_context = len(specification.context)
+        if self.num_context:
+            size = max(size, CONTEXT_SIZE)
+            inputs = {stream.name: num_features if stream.is_image else stream.size for stream in specification.context}
+            self.context = nn.ModuleDict({name: nn.Linear(count, size) for name, count in inputs.items()})
+            self.unknown = nn.Parameter(torch.zeros(self.num_context, size))
+        self.conditioning_shape = self.num_context + horizons.observation, size
 
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
-        """Normalised vectors (B, To, D) and images, uint8 (B, To, H, W, C) -> (B, To, Dc)."""
+        """Normalised vectors (B, To, D) and images, uint8 (B, To, H, W, C) -> (B, Nc + To, Dc)."""
+        features = {name: self._features(index, observation[name]) for index, name in enumerate(self.images)}
         pieces: list[Tensor] = []
         if self.vectors:
             pieces.append(self.mlp(torch.cat([observation[name] for name in self.vectors], dim=-1)))
-        for index, name in enumerate(self.images):
-            images = centre_crop(observation[name], self.crop)
-            features = self.cameras[index % len(self.cameras)](rearrange(images, "b t h w c -> (b t) c h w"))
-            pieces.append(features.unflatten(0, images.shape[:2]))
-        return torch.cat(pieces, dim=-1)
+        if not self.num_context:
+            return torch.cat([*pieces, *features.values()], dim=-1)
+        steps = torch.cat([*pieces, *(x for name, x in features.items() if name not in self.context)], dim=-1)
+        context = [project(features.get(name, observation[name])[:, -1]) for name, project in self.context.items()]
+        padded = F.pad(steps, (0, self.conditioning_shape[1] - steps.shape[-1]))
+        return torch.cat([torch.stack(context, dim=1), padded], dim=1)
+
+    def without_context(self, conditioning: Tensor, is_unknown: Tensor) -> Tensor:
+        """The conditioning (B, Nc + To, Dc) with the learned tokens for unknown context in some rows (B,)."""
+        context, steps = conditioning.split([self.num_context, conditioning.shape[1] - self.num_context], dim=1)
+        return torch.cat([torch.where(is_unknown[:, None, None], self.unknown, context), steps], dim=1)
+
+    def _features(self, index: int, images: Tensor) -> Tensor:
+        """The features of the images with this index: (B, To, H, W, C) -> (B, To, number of features)."""
+        images = centre_crop(images, self.crop)
+        features = self.cameras[index % len(self.cameras)](rearrange(images, "b t h w c -> (b t) c h w"))
+        return features.unflatten(0, images.shape[:2])
 
     def load_pretrained(self, path: Path) -> None:
         """Load the weights at `path` into the encoder of every camera; see `ImageEncoder.load_pretrained`."""

@@ -51,12 +51,14 @@ def write_onnx(policy: DiffusionPolicy, folder: Path) -> None:
         )
         for stream in streams
     ]
+    names = [f"observation.{stream.name}" for stream in streams]
+    if policy.specification.context:
+        observation, names = [*observation, torch.zeros(ROWS)], [*names, "is_unknown"]
     encode, time = Encode(policy).eval(), embedded_times(policy)[:1]
     with torch.no_grad():
         condition = encode(*observation)
     noisy = torch.zeros(ROWS, policy.horizons.prediction, policy.specification.action.size)
     folder.mkdir(parents=True, exist_ok=True)
-    names = [f"observation.{stream.name}" for stream in streams]
     _write(folder / "encode.onnx", encode, dict(zip(names, observation, strict=True)), ((batch,) * len(names),))
     inputs = {"noisy": noisy, "time": time, "condition": condition}
     _write(folder / "denoise.onnx", Denoise(policy).eval(), inputs, (batch, {}, batch))

@@ -64,14 +64,20 @@ class ExportedEngine:
         check_noise(noise, self.noise_shape, num_rows(observation))
         check_guidance(guidance, noise)
         guides = [mapped(guide, lambda values: np.asarray(values, dtype=np.float32)) for guide in guidance]
-        sampling = Sampling(self._condition(observation), self._denoiser, self._space, self._clip)  # type: ignore[arg-type]
+        condition = partial(self._condition, self._checked(observation))
+        sampling = Sampling(condition(), self._denoiser, self._space, self._clip, partial(condition, is_unknown=True))  # type: ignore[arg-type]
         return self._space.decode(sample(sampling, noise, sampler=self._sampler, guidance=guides))
 
-    def _condition(self, observation: Arrays) -> NDArray[Any]:
+    def _checked(self, observation: Arrays) -> list[NDArray[Any]]:
+        """The streams as the graphs take them."""
         arrays = {name: np.asarray(values) for name, values in observation.items()}
         check_observation(arrays, self.specification, self.horizons)
-        streams = self.specification.observations
-        return self._session.run("encode", [_graph_input(arrays[stream.name], stream) for stream in streams])
+        return [_graph_input(arrays[stream.name], stream) for stream in self.specification.observations]
+
+    def _condition(self, streams: Sequence[NDArray[Any]], *, is_unknown: bool = False) -> NDArray[Any]:
+        """The embedded conditioning, with the context or without it."""
+        flags = [np.full(len(streams[0]), is_unknown, np.float32)] if self.specification.context else []
+        return self._session.run("encode", [*streams, *flags])
 
     def _denoiser(self, condition: NDArray[Any]) -> Any:
         def denoise(x_t: NDArray[Any], now: NoiseLevel, then: NoiseLevel) -> NDArray[Any]:

@@ -14,7 +14,10 @@ from .interface import Session
 
 
 class Encode(nn.Module):
-    """From streams in units, (B, To, ...) each in the order of the specification, to the network's condition."""
+    """From streams in units, (B, To, ...) each in the order of the specification, to the network's condition.
+
+    If the policy has context, a last input (B,) is 1 in the rows whose context is unknown and 0 in the others.
+    """
 
     def __init__(self, policy: DiffusionPolicy) -> None:
         super().__init__()
@@ -23,8 +26,11 @@ class Encode(nn.Module):
 
     def forward(self, *streams: Tensor) -> Tensor:
         """Normalise, encode and condition; runs once a chunk."""
-        observation = dict(zip(self.names, streams, strict=True))
-        return self.network.condition(self.encoder(self.normalizer.observation(observation)))
+        observation = dict(zip(self.names, streams, strict=False))
+        conditioning = self.encoder(self.normalizer.observation(observation))
+        if len(streams) > len(self.names):
+            conditioning = self.encoder.without_context(conditioning, streams[-1] > 0)
+        return self.network.condition(conditioning)
 
 
 class Denoise(nn.Module):

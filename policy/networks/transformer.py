@@ -60,15 +60,15 @@ class DecoderBlock(nn.Module):
 class Transformer(nn.Module):
     """Denoises an action chunk of at most `num_steps` steps as a sequence of tokens of `patch` steps each.
 
-    If it is causal, an action sees the earlier actions, the time, and the observations up to its own step; the chunk
-    starts at the oldest observed step. Otherwise it sees everything. Only then the network can be the score of a chunk:
-    that of an action depends on all noisy actions, also on later ones.
+    If it is causal, an action sees the earlier actions, the time, the context, and the observations up to its own step;
+    the chunk starts at the oldest observed step. Otherwise it sees everything. Only then the network can be the score
+    of a chunk: that of an action depends on all noisy actions, also on later ones.
 
     No layer mixes the tokens of the memory. The keys and values of the conditioning are therefore computed once per
     chunk for all layers, and those of a time once for all steps. One matrix projects for all layers, in their order.
 
-    conditioning_shape: (S, Dc). size: E. causal: as published. dropout: within the layers. embedding_dropout: of tokens
-    with their positions.
+    conditioning_shape: (S, Dc). num_context: the first tokens of conditioning, which are no observed steps. size: E.
+    causal: as published. dropout: within the layers. embedding_dropout: of tokens with their positions.
 
     Raises ValueError if a size is impossible, or if a causal network has patches: an action would see the later ones of
     its token.
@@ -81,6 +81,7 @@ class Transformer(nn.Module):
         *,
         action_size: int,
         conditioning_shape: tuple[int, int],
+        num_context: int = 0,
         num_steps: int,
         num_layers: int,
         num_heads: int,
@@ -95,10 +96,10 @@ class Transformer(nn.Module):
         check_sizes(size, num_heads, num_layers)
         if not (0 <= dropout < 1 and 0 <= embedding_dropout < 1):
             raise ValueError(f"dropouts must be at least 0 and below 1, got {dropout} and {embedding_dropout}")
-        if causal and num_tokens > num_steps:
+        if causal and num_tokens - num_context > num_steps:
             raise ValueError(
-                f"the {num_tokens} tokens of conditioning must be among the {num_steps} steps of a causal chunk: "
-                "each token is an observed step, which earlier actions do not see"
+                f"the {num_tokens - num_context} tokens of conditioning must be among the {num_steps} steps of a "
+                "causal chunk: each token is an observed step, which earlier actions do not see"
             )
         if causal and patch > 1:
             raise ValueError(f"patch must be 1 in a causal network, got {patch}: choose causal=false")
@@ -114,7 +115,8 @@ class Transformer(nn.Module):
         self.norm = nn.LayerNorm(size)
         self.head = nn.Linear(size, patch * action_size)
         self.dropout = nn.Dropout(embedding_dropout)
-        visible = torch.arange(num_steps)[:, None] >= torch.arange(1 + num_tokens) - 1  # the time comes first
+        # The time and the context come first.
+        visible = torch.arange(num_steps)[:, None] >= torch.arange(1 + num_tokens) - 1 - num_context
         self.register_buffer("visible", visible if causal else None, persistent=False)
         self._initialise()
 

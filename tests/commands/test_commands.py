@@ -168,7 +168,7 @@ TRAIN = ["train", "out=run", "steps=2"]
         ([*TRAIN, "seed=-1"], "seed must be at least 0, got -1"),
         (
             [*TRAIN, "task=pushd"],
-            "task must be package.module:CONSTANT, or one that recede or a package in imports= knows, got 'pushd'",
+            "gymnasium:ID or one that recede or a package in imports= knows, got 'pushd'",
         ),
         ([*TRAIN, "task=pushd"], "did you mean 'pusht'?"),
         ([*TRAIN, "device=gpu"], "device must be auto or one that torch can use here, got 'gpu'"),

@@ -55,6 +55,7 @@ def test_an_environment_that_cannot_render(recede, trained, empty_folder, videos
     assert result.status == 0, result.err
     assert warning in result.err
     assert ("this simulation has no window" in result.err) == bool(videos)
+    assert ("this simulation has no window" in (empty_folder / "out/report.html").read_text()) == bool(videos)
     assert sorted(path.name for path in (empty_folder / "out").iterdir()) == ["evaluation.json", "report.html"]
 
 

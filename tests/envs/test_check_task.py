@@ -179,7 +179,12 @@ def nothing(observation):
     return {}
 
 
+def no_phase(state):
+    return 3
+
+
 TASKS = {
+    "phase": (replace(WHOLE, phase=no_phase), "phase.state. must return a name of 1 to 60 characters, got 3"),
     "max_steps": (replace(WHOLE, max_steps=0), "max_steps.* got 0"),
     "sources": (replace(WHOLE, sources={"target": ("t", mirrored)}), r"sources .*\['action', 'position'\]"),
     "mirror of nothing": (replace(WHOLE, mirror=MIRROR | {"tarmac": mirrored}), r"\['tarmac'\] are no streams"),

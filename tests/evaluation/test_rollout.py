@@ -16,6 +16,7 @@ from recede.configs.components.encoders import ResNetEncoderConfig
 from recede.configs.components.networks import DiTConfig, TransformerConfig, UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig, RegressionConfig
 from recede.envs.catalogue import load_task
+from recede.envs.vector import LoopedWorlds
 from recede.evaluation.intervals import wilson
 from recede.evaluation.rollout import ROWS, latency, noise_generator, predict, rollout
 from recede.execution.guided import RealTimeChunking, WarmStart
@@ -35,8 +36,8 @@ def policy(trained):
     return load_policy(trained)[0]
 
 
-def roll(policy, seeds=SEEDS, *, task=toys.REACH, execution=RecedingHorizon, **options):
-    options = {"progress": False} | options
+def roll(policy, seeds=SEEDS, *, task=toys.REACH, execution=RecedingHorizon, filmed=(), **options):
+    options = {"progress": False, "filmed": filmed if isinstance(filmed, dict) else dict.fromkeys(filmed)} | options
     return rollout(policy, task, seeds, execution=partial(execution, policy.horizons), **options)
 
 
@@ -232,7 +233,7 @@ def test_success_and_score_come_from_the_task(policy, outcomes):
     for outcome in outcomes:
         assert outcome.success == (outcome.score > 0.9)  # within 0.1 m
         assert outcome.success or outcome.num_steps == toys.MAX_STEPS
-        assert outcome.frames == outcome.chunks == ()
+        assert (outcome.frames, outcome.chunks) == ({}, ())
 
 
 FAULTS = {
@@ -243,6 +244,7 @@ FAULTS = {
     "missing": (5, "step()", "step() must return every stream of the specification, 'target' is missing", "target"),
     "score": (5, "step()", "info['score'] must be a number in [0, 1], step() gave ", None),
     "success": (5, "step()", "step() must return an info that holds 'success'", None),
+    "endless": (40, "step()", "an episode must be over after max_steps=40 steps, but step() returned neither", None),
 }
 """The kind of a fault -> the step, what was being done, the cause and the stream."""
 
@@ -281,14 +283,39 @@ def test_a_filmed_episode_shows_its_success(policy, outcomes, workers):
     for outcome, expected in zip(filmed, (winner, loser, outcomes[-1]), strict=True):
         assert (outcome.seed, outcome.success, outcome.score) == (expected.seed, expected.success, expected.score)
         assert outcome.num_steps == expected.num_steps
-    assert filmed[2].frames == ()
+    assert filmed[2].frames == {}
     for outcome in filmed[:2]:
-        assert [int(frame.max()) for frame in outcome.frames[:-1]] == list(range(outcome.num_steps))
-        assert int(outcome.frames[-1].min()) == (255 if outcome.success else toys.MAX_STEPS)
+        assert list(outcome.frames) == list(range(outcome.num_steps + 1))
+        shades = [int(frame.max()) for frame in outcome.frames.values()]
+        assert shades == [*range(outcome.num_steps), 255 if outcome.success else toys.MAX_STEPS]
         assert [chunk.step for chunk in outcome.chunks] == list(range(0, outcome.num_steps, policy.horizons.action))
         for chunk in outcome.chunks:
             assert chunk.actions.shape == (policy.horizons.prediction, 2)
             assert chunk.history["position"].shape == (policy.horizons.observation, 2)
+
+
+def test_a_failed_episode_knows_the_phase_in_which_it_ended(policy, outcomes):
+    """Whatever steps the environments, and even if the function that names phases fails."""
+    task = replace(toys.REACH, phase=toys.half)
+    in_environments = roll(policy, task=task, filmed=SEEDS[:2])
+    worlds = partial(LoopedWorlds, task.make, task.specification)
+    in_worlds = roll(policy, task=replace(task, make_batch=worlds))
+    in_workers = roll(policy, task=task, workers=1)
+    assert [replace(outcome, phase=None) for outcome in in_worlds] == outcomes
+    phases = [outcome.phase for outcome in in_environments]
+    assert [outcome.phase for outcome in in_worlds] == [outcome.phase for outcome in in_workers] == phases
+    for outcome, phase in zip(outcomes, phases, strict=True):
+        assert (phase is None) == outcome.success
+        target = outcome.start["target x, m"], outcome.start["target y, m"]
+        if not outcome.success:
+            assert phase == "unknown, KeyError: 'nothing'" if target[1] <= -0.6 else phase in ("left", "right")
+    assert len({*phases}) > 1
+
+
+def test_only_the_frames_of_chosen_moments_are_kept(policy, outcomes):
+    (outcome,) = roll(policy, [SEEDS[3]], filmed={SEEDS[3]: frozenset((0, 7, 12))})
+    assert {step: int(frame.max()) for step, frame in outcome.frames.items()} == {0: 0, 7: 7, 12: 12}
+    assert replace(outcome, frames={}, chunks=()) == outcomes[3]
 
 
 def test_the_filmed_chunks_are_the_executed_ones(policy, outcomes):
@@ -329,10 +356,26 @@ def test_rows_get_the_noise_of_their_own_episode(policy):
 
 
 def test_a_process_that_dies_takes_only_the_guilty_episode_with_it(policy, outcomes):
-    first, dead = roll(policy, SEEDS[:2], task=toys.faulty("die"), workers=1)
-    assert first == outcomes[0]
+    first, dead, third = roll(policy, SEEDS[:3], task=toys.faulty("die"), workers=1)
+    assert [first, third] == [outcomes[0], outcomes[2]]
     assert (dead.fault.seed, dead.fault.step, dead.fault.during) == (SEEDS[1], None, "its process")
-    assert dead.fault.message == "the process ended with exit status 7"
+    assert dead.fault.message == "the process ended with exit status 7, and again when the episode ran alone"
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_episodes_of_a_process_that_crashes_once_are_run_again(policy, outcomes, tmp_path, workers):
+    """With two processes the episode that crashes is alone in its own."""
+    mark = tmp_path / "crashed"
+    noted = []
+    task = toys.faulty("crash once", mark=mark)
+    assert roll(policy, SEEDS[:3], task=task, workers=workers, note=noted.append) == outcomes[:3]
+    assert mark.exists()
+    assert sorted(noted, key=lambda outcome: outcome.seed) == outcomes[:3]  # each once
+
+
+def test_environments_that_end_every_process_are_not_tried_for_every_episode(policy):
+    with pytest.raises(ChildProcessError, match=r"one of 1 .* ended with exit status 3, and no episode .* workers=0"):
+        roll(policy, SEEDS[:4], task=toys.DYING, workers=1)
 
 
 def test_a_task_that_processes_cannot_get_is_refused(policy):

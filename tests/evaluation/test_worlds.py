@@ -34,8 +34,9 @@ def policy(trained):
     return load_policy(trained)[0]
 
 
-def roll(policy, seeds=SEEDS, *, task, execution=RecedingHorizon, **options):
-    return rollout(policy, task, seeds, execution=partial(execution, policy.horizons), progress=False, **options)
+def roll(policy, seeds=SEEDS, *, task, execution=RecedingHorizon, filmed=(), **options):
+    options |= {"execution": partial(execution, policy.horizons), "filmed": dict.fromkeys(filmed)}
+    return rollout(policy, task, seeds, progress=False, **options)
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +113,12 @@ def test_worlds_serve_unless_there_are_workers_or_films(policy, outcomes):
     task = replace(toys.REACH, make_batch=Refused)
     assert roll(policy, SEEDS[:1], task=task, workers=1) == outcomes[:1]
     filmed = roll(policy, SEEDS[:1], task=task, filmed=SEEDS[:1])
-    assert replace(filmed[0], frames=(), chunks=()) == outcomes[0]
+    assert replace(filmed[0], frames={}, chunks=()) == outcomes[0]
     faults = [outcome.fault for outcome in roll(policy, SEEDS[:2], task=task)]
     assert [(fault.during, fault.message) for fault in faults] == [("make_batch()", "2 worlds")] * 2
     mixed = roll(policy, SEEDS[:4], task=in_worlds(toys.REACH), filmed=SEEDS[1:2])
     assert [bool(outcome.frames) for outcome in mixed] == [False, True, False, False]
-    assert [replace(outcome, frames=(), chunks=()) for outcome in mixed] == outcomes[:4]
+    assert [replace(outcome, frames={}, chunks=()) for outcome in mixed] == outcomes[:4]
 
 
 @pytest.mark.parametrize("kind", ["reset", "step", "nan", "shape", "missing", "score", "success", "old step"])
@@ -125,6 +126,15 @@ def test_an_episode_that_breaks_off_is_described_and_the_others_are_kept(policy,
     in_environments = roll(policy, SEEDS[:4], task=toys.faulty(kind))
     assert in_environments[1].fault is not None
     assert roll(policy, SEEDS[:4], task=in_worlds(toys.faulty(kind)), num_parallel=3) == in_environments
+
+
+def test_an_episode_in_a_world_that_never_ends_breaks_off(policy, outcomes):
+    first, endless, third = roll(policy, SEEDS[:3], task=in_worlds(toys.faulty("endless")))
+    assert [first, third] == [outcomes[0], outcomes[2]]
+    assert (endless.fault.step, endless.fault.message.partition(" steps")[0]) == (
+        toys.MAX_STEPS,
+        "an episode must be over after max_steps=40",
+    )
 
 
 class Unchecked(LoopedWorlds):

@@ -1,6 +1,7 @@
 """A task whose steps take microseconds, in its own module so that worker processes can import it."""
 
 import os
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -68,11 +69,14 @@ BAD_SEEDS = (3, 50_000, 100_001)
 
 
 class Faulty(Reach):
-    """A simulation with a fault, of one kind: in step 5 of the bad seeds, or at every call."""
+    """A simulation with a fault, of one kind: in step 5 of the bad seeds, or at every call.
 
-    def __init__(self, render_mode=None, *, kind=""):
+    mark: a file that says that it has crashed.
+    """
+
+    def __init__(self, render_mode=None, *, kind="", mark=None):
         super().__init__(render_mode)
-        self.kind, self.is_bad = kind, False
+        self.kind, self.mark, self.is_bad = kind, mark, False
 
     def reset(self, *, seed=None, options=None) -> Any:
         self.is_bad = seed in BAD_SEEDS
@@ -87,6 +91,9 @@ class Faulty(Reach):
             np.zeros(3) + np.zeros(4)
         if is_now and self.kind == "die":
             os._exit(7)
+        if is_now and self.kind == "crash once" and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGSEGV)
         observation, reward, terminated, truncated, info = super().step(action)
         if is_now and self.kind == "nan":
             observation["position"][0] = np.nan
@@ -98,6 +105,8 @@ class Faulty(Reach):
             info["score"] *= 100
         if is_now and self.kind == "success":
             del info["success"]
+        if self.is_bad and self.kind == "endless":
+            self.is_over = terminated = truncated = False
         if self.kind == "old step":
             return observation, reward, terminated or truncated, info
         return observation, reward, terminated, truncated, info
@@ -110,9 +119,9 @@ class Faulty(Reach):
         return super().render()
 
 
-def faulty(kind):
+def faulty(kind, **options):
     """A task whose environments are `Faulty`."""
-    return replace(REACH, make=partial(Faulty, kind=kind))
+    return replace(REACH, make=partial(Faulty, kind=kind, **options))
 
 
 class Watching(Reach):
@@ -121,6 +130,13 @@ class Watching(Reach):
     def _observe(self):
         observation, info = super()._observe()
         return observation, info | {"score": float("torch" in sys.modules)}
+
+
+def half(state):
+    """A phase: in which half the point is; nobody knows it of targets far below."""
+    return (
+        {True: "left", False: "right"}[bool(state["position"][0] < 0)] if state["target"][1] > -0.6 else {}["nothing"]
+    )
 
 
 def expert(seed):

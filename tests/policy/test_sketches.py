@@ -41,7 +41,7 @@ DDIM = partial(ddim, eta=0.0)
 class State(nn.Module):
     """An encoder that passes the state on."""
 
-    conditioning_shape, crop = (1, 1), None
+    conditioning_shape, num_context, crop = (1, 1), 0, None
 
     def forward(self, observation):
         return observation["state"]

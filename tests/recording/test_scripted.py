@@ -46,10 +46,10 @@ def test_demonstrations_at_once_are_those_one_by_one(name, tmp_path, monkeypatch
     "task",
     [
         replace(toys.REACH, expert=toys.lazy_expert),
-        *(toys.faulty(kind) for kind in ("reset", "step", "nan")),
+        *(toys.faulty(kind) for kind in ("reset", "step", "nan", "endless")),
         replace(toys.REACH, make_batch=int),
     ],
-    ids=["failures", "reset", "step", "nan", "no worlds"],
+    ids=["failures", "reset", "step", "nan", "endless", "no worlds"],
 )
 def test_failures_and_faults_are_those_one_by_one(task, tmp_path, monkeypatch):
     monkeypatch.setattr(scripted, "WORLDS", 3)

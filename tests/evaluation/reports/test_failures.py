@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from recede.envs.tasks.pick_place import PICK_PLACE, PICK_PLACE_IMAGE
 from recede.evaluation.episode import Arena, _numbers
-from recede.evaluation.reports.failures import separating, start_maps, success_curves
+from recede.evaluation.reports.failures import failures, separating, success_curves
+from recede.evaluation.view import view_of
 from recede.execution.receding import RecedingHorizon
 from recede.specification import Horizons
 
@@ -66,7 +67,7 @@ def test_the_map_has_the_numbers_that_separate_failures_best():
 def test_failures_are_rings_with_their_seeds():
     columns, success = spread(20)
     more = {"start": {name: values.tolist() for name, values in columns.items()} | {"still": [1.0] * 20}}
-    drawn = start_maps(
+    drawn = failures(
         {"a": evaluation(seeds=list(range(20)), success=success.tolist(), score=success.astype(float).tolist(), **more)}
     )
     assert drawn.count('class="failure"') == (~success).sum()
@@ -74,12 +75,27 @@ def test_failures_are_rings_with_their_seeds():
     assert f"{(~success).sum()} of 20 episodes failed" in drawn.replace("&nbsp;", " ")
     worst = int(np.argmax(columns["x"]))
     assert f"seed {worst}: score 0.00" in drawn
-    assert start_maps({"a": evaluation(start={"x": [1.0, 2.0, None, 4.0]})}) == ""
+    assert f'href="#episode-0-{worst}"' in drawn
+    assert failures({"a": evaluation(start={"x": [1.0, 2.0, None, 4.0]})}) == ""
+
+
+def test_phases_are_counted_and_the_most_frequent_one_is_first():
+    phases = ["at <the wall>", None, "carrying", "at <the wall>"]
+    drawn = failures({"a": evaluation(), "b": evaluation(success=[False, True, False, False], phase=phases)})
+    rows = re.findall(r"<dt>([^<]*)</dt><dd>.*?width=\"([\d.]+)%\".*?<span>(\d+)</span>", drawn)
+    assert rows == [("at &lt;the wall&gt;", "66.7", "2"), ("carrying", "33.3", "1")]
+    assert "its 3 failed episodes" in drawn
+    assert 'class="s1"' in drawn
 
 
 @pytest.mark.parametrize("task", [PICK_PLACE, PICK_PLACE_IMAGE], ids=["vectors", "images"])
 def test_an_outcome_knows_its_start(task):
-    arena = Arena(task.make, task.specification, lambda: RecedingHorizon(Horizons(1, 2, 1)))
+    arena = Arena(
+        task.make,
+        task.specification,
+        lambda: RecedingHorizon(Horizons(1, 2, 1)),
+        view=view_of(task, task.specification),
+    )
     arena.advance({5: None})
     start = arena._running[5][0].start
     arena.close()

@@ -16,8 +16,9 @@ from recede.envs.task import Task
 from recede.evaluation.episode import Outcome
 from recede.evaluation.evaluate import Evaluation
 from recede.evaluation.reports.charts import Series, curve
-from recede.evaluation.reports.evaluation import Entry, installed_versions, verdict, write_report
-from recede.evaluation.reports.pictures import draw_fan, fan, film, spread
+from recede.evaluation.reports.entry import Entry, Film
+from recede.evaluation.reports.evaluation import installed_versions, verdict, write_report
+from recede.evaluation.reports.pictures import draw_fan, fan, film, spread, stills
 from recede.evaluation.rollout import rollout
 from recede.execution.receding import RecedingHorizon
 from recede.policy.engines.eager import as_engine
@@ -93,7 +94,8 @@ def walked():
     """Three episodes, two of them filmed."""
     task = Task("walk", SPECIFICATION, 100, Walk)
     execution = partial(RecedingHorizon, HORIZONS)
-    return rollout(as_engine(Straight()), task, [7, 8, 9], execution=execution, filmed=[8, 9], progress=False)
+    options = {"execution": execution, "filmed": {8: None, 9: None}, "progress": False}
+    return rollout(as_engine(Straight()), task, [7, 8, 9], **options)
 
 
 def read(path):
@@ -127,15 +129,16 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.links, self.strings, self._open = [], [], [], []
+        self.tags, self.links, self.strings, self.ids, self._open = [], [], [], [], []
         self.feed(text)
         assert not self._open
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.links += [value for name, value in attrs if name in ("src", "href", "srcset", "data", "poster", "action")]
+        self.ids += [value for name, value in attrs if name == "id"]
         assert all(re.fullmatch("(?!on)[a-z0-9-]+", name) for name, _ in attrs), attrs
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "input"):
             self._open.append(tag)
 
     def handle_endtag(self, tag):
@@ -160,7 +163,7 @@ def written(folder, entries, **more):
 @pytest.mark.parametrize(("height", "width", "shown"), [(96, 96, (384, 384)), (385, 401, (386, 402))])
 def test_a_film_holds_every_frame_and_the_last_one_for_a_second(tmp_path, walked, height, width, shown):
     env = Walk(height=height, width=width)
-    frames = tuple(np.resize(frame[:1, :1], (height, width, 3)) for frame in walked[1].frames)
+    frames = {step: np.resize(frame[:1, :1], (height, width, 3)) for step, frame in walked[1].frames.items()}
     film(replace(walked[1], frames=frames), tmp_path / "walk.mp4", fps=10, pixels=env.pixels)
     frames, stream = read(tmp_path / "walk.mp4")
     assert frames.shape == (walked[1].num_steps + 1 + 10, *shown, 3)
@@ -184,6 +187,21 @@ def test_a_film_shows_the_current_chunk(tmp_path, walked):
         assert abs(columns.min() - max(low, 0)) < 8, step
         assert abs(columns.max() - high) < 8, step
         assert np.abs(np.flatnonzero(is_drawn[step].any(axis=1)) - 384 * chunk.actions[0, 1]).max() < 8, step
+
+
+def test_stills_show_the_chunk_of_their_moment_and_are_small(walked):
+    """Whatever frames there are: that of step 6 has the chunk of step 4, as in the film."""
+    from PIL import Image
+
+    outcome, env = walked[1], Walk(height=960, width=960)
+    frames = {step: np.full((960, 960, 3), 128, np.uint8) for step in (1, 6)}
+    for step, still in stills(replace(outcome, frames=frames), pixels=env.pixels).items():
+        image = np.asarray(Image.open(io.BytesIO(still))).astype(int)
+        assert image.shape == (320, 320, 3)
+        chunk = [chunk for chunk in outcome.chunks if chunk.step <= step][-1]
+        columns = np.flatnonzero((np.abs(image - 128).max(axis=-1) > 40).any(axis=0))
+        low, high = 320 * chunk.actions[[0, -1], 0]
+        assert (abs(columns.min() - max(low, 0)) < 8, abs(columns.max() - high) < 8) == (True, True), step
 
 
 def test_an_episode_without_frames_is_an_error(tmp_path, walked):
@@ -256,21 +274,24 @@ def test_the_page_stands_on_its_own(tmp_path, walked, num_policies):
     film(walked[1], tmp_path / "walk.mp4", fps=10, pixels=Walk().pixels)
     names = ["diffusion", "regression"][:num_policies]
     entries = [Entry(name=name, evaluation=measured(), metrics=METRICS, num_parameters=4_612_345) for name in names]
+    strip = stills(replace(walked[1], frames={0: walked[1].frames[0], 5: walked[1].frames[5]}), pixels=Walk().pixels)
+    more = {"films": {103: Film(tmp_path / "walk.mp4", strip[5])}, "strips": {107: strip}}
+    entries[0] = replace(entries[0], **more)
     sampled = fan(dict.fromkeys(names, as_engine(Forked())), walked, Walk().pixels, progress=False)
     text = written(
         tmp_path,
         entries,
         fan=sampled,
-        films={"A success": tmp_path / "walk.mp4"},
         next_steps=[("recede evaluate runs/walk episodes=200", "Narrow the interval.")],
         versions=installed_versions(),
     )
     page = Page(text)
     assert not re.search(r"https?:|//[a-z]|@import|url\(", re.sub(r"base64,[\w+/=]+", "", text))
     assert page.links
-    assert all(link.startswith("data:") for link in page.links)
+    assert len(set(page.ids)) == len(page.ids)
+    assert all(link.startswith("data:") or link.removeprefix("#") in page.ids for link in page.links)
     assert not {"script", "link", "iframe", "object", "embed", "base", "form"} & set(page.tags)
-    assert page.tags.count("img") == num_policies
+    assert page.tags.count("img") == num_policies + 2
     assert page.tags.count("video") == 1
     assert page.tags.count("article") == num_policies
     for text in ("6 of 10 episodes", "60 % (31–83 %)", "4.61 M", "4.5 ms", "6.25 ms", "20 s", "100–109", "noise 3"):
@@ -278,6 +299,65 @@ def test_the_page_stands_on_its_own(tmp_path, walked, num_policies):
     for text in ("recede evaluate runs/walk", "Narrow the interval.", "seed 107: no success, score 0.25, 47 steps"):
         assert text in page.text, text
     assert page.strings.count("Success during training") == 1
+
+
+def rows(page, place=0):
+    """The rows of a table: (seed, ranks by the column to sort by)."""
+    lines = re.findall(rf'<tr id="episode-{place}-(\d+)"[^>]* style="([^"]*)"', page)
+    return [
+        (int(seed), {key[2:]: int(rank) for key, rank in re.findall(r"(--\w+): (\d+)", style)}) for seed, style in lines
+    ]
+
+
+def test_a_reader_sorts_the_episodes_without_a_script(tmp_path):
+    evaluation = measured(steps=[40, 41, 39, 43, 44, 45, 46, 40, 48, 49])
+    evaluation["score"][8] = 0.1
+    evaluation["phase"] = [None] * 6 + ["lost", "at the wall", "lost", "at the wall"]
+    page = written(tmp_path, [Entry(name="a", evaluation=evaluation)])
+    columns = {
+        "score": [108, 109, 106, 107, 105, 104, 103, 101, 100, 102],  # failures first, and the slower of two alike
+        "seed": list(range(100, 110)),
+        "steps": [102, 100, 107, 101, 103, 104, 105, 106, 108, 109],
+        "phase": [107, 109, 106, 108, *range(100, 106)],
+    }
+    for key, expected in columns.items():
+        assert [seed for seed, ranks in sorted(rows(page), key=lambda row: row[1][key])] == expected, key
+        assert f"#by-{key}:checked ~ .tables tbody tr {{ order: var(--{key}); }}" in page
+        assert re.search(rf'<input type="radio" name="order" id="by-{key}"', page)
+        assert f'<label for="by-{key}">{key}</label>' in page
+    assert [seed for seed, _ in rows(page)] == columns["score"]  # also where nothing is styled
+    assert page.count(' checked=""') == 1
+    assert "by-phase" not in written(tmp_path, [Entry(name="a", evaluation=measured())]).split("<body>")[1]
+
+
+def test_a_table_has_the_worst_of_very_many_episodes(tmp_path, monkeypatch):
+    monkeypatch.setattr("recede.evaluation.reports.episodes.MOST_ROWS", 3)
+    page = written(tmp_path, [Entry(name="a", evaluation=measured())])
+    assert [seed for seed, _ in rows(page)] == [109, 108, 107]
+    assert "the 3 worst of 10 episodes" in page
+
+
+def test_an_episode_leads_to_its_film_or_its_strip(tmp_path, walked):
+    film(walked[1], tmp_path / "walk.mp4", fps=10, pixels=None)
+    entry = Entry(
+        name="a", evaluation=measured(), films={103: Film(tmp_path / "walk.mp4", b"")}, strips={107: {3: b""}}
+    )
+    page = written(tmp_path, [Entry(name="b", evaluation=measured()), entry])
+    assert re.findall(r'<td><a href="#([^"]*)">(\w+)</a>', page) == [
+        ("strip-episode-1-107", "strip"),
+        ("film-episode-1-103", "film"),
+    ]
+    for kind in ("film-episode-1-103", "strip-episode-1-107"):
+        assert f'id="{kind}"' in page
+        assert f'<a href="#{kind.split("-", 1)[1]}">seed' in page  # and back to the row
+
+
+def test_what_is_missing_is_said(tmp_path):
+    text = "there are no film strips, because the task has no pictures here (no <window>)"
+    page = Page(written(tmp_path, [Entry(name="a", evaluation=measured(), missing=[text])]))
+    assert f"a: {text}." in page.text
+    assert page.strings.count("The worst episodes") == 1
+    assert "The worst episodes" not in Page(written(tmp_path, [Entry(name="a", evaluation=measured())])).strings
 
 
 def test_a_long_command_does_not_widen_the_page(tmp_path):
@@ -324,10 +404,16 @@ def test_every_string_is_escaped(tmp_path, walked):
     for text, name in ((HOSTILE, HOSTILE.replace("/", "")), ("harmless", "harmless")):
         path = tmp_path / f"{name}.mp4"
         film(walked[1], path, fps=10, pixels=None)
-        entry = Entry(name=text, evaluation=measured(task=text, checkpoint=text), metrics=METRICS)
+        pictures = {"films": {101: Film(path, b"")}, "strips": {108: {3: b""}}, "missing": [text]}
+        entry = Entry(
+            name=text,
+            evaluation=measured(task=text, checkpoint=text, phase=[None] * 6 + [text] * 4),
+            metrics=METRICS,
+            **pictures,
+        )
         arguments = {"title": text, "command": text, "versions": {text: text}, "next_steps": [(text, text)]}
         sampled = fan({text: as_engine(Forked())}, walked, Walk().pixels, progress=False)
-        pages.append(Page(written(tmp_path, [entry], **arguments, films={text: path}, fan=sampled)))
+        pages.append(Page(written(tmp_path, [entry], **arguments, fan=sampled)))
     hostile, harmless = pages
     assert hostile.tags == harmless.tags
     assert hostile.text == harmless.text.replace("harmless", HOSTILE).replace("Harmless", HOSTILE)
@@ -335,20 +421,21 @@ def test_every_string_is_escaped(tmp_path, walked):
 
 def test_films_beyond_the_limit_are_linked(tmp_path, walked, monkeypatch):
     (tmp_path / "my films").mkdir()
-    films = {"first": tmp_path / "first.mp4", "second": tmp_path / "my films" / "second#1.mp4"}
-    for path in films.values():
+    paths = tmp_path / "first.mp4", tmp_path / "my films" / "second#1.mp4"
+    for path in paths:
         film(walked[1], path, fps=10, pixels=None)
-    size = films["first"].stat().st_size
-    monkeypatch.setattr("recede.evaluation.reports.evaluation.EMBEDDED_BYTES", size)
-    page = Page(written(tmp_path, [Entry(name="a", evaluation=measured())], films=films))
+    monkeypatch.setattr("recede.evaluation.reports.episodes.EMBEDDED_BYTES", paths[0].stat().st_size)
+    films = {101: Film(paths[0], b""), 102: Film(paths[1], b"")}
+    page = Page(written(tmp_path, [Entry(name="a", evaluation=measured(), films=films)]))
     assert page.tags.count("video") == 1
-    assert page.links[-1] == "my%20films/second%231.mp4"
+    assert [link for link in page.links if link[0] not in "#d"] == ["my%20films/second%231.mp4"]
 
 
 def test_a_report_appears_whole_or_not_at_all(tmp_path):
     before = written(tmp_path, [Entry(name="a", evaluation=measured())])
+    gone = Entry(name="b", evaluation=measured(), films={101: Film(tmp_path / "gone.mp4", b"")})
     with pytest.raises(FileNotFoundError):
-        written(tmp_path, [Entry(name="b", evaluation=measured())], films={"gone": tmp_path / "gone.mp4"})
+        written(tmp_path, [gone])
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == before
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 

@@ -78,7 +78,7 @@ class Itself:
 
 def sampled(denoise, noise, *, sampler, clip, std=None, guidance=()):
     """The sample from this noise with this denoiser."""
-    sampling = Sampling(None, lambda condition: denoise, Itself(std), clip)
+    sampling = Sampling(None, lambda condition: denoise, Itself(std), clip, dict)
     return sample(sampling, noise, sampler=sampler, guidance=guidance)
 
 
@@ -393,7 +393,7 @@ def test_an_estimate_that_is_clipped_everywhere_is_still_pulled():
 class Still(torch.nn.Module):
     """A network and an encoder without parameters: the estimate is nearly the noisy chunk."""
 
-    conditioning_shape, crop = (1, 1), None
+    conditioning_shape, num_context, crop = (1, 1), 0, None
 
     def forward(self, observation):
         return observation["state"]
