@@ -1,7 +1,7 @@
 """Many worlds of one task in one process, each equal to the environment of the task to the last bit.
 
-`Worlds` is a `gymnasium.vector.VectorEnv` that can also begin and advance some of its worlds alone. The tasks of the
-gantry step theirs on all processors at once (`recede.envs.gantry.GantryWorlds`); `LoopedWorlds` steps the
+`Worlds` is a `gymnasium.vector.VectorEnv` that can also begin and advance some of its worlds alone. The tasks on a
+table step theirs on all processors at once (`recede.envs.tabletop.TableWorlds`); `LoopedWorlds` steps the
 environments of any task one after the other. `Task.make_batch` makes the worlds of a task.
 
 Shapes: N worlds, n of them in a call; Da size of the action.

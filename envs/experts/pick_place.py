@@ -21,14 +21,18 @@ class PickPlaceExpert:
     A call maps one observation to an absolute action (5,), a small step ahead of the gripper. The phase (reach, close,
     carry, release) follows from the observation, so the expert recovers from slips and pushes. In front of the wall it
     takes the drawn side; beside the wall it takes the side where the gripper is.
+
+    wall: half the length of the wall (m).
+    fork: how far in front of the wall the two ways part (m).
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, wall: float = 0.1, fork: float = 0.155) -> None:
         random = np.random.default_rng(seed)
+        self._wall = wall
         self._side = random.choice([-1.0, 1.0])
         self._hand = Hand(random)
-        self._fork = random.uniform((-0.16, -0.005), (-0.15, 0.005))
-        self._corner = random.uniform((0.03, 0.17), (0.05, 0.19))
+        self._fork = random.uniform((-fork - 0.005, -0.005), (-fork + 0.005, 0.005))
+        self._corner = random.uniform((0.03, wall + 0.07), (0.05, wall + 0.09))
 
     def __call__(self, observation: Observation) -> NDArray[np.float32]:
         """The action (5,) for one `info["state"]` of `PickPlace`."""
@@ -45,7 +49,7 @@ class PickPlaceExpert:
 
     def _ahead(self, position: Vector, target: Vector) -> Vector:
         """The point (2,) of the route that is `LOOKAHEAD` beyond the point nearest to `position`."""
-        is_beside = abs(position[0]) < 0.06 and abs(position[1]) > 0.1
+        is_beside = abs(position[0]) < 0.06 and abs(position[1]) > self._wall
         side = np.sign(position[1]) if is_beside else self._side
         x, y = self._corner
         route = np.array([(-0.3, 0.0), self._fork, (-x, side * y), (x, side * y), target])

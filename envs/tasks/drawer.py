@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..experts.drawer import DrawerExpert
-from ..gantry import WITHDRAWN, Array, GantryTask, cube_at, distance, gantry_tasks, holds
-from ..gantry_streams import specification
+from ..table_streams import Things
+from ..tabletop import WITHDRAWN, Array, TableTask, cube_at, distance, holds, table_tasks
 from ..task import Observation
 
 CLOSED = 0.005
@@ -35,7 +35,7 @@ def is_inside(state: Observation) -> Array:
     return is_between & (np.abs(state["cube"][..., 2] - FLOOR_HEIGHT) < HEIGHT_TOLERANCE)
 
 
-class Drawer(GantryTask):
+class Drawer(TableTask):
     """Open the drawer, put the cube into it, close it, and withdraw.
 
     Success: the cube lies between the walls of the drawer (within 3 mm of the height of one that lies flat there) and
@@ -46,7 +46,7 @@ class Drawer(GantryTask):
     """
 
     scene = "drawer.xml"
-    streams = specification(cubes=["cube"], slides=["drawer"], marks={"cabinet": 2})
+    things = Things(cubes=("cube",), slides=("drawer",), marks={"cabinet": 2})
     max_steps = 250
 
     def draw(self, random: np.random.Generator) -> dict[str, Array]:
@@ -89,4 +89,4 @@ def phase(state: Observation) -> str:
     return "opening the drawer" if opening < OPENED else "before the grasp"
 
 
-DRAWER, DRAWER_IMAGE = gantry_tasks("drawer", Drawer, DrawerExpert, phase)
+DRAWER, DRAWER_IMAGE = table_tasks("drawer", Drawer, DrawerExpert, phase)

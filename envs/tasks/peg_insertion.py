@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..experts.peg_insertion import PegInsertionExpert
-from ..gantry import WITHDRAWN, Array, GantryTask, cube_at, distance, gantry_tasks, holds
-from ..gantry_streams import specification
+from ..table_streams import Things
+from ..tabletop import WITHDRAWN, Array, TableTask, cube_at, distance, holds, table_tasks
 from ..task import Observation
 
 PEG_HALF = 0.04
@@ -17,7 +17,7 @@ HOLE_TOLERANCE = 0.003
 """Largest distance (m) between the axes of the peg and of the hole; in the hole they are within 0.0007."""
 
 
-class PegInsertion(GantryTask):
+class PegInsertion(TableTask):
     """Put the peg into the hole and withdraw.
 
     The hole is 1 mm wider than the peg, so there is half a millimetre on each side of it; its yaw is always 0.
@@ -29,7 +29,7 @@ class PegInsertion(GantryTask):
     """
 
     scene = "peg_insertion.xml"
-    streams = specification(cubes=["peg"], marks={"hole": 2}, highest=0.125)
+    things = Things(cubes=("peg",), marks={"hole": 2}, highest=0.125)
 
     def draw(self, random: np.random.Generator) -> dict[str, Array]:
         """The peg and the gripper above it on the near side, the hole on the far side."""
@@ -66,4 +66,4 @@ def phase(state: Observation) -> str:
     return "before the grasp"
 
 
-PEG_INSERTION, PEG_INSERTION_IMAGE = gantry_tasks("peg_insertion", PegInsertion, PegInsertionExpert, phase)
+PEG_INSERTION, PEG_INSERTION_IMAGE = table_tasks("peg_insertion", PegInsertion, PegInsertionExpert, phase)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..experts.push_t import PushTExpert
-from ..gantry import WITHDRAWN, Array, GantryTask, distance, draw_apart, gantry_tasks
-from ..gantry_streams import specification
+from ..table_streams import Things
+from ..tabletop import WITHDRAWN, Array, TableTask, distance, draw_apart, table_tasks
 from ..task import Observation
 
 BLOCK_HALF = 0.0125
@@ -26,7 +26,7 @@ def turn(block: Array) -> Array:
     return np.abs(np.arctan2(block[..., 4].astype(np.float64), block[..., 3]))
 
 
-class PushT(GantryTask):
+class PushT(TableTask):
     """Push the T-shaped block onto the T-shaped mark, whose yaw is always 0, and withdraw.
 
     Success: the centre of mass of the block is within 1 cm of that of the mark, its yaw within 8 degrees, it rests on
@@ -37,7 +37,7 @@ class PushT(GantryTask):
     """
 
     scene = "push_t.xml"
-    streams = specification(blocks=["block"], marks={"target": 2})
+    things = Things(blocks=("block",), marks={"target": 2})
     max_steps = 300
 
     def draw(self, random: np.random.Generator) -> dict[str, Array]:
@@ -71,4 +71,4 @@ def phase(state: Observation) -> str:
     return "on the mark, turned" if turn(block) > YAW_TOLERANCE else "on the mark, not withdrawn"
 
 
-PUSH_T, PUSH_T_IMAGE = gantry_tasks("push_t", PushT, PushTExpert, phase)
+PUSH_T, PUSH_T_IMAGE = table_tasks("push_t", PushT, PushTExpert, phase)

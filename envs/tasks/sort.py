@@ -8,8 +8,8 @@ import numpy as np
 
 from ...specification import Stream
 from ..experts.sort import SortExpert
-from ..gantry import CUBE_HALF, WITHDRAWN, Array, GantryTask, cube_at, distance, draw_apart, gantry_tasks, holds
-from ..gantry_streams import specification
+from ..table_streams import Things
+from ..tabletop import CUBE_HALF, WITHDRAWN, Array, TableTask, cube_at, distance, draw_apart, holds, table_tasks
 from ..task import Observation
 
 CUBES, MARKS = ("orange", "blue"), ("teal", "red")
@@ -33,7 +33,7 @@ def named(state: Observation) -> tuple[Array, Array]:
     return cube, np.where(goal % len(MARKS) == 0, state["teal"], state["red"])
 
 
-class Sort(GantryTask):
+class Sort(TableTask):
     """Put the named cube onto the named mark and withdraw.
 
     The seed draws which cube goes to which mark; `goal` shows it, and `info["sentence"]` says it.
@@ -45,8 +45,7 @@ class Sort(GantryTask):
     """
 
     scene = "sort.xml"
-    fixed = (GOAL,)
-    streams = specification(cubes=CUBES, marks=dict.fromkeys(MARKS, 2), fixed=fixed)
+    things = Things(cubes=CUBES, marks=dict.fromkeys(MARKS, 2), fixed=(GOAL,))
 
     def draw(self, random: np.random.Generator) -> dict[str, Array]:
         """The cubes and the gripper on the near side, the marks on the far side, and a goal."""
@@ -88,4 +87,4 @@ def phase(state: Observation) -> str:
     return "carrying the other cube" if is_other else "before the grasp"
 
 
-SORT, SORT_IMAGE = gantry_tasks("sort", Sort, SortExpert, phase)
+SORT, SORT_IMAGE = table_tasks("sort", Sort, SortExpert, phase)

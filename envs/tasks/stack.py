@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..experts.stack import StackExpert
-from ..gantry import CUBE_HALF, WITHDRAWN, Array, GantryTask, cube_at, distance, draw_apart, gantry_tasks, holds
-from ..gantry_streams import specification
+from ..table_streams import Things
+from ..tabletop import CUBE_HALF, WITHDRAWN, Array, TableTask, cube_at, distance, draw_apart, holds, table_tasks
 from ..task import Observation
 
 OVERHANG = 0.015
@@ -15,7 +15,7 @@ HEIGHT_TOLERANCE = 0.003
 """Largest difference (m) between the height of a cube and that of one which lies flat."""
 
 
-class Stack(GantryTask):
+class Stack(TableTask):
     """Put the orange cube (`cube`) onto the blue one (`base`) and withdraw.
 
     Success: the axes of the cubes are within 1.5 cm of each other, the base stands on the table and the cube on the
@@ -25,7 +25,13 @@ class Stack(GantryTask):
     """
 
     scene = "stack.xml"
-    streams = specification(cubes=["cube", "base"], marks={}, highest=0.11)
+    things = Things(
+        cubes=(
+            "cube",
+            "base",
+        ),
+        highest=0.11,
+    )
     max_steps = 150
 
     def draw(self, random: np.random.Generator) -> dict[str, Array]:
@@ -62,4 +68,4 @@ def phase(state: Observation) -> str:
     return "carrying" if holds(state["gripper"], cube) else "before the grasp"
 
 
-STACK, STACK_IMAGE = gantry_tasks("stack", Stack, StackExpert, phase)
+STACK, STACK_IMAGE = table_tasks("stack", Stack, StackExpert, phase)

@@ -7,7 +7,7 @@ import pytest
 from recede.envs.catalogue import load_task
 from recede.envs.experts.gantry import OPEN, bowed, facing
 from recede.envs.experts.push_t import LENGTHS, PushTExpert
-from recede.envs.gantry import cube_at, draw_apart
+from recede.envs.tabletop import cube_at, draw_apart
 from recede.envs.tasks.sort import GOALS
 
 HIGH = (0.0, 0.0, 0.1, 0.0, OPEN)
@@ -84,7 +84,7 @@ def test_the_offset_points_from_the_gripper_to_everything():
 def test_the_opening_is_the_way_of_both_fingers():
     env, info = begin("reach", target=(0, 0, 0.05))
     assert info["state"]["gripper"][4] == pytest.approx(OPEN)
-    env._data.qpos[env._axes[4:]] = (0.01, 0.025)
+    env._data.qpos[env._robot._place[4:]] = (0.01, 0.025)
     assert env._state()["gripper"][4] == pytest.approx(0.035)
 
 
@@ -125,7 +125,7 @@ def test_success_is_a_gripper_that_stands_in_the_ball(gap, is_success):
 
 def test_a_gripper_that_flies_through_the_ball_is_no_success():
     env, info = begin("reach", gripper=(0.1, 0, 0.06, 0, 0), target=(0.1, 0, 0.06))
-    for axis in env._axis_speeds[:3]:
+    for axis in env._robot._speeds[:3]:
         for speed in (0.019, 0.021):
             velocities = np.zeros(env._model.nv)
             velocities[axis] = -speed

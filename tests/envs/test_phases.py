@@ -1,4 +1,4 @@
-"""The tasks of the gantry name the phases of an episode in the order in which an expert goes through them."""
+"""The tasks on a table name the phases of an episode in the order in which an expert goes through them."""
 
 from itertools import groupby
 
@@ -9,6 +9,9 @@ from recede.envs.task import state_of
 PHASES = {
     "reach": ["on the way", "at the ball, moving"],
     "pick_place": ["before the grasp", "carrying", "on the mark, not released"],
+    "reach_arm_joints": ["on the way"],  # it is slow when it arrives
+    "pick_place_arm_joints": ["before the grasp", "carrying", "on the mark, not released"],
+    "transfer": ["before the grasp", "carrying", "in both hands", "in the left hand, not withdrawn"],
     "stack": ["before the grasp", "carrying", "on the base, not released"],
     "sort": ["before the grasp", "carrying", "on the mark, not released"],
     "push_t": ["off the mark", "on the mark, not withdrawn"],

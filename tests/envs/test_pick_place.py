@@ -11,7 +11,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given
 from hypothesis import strategies as st
-from recede.envs.tasks.pick_place import PICK_PLACE, WALL_CORNER, PickPlace, remaining_distance
+from recede.envs.tasks.pick_place import CLEARANCE, PICK_PLACE, PickPlace, remaining_distance
 
 HIGHEST = 0.09
 OPEN, CLOSED = 0.08, 0.015
@@ -207,7 +207,7 @@ def test_the_remaining_distance_leads_around_the_wall(cube, target):
     mirror = np.array([1.0, -1.0])
     assert way == pytest.approx(remaining_distance(cube * mirror, target * mirror))
     assert way == pytest.approx(remaining_distance(target, cube))
-    corner = np.array([0.0, WALL_CORNER])
+    corner = np.array([0.0, PickPlace.wall + CLEARANCE])
     assert way <= np.hypot(*(corner - cube)) + np.hypot(*(corner - target)) + 1e-12
 
 
