@@ -10,6 +10,7 @@ from recede.configs.choices import CHOICES
 from recede.configs.commands import COMMANDS
 from recede.configs.components.policies import DiffusionConfig, HorizonsConfig
 from recede.configs.components.robots import SafetyConfig
+from recede.configs.deployment import CheckConfig
 from recede.configs.normalisation import NormalisationConfig
 from recede.configs.notation import default_of
 
@@ -46,6 +47,7 @@ def cases():
 
 def make(config, **values):
     required = {field.name: "x" for field in fields(config) if default_of(field) is MISSING}
+    required |= {"task": "x"} if config is CheckConfig else {}  # it checks a robot or a task
     return config(**(required | ({"policy": DiffusionConfig()} if "policy" in required else {}) | values))
 
 

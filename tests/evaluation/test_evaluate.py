@@ -189,6 +189,7 @@ def test_the_content_of_evaluation_json():
         "final_score": [0.5, 0.5, 0.5, 0.5],
         "steps": [10, 11, 12, 13],
         "steps_to_success": [10, 11, 12, None],
+        "phase": [None, None, None, None],
         "start": {"cube x, m": [0.0, 1.0, 2.0, None]},
         "broken": [],
     }
