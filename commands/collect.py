@@ -12,14 +12,16 @@ from .next_lines import print_train
 
 def run(config: CollectConfig) -> None:
     """Record, and print how often the expert succeeded. Raises ValueError, after all, if an episode broke off."""
+    from ..envs.disturbances import randomised
     from ..recording.scripted import collect
 
     collected = collect(
-        load_task(config.task),
+        randomised(load_task(config.task), config.randomise),
         Path(config.out),
         episodes=config.episodes,
         first_seed=config.first_seed,
         images=config.images,
+        notes={"randomise": config.randomise} if config.randomise else {},
     )
     print(f"{collected.successes} demonstrations in {config.out}")
     if collected.failures:

@@ -23,10 +23,11 @@ def run(config: ReplayConfig) -> None:
     from tqdm import tqdm
 
     from ..datasets.opening import open_demonstrations
+    from ..envs.disturbances import randomised
     from ..envs.faults import Fault, summary
     from ..evaluation.replay import replay
 
-    task = load_task(config.task)
+    task = randomised(load_task(config.task), config.randomise)
     demonstrations = open_demonstrations(config.dataset, task, episodes=config.episodes)
     count = len(demonstrations)
     results = list(tqdm(replay(task, demonstrations), total=count, desc="replay", unit="episode"))

@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from typing import Annotated, Any, TypeAlias
 
 from ..datasets.filters import parse
+from ..envs.disturbance_kinds import RANDOMISED
 from ..policy.engines.interface import ENGINES
 from ..specification import nearest
 
@@ -85,6 +86,15 @@ def share(config: object, *names: str) -> None:
 def _at_most(config: object, name: str, most: float) -> None:
     if getattr(config, name) > most:
         raise ValueError(f"{name} must be at most {most:.10g}, got {getattr(config, name)}: choose a smaller one")
+
+
+def check_randomise(config: Any) -> None:
+    """Raises ValueError if the field `randomise` names something twice, or what cannot be randomised."""
+    for name in config.randomise:
+        if name not in RANDOMISED:
+            raise ValueError(f"randomise={name} is not one of {', '.join(RANDOMISED)}: {nearest(name, RANDOMISED)}")
+    if len(set(config.randomise)) < len(config.randomise):
+        raise ValueError(f"randomise must name each kind once, got {config.randomise}")
 
 
 def is_loopback(host: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .augmentation import AugmentationConfig
-from .checks import LARGEST_SEED, MOST_EPISODES, PathName, condition, not_negative, pair, positive
+from .checks import LARGEST_SEED, MOST_EPISODES, PathName, check_randomise, condition, not_negative, pair, positive
 from .packages import CommandConfig
 
 
@@ -21,12 +21,15 @@ class CollectConfig(CommandConfig):
     """Successful episodes to record."""
     first_seed: int = 0
     """Seed of the first episode; the following episodes use the following seeds."""
+    randomise: list[str] = field(default_factory=list)
+    """What differs in the world of each episode, by its seed: any of mass, friction, colour, camera and light."""
     images: str = "zstd"
     """Compression of images in a new store: zstd and png are lossless, jpeg is not."""
 
     def __post_init__(self) -> None:
         positive(self, "episodes", most=MOST_EPISODES)
         not_negative(self, "first_seed", most=LARGEST_SEED)
+        check_randomise(self)
 
 
 PICTURES = (".png", ".jpg", ".svg", ".pdf")

@@ -14,6 +14,7 @@ from .checks import (
     MOST_EPISODES,
     PathName,
     PathNames,
+    check_randomise,
     condition,
     known_engine,
     not_negative,
@@ -80,9 +81,12 @@ than indifference=. null rolls out episodes=."""
     indifference: float | None = None
     """With until=decided, the largest difference of success rates that does not matter, as 0.05. null is none."""
 
+    randomise: list[str] = field(default_factory=list)
+    """What differs in the world of each episode, by its seed: any of mass, friction, colour, camera and light."""
     disturb: dict[str, Any] = field(default_factory=dict)
     """Also evaluate under disturbances, beside the undisturbed policy in the same episodes: disturb.push=[5,10]. They
-are observation_noise and action_noise (shares of the range), delay (ms), push (N), camera (m) and light (share)."""
+are observation_noise and action_noise (shares of the range), delay (ms), push (N), camera (m), and light, mass,
+friction and colour (shares)."""
 
     "Execution"
 
@@ -112,6 +116,7 @@ are observation_noise and action_noise (shares of the range), delay (ms), push (
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
         self.run = one_or_several("run", self.run)
+        check_randomise(self)
         self.disturb = {kind: _severities(kind, value) for kind, value in self.disturb.items()}
         if self.disturb and (len(self.runs) > 1 or len(self.execution) * len(self.delays) > 1):
             raise ValueError("disturb is for one policy with one execution and one delay: evaluate them one by one")
@@ -176,9 +181,12 @@ class ReplayConfig(CommandConfig):
     """Folder of the demonstrations."""
     episodes: str | None = None
     """Which of its episodes, as in "outcome=success and operator!=script". episode<20 is the first 20, null all."""
+    randomise: list[str] = field(default_factory=list)
+    """What differed in the world of each episode when it was recorded by `recede collect randomise=`."""
 
     def __post_init__(self) -> None:
         condition(self, "episodes")
+        check_randomise(self)
 
 
 @dataclass(kw_only=True)

@@ -5,7 +5,7 @@ An episode's disturbances follow from its seed, so policies and severities can b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..specification import Specification, Stream, nearest
-from .disturbance_kinds import KINDS, PUSH_SHARE
+from .disturbance_kinds import KINDS, PUSH_SHARE, RANDOMISED
 from .task import Task
 
-OF_THE_WORLD = ("push", "camera", "light")
-OF_IMAGES = ("camera", "light")
+OF_EPISODES = RANDOMISED
+OF_THE_WORLD = ("push", *OF_EPISODES)
+OF_IMAGES = ("camera", "light", "colour")
 
 
 def disturbed(task: Task, kind: str, severity: float) -> Task:
@@ -51,6 +52,16 @@ def disturbed(task: Task, kind: str, severity: float) -> Task:
     return replace(task, make=make, make_batch=None)  # one world at a time is disturbed
 
 
+def randomised(task: Task, names: Sequence[str]) -> Task:
+    """The task in a world that differs in each episode by the named kinds, each of its usual severity.
+
+    Raises ValueError if the task cannot be randomised so.
+    """
+    for name in names:
+        task = disturbed(task, name, KINDS[name].usual or 0.0)
+    return task
+
+
 def _make(
     make: Callable[..., Any], specification: Specification, kind: str, severity: float, **options: Any
 ) -> Disturbed:
@@ -68,7 +79,7 @@ class Disturbed(gymnasium.Wrapper[Any, Any, Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         """Start an episode, whose disturbances are drawn anew."""
         self._random = np.random.default_rng([seed or 0, list(KINDS).index(self.kind)])
-        if self.kind in OF_IMAGES:  # before the first image
+        if self.kind in OF_EPISODES:  # before the first image
             self.env.unwrapped.disturb(self.kind, self.severity, self._random)  # type: ignore[attr-defined]
         observation, info = self.env.reset(seed=seed, options=options)
         return self._observed(observation), info

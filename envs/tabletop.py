@@ -161,8 +161,10 @@ class TableTask(gymnasium.Env[Any, Any]):
         ends = np.cumsum([0, *(stream.shape[0] for stream in streams)]).tolist()
         self._parts = {s.name: slice(*pair) for s, pair in zip(streams, pairwise(ends), strict=True)}
         model, head = self._model, self._model.vis.headlight
-        lights = {"light": model.light_diffuse, "ambient": head.ambient, "headlight": head.diffuse}
-        self._usual = {name: values.copy() for name, values in {"camera": model.cam_pos, **lights}.items()}
+        usual = {"light": model.light_diffuse, "ambient": head.ambient, "headlight": head.diffuse}
+        usual |= {"camera": model.cam_pos, "mass": model.body_mass, "inertia": model.body_inertia}
+        usual |= {"friction": model.geom_friction, "colour": model.mat_rgba[:, :3]}
+        self._usual = {name: values.copy() for name, values in usual.items()}
         self._fixed: dict[str, Array] = {}
         self._steps, self._score = 0, 0.0
         self._whole: Array | None = None  # until the first reset
@@ -230,7 +232,9 @@ class TableTask(gymnasium.Env[Any, Any]):
         return self._cameras.pixels("scene", self._robot.points(np.asarray(actions)), self.render_size)
 
     def disturb(self, kind: str, severity: float, random: np.random.Generator) -> None:
-        """Push the hands (N) in the next step, or move the cameras (m) or change the light (share) from now on."""
+        """Push the hands (N) in the next step; or move the cameras (m), or change light, masses, frictions or colours
+        by a share, from the next reset on.
+        """
         model = self._model
         if kind == "push":
             angle = random.uniform(-np.pi, np.pi)
@@ -239,6 +243,18 @@ class TableTask(gymnasium.Env[Any, Any]):
         elif kind == "camera":
             steps = random.standard_normal((model.ncam, 3))
             model.cam_pos[:] = self._usual["camera"] + severity * steps / np.linalg.norm(steps, axis=1, keepdims=True)
+        elif kind == "mass":
+            loose = model.jnt_bodyid[model.jnt_type == mujoco.mjtJoint.mjJNT_FREE]
+            share = 1 + severity * random.uniform(-1, 1, len(loose))
+            model.body_mass[loose] = share * self._usual["mass"][loose]
+            model.body_inertia[loose] = share[:, None] * self._usual["inertia"][loose]
+            mujoco.mj_setConst(model, self._ahead)
+        elif kind == "friction":
+            shares = 1 + severity * random.uniform(-1, 1, (model.ngeom, 1))
+            model.geom_friction[:] = shares * self._usual["friction"]
+        elif kind == "colour":
+            shift = severity * random.uniform(-1, 1, (model.nmat, 3))
+            model.mat_rgba[:, :3] = np.clip(self._usual["colour"] + shift, 0, 1)
         else:
             share = 1 + severity * random.uniform(-1, 1)
             model.light_diffuse[:] = share * self._usual["light"]

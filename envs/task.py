@@ -24,8 +24,8 @@ Every task keeps the same promises; `recede.envs.check.check_task` checks all of
   step with the action (Da,), and changes nothing. People drive by it: it is called 30 times a second beside the
   simulation, so it should take a few milliseconds, with a coarser image if need be.
 - If there is a method `disturb(kind, severity, random)`, it disturbs the world by a severity, drawn from the generator:
-  "push" is a force on the robot (N) in the next step, "camera" moves the cameras (m) and "light" changes the brightness
-  (share) until it is called again. See `envs.disturbances`.
+  "push" is a force on the robot (N) in the next step. "camera" moves the cameras (m); "light", "mass", "friction" and
+  "colour" change these by a share; all from the next reset on, until it is called again. See `envs.disturbances`.
 """
 
 from __future__ import annotations

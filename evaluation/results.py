@@ -19,7 +19,7 @@ from ..checkpoints.runs import best_step, read_metrics
 from ..configs.evaluation import EvaluateConfig
 from ..configs.notation import describe
 from ..envs.catalogue import known_task, load_task
-from ..envs.disturbances import disturbed
+from ..envs.disturbances import disturbed, randomised
 from ..envs.faults import RunningEnv
 from ..envs.task import Task
 from ..execution.interface import Execution
@@ -234,6 +234,7 @@ def subject_of(config: EvaluateConfig) -> Subject:
     (execution,), (delay_ms,) = config.execution.values(), config.delays
     description = read_description(config.run, config.checkpoint)
     task = load_task(config.task) if config.task else known_task(description["task"], key="task")
+    task = randomised(task, config.randomise)
     for kind, (severity,) in config.disturb.items():
         task = disturbed(task, kind, severity)
     policy = open_subject(config)

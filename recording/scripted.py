@@ -38,10 +38,18 @@ class Collected(NamedTuple):
     faults: Sequence[Fault]
 
 
-def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: str) -> Collected:
+def collect(
+    task: Task,
+    path: Path,
+    *,
+    episodes: int,
+    first_seed: int,
+    images: str,
+    notes: Mapping[str, Any] | None = None,
+) -> Collected:
     """Record episodes, counting seeds up from `first_seed`, until the store at `path` holds `episodes` successes.
 
-    images: compression of the images in a new store, see `DemonstrationStore.create`.
+    images: compression of the images in a new store, see `DemonstrationStore.create`. notes: of every episode.
 
     An existing store is continued, so an interrupted recording resumes. Failures go to a separate store beside it. An
     episode that breaks off is not recorded; a warning names it, and the next seed follows.
@@ -88,6 +96,7 @@ def collect(task: Task, path: Path, *, episodes: int, first_seed: int, images: s
                     operator="script",
                     input="expert",
                     versions=versions,
+                    notes=notes or {},
                 )
                 if success:
                     store.append(streams, seed=seed, facts=facts)

@@ -492,3 +492,31 @@ def test_two_processes_do_not_record_the_same_seeds(recede, tmp_path):
     assert f"{path} is being recorded by another process: wait" in second[0].last
     assert recede("collect", "task=toys:REACH", f"out={path}", "episodes=4").status == 0
     assert DemonstrationStore.open(path).episode_seeds.tolist() == [0, 1, 2, 3]
+
+
+def test_demonstrations_of_randomised_worlds_replay_in_the_same_worlds(recede, tmp_path):
+    recorded = ["task=pick_place", "randomise=[mass,friction]"]
+    assert recede("collect", *recorded, "episodes=2", f"out={tmp_path / 'demos'}").status == 0
+    (facts, _) = DemonstrationStore.open(tmp_path / "demos").episode_facts
+    assert facts.notes == {"randomise": ["mass", "friction"]}
+    same = recede("replay", *recorded, f"dataset={tmp_path / 'demos'}").out
+    assert "2 episodes replayed, 2 of them succeed" in same
+    assert len(re.findall(r"worst 0.00e\+00", same)) == 4
+    assert (
+        "worst 0.00e+00 m (" not in recede("replay", recorded[0], f"dataset={tmp_path / 'demos'}").out.split("cube")[1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ("[mas]", "randomise=mas is not one of camera, light, mass, friction, colour: did you mean 'mass'?"),
+        ("[mass,mass]", "randomise must name each kind once"),
+        ("[push]", "randomise=push is not one of"),
+    ],
+)
+def test_what_cannot_be_randomised_is_one_line(recede, tmp_path, names, message):
+    result = recede("collect", "task=pick_place", f"randomise={names}", f"out={tmp_path / 'demos'}")
+    assert result.status == 2
+    assert message in result.err
+    assert not (tmp_path / "demos").exists()

@@ -4,20 +4,29 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from recede.envs.disturbances import KINDS, disturbed
+from recede.envs.disturbances import KINDS, disturbed, randomised
 from recede.envs.tasks.pick_place import PICK_PLACE, PICK_PLACE_IMAGE
 from recede.specification import Stream
 from toys import REACH
 
 SEVERITIES = {"observation_noise": 0.01, "action_noise": 0.05, "push": 15.0, "camera": 0.05, "light": 0.5}
+SEVERITIES |= {"mass": 0.5, "friction": 0.95, "colour": 0.1}  # a grip that does not slip feels no friction
+WHOLE = 60
+"""Steps in which the expert carries the cube, so that its mass and friction matter."""
+OF_IMAGES = ("camera", "light", "colour")
 
 
 def rolled(task, seed=3, steps=20):
-    """Observations of an episode whose actions hold the middle of their range."""
+    """Observations of an episode whose actions hold the middle of their range, or which the expert carries out."""
     env = task.make()
     action = np.mean([task.specification.action.low, task.specification.action.high], axis=0)
-    observations = [env.reset(seed=seed)[0]]
-    observations += [env.step(action)[0] for _ in range(steps)]
+    observation, info = env.reset(seed=seed)
+    observations, expert = [observation], task.expert(seed) if steps == WHOLE else None
+    for _ in range(steps):
+        observation, *_, info = env.step(action if expert is None else expert(info["state"]))
+        observations.append(observation)
+        if info["success"]:
+            break
     env.close()
     return observations
 
@@ -28,13 +37,14 @@ def flat(observations):
 
 @pytest.mark.parametrize("kind", SEVERITIES)
 def test_an_episode_is_disturbed_as_its_seed_says(kind):
-    task = PICK_PLACE_IMAGE if kind in ("camera", "light") else PICK_PLACE
+    task = PICK_PLACE_IMAGE if kind in OF_IMAGES else PICK_PLACE
     changed = disturbed(task, kind, SEVERITIES[kind])
-    first = flat(rolled(changed))
-    assert np.array_equal(first, flat(rolled(changed)))
-    assert not np.array_equal(first, flat(rolled(task)))
-    assert not np.array_equal(first, flat(rolled(changed, seed=4)))
-    assert not np.array_equal(first, flat(rolled(disturbed(task, kind, SEVERITIES[kind] / 2))))
+    steps = WHOLE if kind in ("mass", "friction") else 20
+    first = flat(rolled(changed, steps=steps))
+    assert np.array_equal(first, flat(rolled(changed, steps=steps)))
+    others = task, disturbed(task, kind, SEVERITIES[kind] / 2)
+    for other in (rolled(changed, seed=4, steps=steps), *(rolled(other, steps=steps) for other in others)):
+        assert not np.array_equal(first, flat(other))
 
 
 def test_noise_of_observations_is_a_share_of_their_range():
@@ -98,3 +108,44 @@ def test_what_changes_nothing_is_refused():
     assert PICK_PLACE.make_batch is not None
     assert disturbed(PICK_PLACE, "push", 1.0).make_batch is None  # or many worlds at once would be undisturbed
     assert set(SEVERITIES) | {"delay"} == set(KINDS)
+
+
+def test_a_randomised_world_differs_by_its_seed_and_begins_from_the_usual_one():
+    task = randomised(PICK_PLACE_IMAGE, ["mass", "friction", "colour", "camera", "light"])
+    env, worlds = task.make(), []
+    usual = PICK_PLACE_IMAGE.make().unwrapped._model
+    for seed in (1, 2, 1):
+        env.reset(seed=seed)
+        model = env.unwrapped._model
+        cube = model.jnt_bodyid[model.jnt_type == 0]
+        worlds.append(
+            [model.body_mass[cube], model.geom_friction[:, 0], model.mat_rgba, model.cam_pos, model.light_diffuse]
+        )
+        worlds[-1] = [values.copy() for values in worlds[-1]]
+        others = np.setdiff1d(np.arange(model.nbody), cube)
+        assert np.array_equal(model.body_mass[others], usual.body_mass[others])
+        share = model.body_mass[cube] / usual.body_mass[cube]
+        assert np.allclose(model.body_inertia[cube], share[:, None] * usual.body_inertia[cube])
+        assert (np.abs(share - 1) <= 0.5).all()
+        assert (np.abs(model.geom_friction / usual.geom_friction - 1) <= 0.3 + 1e-9).all()
+    for first, second, third in zip(*worlds, strict=True):
+        assert np.array_equal(first, third)
+        assert not np.array_equal(first, second)
+    env.close()
+
+
+def test_the_expert_succeeds_in_randomised_worlds():
+    task, successes = randomised(PICK_PLACE, ["mass", "friction"]), 0
+    env = task.make()
+    for seed in range(10):
+        (_, info), expert, is_over = env.reset(seed=seed), task.expert(seed), False
+        while not is_over:
+            _, _, terminated, truncated, info = env.step(expert(info["state"]))
+            is_over = terminated or truncated
+        successes += info["success"]
+    assert successes >= 9
+
+
+def test_colours_of_a_task_without_images_are_refused():
+    with pytest.raises(ValueError, match="colour changes only images"):
+        randomised(PICK_PLACE, ["colour"])
