@@ -502,9 +502,8 @@ def test_demonstrations_of_randomised_worlds_replay_in_the_same_worlds(recede, t
     same = recede("replay", *recorded, f"dataset={tmp_path / 'demos'}").out
     assert "2 episodes replayed, 2 of them succeed" in same
     assert len(re.findall(r"worst 0.00e\+00", same)) == 4
-    assert (
-        "worst 0.00e+00 m (" not in recede("replay", recorded[0], f"dataset={tmp_path / 'demos'}").out.split("cube")[1]
-    )
+    usual = recede("replay", recorded[0], f"dataset={tmp_path / 'demos'}").out
+    assert len(re.findall(r"worst 0.00e\+00", usual)) < 4
 
 
 @pytest.mark.parametrize(
