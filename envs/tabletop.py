@@ -86,8 +86,8 @@ class TableTask(gymnasium.Env[Any, Any]):
     """A task on a table.
 
     A task fills the class attributes, `draw`, `remaining`, `is_solved` and `sentence`. Score: 1 on success, else 0.9
-    times the share of the way (`remaining`) that has been covered since the reset. Reward: the increase of the score,
-    so the rewards of an episode sum to its last score.
+    times the share of the way (`remaining`) that has been covered since the reset. Dense reward: the increase of the score,
+    so the rewards of an episode sum to its last score. Sparse reward: 1 on success, else 0.
 
     With `options={"state": observation}` the episode starts at rest in an observed state. `info["state"]` holds every
     stream of `streams`, whatever is observed, and `info["sentence"]` says what the episode asks for.
@@ -96,6 +96,7 @@ class TableTask(gymnasium.Env[Any, Any]):
     render_size: side length of the square image, in pixels.
     specification: the observations: `streams`, which is the default, or those of `with_cameras`, whose images are
         rendered at every step.
+    reward: "dense" or "sparse".
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 10}  # type: ignore[misc]
@@ -129,10 +130,18 @@ class TableTask(gymnasium.Env[Any, Any]):
         raise NotImplementedError
 
     def __init__(
-        self, render_mode: str | None = None, *, render_size: int = 480, specification: Specification | None = None
+        self,
+        render_mode: str | None = None,
+        *,
+        render_size: int = 480,
+        specification: Specification | None = None,
+        reward: str = "dense",
     ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
+        if reward not in ("dense", "sparse"):
+            raise ValueError(f"reward must be 'dense' or 'sparse', got {reward!r}")
+        self._is_sparse = reward == "sparse"
         self.render_mode, self.render_size, self.specification = render_mode, render_size, specification or self.streams
         self.action_space = self._limits = box(self.streams.action)
         self.observation_space = gymnasium.spaces.Dict({s.name: box(s) for s in self.specification.observations})
@@ -206,7 +215,8 @@ class TableTask(gymnasium.Env[Any, Any]):
         check_physics(self._data, self._steps)
         state = self._state()
         info = self._info(state, self._whole)
-        reward, self._score = info["score"] - self._score, info["score"]
+        gain, self._score = info["score"] - self._score, info["score"]
+        reward = float(info["success"]) if self._is_sparse else gain
         truncated = self._steps >= self.max_steps and not info["success"]
         return self._observe(state), reward, info["success"], truncated, info
 

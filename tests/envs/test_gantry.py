@@ -455,3 +455,16 @@ def test_the_expert_of_peg_insertion_takes_a_peg_again_that_fell_or_stands_on_th
     assert min(state["peg"][2] for state in states[26:32]) < 0.045
     state = {"gripper": (0.104, 0.003, 0.085, 0, OPEN), **inserted(0.004, 0.003, height=0.07)}
     assert finish("peg_insertion", *begin("peg_insertion", **state), seed=seed)[1]["success"]
+
+
+@pytest.mark.parametrize("name", ["reach", "stack"])
+def test_a_sparse_reward_is_one_on_success_alone(name):
+    task = load_task(name)
+    env, expert, rewards, is_over = task.make(reward="sparse"), task.expert(1), [], False
+    _, info = env.reset(seed=1)
+    while not is_over:
+        _, reward, is_over, _, info = env.step(expert(info["state"]))
+        rewards.append(reward)
+    assert rewards == [0.0] * (len(rewards) - 1) + [1.0]
+    with pytest.raises(ValueError, match="reward must be 'dense' or 'sparse', got 'sparce'"):
+        task.make(reward="sparce")
