@@ -86,8 +86,8 @@ class TableTask(gymnasium.Env[Any, Any]):
     """A task on a table.
 
     A task fills the class attributes, `draw`, `remaining`, `is_solved` and `sentence`. Score: 1 on success, else 0.9
-    times the share of the way (`remaining`) that has been covered since the reset. Dense reward: the increase of the score,
-    so the rewards of an episode sum to its last score. Sparse reward: 1 on success, else 0.
+    times the share of the way (`remaining`) that has been covered since the reset. Dense reward: the increase of the
+    score, so the rewards of an episode sum to its last score. Sparse reward: 1 on success, else 0.
 
     With `options={"state": observation}` the episode starts at rest in an observed state. `info["state"]` holds every
     stream of `streams`, whatever is observed, and `info["sentence"]` says what the episode asks for.
