@@ -55,9 +55,15 @@ def run(config: ControlConfig) -> None:
 
 
 def _check_fits(robot: Specification, policy: Specification, config: ControlConfig) -> None:
-    """Raise ValueError, naming every difference, if the policy was trained for another robot."""
+    """Raise ValueError, naming every difference, if the policy was trained for another robot.
+
+    The robot may have more streams than the policy observes.
+    """
     stated = {*config.context, *([] if config.words is None else [WORDS])}
-    if differences := robot.without(stated).differences(policy.without(stated)):
+    observed = {stream.name for stream in policy.observations} - stated
+    others = {stream.name for stream in robot.observations} - observed
+    offered = robot.without(others) if len(others) < len(robot.observations) else robot
+    if differences := offered.differences(policy.without(stated)):
         missing = {stream.name for stream in policy.context} - {stream.name for stream in robot.observations} - stated
         remedy = ": say what an episode asks for with " + ", ".join(
             "words=" if name == WORDS else f"context.{name}=" for name in sorted(missing)
@@ -81,7 +87,7 @@ def _session(config: ControlConfig, robot: Robot, description: dict[str, Any], o
     rehearsal = rehearsed(execution.build(horizons), robot.specification)
     return Session(
         robot=robot,
-        start_policy=lambda: _start_policy(config, robot.specification, horizons, rehearsal),
+        start_policy=lambda: _start_policy(config, robot.specification, description, rehearsal),
         make_execution=lambda delay: execution.build(horizons, delay=delay),
         safety=config.safety.build(robot.specification, robot.rate),
         out=out,
@@ -128,15 +134,15 @@ def _policy_description(config: ControlConfig) -> dict[str, Any]:
 
 
 def _start_policy(
-    config: ControlConfig, specification: Specification, horizons: Horizons, rehearsal: list[Request]
+    config: ControlConfig, robot: Specification, description: dict[str, Any], rehearsal: list[Request]
 ) -> PolicyProcess:
-    """Start the process that predicts, or that asks the server to."""
+    """Start the process that predicts from what the robot observes, or that asks the server to."""
     from ..control.planner import PolicyProcess
     from ..serving.client import connect
 
-    start = partial(PolicyProcess, specification, horizons, rehearsal=rehearsal)
+    start = partial(PolicyProcess, robot, description["horizons"], rehearsal=rehearsal)
     if config.is_remote:
-        return start(connect, config.run, specification, horizons)
+        return start(connect, config.run, description["specification"], description["horizons"])
     needs_gradient = any(guide.needs_gradient for request in rehearsal for guide in request.guidance)
     return start(_load, config, needs_gradient)
 
@@ -154,7 +160,8 @@ def _load(config: ControlConfig, needs_gradient: bool) -> Predict:
     rng = np.random.default_rng(config.seed)
 
     def predict(request: Request) -> Any:
-        observation, guidance = batch([request])
+        history, guidance = batch([request])
+        observation = {stream.name: history[stream.name] for stream in engine.specification.observations}
         noise = rng.standard_normal(engine.noise_shape, dtype=np.float32)[:, None]
         return engine.predict(observation, noise, guidance)[0]
 

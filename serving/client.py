@@ -71,13 +71,14 @@ class RemotePolicy:
         self.task, self.specification, self.horizons = hello["task"], hello["specification"], hello["horizons"]
 
     def __call__(self, request: Request) -> NDArray[Any]:
-        """Predict a chunk (Tp, Da).
+        """Predict a chunk (Tp, Da). The request may have more streams than the policy observes.
 
         Raises ValueError if the server refuses the request, or serves another policy by now, and ConnectionError if the
         parent process has ended.
         """
         self._number += 1
-        message = {"kind": "infer", "number": self._number, "observation": request.history}
+        observation = {stream.name: request.history[stream.name] for stream in self.specification.observations}
+        message = {"kind": "infer", "number": self._number, "observation": observation}
         if (prefix := request.prefix) is not None:
             message["prefix"] = {name: np.asarray(values, np.float32) for name, values in prefix.arrays.items()} | {
                 name: getattr(prefix, name) for name in ("start", "limit", "exact")

@@ -1,6 +1,9 @@
 """A policy with context on the command line: trained, evaluated, guided, instructed and refused."""
 
 import json
+import re
+import subprocess
+import sys
 
 import pytest
 from recede.datasets.facts import EpisodeFacts
@@ -81,3 +84,26 @@ def test_an_episode_without_a_sentence_is_named(folder, recede, tmp_path):
     assert result.status == 2
     assert "episode 1 has no sentence" in result.err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_robot_may_have_more_streams_than_the_policy_observes(runs, recede):
+    control = ["control", str(runs / "words"), "episodes=1", "seconds=1", f"out={runs / 'control'}"]
+    result = recede(*control, "words=put the blue cube onto the mark")
+    assert result.status == 0, result.err
+    assert "commands more than half a period late" in result.out
+    refused = recede("control", str(runs / "words"), "episodes=1", f"out={runs / 'refused'}")
+    assert refused.status == 2
+    assert "words: only on one side: say what an episode asks for with words=" in refused.err
+    assert not (runs / "refused").exists()
+
+
+def test_a_server_states_the_context_of_its_policy(runs, recede):
+    serving = [sys.executable, "-P", "-m", "recede", "serve", str(runs / "goal"), "context.goal=[0,1,0,0]", "port=0"]
+    with subprocess.Popen(serving, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+        try:
+            address = next(words[0] for line in server.stdout if (words := re.findall(r"ws://[\d.:]+", line)))
+            result = recede("control", address, "robot.task=sort", "episodes=1", "seconds=1", f"out={runs / 'remote'}")
+        finally:
+            server.terminate()
+    assert result.status == 0, result.err
+    assert "commands more than half a period late" in result.out
