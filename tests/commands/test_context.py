@@ -101,7 +101,7 @@ def test_a_server_states_the_context_of_its_policy(runs, recede):
     serving = [sys.executable, "-P", "-m", "recede", "serve", str(runs / "goal"), "context.goal=[0,1,0,0]", "port=0"]
     with subprocess.Popen(serving, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
         try:
-            address = next(words[0] for line in server.stdout if (words := re.findall(r"ws://[\d.:]+", line)))
+            address = next(words[0] for line in server.stdout or () if (words := re.findall(r"ws://[\d.:]+", line)))
             result = recede("control", address, "robot.task=sort", "episodes=1", "seconds=1", f"out={runs / 'remote'}")
         finally:
             server.terminate()

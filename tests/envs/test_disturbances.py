@@ -9,8 +9,16 @@ from recede.envs.tasks.pick_place import PICK_PLACE, PICK_PLACE_IMAGE
 from recede.specification import Stream
 from toys import REACH
 
-SEVERITIES = {"observation_noise": 0.01, "action_noise": 0.05, "push": 15.0, "camera": 0.05, "light": 0.5}
-SEVERITIES |= {"mass": 0.5, "friction": 0.95, "colour": 0.1}  # a grip that does not slip feels no friction
+SEVERITIES = {
+    "observation_noise": 0.01,
+    "action_noise": 0.05,
+    "push": 15.0,
+    "camera": 0.05,
+    "light": 0.5,
+    "mass": 0.5,
+    "friction": 0.95,
+    "colour": 0.1,  # a grip that does not slip feels no friction
+}
 WHOLE = 60
 """Steps in which the expert carries the cube, so that its mass and friction matter."""
 OF_IMAGES = ("camera", "light", "colour")
