@@ -16,8 +16,8 @@ SEVERITIES = {
     "camera": 0.05,
     "light": 0.5,
     "mass": 0.5,
-    "friction": 0.95,
-    "colour": 0.1,  # a grip that does not slip feels no friction
+    "friction": 0.95,  # a grip that does not slip feels none
+    "colour": 0.1,
 }
 WHOLE = 60
 """Steps in which the expert carries the cube, so that its mass and friction matter."""
