@@ -51,8 +51,8 @@ class DiffusionPolicy(nn.Module):
         clip: float,
         objective: Objective,
         has_noise: bool,
+        drop_context: float,
         space: Space | None = None,
-        drop_context: float = 0.0,
     ) -> None:
         super().__init__()
         self.specification, self.horizons = specification, horizons

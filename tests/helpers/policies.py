@@ -25,7 +25,7 @@ RANGES = {
 }
 
 
-USUAL = {"clip": 1.0, "objective": Denoising(uniform), "has_noise": True}
+USUAL = {"clip": 1.0, "objective": Denoising(uniform), "has_noise": True, "drop_context": 0.0}
 """The arguments of a `DiffusionPolicy` that few tests change."""
 
 
