@@ -130,7 +130,7 @@ def test_two_hundred_connections_at_once_harm_nobody(engine, impatient):
 def test_a_client_that_does_not_read_is_disconnected(engine, impatient):
     with serve(engine, seed=5) as (address, _), open_session(address) as (honest, _), raw(address) as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        deaf.settimeout(5 * SECONDS)  # a busy machine may be slow to read all of it
+        deaf.settimeout(10 * SECONDS)  # a busy machine may be slow to read all of it
         deaf.sendall(UPGRADE)
         flood = frame(2, bytes(100)) * 10_000
         with pytest.raises(ConnectionError):
