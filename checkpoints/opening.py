@@ -101,8 +101,7 @@ def open_chosen(config: PolicyChoice, *, is_for_robots: bool = False) -> OpenedP
         device=config.device,
         is_for_robots=is_for_robots,
     )
-    from ..policy.engines.guided import GuidedEngine
-    from ..policy.engines.instructed import InstructedEngine
+    from ..policy.engines.wrapping import GuidedEngine, InstructedEngine
 
     engine, notes = opened.engine, dict[str, Any]()
     if config.guidance is not None:

@@ -202,9 +202,7 @@ def prepare(config: TrainConfig) -> Prepared:
     split = _split(config, sources, begun, parent)
     (is_led, led_sha256), episodes = who_led(config, sources, begun), split.training
     if config.mirror:
-        if task is None or task.mirror is None:
-            raise ValueError(f"mirror=true needs a task that looks the same in a mirror, got task={config.task}")
-        demonstrations = Mirrored(demonstrations, task.mirror)
+        demonstrations = _mirrored(config, demonstrations, task)
         episodes = [*episodes, *(num_episodes + episode for episode in episodes)]
         is_led = None if is_led is None else np.tile(is_led, 2)
     config, choices = choose(config, Facts.of(demonstrations, episodes, is_led), parent)
@@ -223,16 +221,13 @@ def prepare(config: TrainConfig) -> Prepared:
         check_episodes(config, begun, streams_sha256, what="images", pieces=sources.pieces)
     training = only_led(config, windows.of(episodes), is_led)
     validation = only_led(config, windows.of(split.held_out), is_led, can_be_empty=True)
-    if begun is not None:
-        init_from = begun["training"]["init_from"]
-    else:
-        init_from = load_initial_weights(policy, Path(config.init_from)) if config.init_from is not None else None
+    init_from = _initial_weights(config, policy, begun)
     manifest = {
         "specification": demonstrations.specification,
         "horizons": horizons,
         "policy": describe(config.policy),
         "task": config.task,
-        **({} if text is None else {"text_encoder": {"folder": str(text.folder.absolute()), "sha256": text.digest}}),
+        **({} if text is None else {"text_encoder": text.noted}),
         "dataset": config.dataset,
         **split.manifest(),
         "streams_sha256": streams_sha256,
@@ -276,6 +271,20 @@ def prepare(config: TrainConfig) -> Prepared:
         stages,
         notes,
     )
+
+
+def _mirrored(config: TrainConfig, demonstrations: Demonstrations, task: Task | None) -> Mirrored:
+    """The demonstrations and their mirror images. Raises ValueError if the task has no mirror."""
+    if task is None or task.mirror is None:
+        raise ValueError(f"mirror=true needs a task that looks the same in a mirror, got task={config.task}")
+    return Mirrored(demonstrations, task.mirror)
+
+
+def _initial_weights(config: TrainConfig, policy: Any, begun: dict[str, Any] | None) -> str | None:
+    """Load the weights of `init_from` into the policy of a new run; returns what the run notes of them."""
+    if begun is not None:
+        return begun["training"]["init_from"]
+    return None if config.init_from is None else load_initial_weights(policy, Path(config.init_from))
 
 
 def _fitted(

@@ -61,6 +61,11 @@ class TextEncoder:
                     digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
+    @property
+    def noted(self) -> dict[str, str]:
+        """What a run notes of it."""
+        return {"folder": str(self.folder.absolute()), "sha256": self.digest}
+
     def __call__(self, sentence: str) -> NDArray[np.float32]:
         """(E,), for a sentence that is cut off at the length that the encoder takes.
 

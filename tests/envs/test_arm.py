@@ -3,7 +3,9 @@
 import copy
 import pickle
 import sys
+from functools import partial
 
+import experts
 import numpy as np
 import pytest
 from recede.envs.arm import AHEAD, HIGH, JOINTS, LOW, SPEED, Arm, Foot
@@ -165,16 +167,7 @@ def begin(name, pose, **state):
     return env, env.reset(options={"state": {**Arm.at(pose), **state}})[1]
 
 
-def finish(name, env, info, *, seed, drop=()):
-    """Let the expert end the episode, and open the fingers in the steps `drop`; returns the states and last info."""
-    expert, states, is_over = load_task(name).expert(seed), [info["state"]], False
-    while not is_over:
-        action = expert(info["state"])
-        action[6] = OPEN if len(states) in drop else action[6]
-        _, _, terminated, truncated, info = env.step(action)
-        states.append(info["state"])
-        is_over = terminated or truncated
-    return states, info
+finish = partial(experts.finish, fingers=6, opening=OPEN)
 
 
 def test_the_expert_takes_the_cube_round_either_end_of_the_wall():

@@ -1,7 +1,9 @@
 """The tasks of the gantry gripper: what they share, when each is solved, and how its expert recovers."""
 
 from collections import Counter
+from functools import partial
 
+import experts
 import numpy as np
 import pytest
 from recede.envs.catalogue import load_task
@@ -21,16 +23,7 @@ def begin(name, **state):
     return env, env.reset(options={"state": state})[1]
 
 
-def finish(name, env, info, *, seed=0, drop=()):
-    """Let the expert end the episode, and open the fingers in the steps `drop`; returns the states and last info."""
-    expert, states, is_over = load_task(name).expert(seed), [info["state"]], False
-    while not is_over:
-        action = expert(info["state"])
-        action[4] = OPEN if len(states) in drop else action[4]
-        _, _, terminated, truncated, info = env.step(action)
-        states.append(info["state"])
-        is_over = terminated or truncated
-    return states, info
+finish = partial(experts.finish, fingers=4, opening=OPEN)
 
 
 # --- what they share

@@ -1,5 +1,6 @@
 """`transfer`: when a cube is handed over, and how the expert of both arms recovers."""
 
+import experts
 import numpy as np
 import pytest
 from recede.envs.arm import TwoArms
@@ -56,17 +57,9 @@ def test_a_cube_that_a_hand_holds_stays_there():
 
 def finish(seed, *, drop=(), side=0):
     """Let the expert end an episode, and open one hand in the steps `drop`; returns the states and last info."""
-    env, expert, is_over = TRANSFER.make(), TRANSFER.expert(seed), False
+    env = TRANSFER.make()
     _, info = env.reset(seed=seed)
-    states = [info["state"]]
-    while not is_over:
-        action = expert(info["state"])
-        if len(states) in drop:
-            action[7 * side + 6] = OPEN
-        _, _, terminated, truncated, info = env.step(action)
-        states.append(info["state"])
-        is_over = terminated or truncated
-    return states, info
+    return experts.finish("transfer", env, info, seed=seed, drop=drop, fingers=7 * side + 6, opening=OPEN)
 
 
 def test_the_left_hand_takes_the_cube_turned_to_either_side():

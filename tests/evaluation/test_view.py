@@ -14,7 +14,7 @@ from recede.envs.promises import PromiseError
 from recede.evaluation.rollout import rollout
 from recede.evaluation.view import view_of
 from recede.execution.receding import RecedingHorizon
-from recede.policy.engines.instructed import InstructedEngine
+from recede.policy.engines.wrapping import InstructedEngine
 from recede.specification import WORDS, Horizons, Specification, Stream
 
 POSITION, TARGET = toys.SPECIFICATION.observations

@@ -19,9 +19,8 @@ from recede.policy.diffusion import DiffusionPolicy
 from recede.policy.engines.eager import EagerEngine
 from recede.policy.engines.export import write_onnx
 from recede.policy.engines.folder import open_session
-from recede.policy.engines.guided import GuidedEngine
-from recede.policy.engines.instructed import InstructedEngine
 from recede.policy.engines.pieces import exported_engine
+from recede.policy.engines.wrapping import GuidedEngine, InstructedEngine
 from recede.policy.interface import Lesson
 from recede.policy.normalizer import Normalizer
 from recede.specification import Specification, Stream

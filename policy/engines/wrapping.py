@@ -1,0 +1,70 @@
+"""Engines around another engine: with guidance of their own, or with context of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...specification import nearest
+from ..denoising.guidance import Guidance
+from ..inputs import num_rows
+from .interface import Arrays, Engine
+
+
+class WrappingEngine:
+    """An engine that acts as another one does. A subclass changes what it predicts from. See `Engine`."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine, self.specification = engine, engine.specification
+        self.name, self.precision, self.horizons = engine.name, engine.precision, engine.horizons
+        if hasattr(engine, "device"):
+            self.device: Any = engine.device  # type: ignore[attr-defined]
+
+    @property
+    def noise_shape(self) -> tuple[int, int, int]:
+        """(draws, L, Dz) of one prediction; see `Engine.noise_shape`."""
+        return self.engine.noise_shape
+
+
+class GuidedEngine(WrappingEngine):
+    """An engine with guidance of its own, which comes before that of a request."""
+
+    def __init__(self, engine: Engine, guidance: Sequence[Guidance]) -> None:
+        super().__init__(engine)
+        self.guidance = tuple(guidance)
+
+    def predict(self, observation: Arrays, noise: NDArray[Any], guidance: Sequence[Guidance] = ()) -> NDArray[Any]:
+        """An action chunk in units; see `Engine.predict`."""
+        return self.engine.predict(observation, noise, (*self.guidance, *guidance))
+
+
+class InstructedEngine(WrappingEngine):
+    """An engine whose context, or a part of it, is always the same, such as the one goal of a robot.
+
+    It observes the other streams. context: stream name -> its value.
+
+    Raises ValueError for a stream that is no context, or a value of another shape.
+    """
+
+    def __init__(self, engine: Engine, context: Mapping[str, Any]) -> None:
+        super().__init__(engine)
+        streams = {stream.name: stream for stream in engine.specification.context}
+        self._values = dict[str, NDArray[Any]]()
+        for name, value in context.items():
+            if name not in streams:
+                raise ValueError(f"context.{name} must be context of the policy: {nearest(name, streams)}")
+            self._values[name] = streams[name].cast(value)
+            if self._values[name].shape != streams[name].shape:
+                raise ValueError(
+                    f"context.{name} must have the shape {streams[name].shape}, got {self._values[name].shape}"
+                )
+        self.specification = engine.specification.without(context)
+
+    def predict(self, observation: Arrays, noise: NDArray[Any], guidance: Sequence[Guidance] = ()) -> NDArray[Any]:
+        """An action chunk in units; see `Engine.predict`. The context of the observation, if it has one, is ignored."""
+        steps = num_rows(observation), self.horizons.observation
+        own = {name: np.tile(value, (*steps, *(1 for _ in value.shape))) for name, value in self._values.items()}
+        return self.engine.predict({**observation, **own}, noise, guidance)
