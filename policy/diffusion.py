@@ -162,5 +162,6 @@ class DiffusionPolicy(nn.Module):
             self.space,
             self.clip,
             partial(self._blind, conditioning),
+            observation,
         )
         return self.space.decode(sample(sampling, noise, sampler=self.sampler, guidance=guidance))

@@ -37,7 +37,7 @@ TINY = {
             *("device=cpu", "batch_size=4", "horizons.action=2", "policy.network.time_size=8"),
             "policy.network.channels=[8,16]",
         ),
-        "CONTROL": ("takeover.after=0.2", "takeover.seconds=1", "seconds=1.5", "safety.stale_ms=5000"),
+        "CONTROL": ("takeover.after=0.2", "takeover.seconds=1", "seconds=3", "safety.stale_ms=5000"),
         "EVALUATION": ("videos=0", "workers=0", "sampler.num_steps=1"),
     },
     "denoising": {"SIZES": {"tiny": (16, 32)}, "SECONDS": 0},
@@ -81,6 +81,7 @@ def test_every_benchmark_is_run_here():
     assert {path.stem for path in FOLDER.glob("*.py")} - {"measure", "proving", "third_party"} == set(TINY)
 
 
+@pytest.mark.slow
 def test_advice(run, monkeypatch, tmp_path):
     monkeypatch.setitem(advice.FIXED, "policy.network.channels", [16, 32])
     monkeypatch.setitem(advice.FIXED, "batch_size", 64)
@@ -186,6 +187,7 @@ def test_inference(run):
     assert any(name.startswith("ResNet-18 and U-Net, eager") for name in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU would be hidden by the simulated one")
 @pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # schedulers mix tensors with arrays
 def test_the_plain_loop_runs_where_the_engines_do(run):

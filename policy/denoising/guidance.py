@@ -9,7 +9,7 @@ Shapes: B chunks of Tp actions of size Da; L rows of size Dz of x_0, which is de
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,6 +38,8 @@ class Sampling:
     """Bound of the estimates of x_0."""
     unknown: Callable[[], Any]
     """Returns the embedded conditioning without context, (B, ...)."""
+    observation: Mapping[str, Any]
+    """Stream name -> values (B, To, ...), in units."""
 
 
 @dataclass(frozen=True)

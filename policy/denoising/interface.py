@@ -74,3 +74,7 @@ class Space(Protocol):
     def decode(self, x_0: Tensor) -> Tensor:
         """x_0 (B, L, Dz) -> (B, Tp, Da) in units."""
         ...
+
+    def pull(self, x_0: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient (B, L, Dz) at x_0 of a function of actions, from its gradient (B, Tp, Da) at these actions."""
+        ...

@@ -78,7 +78,7 @@ class Itself:
 
 def sampled(denoise, noise, *, sampler, clip, std=None, guidance=()):
     """The sample from this noise with this denoiser."""
-    sampling = Sampling(None, lambda condition: denoise, Itself(std), clip, dict)
+    sampling = Sampling(None, lambda condition: denoise, Itself(std), clip, dict, {})
     return sample(sampling, noise, sampler=sampler, guidance=guidance)
 
 
