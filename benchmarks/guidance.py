@@ -111,7 +111,7 @@ def act(engine: Engine, label: str, episodes: int) -> list[Row]:
     low, high = np.quantile(1000 * counts[draws].sum(axis=1) / steps[draws].sum(axis=1), [0.025, 0.975])
     return [
         _rate(f"{label}: success", sum(outcome.success for outcome in outcomes), episodes),
-        _rate(f"{label}: on the left", sum(y > 0 for y in passed), len(passed)),
+        _rate(f"{label}: on the left", sum(y > 0 for y in passed), episodes),
         {
             "name": f"{label}: steps in the box, of 1,000",
             "value": 1000 * counts.sum() / steps.sum(),
@@ -151,8 +151,11 @@ def right(width: float) -> HalfSpace:
 
 
 def draw(engines: dict[str, Engine], path: Path) -> None:
-    """Draw fans of the first engine and of the best guidance, where those of the first are widest."""
-    shown = {label: engines[label] for label in ("as it is", "keep out", f"stay right within {SIDE_WIDTHS[-1]:g}")}
+    """Draw fans of the policy, clipped and guided, where its own is widest."""
+    shown = {
+        label: engines[label]
+        for label in ("as it is", "clipped to the right", f"stay right within {SIDE_WIDTHS[-1]:g}")
+    }
     first = engines["as it is"]
     execution, filmed = partial(RecedingHorizon, first.horizons), {FIRST_SEED: None}
     outcomes = rollout(first, PICK_PLACE, [FIRST_SEED], execution=execution, filmed=filmed)

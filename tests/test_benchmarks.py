@@ -43,6 +43,7 @@ TINY = {
     "denoising": {"SIZES": {"tiny": (16, 32)}, "SECONDS": 0},
     "evaluation": {"EPISODES": 2, "TURNS": 1, "CHANNELS": (8, 16)},
     "gpu": {},
+    "guidance": {"SIDE_WIDTHS": (0.02,)},
     "hands": {},
     "inference": {"CHANNELS": (16, 32), "STEPS": 2, "ENGINES": ("eager",), "SECONDS": 0},
     "modes": {"NUM_DEMONSTRATIONS": 12, "NUM_SAMPLES": 2},
@@ -158,10 +159,23 @@ def test_serving(run):
     assert len(run("serving")) == 6
 
 
-def test_modes(run, recede, demonstrations, small, tmp_path):
-    trained = tmp_path / "run"
-    options = ["task=pick_place", f"dataset={demonstrations}", f"out={trained}", "steps=2", *small]
-    assert recede("train", *options).status == 0
+@pytest.fixture
+def trained(recede, demonstrations, small, tmp_path):
+    """The run of a short training in `pick_place`."""
+    out = tmp_path / "run"
+    assert recede("train", "task=pick_place", f"dataset={demonstrations}", f"out={out}", "steps=2", *small).status == 0
+    return out
+
+
+@pytest.mark.slow
+def test_guidance(run, trained):
+    rows = run("guidance", trained, "episodes=1")
+    assert len(rows) == 3 * 7
+    assert rows["clipped to the right: on the left"] == 0
+    assert rows["clipped out of the box: steps in the box, of 1,000"] <= rows["as it is: steps in the box, of 1,000"]
+
+
+def test_modes(run, trained):
     rows = run("modes", trained)
     assert len(rows) == 6
     assert all(0 <= value <= 1 for name, value in rows.items() if "share" in name)
