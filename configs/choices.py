@@ -18,7 +18,10 @@ from .components.denoising import (
     DiffusersScheduleConfig,
     DPMSolver2MConfig,
     EDMWeightingConfig,
+    EulerMaruyamaConfig,
     HeunConfig,
+    KarrasSamplerConfig,
+    LangevinConfig,
     MinSNRConfig,
     RectifiedFlowConfig,
     SNRConfig,
@@ -60,6 +63,9 @@ _SAMPLERS = {
     "ddpm": DDPMConfig,
     "dpm_solver_2m": DPMSolver2MConfig,
     "heun": HeunConfig,
+    "karras": KarrasSamplerConfig,
+    "langevin": LangevinConfig,
+    "euler_maruyama": EulerMaruyamaConfig,
     "diffusers": DiffusersSamplerConfig,
 }
 

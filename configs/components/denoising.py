@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...policy.denoising.diffusers_samplers import diffusers_sampler
-from ...policy.denoising.levels import NoiseLevel, check_spacing, spaced
-from ...policy.denoising.sampling import Sampler, ddim, ddpm, dpm_solver_2m, heun
-from ..checks import positive, share
+from ...policy.denoising.levels import NoiseLevel, check_spacing, churned, spaced
+from ...policy.denoising.sampling import Sampler, ddim, ddpm, dpm_solver_2m, euler_maruyama, heun, karras, langevin
+from ..checks import not_negative, positive, share
 from .lazy import load, values
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ class SamplerConfig:
         check_spacing(self.spacing)
 
     @property
-    def num_draws(self) -> int:
-        """Fresh noises that the solver adds: none, unless it is stochastic."""
+    def draws_per_step(self) -> int:
+        """Fresh noises that the solver may add in each step along its levels: none, unless it is stochastic."""
         return 0
 
     @property
@@ -114,7 +114,7 @@ class SamplerConfig:
 
     def along(self, levels: tuple[NoiseLevel, ...]) -> Sampler:
         """The sampler that visits these levels. Does not load torch, so that exported policies can use it."""
-        return Sampler(self.solver, levels, num_draws=self.num_draws)
+        return Sampler(self.solver, levels, num_draws=self.draws_per_step * (len(levels) - 1))
 
 
 @dataclass(kw_only=True)
@@ -135,9 +135,9 @@ class DDIMConfig(SamplerConfig):
             raise ValueError(f"keeps_epsilon=true needs eta=0, got eta={self.eta}: change one of them")
 
     @property
-    def num_draws(self) -> int:
-        """One for each denoising step, or none."""
-        return self.num_steps if self.eta else 0
+    def draws_per_step(self) -> int:
+        """One, or none."""
+        return 1 if self.eta else 0
 
     @property
     def solver(self) -> Solver:
@@ -150,16 +150,21 @@ class DDIMConfig(SamplerConfig):
 
 
 @dataclass(kw_only=True)
-class DDPMConfig(SamplerConfig):
+class StochasticConfig(SamplerConfig):
+    """What the configurations of samplers share that may add fresh noise in every step."""
+
+    @property
+    def draws_per_step(self) -> int:
+        """One."""
+        return 1
+
+
+@dataclass(kw_only=True)
+class DDPMConfig(StochasticConfig):
     """DDPM, ancestral sampling with fresh noise in each step."""
 
     kind: ClassVar[Any] = staticmethod(ddpm)
     num_steps: int = 100
-
-    @property
-    def num_draws(self) -> int:
-        """One for each denoising step, or none."""
-        return self.num_steps
 
 
 @dataclass(kw_only=True)
@@ -177,6 +182,83 @@ class HeunConfig(SamplerConfig):
 
     kind: ClassVar[Any] = staticmethod(heun)
     num_steps: int = 5
+
+
+@dataclass(kw_only=True)
+class KarrasSamplerConfig(StochasticConfig):
+    """The stochastic sampler of EDM: before each step of Heun's method, noise is added (Karras et al. 2022)."""
+
+    kind: ClassVar[Any] = staticmethod(karras)
+    num_steps: int = 10
+    spacing: str = "karras"
+    churn: float = 2.0
+    """sigma / alpha is raised by this share, divided by num_steps, in each step; at most by 41 %."""
+    low: float = 0.05
+    """Lowest sigma / alpha that is raised."""
+    high: float = 50.0
+    """Highest sigma / alpha that is raised."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        not_negative(self, "churn", "low", "high")
+
+    def build(self, schedule: NoiseSchedule) -> Sampler:
+        """The sampler for a noise schedule, which must have levels to which those of the steps can be raised."""
+        levels = spaced(schedule.levels, self.num_steps, self.spacing)
+        path = churned(levels, schedule.levels, churn=self.churn, low=self.low, high=self.high)
+        if path == levels:
+            raise ValueError(
+                f"sampler=karras adds no noise with churn={self.churn:g}, low={self.low:g} and high={self.high:g} at "
+                f"the {len(schedule.levels) - 1} noise levels of this schedule: raise churn, or choose sampler=heun"
+            )
+        return self.along(path)
+
+
+@dataclass(kw_only=True)
+class LangevinConfig(SamplerConfig):
+    """Annealed Langevin dynamics: at each noise level corrector steps with fresh noise, then a step to the next."""
+
+    kind: ClassVar[Any] = staticmethod(langevin)
+    num_steps: int = 20
+    spacing: str = "log_snr"
+    corrections: int = 1
+    """Corrector steps at each noise level, with one network evaluation each."""
+    size: float = 0.3
+    """Variance of the noise of a corrector step, as a share of that of the noise level."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "corrections", most=1000)
+        positive(self, "size", most=2.0)
+
+    @property
+    def draws_per_step(self) -> int:
+        """One for each corrector step."""
+        return self.corrections
+
+    @property
+    def solver(self) -> Solver:
+        """The function that denoises."""
+        return partial(self.kind, corrections=self.corrections, size=self.size)
+
+
+@dataclass(kw_only=True)
+class EulerMaruyamaConfig(StochasticConfig):
+    """The Euler-Maruyama method on the reverse stochastic differential equation, with fresh noise in each step."""
+
+    kind: ClassVar[Any] = staticmethod(euler_maruyama)
+    num_steps: int = 50
+    diffusion: float = 1.0
+    """Strength of the noise. Towards 0 the equation becomes that of DDIM."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "diffusion", most=2.0)
+
+    @property
+    def solver(self) -> Solver:
+        """The function that denoises."""
+        return partial(self.kind, diffusion=self.diffusion)
 
 
 @dataclass(kw_only=True)
