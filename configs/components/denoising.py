@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 MOST_LEVELS = 10_000
 """Most noise levels of a schedule."""
 
+MOST_LOG = 20.0
+"""Largest logarithm of sigma / alpha, of either sign."""
+
+LEAST_START = 10.0
+"""Least sigma / alpha of a noise level that passes for pure noise."""
+
 
 @dataclass(kw_only=True)
 class ScheduleConfig:
@@ -74,10 +80,95 @@ class RectifiedFlowConfig(LevelsConfig):
 
 
 @dataclass(kw_only=True)
+class KarrasScheduleConfig(LevelsConfig):
+    """The noise schedule of EDM (Karras et al. 2022), scaled to unit variance."""
+
+    kind: ClassVar[str] = "policy.denoising.schedule:karras"
+    sigma_min: float = 0.002
+    """Least sigma / alpha."""
+    sigma_max: float = 80.0
+    """Most sigma / alpha. Sampling starts from pure noise, so it is at least 10."""
+    rho: float = 7.0
+    """sigma^(1 / rho) rises evenly."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "sigma_min", most=1.0)
+        positive(self, "sigma_max", most=1e4)
+        positive(self, "rho", most=100.0)
+        if self.sigma_max < LEAST_START:
+            raise ValueError(
+                f"sigma_max must be at least {LEAST_START:g}, because sampling starts from pure noise, got "
+                f"{self.sigma_max:g}: choose the published 80"
+            )
+
+
+@dataclass(kw_only=True)
 class OneLevelConfig(ScheduleConfig):
     """A single noise level, pure noise, as regression needs."""
 
     kind: ClassVar[str] = "policy.denoising.schedule:one_level"
+
+
+@dataclass(kw_only=True)
+class TimesConfig:
+    """What the configurations of the training draws of noise levels share."""
+
+    kind: ClassVar[str]
+
+    def build(self, schedule: NoiseSchedule) -> NoiseSchedule:
+        """The schedule, with its levels drawn in their shares."""
+        shares = load(self.kind)(schedule.levels[1:], **values(self))
+        load("policy.denoising.times:check_shares")(shares)
+        draw = getattr(schedule, "draw", None)
+        if draw is None:
+            raise ValueError(
+                f"policy.times needs a schedule that is a table of noise levels, got {type(schedule).__name__}: choose "
+                "policy/times=uniform"
+            )
+        draw(shares.tolist())
+        return schedule
+
+
+@dataclass(kw_only=True)
+class UniformTimesConfig(TimesConfig):
+    """All noise levels are drawn equally often."""
+
+    def build(self, schedule: NoiseSchedule) -> NoiseSchedule:
+        """The schedule as it is."""
+        return schedule
+
+
+@dataclass(kw_only=True)
+class LogNormalTimesConfig(TimesConfig):
+    """The logarithm of sigma / alpha is normal, as in EDM (Karras et al. 2022)."""
+
+    kind: ClassVar[str] = "policy.denoising.times:log_normal"
+    mean: float = -1.2
+    """Mean of ln(sigma / alpha)."""
+    std: float = 1.2
+    """Standard deviation of ln(sigma / alpha)."""
+
+    def __post_init__(self) -> None:
+        positive(self, "std", most=100.0)
+        if not abs(self.mean) <= MOST_LOG:
+            raise ValueError(
+                f"mean must lie between -{MOST_LOG:g} and {MOST_LOG:g}, got {self.mean}: the published is -1.2"
+            )
+
+
+@dataclass(kw_only=True)
+class BetaTimesConfig(TimesConfig):
+    """The time, from 0 at clean data to 1 at pure noise, has a Beta distribution, as in pi0 (Black et al. 2024)."""
+
+    kind: ClassVar[str] = "policy.denoising.times:beta"
+    a: float = 1.5
+    """Above b, noisy levels are drawn more often."""
+    b: float = 1.0
+    """Above a, levels of little noise are drawn more often."""
+
+    def __post_init__(self) -> None:
+        positive(self, "a", "b", most=1000.0)
 
 
 @dataclass(kw_only=True)

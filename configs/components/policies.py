@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ...policy.denoising.prediction import PREDICTIONS
 from ...specification import Horizons, Specification, nearest
 from ..checks import MOST_CHUNK, not_negative, positive, share
-from .denoising import CosineConfig, DDIMConfig, OneLevelConfig, UniformConfig
+from .denoising import CosineConfig, DDIMConfig, OneLevelConfig, UniformConfig, UniformTimesConfig
 from .encoders import LowdimEncoderConfig
 from .lazy import values
 from .networks import UNet1dConfig
@@ -48,6 +48,7 @@ class _PolicyConfig:
     encoder: Any
     network: Any
     schedule: Any
+    times: Any
     sampler: Any
     objective: Any
     weighting: Any
@@ -60,7 +61,7 @@ class _PolicyConfig:
         """An untrained policy."""
         from ...policy.diffusion import DiffusionPolicy
 
-        schedule, encoder = self.schedule.build(), self.encoder.build(specification, horizons)
+        schedule, encoder = self.times.build(self.schedule.build()), self.encoder.build(specification, horizons)
         network = self.network.build(
             action_size=specification.action.size,
             num_steps=horizons.prediction,
@@ -99,6 +100,7 @@ class RegressionConfig(_PolicyConfig):
     """Behaviour cloning by regression with the same networks: one noise level, without noise, in one step."""
 
     schedule: ClassVar[Any] = OneLevelConfig()
+    times: ClassVar[Any] = UniformTimesConfig()
     sampler: ClassVar[Any] = DDIMConfig(num_steps=1)
     objective: ClassVar[Any] = DenoisingConfig()
     weighting: ClassVar[Any] = UniformConfig()
@@ -123,6 +125,8 @@ class DiffusionConfig(_PolicyConfig):
     """Network that denoises."""
     schedule: Any = field(default_factory=CosineConfig)
     """Noise schedule."""
+    times: Any = field(default_factory=UniformTimesConfig)
+    """How often each noise level is drawn in training."""
     sampler: Any = field(default_factory=DDIMConfig)
     """Sampler that generates chunks. It can be changed after training."""
     objective: Any = field(default_factory=DenoisingConfig)
