@@ -50,16 +50,17 @@ def carried(z, std, level):
 class Mixture:
     """A mixture of normal laws of x_0 in D dimensions, each of one standard deviation in all directions.
 
-    weights, stds: (K,). means: (K, D). All float64; x is (..., D).
+    weights, stds: (K,). means: (K, D). x is (..., D). The alpha and sigma of a level are numbers, or one for each x.
     """
 
-    def __init__(self, weights, means, stds):
-        self.weights, self.means, self.stds = (torch.tensor(x, dtype=torch.float64) for x in (weights, means, stds))
+    def __init__(self, weights, means, stds, dtype=torch.float64):
+        self.weights, self.means, self.stds = (torch.tensor(x, dtype=dtype) for x in (weights, means, stds))
 
     def _joint(self, x, level):
         """Logarithms of the densities (..., K) of x at a level together with its components, and their variances."""
-        variances = (level.alpha * self.stds) ** 2 + level.sigma**2
-        distance = (x[..., None, :] - level.alpha * self.means).square().sum(dim=-1)
+        alpha, sigma = (torch.as_tensor(value, dtype=x.dtype)[..., None] for value in (level.alpha, level.sigma))
+        variances = (alpha * self.stds) ** 2 + sigma**2
+        distance = (x[..., None, :] - alpha[..., None] * self.means).square().sum(dim=-1)
         constant = x.shape[-1] / 2 * torch.log(2 * math.pi * variances)
         return self.weights.log() - distance / (2 * variances) - constant, variances
 
@@ -70,8 +71,9 @@ class Mixture:
     def denoise(self, x, now, then):
         """The exact denoiser E[x_0 | x_t]."""
         joint, variances = self._joint(x, now)
-        gains = now.alpha * self.stds**2 / variances
-        towards = self.means + gains[:, None] * (x[..., None, :] - now.alpha * self.means)
+        alpha = torch.as_tensor(now.alpha, dtype=x.dtype)[..., None]
+        gains = alpha * self.stds**2 / variances
+        towards = self.means + gains[..., None] * (x[..., None, :] - alpha[..., None] * self.means)
         return (joint.softmax(dim=-1)[..., None] * towards).sum(dim=-2)
 
     @property
