@@ -158,3 +158,54 @@ def _diverging(velocity: Velocity, u: Tensor, level: NoiseLevel, probes: Tensor 
             torch.autograd.grad(v, u, probe, retain_graph=True)[0].mul(probe).flatten(1).sum(dim=1) for probe in probes
         ]
     return v.detach(), torch.stack(products).mean(dim=0)
+
+
+@torch.no_grad()
+def bound_terms(
+    policy: DiffusionPolicy, observation: Observation, chunk: Tensor, *, noise: Tensor, level: Tensor
+) -> Tensor:
+    """What single denoising steps add to the variational bound of chunks, (K, B), in bits per dimension.
+
+    The bound on minus the logarithm of the density is that of ancestral sampling over all T noise levels (Ho et al.
+    2020, eq. 5; Kingma et al. 2021, eq. 13): the sum of these terms, in expectation over the noise, and `bound_rest`.
+    Level 0 is the first noisy one, from which chunks are reconstructed with its noise, sigma / alpha. Estimates of x_0
+    are clipped as in sampling. Still dimensions do not count.
+
+    chunk: (B, Tp, Da) in units. noise: (K, B, L, Dz), standard normal. level: (K, B), integers from 0 to T - 1.
+    """
+    times = torch.tensor([level.time for level in policy.schedule.levels[1:]], device=noise.device)
+    t = times[level].flatten()
+    alpha, sigma = (coefficient[:, None, None] for coefficient in policy.schedule(t))
+    x_0 = policy.space.encode(chunk).expand_as(noise).flatten(0, 1)
+    conditioning = policy.encode(observation)
+    conditioning = conditioning.expand(len(noise), *conditioning.shape).flatten(0, 1)
+    x_t = alpha * x_0 + sigma * noise.flatten(0, 1)
+    estimate = policy.prediction.clean(policy.network(x_t, t, conditioning), x_t, alpha, sigma)
+    error = (estimate.clamp(-policy.clip, policy.clip) - x_0)[..., _is_moving(policy)].square().flatten(1).mean(dim=1)
+    return bound_gains(policy)[level] / 2 * error.view(level.shape) / math.log(2)
+
+
+def bound_gains(policy: DiffusionPolicy) -> Tensor:
+    """By how much the signal-to-noise ratio rises in the step from each noise level, (T,); at level 0, the ratio.
+
+    Half of it is the factor of the squared error of x_0 in a term of the bound, in nats.
+    """
+    levels, device = policy.schedule.levels[1:], policy.normalizer.action_std.device
+    ratio = torch.tensor([(level.alpha / level.sigma) ** 2 for level in levels], device=device)
+    return torch.cat([ratio[:1], ratio[:-1] - ratio[1:]])
+
+
+def bound_rest(policy: DiffusionPolicy, chunk: Tensor) -> Tensor:
+    """What the bound of `bound_terms` has beside its terms, (B,), in bits per dimension.
+
+    The divergence of the noisiest level from pure noise, and the normalising constant of the reconstruction.
+    """
+    first, last = policy.schedule.levels[1], policy.schedule.levels[-1]
+    x = last.alpha * policy.space.encode(chunk)[..., _is_moving(policy)]
+    prior = (x.square() + last.sigma**2 - 1) / 2 - math.log(last.sigma)
+    constant = math.log(2 * math.pi * (first.sigma / first.alpha) ** 2) / 2
+    return (prior.flatten(1).mean(dim=1) + constant) / math.log(2)
+
+
+def _is_moving(policy: DiffusionPolicy) -> Tensor:
+    return policy.normalizer.affine("action").half_range > 0

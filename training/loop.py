@@ -44,7 +44,7 @@ from .advice import Facts, as_stored, choice_lines, choose, setting
 from .ema import EMA
 from .gradients import CapturedGradients, Gradients, Update
 from .interventions import only_led, who_led
-from .measures import Meter, action_error, is_finite, metrics_writer
+from .measures import Meter, action_error, held_out_bits, is_finite, metrics_writer
 from .order import Mix, Order, mix_seeds
 from .parameters import parameter_groups
 from .recipe import recipe
@@ -158,7 +158,9 @@ def train(config: TrainConfig) -> Path:
                 write(step=done, learning_rate=rate, **meter.drain())
                 bar.set_postfix(loss=f"{run.last_loss:.4f}")
             if len(prepared.validation) and (is_last or done % config.validate_every == 0):
-                write(step=done, action_error=action_error(ema.module, prepared.validation, seed=config.seed))
+                error = action_error(ema.module, prepared.validation, seed=config.seed)
+                bits = held_out_bits(ema.module, prepared.validation, seed=config.seed)
+                write(step=done, action_error=error, **bits)
             if is_evaluated and prepared.task is not None:
                 write(
                     step=done,

@@ -13,7 +13,7 @@ from recede.policy.denoising import prediction
 from recede.policy.denoising.levels import NoiseLevel
 from recede.policy.denoising.schedule import cosine, karras, rectified_flow
 from recede.policy.diffusion import DiffusionPolicy
-from recede.policy.likelihood import generate, invert, log_likelihood
+from recede.policy.likelihood import bound_rest, bound_terms, generate, invert, log_likelihood
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons, Specification, Stream
 from torch import nn
@@ -190,3 +190,61 @@ def test_a_flow_that_does_not_converge_is_refused():
     policy.network.forward = lambda noisy, t, conditioning: 1e3 * torch.sin(1e3 * noisy)
     with pytest.raises(ValueError, match=r"does not converge at time \d+ .* more noise levels"):
         invert(policy, observation, policy.space.decode(x_0))
+
+
+# --- the variational bound
+
+GAUSSIAN = Mixture([1.0], [[0.1, -0.2]], [0.2], dtype=torch.float32)
+
+
+def bound(policy, observation, x_0, seed=7):
+    """The bound per level (T,) and the rest, in bits per dimension, by one draw of noise for each chunk and level."""
+    chunk, num_levels = policy.space.decode(x_0), len(policy.schedule.levels) - 1
+    noise = torch.randn(num_levels, *x_0.shape, generator=torch.Generator().manual_seed(seed))
+    level = torch.arange(num_levels)[:, None].expand(-1, len(x_0))
+    terms = bound_terms(policy, observation, chunk, noise=noise, level=level)
+    return terms.mean(dim=1), bound_rest(policy, chunk).mean()
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_bound_of_a_gaussian_is_its_closed_form_at_each_level(name, monkeypatch):
+    monkeypatch.setitem(globals(), "MODES", GAUSSIAN)
+    policy = policy_of(name, FEWER[name])
+    observation, x_0 = drawn(policy, 1000)
+    terms, rest = bound(policy, observation, x_0)
+    levels = policy.schedule.levels[1:]
+    posterior = torch.tensor([(x.sigma * 0.2) ** 2 / ((x.alpha * 0.2) ** 2 + x.sigma**2) for x in levels])
+    snr = torch.tensor([(x.alpha / x.sigma) ** 2 for x in levels])
+    expected = torch.cat([snr[:1], -snr.diff()]) * posterior / (2 * math.log(2))
+    torch.testing.assert_close(terms, expected, rtol=0.15, atol=1e-6)  # by chance, of 2,000 numbers
+    entropy = math.log2(2 * math.pi * math.e * 0.2**2) / 2
+    gap = (expected.sum() + rest).item() - entropy  # of steps of finite length
+    assert gap > 0
+    assert (terms.sum() + rest).item() == pytest.approx(entropy + gap, abs=0.1)
+
+
+def test_the_bound_is_above_minus_the_log_likelihood_and_falls_to_it_with_more_levels():
+    gaps = []
+    for num_times in (100, 200, 400):
+        policy = policy_of("karras", karras(num_times, 0.01, 80.0, 7.0))
+        observation, x_0 = drawn(policy, 1000)
+        terms, rest = bound(policy, observation, x_0)
+        bits = -closed_form(policy, observation, x_0).mean().item() / (2 * math.log(2))
+        gaps.append((terms.sum() + rest).item() - bits)
+    assert gaps[0] > 1.6 * gaps[1] > 2.4 * gaps[2] > 0
+    assert gaps[2] < 0.25
+
+
+def test_still_dimensions_do_not_count_in_the_bound():
+    still = policy_of("flow", rectified_flow(20), RANGES | {"action": (np.array([-3.0, 2.0]), np.array([5.0, 2.0]))})
+    observation, x_0 = drawn(still, 50)
+    terms, rest = bound(still, observation, x_0)
+    plain = still.network.forward
+
+    def worse(noisy, t, conditioning):
+        return plain(noisy, t, conditioning) + torch.tensor([0.0, 1.0])
+
+    still.network.forward = worse
+    again, same = bound(still, observation, x_0)
+    assert torch.equal(again, terms)
+    assert rest == same
