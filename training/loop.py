@@ -34,6 +34,7 @@ from ..envs.catalogue import load_task
 from ..envs.task import Task
 from ..evaluation.evaluate import choice_scores
 from ..evaluation.reports.learning import write_training_page
+from ..policy.denoising.coupling import optimal
 from ..policy.device import device as choose_device
 from ..policy.encoders.text import TextEncoder
 from ..policy.interface import Lesson, Policy
@@ -181,10 +182,12 @@ def train(config: TrainConfig) -> Path:
 def draw_lesson(
     config: TrainConfig, prepared: Prepared, average: Policy, batch: Batch, step: int, generator: torch.Generator
 ) -> Lesson:
-    """Augment the images of a batch and draw its noise; both depend on (seed, step) alone."""
+    """Augment the images of a batch, draw its noise and couple it; all depend on (seed, step) and the batch alone."""
     generator.manual_seed(mix_seeds(config.seed, 1, step))
     size, policy = (config.draws, len(batch.action)), prepared.policy
     noise = torch.randn(*size, *policy.noise_shape[1:], generator=generator, device=prepared.device)
+    if getattr(config.policy, "coupling", None) == "optimal":
+        noise = optimal(noise, policy.space.encode(batch.action))
     uniform = torch.rand(*size, policy.num_uniforms, generator=generator, device=prepared.device)
     observation = prepared.augmentation(batch.observation, generator)
     progress = torch.full((), step / prepared.stages[-1].steps, device=prepared.device)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...policy.denoising.coupling import COUPLINGS
 from ...policy.denoising.prediction import PREDICTIONS
 from ...specification import Horizons, Specification, nearest
 from ..checks import MOST_CHUNK, not_negative, positive, share
@@ -15,7 +16,8 @@ from .lazy import values
 from .networks import UNet1dConfig
 
 if TYPE_CHECKING:
-    from ...policy.denoising.interface import Weighting
+    from ...policy.denoising.interface import NoiseSchedule, Weighting
+    from ...policy.denoising.sampling import Sampler
     from ...policy.diffusion import DiffusionPolicy
     from ...policy.interface import Objective
     from ...policy.normalizer import Normalizer
@@ -54,6 +56,7 @@ class _PolicyConfig:
     weighting: Any
     prediction: Any
     clip: Any
+    coupling: Any
     drop_context: Any
     has_noise: ClassVar[bool]
 
@@ -68,6 +71,9 @@ class _PolicyConfig:
             conditioning_shape=encoder.conditioning_shape,
             **({"num_context": encoder.num_context} if encoder.num_context else {}),
         )
+        sampler = self.sampler.build(schedule)
+        if self.coupling == "optimal":
+            _check_coupled(schedule, sampler)
         return DiffusionPolicy(
             specification,
             horizons,
@@ -76,11 +82,25 @@ class _PolicyConfig:
             network=network,
             schedule=schedule,
             prediction=PREDICTIONS[self.prediction],
-            sampler=self.sampler.build(schedule),
+            sampler=sampler,
             clip=self.clip,
             objective=self.objective.build(self.weighting.build()),
             has_noise=self.has_noise,
             drop_context=self.drop_context,
+        )
+
+
+def _check_coupled(schedule: NoiseSchedule, sampler: Sampler) -> None:
+    """Raise ValueError unless noise that is coupled with chunks can be learned and sampled."""
+    if any(abs(level.alpha + level.sigma - 1) > 1e-6 for level in schedule.levels):
+        raise ValueError(
+            "policy.coupling=optimal is for flows, whose paths are straight: choose policy=flow, or "
+            "policy.coupling=independent"
+        )
+    if sampler.num_draws:
+        raise ValueError(
+            "policy.coupling=optimal needs a deterministic sampler, because no score follows from coupled noise, got one "
+            f"that adds {sampler.num_draws} draws of noise: choose sampler=ddim with eta=0, dpm_solver_2m or heun"
         )
 
 
@@ -106,6 +126,7 @@ class RegressionConfig(_PolicyConfig):
     weighting: ClassVar[Any] = UniformConfig()
     prediction: ClassVar[Any] = "sample"
     clip: ClassVar[Any] = math.inf
+    coupling: ClassVar[Any] = "independent"
     drop_context: ClassVar[Any] = 0.0
     has_noise: ClassVar[bool] = False
     encoder: Any = field(default_factory=LowdimEncoderConfig)
@@ -137,12 +158,19 @@ class DiffusionConfig(_PolicyConfig):
     """Output of the network: epsilon (the noise), sample (the chunk), v or velocity."""
     clip: float = 1.0
     """Bound of each estimate of x_0 while denoising, in normalised units."""
+    coupling: str = "independent"
+    """Noise of a batch and its chunks: independent, or optimal, in the order of least distance (for flows)."""
     drop_context: float = 0.1
     """Share of the training windows whose context, such as a goal, is unknown. guidance=classifier_free needs some."""
 
     def __post_init__(self) -> None:
         positive(self, "clip")
         share(self, "drop_context")
+        if self.coupling not in COUPLINGS:
+            raise ValueError(
+                f"policy.coupling must be one of {', '.join(COUPLINGS)}, got {self.coupling!r}: "
+                + nearest(self.coupling, COUPLINGS)
+            )
         if self.prediction not in PREDICTIONS:
             raise ValueError(
                 f"policy.prediction must be one of {', '.join(PREDICTIONS)}, got {self.prediction!r}: "
