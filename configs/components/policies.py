@@ -99,7 +99,7 @@ def _check_coupled(schedule: NoiseSchedule, sampler: Sampler) -> None:
         )
     if sampler.num_draws:
         raise ValueError(
-            "policy.coupling=optimal needs a deterministic sampler, because no score follows from coupled noise, got one "
+            "policy.coupling=optimal needs a deterministic sampler, because noise and chunk are coupled, got one "
             f"that adds {sampler.num_draws} draws of noise: choose sampler=ddim with eta=0, dpm_solver_2m or heun"
         )
 
