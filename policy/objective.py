@@ -29,8 +29,8 @@ class Denoising:
     """Denoising needs no teacher."""
 
     def check(self, schedule: NoiseSchedule, prediction: Prediction) -> None:
-        """Raise ValueError unless the prediction determines x_0 at all noise levels and no weight is too large."""
-        t = torch.tensor([level.time for level in schedule.levels[1:]])
+        """Raise ValueError unless the prediction determines x_0 at all training times and no weight is too large."""
+        t = schedule.time(torch.linspace(0, 1, 10_000)).unique()
         alpha, sigma = schedule(t)
         blind = t[torch.as_tensor(prediction.weight(alpha, sigma)).broadcast_to(t.shape) == 0].tolist()
         if blind:
