@@ -40,6 +40,7 @@ TINY = {
         "CONTROL": ("takeover.after=0.2", "takeover.seconds=1", "seconds=3", "safety.stale_ms=5000"),
         "EVALUATION": ("videos=0", "workers=0", "sampler.num_steps=1"),
     },
+    "coupling": {"SIZES": (8,), "SECONDS": 0},
     "denoising": {"SIZES": {"tiny": (16, 32)}, "SECONDS": 0},
     "evaluation": {"EPISODES": 2, "TURNS": 1, "CHANNELS": (8, 16)},
     "gpu": {},
@@ -104,6 +105,12 @@ def test_corrections(run, tmp_path):
     ]
     assert [name for name in rows if "led" not in name] == expected
     assert 0 < rows["round-1, led by the hands"] < 100
+
+
+def test_coupling(run):
+    rows = run("coupling")
+    assert len(rows) == 4
+    assert 0 < rows["8 chunks of 16 x 2, squared distance"] < 1
 
 
 def test_denoising(run):

@@ -166,7 +166,8 @@ class Prefix(Guidance):
         _, alpha, sigma = levels[skipped]
         planned = sampling.space.encode(self.actions)
         first = (alpha * planned + sigma * noise[0])[None]
-        return library(noise).concat([first, noise[1 + skipped :]]), levels[skipped:]
+        per_step = (len(noise) - 1) // num_steps
+        return library(noise).concat([first, noise[1 + skipped * per_step :]]), levels[skipped:]
 
     def denoiser(self, denoise: Denoiser, sampling: Sampling) -> Denoiser:
         """Pull every estimate towards the plan; see `inpainting`."""

@@ -49,7 +49,7 @@ class Solver(Protocol):
     def __call__(self, denoise: Denoiser, noise: Tensor, levels: Levels, /) -> Tensor:
         """x_0 (B, L, Dz) from noise (1 + draws, B, L, Dz) along N + 1 levels.
 
-        The solver starts from noise[0]. A stochastic solver adds noise[1:] on the way, one draw per step.
+        The solver starts from noise[0]. A stochastic solver adds noise[1:] on the way, as many draws in every step.
         """
         ...
 
