@@ -82,7 +82,7 @@ class Classifier(nn.Module):
         """
         path = folder / "classifier.json"
         if not path.is_file():
-            raise FileNotFoundError(f"{folder} holds no classifier: {REMEDY}")
+            raise FileNotFoundError(f"{folder} holds no classifier: train one with recede train-classifier")
         content = read_json_with_digest(path, REMEDY)
         with interpreting(path, REMEDY):
             if content["policy"] != seen(policy):

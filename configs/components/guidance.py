@@ -45,9 +45,9 @@ class ClassifierFreeConfig:
 class EnergyConfig:
     """Prefer chunks that reach a point, keep out of boxes or stay within limits; what is chosen acts together."""
 
-    width: Any = None
+    width: Any
     """How exactly, in the units of the action: the standard deviation of a step about what is preferred. A number, or
-one per dimension. It must be chosen."""
+one per dimension."""
     reach: list[Any] | None = None
     """Point to be at after reach_after, as [0.1,null,0.2]. In a list, null leaves a dimension free."""
     reach_after: float = 0.5
@@ -71,15 +71,12 @@ sides. It needs engine=eager. false moves only the steps that cost something: fo
     def __post_init__(self) -> None:
         positive(self, "rounds", most=1000)
         not_negative(self, "reach_after", most=MOST_CHUNK)
-        if self.width is None:
-            raise ValueError("guidance=energy needs a width in the units of the action: give guidance.width, as 0.01")
-        if not any(getattr(self, name) is not None for name in ENERGIES):
-            raise ValueError(f"guidance=energy needs one of {', '.join(ENERGIES)}: give guidance.keep_out, for example")
 
     def build(self, engine: Engine, policy: Mapping[str, Any]) -> energies.Energies:
         """The guidance of an engine. policy: its parts, as its checkpoint notes them.
 
-        Raises ValueError if a point has not as many numbers as the action, or if the chunks end before `reach_after`.
+        Raises ValueError if a point has not as many numbers as the action, if the chunks end before `reach_after`, or
+        if nothing is chosen.
         """
         control_dt, point = engine.specification.control_dt, partial(_point, size=engine.specification.action.size)
         width, made = point("width", self.width), list[energies.Energy]()
@@ -94,6 +91,10 @@ sides. It needs engine=eager. false moves only the steps that cost something: fo
                 made.append(energies.RateLimit(width, point(name, most), control_dt, order))
         if self.path is not None:
             made.append(energies.Path(width, tuple(point("path", values) for values in self.path)))
+        if not made:
+            raise ValueError(
+                "guidance=energy needs something to prefer, got nothing: give guidance.keep_out, for example"
+            )
         return energies.Energies(tuple(made), exact=self.exact, rounds=self.rounds)
 
     def _step(self, engine: Engine) -> int:
@@ -106,10 +107,6 @@ sides. It needs engine=eager. false moves only the steps that cost something: fo
                 f"guidance.reach_after must be at most {most:g} s, where chunks end, got {self.reach_after:g}"
             )
         return step
-
-
-ENERGIES = ("reach", "keep_out", "stay_below", "max_velocity", "max_acceleration", "path")
-"""The fields of `EnergyConfig` that are energies."""
 
 
 def _point(name: str, value: Any, *, size: int) -> tuple[Any, ...]:
@@ -134,7 +131,7 @@ def _pairs(name: str, values: list[Any] | None) -> list[Any]:
 class ClassifierConfig:
     """Prefer chunks of episodes that fulfil a condition, by a classifier of `recede train-classifier`."""
 
-    folder: PathName = ""
+    folder: PathName
     """Folder of the classifier."""
     weight: float = 1.0
     """Weight of the condition. 0 is the policy as it was trained, more than 1 exaggerates."""
@@ -143,8 +140,6 @@ class ClassifierConfig:
 
     def __post_init__(self) -> None:
         not_negative(self, "weight", most=1000)
-        if not self.folder:
-            raise ValueError("guidance=classifier needs a classifier: give guidance.folder")
 
     def build(self, engine: Engine, policy: Mapping[str, Any]) -> Classified:
         """The guidance of an engine. policy: its parts, as its checkpoint notes them.

@@ -48,6 +48,7 @@ def cases():
 def make(config, **values):
     required = {field.name: "x" for field in fields(config) if default_of(field) is MISSING}
     required |= {"task": "x"} if config is CheckConfig else {}  # it checks a robot or a task
+    required |= {"condition": "steps>1"} if "condition" in required else {}
     return config(**(required | ({"policy": DiffusionConfig()} if "policy" in required else {}) | values))
 
 
