@@ -33,7 +33,7 @@ from recede.specification import Horizons
 FOLDER = Path(recede.__file__).parent / "configs"
 REQUIRED = {
     "dataset": "d.zarr",
-    "condition": "steps>1",
+    "condition": "outcome=success",
     "input": "keyboard",
     "name": "pusht",
     "out": "runs/x",
