@@ -231,7 +231,7 @@ def test_gradients_are_those_of_the_stated_energies(energy, stated):
 
 
 @settings(max_examples=30, deadline=None)
-@evidence(st.integers(0, 2**31), st.sampled_from([0.05, 0.3, 2.0]), st.sampled_from(["ar", "rbf", "independent"]))
+@given(st.integers(0, 2**31), st.sampled_from([0.05, 0.3, 2.0]), st.sampled_from(["ar", "rbf", "independent"]))
 def test_the_guided_estimate_is_the_most_likely_one(seed, width, correlation):
     """Limits, half-spaces and points together, against a general optimiser."""
     random, covariance = np.random.default_rng(seed), CORRELATIONS[correlation].numpy() * 0.3
