@@ -42,7 +42,7 @@ def test_in_one_dimension_the_assignment_is_by_rank():
 FOUR = Mixture([0.25] * 4, [[-0.7, -0.7], [0.7, -0.7], [-0.7, 0.7], [0.7, 0.7]], [0.05] * 4, dtype=torch.float32)
 
 
-def learned(is_coupled, num_steps=250, batch=128):
+def learned(is_coupled, num_steps=400, batch=128):
     """A small network of the velocity from standard normal noise to four modes, trained with or without coupling."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2))

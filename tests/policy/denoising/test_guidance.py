@@ -225,7 +225,7 @@ LANGEVIN, REVERSE = partial(langevin, corrections=1, size=0.3), partial(euler_ma
 )
 @pytest.mark.parametrize("exact", [False, True])
 def test_a_chunk_continues_the_plan_with_every_sampler(schedule, solve, exact):
-    num_steps = 30 if solve is REVERSE else 10
+    num_steps = 50 if solve is REVERSE else 10
     draws = num_steps if solve in (ddpm, LANGEVIN, REVERSE) else 0
     for std, is_soft in itertools.product(STDS, (False, True)):
         options = {"solve": solve, "num_draws": draws, "weighting": weights(is_soft=is_soft)}

@@ -68,7 +68,7 @@ def test_every_sampler_and_prediction_agrees_with_the_policy(workshop, network, 
         assert_close(engine, engine.predict(observation, noise), expected, policy)
         if policy.sampler.num_draws:  # the noise that the sampler adds
             changed = noise.copy()
-            changed[1] += 1
+            changed[1:] += 1
             assert np.abs(engine.predict(observation, changed) - expected).max() > 1e-3
 
 
