@@ -29,7 +29,14 @@ from .components.executions import EXECUTIONS
 from .components.guidance import GUIDANCE
 from .components.inputs import INPUTS
 from .components.networks import DiTConfig, TransformerConfig, UNet1dConfig
-from .components.policies import DenoisingConfig, DiffusionConfig, RegressionConfig
+from .components.policies import (
+    DenoisingConfig,
+    DiffusionConfig,
+    MIPConfig,
+    ProgressiveConfig,
+    RegressionConfig,
+    ShortcutConfig,
+)
 from .components.robots import ROBOTS
 
 
@@ -64,7 +71,7 @@ _SAMPLERS = {
 }
 
 CHOICES: dict[str, dict[str, Any]] = {
-    "policy": {"diffusion": DiffusionConfig, "regression": RegressionConfig},
+    "policy": {"diffusion": DiffusionConfig, "mip": MIPConfig, "regression": RegressionConfig},
     "policy/encoder": {"lowdim": LowdimEncoderConfig, "resnet": ResNetEncoderConfig, "vit": ViTEncoderConfig},
     "policy/network": {"unet1d": UNet1dConfig, "transformer": TransformerConfig, "dit": DiTConfig},
     "policy/schedule": {
@@ -73,7 +80,11 @@ CHOICES: dict[str, dict[str, Any]] = {
         "diffusers": DiffusersScheduleConfig,
     },
     "policy/sampler": _SAMPLERS,
-    "policy/objective": {"denoising": DenoisingConfig},
+    "policy/objective": {
+        "denoising": DenoisingConfig,
+        "shortcut": ShortcutConfig,
+        "progressive": ProgressiveConfig,
+    },
     "policy/weighting": {
         "uniform": UniformConfig,
         "snr": SNRConfig,

@@ -373,7 +373,8 @@ def load_teacher(
     begun: the manifest of the run that goes on.
 
     Raises ValueError if the objective needs a teacher and none is set, if it has no use for one, if the teacher has
-    another specification, or if it has other weights than the teacher that the run began with.
+    another specification or cannot teach this objective, or if it has other weights than the teacher that the run
+    began with.
     """
     if policy.has_teacher != (config.teacher is not None):
         rule = "needs a teacher: give teacher=RUN" if policy.has_teacher else "has no use for a teacher: leave it out"
@@ -385,6 +386,7 @@ def load_teacher(
         raise ValueError(
             f"teacher={config.teacher} must have the specification of the demonstrations: {'; '.join(differences)}"
         )
+    policy.check_teacher(teacher)
     digest = manifest["weights_sha256"][:12]
     if begun is not None and digest != (before := begun["training"]["teacher"]):
         raise ValueError(

@@ -21,7 +21,7 @@ SCHEDULES = [schedule.cosine, schedule.rectified_flow, schedule.from_diffusers]
 SAMPLERS = [spaced, sampling.ddim, sampling.ddpm, sampling.dpm_solver_2m, sampling.heun]
 WEIGHTINGS = [weighting.uniform, weighting.by_snr, weighting.min_snr, weighting.edm]
 
-NOT_CONFIGURED = {"space", "cameras", "num_context", "num_uniforms", "has_teacher"}
+NOT_CONFIGURED = {"space", "cameras", "num_context", "knows_ends"}
 """Parameters that no configuration of recede states."""
 
 
