@@ -35,7 +35,6 @@ from .components.policies import (
     MIPConfig,
     ProgressiveConfig,
     RegressionConfig,
-    ShortcutConfig,
 )
 from .components.robots import ROBOTS
 
@@ -82,7 +81,6 @@ CHOICES: dict[str, dict[str, Any]] = {
     "policy/sampler": _SAMPLERS,
     "policy/objective": {
         "denoising": DenoisingConfig,
-        "shortcut": ShortcutConfig,
         "progressive": ProgressiveConfig,
     },
     "policy/weighting": {

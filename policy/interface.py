@@ -149,11 +149,6 @@ class Objective(Protocol):
         """Whether the loss needs a teacher."""
         ...
 
-    @property
-    def knows_ends(self) -> bool:
-        """Whether the network must be told where its steps end; see `Network.embed`."""
-        ...
-
     def check(self, schedule: NoiseSchedule, prediction: Prediction, sampler: Sampler) -> None:
         """Raise ValueError unless it suits the noise schedule and the prediction type, and the sampler suits it.
 

@@ -29,7 +29,6 @@ class Denoising:
     num_uniforms = 1
     """One number per draw chooses the noise level."""
     has_teacher = False
-    knows_ends = False
 
     def check(self, schedule: NoiseSchedule, prediction: Prediction, sampler: Sampler) -> None:
         """Raise ValueError unless the prediction determines x_0 at all training times and no weight is too large."""

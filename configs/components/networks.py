@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ..checks import LARGEST_SIZE, MOST_CHUNK, check_sizes, positive, share
 from .lazy import load, values
@@ -23,25 +23,10 @@ class NetworkConfig:
     kind: ClassVar[str]
 
     def build(
-        self,
-        *,
-        action_size: int,
-        num_steps: int,
-        conditioning_shape: tuple[int, int],
-        num_context: int = 0,
-        knows_ends: bool = False,
+        self, *, action_size: int, num_steps: int, conditioning_shape: tuple[int, int], num_context: int = 0
     ) -> Network:
-        """A network for chunks of up to `num_steps` steps with `action_size` numbers each.
-
-        num_context: the first tokens of conditioning, which are no observed steps. knows_ends: whether the network is
-        told where its steps end.
-        """
-        shape = {"action_size": action_size, "conditioning_shape": conditioning_shape, "knows_ends": knows_ends}
-        return load(self.kind)(**shape, **self.options(num_steps=num_steps, num_context=num_context))
-
-    def options(self, **unused: int) -> dict[str, Any]:
-        """Further arguments of the network. unused: the numbers of steps and of tokens of context."""
-        return values(self)
+        """A network for chunks of `num_steps` steps with `action_size` numbers each."""
+        return load(self.kind)(action_size=action_size, conditioning_shape=conditioning_shape, **values(self))
 
 
 @dataclass(kw_only=True)
@@ -64,9 +49,12 @@ class UNet1dConfig(NetworkConfig):
         positive(self, "kernel_size", most=MOST_CHUNK)
         positive(self, "groups", "time_size", most=LARGEST_SIZE)
 
-    def options(self, **unused: int) -> dict[str, Any]:
-        """Further arguments of the network."""
-        return values(self) | {"channels": self.channels or CHANNELS}
+    def build(
+        self, *, action_size: int, num_steps: int, conditioning_shape: tuple[int, int], num_context: int = 0
+    ) -> Network:
+        """A network for chunks of `num_steps` steps with `action_size` numbers each."""
+        options = values(self) | {"channels": self.channels or CHANNELS}
+        return load(self.kind)(action_size=action_size, conditioning_shape=conditioning_shape, **options)
 
 
 @dataclass(kw_only=True)
@@ -95,9 +83,12 @@ class TransformerConfig(NetworkConfig):
         positive(self, "patch", most=MOST_CHUNK)
         share(self, "dropout", "embedding_dropout")
 
-    def options(self, **used: int) -> dict[str, Any]:
-        """Further arguments of the network, which has positions."""
-        return values(self) | used
+    def build(
+        self, *, action_size: int, num_steps: int, conditioning_shape: tuple[int, int], num_context: int = 0
+    ) -> Network:
+        """A network for chunks of up to `num_steps` steps with `action_size` numbers each."""
+        shape = {"action_size": action_size, "num_steps": num_steps, "conditioning_shape": conditioning_shape}
+        return load(self.kind)(**shape, num_context=num_context, **values(self))
 
 
 @dataclass(kw_only=True)

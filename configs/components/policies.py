@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ...policy.denoising.prediction import PREDICTIONS
 from ...specification import Horizons, Specification, nearest
 from ..checks import MOST_CHUNK, not_negative, positive, share
-from .denoising import CosineConfig, DDIMConfig, OneLevelConfig, TwoLevelsConfig, UniformConfig
+from .denoising import MOST_LEVELS, CosineConfig, DDIMConfig, OneLevelConfig, TwoLevelsConfig, UniformConfig
 from .encoders import LowdimEncoderConfig
-from .lazy import load, values
+from .lazy import values
 from .networks import UNet1dConfig
 
 if TYPE_CHECKING:
@@ -61,13 +61,11 @@ class _PolicyConfig:
         from ...policy.diffusion import DiffusionPolicy
 
         schedule, encoder = self.schedule.build(), self.encoder.build(specification, horizons)
-        objective = self.objective.build(self.weighting.build())
         network = self.network.build(
             action_size=specification.action.size,
             num_steps=horizons.prediction,
             conditioning_shape=encoder.conditioning_shape,
             **({"num_context": encoder.num_context} if encoder.num_context else {}),
-            **({"knows_ends": True} if objective.knows_ends else {}),
         )
         return DiffusionPolicy(
             specification,
@@ -79,7 +77,7 @@ class _PolicyConfig:
             prediction=PREDICTIONS[self.prediction],
             sampler=self.sampler.build(schedule),
             clip=self.clip,
-            objective=objective,
+            objective=self.objective.build(self.weighting.build()),
             has_noise=self.has_noise,
             drop_context=self.drop_context,
         )
@@ -96,58 +94,28 @@ class DenoisingConfig:
         return Denoising(weighting)
 
 
-MOST_STEPS = 1024
-"""Most steps of a policy that learns whole steps."""
-
-
 @dataclass(kw_only=True)
-class WholeStepsConfig:
-    """What the configurations share of objectives whose networks learn where whole steps land."""
-
-    kind: ClassVar[str]
-
-    def __post_init__(self) -> None:
-        positive(self, *values(self), most=MOST_STEPS)
-
-    def build(self, weighting: Weighting) -> Objective:
-        """The objective with this weighting of noise levels."""
-        return load(self.kind)(weighting, **values(self))
-
-
-@dataclass(kw_only=True)
-class ShortcutConfig(WholeStepsConfig):
-    """A shortcut model (Frans et al. 2024): one network for 1, 2, 4, ... steps, without a teacher."""
-
-    kind: ClassVar[str] = "policy.few_steps:Shortcut"
-    num_steps: int = 8
-    """Most steps that it learns to sample in, a power of 2. The shortest step lands where two plain ones do."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.num_steps & (self.num_steps - 1):
-            raise ValueError(
-                f"policy.objective.num_steps must be a power of 2, because each step is learned as two halves, got "
-                f"{self.num_steps}: give {2 ** self.num_steps.bit_length() // 2}"
-            )
-
-
-@dataclass(kw_only=True)
-class ProgressiveConfig(WholeStepsConfig):
+class ProgressiveConfig:
     """Progressive distillation (Salimans & Ho 2022): a step lands where several of the teacher's do. Needs teacher=."""
 
-    kind: ClassVar[str] = "policy.few_steps:Progressive"
     num_steps: int = 1
     """Steps that the policy takes; policy.sampler.num_steps must be the same."""
     teacher_steps: int = 10
     """Steps in which DDIM samples the teacher, a multiple of num_steps."""
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        positive(self, "num_steps", "teacher_steps", most=MOST_LEVELS)
         if self.teacher_steps % self.num_steps or self.teacher_steps == self.num_steps:
             raise ValueError(
                 f"policy.objective.teacher_steps must be two or more times num_steps={self.num_steps}, got "
                 f"{self.teacher_steps}: give {2 * self.num_steps}"
             )
+
+    def build(self, weighting: Weighting) -> Objective:
+        """The objective with this weighting of noise levels."""
+        from ...policy.distillation import Progressive
+
+        return Progressive(weighting, **values(self))
 
 
 @dataclass(kw_only=True)

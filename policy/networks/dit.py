@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import check_sizes, join_heads, split_heads
-from .embedding import LengthEmbedding, TimeEmbedding
+from .embedding import TimeEmbedding
 
 
 def rotary(num_steps: int, frequencies: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,8 +66,7 @@ class DiT(nn.Module):
     time and a half for the conditioning. It starts at zero, as does the head: an untrained block passes its input on,
     and the output is 0.
 
-    conditioning_shape: (S, Dc). size: E, an even multiple of num_heads. knows_ends: whether the network is told where
-    its steps end.
+    conditioning_shape: (S, Dc). size: E, an even multiple of num_heads.
 
     Raises ValueError if a size is impossible.
     """
@@ -82,7 +81,6 @@ class DiT(nn.Module):
         num_layers: int,
         num_heads: int,
         size: int,
-        knows_ends: bool = False,
     ) -> None:
         super().__init__()
         check_sizes(size, num_heads, num_layers)
@@ -101,7 +99,6 @@ class DiT(nn.Module):
             nn.SiLU(),
             nn.Linear(size, num_modulations, bias=False),
         )
-        self.length = LengthEmbedding(size) if knows_ends else None
         self._sizes = [6 * size] * num_layers + [2 * size]
         half = size // num_heads // 2
         frequencies = torch.exp(-math.log(10_000) * torch.arange(half) / half)
@@ -115,10 +112,8 @@ class DiT(nn.Module):
         return self.denoise(noisy, self.embed(t, t), self.condition(conditioning))
 
     def embed(self, now: Tensor, then: Tensor) -> Tensor:
-        """The half of every shift, scale and gate that depends on the time, or on the whole step: (N,) -> (N, M)."""
-        if self.length is None:
-            return self.time(now)
-        return self.time[1:](self.time[0](now) + self.length(now - then))
+        """The half of every shift, scale and gate that depends on the time: (N,) -> (N, M)."""
+        return self.time(now)
 
     def condition(self, conditioning: Tensor) -> Tensor:
         """The half of every shift, scale and gate that depends on the conditioning: (B, S, Dc) -> (B, M)."""

@@ -38,15 +38,3 @@ class TimeEmbedding(nn.Module):
     def forward(self, t: Tensor) -> Tensor:
         """Embed times (B,)."""
         return self.mlp(self.sinusoids(t))
-
-
-class LengthEmbedding(TimeEmbedding):
-    """What the length of a step adds to the embedding of its beginning: (B,) -> (B, E).
-
-    It is 0 at first: a network that learns whole steps begins as one that knows nothing of them.
-    """
-
-    def __init__(self, size: int) -> None:
-        super().__init__(size)
-        for parameter in self.mlp[-1].parameters():
-            nn.init.zeros_(parameter)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .attention import check_sizes, join_heads, split_heads
-from .embedding import LengthEmbedding, Sinusoids
+from .embedding import Sinusoids
 
 POSITION_STD = 0.3
 """Standard deviation of the initial positions; tokens have about 1."""
@@ -68,8 +68,7 @@ class Transformer(nn.Module):
     chunk for all layers, and those of a time once for all steps. One matrix projects for all layers, in their order.
 
     conditioning_shape: (S, Dc). num_context: the first tokens of conditioning, which are no observed steps. size: E.
-    causal: as published. dropout: within the layers. embedding_dropout: of tokens with their positions. knows_ends:
-    whether the network is told where its steps end.
+    causal: as published. dropout: within the layers. embedding_dropout: of tokens with their positions.
 
     Raises ValueError if a size is impossible, or if a causal network has patches: an action would see the later ones of
     its token.
@@ -91,7 +90,6 @@ class Transformer(nn.Module):
         causal: bool,
         dropout: float,
         embedding_dropout: float,
-        knows_ends: bool = False,
     ) -> None:
         super().__init__()
         num_tokens, token_size = conditioning_shape
@@ -121,7 +119,6 @@ class Transformer(nn.Module):
         visible = torch.arange(num_steps)[:, None] >= torch.arange(1 + num_tokens) - 1 - num_context
         self.register_buffer("visible", visible if causal else None, persistent=False)
         self._initialise()
-        self.length = LengthEmbedding(size) if knows_ends else None
 
     def _initialise(self) -> None:
         """Start with weights that keep the variance of their inputs, so that the output depends on the memory.
@@ -146,9 +143,8 @@ class Transformer(nn.Module):
         return self.denoise(noisy, self.embed(t, t), self.condition(conditioning))
 
     def embed(self, now: Tensor, then: Tensor) -> Tensor:
-        """Keys and values of the time, or of the whole step, in every layer: (N,) -> (N, 2 L, H, 1, E / H)."""
-        token = self.time(now) if self.length is None else self.time(now) + self.length(now - then)
-        return self._project(token[:, None], self.memory_positions[:1])
+        """Keys and values of the time in every layer: (N,) -> (N, 2 L, H, 1, E / H)."""
+        return self._project(self.time(now)[:, None], self.memory_positions[:1])
 
     def condition(self, conditioning: Tensor) -> Tensor:
         """Keys and values of the conditioning in every layer: (B, S, Dc) -> (B, 2 L, H, S, E / H)."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import cpu_training
-from .embedding import LengthEmbedding, TimeEmbedding
+from .embedding import TimeEmbedding
 
 
 class Convolution(nn.Conv1d):
@@ -73,8 +73,7 @@ class UNet1d(nn.Module):
     the conditioning. One matrix holds the halves of all blocks, in the order in which the blocks run.
 
     conditioning_shape: (S, Dc). channels: channels of each level, multiples of `groups`, the finest level first.
-    kernel_size: odd. groups: number of groups of each group norm. time_size: E. knows_ends: whether the network is told
-    where its steps end.
+    kernel_size: odd. groups: number of groups of each group norm. time_size: E.
 
     Raises ValueError if a size is impossible.
     """
@@ -88,7 +87,6 @@ class UNet1d(nn.Module):
         kernel_size: int,
         groups: int,
         time_size: int,
-        knows_ends: bool = False,
     ) -> None:
         super().__init__()
         if not channels or any(width < 1 or width % groups for width in channels):
@@ -120,7 +118,6 @@ class UNet1d(nn.Module):
         self.conditioning = nn.Sequential(
             nn.Flatten(), nn.Mish(), nn.Linear(math.prod(conditioning_shape), num_film, bias=False)
         )
-        self.length = LengthEmbedding(time_size) if knows_ends else None
 
     def _blocks(self) -> list[ResidualBlock]:
         """The blocks in the order in which they run."""
@@ -131,10 +128,8 @@ class UNet1d(nn.Module):
         return self.denoise(noisy, self.embed(t, t), self.condition(conditioning))
 
     def embed(self, now: Tensor, then: Tensor) -> Tensor:
-        """The half of every scale and shift that depends on the time, or on the whole step: (N,) -> (N, M)."""
-        if self.length is None:
-            return self.time(now)
-        return self.time[1:](self.time[0](now) + self.length(now - then))
+        """The half of every scale and shift that depends on the time: (N,) -> (N, M)."""
+        return self.time(now)
 
     def condition(self, conditioning: Tensor) -> Tensor:
         """The half of every scale and shift that depends on the conditioning: (B, S, Dc) -> (B, M)."""

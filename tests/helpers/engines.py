@@ -6,9 +6,8 @@ import cameras
 import numpy as np
 import pytest
 import torch
-from policies import HORIZONS, RANGES, SPECIFICATION, USUAL, diffusion, network_config, regression
+from policies import HORIZONS, RANGES, SPECIFICATION, USUAL, diffusion, regression
 from recede.configs.components import denoising, networks
-from recede.configs.components.policies import DiffusionConfig, ShortcutConfig
 from recede.policy.denoising import prediction
 from recede.policy.denoising.guidance import Prefix
 from recede.policy.denoising.schedule import cosine
@@ -48,24 +47,12 @@ def attention_policy(config):
     )
 
 
-def shortcut_policy():
-    """A policy of whole steps, whose network uses where they end."""
-    torch.manual_seed(0)
-    config = DiffusionConfig(
-        network=network_config([16, 32]), objective=ShortcutConfig(), sampler=denoising.DDIMConfig(num_steps=4)
-    )
-    made = config.build(SPECIFICATION, HORIZONS, Normalizer(SPECIFICATION, RANGES))
-    torch.nn.init.normal_(made.network.length.mlp[-1].weight)
-    return made
-
-
 POLICIES = {
     "unet1d": partial(diffusion, prediction=prediction.SAMPLE),
     "transformer": partial(attention_policy, networks.TransformerConfig(num_layers=2, num_heads=2, size=16)),
     "dit": partial(attention_policy, networks.DiTConfig(num_layers=2, num_heads=2, size=16)),
     "images": partial(cameras.policy_of, cameras.SCENE, cameras.WRIST, cameras.STATE, crop=[14, 12]),
     "regression": partial(regression, channels=(8,)),
-    "shortcut": shortcut_policy,
 }
 
 

@@ -3,8 +3,8 @@
 import inspect
 
 import pytest
-from recede.policy.denoising import sampling, schedule, weighting
-from recede.policy.denoising.levels import spaced
+from recede.policy.denoising import sampling, schedule, times, weighting
+from recede.policy.denoising.levels import churned, spaced
 from recede.policy.diffusion import DiffusionPolicy
 from recede.policy.encoders.observation import Cameras, ObservationEncoder
 from recede.policy.encoders.resnet import ResNetEncoder
@@ -17,11 +17,12 @@ from recede.training.ema import EMA
 
 NETWORKS = [UNet1d, Transformer, DiT]
 ENCODERS = [ObservationEncoder, Cameras, ResNetEncoder, ViTEncoder]
-SCHEDULES = [schedule.cosine, schedule.rectified_flow, schedule.from_diffusers]
-SAMPLERS = [spaced, sampling.ddim, sampling.ddpm, sampling.dpm_solver_2m, sampling.heun]
-WEIGHTINGS = [weighting.uniform, weighting.by_snr, weighting.min_snr, weighting.edm]
+SCHEDULES = [schedule.cosine, schedule.rectified_flow, schedule.from_diffusers, schedule.karras]
+SAMPLERS = [spaced, churned, *(getattr(sampling, name) for name in ("ddim", "ddpm", "dpm_solver_2m", "heun"))]
+SAMPLERS += [sampling.karras, sampling.langevin, sampling.euler_maruyama]
+WEIGHTINGS = [weighting.uniform, weighting.by_snr, weighting.min_snr, weighting.edm, times.log_normal, times.beta]
 
-NOT_CONFIGURED = {"space", "cameras", "num_context", "knows_ends"}
+NOT_CONFIGURED = {"space", "cameras", "num_context", "num_uniforms", "has_teacher"}
 """Parameters that no configuration of recede states."""
 
 

@@ -6,19 +6,221 @@ objective, a guidance or a function of the steps.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from policies import USUAL
 from recede.policy.check import check_policy
 from recede.policy.denoising.guidance import Guidance
-from recede.policy.denoising.sampling import ddpm, transition
+from recede.policy.denoising.levels import NoiseLevel, spaced
+from recede.policy.denoising.prediction import SAMPLE
+from recede.policy.denoising.sampling import Sampler, ddim, ddpm, step, transition
+from recede.policy.denoising.schedule import cosine
 from recede.policy.denoising.weighting import uniform
+from recede.policy.diffusion import DiffusionPolicy
 from recede.policy.engines.eager import EagerEngine
+from recede.policy.interface import Lesson
+from recede.policy.normalizer import Normalizer
 from recede.policy.objective import Denoising
 from recede.policy.requests import Request, batch
-from tiny import MLP, Exact, draw, policy, state, train
+from recede.specification import Horizons, Specification, Stream
+from recede.training.ema import EMA
+from torch import nn
+
+SPECIFICATION = Specification((Stream("state", (1,)),), Stream("action", (1,)), control_dt=0.1)
+HORIZONS = Horizons(observation=1, prediction=2, action=1)
+RANGES = {name: (np.full(1, -1.0), np.full(1, 1.0)) for name in ("state", "action")}
+SCHEDULE = cosine(20)
+STD = 0.4
+DDIM = partial(ddim, eta=0.0)
+
+
+class State(nn.Module):
+    """An encoder that passes the state on."""
+
+    conditioning_shape, num_context, crop = (1, 1), 0, None
+
+    def forward(self, observation):
+        return observation["state"]
+
+
+class MLP(nn.Module):
+    """A network that takes both ends of its step."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
+
+    def forward(self, noisy, t, conditioning):
+        return self.denoise(noisy, self.embed(t, t), self.condition(conditioning))
+
+    def embed(self, now, then):
+        return torch.stack([now, then], dim=-1) / 20
+
+    def condition(self, conditioning):
+        return conditioning[:, 0]
+
+    def denoise(self, noisy, time, condition):
+        steps = noisy.shape[1]
+        inputs = [x[:, None].expand(-1, steps, -1) for x in (time, condition)]
+        return self.layers(torch.cat([noisy, *inputs], dim=-1))
+
+
+class Exact(MLP):
+    """The best estimate of x_0 of mean `state` and standard deviation `STD`."""
+
+    def embed(self, now, then):
+        return torch.stack(SCHEDULE(now.long()), dim=-1)
+
+    def denoise(self, noisy, time, condition):
+        alpha, sigma = time[:, None].split(1, dim=-1)
+        mean = condition[:, None]
+        return mean + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (noisy - alpha * mean)
+
+
+def policy(network, *, num_steps=10, solve=DDIM, **options):
+    levels = spaced(SCHEDULE.levels, num_steps, "trailing")
+    draws = num_steps if solve is ddpm else 0
+    return DiffusionPolicy(
+        SPECIFICATION,
+        HORIZONS,
+        normalizer=Normalizer(SPECIFICATION, RANGES),
+        encoder=State(),
+        network=network,
+        schedule=SCHEDULE,
+        prediction=SAMPLE,
+        sampler=Sampler(solve, levels, num_draws=draws),
+        **(USUAL | {"clip": 10.0} | options),
+    )
+
+
+def draw(made, rows=512, seed=1):
+    draws, *shape = made.noise_shape
+    return torch.randn(draws, rows, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def state(rows=512, value=0.0):
+    return {"state": torch.full((rows, 1, 1), value)}
+
+
+def train(made, *, teacher=None, num_steps=400, mean=0.0):
+    """A training loop like that of `recede train`, on actions around `mean`."""
+    generator, optimizer = torch.Generator().manual_seed(0), torch.optim.AdamW(made.parameters(), lr=4e-3)
+    rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
+    average = EMA(made, power=0.75, maximum=0.98)
+    for index in range(num_steps):
+        action = mean + STD * torch.randn(256, 2, 1, generator=generator)
+        lesson = Lesson(
+            state(256, mean),
+            action,
+            torch.randn(1, 256, 2, 1, generator=generator),
+            torch.rand(1, 256, made.num_uniforms, generator=generator),
+            average=average.module,
+            teacher=teacher,
+            progress=torch.tensor(index / num_steps),
+        )
+        optimizer.zero_grad()
+        made.loss(lesson).mean().backward()
+        optimizer.step()
+        rates.step()
+        average.update(made, index + 1)
+    return average.module
+
+
+def levels_at(t):
+    """The levels of times (B,), one per row, for steps of whole batches."""
+    alpha, sigma = (value[:, None, None] for value in SCHEDULE(t))
+    return NoiseLevel(t, alpha, sigma)
+
+
+def estimated(made, x, now, then, conditioning):
+    """The estimate of x_0 for steps whose times differ from row to row."""
+    network = made.network
+    return network.denoise(x, network.embed(now.float(), then.float()), network.condition(conditioning))
+
+
+# --- consistency distillation (Song et al. 2023, algorithm 2): a frozen teacher, and the average as the target
+
+
+@dataclass(frozen=True)
+class Consistency:
+    num_uniforms: int = 1
+    has_teacher: bool = True
+
+    def check(self, schedule, prediction):
+        pass
+
+    def loss(self, made, x_0, conditioning, lesson):
+        t = made.schedule.time(lesson.uniform[..., 0]).flatten()
+        now, then, clean = levels_at(t), levels_at(t - 1), torch.full_like(t, -1)
+        x = now.alpha * x_0 + now.sigma * lesson.noise.flatten(0, 1)
+        with torch.no_grad():
+            ahead = step(x, estimated(lesson.teacher, x, t, t - 1, conditioning), now=now, then=then)
+            target = estimated(lesson.average, ahead, t - 1, clean, conditioning)
+            target = torch.where((t == 0)[:, None, None], ahead, target)  # at clean data it is the sample itself
+        return (estimated(made, x, t, clean, conditioning) - target).square().mean(dim=-1)
+
+
+def test_a_consistency_policy_lands_in_one_step_where_its_teacher_lands_in_many():
+    torch.manual_seed(0)
+    teacher = policy(Exact(), num_steps=20).requires_grad_(False)
+    student = train(policy(MLP(), num_steps=1, objective=Consistency()), teacher=teacher, num_steps=2000)
+    noise = draw(student)
+    chunk, expected = student.predict(state(), noise), teacher.predict(state(), noise)
+    assert expected.std() > 0.8 * STD
+    assert (chunk - expected).abs().mean() < 0.15 * STD
+
+
+# --- shortcut models (Frans et al. 2024): one step lands where two of half its length land
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    num_uniforms: int = 3
+    has_teacher: bool = False
+
+    def check(self, schedule, prediction):
+        pass
+
+    def loss(self, made, x_0, conditioning, lesson):
+        level, length, share = lesson.uniform.flatten(0, 1).unbind(dim=-1)
+        t = made.schedule.time(level)
+        half = ((t + 1) * length / 2).long()  # times to go, twice
+        half = torch.where(share < 0.5, 0, half)  # half of all lessons are plain denoising
+        now, mid, then = (levels_at(t - count) for count in (0 * half, half, 2 * half))
+        x = now.alpha * x_0 + now.sigma * lesson.noise.flatten(0, 1)
+        with torch.no_grad():
+            first = estimated(lesson.average, x, t, t - half, conditioning)
+            halfway = step(x, first, now=now, then=mid)
+            second = estimated(lesson.average, halfway, t - half, t - 2 * half, conditioning)
+            landed = step(halfway, second, now=mid, then=then)
+            target = torch.where((half > 0)[:, None, None], implied(x, landed, now=now, then=then), x_0)
+        return (estimated(made, x, t, t - 2 * half, conditioning) - target).square().mean(dim=-1)
+
+
+def implied(x_t, landed, *, now, then):
+    """The x_0 of a step that lands at `landed`: the inverse of `step`, which is linear in x_0."""
+    kept = now.alpha * then.sigma / (then.alpha * now.sigma)
+    return (landed - then.sigma / now.sigma * x_t) / (then.alpha * (1 - kept))
+
+
+def test_the_estimate_of_a_step_follows_from_where_it_lands():
+    x, x_0 = torch.randn(2, 5, 2, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for now, then in pairwise(reversed(SCHEDULE.levels)):
+        landed = step(x, x_0, now=now, then=then)
+        torch.testing.assert_close(implied(x, landed, now=now, then=then), x_0, rtol=1e-9, atol=1e-9)
+
+
+def test_a_shortcut_policy_keeps_its_spread_in_a_single_step():
+    torch.manual_seed(0)
+    made = train(policy(MLP(), num_steps=1, objective=Shortcut()), num_steps=1200)
+    assert made.predict(state(), draw(made)).std().item() == pytest.approx(STD, rel=0.25)
+    plain = policy(Exact(), num_steps=1)  # one step of denoising ends at the mean
+    assert plain.predict(state(), draw(plain)).std() < 0.1 * STD
+
 
 # --- classifier-free guidance (Ho & Salimans 2022): conditioning that is dropped, and a guidance that needs it twice
 
@@ -64,8 +266,11 @@ def test_conditioning_is_dropped_in_training():
     assert chunk == pytest.approx(0.5, abs=0.1)
 
 
-def test_a_policy_with_a_custom_objective_keeps_every_promise():
-    check_policy(lambda: policy(MLP(), num_steps=2, objective=Dropping(uniform)))
+@pytest.mark.parametrize(
+    "objective", [Consistency(), Shortcut(), Dropping(uniform)], ids=lambda made: type(made).__name__
+)
+def test_a_policy_with_a_custom_objective_keeps_every_promise(objective):
+    check_policy(lambda: policy(MLP(), num_steps=2, objective=objective))
 
 
 def test_custom_guidance_works_in_engines_and_batches():

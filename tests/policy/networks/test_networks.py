@@ -82,24 +82,6 @@ def test_the_output_depends_on_every_input(network):
                 assert ((network(*arguments) - before).abs().amax(dim=(1, 2)) > 1e-5).all(), (index, step, dimension)
 
 
-@pytest.mark.parametrize("config", NETWORKS.values(), ids=NETWORKS)
-def test_a_network_knows_where_its_steps_end_only_if_it_must(config):
-    """And it begins as one that does not, with the same weights under the same names."""
-    shape = {"action_size": 3, "num_steps": MAX_STEPS, "conditioning_shape": (2, 5)}
-    plain, knowing = config.build(**shape), config.build(**shape, knows_ends=True)
-    for parameter in plain.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    assert knowing.load_state_dict(plain.state_dict(), strict=False).missing_keys == [
-        name for name in knowing.state_dict() if name.startswith("length.")
-    ]
-    times = torch.arange(20), torch.arange(20) // 2
-    for network in (plain, knowing):
-        assert torch.equal(network.embed(*times), plain.embed(times[0], times[0]))
-    torch.nn.init.normal_(knowing.length.mlp[-1].weight)
-    moved = (knowing.embed(*times) - plain.embed(*times)).flatten(1).abs().amax(dim=1)
-    assert (moved > 1e-3).all()
-
-
 def test_rows_do_not_depend_on_one_another(network):
     noisy, t, conditioning = inputs(16)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
