@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test quick check setup gpu test-adapters constraints clean
+.PHONY: help demo test quick slow check setup gpu test-adapters constraints clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -25,11 +25,13 @@ help: ## say what there is
 demo: $(VENV)/base $(VENV)/rendering ## record, train, evaluate and report on the embedded task: runs/demo/report.html
 	$(BIN)/recede demo
 
-test: check ## set up, lint, check types, run every test
-	$(BIN)/python -m pytest tests --numprocesses auto --dist worksteal
+test: check quick ## set up, lint, check types, run the tests that take less than ten seconds each
 
-quick: setup ## run the tests that take less than ten seconds each
+quick: setup ## run these tests alone
 	$(BIN)/python -m pytest tests --numprocesses auto --dist worksteal -m "not slow"
+
+slow: setup ## run the other tests: whole trainings, every moment of a kill, every task
+	$(BIN)/python -m pytest tests --numprocesses auto --dist worksteal -m slow
 
 check: setup ## lint, format and types
 	$(BIN)/ruff check

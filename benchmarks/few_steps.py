@@ -36,21 +36,22 @@ SECONDS = 30.0
 """How long all policies take turns for the time of a chunk."""
 TEACHER = "diffusion"
 
+
+def distilled(num_steps: int) -> tuple[str, ...]:
+    """Arguments of a training from the teacher. "teacher" and "init_from" stand for its run."""
+    steps = f"policy.objective.num_steps={num_steps}", f"policy.sampler.num_steps={num_steps}"
+    return "policy/objective=progressive", *steps, "teacher", "init_from"
+
+
 POLICIES: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     TEACHER: (("steps=1000",), (10, 2, 1)),
     "flow": (("steps=800", "policy=flow"), (4, 2, 1)),
     "regression": (("steps=500", "policy=regression"), ()),
     "mip": (("steps=500", "policy=mip"), ()),
-    "shortcut": (("steps=1000", "policy/objective=shortcut", "policy.sampler.num_steps=1"), (8, 2, 1)),
-    "progressive": (
-        (
-            *("steps=120", "warmup=20", "policy/objective=progressive", "policy.sampler.num_steps=1"),
-            *("teacher", "init_from"),
-        ),
-        (1,),
-    ),
+    "progressive-2": (("steps=100", "warmup=20", *distilled(2)), (2,)),
+    "progressive": (("steps=120", "warmup=20", *distilled(1)), (1,)),
 }
-"""Name -> arguments of its training, in which "teacher" and "init_from" are the teacher's run; and its steps."""
+"""Name -> arguments of its training, and the numbers of steps that it is measured with."""
 
 
 def main() -> None:

@@ -105,7 +105,7 @@ def open_chosen(config: PolicyChoice, *, is_for_robots: bool = False) -> OpenedP
 
     engine, notes = opened.engine, dict[str, Any]()
     if config.guidance is not None:
-        engine = GuidedEngine(engine, [config.guidance.build(engine.specification, opened.manifest["policy"])])
+        engine = GuidedEngine(engine, [config.guidance.build(engine, opened.manifest["policy"])])
         notes["guidance"] = describe(config.guidance)
     if config.context or config.words is not None:
         engine = InstructedEngine(engine, config.context | _embedded(opened.manifest, config))

@@ -16,6 +16,7 @@ MEASURED = {
     "step": (0, sys.maxsize),
     "learning_rate": (0, sys.float_info.max),
     "action_error": (0, sys.float_info.max),
+    "bits_per_dimension": (-sys.float_info.max, sys.float_info.max),
     "loss": (-sys.float_info.max, sys.float_info.max),
     "gradient_norm": (0, sys.float_info.max),
     "data_s": (0, sys.float_info.max),

@@ -11,6 +11,7 @@ from typing import Any
 from ..envs.catalogue import TASKS
 from ..specification import nearest
 from .components.denoising import (
+    BetaTimesConfig,
     CosineConfig,
     DDIMConfig,
     DDPMConfig,
@@ -18,11 +19,17 @@ from .components.denoising import (
     DiffusersScheduleConfig,
     DPMSolver2MConfig,
     EDMWeightingConfig,
+    EulerMaruyamaConfig,
     HeunConfig,
+    KarrasSamplerConfig,
+    KarrasScheduleConfig,
+    LangevinConfig,
+    LogNormalTimesConfig,
     MinSNRConfig,
     RectifiedFlowConfig,
     SNRConfig,
     UniformConfig,
+    UniformTimesConfig,
 )
 from .components.encoders import LowdimEncoderConfig, ResNetEncoderConfig, ViTEncoderConfig
 from .components.executions import EXECUTIONS
@@ -66,6 +73,9 @@ _SAMPLERS = {
     "ddpm": DDPMConfig,
     "dpm_solver_2m": DPMSolver2MConfig,
     "heun": HeunConfig,
+    "karras": KarrasSamplerConfig,
+    "langevin": LangevinConfig,
+    "euler_maruyama": EulerMaruyamaConfig,
     "diffusers": DiffusersSamplerConfig,
 }
 
@@ -76,8 +86,10 @@ CHOICES: dict[str, dict[str, Any]] = {
     "policy/schedule": {
         "cosine": CosineConfig,
         "rectified_flow": RectifiedFlowConfig,
+        "karras": KarrasScheduleConfig,
         "diffusers": DiffusersScheduleConfig,
     },
+    "policy/times": {"uniform": UniformTimesConfig, "log_normal": LogNormalTimesConfig, "beta": BetaTimesConfig},
     "policy/sampler": _SAMPLERS,
     "policy/objective": {
         "denoising": DenoisingConfig,
@@ -108,9 +120,9 @@ MANY = ("execution",)
 def add_choice(slot: str, name: str, config: Any) -> None:
     """Add a choice: `slot=name` then chooses `config` on every command line and in every checkpoint.
 
-    slot: "policy", "policy/encoder", "policy/network", "policy/schedule", "policy/sampler", "policy/objective",
-    "policy/weighting", "guidance", "execution", "robot", "input" or "task". name: lower-case letters, digits and
-    underscores. config: a dataclass with a method `build` that makes the real object, like those in
+    slot: "policy", "policy/encoder", "policy/network", "policy/schedule", "policy/times", "policy/sampler",
+    "policy/objective", "policy/weighting", "guidance", "execution", "robot", "input" or "task". name: lower-case
+    letters, digits and underscores. config: a dataclass with a method `build` that makes the real object, like those in
     `configs.components`. For a task, the `Task` itself or its place, "package.module:CONSTANT".
 
     A reloaded module may add its choices again. Raises ValueError for an unknown slot, for a name that is taken, and

@@ -137,7 +137,7 @@ hold."""
     save_every: int = 500
     """Updates between two checkpoints."""
     validate_every: int = 500
-    """Updates between two measurements of the action error on held-out episodes."""
+    """Updates between two measurements on held-out episodes: action error and, in denoising, variational bound."""
     evaluate_every: int = 0
     """Updates between two evaluations in the task, which choose the best checkpoint. 0 means never."""
     evaluate_episodes: int = 20

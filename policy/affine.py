@@ -27,3 +27,23 @@ class Affine(NamedTuple):
     def decode(self, x: Any) -> Any:
         """The inverse of `encode`."""
         return x * self.half_range + self.centre
+
+
+class Normalised(NamedTuple):
+    """The space of normalised actions, as arrays of numpy; see `policy.denoising.interface.Space`."""
+
+    affine: Affine
+    std: Any
+    """Standard deviation of normalised actions, (Da,)."""
+
+    def encode(self, action: Any) -> Any:
+        """(B, Tp, Da) in units -> normalised."""
+        return self.affine.encode(action)
+
+    def decode(self, x_0: Any) -> Any:
+        """(B, Tp, Da) normalised -> in units."""
+        return self.affine.decode(x_0)
+
+    def pull(self, x_0: Any, gradient: Any) -> Any:
+        """The gradient in units -> normalised; see `Space.pull`."""
+        return gradient * self.affine.half_range

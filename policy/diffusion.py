@@ -20,7 +20,7 @@ from .denoising.levels import NoiseLevel
 from .denoising.prediction import Prediction, estimate
 from .denoising.sampling import Sampler
 from .inputs import check_observation
-from .interface import Encoder, Lesson, Network, Objective, Observation, Policy
+from .interface import Encoder, Lesson, Network, Objective, Observation
 from .normalizer import Normalizer
 from .space import NormalisedActions
 
@@ -80,10 +80,6 @@ class DiffusionPolicy(nn.Module):
     def has_teacher(self) -> bool:
         """Whether the objective needs a teacher."""
         return self.objective.has_teacher
-
-    def check_teacher(self, teacher: Policy) -> None:
-        """Raise ValueError if the objective cannot learn from this teacher."""
-        self.objective.check_teacher(self, teacher)
 
     def encode(self, observation: Observation) -> Tensor:
         """An observation in the units of the specification -> conditioning (B, S, Dc)."""
@@ -184,5 +180,6 @@ class DiffusionPolicy(nn.Module):
             self.space,
             self.clip,
             partial(self._blind, conditioning),
+            observation,
         )
         return self.space.decode(sample(sampling, noise, sampler=self.sampler, guidance=guidance))

@@ -120,10 +120,6 @@ class Policy(Protocol):
         """Whether the loss needs a teacher."""
         ...
 
-    def check_teacher(self, teacher: Policy) -> None:
-        """Raise ValueError if the loss cannot learn from this teacher. Nobody calls it if it needs none."""
-        ...
-
     def loss(self, lesson: Lesson) -> Tensor:
         """The loss of each step, (K, B, L); the caller masks and reduces it. Encodes the observation once for all K."""
         ...

@@ -31,3 +31,7 @@ class NormalisedActions:
     def decode(self, x_0: Tensor) -> Tensor:
         """(B, Tp, Da) normalised -> in units."""
         return self.normalizer.unnormalised_action(x_0)
+
+    def pull(self, x_0: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient in units -> normalised; see `Space.pull`."""
+        return gradient * self.normalizer.affine("action").half_range

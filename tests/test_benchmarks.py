@@ -37,12 +37,14 @@ TINY = {
             *("device=cpu", "batch_size=4", "horizons.action=2", "policy.network.time_size=8"),
             "policy.network.channels=[8,16]",
         ),
-        "CONTROL": ("takeover.after=0.2", "takeover.seconds=1", "seconds=1.5", "safety.stale_ms=5000"),
+        "CONTROL": ("takeover.after=0.2", "takeover.seconds=1", "seconds=3", "safety.stale_ms=5000"),
         "EVALUATION": ("videos=0", "workers=0", "sampler.num_steps=1"),
     },
+    "coupling": {"SIZES": (8,), "SECONDS": 0},
     "denoising": {"SIZES": {"tiny": (16, 32)}, "SECONDS": 0},
     "evaluation": {"EPISODES": 2, "TURNS": 1, "CHANNELS": (8, 16)},
     "gpu": {},
+    "guidance": {"SIDE_WIDTHS": (0.02,)},
     "hands": {},
     "inference": {"CHANNELS": (16, 32), "STEPS": 2, "ENGINES": ("eager",), "SECONDS": 0},
     "modes": {"NUM_DEMONSTRATIONS": 12, "NUM_SAMPLES": 2},
@@ -81,6 +83,7 @@ def test_every_benchmark_is_run_here():
     assert {path.stem for path in FOLDER.glob("*.py")} - {"measure", "proving", "third_party"} == set(TINY)
 
 
+@pytest.mark.slow
 def test_advice(run, monkeypatch, tmp_path):
     monkeypatch.setitem(advice.FIXED, "policy.network.channels", [16, 32])
     monkeypatch.setitem(advice.FIXED, "batch_size", 64)
@@ -102,6 +105,12 @@ def test_corrections(run, tmp_path):
     ]
     assert [name for name in rows if "led" not in name] == expected
     assert 0 < rows["round-1, led by the hands"] < 100
+
+
+def test_coupling(run):
+    rows = run("coupling")
+    assert len(rows) == 4
+    assert 0 < rows["8 chunks of 16 x 2, squared distance"] < 1
 
 
 def test_denoising(run):
@@ -157,10 +166,23 @@ def test_serving(run):
     assert len(run("serving")) == 6
 
 
-def test_modes(run, recede, demonstrations, small, tmp_path):
-    trained = tmp_path / "run"
-    options = ["task=pick_place", f"dataset={demonstrations}", f"out={trained}", "steps=2", *small]
-    assert recede("train", *options).status == 0
+@pytest.fixture
+def trained(recede, demonstrations, small, tmp_path):
+    """The run of a short training in `pick_place`."""
+    out = tmp_path / "run"
+    assert recede("train", "task=pick_place", f"dataset={demonstrations}", f"out={out}", "steps=2", *small).status == 0
+    return out
+
+
+@pytest.mark.slow
+def test_guidance(run, trained):
+    rows = run("guidance", trained, "episodes=1")
+    assert len(rows) == 3 * 7
+    assert rows["clipped to the right: on the left"] == 0
+    assert rows["clipped out of the box: steps in the box, of 1,000"] <= rows["as it is: steps in the box, of 1,000"]
+
+
+def test_modes(run, trained):
     rows = run("modes", trained)
     assert len(rows) == 6
     assert all(0 <= value <= 1 for name, value in rows.items() if "share" in name)
@@ -186,6 +208,7 @@ def test_inference(run):
     assert any(name.startswith("ResNet-18 and U-Net, eager") for name in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU would be hidden by the simulated one")
 @pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # schedulers mix tensors with arrays
 def test_the_plain_loop_runs_where_the_engines_do(run):

@@ -34,7 +34,9 @@ from ..envs.catalogue import load_task
 from ..envs.task import Task
 from ..evaluation.evaluate import choice_scores
 from ..evaluation.reports.learning import write_training_page
+from ..policy.denoising.coupling import optimal
 from ..policy.device import device as choose_device
+from ..policy.diffusion import DiffusionPolicy
 from ..policy.encoders.text import TextEncoder
 from ..policy.interface import Lesson, Policy
 from ..policy.normalizer import Normalizer
@@ -44,7 +46,7 @@ from .advice import Facts, as_stored, choice_lines, choose, setting
 from .ema import EMA
 from .gradients import CapturedGradients, Gradients, Update
 from .interventions import only_led, who_led
-from .measures import Meter, action_error, is_finite, metrics_writer
+from .measures import Meter, action_error, held_out_bits, is_finite, metrics_writer
 from .order import Mix, Order, mix_seeds
 from .parameters import parameter_groups
 from .recipe import recipe
@@ -158,7 +160,9 @@ def train(config: TrainConfig) -> Path:
                 write(step=done, learning_rate=rate, **meter.drain())
                 bar.set_postfix(loss=f"{run.last_loss:.4f}")
             if len(prepared.validation) and (is_last or done % config.validate_every == 0):
-                write(step=done, action_error=action_error(ema.module, prepared.validation, seed=config.seed))
+                error = action_error(ema.module, prepared.validation, seed=config.seed)
+                bits = held_out_bits(ema.module, prepared.validation, seed=config.seed)
+                write(step=done, action_error=error, **bits)
             if is_evaluated and prepared.task is not None:
                 write(
                     step=done,
@@ -179,10 +183,12 @@ def train(config: TrainConfig) -> Path:
 def draw_lesson(
     config: TrainConfig, prepared: Prepared, average: Policy, batch: Batch, step: int, generator: torch.Generator
 ) -> Lesson:
-    """Augment the images of a batch and draw its noise; both depend on (seed, step) alone."""
+    """Augment the images of a batch, draw its noise and couple it; all depend on (seed, step) and the batch alone."""
     generator.manual_seed(mix_seeds(config.seed, 1, step))
     size, policy = (config.draws, len(batch.action)), prepared.policy
     noise = torch.randn(*size, *policy.noise_shape[1:], generator=generator, device=prepared.device)
+    if getattr(config.policy, "coupling", None) == "optimal":
+        noise = optimal(noise, policy.space.encode(batch.action))
     uniform = torch.rand(*size, policy.num_uniforms, generator=generator, device=prepared.device)
     observation = prepared.augmentation(batch.observation, generator)
     progress = torch.full((), step / prepared.stages[-1].steps, device=prepared.device)
@@ -386,7 +392,8 @@ def load_teacher(
         raise ValueError(
             f"teacher={config.teacher} must have the specification of the demonstrations: {'; '.join(differences)}"
         )
-    policy.check_teacher(teacher)
+    if isinstance(policy, DiffusionPolicy):
+        policy.objective.check_teacher(policy, teacher)
     digest = manifest["weights_sha256"][:12]
     if begun is not None and digest != (before := begun["training"]["teacher"]):
         raise ValueError(

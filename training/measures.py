@@ -1,4 +1,4 @@
-"""Measurements during training: the loss, the time of each part, and the error of held-out actions."""
+"""Measurements during training: the loss, the time of each part, and the error and the bound of held-out actions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..datasets.windows import Windows
+from ..policy.diffusion import DiffusionPolicy
+from ..policy.likelihood import bound_gains, bound_rest, bound_terms
+from ..policy.objective import Denoising
 from .run import Run
 
 Moment: TypeAlias = "float | torch.cuda.Event"
@@ -97,6 +100,32 @@ def action_error(policy: Any, windows: Windows, *, seed: int, most: int = 512) -
     normalise = policy.normalizer.action
     error = (normalise(predicted) - normalise(batch.action)).abs()[:, policy.horizons.executed]
     return error.mean().item() / 2  # normalised values span [-1, 1]
+
+
+BOUND_ROWS = 1024
+"""Noisy chunks by which the variational bound is estimated."""
+
+
+@torch.no_grad()
+def held_out_bits(policy: Any, windows: Windows, *, seed: int, most: int = 512) -> dict[str, float]:
+    """The variational bound of at most `most` evenly spread windows, as `bits_per_dimension` of normalised chunks.
+
+    It is an estimate with about `BOUND_ROWS` draws of noise, the same at every checkpoint. Half of them are spread over
+    all noise levels, and half over the levels by their weight in the bound, where an untrained network errs most. Empty
+    for policies that are not trained to denoise.
+    """
+    if not (isinstance(policy, DiffusionPolicy) and policy.has_noise and type(policy.objective) is Denoising):
+        return {}
+    batch = windows.batch(torch.linspace(0, len(windows) - 1, min(most, len(windows))).long())
+    generator, size = torch.Generator().manual_seed(seed), len(batch.action)
+    count, gains = max(1, BOUND_ROWS // size), bound_gains(policy).cpu()
+    shares = (1 / len(gains) + gains / gains.sum()) / 2
+    even = (torch.randperm(count * size, generator=generator) + 0.5) / (count * size)
+    level = torch.searchsorted(shares.cumsum(dim=0), even).clamp_(max=len(gains) - 1).view(count, size)
+    noise = torch.randn(count, size, *policy.noise_shape[1:], generator=generator).to(batch.action)
+    terms = bound_terms(policy, batch.observation, batch.action, noise=noise, level=level.to(noise.device))
+    bits = (terms / shares[level].to(noise)).mean() + bound_rest(policy, batch.action).mean()
+    return {"bits_per_dimension": bits.item()}
 
 
 @contextmanager

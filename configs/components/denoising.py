@@ -7,9 +7,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...policy.denoising.diffusers_samplers import diffusers_sampler
-from ...policy.denoising.levels import NoiseLevel, check_spacing, spaced
-from ...policy.denoising.sampling import Sampler, ddim, ddpm, dpm_solver_2m, heun
-from ..checks import positive, share
+from ...policy.denoising.levels import NoiseLevel, check_spacing, churned, spaced
+from ...policy.denoising.sampling import Sampler, ddim, ddpm, dpm_solver_2m, euler_maruyama, heun, karras, langevin
+from ..checks import not_negative, positive, share
 from .lazy import load, values
 
 if TYPE_CHECKING:
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 MOST_LEVELS = 10_000
 """Most noise levels of a schedule."""
+
+MOST_LOG = 20.0
+"""Largest logarithm of sigma / alpha, of either sign."""
+
+LEAST_START = 10.0
+"""Least sigma / alpha of a noise level that passes for pure noise."""
 
 
 @dataclass(kw_only=True)
@@ -74,6 +80,30 @@ class RectifiedFlowConfig(LevelsConfig):
 
 
 @dataclass(kw_only=True)
+class KarrasScheduleConfig(LevelsConfig):
+    """The noise schedule of EDM (Karras et al. 2022), scaled to unit variance."""
+
+    kind: ClassVar[str] = "policy.denoising.schedule:karras"
+    sigma_min: float = 0.002
+    """Least sigma / alpha."""
+    sigma_max: float = 80.0
+    """Most sigma / alpha. Sampling starts from pure noise, so it is at least 10."""
+    rho: float = 7.0
+    """sigma^(1 / rho) rises evenly."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "sigma_min", most=1.0)
+        positive(self, "sigma_max", most=1e4)
+        positive(self, "rho", most=100.0)
+        if self.sigma_max < LEAST_START:
+            raise ValueError(
+                f"sigma_max must be at least {LEAST_START:g}, because sampling starts from pure noise, got "
+                f"{self.sigma_max:g}: choose the published 80"
+            )
+
+
+@dataclass(kw_only=True)
 class OneLevelConfig(ScheduleConfig):
     """A single noise level, pure noise, as regression needs."""
 
@@ -91,6 +121,67 @@ class TwoLevelsConfig(ScheduleConfig):
         import torch
 
         return load(self.kind)(*torch.tensor([[1, 0.9, 0], [0, 0.1, 1]], dtype=torch.float64))
+
+
+@dataclass(kw_only=True)
+class TimesConfig:
+    """What the configurations of the training draws of noise levels share."""
+
+    kind: ClassVar[str]
+
+    def build(self, schedule: NoiseSchedule) -> NoiseSchedule:
+        """The schedule, with its levels drawn in their shares."""
+        shares = load(self.kind)(schedule.levels[1:], **values(self))
+        load("policy.denoising.times:check_shares")(shares)
+        draw = getattr(schedule, "draw", None)
+        if draw is None:
+            raise ValueError(
+                f"policy.times needs a schedule that is a table of noise levels, got {type(schedule).__name__}: choose "
+                "policy/times=uniform"
+            )
+        draw(shares.tolist())
+        return schedule
+
+
+@dataclass(kw_only=True)
+class UniformTimesConfig(TimesConfig):
+    """All noise levels are drawn equally often."""
+
+    def build(self, schedule: NoiseSchedule) -> NoiseSchedule:
+        """The schedule as it is."""
+        return schedule
+
+
+@dataclass(kw_only=True)
+class LogNormalTimesConfig(TimesConfig):
+    """The logarithm of sigma / alpha is normal, as in EDM (Karras et al. 2022)."""
+
+    kind: ClassVar[str] = "policy.denoising.times:log_normal"
+    mean: float = -1.2
+    """Mean of ln(sigma / alpha)."""
+    std: float = 1.2
+    """Standard deviation of ln(sigma / alpha)."""
+
+    def __post_init__(self) -> None:
+        positive(self, "std", most=100.0)
+        if not abs(self.mean) <= MOST_LOG:
+            raise ValueError(
+                f"mean must lie between -{MOST_LOG:g} and {MOST_LOG:g}, got {self.mean}: the published is -1.2"
+            )
+
+
+@dataclass(kw_only=True)
+class BetaTimesConfig(TimesConfig):
+    """The time, from 0 at clean data to 1 at pure noise, has a Beta distribution, as in pi0 (Black et al. 2024)."""
+
+    kind: ClassVar[str] = "policy.denoising.times:beta"
+    a: float = 1.5
+    """Above b, noisy levels are drawn more often."""
+    b: float = 1.0
+    """Above a, levels of little noise are drawn more often."""
+
+    def __post_init__(self) -> None:
+        positive(self, "a", "b", most=1000.0)
 
 
 @dataclass(kw_only=True)
@@ -112,8 +203,8 @@ class SamplerConfig:
         check_spacing(self.spacing)
 
     @property
-    def num_draws(self) -> int:
-        """Fresh noises that the solver adds: none, unless it is stochastic."""
+    def draws_per_step(self) -> int:
+        """Fresh noises that the solver may add in each step along its levels: none, unless it is stochastic."""
         return 0
 
     @property
@@ -127,7 +218,7 @@ class SamplerConfig:
 
     def along(self, levels: tuple[NoiseLevel, ...]) -> Sampler:
         """The sampler that visits these levels. Does not load torch, so that exported policies can use it."""
-        return Sampler(self.solver, levels, num_draws=self.num_draws)
+        return Sampler(self.solver, levels, num_draws=self.draws_per_step * (len(levels) - 1))
 
 
 @dataclass(kw_only=True)
@@ -148,9 +239,9 @@ class DDIMConfig(SamplerConfig):
             raise ValueError(f"keeps_epsilon=true needs eta=0, got eta={self.eta}: change one of them")
 
     @property
-    def num_draws(self) -> int:
-        """One for each denoising step, or none."""
-        return self.num_steps if self.eta else 0
+    def draws_per_step(self) -> int:
+        """One, or none."""
+        return 1 if self.eta else 0
 
     @property
     def solver(self) -> Solver:
@@ -163,16 +254,21 @@ class DDIMConfig(SamplerConfig):
 
 
 @dataclass(kw_only=True)
-class DDPMConfig(SamplerConfig):
+class StochasticConfig(SamplerConfig):
+    """What the configurations of samplers share that may add fresh noise in every step."""
+
+    @property
+    def draws_per_step(self) -> int:
+        """One."""
+        return 1
+
+
+@dataclass(kw_only=True)
+class DDPMConfig(StochasticConfig):
     """DDPM, ancestral sampling with fresh noise in each step."""
 
     kind: ClassVar[Any] = staticmethod(ddpm)
     num_steps: int = 100
-
-    @property
-    def num_draws(self) -> int:
-        """One for each denoising step, or none."""
-        return self.num_steps
 
 
 @dataclass(kw_only=True)
@@ -190,6 +286,83 @@ class HeunConfig(SamplerConfig):
 
     kind: ClassVar[Any] = staticmethod(heun)
     num_steps: int = 5
+
+
+@dataclass(kw_only=True)
+class KarrasSamplerConfig(StochasticConfig):
+    """The stochastic sampler of EDM: before each step of Heun's method, noise is added (Karras et al. 2022)."""
+
+    kind: ClassVar[Any] = staticmethod(karras)
+    num_steps: int = 10
+    spacing: str = "karras"
+    churn: float = 2.0
+    """sigma / alpha is raised by this share, divided by num_steps, in each step; at most by 41 %."""
+    low: float = 0.05
+    """Lowest sigma / alpha that is raised."""
+    high: float = 50.0
+    """Highest sigma / alpha that is raised."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        not_negative(self, "churn", "low", "high")
+
+    def build(self, schedule: NoiseSchedule) -> Sampler:
+        """The sampler for a noise schedule, which must have levels to which those of the steps can be raised."""
+        levels = spaced(schedule.levels, self.num_steps, self.spacing)
+        path = churned(levels, schedule.levels, churn=self.churn, low=self.low, high=self.high)
+        if path == levels:
+            raise ValueError(
+                f"sampler=karras adds no noise with churn={self.churn:g}, low={self.low:g} and high={self.high:g} at "
+                f"the {len(schedule.levels) - 1} noise levels of this schedule: raise churn, or choose sampler=heun"
+            )
+        return self.along(path)
+
+
+@dataclass(kw_only=True)
+class LangevinConfig(SamplerConfig):
+    """Annealed Langevin dynamics: at each noise level corrector steps with fresh noise, then a step to the next."""
+
+    kind: ClassVar[Any] = staticmethod(langevin)
+    num_steps: int = 20
+    spacing: str = "log_snr"
+    corrections: int = 1
+    """Corrector steps at each noise level, with one network evaluation each."""
+    size: float = 0.3
+    """Variance of the noise of a corrector step, as a share of that of the noise level."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "corrections", most=1000)
+        positive(self, "size", most=2.0)
+
+    @property
+    def draws_per_step(self) -> int:
+        """One for each corrector step."""
+        return self.corrections
+
+    @property
+    def solver(self) -> Solver:
+        """The function that denoises."""
+        return partial(self.kind, corrections=self.corrections, size=self.size)
+
+
+@dataclass(kw_only=True)
+class EulerMaruyamaConfig(StochasticConfig):
+    """The Euler-Maruyama method on the reverse stochastic differential equation, with fresh noise in each step."""
+
+    kind: ClassVar[Any] = staticmethod(euler_maruyama)
+    num_steps: int = 50
+    diffusion: float = 1.0
+    """Strength of the noise. Towards 0 the equation becomes that of DDIM."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive(self, "diffusion", most=2.0)
+
+    @property
+    def solver(self) -> Solver:
+        """The function that denoises."""
+        return partial(self.kind, diffusion=self.diffusion)
 
 
 @dataclass(kw_only=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from ...policy.denoising import energies
 from ...policy.denoising.guidance import ClassifierFree
-from ...specification import Specification
-from ..checks import not_negative
+from ...policy.engines.interface import Engine
+from ..checks import MOST_CHUNK, not_negative, positive
 
 
 @dataclass(kw_only=True)
@@ -21,12 +23,12 @@ class ClassifierFreeConfig:
     def __post_init__(self) -> None:
         not_negative(self, "weight", most=1000)
 
-    def build(self, specification: Specification, policy: Mapping[str, Any]) -> ClassifierFree:
-        """The guidance of a policy. policy: its parts, as its checkpoint notes them.
+    def build(self, engine: Engine, policy: Mapping[str, Any]) -> ClassifierFree:
+        """The guidance of an engine. policy: its parts, as its checkpoint notes them.
 
         Raises ValueError if the policy has no context, or never had to act without it.
         """
-        if not specification.context:
+        if not engine.specification.context:
             raise ValueError("guidance=classifier_free needs a policy with context, got none: leave guidance out")
         if self.weight != 1 and not policy.get("drop_context"):
             raise ValueError(
@@ -37,5 +39,94 @@ class ClassifierFreeConfig:
         return ClassifierFree(self.weight)
 
 
-GUIDANCE: dict[str, Any] = {"classifier_free": ClassifierFreeConfig}
+@dataclass(kw_only=True)
+class EnergyConfig:
+    """Prefer chunks that reach a point, keep out of boxes or stay within limits; what is chosen acts together."""
+
+    width: Any = None
+    """How exactly, in the units of the action: the standard deviation of a step about what is preferred. A number, or
+one per dimension. It must be chosen."""
+    reach: list[Any] | None = None
+    """Point to be at after reach_after, as [0.1,null,0.2]. In a list, null leaves a dimension free."""
+    reach_after: float = 0.5
+    """Seconds from the present step to the step of a chunk that is at reach."""
+    keep_out: list[Any] | None = None
+    """Boxes to keep out of, as [[low,high],...], where low and high are points."""
+    stay_below: list[Any] | None = None
+    """Planes to stay below, as [[normal,offset],...]: normal . action <= offset."""
+    max_velocity: Any = None
+    """Largest velocity of the action, in units per second. A number, or one per dimension."""
+    max_acceleration: Any = None
+    """Largest acceleration of the action, in units per second squared. A number, or one per dimension."""
+    path: list[Any] | None = None
+    """Points of a path to follow, two or more."""
+    exact: bool = True
+    """Whether the steps of a chunk move together as in the data, by the gradient of the network: for points, paths and
+sides. It needs engine=eager. false moves only the steps that cost something: for limits and boxes."""
+    rounds: int = 4
+    """Iterations to the chunk of least cost, at each denoising step."""
+
+    def __post_init__(self) -> None:
+        positive(self, "rounds", most=1000)
+        not_negative(self, "reach_after", most=MOST_CHUNK)
+        if self.width is None:
+            raise ValueError("guidance=energy needs a width in the units of the action: give guidance.width, as 0.01")
+        if not any(getattr(self, name) is not None for name in ENERGIES):
+            raise ValueError(f"guidance=energy needs one of {', '.join(ENERGIES)}: give guidance.keep_out, for example")
+
+    def build(self, engine: Engine, policy: Mapping[str, Any]) -> energies.Energies:
+        """The guidance of an engine. policy: its parts, as its checkpoint notes them.
+
+        Raises ValueError if a point has not as many numbers as the action, or if the chunks end before `reach_after`.
+        """
+        control_dt, point = engine.specification.control_dt, partial(_point, size=engine.specification.action.size)
+        width, made = point("width", self.width), list[energies.Energy]()
+        if self.reach is not None:
+            made.append(energies.Reach(width, point("reach", self.reach), self._step(engine)))
+        for low, high in _pairs("keep_out", self.keep_out):
+            made.append(energies.KeepOut(width, point("keep_out", low), point("keep_out", high)))
+        for normal, offset in _pairs("stay_below", self.stay_below):
+            made.append(energies.HalfSpace(width, point("stay_below", normal), offset))
+        for order, name in enumerate(("max_velocity", "max_acceleration"), start=1):
+            if (most := getattr(self, name)) is not None:
+                made.append(energies.RateLimit(width, point(name, most), control_dt, order))
+        if self.path is not None:
+            made.append(energies.Path(width, tuple(point("path", values) for values in self.path)))
+        return energies.Energies(tuple(made), exact=self.exact, rounds=self.rounds)
+
+    def _step(self, engine: Engine) -> int:
+        """The step of a chunk that is at `reach`."""
+        horizons, control_dt = engine.horizons, engine.specification.control_dt
+        step = horizons.observation - 1 + round(self.reach_after / control_dt)
+        if step >= horizons.prediction:
+            most = (horizons.prediction - horizons.observation) * control_dt
+            raise ValueError(
+                f"guidance.reach_after must be at most {most:g} s, where chunks end, got {self.reach_after:g}"
+            )
+        return step
+
+
+ENERGIES = ("reach", "keep_out", "stay_below", "max_velocity", "max_acceleration", "path")
+"""The fields of `EnergyConfig` that are energies."""
+
+
+def _point(name: str, value: Any, *, size: int) -> tuple[Any, ...]:
+    """A number or None per dimension. One number stands for all."""
+    numbers = [value] * size if isinstance(value, int | float) else value
+    if not isinstance(numbers, list) or len(numbers) != size:
+        raise ValueError(f"guidance.{name} needs {size} numbers, one per dimension of the action, got {value}")
+    if not all(isinstance(number, int | float | None) for number in numbers):
+        raise ValueError(f"guidance.{name} must hold numbers and null, got {value}")
+    if name in ("width", "stay_below") and None in numbers:
+        raise ValueError(f"guidance.{name} needs a number per dimension of the action, got {value}: write 0 or a width")
+    return tuple(numbers)
+
+
+def _pairs(name: str, values: list[Any] | None) -> list[Any]:
+    if any(not isinstance(pair, list) or len(pair) != 2 for pair in values or []):
+        raise ValueError(f"guidance.{name} must be a list of pairs, got {values}")
+    return values or []
+
+
+GUIDANCE: dict[str, Any] = {"classifier_free": ClassifierFreeConfig, "energy": EnergyConfig}
 """Name -> configuration."""

@@ -6,16 +6,26 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ...policy.denoising.coupling import COUPLINGS
 from ...policy.denoising.prediction import PREDICTIONS
 from ...specification import Horizons, Specification, nearest
 from ..checks import MOST_CHUNK, not_negative, positive, share
-from .denoising import MOST_LEVELS, CosineConfig, DDIMConfig, OneLevelConfig, TwoLevelsConfig, UniformConfig
+from .denoising import (
+    MOST_LEVELS,
+    CosineConfig,
+    DDIMConfig,
+    OneLevelConfig,
+    TwoLevelsConfig,
+    UniformConfig,
+    UniformTimesConfig,
+)
 from .encoders import LowdimEncoderConfig
 from .lazy import values
 from .networks import UNet1dConfig
 
 if TYPE_CHECKING:
-    from ...policy.denoising.interface import Weighting
+    from ...policy.denoising.interface import NoiseSchedule, Weighting
+    from ...policy.denoising.sampling import Sampler
     from ...policy.diffusion import DiffusionPolicy
     from ...policy.interface import Objective
     from ...policy.normalizer import Normalizer
@@ -48,11 +58,13 @@ class _PolicyConfig:
     encoder: Any
     network: Any
     schedule: Any
+    times: Any
     sampler: Any
     objective: Any
     weighting: Any
     prediction: Any
     clip: Any
+    coupling: Any
     drop_context: Any
     has_noise: ClassVar[bool]
 
@@ -60,13 +72,16 @@ class _PolicyConfig:
         """An untrained policy."""
         from ...policy.diffusion import DiffusionPolicy
 
-        schedule, encoder = self.schedule.build(), self.encoder.build(specification, horizons)
+        schedule, encoder = self.times.build(self.schedule.build()), self.encoder.build(specification, horizons)
         network = self.network.build(
             action_size=specification.action.size,
             num_steps=horizons.prediction,
             conditioning_shape=encoder.conditioning_shape,
             **({"num_context": encoder.num_context} if encoder.num_context else {}),
         )
+        sampler = self.sampler.build(schedule)
+        if self.coupling == "optimal":
+            _check_coupled(schedule, sampler)
         return DiffusionPolicy(
             specification,
             horizons,
@@ -75,11 +90,25 @@ class _PolicyConfig:
             network=network,
             schedule=schedule,
             prediction=PREDICTIONS[self.prediction],
-            sampler=self.sampler.build(schedule),
+            sampler=sampler,
             clip=self.clip,
             objective=self.objective.build(self.weighting.build()),
             has_noise=self.has_noise,
             drop_context=self.drop_context,
+        )
+
+
+def _check_coupled(schedule: NoiseSchedule, sampler: Sampler) -> None:
+    """Raise ValueError unless noise that is coupled with chunks can be learned and sampled."""
+    if any(abs(level.alpha + level.sigma - 1) > 1e-6 for level in schedule.levels):
+        raise ValueError(
+            "policy.coupling=optimal is for flows, whose paths are straight: choose policy=flow, or "
+            "policy.coupling=independent"
+        )
+    if sampler.num_draws:
+        raise ValueError(
+            "policy.coupling=optimal needs a deterministic sampler, because noise and chunk are coupled, got one "
+            f"that adds {sampler.num_draws} draws of noise: choose sampler=ddim with eta=0, dpm_solver_2m or heun"
         )
 
 
@@ -123,11 +152,13 @@ class RegressionConfig(_PolicyConfig):
     """Behaviour cloning by regression with the same networks: one noise level, without noise, in one step."""
 
     schedule: ClassVar[Any] = OneLevelConfig()
+    times: ClassVar[Any] = UniformTimesConfig()
     sampler: ClassVar[Any] = DDIMConfig(num_steps=1)
     objective: ClassVar[Any] = DenoisingConfig()
     weighting: ClassVar[Any] = UniformConfig()
     prediction: ClassVar[Any] = "sample"
     clip: ClassVar[Any] = math.inf
+    coupling: ClassVar[Any] = "independent"
     drop_context: ClassVar[Any] = 0.0
     has_noise: ClassVar[bool] = False
     encoder: Any = field(default_factory=LowdimEncoderConfig)
@@ -156,6 +187,8 @@ class DiffusionConfig(_PolicyConfig):
     """Network that denoises."""
     schedule: Any = field(default_factory=CosineConfig)
     """Noise schedule."""
+    times: Any = field(default_factory=UniformTimesConfig)
+    """How often each noise level is drawn in training."""
     sampler: Any = field(default_factory=DDIMConfig)
     """Sampler that generates chunks. It can be changed after training."""
     objective: Any = field(default_factory=DenoisingConfig)
@@ -166,12 +199,19 @@ class DiffusionConfig(_PolicyConfig):
     """Output of the network: epsilon (the noise), sample (the chunk), v or velocity."""
     clip: float = 1.0
     """Bound of each estimate of x_0 while denoising, in normalised units."""
+    coupling: str = "independent"
+    """Noise of a batch and its chunks: independent, or optimal, in the order of least distance (for flows)."""
     drop_context: float = 0.1
     """Share of the training windows whose context, such as a goal, is unknown. guidance=classifier_free needs some."""
 
     def __post_init__(self) -> None:
         positive(self, "clip")
         share(self, "drop_context")
+        if self.coupling not in COUPLINGS:
+            raise ValueError(
+                f"policy.coupling must be one of {', '.join(COUPLINGS)}, got {self.coupling!r}: "
+                + nearest(self.coupling, COUPLINGS)
+            )
         if self.prediction not in PREDICTIONS:
             raise ValueError(
                 f"policy.prediction must be one of {', '.join(PREDICTIONS)}, got {self.prediction!r}: "

@@ -31,10 +31,12 @@ def learning(runs: Mapping[str, Metrics]) -> str:
     last = max((line["step"] for metrics in runs.values() for line in metrics), default=0)
     loss = [Series(place, [(s, v) for s, v in _points(metrics, "loss") if v > 0]) for place, metrics in named]
     error = [Series(place, [(s, 100 * v) for s, v in _points(metrics, "action_error")]) for place, metrics in named]
+    bits = [Series(place, _points(metrics, "bits_per_dimension")) for place, metrics in named]
     successes = [_successes(place, metrics) for place, metrics in named]
     unit = "not comparable between policies" if sum(bool(line.points) for line in loss) > 1 else "mean over batches"
     stacked = _panel("Success during training", "% with 95 % interval", successes, last=last, at_least=100)
     stacked += _panel("Held-out action error", "% of the range of each action", error, last=last)
+    stacked += _panel("Held-out variational bound", "bits per dimension of normalised chunks", bits, last=last)
     drawn = (tag("div", stacked) if stacked else "") + _panel("Training loss", unit, loss, last=last, is_log=True)
     if not drawn:
         return ""

@@ -9,7 +9,7 @@ Shapes: B chunks of Tp actions of size Da; L rows of size Dz of x_0, which is de
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,6 +38,8 @@ class Sampling:
     """Bound of the estimates of x_0."""
     unknown: Callable[[], Any]
     """Returns the embedded conditioning without context, (B, ...)."""
+    observation: Mapping[str, Any]
+    """Stream name -> values (B, To, ...), in units."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,8 @@ class Prefix(Guidance):
         _, alpha, sigma = levels[skipped]
         planned = sampling.space.encode(self.actions)
         first = (alpha * planned + sigma * noise[0])[None]
-        return library(noise).concat([first, noise[1 + skipped :]]), levels[skipped:]
+        per_step = (len(noise) - 1) // num_steps
+        return library(noise).concat([first, noise[1 + skipped * per_step :]]), levels[skipped:]
 
     def denoiser(self, denoise: Denoiser, sampling: Sampling) -> Denoiser:
         """Pull every estimate towards the plan; see `inpainting`."""

@@ -49,7 +49,7 @@ class Solver(Protocol):
     def __call__(self, denoise: Denoiser, noise: Tensor, levels: Levels, /) -> Tensor:
         """x_0 (B, L, Dz) from noise (1 + draws, B, L, Dz) along N + 1 levels.
 
-        The solver starts from noise[0]. A stochastic solver adds noise[1:] on the way, one draw per step.
+        The solver starts from noise[0]. A stochastic solver adds noise[1:] on the way, as many draws in every step.
         """
         ...
 
@@ -73,4 +73,8 @@ class Space(Protocol):
 
     def decode(self, x_0: Tensor) -> Tensor:
         """x_0 (B, L, Dz) -> (B, Tp, Da) in units."""
+        ...
+
+    def pull(self, x_0: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient (B, L, Dz) at x_0 of a function of actions, from its gradient (B, Tp, Da) at these actions."""
         ...

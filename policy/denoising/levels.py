@@ -109,6 +109,25 @@ def spaced(table: Levels, num_steps: int, spacing: str) -> tuple[NoiseLevel, ...
     return (*(table[index] for index in SPACINGS[spacing](table, num_steps)), table[0])
 
 
+MOST_CHURN = math.sqrt(2) - 1
+"""The largest share by which sigma / alpha is raised in one step (Karras et al. 2022, algorithm 2)."""
+
+
+def churned(levels: Levels, table: Levels, *, churn: float, low: float, high: float) -> tuple[NoiseLevel, ...]:
+    """The levels of a sampler, with a noisier one behind each that is raised (Karras et al. 2022, algorithm 2).
+
+    sigma / alpha is raised by a share of churn / N, at most `MOST_CHURN`, where it lies in [low, high]: to the nearest
+    level of the table, so that the network knows it. churn = 0 raises none.
+    """
+    factor, path = 1 + min(churn / (len(levels) - 1), MOST_CHURN), list[NoiseLevel]()
+    for level in levels:
+        path.append(level)
+        if level.alpha and level.sigma and low <= level.sigma / level.alpha <= high:
+            raised = min(table[1:], key=lambda other: abs(level.log_snr - math.log(factor) - other.log_snr))
+            path += [raised] if raised.log_snr < level.log_snr else []
+    return tuple(path)
+
+
 def check_num_steps(table: Levels, num_steps: int) -> None:
     """Raise ValueError unless the schedule has a noisy level for every step."""
     if not 1 <= num_steps < len(table):

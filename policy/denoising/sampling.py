@@ -28,7 +28,7 @@ class Sampler:
     levels: tuple[NoiseLevel, ...]
     """N + 1 levels, from noise to clean data."""
     num_draws: int = 0
-    """Number of draws of noise that the solver adds on the way; 0 if it is deterministic."""
+    """Number of draws of noise that the solver adds on the way, as many in every step; 0 if it is deterministic."""
     keeps_epsilon: bool = False
     """Whether steps keep the epsilon of the unclipped estimate, as diffusers without `use_clipped_model_output`."""
     runs_on_arrays: bool = True
@@ -72,6 +72,25 @@ def keeping_epsilon(raw: Tensor, x_0: Tensor, *, now: NoiseLevel, then: NoiseLev
     return x_0 if then == now else x_0 + kept / (1 - kept) * (x_0 - raw)
 
 
+def score(x_t: Tensor, x_0: Tensor, level: NoiseLevel) -> Tensor:
+    """The gradient of the logarithm of the density of x_t, by the denoiser's estimate of x_0 (Vincent 2011, eq. 4)."""
+    return (level.alpha * x_0 - x_t) / level.sigma**2
+
+
+def diffused(x_t: Tensor, x_0: Tensor, draw: Tensor, *, level: NoiseLevel, size: float) -> Tensor:
+    """By how much a step of Langevin dynamics at a level moves x_t, with a fresh draw of noise (Song & Ermon 2019).
+
+    The law of x_t stays as it is, up to errors of the order of `size`, the variance of the noise that is added.
+    """
+    return size / 2 * score(x_t, x_0, level) + size**0.5 * draw
+
+
+def noised(x_t: Tensor, draw: Tensor, *, now: NoiseLevel, then: NoiseLevel) -> Tensor:
+    """The x at the noisier level `then` that fresh noise makes of x_t."""
+    scale = then.alpha / now.alpha
+    return scale * x_t + (then.sigma**2 - (scale * now.sigma) ** 2) ** 0.5 * draw
+
+
 def ddim(denoise: Denoiser, noise: Tensor, levels: Levels, /, *, eta: float) -> Tensor:
     """DDIM (Song et al. 2021): deterministic if eta is 0; otherwise stochastic, with the draws noise[1:].
 
@@ -113,11 +132,60 @@ def heun(denoise: Denoiser, noise: Tensor, levels: Levels, /) -> Tensor:
     """
     x = noise[0]
     for now, then in pairwise(levels):
-        x_0 = denoise(x, now, then)
+        x = _heun_step(denoise, x, now, then)
+    return x
+
+
+def _heun_step(denoise: Denoiser, x: Tensor, now: NoiseLevel, then: NoiseLevel) -> Tensor:
+    x_0 = denoise(x, now, then)
+    if then.sigma > 0:
+        ahead = step(x, x_0, now=now, then=then)
+        velocity = (denoise(ahead, then, then) - ahead / (then.alpha + then.sigma)) / (1 - then.share)
+        from_end = x / (now.alpha + now.sigma) + (1 - now.share) * velocity
+        x_0 = (x_0 + from_end) / 2
+    return step(x, x_0, now=now, then=then)
+
+
+def karras(denoise: Denoiser, noise: Tensor, levels: Levels, /) -> Tensor:
+    """The stochastic sampler of EDM (Karras et al. 2022, algorithm 2), with the step of `heun`.
+
+    levels: as `levels.churned` makes them: where the next level is noisier, fresh noise is added, and otherwise a step
+    of `heun` removes noise. There is a draw for every step, of which only the steps to noisier levels use theirs.
+    """
+    x = noise[0]
+    for index, (now, then) in enumerate(pairwise(levels)):
+        is_raised = then.log_snr < now.log_snr
+        x = noised(x, noise[index + 1], now=now, then=then) if is_raised else _heun_step(denoise, x, now, then)
+    return x
+
+
+def langevin(denoise: Denoiser, noise: Tensor, levels: Levels, /, *, corrections: int, size: float) -> Tensor:
+    """Annealed Langevin dynamics (Song & Ermon 2019, algorithm 1), with a deterministic step from level to level.
+
+    At each level, `corrections` steps of Langevin dynamics, with the draws noise[1:], bring x nearer to the law of that
+    level (the correctors of Song et al. 2021). size: variance of the noise of one, in units of sigma^2.
+    """
+    x, draws = noise[0], iter(noise[1:])
+    for now, then in pairwise(levels):
+        for _ in range(corrections):
+            x = x + diffused(x, denoise(x, now, now), next(draws), level=now, size=size * now.sigma**2)
+        x = step(x, denoise(x, now, then), now=now, then=then)
+    return x
+
+
+def euler_maruyama(denoise: Denoiser, noise: Tensor, levels: Levels, /, *, diffusion: float) -> Tensor:
+    """The Euler-Maruyama method on the reverse stochastic differential equation of a flow (Song et al. 2021, eq. 6).
+
+    In the time of a flow, tau = `NoiseLevel.share`, dx = (velocity + w / 2 score) dtau + sqrt(w) dW has the law of the
+    flow at every tau, whatever w is (Ma et al. 2024, eq. 6). w = 2 diffusion (1 - tau) is finite at pure noise. It is
+    of first order in law. The last step adds no noise.
+    """
+    x = noise[0]
+    for index, (now, then) in enumerate(pairwise(levels)):
+        x_0, (scale, scale_then) = denoise(x, now, then), (level.alpha + level.sigma for level in (now, then))
+        ahead = step(x, x_0, now=now, then=then)
         if then.sigma > 0:
-            ahead = step(x, x_0, now=now, then=then)
-            velocity = (denoise(ahead, then, then) - ahead / (then.alpha + then.sigma)) / (1 - then.share)
-            from_end = x / (now.alpha + now.sigma) + (1 - now.share) * velocity
-            x_0 = (x_0 + from_end) / 2
-        x = step(x, x_0, now=now, then=then)
+            size = 2 * diffusion * (1 - now.share) * (then.share - now.share) * scale**2
+            ahead = ahead + scale_then / scale * diffused(x, x_0, noise[index + 1], level=now, size=size)
+        x = ahead
     return x

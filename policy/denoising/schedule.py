@@ -7,6 +7,7 @@ sampling all rows share a time, and `levels` is its table of plain numbers.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ class DiscreteSchedule(nn.Module):
     """The table as plain numbers, for the times from -1 on."""
     alpha: Tensor
     sigma: Tensor
+    cumulative: Tensor | None
+    """(T,), the share of the training draws up to each noisy level. None: all levels are drawn equally often."""
 
     def __init__(self, alpha: Tensor, sigma: Tensor) -> None:
         super().__init__()
@@ -38,6 +41,7 @@ class DiscreteSchedule(nn.Module):
         self.levels = tuple(map(NoiseLevel, range(-1, len(alpha) - 1), alpha.tolist(), sigma.tolist()))
         self.register_buffer("alpha", alpha.to(torch.get_default_dtype()), persistent=False)
         self.register_buffer("sigma", sigma.to(torch.get_default_dtype()), persistent=False)
+        self.register_buffer("cumulative", None, persistent=False)
 
     @property
     def num_times(self) -> int:
@@ -60,8 +64,15 @@ class DiscreteSchedule(nn.Module):
         return self.alpha.index_select(0, index).view(t.shape), self.sigma.index_select(0, index).view(t.shape)
 
     def time(self, level: Tensor) -> Tensor:
-        """All times are equally frequent; see `NoiseSchedule.time`."""
+        """See `NoiseSchedule.time`. All times are equally frequent, unless `draw` changed it."""
+        if self.cumulative is not None:
+            return torch.searchsorted(self.cumulative, level, right=True).clamp_(max=self.num_times - 1)
         return (level * self.num_times).long().clamp_(max=self.num_times - 1)
+
+    def draw(self, shares: Sequence[float]) -> None:
+        """Draw each noisy level in training in its share (T,) of the cases; see `policy.denoising.times`."""
+        cumulative = torch.tensor(shares, dtype=torch.float64).cumsum(dim=0)
+        self.cumulative = cumulative.to(torch.get_default_dtype())
 
 
 def from_betas(betas: Tensor) -> DiscreteSchedule:
@@ -86,6 +97,20 @@ def cosine(num_times: int) -> DiscreteSchedule:
     grid = torch.linspace(0, 1, num_times + 1, dtype=torch.float64)
     signal = torch.cos((grid + 0.008) / 1.008 * math.pi / 2) ** 2
     return from_betas((1 - signal[1:] / signal[:-1]).clamp(max=0.999))
+
+
+def karras(num_times: int, sigma_min: float, sigma_max: float, rho: float) -> DiscreteSchedule:
+    """The noise levels of EDM, sigma^(1 / rho) rising evenly (Karras et al. 2022, eq. 5), for x of unit variance.
+
+    EDM adds the noise to x_0 and divides by sqrt(sigma^2 + 1) before the network. Here x is divided from the start, so
+    alpha = 1 / sqrt(sigma^2 + 1), and the prediction v is the preconditioned network of EDM for data of variance 1.
+    """
+    noise = (
+        torch.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), num_times, dtype=torch.float64).flip(0) ** rho
+    )
+    noise = torch.cat([torch.zeros(1, dtype=torch.float64), noise])
+    scale = (noise**2 + 1).rsqrt()
+    return DiscreteSchedule(scale, noise * scale)
 
 
 def one_level() -> DiscreteSchedule:

@@ -134,6 +134,7 @@ def write_engine(
             name: {"centre": affine.centre.tolist(), "half_range": affine.half_range.tolist()}
             for name, affine in affines.items()
         },
+        "action_std": policy.normalizer.action_std.tolist(),
         **notes,
         "sha256": {path.name: digest(path) for path in sorted(folder.iterdir())},
     }

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...specification import Horizons, Specification, Stream
-from ..affine import Affine
+from ..affine import Normalised
 from ..denoising.guidance import Guidance, Sampling, check_guidance, mapped, sample
 from ..denoising.levels import NoiseLevel
 from ..denoising.prediction import Prediction, estimate
@@ -27,7 +27,7 @@ from .interface import Arrays, Session, check_without_gradient
 class ExportedEngine:
     """A policy whose network is run by `session`. See `Engine`.
 
-    space: the range of the action. sampler, prediction, clip: the policy's. embedded: what the network makes of every
+    space: the normalised actions. sampler, prediction, clip: the policy's. embedded: what the network makes of every
     step in `sampler.steps`, (number of steps, ...). has_noise: whether a prediction starts from noise.
     """
 
@@ -37,7 +37,7 @@ class ExportedEngine:
         horizons: Horizons,
         *,
         session: Session,
-        space: Affine,
+        space: Normalised,
         sampler: Sampler,
         prediction: Prediction,
         clip: float,
@@ -64,13 +64,14 @@ class ExportedEngine:
         check_noise(noise, self.noise_shape, num_rows(observation))
         check_guidance(guidance, noise)
         guides = [mapped(guide, lambda values: np.asarray(values, dtype=np.float32)) for guide in guidance]
-        condition = partial(self._condition, self._checked(observation))
-        sampling = Sampling(condition(), self._denoiser, self._space, self._clip, partial(condition, is_unknown=True))  # type: ignore[arg-type]
+        arrays = {name: np.asarray(values) for name, values in observation.items()}
+        condition = partial(self._condition, self._checked(arrays))
+        blind = partial(condition, is_unknown=True)
+        sampling = Sampling(condition(), self._denoiser, self._space, self._clip, blind, arrays)  # type: ignore[arg-type]
         return self._space.decode(sample(sampling, noise, sampler=self._sampler, guidance=guides))
 
-    def _checked(self, observation: Arrays) -> list[NDArray[Any]]:
+    def _checked(self, arrays: Arrays) -> list[NDArray[Any]]:
         """The streams as the graphs take them."""
-        arrays = {name: np.asarray(values) for name, values in observation.items()}
         check_observation(arrays, self.specification, self.horizons)
         return [_graph_input(arrays[stream.name], stream) for stream in self.specification.observations]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...files import check_digest, interpreting, read_json
 from ...specification import interface_from_json
-from ..affine import Affine
+from ..affine import Affine, Normalised
 from ..denoising.levels import NoiseLevel
 from ..denoising.prediction import PREDICTIONS
 from .exported import ExportedEngine
@@ -18,12 +18,12 @@ from .interface import FORMATS, Session
 from .onnx_runtime import OnnxSession
 from .open_vino import OpenVinoSession
 
-FORMAT = 3
+FORMAT = 4
 """Raised whenever older folders can no longer be read."""
 
 KEYS = (
     *("engine", "versions", "specification", "horizons", "policy", "task", "step", "seed", "num_parameters"),
-    *("levels", "ranges", "sha256"),
+    *("levels", "ranges", "action_std", "sha256"),
 )
 """What `engine.json` holds at least, beside its format."""
 
@@ -93,12 +93,12 @@ def open_engine(folder: Path, content: dict[str, Any], *, config: Any) -> Export
     with interpreting(folder / "engine.json", REMEDY):
         levels = tuple(NoiseLevel(*level) for level in content["levels"])
         action = content["ranges"]["action"]
-        space = Affine(*(np.asarray(action[key], dtype=np.float32) for key in Affine._fields))
+        affine = Affine(*(np.asarray(action[key], dtype=np.float32) for key in Affine._fields))
         return ExportedEngine(
             content["specification"],
             content["horizons"],
             session=open_session(content["engine"], folder),
-            space=space,
+            space=Normalised(affine, np.asarray(content["action_std"], dtype=np.float32)),
             sampler=config.sampler.along(levels),
             prediction=PREDICTIONS[config.prediction],
             clip=config.clip,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..affine import Affine
+from ..affine import Affine, Normalised
 from ..diffusion import DiffusionPolicy
 from ..interface import Policy
 from ..space import NormalisedActions
@@ -90,7 +90,7 @@ def exported_engine(policy: DiffusionPolicy, session: Session) -> ExportedEngine
         policy.specification,
         policy.horizons,
         session=session,
-        space=action_affine(policy),
+        space=Normalised(action_affine(policy), policy.normalizer.action_std.cpu().numpy()),
         sampler=policy.sampler,
         prediction=policy.prediction,
         clip=policy.clip,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ...specification import nearest
 from ..denoising.guidance import Guidance
 from ..inputs import num_rows
-from .interface import Arrays, Engine
+from .interface import Arrays, Engine, check_without_gradient
 
 
 class WrappingEngine:
@@ -30,10 +30,17 @@ class WrappingEngine:
 
 
 class GuidedEngine(WrappingEngine):
-    """An engine with guidance of its own, which comes before that of a request."""
+    """An engine with guidance of its own, which comes before that of a request.
+
+    Raises ValueError if the guidance does not suit the chunks, or needs gradients and the engine has none.
+    """
 
     def __init__(self, engine: Engine, guidance: Sequence[Guidance]) -> None:
         super().__init__(engine)
+        if engine.name != "eager":
+            check_without_gradient(guidance, engine.name)
+        for guide in guidance:
+            guide.check((1, *engine.noise_shape[1:]))
         self.guidance = tuple(guidance)
 
     def predict(self, observation: Arrays, noise: NDArray[Any], guidance: Sequence[Guidance] = ()) -> NDArray[Any]:

@@ -144,16 +144,12 @@ def test_an_exported_policy_predicts_without_torch(folders, tmp_path, engine):
     assert np.array_equal(chunks["held"], loaded.predict(observation, noise, [prefix]))
 
 
-@pytest.mark.parametrize(
-    ("draws", "way"),
-    [
-        (0, ["policy=regression"]),
-        (0, ["policy=mip"]),
-        (1, ["policy=flow", "policy/objective=shortcut", "policy.sampler.num_steps=2"]),
-    ],
-)
-def test_policies_of_few_steps_are_exported_too(recede, tmp_path, reaches, small, draws, way):
-    options = ["steps=5", "save_every=5", *small, *way]
+DISTILLED = ("policy/objective=progressive", "policy.sampler.num_steps=1")
+
+
+@pytest.mark.parametrize(("draws", "way"), [(0, ["policy=regression"]), (0, ["policy=mip"]), (1, DISTILLED)])
+def test_policies_of_few_steps_are_exported_too(recede, tmp_path, reaches, small, trained, draws, way):
+    options = ["steps=5", "save_every=5", *small, *way, *([f"teacher={trained}"] if draws else [])]
     assert recede("train", TASK, f"dataset={reaches}", f"out={tmp_path / 'run'}", *options).status == 0
     result = recede("export", tmp_path / "run", f"out={tmp_path / 'out'}", "engine=onnx")
     assert result.status == 0, result.err

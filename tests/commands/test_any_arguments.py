@@ -119,6 +119,7 @@ def compose_any(recede, monkeypatch, number, seed):
     return statuses
 
 
+@pytest.mark.slow
 def test_any_arguments_are_composed_or_refused_in_one_line(recede, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     statuses = compose_any(recede, monkeypatch, 150, seed=0)

@@ -295,6 +295,7 @@ def test_folders_of_any_name_are_found(recede, empty_folder, name):
     assert recede("inspect", f"./{name}/store").out == "no episodes yet\n"
 
 
+@pytest.mark.slow
 def test_the_picture_of_a_store_lies_beside_it_if_it_can(recede, empty_folder, reaches, monkeypatch):
     shutil.copytree(reaches, empty_folder / "data" / "reach.zarr")
     assert "picture: data/reach.png\nquality: data/reach.html\n" in recede("inspect", "data/reach.zarr").out

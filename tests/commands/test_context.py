@@ -86,6 +86,7 @@ def test_an_episode_without_a_sentence_is_named(folder, recede, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_robot_may_have_more_streams_than_the_policy_observes(runs, recede):
     control = ["control", str(runs / "words"), "episodes=1", "seconds=1", f"out={runs / 'control'}"]
     result = recede(*control, "words=put the blue cube onto the mark")
@@ -97,6 +98,7 @@ def test_a_robot_may_have_more_streams_than_the_policy_observes(runs, recede):
     assert not (runs / "refused").exists()
 
 
+@pytest.mark.slow
 def test_a_server_states_the_context_of_its_policy(runs, recede):
     serving = [sys.executable, "-P", "-m", "recede", "serve", str(runs / "goal"), "context.goal=[0,1,0,0]", "port=0"]
     with subprocess.Popen(serving, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:

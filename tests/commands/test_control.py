@@ -75,6 +75,7 @@ def test_a_driver_of_the_user_is_controlled_for_some_seconds_without_a_judgement
     assert set(DemonstrationStore.open(tmp_path / "demonstrations.zarr").episode_seeds.tolist()) == {-1}
 
 
+@pytest.mark.slow
 def test_the_log_can_be_replayed(recede, trained, tmp_path):
     result = recede("control", trained, "robot.task=toys:REACH", "episodes=2", f"out={tmp_path / 'run'}")
     assert result.status == 0, result.err
@@ -87,6 +88,7 @@ def test_the_log_can_be_replayed(recede, trained, tmp_path):
         assert replayed.deviations["position"] < 0.1
 
 
+@pytest.mark.slow
 def test_a_person_takes_over_from_the_policy(recede, trained, tmp_path):
     """The expert is the person: the policy has 0.5 s, then the expert 0.6 s, and so on."""
     takeover = ["takeover=expert", "takeover.after=0.5", "takeover.seconds=0.6", "safety.stale_ms=5000"]
@@ -234,6 +236,7 @@ sys.meta_path.insert(0, Refuse())
 """
 
 
+@pytest.mark.slow
 def test_an_exported_policy_controls_a_robot_without_torch(recede, trained, tmp_path, monkeypatch):
     """None of the processes can import torch: all of them run `sitecustomize` at their start."""
     pytest.importorskip("onnxruntime")

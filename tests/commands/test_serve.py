@@ -59,6 +59,7 @@ def test_a_token_allows_other_machines(recede, monkeypatch):
     assert "at least 16" in recede("serve", "nowhere").line
 
 
+@pytest.mark.slow
 def test_a_served_policy_controls_a_robot(recede, trained, tmp_path):
     with serve(open_policy(trained).engine, task="toys:REACH") as (address, _):
         options = ["robot.task=toys:REACH", "episodes=1", "rate=50", "execution=rtc", f"out={tmp_path / 'run'}"]

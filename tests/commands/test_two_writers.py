@@ -43,6 +43,7 @@ def test_a_folder_has_one_writer(recede, trained, reaches, small, tmp_path, argu
         assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_a_second_evaluation_is_refused_while_the_first_runs(recede, nursery, trained, tmp_path):
     out, options = tmp_path / "out", ["episodes=100000", *EVALUATE]
     process = nursery.start("evaluate", trained, *options, f"out={out}")

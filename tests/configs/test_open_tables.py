@@ -120,6 +120,7 @@ def test_a_run_is_of_the_parts_of_the_package(trained):
     assert "my_parts" not in manifest
 
 
+@pytest.mark.slow
 def test_a_run_resumes_whatever_is_imported(trained, nursery, folder):
     command = training(folder / "slide.zarr", trained)
     status, output = nursery.run(*command)
@@ -161,6 +162,7 @@ def test_a_robot_is_controlled_by_parts_of_the_package(trained, nursery, tmp_pat
     assert "imports=[my_parts]" in shlex.split(control["command"])
 
 
+@pytest.mark.slow
 def test_the_process_of_the_policy_imports_the_package(trained, nursery, tmp_path):
     """Nothing else that it gets is of the package."""
     command = ["control", trained, IMPORTS, "episodes=1", "seconds=3", f"out={tmp_path / 'out'}"]

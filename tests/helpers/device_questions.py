@@ -56,6 +56,9 @@ SAMPLERS = {
     "ddpm": denoising.DDPMConfig(num_steps=5),
     "dpm_solver_2m": denoising.DPMSolver2MConfig(num_steps=3),
     "heun": denoising.HeunConfig(num_steps=2),
+    "karras": denoising.KarrasSamplerConfig(num_steps=3, churn=9.0),
+    "langevin": denoising.LangevinConfig(num_steps=2, corrections=2),
+    "euler_maruyama": denoising.EulerMaruyamaConfig(num_steps=3),
 }
 CHUNK = {"policy/engines/transfer.py": 1, "policy/engines/eager.py": 1}
 """The inputs of a chunk are uploaded, and the chunk is downloaded."""

@@ -45,3 +45,49 @@ def along(path, num_steps, begin=1.0, end=0.0):
 def carried(z, std, level):
     """Where the probability flow of the Gaussian carries the standard normal z."""
     return level.alpha * MEAN + math.hypot(level.alpha * std, level.sigma) * z
+
+
+class Mixture:
+    """A mixture of normal laws of x_0 in D dimensions, each of one standard deviation in all directions.
+
+    weights, stds: (K,). means: (K, D). x is (..., D). The alpha and sigma of a level are numbers, or one for each x.
+    """
+
+    def __init__(self, weights, means, stds, dtype=torch.float64):
+        self.weights, self.means, self.stds = (torch.tensor(x, dtype=dtype) for x in (weights, means, stds))
+
+    def _joint(self, x, level):
+        """Logarithms of the densities (..., K) of x at a level together with its components, and their variances."""
+        alpha, sigma = (torch.as_tensor(value, dtype=x.dtype)[..., None] for value in (level.alpha, level.sigma))
+        variances = (alpha * self.stds) ** 2 + sigma**2
+        distance = (x[..., None, :] - alpha[..., None] * self.means).square().sum(dim=-1)
+        constant = x.shape[-1] / 2 * torch.log(2 * math.pi * variances)
+        return self.weights.log() - distance / (2 * variances) - constant, variances
+
+    def log_density(self, x, level):
+        """The logarithm of the density of x at a level, (...)."""
+        return self._joint(x, level)[0].logsumexp(dim=-1)
+
+    def denoise(self, x, now, then):
+        """The exact denoiser E[x_0 | x_t]."""
+        joint, variances = self._joint(x, now)
+        alpha = torch.as_tensor(now.alpha, dtype=x.dtype)[..., None]
+        gains = alpha * self.stds**2 / variances
+        towards = self.means + gains[..., None] * (x[..., None, :] - alpha[..., None] * self.means)
+        return (joint.softmax(dim=-1)[..., None] * towards).sum(dim=-2)
+
+    @property
+    def mean(self):
+        return self.weights @ self.means
+
+    @property
+    def covariance(self):
+        spread = self.means - self.mean
+        return (self.weights * self.stds**2).sum() * torch.eye(len(self.mean)) + spread.T @ (
+            self.weights[:, None] * spread
+        )
+
+    def shares(self, x):
+        """The share of the samples (N, D) that are nearest to the mean of each component."""
+        nearest = torch.cdist(x, self.means).argmin(dim=-1)
+        return nearest.bincount(minlength=len(self.means)) / len(x)

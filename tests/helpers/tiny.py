@@ -67,8 +67,8 @@ class Exact(MLP):
         return mean + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (noisy - alpha * mean)
 
 
-def policy(network, *, num_steps=10, solve=DDIM, schedule=SCHEDULE, **options):
-    levels = spaced(schedule.levels, num_steps, "trailing")
+def policy(network, *, num_steps=10, solve=DDIM, **options):
+    levels = spaced(SCHEDULE.levels, num_steps, "trailing")
     draws = num_steps if solve is ddpm else 0
     return DiffusionPolicy(
         SPECIFICATION,
@@ -76,9 +76,10 @@ def policy(network, *, num_steps=10, solve=DDIM, schedule=SCHEDULE, **options):
         normalizer=Normalizer(SPECIFICATION, RANGES),
         encoder=State(),
         network=network,
-        schedule=schedule,
+        schedule=SCHEDULE,
+        prediction=SAMPLE,
         sampler=Sampler(solve, levels, num_draws=draws),
-        **(USUAL | {"clip": 10.0, "prediction": SAMPLE} | options),
+        **(USUAL | {"clip": 10.0} | options),
     )
 
 

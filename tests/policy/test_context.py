@@ -196,7 +196,7 @@ def test_guided_samples_of_gaussians_of_one_spread_have_the_mean_of_the_closed_f
         return lambda x, now, then: torch.where(condition, conditional(x, now, then), blind(x, now, then))
 
     is_known = torch.ones(2000, 1, 1, dtype=torch.bool)
-    sampling = Sampling(is_known, denoiser, None, 1e9, partial(torch.zeros_like, is_known))
+    sampling = Sampling(is_known, denoiser, None, 1e9, partial(torch.zeros_like, is_known), {})
     x_0 = sample(sampling, noise, sampler=sampler, guidance=[ClassifierFree(weight)])
     expected = weight * mean + spread * noise[0]  # the probability flow carries each noise there
     assert (x_0 - expected).abs().max() < 0.02
@@ -213,10 +213,10 @@ def test_an_engine_with_guidance_of_its_own_guides_every_chunk(engines):
 def test_guidance_that_a_policy_cannot_follow_is_refused():
     config = ClassifierFreeConfig(weight=2.0)
     with pytest.raises(ValueError, match=r"needs a policy with context, got none"):
-        config.build(Specification((STATE,), ACTION, control_dt=0.1), {"drop_context": 0.1})
+        config.build(EagerEngine(policy_of(Specification((STATE,), ACTION, control_dt=0.1))), {"drop_context": 0.1})
     with pytest.raises(ValueError, match=r"weight=2 needs a policy that was also trained without its context"):
-        config.build(VECTORS, {"drop_context": 0.0})
-    assert ClassifierFreeConfig(weight=1.0).build(VECTORS, {}) == ClassifierFree(1.0)
+        config.build(EagerEngine(policy_of()), {"drop_context": 0.0})
+    assert ClassifierFreeConfig(weight=1.0).build(EagerEngine(policy_of()), {}) == ClassifierFree(1.0)
     with pytest.raises(ValueError, match=r"weight must be at least 0, got -1"):
         ClassifierFreeConfig(weight=-1.0)
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +13,10 @@ from recede.configs.components.denoising import (
     DDPMConfig,
     DiffusersSamplerConfig,
     DPMSolver2MConfig,
+    EulerMaruyamaConfig,
     HeunConfig,
+    KarrasSamplerConfig,
+    LangevinConfig,
 )
 from recede.configs.components.encoders import LowdimEncoderConfig
 from recede.configs.components.networks import DiTConfig, TransformerConfig
@@ -20,6 +24,7 @@ from recede.configs.components.policies import DiffusionConfig
 from recede.policy.check import check_policy
 from recede.policy.denoising import prediction
 from recede.policy.denoising.guidance import Prefix
+from recede.policy.denoising.sampling import karras
 from recede.policy.denoising.schedule import rectified_flow
 from recede.policy.interface import Lesson
 from recede.policy.normalizer import Normalizer
@@ -31,6 +36,9 @@ POLICIES = {
     "ddim, keeping epsilon": partial(diffusion, sampler=DDIMConfig(num_steps=4, spacing="leading", keeps_epsilon=True)),
     "dpm_solver_2m": partial(diffusion, sampler=DPMSolver2MConfig(num_steps=4)),
     "heun": partial(diffusion, sampler=HeunConfig(num_steps=4)),
+    "karras": partial(diffusion, sampler=KarrasSamplerConfig(num_steps=4, churn=9.0)),
+    "langevin": partial(diffusion, sampler=LangevinConfig(num_steps=4, corrections=2)),
+    "euler_maruyama": partial(diffusion, sampler=EulerMaruyamaConfig(num_steps=4)),
     "flow": partial(diffusion, schedule=rectified_flow(20), prediction=prediction.VELOCITY),
     "ddpm": partial(diffusion, sampler=DDPMConfig(num_steps=20)),
     "diffusers, deterministic": partial(diffusion, sampler=DiffusersSamplerConfig(num_steps=4)),
@@ -92,13 +100,15 @@ def test_a_prediction_is_clipped_to_the_range_of_the_data(policy):
 
 
 def test_every_draw_of_noise_counts_but_the_last(policy):
-    """The last draw is multiplied by 0."""
+    """The last draw is multiplied by 0. Of the draws of karras, only those of steps to noisier levels are used."""
     observation, noise = observe(3), draw(policy, 3)
-    chunk = policy.predict(observation, noise)
+    chunk, rises = policy.predict(observation, noise), {0}
+    rises |= {i for i, (now, then) in enumerate(pairwise(policy.sampler.levels), 1) if then.log_snr < now.log_snr}
     for index in range(policy.noise_shape[0] - 1):
         changed = noise.clone()
         changed[index] += 1
-        assert not torch.equal(policy.predict(observation, changed), chunk), index
+        counts = policy.sampler.solve is not karras or index in rises
+        assert torch.equal(policy.predict(observation, changed), chunk) != counts, index
 
 
 def held(policy, batch, seed=3):
@@ -132,14 +142,15 @@ def test_a_warm_start_runs_the_last_denoising_steps(policy, monkeypatch):
 
     policy.sampler = replace(sampler, solve=solve)
     num_steps = len(sampler.levels) - 1
-    for start, left in ((1.0, num_steps), (0.5, num_steps // 2), (0.01, 1)):
+    per_step = sampler.num_draws // num_steps
+    for start, left in ((1.0, num_steps), (0.5, round(num_steps / 2)), (0.01, 1)):
         chunk = policy.predict(observation, noise, [Prefix(planned, torch.zeros(4, 6), start=start)])
         begin, levels = calls.pop()
         assert levels == sampler.levels[-left - 1 :]
         _, alpha, sigma = levels[0]
         expected = noise[0] if start == 1.0 else alpha * policy.normalizer.action(planned) + sigma * noise[0]
         assert torch.equal(begin[0], expected)
-        assert torch.equal(begin[1:], noise[len(noise) - left :] if sampler.num_draws else noise[1:])
+        assert torch.equal(begin[1:], noise[len(noise) - left * per_step :])
         assert chunk.isfinite().all()
 
 

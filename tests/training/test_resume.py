@@ -87,6 +87,7 @@ def test_many_killed_trainings_end_the_same(tmp_path, nursery, demonstrations, s
     assert_equal_runs(out, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_killed_training_with_dropout_ends_the_same(tmp_path, nursery, demonstrations):
     """Dropout is a function of seed and step too, and the moments of several parameter groups are kept."""
     network = ["policy/network=transformer", "policy.network.num_layers=1", "policy.network.size=16"]
@@ -99,6 +100,7 @@ def test_a_killed_training_with_dropout_ends_the_same(tmp_path, nursery, demonst
     assert_equal_runs(runs[1], runs[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_training_saves_and_resumes(tmp_path, nursery, demonstrations, small, uninterrupted, number):
     out = tmp_path / "run"
@@ -195,6 +197,7 @@ def test_one_training_at_a_time(tmp_path, nursery, demonstrations, small, recede
     assert f"{out} is being trained by another process: wait for it, or use another out=" in result.line
 
 
+@pytest.mark.slow
 def test_files_of_a_killed_writer_are_removed(tmp_path, demonstrations, small, recede, nursery, uninterrupted):
     out = tmp_path / "run"
     command = arguments(demonstrations, small, out)
@@ -211,6 +214,7 @@ def test_files_of_a_killed_writer_are_removed(tmp_path, demonstrations, small, r
     assert not list(out.rglob("*.partial*"))
 
 
+@pytest.mark.slow
 def test_the_metrics_survive_a_full_disk(tmp_path, nursery, demonstrations, small):
     """Resuming rewrites the metrics; if that fails, the old ones must remain."""
     out = tmp_path / "run"
@@ -228,6 +232,7 @@ def test_the_metrics_survive_a_full_disk(tmp_path, nursery, demonstrations, smal
     assert (out / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="this system cannot limit the size of files")
 def test_a_full_disk_costs_no_checkpoint(tmp_path, nursery, demonstrations, small, uninterrupted):
     out = tmp_path / "run"

@@ -383,6 +383,7 @@ def test_another_number_of_threads_warns(tmp_path, reaches):
         restore_training(path.parent, policy, *rest)
 
 
+@pytest.mark.slow
 def test_the_best_policy_is_kept_beside_the_last(tmp_path, reaches, recede, small):
     out = tmp_path / "run"
     every = ["evaluate_every=10", "evaluate_episodes=4", "learning_rate=2e-3", "warmup=5", "save_every=5", "steps=40"]

@@ -81,6 +81,7 @@ def test_one_number_may_scale_all_dimensions(tmp_path):
     torch.testing.assert_close(policy.normalizer.observation({"obs": observation})["obs"], observation)
 
 
+@pytest.mark.slow
 def test_the_streams_of_a_task_take_the_place_of_the_observation(tmp_path):
     """In the order of `streams`: the policy sees the same numbers under other names."""
     shapes = unet_layout(global_size=8)

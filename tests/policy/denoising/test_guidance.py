@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from policies import USUAL
+from recede.configs.components.denoising import EulerMaruyamaConfig, KarrasSamplerConfig, LangevinConfig
 from recede.policy.denoising.diffusers_samplers import diffusers_sampler
 from recede.policy.denoising.guidance import Prefix, Sampling, error_gain, gradient_gain, inpainting, sample
 from recede.policy.denoising.levels import NoiseLevel, spaced
 from recede.policy.denoising.prediction import SAMPLE, clipped
-from recede.policy.denoising.sampling import Sampler, ddim, ddpm, dpm_solver_2m, heun
+from recede.policy.denoising.sampling import Sampler, ddim, ddpm, dpm_solver_2m, euler_maruyama, heun, langevin
 from recede.policy.denoising.schedule import cosine, rectified_flow
 from recede.policy.diffusion import DiffusionPolicy
 from recede.policy.normalizer import Normalizer
@@ -78,7 +79,7 @@ class Itself:
 
 def sampled(denoise, noise, *, sampler, clip, std=None, guidance=()):
     """The sample from this noise with this denoiser."""
-    sampling = Sampling(None, lambda condition: denoise, Itself(std), clip, dict)
+    sampling = Sampling(None, lambda condition: denoise, Itself(std), clip, dict, {})
     return sample(sampling, noise, sampler=sampler, guidance=guidance)
 
 
@@ -214,13 +215,21 @@ def test_a_pull_stays_bounded_with_few_denoising_steps_and_many_held_steps(exact
                 assert num_steps < 4 or held < 4 or law.seam < 3.2
 
 
-@pytest.mark.parametrize("solve", [dpm_solver_2m, heun, ddpm], ids=lambda solve: solve.__name__)
+LANGEVIN, REVERSE = partial(langevin, corrections=1, size=0.3), partial(euler_maruyama, diffusion=1.0)
+
+
+@pytest.mark.parametrize(
+    "solve",
+    [dpm_solver_2m, heun, ddpm, LANGEVIN, REVERSE],
+    ids=["dpm_solver_2m", "heun", "ddpm", "langevin", "reverse"],
+)
 @pytest.mark.parametrize("exact", [False, True])
 def test_a_chunk_continues_the_plan_with_every_sampler(schedule, solve, exact):
-    draws = 10 if solve is ddpm else 0
+    num_steps = 30 if solve is REVERSE else 10
+    draws = num_steps if solve in (ddpm, LANGEVIN, REVERSE) else 0
     for std, is_soft in itertools.product(STDS, (False, True)):
         options = {"solve": solve, "num_draws": draws, "weighting": weights(is_soft=is_soft)}
-        law = Law("ar", std, schedule, 10, exact=exact, **options)
+        law = Law("ar", std, schedule, num_steps, exact=exact, **options)
         assert 0.7 < law.seam < (1.25 if is_soft else 2.0)
         assert law.mean < 0.36
         assert law.spread < 0.83
@@ -312,6 +321,9 @@ SAMPLERS = {
     "eta": lambda schedule: sampler_of(schedule, 10, solve=ddpm, num_draws=10),
     "dpm_solver_2m": lambda schedule: sampler_of(schedule, 8, solve=dpm_solver_2m, spacing="log_snr"),
     "heun": lambda schedule: sampler_of(schedule, 6, solve=heun),
+    "karras": KarrasSamplerConfig(num_steps=6).build,
+    "langevin": LangevinConfig(num_steps=8, corrections=2).build,
+    "euler_maruyama": EulerMaruyamaConfig(num_steps=10).build,
     "leading": lambda schedule: sampler_of(schedule, 10, spacing="leading"),
     **{
         name: lambda schedule, name=name: diffusers_sampler(name, schedule, 10)

@@ -9,7 +9,15 @@ import pytest
 from gaussians import law
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recede.configs.components.denoising import DDIMConfig, DDPMConfig, DPMSolver2MConfig, HeunConfig
+from recede.configs.components.denoising import (
+    DDIMConfig,
+    DDPMConfig,
+    DPMSolver2MConfig,
+    EulerMaruyamaConfig,
+    HeunConfig,
+    KarrasSamplerConfig,
+    LangevinConfig,
+)
 from recede.policy.denoising import schedule
 from recede.policy.denoising.levels import MOST_NOISE, SPACINGS, NoiseLevel, spaced
 
@@ -117,12 +125,16 @@ def test_an_unknown_spacing_is_refused_with_the_nearest_name():
 # are exact: on cosine(100), and on the rectified flow of 100 times.
 STDS = 0.02, 0.05, 0.2, 0.5
 SAMPLERS = {"ddim": DDIMConfig, "ddpm": DDPMConfig, "dpm_solver_2m": DPMSolver2MConfig, "heun": HeunConfig}
+SAMPLERS |= {"karras": KarrasSamplerConfig, "langevin": LangevinConfig, "euler_maruyama": EulerMaruyamaConfig}
 # fmt: off
-BY_DEFAULT = {  # 10, 100, 8 and 5 steps
+BY_DEFAULT = {  # 10, 100, 8, 5, 10, 20 and 50 steps
     "ddim": ([0.117, 0.280, 0.703, 0.854], [0.176, 0.398, 0.771, 0.862]),
     "ddpm": ([0.573, 0.782, 0.927, 0.965], [0.733, 0.848, 0.942, 0.967]),
     "dpm_solver_2m": ([0.595, 0.836, 0.993, 1.027], [0.823, 0.951, 1.013, 1.027]),
     "heun": ([0.059, 0.148, 0.523, 0.847], [0.080, 0.198, 0.655, 0.917]),
+    "karras": ([0.739, 1.082, 1.073, 1.017], [1.144, 1.196, 1.093, 1.022]),
+    "langevin": ([0.626, 0.872, 0.960, 0.965], [0.851, 0.942, 0.957, 0.956]),
+    "euler_maruyama": ([0.638, 0.928, 0.982, 0.988], [1.037, 1.023, 0.996, 0.992]),
 }
 IN_10_STEPS = {
     ("ddim", "trailing"): ([0.117, 0.280, 0.703, 0.854], [0.176, 0.398, 0.771, 0.862]),

@@ -11,12 +11,14 @@ import pytest
 import torch
 from device_questions import POLICIES, PREFIXES, SAMPLERS, question, ready, sampled_by
 from recede.configs.components import denoising
+from recede.policy.denoising.energies import Energies, KeepOut, RateLimit
 from recede.policy.diffusion import DiffusionPolicy
 from recede.policy.engines import choice, cuda_graph
 from recede.policy.engines.choice import TOLERANCES, difference
 from recede.policy.engines.cuda_graph import CudaGraphEngine
 from recede.policy.engines.eager import EagerEngine
 from recede.policy.engines.making import make_engine
+from recede.policy.engines.wrapping import GuidedEngine
 from recede.serving.inference import Inference
 from simulated_gpu import CaptureError, SimulatedGPU, place
 
@@ -41,10 +43,10 @@ def replies(engine, policy, seeds, options=None, rows=2):
     return np.stack(chunks)
 
 
-def assert_replays(engine, policy, options=None, rows=2):
+def assert_replays(engine, policy, options=None, rows=2, *, eager=None):
     """A capture and two replays, close to PyTorch on the CPU; the third question is the first one again."""
     chunks = replies(engine, policy, [0, 1, 0], options, rows)
-    expected = replies(EagerEngine(policy), policy, [0, 1, 0], options, rows)
+    expected = replies(eager or EagerEngine(policy), policy, [0, 1, 0], options, rows)
     half_range = policy.normalizer.streams["action"].half_range.numpy()
     off = [difference(one, other, half_range) for one, other in zip(chunks, expected, strict=True)]
     assert max(off) < TOLERANCES["bf16"], off
@@ -68,6 +70,18 @@ def test_every_sampler_is_captured(name):
     policy = ready(partial(sampled_by, SAMPLERS[name]))
     with SimulatedGPU():
         assert_replays(CudaGraphEngine(policy), policy)
+
+
+def test_energies_are_captured():
+    """Their numbers are uploaded before the capture."""
+    policy = ready(POLICIES["unet1d"])
+    size = policy.specification.action.size
+    energies = KeepOut((0.01,) * size, (-0.2,) * size, (0.2,) * size), RateLimit((0.01,) * size, (0.5,) * size, 0.1)
+    guidance = [Energies(energies, exact=False)]
+    with SimulatedGPU():
+        assert_replays(
+            GuidedEngine(CudaGraphEngine(policy), guidance), policy, eager=GuidedEngine(EagerEngine(policy), guidance)
+        )
 
 
 @pytest.mark.parametrize("engine", ["cuda_graph", "auto"])

@@ -5,12 +5,14 @@ import pytest
 import torch
 from engines import CLOSE, POLICIES, assert_close, policy_chunk, random_input, random_prefix
 from policies import diffusion
+from recede.policy.denoising.energies import Energies, HalfSpace, RateLimit
 from recede.policy.denoising.guidance import Prefix
 from recede.policy.engines.check import check_engine
 from recede.policy.engines.eager import EagerEngine
 from recede.policy.engines.interface import ENGINES
 from recede.policy.engines.making import make_engine
 from recede.policy.engines.pieces import action_affine
+from recede.policy.engines.wrapping import GuidedEngine
 
 
 @pytest.fixture(params=POLICIES)
@@ -54,6 +56,22 @@ def test_a_prefix_and_a_warm_start_change_the_chunk(pair):
     for start in (0.5, 0.01):
         warm = engine.predict(observation, noise, [random_prefix(policy, weights=(), start=start)])
         assert (np.abs(warm - chunk).max() > 1e-3) == bool(policy.noise_shape[0])
+
+
+def test_energies_guide_every_engine(pair):
+    policy, engine = pair
+    observation, noise = random_input(policy)
+    centre, half_range = action_affine(policy)
+    width = tuple((0.1 * half_range).tolist())
+    beyond = HalfSpace(width, (-1.0, 0.0), float(-centre[0] - 0.9 * half_range[0]))  # few chunks are there
+    energies = beyond, RateLimit(width, tuple(half_range.tolist()), 1.0)
+    guidance = Energies(energies, exact=False), random_prefix(policy, weights=(1.0,))
+    guided = engine.predict(observation, noise, guidance)
+    assert_close(engine, guided, EagerEngine(policy).predict(observation, noise, guidance), policy)
+    assert np.abs(guided - engine.predict(observation, noise, guidance[1:])).max() > 0.1 * half_range[0]
+    if engine.name != "eager":
+        with pytest.raises(ValueError, match="exact=false"):
+            GuidedEngine(engine, [Energies(energies)])
 
 
 def test_only_eager_has_gradients(pair):

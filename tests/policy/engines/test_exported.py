@@ -26,6 +26,9 @@ SAMPLERS = {
     "ddpm": denoising.DDPMConfig(num_steps=10),
     "dpm_solver_2m": denoising.DPMSolver2MConfig(num_steps=4),
     "heun": denoising.HeunConfig(num_steps=4),
+    "karras": denoising.KarrasSamplerConfig(num_steps=4, churn=9.0),
+    "langevin": denoising.LangevinConfig(num_steps=3, corrections=2),
+    "euler_maruyama": denoising.EulerMaruyamaConfig(num_steps=4),
 }
 PREDICTIONS = {
     "epsilon": prediction.EPSILON,
