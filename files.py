@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, folders that one process writes at a time, and JSON.
+"""Files and folders that appear whole or not at all, folders that one process writes at a time, JSON, tensors.
 
 A file or folder is written next to its path under a unique name, and renamed when it is complete. A writer that is
 killed leaves at most a file `.*.partial*`, which the next writer of the same file or folder deletes. Each writer locks
@@ -19,7 +19,10 @@ import shutil
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _PARTIAL = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.partial(\..*)?")
 """The names of `_partial`."""
@@ -291,3 +294,34 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object, got {repr(content)[:100]}: restore it from a copy")
     return content
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Write tensors as safetensors; returns the SHA-256 of the file."""
+    import safetensors.torch
+
+    data = safetensors.torch.save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
+    with writing(path):  # safetensors itself does not raise OSError if the disk is full
+        path.write_bytes(data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
+    """Read the tensors of `write_tensors`. digest: the SHA-256 that it returned.
+
+    Raises FileNotFoundError if the file is missing, and ValueError if its SHA-256 differs.
+    """
+    import safetensors.torch
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: restore it, or use another checkpoint")
+    try:
+        data = path.read_bytes()
+    except MemoryError:
+        raise ValueError(f"{path} does not fit into memory: use a machine with more, or another checkpoint") from None
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ValueError(f"{path} is damaged: its SHA-256 is not the one noted beside it; use another checkpoint")
+    try:
+        return safetensors.torch.load(data)
+    except (safetensors.SafetensorError, RuntimeError, MemoryError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors ({error}): use another checkpoint") from None

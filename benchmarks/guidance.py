@@ -1,10 +1,11 @@
 """How energies steer a trained policy of `pick_place` round the wall, beside clipped commands, in the same episodes.
 
-    python benchmarks/guidance.py runs/demo/diffusion [episodes=200] [picture=FILE] [json=FILE]
+    python benchmarks/guidance.py runs/demo/diffusion [classifier=FOLDER] [episodes=200] [picture=FILE] [json=FILE]
 
 Keep out: a box lies across the outer part of the way on the left (y > 0). Counted are the steps at which the gripper is
 in the box. Commands keep out of the box and a margin. Stay right: commands shall have y <= 0, so that the policy takes
-the way on the right. Counted are the episodes that pass the wall on the left.
+the way on the right. Counted are the episodes that pass the wall on the left. classifier: one of `recede
+train-classifier` with condition=notes.side=left, which guides to either side.
 
 Intervals are of 95 %: Wilson's for rates, and a bootstrap over the episodes for the steps in the box.
 """
@@ -29,6 +30,7 @@ from recede.evaluation.reports.pictures import draw_fan, fan
 from recede.evaluation.rollout import rollout
 from recede.evaluation.writing import pixels_of
 from recede.execution.receding import RecedingHorizon
+from recede.policy.classifier import Classifier
 from recede.policy.denoising.energies import Energies, HalfSpace, KeepOut
 from recede.policy.denoising.guidance import Guidance
 from recede.policy.engines.eager import EagerEngine
@@ -150,6 +152,18 @@ def right(width: float) -> HalfSpace:
     return HalfSpace((1.0, width, *(1.0 for _ in FREE)), (0.0, 1.0, *(0.0 for _ in FREE)), 0.0)
 
 
+def classified(eager: EagerEngine, folder: Path) -> dict[str, Engine]:
+    """Label -> engine, guided by a classifier of the side."""
+    policy: Any = eager.policy
+    classifier = Classifier.load(folder, policy)
+    return {
+        f"classified {'left' if is_left else 'right'}, weight {weight:g}": GuidedEngine(
+            eager, [classifier.guidance(policy, holds=is_left, weight=weight)]
+        )
+        for is_left, weight in ((False, 0.3), (False, 1.0), (False, 4.0), (True, 1.0))
+    }
+
+
 def draw(engines: dict[str, Engine], path: Path) -> None:
     """Draw fans of the policy, clipped and guided, where its own is widest."""
     shown = {
@@ -166,7 +180,8 @@ def main() -> None:
     """Measure every arm and print the table."""
     words = {key: value for key, _, value in (word.partition("=") for word in sys.argv[2:])}
     path = output([f"json={words['json']}"] if "json" in words else [])
-    engines = arms(EagerEngine(load_policy(Path(sys.argv[1]))[0]))
+    eager = EagerEngine(load_policy(Path(sys.argv[1]))[0])
+    engines = arms(eager) | (classified(eager, Path(words["classifier"])) if "classifier" in words else {})
     if "picture" in words:
         draw(engines, Path(words["picture"]))
     episodes = int(words.get("episodes", "200"))

@@ -6,13 +6,12 @@ the SHA-256 of the weights and of its own entries. The folder appears whole or n
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..files import check_digest, interpreting, read_json, write_json_with_digest, writing
+from ..files import check_digest, interpreting, read_json, read_tensors, write_json_with_digest, write_tensors
 from ..specification import Horizons, Specification, interface_from_json, interface_to_json
 from ..version import __version__
 
@@ -25,37 +24,6 @@ FORMAT = 3
 
 KEYS = ("versions", "specification", "horizons", "policy", "task", "step", "seed", "weights_sha256")
 """What `policy.json` holds at least, besides its format."""
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
-    """Write tensors as safetensors; returns the SHA-256 of the file."""
-    import safetensors.torch
-
-    data = safetensors.torch.save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
-    with writing(path):  # safetensors itself does not raise OSError if the disk is full
-        path.write_bytes(data)
-    return hashlib.sha256(data).hexdigest()
-
-
-def read_tensors(path: Path, digest: str) -> dict[str, Tensor]:
-    """Read the tensors of `write_tensors`. digest: the SHA-256 that it returned.
-
-    Raises FileNotFoundError if the file is missing, and ValueError if its SHA-256 differs.
-    """
-    import safetensors.torch
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: restore it, or use another checkpoint")
-    try:
-        data = path.read_bytes()
-    except MemoryError:
-        raise ValueError(f"{path} does not fit into memory: use a machine with more, or another checkpoint") from None
-    if hashlib.sha256(data).hexdigest() != digest:
-        raise ValueError(f"{path} is damaged: its SHA-256 is not the one noted beside it; use another checkpoint")
-    try:
-        return safetensors.torch.load(data)
-    except (safetensors.SafetensorError, RuntimeError, MemoryError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors ({error}): use another checkpoint") from None
 
 
 def write_checkpoint(folder: Path, weights: Mapping[str, Tensor], **manifest: Any) -> None:

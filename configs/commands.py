@@ -10,6 +10,7 @@ from .choices import CHOICES, MANY
 from .datasets import CollectConfig, DownloadConfig, InspectConfig
 from .deployment import CheckConfig, ControlConfig, ServeConfig
 from .evaluation import CompareConfig, EvaluateConfig, ReplayConfig
+from .guiding import TrainClassifierConfig
 from .notation import changed, default_of
 from .recording import RecordConfig
 from .training import DemoConfig, TrainConfig
@@ -41,6 +42,7 @@ COMMANDS = {
     ),
     "replay": Command(ReplayConfig, "apply recorded actions in simulation and compare", "Demonstrations"),
     "train": Command(TrainConfig, "train a policy on demonstrations, or resume training", "Policies", has_presets=True),
+    "train-classifier": Command(TrainClassifierConfig, "train a classifier that guides a policy", "Policies"),
     "import-checkpoint": Command(
         ImportCheckpointConfig, "convert a policy that another library trained", "Policies", "source"
     ),

@@ -78,7 +78,7 @@ def collect(
                     first_unready = seed + min(WORLDS, episodes - len(store))
                     ready = demonstrate_at_once(task, range(seed, first_unready))
                 try:
-                    streams, success, sentence = ready.get(seed) or demonstrate(task, env, seed)
+                    streams, success, sentence, own = ready.get(seed) or demonstrate(task, env, seed)
                 except Exception as error:  # whatever it is, it is no reason to stop recording
                     faults.append(env.fault(error))
                     env.close()  # its state is unknown
@@ -96,7 +96,7 @@ def collect(
                     operator="script",
                     input="expert",
                     versions=versions,
-                    notes=notes or {},
+                    notes={**own, **(notes or {})},
                 )
                 if success:
                     store.append(streams, seed=seed, facts=facts)
@@ -115,11 +115,12 @@ def collect(
 
 
 class Demonstrated(NamedTuple):
-    """The streams (T, ...) of an episode, whether it succeeded, and what it asked for in words; empty if unknown."""
+    """The streams (T, ...) of an episode, whether it succeeded, what it asked for in words, and the expert's notes."""
 
     streams: dict[str, NDArray[Any]]
     success: bool
     sentence: str
+    notes: dict[str, Any]
 
 
 def demonstrate(task: Task, env: RunningEnv, seed: int) -> Demonstrated:
@@ -143,7 +144,12 @@ def demonstrate(task: Task, env: RunningEnv, seed: int) -> Demonstrated:
         steps.append({**observation, "action": action})
         observation, terminated, truncated, info = env.step(action)
         done = terminated or truncated
-    return Demonstrated(_stacked(task, steps), bool(info["success"]), str(info.get("sentence", "")))
+    return Demonstrated(_stacked(task, steps), bool(info["success"]), str(info.get("sentence", "")), _notes(expert))
+
+
+def _notes(expert: Expert) -> dict[str, Any]:
+    """What an expert notes of its episode, such as the way that it took: its `notes`, if it has some."""
+    return dict(getattr(expert, "notes", {}))
 
 
 def demonstrate_at_once(task: Task, seeds: Sequence[int]) -> dict[int, Demonstrated]:
@@ -167,7 +173,9 @@ def demonstrate_at_once(task: Task, seeds: Sequence[int]) -> dict[int, Demonstra
                 if is_over[row]:
                     sentence = info["sentence"][row] if "sentence" in info else ""
                     success = bool(info["success"][row])
-                    demonstrated[seeds[index]] = Demonstrated(_stacked(task, steps[index]), success, str(sentence))
+                    demonstrated[seeds[index]] = Demonstrated(
+                        _stacked(task, steps[index]), success, str(sentence), _notes(experts[index])
+                    )
                     continue
                 with contextlib.suppress(Exception):
                     state = {name: rows[row] for name, rows in info["state"].items()}

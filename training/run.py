@@ -22,9 +22,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checkpoints.folder import write_checkpoint, write_tensors
+from ..checkpoints.folder import write_checkpoint
 from ..checkpoints.runs import best_step, checkpoint_of_step, checkpoint_steps, read_metrics
-from ..files import exclusive, remove_leftovers, whole_folder, with_digest, write_json_with_digest, write_text, writing
+from ..files import (
+    exclusive,
+    remove_leftovers,
+    whole_folder,
+    with_digest,
+    write_json_with_digest,
+    write_tensors,
+    write_text,
+    writing,
+)
 from ..realtime import on_signals
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checkpoints.folder import read_checkpoint, read_tensors
+from ..checkpoints.folder import read_checkpoint
 from ..checkpoints.runs import resolve_checkpoint
-from ..files import read_json_with_digest
+from ..files import read_json_with_digest, read_tensors
 from .ema import EMA
 from .measures import Meter
 

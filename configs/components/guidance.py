@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ...policy.denoising import energies
+from ...policy.denoising.classified import Classified
 from ...policy.denoising.guidance import ClassifierFree
 from ...policy.engines.interface import Engine
-from ..checks import MOST_CHUNK, not_negative, positive
+from ..checks import MOST_CHUNK, PathName, not_negative, positive
 
 
 @dataclass(kw_only=True)
@@ -128,5 +130,40 @@ def _pairs(name: str, values: list[Any] | None) -> list[Any]:
     return values or []
 
 
-GUIDANCE: dict[str, Any] = {"classifier_free": ClassifierFreeConfig, "energy": EnergyConfig}
+@dataclass(kw_only=True)
+class ClassifierConfig:
+    """Prefer chunks of episodes that fulfil a condition, by a classifier of `recede train-classifier`."""
+
+    folder: PathName = ""
+    """Folder of the classifier."""
+    weight: float = 1.0
+    """Weight of the condition. 0 is the policy as it was trained, more than 1 exaggerates."""
+    holds: bool = True
+    """Whether the condition shall hold. false prefers the other episodes."""
+
+    def __post_init__(self) -> None:
+        not_negative(self, "weight", most=1000)
+        if not self.folder:
+            raise ValueError("guidance=classifier needs a classifier: give guidance.folder")
+
+    def build(self, engine: Engine, policy: Mapping[str, Any]) -> Classified:
+        """The guidance of an engine. policy: its parts, as its checkpoint notes them.
+
+        Raises FileNotFoundError or ValueError if the folder holds no classifier of this policy, or if the engine is not
+        eager.
+        """
+        from ...policy.classifier import Classifier
+        from ...policy.engines.pieces import check_diffusion
+
+        if engine.name != "eager":
+            raise ValueError(f"guidance=classifier needs gradients, got engine={engine.name}: use engine=eager")
+        guided = check_diffusion(engine.policy)  # type: ignore[attr-defined]
+        return Classifier.load(Path(self.folder), guided).guidance(guided, holds=self.holds, weight=self.weight)
+
+
+GUIDANCE: dict[str, Any] = {
+    "classifier_free": ClassifierFreeConfig,
+    "energy": EnergyConfig,
+    "classifier": ClassifierConfig,
+}
 """Name -> configuration."""

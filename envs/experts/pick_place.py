@@ -33,6 +33,7 @@ class PickPlaceExpert:
         self._hand = Hand(random)
         self._fork = random.uniform((-fork - 0.005, -0.005), (-fork + 0.005, 0.005))
         self._corner = random.uniform((0.03, wall + 0.07), (0.05, wall + 0.09))
+        self.notes = {"side": "left" if self._side > 0 else "right"}
 
     def __call__(self, observation: Observation) -> NDArray[np.float32]:
         """The action (5,) for one `info["state"]` of `PickPlace`."""

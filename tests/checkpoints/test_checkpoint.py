@@ -10,12 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recede.checkpoints.folder import FORMAT, read_manifest, read_tensors, write_checkpoint, write_tensors
+from recede.checkpoints.folder import FORMAT, read_manifest, write_checkpoint
 from recede.checkpoints.opening import load_policy
 from recede.checkpoints.runs import checkpoint_steps, read_metrics, resolve_checkpoint
 from recede.configs.choices import CHOICES
 from recede.configs.notation import policy_config
-from recede.files import DIGEST, with_digest, write_json_with_digest
+from recede.files import DIGEST, read_tensors, with_digest, write_json_with_digest, write_tensors
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons, Specification, Stream
 

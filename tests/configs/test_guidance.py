@@ -1,8 +1,10 @@
 """Guidance by energies from the command line: what is chosen becomes energies, and what does not suit is refused."""
 
+from types import SimpleNamespace
+
 import policies
 import pytest
-from recede.configs.components.guidance import EnergyConfig
+from recede.configs.components.guidance import ClassifierConfig, EnergyConfig
 from recede.policy.denoising.energies import HalfSpace, KeepOut, Path, RateLimit, Reach
 from recede.policy.engines.eager import EagerEngine
 
@@ -61,3 +63,15 @@ def test_every_key_is_an_energy(engine):
 def test_what_does_not_suit_is_refused(engine, options, message):
     with pytest.raises(ValueError, match=message):
         EnergyConfig(**options).build(engine, {})
+
+
+def test_a_classifier_must_be_named_and_needs_eager(engine):
+    with pytest.raises(ValueError, match=r"give guidance.folder"):
+        ClassifierConfig()
+    with pytest.raises(ValueError, match=r"weight must be at least 0, got -1"):
+        ClassifierConfig(folder="x", weight=-1.0)
+    with pytest.raises(FileNotFoundError, match="train-classifier"):
+        ClassifierConfig(folder="x").build(engine, {})
+    other = SimpleNamespace(name="onnx")
+    with pytest.raises(ValueError, match=r"engine=onnx: use engine=eager"):
+        ClassifierConfig(folder="x").build(other, {})

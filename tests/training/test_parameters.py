@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from recede.checkpoints.folder import write_checkpoint, write_tensors
+from recede.checkpoints.folder import write_checkpoint
 from recede.configs.choices import CHOICES
-from recede.files import write_json_with_digest
+from recede.files import write_json_with_digest, write_tensors
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons, Specification, Stream
 from recede.training.ema import EMA

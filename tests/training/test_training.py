@@ -10,7 +10,7 @@ import pytest
 import torch
 import toys
 import zarr
-from recede.checkpoints.folder import read_checkpoint, read_manifest, read_tensors
+from recede.checkpoints.folder import read_checkpoint, read_manifest
 from recede.checkpoints.opening import load_policy
 from recede.checkpoints.runs import checkpoint_of_step, checkpoint_steps, read_metrics, resolve_checkpoint
 from recede.configs.choices import CHOICES
@@ -20,7 +20,7 @@ from recede.configs.training import TrainConfig
 from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import Windows
 from recede.evaluation.evaluate import CHOICE_SEED, evaluate
-from recede.files import read_json, write_json_with_digest
+from recede.files import read_json, read_tensors, write_json_with_digest
 from recede.policy.denoising.weighting import uniform
 from recede.policy.interface import Lesson
 from recede.policy.normalizer import Normalizer

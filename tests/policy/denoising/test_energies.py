@@ -1,4 +1,4 @@
-"""Guidance by energies against closed forms: Gaussians stay Gaussian under quadratic energies."""
+"""Guidance by energies and classifiers against closed forms, of Gaussians and of mixtures of them."""
 
 import itertools
 import math
@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recede.policy.affine import Affine, Normalised
+from recede.policy.denoising.classified import Classified
 from recede.policy.denoising.energies import (
     Energies,
     Function,
@@ -315,3 +316,62 @@ def test_impossible_energies_are_refused(make, message):
 def test_energies_that_do_not_suit_the_chunks_are_refused(energy):
     with pytest.raises(ValueError, match="must"):
         Energies((energy,)).check((3, 6, 2))
+
+
+MEANS = torch.stack([WAVE, -0.5 - WAVE])
+SHARES = torch.tensor([0.3, 0.7], dtype=torch.float64)
+
+
+def mixture(covariances):
+    """The exact denoiser of two Gaussians, and the exact logarithms of p(component | x_t) (B, 2)."""
+
+    def evidence(x_t, now):
+        logarithms, estimates = [], []
+        for mean, covariance, share in zip(MEANS, covariances, SHARES, strict=True):
+            noisy = now.alpha**2 * covariance + now.sigma**2 * EYE
+            off = x_t[..., 0] - now.alpha * mean
+            solved = off @ torch.linalg.inv(noisy)
+            logarithms.append(share.log() - (off * solved).sum(-1) / 2 - torch.logdet(noisy) / 2)
+            estimates.append(mean + now.alpha * solved @ covariance)
+        return torch.stack(logarithms, -1).log_softmax(-1), torch.stack(estimates, -1)
+
+    def denoise(x_t, now, then):
+        logarithms, estimates = evidence(x_t, now)
+        return (logarithms.exp()[:, None] * estimates).sum(-1)[..., None]
+
+    return denoise, evidence
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_classifier_picks_a_component_of_a_mixture(schedule):
+    covariances = 0.1 * CORRELATIONS["ar"], 0.05 * CORRELATIONS["rbf"]
+    denoise, evidence = mixture(covariances)
+    own = space(0.6)
+
+    def classify(label, observation):
+        def log_probability(u, level):
+            x_t = u * (level.alpha**2 * own.std**2 + level.sigma**2) / (level.alpha * own.std**2)
+            return evidence(x_t, level)[0][:, label]
+
+        return log_probability
+
+    levels = spaced(SCHEDULES[schedule].levels, 200, "trailing")
+    levels = levels if levels[0].alpha else levels[1:]  # the classifier of this test divides by alpha
+    sampler = Sampler(SAMPLERS["ddim"][0], levels)
+    sampling = Sampling(None, lambda condition: denoise, own, 1e9, dict, {})
+    noise = torch.randn(1, 1500, NUM_STEPS, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plain = sample(sampling, noise, sampler=sampler)[..., 0]
+    assert evidence(plain[..., None], levels[-2])[0][:, 0].exp().mean().item() == pytest.approx(0.3, abs=0.04)
+    for label in (0, 1):
+        guidance = [Classified(partial(classify, label))]
+        samples = sample(sampling, noise, sampler=sampler, guidance=guidance)[..., 0]
+        torch.testing.assert_close(samples.mean(dim=0), MEANS[label], atol=0.04, rtol=0)
+        torch.testing.assert_close(samples.T.cov(), covariances[label], atol=0.015, rtol=0)
+    unguided = sample(sampling, noise, sampler=sampler, guidance=[Classified(partial(classify, 0), weight=0.0)])
+    torch.testing.assert_close(unguided[..., 0], plain)
+
+
+def test_a_classifier_without_a_finite_gradient_is_refused():
+    guidance = [Classified(lambda observation: lambda u, level: u.sum((1, 2)) * math.nan)]
+    with pytest.raises(ValueError, match="finite"):
+        sampled(EYE, guidance, torch.zeros(1, 2, NUM_STEPS, 1, dtype=torch.float64), schedule="cosine", num_steps=5)
