@@ -47,7 +47,6 @@ POLICIES: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     TEACHER: (("steps=1000",), (10, 2, 1)),
     "flow": (("steps=800", "policy=flow"), (4, 2, 1)),
     "regression": (("steps=500", "policy=regression"), ()),
-    "mip": (("steps=500", "policy=mip"), ()),
     "progressive-2": (("steps=100", "warmup=20", *distilled(2)), (2,)),
     "progressive": (("steps=120", "warmup=20", *distilled(1)), (1,)),
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..configs.changes import replaced
-from ..configs.components.policies import DiffusionConfig, MIPConfig, RegressionConfig
+from ..configs.components.policies import DiffusionConfig, RegressionConfig
 from ..configs.notation import UnknownChoice, describe, policy_config
 from ..specification import WORDS
 
@@ -235,7 +235,7 @@ def _exported_config(policy: Mapping[str, Any]) -> DiffusionConfig | RegressionC
     if missing := {"encoder", "network"} - policy.keys():
         raise ValueError(f"policy lacks {sorted(missing)}")
     if "sampler" not in policy:
-        return MIPConfig() if policy.get("choice") == "mip" else RegressionConfig()
+        return RegressionConfig()
     sampler = policy_config(policy["sampler"], "policy/sampler")
     return DiffusionConfig(sampler=sampler, prediction=policy["prediction"], clip=policy["clip"])
 

@@ -36,13 +36,7 @@ from .components.executions import EXECUTIONS
 from .components.guidance import GUIDANCE
 from .components.inputs import INPUTS
 from .components.networks import DiTConfig, TransformerConfig, UNet1dConfig
-from .components.policies import (
-    DenoisingConfig,
-    DiffusionConfig,
-    MIPConfig,
-    ProgressiveConfig,
-    RegressionConfig,
-)
+from .components.policies import DenoisingConfig, DiffusionConfig, ProgressiveConfig, RegressionConfig
 from .components.robots import ROBOTS
 
 
@@ -80,7 +74,7 @@ _SAMPLERS = {
 }
 
 CHOICES: dict[str, dict[str, Any]] = {
-    "policy": {"diffusion": DiffusionConfig, "mip": MIPConfig, "regression": RegressionConfig},
+    "policy": {"diffusion": DiffusionConfig, "regression": RegressionConfig},
     "policy/encoder": {"lowdim": LowdimEncoderConfig, "resnet": ResNetEncoderConfig, "vit": ViTEncoderConfig},
     "policy/network": {"unet1d": UNet1dConfig, "transformer": TransformerConfig, "dit": DiTConfig},
     "policy/schedule": {
@@ -91,10 +85,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     },
     "policy/times": {"uniform": UniformTimesConfig, "log_normal": LogNormalTimesConfig, "beta": BetaTimesConfig},
     "policy/sampler": _SAMPLERS,
-    "policy/objective": {
-        "denoising": DenoisingConfig,
-        "progressive": ProgressiveConfig,
-    },
+    "policy/objective": {"denoising": DenoisingConfig, "progressive": ProgressiveConfig},
     "policy/weighting": {
         "uniform": UniformConfig,
         "snr": SNRConfig,

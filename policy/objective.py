@@ -51,12 +51,9 @@ class Denoising:
         """Denoising has no teacher."""
 
     def loss(self, policy: Denoised, x_0: Tensor, conditioning: Tensor, lesson: Lesson) -> Tensor:
-        """Weighted squared error of the network's output at each step, (K B, L); see `Objective.loss`.
-
-        Only pure noise is replaced by an empty chunk, if the policy starts from one.
-        """
+        """Weighted squared error of the network's output at each step, (K B, L); see `Objective.loss`."""
         now = levels_at(policy.schedule, policy.schedule.time(lesson.uniform[..., 0]).flatten())
-        epsilon = torch.where(now.alpha > 0, lesson.noise.flatten(0, 1), policy.start(lesson.noise).flatten(0, 1))
+        epsilon = policy.start(lesson.noise).flatten(0, 1)
         target = policy.prediction.target(x_0, epsilon, now.alpha, now.sigma)
         return self.error(policy, now.alpha * x_0 + now.sigma * epsilon, conditioning, now=now, then=now, target=target)
 

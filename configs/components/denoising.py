@@ -111,19 +111,6 @@ class OneLevelConfig(ScheduleConfig):
 
 
 @dataclass(kw_only=True)
-class TwoLevelsConfig(ScheduleConfig):
-    """Pure noise, and a level at which 0.9 of a sample is data, as MIP needs."""
-
-    kind: ClassVar[str] = "policy.denoising.schedule:DiscreteSchedule"
-
-    def build(self) -> NoiseSchedule:
-        """The schedule."""
-        import torch
-
-        return load(self.kind)(*torch.tensor([[1, 0.9, 0], [0, 0.1, 1]], dtype=torch.float64))
-
-
-@dataclass(kw_only=True)
 class TimesConfig:
     """What the configurations of the training draws of noise levels share."""
 

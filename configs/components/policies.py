@@ -10,15 +10,7 @@ from ...policy.denoising.coupling import COUPLINGS
 from ...policy.denoising.prediction import PREDICTIONS
 from ...specification import Horizons, Specification, nearest
 from ..checks import MOST_CHUNK, not_negative, positive, share
-from .denoising import (
-    MOST_LEVELS,
-    CosineConfig,
-    DDIMConfig,
-    OneLevelConfig,
-    TwoLevelsConfig,
-    UniformConfig,
-    UniformTimesConfig,
-)
+from .denoising import MOST_LEVELS, CosineConfig, DDIMConfig, OneLevelConfig, UniformConfig, UniformTimesConfig
 from .encoders import LowdimEncoderConfig
 from .lazy import values
 from .networks import UNet1dConfig
@@ -165,15 +157,6 @@ class RegressionConfig(_PolicyConfig):
     """Encoder of the observations."""
     network: Any = field(default_factory=UNet1dConfig)
     """Network that predicts the chunk."""
-
-
-@dataclass(kw_only=True)
-class MIPConfig(RegressionConfig):
-    """Two regressions (Pan et al. 2025): the chunk from an empty one, and again from that chunk with a little noise."""
-
-    schedule: ClassVar[Any] = TwoLevelsConfig()
-    sampler: ClassVar[Any] = DDIMConfig(num_steps=2)
-    prediction: ClassVar[Any] = "velocity"
 
 
 @dataclass(kw_only=True)

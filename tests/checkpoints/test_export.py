@@ -147,7 +147,7 @@ def test_an_exported_policy_predicts_without_torch(folders, tmp_path, engine):
 DISTILLED = ("policy/objective=progressive", "policy.sampler.num_steps=1")
 
 
-@pytest.mark.parametrize(("draws", "way"), [(0, ["policy=regression"]), (0, ["policy=mip"]), (1, DISTILLED)])
+@pytest.mark.parametrize(("draws", "way"), [(0, ["policy=regression"]), (1, DISTILLED)])
 def test_policies_of_few_steps_are_exported_too(recede, tmp_path, reaches, small, trained, draws, way):
     options = ["steps=5", "save_every=5", *small, *way, *([f"teacher={trained}"] if draws else [])]
     assert recede("train", TASK, f"dataset={reaches}", f"out={tmp_path / 'run'}", *options).status == 0

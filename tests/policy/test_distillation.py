@@ -1,12 +1,9 @@
-"""Progressive distillation on Gaussian data, whose steps have a closed form; and policies of two regressions."""
+"""Progressive distillation on Gaussian data, whose steps have a closed form."""
 
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
-from policies import HORIZONS, RANGES, SPECIFICATION, network_config
-from recede.configs.components.policies import MIPConfig
 from recede.policy.check import check_policy
 from recede.policy.denoising.levels import spaced
 from recede.policy.denoising.sampling import ddim, step
@@ -14,7 +11,6 @@ from recede.policy.denoising.weighting import uniform
 from recede.policy.distillation import Progressive, grid_time, implied
 from recede.policy.interface import Lesson
 from recede.policy.likelihood import log_likelihood
-from recede.policy.normalizer import Normalizer
 from recede.policy.objective import Denoising, levels_at
 from tiny import MLP, SCHEDULE, STD, Exact, draw, policy, state, train
 
@@ -82,32 +78,6 @@ def test_a_step_of_no_length_stays_where_it_is():
     x = draw(policy(MLP()), 4)[0]
     for level in SCHEDULE.levels[1:]:
         torch.testing.assert_close(step(x, torch.full_like(x, 7.0), now=level, then=level), x)
-
-
-def test_mip_is_two_regressions_of_which_the_second_refines_the_first():
-    """From an empty chunk, and from nine tenths of the chunk with noise; the second sees no noise in use."""
-    torch.manual_seed(0)
-    config = MIPConfig(network=network_config([16, 32]))
-    made = config.build(SPECIFICATION, HORIZONS, Normalizer(SPECIFICATION, RANGES)).eval()
-    lesson, other = (mip_lesson(seed) for seed in (0, 1))
-    changes = [
-        (made.loss(lesson) - made.loss(replace(lesson, noise=other.noise))).abs()[:, row].max() for row in (0, 1)
-    ]
-    assert changes[0] > 1e-3 > changes[1] == 0
-    conditioning, times = made.encode(lesson.observation), (torch.ones(2).long(), torch.zeros(2).long())
-    empty = torch.zeros(2, *made.noise_shape[1:])
-    first = -made.network(empty, times[0], conditioning)
-    second = 0.9 * first - 0.1 * made.network(0.9 * first, times[1], conditioning)
-    chunk = made.predict(lesson.observation, empty[:0, None].expand(0, 2, *empty.shape[1:]))
-    torch.testing.assert_close(chunk, made.space.decode(second))
-
-
-def mip_lesson(seed):
-    """Two rows, the first with a little noise and the second with nothing else."""
-    generator = torch.Generator().manual_seed(seed)
-    observation = {"state": torch.zeros(2, 2, 3), "target": torch.full((2, 2, 2), 5.0, dtype=torch.float64)}
-    noise, uniform = torch.randn(1, 2, 6, 2, generator=generator), torch.tensor([[[0.2], [0.7]]])
-    return Lesson(observation, torch.tensor([150.0, -2.0]).expand(2, 6, 2), noise, uniform)
 
 
 # --- what is learned

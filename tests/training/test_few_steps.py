@@ -1,4 +1,4 @@
-"""Policies of few steps are trained, resumed and evaluated by the usual commands, and bad input is refused."""
+"""Distilled policies are trained, resumed and evaluated by the usual commands, and bad input is refused."""
 
 import re
 import shutil
@@ -8,32 +8,27 @@ import torch
 from recede.checkpoints.opening import load_policy
 
 TASK = "task=toys:REACH"
-WAYS = {
-    "progressive": ("policy/objective=progressive", "policy.objective.num_steps=2", "policy.sampler.num_steps=2"),
-    "mip": ("policy=mip",),
-}
+STEPS = ("policy/objective=progressive", "policy.objective.num_steps=2", "policy.sampler.num_steps=2")
 
 
 @pytest.fixture
 def train(recede, reaches, small, trained, tmp_path):
-    """Trains for a few steps, if need be with the teacher `trained`; returns the result and the run."""
+    """Distils `trained`, unless another teacher is named; returns the result and the run."""
 
-    def train(way, *arguments, name="run"):
-        taught = [f"teacher={trained}", f"init_from={trained}"] if way == "progressive" else []
-        options = [*small, "steps=4", "save_every=2", *WAYS[way], *taught, *arguments]
+    def train(*arguments, name="run"):
+        options = [*small, "steps=4", "save_every=2", *STEPS, f"teacher={trained}", f"init_from={trained}", *arguments]
         return recede("train", TASK, f"dataset={reaches}", f"out={tmp_path / name}", *options), tmp_path / name
 
     return train
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_training_resumes_bit_for_bit(train, way):
+def test_a_distillation_resumes_bit_for_bit(train):
     """And the policy knows its steps when it is loaded."""
-    result, run = train(way)
+    result, run = train()
     assert result.status == 0, result.err
-    _, half = train(way, name="half")
+    _, half = train(name="half")
     shutil.rmtree(half / "checkpoints" / "00000004")
-    assert train(way, name="half")[0].status == 0
+    assert train(name="half")[0].status == 0
     policies = [load_policy(folder)[0] for folder in (run, half)]
     for name, value in policies[0].state_dict().items():
         assert torch.equal(value, policies[1].state_dict()[name])
@@ -58,25 +53,25 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_line_before_anything_is_written(train, name):
     arguments, message = BAD[name]
-    result, run = train("progressive", *arguments)
+    result, run = train(*arguments)
     assert result.status == 2
     assert re.search(message, result.line)
     assert not run.exists()
 
 
 def test_a_distilled_policy_teaches_and_takes_the_steps_that_it_has_learned(train, recede):
-    _, teacher = train("progressive", name="teacher")
-    result, _ = train("progressive", f"teacher={teacher}", "policy.objective.teacher_steps=10")
+    _, teacher = train(name="teacher")
+    result, _ = train(f"teacher={teacher}", "policy.objective.teacher_steps=10")
     assert re.search("teacher_steps=10: of the teacher, the policy learns the 2 steps", result.line)
     arguments = ["policy.objective.teacher_steps=2", "policy.objective.num_steps=1", "policy.sampler.num_steps=1"]
-    assert train("progressive", f"teacher={teacher}", f"init_from={teacher}", *arguments)[0].status == 0
+    assert train(f"teacher={teacher}", f"init_from={teacher}", *arguments)[0].status == 0
     result = recede("evaluate", teacher, TASK, "episodes=1", "sampler.num_steps=1")
     assert result.status == 2
     assert re.search("learns the 2 steps of sampler=ddim .* choose sampler.num_steps=2", result.line)
 
 
-@pytest.mark.parametrize(("way", "execution"), [("progressive", "rtc"), ("progressive", "warm_start"), ("mip", "rtc")])
-def test_prefixes_serve_policies_of_few_steps(train, recede, way, execution):
-    _, run = train(way)
+@pytest.mark.parametrize("execution", ["rtc", "warm_start"])
+def test_prefixes_serve_distilled_policies(train, recede, execution):
+    _, run = train()
     result = recede("evaluate", run, TASK, "episodes=2", "videos=0", "workers=0", f"execution={execution}")
     assert result.status == 0, result.err
