@@ -1,11 +1,12 @@
 """How energies steer a trained policy of `pick_place` round the wall, beside clipped commands, in the same episodes.
 
-    python benchmarks/guidance.py runs/demo/diffusion [classifier=FOLDER] [episodes=200] [picture=FILE] [json=FILE]
+    python benchmarks/guidance.py runs/demo/diffusion [classifier=FOLDER] [arms=PREFIX] [episodes=200] [picture=FILE]
+        [json=FILE]
 
 Keep out: a box lies across the outer part of the way on the left (y > 0). Counted are the steps at which the gripper is
 in the box. Commands keep out of the box and a margin. Stay right: commands shall have y <= 0, so that the policy takes
 the way on the right. Counted are the episodes that pass the wall on the left. classifier: one of `recede
-train-classifier` with condition=notes.side=left, which guides to either side.
+train-classifier` with condition=notes.side=left, which guides to either side. arms: how the rows to measure begin.
 
 Intervals are of 95 %: Wilson's for rates, and a bootstrap over the episodes for the steps in the box.
 """
@@ -185,7 +186,8 @@ def main() -> None:
     if "picture" in words:
         draw(engines, Path(words["picture"]))
     episodes = int(words.get("episodes", "200"))
-    report([row for label, engine in engines.items() for row in act(engine, label, episodes)], path)
+    chosen = {label: engine for label, engine in engines.items() if label.startswith(words.get("arms", ""))}
+    report([row for label, engine in chosen.items() for row in act(engine, label, episodes)], path)
 
 
 if __name__ == "__main__":

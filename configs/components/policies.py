@@ -183,7 +183,7 @@ class DiffusionConfig(_PolicyConfig):
     clip: float = 1.0
     """Bound of each estimate of x_0 while denoising, in normalised units."""
     coupling: str = "independent"
-    """Noise of a batch and its chunks: independent, or optimal, in the order of least distance (for flows)."""
+    """Noise of a batch and its chunks: independent, or optimal, in the order of least distance, which costs success."""
     drop_context: float = 0.1
     """Share of the training windows whose context, such as a goal, is unknown. guidance=classifier_free needs some."""
 

@@ -321,7 +321,7 @@ def test_the_physics_bear_extreme_actions(name, count):
 @pytest.mark.parametrize("name", SCRIPTED)
 def test_recorded_actions_lead_to_the_recorded_observations(name):
     task = ready(name)
-    streams, is_success, sentence = demonstrate(task, RunningEnv(task.make, task.specification), 5)
+    streams, is_success, sentence, _ = demonstrate(task, RunningEnv(task.make, task.specification), 5)
     env = task.make()
     observation, info = env.reset(seed=5)
     for step, action in enumerate(streams["action"]):

@@ -18,8 +18,10 @@ from recede.training.ema import EMA
 NETWORKS = [UNet1d, Transformer, DiT]
 ENCODERS = [ObservationEncoder, Cameras, ResNetEncoder, ViTEncoder]
 SCHEDULES = [schedule.cosine, schedule.rectified_flow, schedule.from_diffusers, schedule.karras]
-SAMPLERS = [spaced, churned, *(getattr(sampling, name) for name in ("ddim", "ddpm", "dpm_solver_2m", "heun"))]
-SAMPLERS += [sampling.karras, sampling.langevin, sampling.euler_maruyama]
+SAMPLERS = [
+    *(spaced, churned, sampling.ddim, sampling.ddpm, sampling.dpm_solver_2m, sampling.heun),
+    *(sampling.karras, sampling.langevin, sampling.euler_maruyama),
+]
 WEIGHTINGS = [weighting.uniform, weighting.by_snr, weighting.min_snr, weighting.edm, times.log_normal, times.beta]
 
 NOT_CONFIGURED = {"space", "cameras", "num_context", "num_uniforms", "has_teacher"}

@@ -124,8 +124,15 @@ def test_an_unknown_spacing_is_refused_with_the_nearest_name():
 # The standard deviation of samples over that of the data, for Gaussians of these standard deviations whose denoisers
 # are exact: on cosine(100), and on the rectified flow of 100 times.
 STDS = 0.02, 0.05, 0.2, 0.5
-SAMPLERS = {"ddim": DDIMConfig, "ddpm": DDPMConfig, "dpm_solver_2m": DPMSolver2MConfig, "heun": HeunConfig}
-SAMPLERS |= {"karras": KarrasSamplerConfig, "langevin": LangevinConfig, "euler_maruyama": EulerMaruyamaConfig}
+SAMPLERS = {
+    "ddim": DDIMConfig,
+    "ddpm": DDPMConfig,
+    "dpm_solver_2m": DPMSolver2MConfig,
+    "heun": HeunConfig,
+    "karras": KarrasSamplerConfig,
+    "langevin": LangevinConfig,
+    "euler_maruyama": EulerMaruyamaConfig,
+}
 # fmt: off
 BY_DEFAULT = {  # 10, 100, 8, 5, 10, 20 and 50 steps
     "ddim": ([0.117, 0.280, 0.703, 0.854], [0.176, 0.398, 0.771, 0.862]),
