@@ -44,13 +44,15 @@ def distilled(num_steps: int) -> tuple[str, ...]:
 
 
 POLICIES: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
-    TEACHER: (("steps=1000",), (10, 2, 1)),
-    "flow": (("steps=800", "policy=flow"), (4, 2, 1)),
-    "regression": (("steps=500", "policy=regression"), ()),
-    "progressive-2": (("steps=100", "warmup=20", *distilled(2)), (2,)),
-    "progressive": (("steps=120", "warmup=20", *distilled(1)), (1,)),
+    TEACHER: ((), (10, 2, 1)),
+    "flow": (("policy=flow",), (4, 2, 1)),
+    "regression": (("policy=regression",), ()),
+    "progressive-2": (("warmup=20", *distilled(2)), (2,)),
+    "progressive": (("warmup=20", *distilled(1)), (1,)),
 }
 """Name -> arguments of its training, and the numbers of steps that it is measured with."""
+UPDATES = {TEACHER: 1000, "flow": 800, "regression": 500, "progressive-2": 100, "progressive": 120}
+"""Name -> updates of its training."""
 
 
 def main() -> None:
@@ -98,7 +100,7 @@ def train(folder: Path, name: str, data: Path) -> None:
     teacher = folder / TEACHER
     arguments = [f"{key}={teacher}" if key in ("teacher", "init_from") else key for key in POLICIES[name][0]]
     places = [f"task={TASK}", f"dataset={data}", f"out={folder / name}"]
-    recede("train", *places, *arguments, *TRAINING)
+    recede("train", *places, f"steps={UPDATES[name]}", *arguments, *TRAINING)
 
 
 def evaluated(label: str, policy: Path, sampler: dict[str, Any] | None) -> dict[str, Any]:
