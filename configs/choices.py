@@ -36,7 +36,7 @@ from .components.executions import EXECUTIONS
 from .components.guidance import GUIDANCE
 from .components.inputs import INPUTS
 from .components.networks import DiTConfig, TransformerConfig, UNet1dConfig
-from .components.policies import DenoisingConfig, DiffusionConfig, RegressionConfig
+from .components.policies import DenoisingConfig, DiffusionConfig, ProgressiveConfig, RegressionConfig
 from .components.robots import ROBOTS
 
 
@@ -85,7 +85,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     },
     "policy/times": {"uniform": UniformTimesConfig, "log_normal": LogNormalTimesConfig, "beta": BetaTimesConfig},
     "policy/sampler": _SAMPLERS,
-    "policy/objective": {"denoising": DenoisingConfig},
+    "policy/objective": {"denoising": DenoisingConfig, "progressive": ProgressiveConfig},
     "policy/weighting": {
         "uniform": UniformConfig,
         "snr": SNRConfig,

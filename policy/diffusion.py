@@ -34,7 +34,7 @@ class DiffusionPolicy(nn.Module):
     where chunks are denoised; None means normalised actions. drop_context: the share of the windows in training whose
     context is unknown (Ho & Salimans 2022, algorithm 1).
 
-    Raises ValueError if the objective does not suit the schedule or the prediction.
+    Raises ValueError if the objective does not suit the schedule, the prediction or the sampler.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class DiffusionPolicy(nn.Module):
         self.space: Space = NormalisedActions(normalizer, horizons) if space is None else space
         self.clip, self.has_noise = clip, has_noise
         self.drop_context = drop_context if encoder.num_context else 0.0
-        self.objective.check(schedule, prediction)
+        self.objective.check(schedule, prediction, sampler)
         self._rows: dict[tuple[float, float], Tensor] | None = None
         self._times: dict[Any, Tensor] = {}
 
@@ -92,15 +92,19 @@ class DiffusionPolicy(nn.Module):
 
     def loss(self, lesson: Lesson) -> Tensor:
         """The objective's loss of each step, (K, B, L); see `Policy.loss`."""
-        num_draws = len(lesson.noise)
-        check_observation(lesson.observation, self.specification, self.horizons, crop=self.encoder.crop)
-        conditioning = self.encoder(self.normalizer.observation(lesson.observation))
-        conditioning = repeat(conditioning, "b ... -> (k b) ...", k=num_draws)
-        if self.drop_context:
-            is_unknown = lesson.uniform[..., -1].flatten() < self.drop_context
-            conditioning = self.encoder.without_context(conditioning, is_unknown)
+        num_draws, conditioning = len(lesson.noise), self.conditioning(lesson, drop_context=self.drop_context)
         x_0 = repeat(self.space.encode(lesson.action), "b t d -> (k b) t d", k=num_draws)
         return rearrange(self.objective.loss(self, x_0, conditioning, lesson), "(k b) t -> k b t", k=num_draws)
+
+    def conditioning(self, lesson: Lesson, *, drop_context: float) -> Tensor:
+        """The conditioning (K B, S, Dc) of a lesson; its last uniform number says whether the context is unknown."""
+        check_observation(lesson.observation, self.specification, self.horizons, crop=self.encoder.crop)
+        conditioning = self.encoder(self.normalizer.observation(lesson.observation))
+        conditioning = repeat(conditioning, "b ... -> (k b) ...", k=len(lesson.noise))
+        if drop_context:
+            is_unknown = lesson.uniform[..., -1].flatten() < drop_context
+            conditioning = self.encoder.without_context(conditioning, is_unknown)
+        return conditioning
 
     def _blind(self, conditioning: Tensor) -> Tensor:
         """The embedded conditioning (B, S, Dc) without its context."""
@@ -123,6 +127,20 @@ class DiffusionPolicy(nn.Module):
             time = rows[now.time, then.time]
             output = self.network.denoise(x_t, time.expand(len(x_t), *time.shape), condition)
             return read(output, x_t, now=now, then=then)
+
+        return denoise
+
+    def by_row(self, conditioning: Tensor) -> Denoiser:
+        """The denoiser for this conditioning (B, S, Dc) whose rows have a step each, as in training.
+
+        Its levels are those of `levels_at`. Its estimates are clipped.
+        """
+        condition = self.network.condition(conditioning)
+        read = partial(estimate, prediction=self.prediction, clip=self.clip, keeps_epsilon=False)
+
+        def denoise(x_t: Tensor, now: NoiseLevel, then: NoiseLevel) -> Tensor:
+            time = self.network.embed(now.time, then.time)  # type: ignore[arg-type]
+            return read(self.network.denoise(x_t, time, condition), x_t, now=now, then=then)
 
         return denoise
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..specification import Horizons, Specification
 from .denoising.guidance import Guidance
-from .denoising.interface import NoiseSchedule
+from .denoising.interface import Denoiser, NoiseSchedule
 from .denoising.prediction import Prediction
 from .denoising.sampling import Sampler
 
@@ -145,8 +145,15 @@ class Objective(Protocol):
         """Whether the loss needs a teacher."""
         ...
 
-    def check(self, schedule: NoiseSchedule, prediction: Prediction) -> None:
-        """Raise ValueError if the objective does not suit the noise schedule or the prediction type."""
+    def check(self, schedule: NoiseSchedule, prediction: Prediction, sampler: Sampler) -> None:
+        """Raise ValueError unless it suits the noise schedule and the prediction type, and the sampler suits it.
+
+        A trained policy with another sampler calls it too.
+        """
+        ...
+
+    def check_teacher(self, policy: Denoised, teacher: Policy) -> None:
+        """Raise ValueError if the policy cannot learn from this teacher. Nobody calls it if it needs none."""
         ...
 
     def loss(self, policy: Denoised, x_0: Tensor, conditioning: Tensor, lesson: Lesson) -> Tensor:
@@ -161,7 +168,12 @@ class Denoised(Protocol):
     schedule: NoiseSchedule
     prediction: Prediction
     sampler: Sampler
+    drop_context: float
 
     def start(self, noise: Tensor) -> Tensor:
         """Where denoising starts: the noise, or zeros if the policy starts from an empty chunk. Any shape."""
+        ...
+
+    def by_row(self, conditioning: Tensor) -> Denoiser:
+        """The denoiser of rows that have a step each; its levels are those of `levels_at`."""
         ...

@@ -86,9 +86,10 @@ def generate(policy: DiffusionPolicy, observation: Observation, noise: Tensor) -
 
 def _checked(policy: DiffusionPolicy, observation: Observation, chunk: Tensor) -> Tensor:
     """The normalised chunk (B, L, Dz). Raises ValueError if its likelihood does not exist."""
-    if not policy.has_noise:
+    if not policy.has_noise or policy.has_teacher:
         raise ValueError(
-            "a policy that starts from no noise, such as regression, has no likelihood: use a diffusion policy"
+            "a policy that starts from no noise, such as regression, or was distilled has no likelihood: use a "
+            "diffusion policy"
         )
     rows = len(next(iter(observation.values())))
     shape = rows, policy.horizons.prediction, policy.specification.action.size

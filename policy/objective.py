@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from .denoising.levels import NoiseLevel
+
 if TYPE_CHECKING:
     from .denoising.interface import NoiseSchedule, Weighting
     from .denoising.prediction import Prediction
+    from .denoising.sampling import Sampler
     from .interface import Denoised, Lesson
 
 MOST_WEIGHT = 1e6
@@ -23,12 +26,11 @@ class Denoising:
 
     weighting: Weighting
     """How much each noise level counts in the loss; see `policy.denoising.weighting`."""
-    num_uniforms: int = 1
+    num_uniforms = 1
     """One number per draw chooses the noise level."""
-    has_teacher: bool = False
-    """Denoising needs no teacher."""
+    has_teacher = False
 
-    def check(self, schedule: NoiseSchedule, prediction: Prediction) -> None:
+    def check(self, schedule: NoiseSchedule, prediction: Prediction, sampler: Sampler) -> None:
         """Raise ValueError unless the prediction determines x_0 at all training times and no weight is too large."""
         t = schedule.time(torch.linspace(0, 1, 10_000)).unique()
         alpha, sigma = schedule(t)
@@ -45,14 +47,33 @@ class Denoising:
                 f"implies, got {largest:.3g}: choose policy/weighting=uniform or min_snr, or policy.prediction=v"
             )
 
+    def check_teacher(self, policy: Denoised, teacher: Any) -> None:
+        """Denoising has no teacher."""
+
     def loss(self, policy: Denoised, x_0: Tensor, conditioning: Tensor, lesson: Lesson) -> Tensor:
         """Weighted squared error of the network's output at each step, (K B, L); see `Objective.loss`."""
+        now = levels_at(policy.schedule, policy.schedule.time(lesson.uniform[..., 0]).flatten())
         epsilon = policy.start(lesson.noise).flatten(0, 1)
-        t = policy.schedule.time(lesson.uniform[..., 0]).flatten()
-        alpha, sigma = (coefficient[:, None, None] for coefficient in policy.schedule(t))
-        output = policy.network(alpha * x_0 + sigma * epsilon, t, conditioning)
-        error = (output - policy.prediction.target(x_0, epsilon, alpha, sigma)).square().mean(dim=-1)
-        return error * relative_weight(policy.prediction, self.weighting, alpha[:, 0], sigma[:, 0])
+        target = policy.prediction.target(x_0, epsilon, now.alpha, now.sigma)
+        return self.error(policy, now.alpha * x_0 + now.sigma * epsilon, conditioning, now=now, then=now, target=target)
+
+    def error(
+        self, policy: Denoised, x_t: Tensor, conditioning: Tensor, *, now: Any, then: Any, target: Tensor
+    ) -> Tensor:
+        """Weighted squared error of the network's output, (K B, L), in steps from `now` to `then`.
+
+        target: of the output. now, then: `levels_at` the times of each row.
+        """
+        network = policy.network
+        output = network.denoise(x_t, network.embed(now.time, then.time), network.condition(conditioning))
+        error = (output - target).square().mean(dim=-1)
+        return error * relative_weight(policy.prediction, self.weighting, now.alpha[:, 0], now.sigma[:, 0])
+
+
+def levels_at(schedule: NoiseSchedule, t: Tensor) -> Any:
+    """The `NoiseLevel` of each row, at times (B,): alpha and sigma are (B, 1, 1)."""
+    alpha, sigma = (coefficient[:, None, None] for coefficient in schedule(t))
+    return NoiseLevel(t, alpha, sigma)  # type: ignore[arg-type]
 
 
 def relative_weight(prediction: Prediction, weighting: Weighting, alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 import imageio.v2 as imageio
 import pytest
 import torch
-from recede.benchmarks import advice, gpu, hands, proving, tasks
+from recede.benchmarks import advice, gpu, hands, modes, proving, tasks
 from recede.benchmarks.gpu import PROOFS
 from recede.datasets.store import DemonstrationStore
 from recede.envs.tasks.pick_place import PICK_PLACE
@@ -43,6 +43,14 @@ TINY = {
     "coupling": {"SIZES": (8,), "SECONDS": 0},
     "denoising": {"SIZES": {"tiny": (16, 32)}, "SECONDS": 0},
     "evaluation": {"EPISODES": 2, "TURNS": 1, "CHANNELS": (8, 16)},
+    "few_steps": {
+        "DEMONSTRATIONS": 4,
+        "SEEDS": 2,
+        "UPDATES": dict.fromkeys(("diffusion", "flow", "regression", "progressive-2", "progressive"), 2),
+        "TRAINING": ("device=cpu", "batch_size=4", "policy.network.channels=[8,16]", "policy.network.time_size=8"),
+        "EVALUATION": ("videos=0", "workers=0"),
+        "SECONDS": 0,
+    },
     "gpu": {},
     "guidance": {"SIDE_WIDTHS": (0.02,)},
     "hands": {},
@@ -186,6 +194,15 @@ def test_modes(run, trained):
     rows = run("modes", trained)
     assert len(rows) == 6
     assert all(0 <= value <= 1 for name, value in rows.items() if "share" in name)
+
+
+@pytest.mark.slow
+def test_few_steps(run, monkeypatch, tmp_path):
+    for constant, value in TINY["modes"].items():
+        monkeypatch.setattr(modes, constant, value)
+    rows = run("few_steps", tmp_path / "folder")
+    assert rows["diffusion, 10 steps, beyond the teacher"] == 0
+    assert len([name for name in rows if name.endswith("time of a chunk")]) == 9
 
 
 def test_tasks(run, monkeypatch, tmp_path):

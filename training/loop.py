@@ -36,6 +36,7 @@ from ..evaluation.evaluate import choice_scores
 from ..evaluation.reports.learning import write_training_page
 from ..policy.denoising.coupling import optimal
 from ..policy.device import device as choose_device
+from ..policy.diffusion import DiffusionPolicy
 from ..policy.encoders.text import TextEncoder
 from ..policy.interface import Lesson, Policy
 from ..policy.normalizer import Normalizer
@@ -378,7 +379,8 @@ def load_teacher(
     begun: the manifest of the run that goes on.
 
     Raises ValueError if the objective needs a teacher and none is set, if it has no use for one, if the teacher has
-    another specification, or if it has other weights than the teacher that the run began with.
+    another specification or cannot teach this objective, or if it has other weights than the teacher that the run
+    began with.
     """
     if policy.has_teacher != (config.teacher is not None):
         rule = "needs a teacher: give teacher=RUN" if policy.has_teacher else "has no use for a teacher: leave it out"
@@ -390,6 +392,8 @@ def load_teacher(
         raise ValueError(
             f"teacher={config.teacher} must have the specification of the demonstrations: {'; '.join(differences)}"
         )
+    if isinstance(policy, DiffusionPolicy):
+        policy.objective.check_teacher(policy, teacher)
     digest = manifest["weights_sha256"][:12]
     if begun is not None and digest != (before := begun["training"]["teacher"]):
         raise ValueError(

@@ -10,7 +10,7 @@ from ...policy.denoising.coupling import COUPLINGS
 from ...policy.denoising.prediction import PREDICTIONS
 from ...specification import Horizons, Specification, nearest
 from ..checks import MOST_CHUNK, not_negative, positive, share
-from .denoising import CosineConfig, DDIMConfig, OneLevelConfig, UniformConfig, UniformTimesConfig
+from .denoising import MOST_LEVELS, CosineConfig, DDIMConfig, OneLevelConfig, UniformConfig, UniformTimesConfig
 from .encoders import LowdimEncoderConfig
 from .lazy import values
 from .networks import UNet1dConfig
@@ -113,6 +113,30 @@ class DenoisingConfig:
         from ...policy.objective import Denoising
 
         return Denoising(weighting)
+
+
+@dataclass(kw_only=True)
+class ProgressiveConfig:
+    """Progressive distillation (Salimans & Ho 2022): a step lands where several of the teacher's do. Needs teacher=."""
+
+    num_steps: int = 1
+    """Steps that the policy takes; policy.sampler.num_steps must be the same."""
+    teacher_steps: int = 10
+    """Steps in which DDIM samples the teacher, a multiple of num_steps."""
+
+    def __post_init__(self) -> None:
+        positive(self, "num_steps", "teacher_steps", most=MOST_LEVELS)
+        if self.teacher_steps % self.num_steps or self.teacher_steps == self.num_steps:
+            raise ValueError(
+                f"policy.objective.teacher_steps must be two or more times num_steps={self.num_steps}, got "
+                f"{self.teacher_steps}: give {2 * self.num_steps}"
+            )
+
+    def build(self, weighting: Weighting) -> Objective:
+        """The objective with this weighting of noise levels."""
+        from ...policy.distillation import Progressive
+
+        return Progressive(weighting, **values(self))
 
 
 @dataclass(kw_only=True)

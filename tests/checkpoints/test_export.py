@@ -144,15 +144,19 @@ def test_an_exported_policy_predicts_without_torch(folders, tmp_path, engine):
     assert np.array_equal(chunks["held"], loaded.predict(observation, noise, [prefix]))
 
 
-def test_a_regression_policy_is_exported_too(recede, tmp_path, reaches, small):
-    options = ["policy=regression", "steps=5", "save_every=5", *small]
+DISTILLED = ("policy/objective=progressive", "policy.sampler.num_steps=1")
+
+
+@pytest.mark.parametrize(("draws", "way"), [(0, ["policy=regression"]), (1, DISTILLED)])
+def test_policies_of_few_steps_are_exported_too(recede, tmp_path, reaches, small, trained, draws, way):
+    options = ["steps=5", "save_every=5", *small, *way, *([f"teacher={trained}"] if draws else [])]
     assert recede("train", TASK, f"dataset={reaches}", f"out={tmp_path / 'run'}", *options).status == 0
     result = recede("export", tmp_path / "run", f"out={tmp_path / 'out'}", "engine=onnx")
     assert result.status == 0, result.err
     exported, eager = package.load_engine(tmp_path / "out"), EagerEngine(load_policy(tmp_path / "run")[0])
-    assert exported.noise_shape == (0, 16, 2)
-    for guidance in ((), [plan(3)]):
-        arguments = *ask(3, draws=0), guidance
+    assert exported.noise_shape == (draws, 16, 2)
+    for guidance in ((), [plan(3)], [plan(3, start=0.5)]):
+        arguments = *ask(3, draws=draws), guidance
         np.testing.assert_allclose(exported.predict(*arguments), eager.predict(*arguments), rtol=0, atol=1e-4)
 
 

@@ -6,134 +6,20 @@ objective, a guidance or a function of the steps.
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from policies import USUAL
 from recede.policy.check import check_policy
 from recede.policy.denoising.guidance import Guidance
-from recede.policy.denoising.levels import NoiseLevel, spaced
-from recede.policy.denoising.prediction import SAMPLE
-from recede.policy.denoising.sampling import Sampler, ddim, ddpm, step, transition
-from recede.policy.denoising.schedule import cosine
+from recede.policy.denoising.sampling import ddpm, step, transition
 from recede.policy.denoising.weighting import uniform
-from recede.policy.diffusion import DiffusionPolicy
+from recede.policy.distillation import implied
 from recede.policy.engines.eager import EagerEngine
-from recede.policy.interface import Lesson
-from recede.policy.normalizer import Normalizer
-from recede.policy.objective import Denoising
+from recede.policy.objective import Denoising, levels_at
 from recede.policy.requests import Request, batch
-from recede.specification import Horizons, Specification, Stream
-from recede.training.ema import EMA
-from torch import nn
-
-SPECIFICATION = Specification((Stream("state", (1,)),), Stream("action", (1,)), control_dt=0.1)
-HORIZONS = Horizons(observation=1, prediction=2, action=1)
-RANGES = {name: (np.full(1, -1.0), np.full(1, 1.0)) for name in ("state", "action")}
-SCHEDULE = cosine(20)
-STD = 0.4
-DDIM = partial(ddim, eta=0.0)
-
-
-class State(nn.Module):
-    """An encoder that passes the state on."""
-
-    conditioning_shape, num_context, crop = (1, 1), 0, None
-
-    def forward(self, observation):
-        return observation["state"]
-
-
-class MLP(nn.Module):
-    """A network that takes both ends of its step."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(4, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 1))
-
-    def forward(self, noisy, t, conditioning):
-        return self.denoise(noisy, self.embed(t, t), self.condition(conditioning))
-
-    def embed(self, now, then):
-        return torch.stack([now, then], dim=-1) / 20
-
-    def condition(self, conditioning):
-        return conditioning[:, 0]
-
-    def denoise(self, noisy, time, condition):
-        steps = noisy.shape[1]
-        inputs = [x[:, None].expand(-1, steps, -1) for x in (time, condition)]
-        return self.layers(torch.cat([noisy, *inputs], dim=-1))
-
-
-class Exact(MLP):
-    """The best estimate of x_0 of mean `state` and standard deviation `STD`."""
-
-    def embed(self, now, then):
-        return torch.stack(SCHEDULE(now.long()), dim=-1)
-
-    def denoise(self, noisy, time, condition):
-        alpha, sigma = time[:, None].split(1, dim=-1)
-        mean = condition[:, None]
-        return mean + alpha * STD**2 / (alpha**2 * STD**2 + sigma**2) * (noisy - alpha * mean)
-
-
-def policy(network, *, num_steps=10, solve=DDIM, **options):
-    levels = spaced(SCHEDULE.levels, num_steps, "trailing")
-    draws = num_steps if solve is ddpm else 0
-    return DiffusionPolicy(
-        SPECIFICATION,
-        HORIZONS,
-        normalizer=Normalizer(SPECIFICATION, RANGES),
-        encoder=State(),
-        network=network,
-        schedule=SCHEDULE,
-        prediction=SAMPLE,
-        sampler=Sampler(solve, levels, num_draws=draws),
-        **(USUAL | {"clip": 10.0} | options),
-    )
-
-
-def draw(made, rows=512, seed=1):
-    draws, *shape = made.noise_shape
-    return torch.randn(draws, rows, *shape, generator=torch.Generator().manual_seed(seed))
-
-
-def state(rows=512, value=0.0):
-    return {"state": torch.full((rows, 1, 1), value)}
-
-
-def train(made, *, teacher=None, num_steps=400, mean=0.0):
-    """A training loop like that of `recede train`, on actions around `mean`."""
-    generator, optimizer = torch.Generator().manual_seed(0), torch.optim.AdamW(made.parameters(), lr=4e-3)
-    rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
-    average = EMA(made, power=0.75, maximum=0.98)
-    for index in range(num_steps):
-        action = mean + STD * torch.randn(256, 2, 1, generator=generator)
-        lesson = Lesson(
-            state(256, mean),
-            action,
-            torch.randn(1, 256, 2, 1, generator=generator),
-            torch.rand(1, 256, made.num_uniforms, generator=generator),
-            average=average.module,
-            teacher=teacher,
-            progress=torch.tensor(index / num_steps),
-        )
-        optimizer.zero_grad()
-        made.loss(lesson).mean().backward()
-        optimizer.step()
-        rates.step()
-        average.update(made, index + 1)
-    return average.module
-
-
-def levels_at(t):
-    """The levels of times (B,), one per row, for steps of whole batches."""
-    alpha, sigma = (value[:, None, None] for value in SCHEDULE(t))
-    return NoiseLevel(t, alpha, sigma)
+from tiny import MLP, STD, Exact, draw, policy, state, train
 
 
 def estimated(made, x, now, then, conditioning):
@@ -150,12 +36,12 @@ class Consistency:
     num_uniforms: int = 1
     has_teacher: bool = True
 
-    def check(self, schedule, prediction):
+    def check(self, schedule, prediction, sampler):
         pass
 
     def loss(self, made, x_0, conditioning, lesson):
         t = made.schedule.time(lesson.uniform[..., 0]).flatten()
-        now, then, clean = levels_at(t), levels_at(t - 1), torch.full_like(t, -1)
+        now, then, clean = levels_at(made.schedule, t), levels_at(made.schedule, t - 1), torch.full_like(t, -1)
         x = now.alpha * x_0 + now.sigma * lesson.noise.flatten(0, 1)
         with torch.no_grad():
             ahead = step(x, estimated(lesson.teacher, x, t, t - 1, conditioning), now=now, then=then)
@@ -182,7 +68,7 @@ class Shortcut:
     num_uniforms: int = 3
     has_teacher: bool = False
 
-    def check(self, schedule, prediction):
+    def check(self, schedule, prediction, sampler):
         pass
 
     def loss(self, made, x_0, conditioning, lesson):
@@ -190,7 +76,7 @@ class Shortcut:
         t = made.schedule.time(level)
         half = ((t + 1) * length / 2).long()  # times to go, twice
         half = torch.where(share < 0.5, 0, half)  # half of all lessons are plain denoising
-        now, mid, then = (levels_at(t - count) for count in (0 * half, half, 2 * half))
+        now, mid, then = (levels_at(made.schedule, t - count) for count in (0 * half, half, 2 * half))
         x = now.alpha * x_0 + now.sigma * lesson.noise.flatten(0, 1)
         with torch.no_grad():
             first = estimated(lesson.average, x, t, t - half, conditioning)
@@ -199,19 +85,6 @@ class Shortcut:
             landed = step(halfway, second, now=mid, then=then)
             target = torch.where((half > 0)[:, None, None], implied(x, landed, now=now, then=then), x_0)
         return (estimated(made, x, t, t - 2 * half, conditioning) - target).square().mean(dim=-1)
-
-
-def implied(x_t, landed, *, now, then):
-    """The x_0 of a step that lands at `landed`: the inverse of `step`, which is linear in x_0."""
-    kept = now.alpha * then.sigma / (then.alpha * now.sigma)
-    return (landed - then.sigma / now.sigma * x_t) / (then.alpha * (1 - kept))
-
-
-def test_the_estimate_of_a_step_follows_from_where_it_lands():
-    x, x_0 = torch.randn(2, 5, 2, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for now, then in pairwise(reversed(SCHEDULE.levels)):
-        landed = step(x, x_0, now=now, then=then)
-        torch.testing.assert_close(implied(x, landed, now=now, then=then), x_0, rtol=1e-9, atol=1e-9)
 
 
 def test_a_shortcut_policy_keeps_its_spread_in_a_single_step():

@@ -1,0 +1,144 @@
+"""Policies of one and two steps beside their teacher and plain controls, in the same episodes of `pick_place`.
+
+    python benchmarks/few_steps.py FOLDER [json=FILE]
+
+Everything is a `recede` command, which is printed before it runs; one that was interrupted goes on where it stopped.
+All policies have one network and learn from the same demonstrations. Each acts in the same `SEEDS`
+episodes, which nothing else has used. A row is a policy with a number of steps: its success, the difference from the
+teacher's in the same episodes, how its chunks part at the wall (see `benchmarks/modes.py`), and the median time of a
+chunk for one robot in PyTorch. All take turns, so that a busy machine slows all alike. There is one training of each,
+so the intervals are over episodes alone.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from recede.benchmarks.measure import Row, interleaved_medians, output, report
+from recede.benchmarks.modes import measures, sampled, windows
+from recede.checkpoints.opening import open_policy
+from recede.commands.main import main as run
+from recede.evaluation.intervals import wilson
+from recede.evaluation.pairs import bonett_price
+from recede.files import read_json
+
+TASK, DEMONSTRATIONS, SEEDS, FIRST_SEED = "pick_place", 150, 500, 700_000
+TRAINING: tuple[str, ...] = ("save_every=1000000", "validate_every=500")
+"""More arguments of every training."""
+EVALUATION: tuple[str, ...] = ("videos=0",)
+"""More arguments of every evaluation."""
+SECONDS = 30.0
+"""How long all policies take turns for the time of a chunk."""
+TEACHER = "diffusion"
+
+
+def distilled(num_steps: int) -> tuple[str, ...]:
+    """Arguments of a training from the teacher. "teacher" and "init_from" stand for its run."""
+    steps = f"policy.objective.num_steps={num_steps}", f"policy.sampler.num_steps={num_steps}"
+    return "policy/objective=progressive", *steps, "teacher", "init_from"
+
+
+POLICIES: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
+    TEACHER: ((), (10, 2, 1)),
+    "flow": (("policy=flow",), (4, 2, 1)),
+    "regression": (("policy=regression",), ()),
+    "progressive-2": (("warmup=20", *distilled(2)), (2,)),
+    "progressive": (("warmup=20", *distilled(1)), (1,)),
+}
+"""Name -> arguments of its training, and the numbers of steps that it is measured with."""
+UPDATES = {TEACHER: 1000, "flow": 800, "regression": 500, "progressive-2": 100, "progressive": 120}
+"""Name -> updates of its training."""
+
+
+def main() -> None:
+    """Record, train and evaluate; prints a table."""
+    folder, *rest = sys.argv[1:]
+    path = output(rest)
+    report(list(rows(Path(folder))), path)
+
+
+def rows(folder: Path) -> Iterator[Row]:
+    """The measurements of each policy with each number of steps."""
+    data = folder / "demonstrations.zarr"
+    if not data.exists():
+        recede("collect", f"task={TASK}", f"episodes={DEMONSTRATIONS}", f"out={data}")
+    for name in POLICIES:
+        train(folder, name, data)
+    chosen = {
+        f"{name}, {count} steps" if count else name: (folder / name, {"num_steps": count} if count else None)
+        for name, (_, counts) in POLICIES.items()
+        for count in counts or (0,)
+    }
+    evaluations = {label: evaluated(label, *choice) for label, choice in chosen.items()}
+    teacher = next(iter(evaluations.values()))
+    for label, evaluation in evaluations.items():
+        low, high = (100 * bound for bound in wilson(sum(evaluation["success"]), SEEDS))
+        yield Row(name=f"{label}, success", value=100 * evaluation["success_rate"], unit=f"% [{low:.1f}, {high:.1f}]")
+        pairs = list(zip(evaluation["success"], teacher["success"], strict=True))
+        only = pairs.count((True, False)), pairs.count((False, True))
+        low, high = (100 * bound for bound in bonett_price(*only, SEEDS))
+        difference = 100 * (only[0] - only[1]) / SEEDS
+        yield Row(name=f"{label}, beyond the teacher", value=difference, unit=f"points [{low:+.1f}, {high:+.1f}]")
+    yield from modes(chosen)
+    yield from times(chosen)
+
+
+def recede(command: str, *arguments: str) -> None:
+    """Run a command and print it. Exits with its status if it fails."""
+    print("recede", command, *arguments, flush=True)
+    if status := run([command, *arguments]):
+        raise SystemExit(status)
+
+
+def train(folder: Path, name: str, data: Path) -> None:
+    """Train a policy, or go on with its training."""
+    teacher = folder / TEACHER
+    arguments = [f"{key}={teacher}" if key in ("teacher", "init_from") else key for key in POLICIES[name][0]]
+    places = [f"task={TASK}", f"dataset={data}", f"out={folder / name}"]
+    recede("train", *places, f"steps={UPDATES[name]}", *arguments, *TRAINING)
+
+
+def evaluated(label: str, policy: Path, sampler: dict[str, Any] | None) -> dict[str, Any]:
+    """The content of `evaluation.json` of a policy with this number of steps."""
+    out = policy.parent / f"evaluation-{label.replace(', ', '-').replace(' ', '-')}"
+    if not (out / "evaluation.json").exists():
+        changes = [f"sampler.{key}={value}" for key, value in (sampler or {}).items()]
+        seeds = [f"episodes={SEEDS}", f"first_seed={FIRST_SEED}", f"out={out}"]
+        recede("evaluate", str(policy), f"task={TASK}", *seeds, *changes, *EVALUATION)
+    return read_json(out / "evaluation.json")
+
+
+def modes(chosen: dict[str, tuple[Path, Any]]) -> Iterator[Row]:
+    """How chunks part at the wall, beside the demonstrators'."""
+    cached = dict[Any, Any]()
+    for label, (policy, sampler) in chosen.items():
+        horizons = open_policy(policy).engine.horizons
+        observation, own = cached.get(horizons) or cached.setdefault(horizons, windows(horizons))
+        ends = sampled(policy, sampler, observation)
+        for name, function in measures(own).items():
+            yield Row(name=f"{label}, {name}", value=function(ends, own), unit="")
+    for own in [own for _, own in cached.values()]:
+        yield Row(name="demonstrators, share left", value=float(np.mean(own > 0)), unit="")
+
+
+def times(chosen: dict[str, tuple[Path, Any]]) -> Iterator[Row]:
+    """The time of a chunk for one robot."""
+    works = list[Any]()
+    for policy, sampler in chosen.values():
+        engine = open_policy(policy, sampler=sampler).engine
+        draws, *chunk = engine.noise_shape
+        streams = engine.specification.observations
+        shapes = {stream.name: (1, engine.horizons.observation, *stream.shape) for stream in streams}
+        observation = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        works.append(partial(engine.predict, observation, np.zeros((draws, 1, *chunk), np.float32)))
+    for label, seconds in zip(chosen, interleaved_medians(works, seconds=SECONDS), strict=True):
+        yield Row(name=f"{label}, time of a chunk", value=1e3 * seconds, unit="ms")
+
+
+if __name__ == "__main__":
+    main()
