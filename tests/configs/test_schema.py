@@ -106,7 +106,7 @@ def test_every_command_composes_to_its_configuration(command):
     required = {key: value for key, value in REQUIRED.items() if is_required(config, key)}
     required |= {"robot": "simulated"} if command == "check" else {}  # it checks a robot or a task
     with initialize_config_module("recede.configs", version_base="1.3"):
-        composed = OmegaConf.to_object(compose(command, [f"{key}={value}" for key, value in required.items()]))
+        composed = OmegaConf.to_object(compose(command, [f"{key}={quoted(value)}" for key, value in required.items()]))
     parts = {
         "import-checkpoint": "policy",
         "check": "robot",
@@ -174,6 +174,11 @@ def test_every_command_has_a_module_and_a_key_for_its_bare_argument():
     assert {command.replace("-", "_") for command in COMMANDS} == modules
     for command in COMMANDS.values():
         assert command.positional is None or command.positional in command.config.__dataclass_fields__
+
+
+def quoted(value):
+    """A value as the grammar of Hydra has it."""
+    return f"'{value}'" if "=" in value else value
 
 
 def is_required(config, key):
