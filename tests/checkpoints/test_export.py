@@ -294,7 +294,7 @@ def replace_levels(folder):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: altered(f, format=0), "format must be 3, which this version of recede reads, got 0"),
+        (lambda f: altered(f, format=0), "format must be 4, which this version of recede reads, got 0"),
         (lambda f: altered(f, levels=None), r"engine.json is damaged: it lacks \['levels'\]"),
         (lambda f: altered(f, engine="tensorrt"), "is damaged: engine must be one of onnx, openvino, openvino_fp32"),
         (lambda f: altered(f, horizons={"observation": 0}), "is damaged .the observation horizon must be at least 1"),
