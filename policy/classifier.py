@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from ..files import interpreting, read_json_with_digest, read_tensors, write_json_with_digest, write_tensors
-from .denoising.classified import Classified, LogProbability, posterior_mean
+from .denoising.classified import Classified, LogProbability
+from .denoising.guidance import posterior
 from .denoising.levels import NoiseLevel
 from .diffusion import DiffusionPolicy
 from .interface import Lesson
@@ -40,7 +41,8 @@ class Classifier(nn.Module):
     def forward(self, u: Tensor, share: Tensor, conditioning: Tensor) -> Tensor:
         """The logit of the probability, (B,).
 
-        u: (B, L, Dz), `posterior_mean`. share: (B,), `NoiseLevel.share`. conditioning: (B, S, Dc), `policy.encode`.
+        u: (B, L, Dz), the mean of x_0 by `posterior`. share: (B,), `NoiseLevel.share`. conditioning: (B, S, Dc), by
+        `policy.encode`.
         """
         return self.layers(torch.cat([u.flatten(1), share[:, None], conditioning.flatten(1)], dim=1))[:, 0]
 
@@ -50,8 +52,8 @@ class Classifier(nn.Module):
         alpha, sigma = policy.schedule(policy.schedule.time(lesson.uniform[..., 0].flatten()))
         x_0 = policy.space.encode(lesson.action).repeat(draws, 1, 1)
         x_t = alpha[:, None, None] * x_0 + sigma[:, None, None] * noise
-        u, _ = posterior_mean(x_t, alpha[:, None, None], sigma[:, None, None], policy.space.std)
-        return self(u, alpha / (alpha + sigma), policy.encode(lesson.observation).repeat(draws, 1, 1))
+        gain, _ = posterior(alpha[:, None, None], sigma[:, None, None], policy.space.std)
+        return self(gain * x_t, alpha / (alpha + sigma), policy.encode(lesson.observation).repeat(draws, 1, 1))
 
     def guidance(self, policy: DiffusionPolicy, *, holds: bool, weight: float) -> Classified:
         """Guidance towards chunks that have the property, or do not have it."""

@@ -261,7 +261,8 @@ def _serve(channel: Channel, task: Task, options: Options, film: socket.socket |
         try:
             _run(channel, simulation)
         except Exception as error:
-            is_of_machine = isinstance(error, OSError) and not isinstance(error, ConnectionError)  # it names the remedy
+            # Those of this machine, such as a package that is missing, name their remedy.
+            is_of_machine = isinstance(error, ImportError | OSError) and not isinstance(error, ConnectionError)
             is_ours = not own_frames(error) and not isinstance(error, PromiseError) and not is_of_machine
             if is_ours or not channel.send(FAULT, str(simulation.fault(error)).encode()[:FAULT_BYTES]):
                 raise

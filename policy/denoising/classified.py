@@ -7,30 +7,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .guidance import Guidance, Sampling
+from .guidance import Guidance, Sampling, posterior
 from .levels import NoiseLevel
 
 LogProbability = Callable[[Any, NoiseLevel], Any]
-"""(u (B, L, Dz), level) -> log p(class | x_t) of each chunk, (B,). u: see `posterior_mean`."""
-
-
-def posterior_mean(x_t: Any, alpha: Any, sigma: Any, std: Any) -> tuple[Any, Any]:
-    """Mean and variance of x_0 given x_t = alpha x_0 + sigma epsilon, if its numbers were independent and normal.
-
-    x_t: (B, L, Dz). std: (Dz,), the standard deviation of x_0. The mean is alpha std^2 x_t / (alpha^2 std^2 + sigma^2).
-    """
-    share = std**2 / (alpha**2 * std**2 + sigma**2)
-    return alpha * share * x_t, sigma**2 * share
+"""(u (B, L, Dz), level) -> log p(class | x_t) of each chunk, (B,). u: the mean of x_0 by `guidance.posterior`."""
 
 
 @dataclass(frozen=True)
 class Classified(Guidance):
-    """Prefer chunks of a class, by a classifier of noisy chunks (Dhariwal & Nichol 2021, eq. 10 to 12).
+    """Prefer chunks of a class, by a classifier of noisy chunks (Dhariwal & Nichol 2021, section 4).
 
     The guided chunks have the distribution of the policy's times p(class | chunk)^weight, exactly for a weight of 1.
 
-    The classifier takes `posterior_mean` instead of x_t, which says the same. The pull on x_0 is then its gradient
-    times the variance. A gradient in x_t would have to be divided by alpha, which is nearly 0 at pure noise.
+    The classifier takes the mean of x_0 by `posterior` instead of x_t, which says the same. The pull on x_0 is then its
+    gradient times the variance. A gradient in x_t would have to be divided by alpha, which is nearly 0 at pure noise.
 
     >>> Classified(print, weight=-1.0)
     Traceback (most recent call last):
@@ -58,9 +49,9 @@ class Classified(Guidance):
         log_probability = self.classify(sampling.observation)
 
         def guided(x_t: Any, now: NoiseLevel, then: NoiseLevel) -> Any:
-            u, variance = posterior_mean(x_t, now.alpha, now.sigma, sampling.space.std)
+            gain, variance = posterior(now.alpha, now.sigma, sampling.space.std)
             with torch.enable_grad():
-                u = u.detach().requires_grad_()
+                u = (gain * x_t).detach().requires_grad_()
                 logarithm = log_probability(u, now)
                 (gradient,) = torch.autograd.grad(logarithm.sum(), u)
             if not bool(torch.isfinite(gradient).all()):

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .guidance import Guidance, Sampling, library
+from .guidance import Guidance, Sampling, library, posterior
 from .levels import NoiseLevel
 
 Numbers = tuple[float, ...]
@@ -60,9 +60,9 @@ class Energies(Guidance):
 
     energies: tuple[Energy, ...]
     exact: bool = True
-    """Whether V comes from the gradient of the network, V = sigma^2 / alpha dm / dx_t (Meng et al. 2021, eq. 7). Steps
-    of a chunk then move together as in the data. It costs a backward pass per round. If not, V is that of independent
-    numbers with the standard deviation of the data."""
+    """Whether V comes from the gradient of the network, V = sigma^2 / alpha dm / dx_t, Tweedie's formula of second
+    order (Meng et al. 2021). Steps of a chunk then move together as in the data. It costs a backward pass per round. If
+    not, V is that of independent numbers with the standard deviation of the data."""
     rounds: int = 4
     """Steps of conjugate gradients to the minimum, for each denoising step."""
 
@@ -105,7 +105,7 @@ Linear = Callable[[Any], Any]
 
 def _independent(denoise: Any, x_t: Any, now: NoiseLevel, then: NoiseLevel, std: Any) -> tuple[Any, Linear]:
     """The estimate of x_0, and its covariance if the numbers of x_0 are independent."""
-    variance = now.sigma**2 * std**2 / (now.alpha**2 * std**2 + now.sigma**2)
+    _, variance = posterior(now.alpha, now.sigma, std)
     return denoise(x_t, now, then), lambda x: variance * x
 
 

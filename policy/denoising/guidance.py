@@ -245,6 +245,15 @@ def library(x: Any) -> Any:
     return torch
 
 
+def posterior(alpha: Any, sigma: Any, std: Any) -> tuple[Any, Any]:
+    """The gain g and the variance of x_0 given x_t, if its numbers were independent, normal and of mean 0.
+
+    x_t = alpha x_0 + sigma epsilon. The mean of x_0 is g x_t. std: (Dz,), the standard deviation of x_0.
+    """
+    share = std**2 / (alpha**2 * std**2 + sigma**2)
+    return alpha * share, sigma**2 * share
+
+
 def inpainting(
     denoise: Denoiser, planned: Tensor, weights: Tensor, *, std: Tensor | None = None, limit: Any, exact: bool
 ) -> Denoiser:

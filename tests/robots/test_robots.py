@@ -1,11 +1,13 @@
 """Every robot keeps the promises of `recede.robots.interface`, and `check_robot` names each broken promise."""
 
 import contextlib
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -382,6 +384,14 @@ def test_a_fault_of_the_users_environment_is_named_and_has_no_traceback(kind, wo
             run_to_the_end(robot)
         with pytest.raises(ConnectionError, match=words):
             robot.command(FAR, time.monotonic())
+    assert capfd.readouterr().err == ""
+
+
+def test_a_package_that_a_simulation_lacks_is_named_and_there_is_no_traceback(capfd):
+    task = replace(toys.REACH, make=partial(importlib.import_module, "no_such_package"))
+    message = "ModuleNotFoundError: .*no_such_package"
+    with contextlib.closing(SimulatedRobot(task)) as robot, pytest.raises(ConnectionError, match=message):
+        robot.start()
     assert capfd.readouterr().err == ""
 
 
