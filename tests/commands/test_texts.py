@@ -49,7 +49,16 @@ TEXTS = [
 """What Hydra's grammar or OmegaConf would make something else of."""
 
 ANY = st.text(st.characters(exclude_characters="\0"), min_size=1) | st.text("a'\"\\${},[] =~.:1_\t\n", min_size=1)
-REQUIRED = {"dataset": "d", "name": "n", "out": "o", "results": "r", "run": "r", "source": "s", "task": "t"}
+REQUIRED = {
+    "condition": "steps>1",
+    "dataset": "d",
+    "name": "n",
+    "out": "o",
+    "results": "r",
+    "run": "r",
+    "source": "s",
+    "task": "t",
+}
 
 
 def keys_of(command):
