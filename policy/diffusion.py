@@ -14,7 +14,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from ..specification import Horizons, Specification
-from .denoising.guidance import Guidance, Sampling, check_guidance, sample
+from .denoising.guidance import WHOLE_STEPS, Guidance, Sampling, check_guidance, sample
 from .denoising.interface import Denoiser, NoiseSchedule, Space
 from .denoising.levels import NoiseLevel
 from .denoising.prediction import Prediction, estimate
@@ -173,6 +173,8 @@ class DiffusionPolicy(nn.Module):
     def predict(self, observation: Observation, noise: Tensor, guidance: Sequence[Guidance] = ()) -> Tensor:
         """An action chunk (B, Tp, Da) in units; see `Policy.predict`."""
         check_guidance(guidance, noise)
+        if self.has_teacher and any(guide.needs_mean for guide in guidance):
+            raise ValueError(WHOLE_STEPS)
         conditioning = self.encode(observation)
         sampling = Sampling(
             self.network.condition(conditioning),

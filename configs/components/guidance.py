@@ -10,7 +10,7 @@ from typing import Any
 
 from ...policy.denoising import energies
 from ...policy.denoising.classified import Classified
-from ...policy.denoising.guidance import ClassifierFree
+from ...policy.denoising.guidance import WHOLE_STEPS, ClassifierFree
 from ...policy.engines.interface import Engine
 from ..checks import MOST_CHUNK, PathName, not_negative, positive
 
@@ -75,9 +75,10 @@ sides. It needs engine=eager. false moves only the steps that cost something: fo
     def build(self, engine: Engine, policy: Mapping[str, Any]) -> energies.Energies:
         """The guidance of an engine. policy: its parts, as its checkpoint notes them.
 
-        Raises ValueError if a point has not as many numbers as the action, if the chunks end before `reach_after`, or
-        if nothing is chosen.
+        Raises ValueError if a point has not as many numbers as the action, if the chunks end before `reach_after`, if
+        nothing is chosen, or if the policy is distilled.
         """
+        _check_estimates(policy)
         control_dt, point = engine.specification.control_dt, partial(_point, size=engine.specification.action.size)
         width, made = point("width", self.width), list[energies.Energy]()
         if self.reach is not None:
@@ -107,6 +108,11 @@ sides. It needs engine=eager. false moves only the steps that cost something: fo
                 f"guidance.reach_after must be at most {most:g} s, where chunks end, got {self.reach_after:g}"
             )
         return step
+
+
+def _check_estimates(policy: Mapping[str, Any]) -> None:
+    if policy.get("objective", {}).get("choice") == "progressive":
+        raise ValueError(WHOLE_STEPS)
 
 
 def _point(name: str, value: Any, *, size: int) -> tuple[Any, ...]:
@@ -144,9 +150,10 @@ class ClassifierConfig:
     def build(self, engine: Engine, policy: Mapping[str, Any]) -> Classified:
         """The guidance of an engine. policy: its parts, as its checkpoint notes them.
 
-        Raises FileNotFoundError or ValueError if the folder holds no classifier of this policy, or if the engine is not
-        eager.
+        Raises FileNotFoundError or ValueError if the folder holds no classifier of this policy, if the engine is not
+        eager, or if the policy is distilled.
         """
+        _check_estimates(policy)
         from ...policy.classifier import Classifier
         from ...policy.engines.pieces import check_diffusion
 

@@ -42,6 +42,11 @@ class Classified(Guidance):
         """That of the classifier."""
         return True
 
+    @property
+    def needs_mean(self) -> bool:
+        """It weighs the mean of x_0 against its covariance."""
+        return True
+
     def denoiser(self, denoise: Any, sampling: Sampling) -> Any:
         """The guided denoiser, with clipped estimates. Raises ValueError if the classifier has no finite gradient."""
         import torch

@@ -77,6 +77,11 @@ class Energies(Guidance):
         """The exact covariance and the energies of some users need it."""
         return self.exact or any(energy.needs_gradient for energy in self.energies)
 
+    @property
+    def needs_mean(self) -> bool:
+        """It weighs the mean of x_0 against its covariance."""
+        return True
+
     def check(self, shape: tuple[int, ...]) -> None:
         """Raise ValueError unless every energy suits the chunks."""
         for energy in self.energies:

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from .sampling import Sampler
 
 
+WHOLE_STEPS = (
+    "energies and classifiers weigh estimates of x_0, which a distilled policy does not give: guide its teacher"
+)
+"""Why a policy that learned whole steps of a teacher cannot be guided by what `needs_mean`."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """What a guidance may use of the policy whose chunks it guides."""
@@ -65,6 +71,11 @@ class Guidance:
     @property
     def needs_gradient(self) -> bool:
         """Whether it needs the gradient of the denoiser, which only PyTorch can compute."""
+        return False
+
+    @property
+    def needs_mean(self) -> bool:
+        """Whether the denoiser must estimate the mean of x_0 given x_t, which a policy of whole steps does not."""
         return False
 
     def check(self, shape: tuple[int, ...]) -> None:

@@ -65,6 +65,13 @@ def test_what_does_not_suit_is_refused(engine, options, message):
         EnergyConfig(**options).build(engine, {})
 
 
+def test_a_distilled_policy_is_refused(engine):
+    parts = {"objective": {"choice": "progressive"}}
+    for config in (EnergyConfig(width=1.0, max_velocity=1.0), ClassifierConfig(folder="x")):
+        with pytest.raises(ValueError, match="guide its teacher"):
+            config.build(engine, parts)
+
+
 def test_a_classifier_must_be_named_and_needs_eager(engine):
     with pytest.raises(ValueError, match=r"weight must be at least 0, got -1"):
         ClassifierConfig(folder="x", weight=-1.0)

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 from recede.policy.check import check_policy
+from recede.policy.denoising.energies import Energies, RateLimit
 from recede.policy.denoising.levels import spaced
 from recede.policy.denoising.sampling import ddim, step
 from recede.policy.denoising.weighting import uniform
@@ -105,3 +106,11 @@ def test_a_distilled_policy_has_no_likelihood():
     made = policy(MLP(), num_steps=1, objective=Progressive(uniform, 1, 4))
     with pytest.raises(ValueError, match="was distilled has no likelihood"):
         log_likelihood(made, state(3), torch.zeros(3, 2, 1))
+
+
+def test_what_weighs_estimates_of_x_0_is_refused():
+    made = policy(MLP(), num_steps=1, objective=Progressive(uniform, 1, 4))
+    (draws, *shape), size = made.noise_shape, made.specification.action.size
+    guidance = [Energies((RateLimit((1.0,) * size, (1.0,) * size, 0.1),), exact=False)]
+    with pytest.raises(ValueError, match="guide its teacher"):
+        made.predict(state(3), torch.zeros(draws, 3, *shape), guidance)
