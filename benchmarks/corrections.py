@@ -18,8 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from recede.benchmarks.measure import Row, output, report
-from recede.commands.main import main as run
+from recede.benchmarks.measure import Row, output, recede, report
 from recede.datasets.store import DemonstrationStore
 from recede.files import read_json
 
@@ -62,13 +61,6 @@ def rows(folder: Path) -> Iterator[Row]:
         for stage in (1, 2):
             policy = trained(folder, f"{name}-{stage}", datasets, start=policy)
         yield from results(policy)
-
-
-def recede(command: str, *arguments: str) -> None:
-    """Run a command and print it. Exits with its status if it fails."""
-    print("recede", command, *arguments, flush=True)
-    if status := run([command, *arguments]):
-        raise SystemExit(status)
 
 
 def recorded(folder: Path, name: str, episodes: int) -> Path:

@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from recede.benchmarks.measure import Row, interleaved_medians, output, report
+from recede.benchmarks.measure import Row, interleaved_medians, output, recede, report
 from recede.benchmarks.modes import measures, sampled, windows
 from recede.checkpoints.opening import open_policy
-from recede.commands.main import main as run
 from recede.evaluation.intervals import wilson
 from recede.evaluation.pairs import bonett_price
 from recede.files import read_json
@@ -86,13 +85,6 @@ def rows(folder: Path) -> Iterator[Row]:
         yield Row(name=f"{label}, beyond the teacher", value=difference, unit=f"points [{low:+.1f}, {high:+.1f}]")
     yield from modes(chosen)
     yield from times(chosen)
-
-
-def recede(command: str, *arguments: str) -> None:
-    """Run a command and print it. Exits with its status if it fails."""
-    print("recede", command, *arguments, flush=True)
-    if status := run([command, *arguments]):
-        raise SystemExit(status)
 
 
 def train(folder: Path, name: str, data: Path) -> None:

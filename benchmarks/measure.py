@@ -60,6 +60,15 @@ def interleaved_medians(works: Sequence[Callable[[], object]], *, seconds: float
     return [median(times) for times in taken]
 
 
+def recede(command: str, *arguments: str) -> None:
+    """Run a command and print it. Exits with its status if it fails."""
+    from recede.commands.main import main as run
+
+    print("recede", command, *arguments, flush=True)
+    if status := run([command, *arguments]):
+        raise SystemExit(status)
+
+
 def report(rows: list[Row], path: Path | None) -> None:
     """Print the processor and the rows as a table. Write both to `path` as JSON, unless it is None."""
     name = processor(device("auto"))

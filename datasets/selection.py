@@ -70,6 +70,12 @@ class Selected(Demonstrations):
         return ranges
 
 
+def facts_of_episodes(demonstrations: Demonstrations) -> list[dict[str, Any]]:
+    """What conditions compare, name -> value, of each episode; see `filters.rows`."""
+    lengths, seeds = demonstrations.episode_lengths.tolist(), demonstrations.episode_seeds.tolist()
+    return list(rows(demonstrations.episode_facts, lengths, seeds, demonstrations.specification.control_dt))
+
+
 def selected(demonstrations: Demonstrations, condition: str | None) -> Demonstrations:
     """The episodes that fulfil a condition of `datasets.filters`; all of them if it is None.
 
@@ -77,11 +83,5 @@ def selected(demonstrations: Demonstrations, condition: str | None) -> Demonstra
     """
     if condition is None:
         return demonstrations
-    table = rows(
-        demonstrations.episode_facts,
-        demonstrations.episode_lengths.tolist(),
-        demonstrations.episode_seeds.tolist(),
-        demonstrations.specification.control_dt,
-    )
-    indices = select(parse(condition), list(table), str(demonstrations.path))
+    indices = select(parse(condition), facts_of_episodes(demonstrations), str(demonstrations.path))
     return demonstrations if len(indices) == len(demonstrations) else Selected(demonstrations, indices)

@@ -16,8 +16,9 @@ from tqdm import tqdm
 from ..checkpoints.opening import load_policy
 from ..configs.guiding import TrainClassifierConfig
 from ..datasets.demonstrations import Demonstrations
-from ..datasets.filters import matches, parse, rows
+from ..datasets.filters import matches, parse
 from ..datasets.opening import open_demonstrations
+from ..datasets.selection import facts_of_episodes
 from ..datasets.windows import Windows, split_episodes
 from ..files import check_writable, exclusive, whole_folder
 from ..policy.classifier import Classifier
@@ -71,13 +72,7 @@ def check_streams(policy: DiffusionPolicy, demonstrations: Demonstrations) -> No
 
 def fulfilled(demonstrations: Demonstrations, condition: str) -> np.ndarray:
     """Whether each episode fulfils a condition, (N,). Raises ValueError if all do or none does."""
-    table = rows(
-        demonstrations.episode_facts,
-        demonstrations.episode_lengths.tolist(),
-        demonstrations.episode_seeds.tolist(),
-        demonstrations.specification.control_dt,
-    )
-    holds = np.array([matches(parse(condition), row) for row in table])
+    holds = np.array([matches(parse(condition), row) for row in facts_of_episodes(demonstrations)])
     if holds.all() or not holds.any():
         raise ValueError(
             f"condition={condition} must hold in some episodes and not in others, but of {len(holds)} in "
