@@ -155,6 +155,7 @@ def test_hands(run, tmp_path):
     assert replayed.success
 
 
+@pytest.mark.slow
 def test_simulation(run):
     rows = run("simulation")
     assert len(rows) == (5 + 1 + 6) + (3 + 1 + 4)
@@ -163,6 +164,7 @@ def test_simulation(run):
     assert sum(name.endswith("memory") for name in rows) == 5
 
 
+@pytest.mark.slow
 def test_evaluation(run):
     rows = run("evaluation")
     assert len(rows) == 2 * 4 + 3
@@ -219,6 +221,7 @@ def test_tasks(run, monkeypatch, tmp_path):
     assert all((one != other).any() for one, other in pairwise(frames))
 
 
+@pytest.mark.slow
 def test_inference(run):
     rows = run("inference")
     assert rows["U-Net, plain loop / eager (fp32)"] > 0
