@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,11 @@ from ..specification import WORDS, Horizons, Specification
 from .hands import build_hands, facts_of
 
 if TYPE_CHECKING:
+    from ..control.planned import Doubt
     from ..control.planner import PolicyProcess, Predict
     from ..control.session import Session
+    from ..policy.engines.interface import Engine
+    from ..policy.monitor import Alarm
     from ..robots.interface import Robot
 
 
@@ -28,6 +32,7 @@ def run(config: ControlConfig) -> None:
 
     Raises ValueError, after everything is written, if an episode was stopped for safety.
     """
+    from ..control.loop import STOPPED
     from ..files import LOCK, exclusive
     from ..robots.simulated import SimulatedRobot
     from ..robots.simulation import check_controllable
@@ -47,7 +52,7 @@ def run(config: ControlConfig) -> None:
         finally:  # the episodes so far are reported, even if the robot was lost in the middle
             if session.records:
                 _report(config, description["task"], session)
-        if num := sum(record["reason"] == "stopped for safety" for record in session.records):
+        if num := sum(record["reason"] == STOPPED for record in session.records):
             raise ValueError(
                 f"{num} of {len(session.records)} episodes were stopped for safety: {out / 'report.html'} shows which "
                 "limit or which silence stopped the robot"
@@ -94,6 +99,8 @@ def _session(config: ControlConfig, robot: Robot, description: dict[str, Any], o
         episodes=config.episodes,
         first_seed=config.first_seed,
         seconds=config.seconds or math.inf,
+        on_lost=config.on_lost,
+        still_s=config.end_when_still or math.inf,
         hands=hands,
         facts=EpisodeFacts(task=description["task"] or "", versions=versions_here(), **driver),
     )
@@ -147,6 +154,28 @@ def _start_policy(
     return start(_load, config, needs_gradient)
 
 
+class _Predicting:
+    """Predicts with an engine, and judges its chunks if there is an alarm."""
+
+    def __init__(self, engine: Engine, *, seed: int, alarm: Alarm | None) -> None:
+        self._engine, self._alarm, self._rng = engine, alarm, np.random.default_rng(seed)
+
+    def __call__(self, request: Request) -> Any:
+        history, guidance = batch([self._observed(request)])
+        noise = self._rng.standard_normal(self._engine.noise_shape, dtype=np.float32)[:, None]
+        return self._engine.predict(history, noise, guidance)[0]
+
+    def doubt(self, request: Request, chunk: Any) -> Doubt:
+        from ..control.planned import SURE, Doubt
+
+        return SURE if self._alarm is None else Doubt(*self._alarm(self._observed(request), chunk))
+
+    def _observed(self, request: Request) -> Request:
+        """The request without what the policy does not observe."""
+        names = [stream.name for stream in self._engine.specification.observations]
+        return replace(request, history={name: request.history[name] for name in names})
+
+
 def _load(config: ControlConfig, needs_gradient: bool) -> Predict:
     """Load the engine, in the process of the policy, which has one thread.
 
@@ -157,12 +186,22 @@ def _load(config: ControlConfig, needs_gradient: bool) -> Predict:
 
     import_packages(config.imports)  # this process has its own tables of choices
     engine = open_chosen(config, is_for_robots=not needs_gradient).engine
-    rng = np.random.default_rng(config.seed)
+    return _Predicting(engine, seed=config.seed, alarm=None if config.on_lost is None else _alarm(config, engine))
 
-    def predict(request: Request) -> Any:
-        history, guidance = batch([request])
-        observation = {stream.name: history[stream.name] for stream in engine.specification.observations}
-        noise = rng.standard_normal(engine.noise_shape, dtype=np.float32)[:, None]
-        return engine.predict(observation, noise, guidance)[0]
 
-    return predict
+def _alarm(config: ControlConfig, engine: Engine) -> Alarm:
+    """The alarm that `config` names. Prints when it is raised.
+
+    Raises FileNotFoundError if there are no monitors, and ValueError if they are of another policy or too few episodes.
+    """
+    from ..checkpoints.opening import load_policy
+    from ..policy.engines.pieces import check_diffusion
+    from ..policy.monitor import Alarm, Calibration, Monitor
+
+    policy = check_diffusion(load_policy(config.run, which=config.checkpoint)[0])
+    calibration = Calibration.load(Path(config.monitors or Path(config.run) / "monitors"), policy)
+    monitor = Monitor(policy, engine, features=calibration.features, names=[config.monitor])
+    alarm = Alarm(monitor, calibration.largest[config.monitor], false_alarms=config.false_alarms)
+    how = ", ".join(f"{name} {value}" for name, value in calibration.notes.items())
+    print(f"lost: {config.monitor} above {alarm.above:.4g}, calibrated by {how}", flush=True)
+    return alarm

@@ -94,10 +94,13 @@ def _disturb(config: EvaluateConfig, out: Path) -> None:
 
 
 def _evaluate(config: EvaluateConfig, out: Path) -> None:
+    from ..evaluation.foretelling import shortage, table
     from ..evaluation.results import measure
 
     measurement = measure(config)
     print(measurement.evaluation)
+    if measurement.foretelling is not None:
+        print("", table(measurement.foretelling), *shortage(measurement.foretelling), "", sep="\n")
     _write(measurement, config, out)
     if measurement.evaluation.faults:
         raise ValueError(f"{measurement.evaluation.broken}; {out / 'evaluation.json'} names all of them")

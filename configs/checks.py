@@ -83,6 +83,13 @@ def share(config: object, *names: str) -> None:
             raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
 
 
+def strictly_between(config: object, *names: str) -> None:
+    """Raises ValueError unless these fields are above 0 and below 1."""
+    for name in names:
+        if not 0 < (value := getattr(config, name)) < 1:
+            raise ValueError(f"{name} must be above 0 and below 1, got {value}")
+
+
 def _at_most(config: object, name: str, most: float) -> None:
     if getattr(config, name) > most:
         raise ValueError(f"{name} must be at most {most:.10g}, got {getattr(config, name)}: choose a smaller one")

@@ -5,8 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..control.planned import ON_LOST
 from .changes import accept_changes
-from .checks import LARGEST_SEED, MOST_EPISODES, PathName, is_loopback, known_engine, not_negative, positive
+from .checks import (
+    LARGEST_SEED,
+    MOST_EPISODES,
+    PathName,
+    is_loopback,
+    known_engine,
+    not_negative,
+    positive,
+    strictly_between,
+)
 from .choices import accept_none, names
 from .components.executions import RecedingConfig, check_executions
 from .components.robots import SafetyConfig, SimulatedRobotConfig
@@ -58,6 +68,20 @@ and eager elsewhere."""
     takeover: Any = None
     """What a person takes over with, from the policy, as the input of `recede record`. null leaves it to the policy."""
 
+    "Monitors"
+
+    on_lost: str | None = None
+    """What to do while a monitor says that the policy is lost: slow, hold (for at most safety.patience_ms) or stop (the
+episode). null monitors nothing."""
+    monitor: str = "distance"
+    """With on_lost=, the monitor that raises the alarm, a row of the table of `recede evaluate monitors=true`."""
+    monitors: PathName | None = None
+    """With on_lost=, the folder of the monitors. null is the folder monitors of the run."""
+    false_alarms: float = 0.05
+    """With on_lost=, the share of successful episodes that may raise an alarm."""
+    end_when_still: float | None = None
+    """Seconds for which the chunks stand still until the task counts as over, and the episode ends. null never does."""
+
     "Episodes"
 
     episodes: int = 10
@@ -82,6 +106,15 @@ and eager elsewhere."""
         known_engine(self.engine)
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
+        if self.on_lost not in (None, *ON_LOST):
+            raise ValueError(f"on_lost must be one of {', '.join(ON_LOST)}, or null, got {self.on_lost!r}")
+        strictly_between(self, "false_alarms")
+        if self.end_when_still is not None:
+            positive(self, "end_when_still", most=1e9)
+        if self.on_lost is not None and self.is_remote:
+            raise ValueError(
+                f"on_lost={self.on_lost} needs the policy on this machine: name its run instead of {self.run}"
+            )
         chosen = self.sampler, self.guidance, self.words, self.engine, self.checkpoint, self.device, self.context
         if self.is_remote and chosen != (None, None, None, None, "last", "auto", {}):
             raise ValueError(

@@ -21,6 +21,7 @@ from .checks import (
     one_or_several,
     positive,
     share,
+    strictly_between,
 )
 from .choices import accept_none
 from .components.executions import RecedingConfig, check_executions
@@ -88,6 +89,16 @@ than indifference=. null rolls out episodes=."""
 are observation_noise and action_noise (shares of the range), delay (ms), push (N), camera (m), and light, mass,
 friction and colour (shares)."""
 
+    "Monitors"
+
+    monitors: bool = False
+    """Compute beside each chunk what may foretell a failure, and from which number on to raise an alarm."""
+    dataset: PathName | None = None
+    """With monitors=true, the demonstrations that the policy was trained on, from which the monitor distance measures.
+null leaves it out."""
+    false_alarms: float = 0.05
+    """With monitors=true, the share of successful episodes that may raise an alarm."""
+
     "Execution"
 
     execution: dict[str, Any] = field(default_factory=lambda: {"receding": RecedingConfig()})
@@ -120,6 +131,7 @@ friction and colour (shares)."""
         self.disturb = {kind: _severities(kind, value) for kind, value in self.disturb.items()}
         if self.disturb and (len(self.runs) > 1 or len(self.execution) * len(self.delays) > 1):
             raise ValueError("disturb is for one policy with one execution and one delay: evaluate them one by one")
+        self._check_monitors()
         positive(self, "most", most=MOST_EPISODES)
         share(self, "indifference")
         if self.until not in (None, "decided"):
@@ -130,6 +142,16 @@ friction and colour (shares)."""
             raise ValueError(f"until={self.until} compares two policies, got {len(self.runs)}: name two runs")
         if len(self.runs) > 1 and len(self.execution) * len(self.delays) > 1:
             raise ValueError("several policies are compared with one execution and one delay: give one of each")
+
+    def _check_monitors(self) -> None:
+        strictly_between(self, "false_alarms")
+        if not self.monitors and self.dataset is not None:
+            raise ValueError(f"dataset={self.dataset} is for monitors=true: give that, or leave it out")
+        if self.monitors and (len(self.runs) > 1 or self.disturb or len(self.execution) * len(self.delays) > 1):
+            raise ValueError(
+                "monitors=true is for one policy with one execution and one delay, undisturbed: evaluate them one by "
+                "one, and disturbed with randomise="
+            )
 
     @property
     def runs(self) -> list[str]:

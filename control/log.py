@@ -164,7 +164,7 @@ def tick_specification(specification: Specification, rate: float) -> Specificati
     tick of the episode.
     """
     seconds = [Stream(name, (1,), "float64", units="s") for name in ("time", "late", "age", "chunk")]
-    rest = [Stream("seam", (1,), "float64", units="1"), Stream("events", (1,), "int64")]
+    rest = [*(Stream(name, (1,), "float64", units="1") for name in ("seam", "doubt")), Stream("events", (1,), "int64")]
     return Specification((*seconds, *rest), specification.action, 1 / rate)
 
 
@@ -174,7 +174,7 @@ def layouts(specification: Specification) -> tuple[Layouts, Layouts]:
     streams = np.dtype([(stream.name, stream.dtype, stream.shape) for stream in specification.observations])
     times = [(name, "f8") for name in ("time", "late", "age")]
     command = ("command", action.dtype, action.shape)
-    rest = [("events", "i8"), ("chunk", "f8"), ("seam", "f8"), ("is_led", "?")]
+    rest = [("events", "i8"), ("chunk", "f8"), ("seam", "f8"), ("is_led", "?"), ("doubt", "f8")]
     requests = {
         "begin": np.dtype([("number", "i8"), ("seed", "i8")]),
         "step": np.dtype([("step", "i8"), ("tick", "i8"), ("time", "f8"), ("streams", streams)]),
@@ -280,7 +280,7 @@ class Writer:
         self._origin = time if self._origin is None else self._origin
         self._follow(int(record["tick"]), self._last_tick + 1)
         self._commands.add(time, (record["command"], bool(record["is_led"])))
-        measures = {name: record[name][None] for name in ("late", "age", "events", "chunk", "seam")}
+        measures = {name: record[name][None] for name in ("late", "age", "events", "chunk", "seam", "doubt")}
         self._ticks.add({"time": np.array([time - self._origin]), **measures, "action": record["command"]})
 
     def end(self, outcome: str = "unknown") -> int:

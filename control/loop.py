@@ -22,6 +22,9 @@ from ..robots.interface import Queueing, Robot, call_robot
 from .alignment import Alignment
 from .safety import Event, Safety
 
+STOPPED = "stopped for safety"
+"""The reason of a run that safety ended."""
+
 LARGEST_GAP_S = 1.0
 """Longest time between two ticks; if the clock moves by more, it jumped or the process was suspended."""
 
@@ -37,6 +40,10 @@ class Target(NamedTuple):
     """Jump of the target when that chunk came, see `Tick.seam`."""
     is_led: bool = False
     """Whether a person leads."""
+    doubt: float = 0.0
+    """How doubtful the chunk is, see `planned.Doubt.share`."""
+    is_lost: bool = False
+    """Whether the policy is lost, and the robot reacts to it."""
 
 
 class Lead(Protocol):
@@ -70,6 +77,8 @@ class Tick(NamedTuple):
     """Jump of the target when that chunk came: the largest share of the range of any dimension; 1 if not finite."""
     is_led: bool = False
     """Whether a person led."""
+    doubt: float = 0.0
+    """How doubtful the chunk was, see `Target.doubt`."""
 
 
 class Log(Protocol):
@@ -219,7 +228,7 @@ class Controller:
                 self.summary.num_skipped += behind
                 scheduled += behind * self.period
             if not self.summary.reason:
-                self.summary.reason = "stopped for safety" if self.safety.is_stopped else "over"
+                self.summary.reason = STOPPED if self.safety.is_stopped else "over"
         except BaseException:
             with suppress(Exception):  # the error that came first is raised
                 self.robot.stop()
@@ -266,13 +275,15 @@ class Controller:
         age = self.clock.now() - self.alignment.time  # a reading may be newer than the begin of the tick
         with np.errstate(all="ignore"):  # a target may hold any numbers, which safety checks
             target = self.lead.target(now)
-            command, events = self.safety(target.position, age_s=age)
+            command, events = self.safety(target.position, age_s=age, is_slow=target.is_lost)
         if is_bad:
             events |= Event.BAD_READING
+        if target.is_lost:
+            events |= Event.LOST
         call_robot(self.robot.command, command, now)
         self._commanded.add(now + self.robot.actuation_delay, command)
-        late, (_, chunk_s, seam, is_led) = self.clock.now() - scheduled, target
-        tick = Tick(now, late, age, command, int(events), chunk_s, seam, is_led)
+        late, (_, chunk_s, seam, is_led, doubt, _) = self.clock.now() - scheduled, target
+        tick = Tick(now, late, age, command, int(events), chunk_s, seam, is_led, doubt)
         self.summary.count(tick, is_late=tick.late_s > self.period / 2)
         if self.log is not None:
             self.log.tick(tick, self.alignment)

@@ -13,18 +13,41 @@ Shapes: n planned actions of size Da.
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..execution.interface import Execution
 from ..policy.requests import Request
+from ..policy.stillness import travel
 from .loop import Situation, Target
+
+
+class Doubt(NamedTuple):
+    """What a monitor says of a chunk."""
+
+    share: float
+    """The share of successful episodes in which the monitor's number never was as large, from 0 to 1."""
+    is_alarm: bool
+    """Whether it is so large that the policy counts as lost."""
+
+
+SURE = Doubt(0.0, is_alarm=False)
+"""The doubt about a chunk that nobody monitors."""
+
+STILL = 0.02
+"""A chunk that moves no dimension by more than this share of its limits stands still."""
+
+ON_LOST = ("slow", "hold", "stop")
+"""What a robot may do while its policy is lost."""
 
 
 class Planner(Protocol):
     """Predicts chunks beside the loop, one at a time. No call ever blocks."""
+
+    doubt: Doubt
+    """How doubtful the last chunk was that came."""
 
     def ask(self, request: Request) -> None:
         """Request a chunk. Raises ConnectionError if the planner is lost."""
@@ -48,12 +71,20 @@ def interpolate(planned: NDArray[Any], place: float) -> NDArray[Any]:
 
 
 class Planned:
-    """The lead of a policy, for one run. planner: predicts. execution: how chunks follow one another."""
+    """The lead of a policy, for one run.
+
+    planner: predicts. execution: how chunks follow one another. on_lost: one of `ON_LOST`: "slow" asks for the lower
+    speed, and "hold" has no target, from an alarm until a chunk comes that raises none. None goes on, and "stop" is up
+    to the session.
+    """
 
     _situation: Situation
 
-    def __init__(self, planner: Planner, execution: Execution) -> None:
-        self.planner, self.execution = planner, execution
+    def __init__(self, planner: Planner, execution: Execution, *, on_lost: str | None = None) -> None:
+        self.planner, self.execution, self.on_lost = planner, execution, on_lost
+        self.doubt = SURE
+        """How doubtful the chunk is that is executed."""
+        self._has_moved, self._still_at = False, math.inf
         self._step_at = self._observed_at = self._requested_at = 0.0
         self._requested_ahead = self._ahead = 0.0
         self._is_planned, self._is_waiting, self._starved_at = False, False, math.inf
@@ -69,6 +100,11 @@ class Planned:
         self.execution.reset()
         self._is_planned, self._starved_at, self._held = False, math.inf, None
         self._is_outdated = self._is_waiting
+        self.doubt, self._still_at = SURE, math.inf
+
+    def still_s(self, now: float) -> float:
+        """For how long all chunks have stood still, s; 0 before one has moved the robot."""
+        return max(now - self._still_at, 0.0) if self._has_moved else 0.0
 
     def target(self, now: float) -> Target:
         """The planned action of this moment, once the chunk that has come is accepted and the next one requested."""
@@ -83,7 +119,9 @@ class Planned:
         except ConnectionError:  # the plan goes on, and runs out unless the planner comes back
             self._is_waiting = self._is_outdated = False
             self.execution.withdraw()
-        return Target(self._planned(now), chunk_s, seam)
+        is_lost = self.on_lost is not None and self.doubt.is_alarm
+        position = None if is_lost and self.on_lost == "hold" else self._planned(now)
+        return Target(position, chunk_s, seam, doubt=self.doubt.share, is_lost=is_lost)
 
     def _join(self, chunk: NDArray[Any], now: float) -> float:
         """Accept a chunk; return by how much it moves the target of this moment, see `Tick.seam`."""
@@ -92,10 +130,13 @@ class Planned:
         if not self._is_planned:  # the first step begins when the first chunk comes
             self._is_planned, self._step_at = True, now
         self.execution.accept(chunk)
+        self.doubt, limits = self.planner.doubt, self._situation.safety.limits
+        way = travel(chunk[self.execution.horizons.observation - 1 :], limits.high - limits.low, ())
+        self._has_moved |= bool(way >= STILL)
+        self._still_at = min(self._still_at, now) if way < STILL else math.inf
         after = self._planned(now)
         if before is None or after is None:
             return 0.0
-        limits = self._situation.safety.limits
         seam = float(np.max(np.abs(after - before) / (limits.high - limits.low)))
         return seam if math.isfinite(seam) else 1.0
 

@@ -9,7 +9,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,20 @@ from ..policy.denoising.guidance import Prefix
 from ..policy.requests import Request
 from ..realtime import Channel, Child, Layouts
 from ..specification import Horizons, Specification
+from .planned import SURE, Doubt
 
 Predict: TypeAlias = Callable[[Request], NDArray[Any]]
 """Predicts a chunk (Tp, Da) from a request."""
+
+
+@runtime_checkable
+class Doubting(Protocol):
+    """A `Predict` that also judges its chunks."""
+
+    def doubt(self, request: Request, chunk: NDArray[Any]) -> Doubt:
+        """How doubtful the chunk of a request is."""
+        ...
+
 
 NUM_WARM = 5
 """Predictions of each kind before the first request; the median of their times is the expected time of the next."""
@@ -33,7 +44,8 @@ REASON_SIZE = 1000
 class PolicyProcess:
     """A `Planner` whose predictions are made by another process, with one thread.
 
-    load: called in that process with `arguments`; returns the function that predicts. It must be importable there.
+    load: called in that process with `arguments`; returns the function that predicts, which may be `Doubting`. It must
+    be importable there.
     rehearsal: requests that it predicts before it is ready, one of each kind that will come; see `rehearsed`.
     Only the latest request is answered: chunks of earlier ones are dropped.
     """
@@ -52,6 +64,8 @@ class PolicyProcess:
         self._streams = [stream.name for stream in specification.observations]
         self._shape = horizons.prediction, specification.action.size
         self._number, self._answered = 0, 0
+        self.doubt = SURE
+        """How doubtful the last chunk was that came."""
 
     def wait(self, seconds: float = 120.0) -> float:
         """Wait until the policy is loaded and warm; return the seconds that one prediction takes.
@@ -86,6 +100,7 @@ class PolicyProcess:
         for _, record in self._receive():
             self._answered = int(record["number"])
             if self._answered == self._number:
+                self.doubt = Doubt(float(record["share"]), bool(record["is_alarm"]))
                 return np.array(record["chunk"])
         return None
 
@@ -123,7 +138,7 @@ def layouts(specification: Specification, horizons: Horizons) -> tuple[Layouts, 
     answers = {
         "ready": np.dtype([("prediction_s", "f8")]),
         "refused": np.dtype([("reason", f"S{REASON_SIZE}")]),
-        "chunk": np.dtype([("number", "i8"), ("chunk", "f4", chunk)]),
+        "chunk": np.dtype([("number", "i8"), ("chunk", "f4", chunk), ("share", "f8"), ("is_alarm", "?")]),
     }
     return {"request": np.dtype(request)}, answers
 
@@ -160,8 +175,15 @@ def _serve(
     channel.send("ready", seconds)
     while True:
         for _, record in channel.receive():
-            channel.send("chunk", record["number"], predict(_request(record)))
+            channel.send("chunk", record["number"], *_answer(predict, _request(record)))
         channel.wait(60.0)
+
+
+def _answer(predict: Predict, request: Request) -> tuple[Any, float, bool]:
+    """A chunk, and how doubtful it is."""
+    chunk = predict(request)
+    doubt = predict.doubt(request, chunk) if isinstance(predict, Doubting) else SURE
+    return chunk, doubt.share, doubt.is_alarm
 
 
 def _request(record: Any) -> Request:
@@ -185,6 +207,6 @@ def _warm_up(predict: Predict, request: Request) -> float:
     seconds: list[float] = []
     for _ in range(NUM_WARM):
         start = time.perf_counter()
-        predict(request)
+        _answer(predict, request)
         seconds.append(time.perf_counter() - start)
     return float(np.median(seconds))

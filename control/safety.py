@@ -10,6 +10,7 @@ adds the memory of one robot, and the times after which a robot without a sensib
 | target not finite, or further from the last command than `jump` | braked, and held while that lasts |
 | observations older than `stale_s`, or no plan | braked, and held while that lasts |
 | a reading of the future, not finite or outside its limits | not acted on: its stream grows stale |
+| a policy that is lost | slower, held or stopped, as chosen: see `planned.Planned` |
 | a late tick | its command is given at once, and missed periods are skipped: see `control.loop` |
 | held for longer than `patience_s`, or `stop` | stopped: braked and held until `begin` |
 
@@ -20,7 +21,7 @@ Shapes: Da size of the action; ... any batch axes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntFlag
 from typing import NamedTuple, TypeAlias
 
@@ -34,7 +35,7 @@ Array: TypeAlias = NDArray[np.float64]
 
 
 class Event(IntFlag):
-    """A reason why the command is not the target; or, `BAD_READING`, that a reading was not acted on."""
+    """A reason why the command is not the target; or that a reading was not acted on, or that the policy is lost."""
 
     POSITION = 1
     SPEED = 2
@@ -45,6 +46,7 @@ class Event(IntFlag):
     NO_PLAN = 64
     STOPPED = 128
     BAD_READING = 256
+    LOST = 512
 
 
 HELD = Event.NOT_FINITE | Event.JUMP | Event.STALE | Event.NO_PLAN
@@ -181,13 +183,23 @@ class Safety:
     """The limits of one robot, and its last command.
 
     dt: seconds between commands. stale_s: age above which observations are too old to act on. patience_s: how long the
-    robot may be held before it is stopped.
+    robot may be held before it is stopped. slow_speed: (Da,), the highest speed where `is_slow`; None for the usual.
     """
 
-    def __init__(self, limits: Limits, dt: float, *, stale_s: float = 0.5, patience_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        limits: Limits,
+        dt: float,
+        *,
+        stale_s: float = 0.5,
+        patience_s: float = 2.0,
+        slow_speed: ArrayLike | None = None,
+    ) -> None:
         if not dt > 0 or not stale_s > 0 or not patience_s > 0:
             raise ValueError(f"dt, stale_s and patience_s must be above 0, got {dt}, {stale_s} and {patience_s}")
         self.limits, self.dt, self.stale_s, self.patience_s = limits, dt, stale_s, patience_s
+        slow = limits.speed if slow_speed is None else np.minimum(limits.speed, slow_speed)
+        self._slow = replace(limits, speed=slow)
         self._last: Array | None = None
         self._velocity: Array = np.zeros_like(limits.low)
         self._held_s, self._is_stopped = 0.0, False
@@ -229,8 +241,9 @@ class Safety:
         """Brake, whatever the targets are, and hold."""
         self._is_stopped = True
 
-    def __call__(self, target: ArrayLike | None, *, age_s: float = 0.0) -> SafeCommand:
-        """The next command. target (Da,): None if there is no plan. age_s: age of the observations behind it.
+    def __call__(self, target: ArrayLike | None, *, age_s: float = 0.0, is_slow: bool = False) -> SafeCommand:
+        """The next command. target (Da,): None if there is no plan. age_s: age of the observations behind it. is_slow:
+        whether it has the lower speed.
 
         Raises RuntimeError before `begin`.
         """
@@ -242,7 +255,7 @@ class Safety:
             events |= Event.STOPPED
         brake = np.full_like(last, np.nan)
         target = brake if events or target is None else target
-        limited = next_command(target, last, self._velocity, self.limits, self.dt)
+        limited = next_command(target, last, self._velocity, self._slow if is_slow else self.limits, self.dt)
         if not events:
             events = Event(int(limited.events))
         self._last, self._velocity = limited.command, limited.velocity

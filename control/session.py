@@ -22,7 +22,7 @@ from ..robots.simulated import SimulatedRobot
 from ..teleoperation.interface import Status
 from .led import Led
 from .log import RunLog
-from .loop import Controller, Summary
+from .loop import STOPPED, Controller, Summary
 from .operator import Operator
 from .planned import Planned
 from .planner import PolicyProcess
@@ -30,6 +30,9 @@ from .safety import Safety
 from .takeover import Takeover
 
 ENTER = b"\r\n"
+
+LOST, STILL = "the policy is lost", "the policy stands still"
+"""Why the chunks of a policy may end an episode."""
 
 
 @dataclass(kw_only=True)
@@ -52,6 +55,10 @@ class Session:
     """Seed of the first episode; episode i uses first_seed + i."""
     seconds: float = math.inf
     """Longest time that an episode may take."""
+    on_lost: str | None = None
+    """What the robot does while the policy is lost; see `Planned`. "stop" ends the episode."""
+    still_s: float = math.inf
+    """How long the chunks must stand still, s, until the task counts as over and the episode ends."""
     hands: Led | None = None
     """The person who may take over from the policy, whose input is not started yet."""
     facts: EpisodeFacts = UNKNOWN
@@ -94,10 +101,10 @@ class Session:
                 execution = self.make_execution(policy.ready())
                 if not operator.begin(is_asked=self._simulation is None):  # somebody has to prepare the scene
                     break
-                planned = Planned(policy.planner, execution)
+                planned = Planned(policy.planner, execution, on_lost=self.on_lost)
                 lead = planned if self.hands is None else Takeover(planned, self.hands)
                 controller = Controller(robot, lead, self.safety, self.clock, log=log)
-                self._run_episode(seed, controller, log, operator)
+                self._run_episode(seed, controller, planned, log, operator)
                 if self._has_quit:
                     break
             if operator.signal:
@@ -107,7 +114,9 @@ class Session:
     def _simulation(self) -> SimulatedRobot | None:
         return self.robot if isinstance(self.robot, SimulatedRobot) else None
 
-    def _run_episode(self, seed: int, controller: Controller, log: RunLog, operator: Operator) -> None:
+    def _run_episode(
+        self, seed: int, controller: Controller, planned: Planned, log: RunLog, operator: Operator
+    ) -> None:
         """Run one episode, and record it even if it fails."""
         if self._simulation is not None:
             self._simulation.reset(seed)
@@ -115,7 +124,7 @@ class Session:
         self._began_s, self._outcome, self._has_quit, self._was_led = self.clock.now(), None, False, False
         failures = list[Exception]()
         try:
-            controller.run(self._is_over, brakes=lambda: self._brake_reason(operator, log))
+            controller.run(self._is_over, brakes=lambda: self._brake_reason(planned, operator, log))
             if self.hands is not None and self.hands.fault is not None:
                 raise ConnectionError(f"the input failed: {self.hands.fault}") from self.hands.fault
         except Exception as error:
@@ -136,7 +145,7 @@ class Session:
     def _is_over(self) -> bool:
         return self._simulation is not None and self._simulation.episode.is_over
 
-    def _brake_reason(self, operator: Operator, log: RunLog) -> str:
+    def _brake_reason(self, planned: Planned, operator: Operator, log: RunLog) -> str:
         """Why the robot must brake and the episode end now; empty while it goes on."""
         if operator.interrupts():
             return "interrupted"
@@ -145,6 +154,10 @@ class Session:
         seconds = self.clock.now() - self._began_s
         if self.hands is not None and (reason := self._obey(self.hands, operator, seconds)):
             return reason
+        if self.on_lost == "stop" and planned.doubt.is_alarm:
+            return LOST
+        if planned.still_s(self.clock.now()) >= self.still_s:
+            return STILL
         return "over" if seconds >= self.seconds else ""
 
     def _obey(self, hands: Led, operator: Operator, seconds: float) -> str:
@@ -207,7 +220,7 @@ def episode_record(seed: int, simulation: SimulatedRobot | None, summary: Summar
     record: dict[str, Any] = {"seed": seed, "success": None, "score": None, "steps": summary.num_steps}
     if simulation is not None:
         episode = simulation.episode
-        is_judged = summary.reason == "stopped for safety" or (summary.reason == "over" and episode.is_over)
+        is_judged = summary.reason in (STOPPED, LOST, STILL) or (summary.reason == "over" and episode.is_over)
         record["success"] = episode.success if is_judged else None
         record |= {"score": round(episode.score, 3), "steps": episode.num_steps}
     return record | {

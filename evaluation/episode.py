@@ -5,7 +5,7 @@ An episode depends on its seed and on its chunks, never on another episode.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
@@ -81,6 +81,12 @@ class Outcome:
     phase: str | None = None
     """The phase in which a failed episode ended; None if it succeeded or broke off, or if its task names no phases."""
 
+    requested: Sequence[int] = field(default_factory=list[int])
+    """The control steps at which chunks were requested."""
+
+    monitors: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """Monitor -> its number for each chunk; empty unless the chunks were monitored."""
+
 
 @dataclass(slots=True)
 class Running:
@@ -105,8 +111,8 @@ class Running:
     start: Mapping[str, float] = field(default_factory=dict)
     frames: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     chunks: list[FilmedChunk] = field(default_factory=list)
+    requested: list[int] = field(default_factory=list)
     request: Request | None = None
-    requested_at: int = 0
     whole: Observation = field(default_factory=dict)
     pending: NDArray[np.float32] | None = None
     unfilmed: Fault | None = None
@@ -115,14 +121,15 @@ class Running:
         """The next request; None if the episode acts before. `pending` arrives after the delay."""
         num_steps = self.progress.num_steps
         # The robot waits for the first chunk.
-        if self.pending is not None and (num_steps - self.requested_at >= self.delay or self.requested_at == 0):
+        if self.pending is not None and (num_steps - self.requested[-1] >= self.delay or not self.requested[-1]):
             self.execution.accept(self.pending)
             if self.camera is not None and self.request is not None:
-                self.chunks.append(FilmedChunk(self.requested_at, self.request.history, self.pending))
+                self.chunks.append(FilmedChunk(self.requested[-1], self.request.history, self.pending))
             self.pending = None
         request = self.execution.request()
         if request is not None:
-            self.request, self.requested_at = request, num_steps
+            self.request = request
+            self.requested.append(num_steps)
         return request
 
     def act(self) -> NDArray[Any]:
@@ -165,6 +172,7 @@ class Running:
             success_step=self.success_step,
             start=self.start,
             phase=None if self.success else self._phase(state),
+            requested=list(self.requested),
         )
 
     def _phase(self, state: Observation) -> str | None:

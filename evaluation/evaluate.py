@@ -25,7 +25,7 @@ from ..policy.interface import Policy
 from .episode import Outcome
 from .intervals import bootstrap, wilson
 from .journal import Journal
-from .rollout import latency, rollout
+from .rollout import Monitoring, latency, rollout
 from .view import Embed
 
 CHOICE_SEED = 50_000
@@ -171,13 +171,13 @@ def evaluate(
     journal: Journal | None = None,
     is_timed: bool = True,
     embed: Embed | None = None,
+    monitor: Monitoring | None = None,
 ) -> Evaluation:
     """Roll `policy` out in `episodes` episodes, of seeds from `first_seed` on, and film the first `videos` of them.
 
     execution: makes the `Execution` of an episode, `RecedingHorizon` if None. journal: notes the episodes as they end;
     those that it has are not run again, unless they are to be filmed. is_timed: whether to measure the latency. For the
-    other arguments and the errors
-    see `rollout`.
+    other arguments and the errors see `rollout`.
 
     Raises ValueError if every episode broke off, because that says nothing of the policy.
     """
@@ -200,6 +200,7 @@ def evaluate(
         progress=progress,
         embed=embed,
         note=None if journal is None else journal.note,
+        monitor=monitor,
     )
     outcomes = sorted([*before.values(), *outcomes], key=lambda outcome: outcome.seed)
     wall_s += time.perf_counter() - start

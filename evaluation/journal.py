@@ -14,7 +14,10 @@ from .episode import Outcome
 NAME = "episodes.jsonl"
 """The file of a journal, in the folder of the results. It is deleted once `evaluation.json` is written."""
 
-_KEPT = ("seed", "success", "score", "num_steps", "final_score", "success_step", "start", "phase")
+_KEPT = (
+    *("seed", "success", "score", "num_steps", "final_score", "success_step", "start", "phase"),
+    *("requested", "monitors"),
+)
 
 
 class Journal:
@@ -44,7 +47,10 @@ class Journal:
             self.outcomes[outcome.seed], self.seconds = outcome, content["seconds"]
 
     def _line(self, outcome: Outcome) -> str:
-        content = {name: getattr(outcome, name) for name in _KEPT} | {"start": dict(outcome.start)}
+        content = {name: getattr(outcome, name) for name in _KEPT} | {
+            "start": dict(outcome.start),
+            "monitors": dict(outcome.monitors),
+        }
         return json.dumps({**content, "seconds": self.seconds})
 
     def note(self, outcome: Outcome) -> None:

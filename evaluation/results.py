@@ -25,11 +25,14 @@ from ..envs.task import Task
 from ..execution.interface import Execution
 from ..policy.encoders.text import TextEncoder
 from ..policy.engines.interface import Engine
+from ..policy.monitor import Monitor
 from ..version import __version__
 from . import journal as journals
 from .episode import Filmed, Outcome
 from .evaluate import CHOICE_SEED, Evaluation, evaluate
+from .foretelling import foretelling
 from .journal import Journal
+from .monitoring import make_monitor, milliseconds
 from .rollout import rollout
 from .world import world, world_differences
 
@@ -64,6 +67,12 @@ class Measurement:
 
     text: TextEncoder | None
     """Embeds the sentences of the episodes, if the policy observes them."""
+
+    monitor: Monitor | None = None
+    """Monitored its chunks, if they were."""
+
+    false_alarms: float = EvaluateConfig.false_alarms
+    """The share of successful episodes in which a monitor may raise an alarm."""
 
     undrawn: str = ""
     """Why the task has no pictures on this machine; empty if it has, or if nobody tried."""
@@ -101,7 +110,25 @@ class Measurement:
             "engine": self.policy.engine.name,
             "world": self.world,
             **self.evaluation.to_json(),
+            **({} if self.foretelling is None else {"monitors": self.foretelling | self._numbers}),
         }
+
+    @cached_property
+    def foretelling(self) -> dict[str, Any] | None:
+        """What the monitors say of the episodes; see `foretelling`. None without monitors."""
+        if self.monitor is None:
+            return None
+        control_dt = self.task.specification.control_dt
+        content = foretelling(self.evaluation.outcomes, control_dt=control_dt, false_alarms=self.false_alarms)
+        return content | {"ms": milliseconds(self.monitor)}
+
+    @property
+    def _numbers(self) -> dict[str, Any]:
+        """The numbers of each monitor for the chunks of each episode, and the steps at which these were requested."""
+        outcomes = self.evaluation.outcomes
+        names = next((outcome.monitors.keys() for outcome in outcomes if outcome.monitors), ())
+        numbers = {name: [list(outcome.monitors.get(name, ())) for outcome in outcomes] for name in names}
+        return {"requested": [list(outcome.requested) for outcome in outcomes], "numbers": numbers}
 
 
 def identity(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,6 +218,7 @@ class Subject:
         delay = delay_steps(delay_ms, self.task.specification.control_dt)
         undrawn = undrawable(self.task) if videos else ""
         journal = Journal(Path(config.out or config.run) / journals.NAME, self._decisive())
+        monitor = make_monitor(config, engine, self.task) if config.monitors else None
         evaluation = evaluate(
             engine,
             self.task,
@@ -205,10 +233,21 @@ class Subject:
             journal=journal,
             is_timed=not skip,
             embed=self.text,
+            monitor=monitor,
         )
-        folder = Path(config.run)
         return Measurement(
-            self.policy, folder, self.task, execution, delay_ms, evaluation, self.world, journal, self.text, undrawn
+            self.policy,
+            Path(config.run),
+            self.task,
+            execution,
+            delay_ms,
+            evaluation,
+            self.world,
+            journal,
+            self.text,
+            monitor=monitor,
+            false_alarms=config.false_alarms,
+            undrawn=undrawn,
         )
 
     def _decisive(self) -> dict[str, Any]:
@@ -220,6 +259,7 @@ class Subject:
             "execution": describe(self.config.execution),
             "delay_ms": self.config.delays,
             "seed": self.config.seed,
+            "monitors": [self.config.monitors, self.config.dataset],
             "versions": {"recede": __version__, "torch": torch.__version__},
             # Which versions are noted depends on what this process has loaded; the probe shows what they do.
             "world": {name: value for name, value in self.world.items() if name != "versions"},

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -40,6 +40,9 @@ ROWS = 16
 
 GPU_ROWS = EvaluateConfig.parallel
 """The rows of every batch on a GPU."""
+
+Monitoring: TypeAlias = Callable[[Sequence[Request], np.ndarray], Mapping[str, np.ndarray]]
+"""(B requests of one kind, their chunks (B, Tp, Da)) -> monitor -> (B,); see `policy.monitor`."""
 
 Advance: TypeAlias = Callable[[Chunks], dict[int, "Request | Outcome"]]
 
@@ -69,6 +72,7 @@ def rollout(
     purpose: str = "evaluate",
     note: Callable[[Outcome], None] | None = None,
     embed: Embed | None = None,
+    monitor: Monitoring | None = None,
 ) -> list[Outcome]:
     """The outcomes of one episode for each of `seeds`, in their order.
 
@@ -77,6 +81,7 @@ def rollout(
     own seed. workers: number of processes that step environments; 0 steps them in this process, at once if the task has
     worlds. num_parallel: number of episodes that run at once. filmed: which episodes to film. purpose: the word on the
     progress bar. note: called with each outcome once it is certain. embed: see `view_of`.
+    monitor: computes `Outcome.monitors`.
 
     An episode that breaks off has a `fault`, and the others go on. The episodes of a process that dies are run again
     from their seeds, one by one.
@@ -108,10 +113,11 @@ def rollout(
     bar = tqdm(total=len(seeds), desc=f"{purpose} {task.name}", unit="episode", disable=not progress)
     num_worlds = min(num_parallel, len(seeds))
     with closing(_stage(task, arena, workers=workers, num_worlds=num_worlds)) as stage, bar:
-        outcomes = _run(engine, stage.advance, seeds, seed=seed, num_parallel=num_parallel, bar=bar, note=note)
+        run = partial(_run, engine, stage.advance, seed=seed, bar=bar, note=note, monitor=monitor)
+        outcomes = run(seeds, num_parallel=num_parallel)
         for episode in _lost(outcomes):  # one of them has ended their process; the others end as if nothing had been
             bar.update(-1)
-            again = _run(engine, stage.advance, [episode], seed=seed, num_parallel=1, bar=bar, note=note)
+            again = run([episode], num_parallel=1)
             outcomes[episode] = _lost_again(again[episode])
     return [outcomes[episode] for episode in seeds]
 
@@ -132,29 +138,42 @@ def _run(
     num_parallel: int,
     bar: Any,
     note: Callable[[Outcome], None] | None,
+    monitor: Monitoring | None,
 ) -> dict[int, Outcome]:
     """The outcomes of episodes by their seeds, at most `num_parallel` of them at once."""
     waiting, outcomes = list(reversed(seeds)), dict[int, Outcome]()
     generators: dict[int, torch.Generator] = {}  # of the episodes that run: a million of them would take gigabytes
     chunks: dict[int, np.ndarray | None] = {}
+    watched: dict[int, dict[str, list[float]]] = {}
     while chunks or waiting:
         num_new = num_parallel - len(chunks)
         started = [waiting.pop() for _ in range(min(num_new, len(waiting)))]
         chunks |= dict.fromkeys(started)
         generators |= {episode: noise_generator(seed, episode) for episode in started}
+        watched |= {episode: {} for episode in started}
         answers = advance(chunks)
-        ended = {episode: answer for episode, answer in answers.items() if isinstance(answer, Outcome)}
+        ended = {
+            episode: replace(answer, monitors=watched[episode])
+            for episode, answer in answers.items()
+            if isinstance(answer, Outcome)
+        }
         outcomes |= ended
         for outcome in ended.values():
             if note and (outcome.fault is None or outcome.fault.step is not None):  # else it may be run again
                 note(outcome)
-        generators = {episode: generators[episode] for episode in answers.keys() - ended.keys()}
+        running = answers.keys() - ended.keys()
+        generators = {episode: generators[episode] for episode in running}
+        watched = {episode: watched[episode] for episode in running}
         if ended:
             bar.set_postfix_str(_rate(list(outcomes.values())), refresh=False)
             bar.update(len(ended))
         requests = {episode: answer for episode, answer in answers.items() if not isinstance(answer, Outcome)}
-        predicted = predict(engine, list(requests.values()), [generators[episode] for episode in requests])
-        chunks = dict(zip(requests, predicted, strict=True))
+        drawn = [generators[episode] for episode in requests]
+        predicted = dict(zip(requests, predict(engine, list(requests.values()), drawn, monitor=monitor), strict=True))
+        chunks = {episode: one.chunk for episode, one in predicted.items()}
+        for episode, one in predicted.items():
+            for name, value in one.monitors.items():
+                watched[episode].setdefault(name, []).append(value)
     return outcomes
 
 
@@ -178,18 +197,36 @@ def _lost_again(outcome: Outcome) -> Outcome:
     return replace(outcome, fault=replace(fault, message=f"{fault.message}, and again when the episode ran alone"))
 
 
-def predict(engine: Engine, requests: Sequence[Request], generators: Sequence[torch.Generator]) -> list[np.ndarray]:
-    """A chunk (Tp, Da) for each request, with noise from its own generator. Requests of one kind form a batch."""
+class Predicted(NamedTuple):
+    """A predicted chunk."""
+
+    chunk: np.ndarray
+    """(Tp, Da)."""
+    monitors: Mapping[str, float]
+    """Monitor -> its number; empty unless the chunk was monitored."""
+
+
+def predict(
+    engine: Engine,
+    requests: Sequence[Request],
+    generators: Sequence[torch.Generator],
+    *,
+    monitor: Monitoring | None = None,
+) -> list[Predicted]:
+    """A chunk for each request, with noise from its own generator. Requests of one kind form a batch."""
     is_on_gpu = getattr(engine, "device", torch.device("cpu")).type != "cpu"
     multiple, most = (GPU_ROWS, GPU_ROWS) if is_on_gpu else (ROWS, len(requests))
-    chunks: dict[int, np.ndarray] = {}
+    answers: dict[int, Predicted] = {}
     for indices in _batches(requests, most):
         rows = indices + indices[:1] * (-len(indices) % multiple)
         drawn = {index: torch.randn(engine.noise_shape, generator=generators[index]).numpy() for index in indices}
-        observation, guidance = batch([requests[row] for row in rows])
-        predicted = engine.predict(observation, np.stack([drawn[row] for row in rows], axis=1), guidance)
-        chunks |= zip(indices, predicted, strict=False)  # drops the padding
-    return [chunks[index] for index in range(len(requests))]
+        padded = [requests[row] for row in rows]
+        observation, guidance = batch(padded)
+        chunks = engine.predict(observation, np.stack([drawn[row] for row in rows], axis=1), guidance)
+        numbers = {} if monitor is None else monitor(padded, chunks)
+        for place, index in enumerate(indices):  # drops the padding
+            answers[index] = Predicted(chunks[place], {name: float(row[place]) for name, row in numbers.items()})
+    return [answers[index] for index in range(len(requests))]
 
 
 def _batches(requests: Sequence[Request], most: int) -> Generator[list[int]]:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from ..datasets.demonstrations import Demonstrations
 from ..policy.engines.interface import Engine
+from ..policy.interface import Policy
 from ..policy.requests import History, Request
 from .rollout import predict
 
@@ -35,9 +36,9 @@ def surprise(engine: Engine, demonstrations: Demonstrations, *, seed: int = 0) -
     moments = list(_moments(demonstrations, engine))
     for first in tqdm(range(0, len(moments), ROWS), desc="predict", unit="batch", delay=1):
         batch = moments[first : first + ROWS]
-        requests = [Request(_history(demonstrations, engine, *moment)) for moment in batch]
+        requests = [Request(history(demonstrations, engine, *moment)) for moment in batch]
         generators = [torch.Generator().manual_seed(seed) for _ in batch]
-        for (episode, step), chunk in zip(batch, predict(engine, requests, generators), strict=True):
+        for (episode, step), (chunk, _) in zip(batch, predict(engine, requests, generators), strict=True):
             recorded = demonstrations.read("action", step, step + engine.horizons.action).astype(np.float64)
             error = np.abs(chunk[engine.horizons.executed] - recorded) / span
             total[episode], count[episode] = total[episode] + error.mean(), count[episode] + 1
@@ -61,11 +62,11 @@ def _moments(demonstrations: Demonstrations, engine: Engine) -> Iterator[tuple[i
                 yield episode, step
 
 
-def _history(demonstrations: Demonstrations, engine: Engine, episode: int, step: int) -> History:
+def history(demonstrations: Demonstrations, policy: Engine | Policy, episode: int, step: int) -> History:
     """The To observations up to a step; before the first of the episode, the first is repeated."""
-    start, num_steps = demonstrations.bounds(episode)[0], engine.horizons.observation
-    history: History = {}
-    for stream in engine.specification.observations:
+    start, num_steps = demonstrations.bounds(episode)[0], policy.horizons.observation
+    observed: History = {}
+    for stream in policy.specification.observations:
         rows = demonstrations.read(stream.name, max(start, step + 1 - num_steps), step + 1)
-        history[stream.name] = np.concatenate([np.repeat(rows[:1], num_steps - len(rows), axis=0), rows])
-    return history
+        observed[stream.name] = np.concatenate([np.repeat(rows[:1], num_steps - len(rows), axis=0), rows])
+    return observed

@@ -15,8 +15,12 @@ from ..checkpoints.runs import read_metrics
 from ..envs.faults import own_frames, place
 from ..envs.task import Task
 from ..files import write_bytes, write_json_with_digest
+from .monitoring import save_monitor
 from .results import Measurement
 from .worst import Worst, film_worst
+
+NOTED = ("checkpoint", "task", "episodes", "execution", "delay_ms", "engine")
+"""Entries of `evaluation.json` that are noted beside the monitors: alarms hold for chunks that come as those did."""
 
 
 def write_results(
@@ -37,6 +41,9 @@ def write_results(
     out.mkdir(parents=True, exist_ok=True)
     first = measurements[0]
     write_json_with_digest(out / "evaluation.json", first.to_json())
+    if first.monitor is not None and first.foretelling is not None:
+        notes = {name: value for name, value in first.to_json().items() if name in NOTED}
+        save_monitor(first.monitor, first.foretelling, out, notes)
     for measurement in measurements:
         measurement.journal.delete()
     for outcome in first.evaluation.outcomes:

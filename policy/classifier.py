@@ -5,7 +5,6 @@ Shapes: B chunks; L rows of size Dz of x_0, which is denoised; S tokens of condi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from .denoising.guidance import posterior
 from .denoising.levels import NoiseLevel
 from .diffusion import DiffusionPolicy
 from .interface import Lesson
+from .weights import digest_of
 
 REMEDY = "train the classifier again with recede train-classifier"
 
@@ -73,7 +73,12 @@ class Classifier(nn.Module):
     def save(self, folder: Path, policy: DiffusionPolicy, **notes: Any) -> None:
         """Write `classifier.json` and `classifier.safetensors` into an existing folder. notes: further JSON."""
         digest = write_tensors(folder / "classifier.safetensors", self.state_dict())
-        content = {"size": self.size, "policy": seen(policy), "weights_sha256": digest, **notes}
+        content = {
+            "size": self.size,
+            "policy": digest_of(policy.encoder, policy.normalizer),
+            "weights_sha256": digest,
+            **notes,
+        }
         write_json_with_digest(folder / "classifier.json", content)
 
     @classmethod
@@ -87,17 +92,8 @@ class Classifier(nn.Module):
             raise FileNotFoundError(f"{folder} holds no classifier: train one with recede train-classifier")
         content = read_json_with_digest(path, REMEDY)
         with interpreting(path, REMEDY):
-            if content["policy"] != seen(policy):
+            if content["policy"] != digest_of(policy.encoder, policy.normalizer):
                 raise ValueError(f"{folder} is the classifier of a policy that sees in another way: {REMEDY}")
             classifier = cls(policy, size=content["size"])
             classifier.load_state_dict(read_tensors(folder / "classifier.safetensors", content["weights_sha256"]))
         return classifier.to(policy.normalizer.action_std.device).eval().requires_grad_(False)
-
-
-def seen(policy: DiffusionPolicy) -> str:
-    """The SHA-256 of all that decides what a classifier takes of a policy: its encoder and its ranges."""
-    digest = hashlib.sha256()
-    for part in (policy.encoder, policy.normalizer):
-        for name, tensor in part.state_dict().items():  # type: ignore[attr-defined]
-            digest.update(name.encode() + tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()

@@ -1,7 +1,8 @@
-"""Weight files of other libraries: tensors by name, and nothing that could run code."""
+"""Weights: those in files of other libraries, tensors by name and nothing that could run code; and their digests."""
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -51,3 +52,12 @@ def read_state_dict(path: Path, *, remedy: str) -> dict[str, Tensor]:
     if not isinstance(weights, Mapping) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise ValueError(f"{path} must hold tensors by name, got {type(weights).__name__} of something else: {remedy}")
     return {str(name): tensor for name, tensor in weights.items()}
+
+
+def digest_of(*modules: Any) -> str:
+    """The SHA-256 of the tensors of modules, in order: of their names and their numbers."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in module.state_dict().items():
+            digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()

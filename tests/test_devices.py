@@ -246,10 +246,10 @@ def test_every_batch_of_an_evaluation_on_a_gpu_has_as_many_rows(monkeypatch, cou
     monkeypatch.setattr(EagerEngine, "predict", note)
     requests = [question(policy, seed=seed) for seed in range(count)]
     generators = [noise_generator(0, seed) for seed in range(count)]
-    expected = predict(EagerEngine(policy), requests, generators)
+    expected = [one.chunk for one in predict(EagerEngine(policy), requests, generators)]
     sizes.clear()
     with SimulatedGPU():
-        chunks = predict(EagerEngine(copy.deepcopy(policy).to("cuda")), requests, generators)
+        chunks = [one.chunk for one in predict(EagerEngine(copy.deepcopy(policy).to("cuda")), requests, generators)]
     assert sizes == {GPU_ROWS}
     assert np.array_equal(chunks, expected)  # in the order of the requests
 

@@ -33,6 +33,9 @@ class SafetyConfig:
     speed: float = 2.0
     """Highest speed, in ranges per second."""
 
+    lost_speed: float = 0.2
+    """Highest speed while the policy is lost and on_lost=slow, in ranges per second."""
+
     acceleration: float = 40.0
     """Highest acceleration, in ranges per second squared."""
 
@@ -49,7 +52,7 @@ class SafetyConfig:
     """How long the robot is held before it is stopped, in milliseconds."""
 
     def __post_init__(self) -> None:
-        positive(self, "speed", "jump", most=1e3)
+        positive(self, "speed", "lost_speed", "jump", most=1e3)
         positive(self, "acceleration", most=1e6)
         positive(self, "stale_ms", "patience_ms", most=LONGEST_MS)
         if self.workspace is not None and (len(self.workspace) != 2 or not all(map(_are_positions, self.workspace))):
@@ -67,7 +70,13 @@ class SafetyConfig:
             jump=self.jump * size,
             workspace=None if self.workspace is None else (self.workspace[0], self.workspace[1]),
         )
-        return Safety(limits, 1 / rate, stale_s=self.stale_ms / 1e3, patience_s=self.patience_ms / 1e3)
+        return Safety(
+            limits,
+            1 / rate,
+            stale_s=self.stale_ms / 1e3,
+            patience_s=self.patience_ms / 1e3,
+            slow_speed=self.lost_speed * size,
+        )
 
 
 def _are_positions(values: Any) -> bool:

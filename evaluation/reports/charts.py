@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 WIDTH, HEIGHT = 320, 190
 LEFT, RIGHT, TOP, BOTTOM = 40, 312, 12, 164
@@ -121,12 +121,54 @@ def curve(
     return tag("svg", shapes, class_="curve", viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=label)
 
 
-def _ticks(highest: float, *, most: int = 5) -> list[float]:
-    """Round values from 0 to the highest."""
+class Trace(NamedTuple):
+    """The line of one episode."""
+
+    kind: str
+    """Its class: success or failure."""
+    points: Sequence[tuple[float, float]]
+    """(s, value)."""
+    text: str
+    """What is shown above it."""
+    target: str
+    """The id of the episode's row."""
+
+
+def traces(lines: Sequence[Trace], *, place: int, level: float | None, label: str) -> str:
+    """A thin line for each episode over the seconds, failures above successes, and a broken line at `level`."""
+    values = [value for line in lines for _, value in line.points] + ([] if level is None else [level])
+    last = max(second for line in lines for second, _ in line.points) or 1.0
+    low, high = min(*values, 0.0), max(*values, 0.0)
+    high = high if high > low else low + 1.0
+
+    def x(second: float) -> float:
+        return round(LEFT + (RIGHT - LEFT) * second / last, 1)
+
+    def y(value: float) -> float:
+        return round(BOTTOM - (BOTTOM - TOP) * (value - low) / (high - low), 1)
+
+    shapes = ""
+    for value in _ticks(high, lowest=low):
+        shapes += tag("path", class_="grid", d=f"M{LEFT} {y(value)}H{RIGHT}")
+        shapes += tag("text", f"{value:g}", x=LEFT - 6, y=y(value) + 3.5, text_anchor="end")
+    for second in _ticks(last, most=4):
+        shapes += tag("text", f"{second:g}", x=x(second), y=BOTTOM + 16, text_anchor="middle")
+    for line in sorted(lines, key=lambda line: line.kind == "failure"):
+        path = "M" + "L".join(f"{x(second)} {y(value)}" for second, value in line.points)
+        drawn = tag("path", tag("title", escape(line.text)), class_=f"trace {line.kind}", d=path)
+        shapes += tag("a", drawn, href=f"#{line.target}")
+    if level is not None:
+        shapes += tag("path", class_="level", d=f"M{LEFT} {y(level)}H{RIGHT}")
+    view = f"0 0 {WIDTH} {HEIGHT}"
+    return tag("svg", shapes, class_=f"curve s{place}", viewBox=view, role="img", aria_label=label)
+
+
+def _ticks(highest: float, *, lowest: float = 0.0, most: int = 5) -> list[float]:
+    """Round values from the lowest to the highest."""
     from matplotlib.ticker import MaxNLocator
 
-    values = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]).tick_values(0, highest)
-    return [float(value) for value in values if 0 <= value <= highest * 1.0001]
+    values, margin = MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]).tick_values(lowest, highest), 1e-4 * (highest - lowest)
+    return [float(value) for value in values if lowest - margin <= value <= highest + margin]
 
 
 def _log_ticks(lowest: float, highest: float) -> list[float]:

@@ -23,6 +23,7 @@ PANELS = {
     "chunk": ("Time of a chunk", "ms, from request to arrival", 1e3),
     "late": ("Lateness of commands", "ms, after the due time", 1e3),
     "seam": ("Seams between chunks", "% of the limit, at the first action of a new chunk", 100.0),
+    "doubt": ("Doubt about the chunk", "% of successful episodes that were surer throughout", 100.0),
 }
 """Stream of the ticks -> title, unit, and factor to that unit."""
 
@@ -101,7 +102,7 @@ def _panels(ticks: Demonstrations) -> str:
     for name, (title, unit, scale) in PANELS.items():
         values = scale * ticks.read(name)[:, 0]
         used = has_chunk if name in ("chunk", "seam") else np.ones(len(seconds), dtype=bool)
-        if not used.any():
+        if not used.any() or (name == "doubt" and not values.any()):
             continue
         series = [Series(0, thinned(seconds[used], values[used]))]
         if name == "late":

@@ -19,6 +19,7 @@ from .episodes import columns, films, strips, table
 from .failures import failures, success_curves
 from .learning import learning
 from .page import embedded, section, unbroken, write_page
+from .timelines import timelines
 
 if TYPE_CHECKING:
     from .pictures import Fan
@@ -55,6 +56,7 @@ def write_report(
         section("Every episode", columns(entries)),
         section("When it succeeds", success_curves(evaluations)),
         section("Where it fails", failures(evaluations)),
+        section("Knowing when it is lost", timelines(entries)),
         section("The worst episodes", strips(entries)),
         section("One by one", table(entries)),
         section("Learning", learning({entry.name: entry.metrics for entry in entries})),

@@ -201,7 +201,7 @@ def _sample(engine: Engine, moment: FilmedChunk, num_samples: int, seed: int) ->
 
     count = num_samples if engine.noise_shape[0] else 1
     generator = torch.Generator().manual_seed(seed)
-    return predict(engine, [Request(moment.history)] * count, [generator] * count)
+    return [one.chunk for one in predict(engine, [Request(moment.history)] * count, [generator] * count)]
 
 
 def draw_fan(fan: Fan, names: Sequence[str] = ()) -> bytes:

@@ -70,8 +70,12 @@ class InstructedEngine(WrappingEngine):
                 )
         self.specification = engine.specification.without(context)
 
-    def predict(self, observation: Arrays, noise: NDArray[Any], guidance: Sequence[Guidance] = ()) -> NDArray[Any]:
-        """An action chunk in units; see `Engine.predict`. The context of the observation, if it has one, is ignored."""
+    def whole(self, observation: Arrays) -> Arrays:
+        """An observation with the engine's own context, in place of its own if it has one."""
         steps = num_rows(observation), self.horizons.observation
         own = {name: np.tile(value, (*steps, *(1 for _ in value.shape))) for name, value in self._values.items()}
-        return self.engine.predict({**observation, **own}, noise, guidance)
+        return {**observation, **own}
+
+    def predict(self, observation: Arrays, noise: NDArray[Any], guidance: Sequence[Guidance] = ()) -> NDArray[Any]:
+        """An action chunk in units; see `Engine.predict`. The context of the observation, if it has one, is ignored."""
+        return self.engine.predict(self.whole(observation), noise, guidance)

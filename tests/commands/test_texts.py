@@ -147,6 +147,7 @@ def test_every_command_takes_a_bare_and_a_named_text_as_typed(command):
     others = [f"{name}={value}" for name, value in REQUIRED.items() if is_required(command, name)]
     others += ["robot=simulated"] if command == "check" or is_required(command, "robot") else []
     others += ["input=keyboard"] if is_required(command, "input") else []
+    others += ["monitors=true"] if command == "evaluate" else []  # its dataset is for monitors
     arguments = [text if argument.startswith(f"{positional}=") else argument for argument in others]
     config = composed(command, *arguments)
     assert positional is None or getattr(config, positional) == text

@@ -145,7 +145,7 @@ def test_a_long_episode_is_written_in_parts(tmp_path, monkeypatch, name, value):
     monkeypatch.setattr(log, name, value)
     writer, send = open_writer(tmp_path)
     for step in range(12):
-        send("tick", step, 0.1 * step, 0, 0, [step / 20], 0, 0, 0, 0)
+        send("tick", step, 0.1 * step, 0, 0, [step / 20], 0, 0, 0, 0, 0.0)
         send("step", step, step, 0.1 * step, ([step],))
     assert writer.end() == 3
     demonstrations, ticks = open_stores(tmp_path)
@@ -162,7 +162,7 @@ def test_a_command_before_lost_ticks_does_not_count_as_in_force(tmp_path):
     writer, send = open_writer(tmp_path, delay=0.25)
     for step in range(20):
         if not 5 <= step < 10:
-            send("tick", step, 0.1 * step, 0, 0, [step / 20], 0, 0, 0, 0)
+            send("tick", step, 0.1 * step, 0, 0, [step / 20], 0, 0, 0, 0, 0.0)
         send("step", step, step, 0.1 * step, ([step],))
     assert writer.end() == 2
     demonstrations, _ = open_stores(tmp_path)
@@ -175,7 +175,7 @@ def test_a_command_before_lost_ticks_does_not_count_as_in_force(tmp_path):
 def test_a_step_that_is_not_finite_is_left_out(tmp_path, wrong):
     writer, send = open_writer(tmp_path)
     for step in range(10):
-        send("tick", step, 0.1 * step, 0, 0, [step / 20], 0, 0, 0, 0)
+        send("tick", step, 0.1 * step, 0, 0, [step / 20], 0, 0, 0, 0, 0.0)
         send("step", step, step, 0.1 * step, ([wrong if step == 4 else step],))
     assert writer.end() == 2
     assert open_stores(tmp_path)[0].read("place")[:, 0].tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9]
@@ -285,7 +285,7 @@ def test_the_facts_name_the_steps_whose_command_followed_a_person(tmp_path, monk
     leads = np.repeat(rng.permutation([True, False] * 6), 3)
     writer, send = open_writer(tmp_path, delay=delay)
     for step, is_led in enumerate(leads):
-        send("tick", step, 0.1 * step, 0, 0, [float(is_led)], 0, 0, 0, is_led)  # the command says who gave it
+        send("tick", step, 0.1 * step, 0, 0, [float(is_led)], 0, 0, 0, is_led, 0.0)  # the command says who gave it
         send("step", step, step, 0.1 * step, ([step],))
     assert writer.end("success") == 4
     demonstrations, ticks = open_stores(tmp_path)

@@ -345,14 +345,14 @@ def test_rows_get_the_noise_of_their_own_episode(policy):
     """An episode draws its noise in turn from its own generator, whatever the other rows."""
     history = {s.name: np.zeros((2, *s.shape), np.float32) for s in toys.SPECIFICATION.observations}
     alone = noise_generator(0, 3)
-    expected = [predict(as_engine(policy), [Request(history)], [alone])[0] for _ in range(3)]
+    expected = [predict(as_engine(policy), [Request(history)], [alone])[0].chunk for _ in range(3)]
     generator, neighbours = noise_generator(0, 3), [noise_generator(0, episode) for episode in range(20)]
     for number, chunk in enumerate(expected):
         chunks = predict(
             as_engine(policy), [Request(history)] * 21, [*neighbours[:number], generator, *neighbours[number:]]
         )
-        assert np.array_equal(chunks[number], chunk)
-        assert not np.array_equal(chunks[number], chunks[number + 1])
+        assert np.array_equal(chunks[number].chunk, chunk)
+        assert not np.array_equal(chunks[number].chunk, chunks[number + 1].chunk)
 
 
 def test_a_process_that_dies_takes_only_the_guilty_episode_with_it(policy, outcomes):
@@ -437,3 +437,27 @@ def test_progress_shows_the_rate_so_far_with_its_interval(policy, capsys):
     low, high = (100 * bound for bound in wilson(successes, 20))
     shown = capsys.readouterr().err
     assert f"success {5 * successes} % [{low:.0f}, {high:.0f}]" in shown
+
+
+def last_of(requests, chunks):
+    """A monitor: the first number of the current position, and whether the batch is padded."""
+    assert len(requests) % ROWS == 0
+    return {"x": np.array([request.history["position"][-1, 0] for request in requests], np.float64)}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_every_chunk_of_an_episode_is_monitored(policy, outcomes, workers):
+    watched = roll(policy, SEEDS, workers=workers, monitor=last_of)
+    assert [replace(outcome, monitors={}) for outcome in watched] == outcomes
+    for outcome in watched:
+        assert outcome.requested == list(range(0, outcome.num_steps, policy.horizons.action))
+        assert len(outcome.monitors["x"]) == len(outcome.requested)
+        assert outcome.monitors["x"][0] == np.float32(outcome.start["position x, m"])
+    assert len({outcome.monitors["x"][-1] for outcome in watched}) == len(watched)
+
+
+def test_an_episode_that_is_run_again_has_the_numbers_of_its_last_run(policy):
+    first, dead, third = roll(policy, SEEDS[:3], task=toys.faulty("die"), workers=1, monitor=last_of)
+    for outcome in (first, third):
+        assert len(outcome.monitors["x"]) == len(outcome.requested) > 1
+    assert dead.fault is not None

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 from recede.control.loop import Controller
-from recede.control.planned import Planned
+from recede.control.planned import SURE, Planned
 from recede.control.safety import Limits, Safety
 from recede.execution.overlapping import AsyncReplace
 from recede.robots.interface import Reading
@@ -66,7 +66,7 @@ class Delayed:
 
     def __init__(self, clock, answer, delay_s=0.0, lost=(math.inf, math.inf)):
         self.clock, self.answer, self.delay_s, self.lost = clock, answer, delay_s, lost
-        self.pending, self.num_requests = None, 0
+        self.pending, self.num_requests, self.doubt = None, 0, SURE
 
     def ask(self, request):
         self.check()

@@ -88,7 +88,8 @@ def question(policy, options=None, seed=0):
 def answers(policy, options=None):
     """The chunks for three questions, as an evaluation asks them."""
     requests = [question(policy, options, seed) for seed in range(3)]
-    return predict(EagerEngine(policy), requests, [noise_generator(0, seed) for seed in range(3)])
+    generators = [noise_generator(0, seed) for seed in range(3)]
+    return [one.chunk for one in predict(EagerEngine(policy), requests, generators)]
 
 
 def answers_on_gpu(gpu, policy, options=None):
