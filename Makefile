@@ -25,7 +25,7 @@ help: ## say what there is
 demo: $(VENV)/base $(VENV)/rendering ## record, train, evaluate and report on the embedded task: runs/demo/report.html
 	$(BIN)/recede demo
 
-test: check quick ## set up, lint, check types, run the tests that take less than ten seconds each
+test: check quick ## set up, lint, check types, run the tests that take seconds at most
 
 quick: setup ## run these tests alone
 	$(BIN)/python -m pytest tests --numprocesses auto --dist worksteal -m "not slow"

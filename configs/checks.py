@@ -40,7 +40,7 @@ def condition(config: object, name: str) -> None:
     """Raises ValueError unless this field is a condition of `datasets.filters`, or None."""
     text = getattr(config, name)
     if text is not None:
-        parse(text)
+        parse(text, name)
 
 
 def one_or_several(name: str, value: Any, *, remedy: str = "leave one out") -> Any:

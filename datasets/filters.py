@@ -89,17 +89,19 @@ Condition: TypeAlias = "Comparison | Not | Both"
 """A parsed condition. Its text is parsed to the same condition again."""
 
 
-def parse(text: str) -> Condition:
+def parse(text: str, key: str = "episodes") -> Condition:
     """The condition that a text states.
 
     >>> parse("outcome=success and operator!=script")
     Both(joint='and', left=Comparison(name='outcome', operator='=', value='success'), \
 right=Comparison(name='operator', operator='!=', value='script'))
 
+    key: what gives the text, for messages.
+
     Raises ValueError if it states none, or for a name that does not exist, a comparison that its fact does not have, or
     an outcome that no episode can have.
     """
-    parser = _Parser(text)
+    parser = _Parser(text, key)
     condition = parser.joined("or", 0)
     if parser.tokens[-1][1]:
         raise parser.error("'and', 'or' or the end")
@@ -109,13 +111,13 @@ right=Comparison(name='operator', operator='!=', value='script'))
 class _Parser:
     """A text and the tokens that are left of it, in reverse: (kind, token, place)."""
 
-    def __init__(self, text: str) -> None:
-        self.text, place = text, 0
+    def __init__(self, text: str, key: str) -> None:
+        self.text, self.key, place = text, key, 0
         tokens = list[tuple[str, str, int]]()
         while text[place:].strip():
             match = _TOKEN.match(text, place)
             if match is None:
-                raise ValueError(f"episodes={text!r} cannot be read from {text[place:].strip()!r} on: {EXAMPLE}")
+                raise ValueError(f"{key}={text!r} cannot be read from {text[place:].strip()!r} on: {EXAMPLE}")
             tokens.append((str(match.lastgroup), match[str(match.lastgroup)], match.start(str(match.lastgroup))))
             place = match.end()
         self.tokens = [("end", "", len(text)), *reversed(tokens)]
@@ -123,7 +125,7 @@ class _Parser:
     def error(self, expected: str) -> ValueError:
         _, token, place = self.tokens[-1]
         where = f"{token!r} at character {place + 1}" if token else "its end"
-        return ValueError(f"episodes={self.text!r} needs {expected} instead of {where}: {EXAMPLE}")
+        return ValueError(f"{self.key}={self.text!r} needs {expected} instead of {where}: {EXAMPLE}")
 
     def joined(self, joint: str, depth: int) -> Condition:
         """Conditions joined by "or", each of conditions joined by "and"."""
@@ -137,7 +139,7 @@ class _Parser:
     def negation(self, depth: int) -> Condition:
         if depth > DEEPEST:
             raise ValueError(
-                f"episodes={self.text[:60]!r}... is more than {DEEPEST} deep: write it with fewer brackets"
+                f"{self.key}={self.text[:60]!r}... is more than {DEEPEST} deep: write it with fewer brackets"
             )
         kind, token, _ = self.tokens[-1]
         if (kind, token) == ("word", "not"):
@@ -157,7 +159,7 @@ class _Parser:
         if kind != "word" or name in _KEYWORDS:
             raise self.error("the name of a fact")
         if len(self.tokens) == 2 and name.isdecimal():
-            raise ValueError(f"episodes must be a condition, got {name!r}: episode<{name} selects the first {name}")
+            raise ValueError(f"{self.key} must be a condition, got {name!r}: episode<{name} selects the first {name}")
         _check_name(name)
         self.tokens.pop()
         kind, operator, _ = self.tokens[-1]

@@ -26,7 +26,7 @@ from ..policy.interface import Observation
 from ..policy.monitor import MOST_WINDOWS, Calibration, Features, Monitor, lacking
 from ..policy.requests import Request, batch
 from ..specification import WORDS
-from .surprise import history
+from .surprise import histories_of
 
 FOLDER = "monitors"
 """The folder of the monitors, in that of the results."""
@@ -65,7 +65,7 @@ def _observations(policy: DiffusionPolicy, demonstrations: Demonstrations) -> It
     moments = list(zip(episodes, steps, strict=True))
     for first in tqdm(range(0, len(moments), ROWS), desc="encode", unit="batch", delay=1):
         some = moments[first : first + ROWS]
-        observation, _ = batch([Request(history(demonstrations, policy, *moment)) for moment in some])
+        observation, _ = batch([Request(history) for history in histories_of(demonstrations, policy, some)])
         yield {name: torch.from_numpy(values) for name, values in observation.items()}
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..checkpoints.runs import read_metrics
 from ..envs.faults import own_frames, place
 from ..envs.task import Task
-from ..files import write_bytes, write_json_with_digest
+from ..files import write_bytes, write_json_with_digest, write_text
 from .monitoring import save_monitor
 from .results import Measurement
 from .worst import Worst, film_worst
@@ -37,6 +37,7 @@ def write_results(
     has_strips: whether the report shows the worst episodes of each policy. They are rolled out once more for it.
     """
     from .reports.evaluation import installed_versions, write_report
+    from .reports.timelines import picture
 
     out.mkdir(parents=True, exist_ok=True)
     first = measurements[0]
@@ -44,6 +45,7 @@ def write_results(
     if first.monitor is not None and first.foretelling is not None:
         notes = {name: value for name, value in first.to_json().items() if name in NOTED}
         save_monitor(first.monitor, first.foretelling, out, notes)
+        write_text(out / "monitors.svg", picture(first.to_json()))
     for measurement in measurements:
         measurement.journal.delete()
     for outcome in first.evaluation.outcomes:

@@ -199,6 +199,7 @@ def test_words(run, word_table, tmp_path):
     assert rows["cosine, two goals in the same words"] < 1
 
 
+@pytest.mark.slow
 def test_simulation(run):
     rows = run("simulation")
     assert len(rows) == (5 + 1 + 6) + (3 + 1 + 4)
@@ -207,6 +208,7 @@ def test_simulation(run):
     assert sum(name.endswith("memory") for name in rows) == 5
 
 
+@pytest.mark.slow
 def test_evaluation(run):
     rows = run("evaluation")
     assert len(rows) == 2 * 4 + 3
@@ -263,6 +265,7 @@ def test_tasks(run, monkeypatch, tmp_path):
     assert all((one != other).any() for one, other in pairwise(frames))
 
 
+@pytest.mark.slow
 def test_inference(run):
     rows = run("inference")
     assert rows["U-Net, plain loop / eager (fp32)"] > 0

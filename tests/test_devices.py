@@ -116,6 +116,7 @@ def assert_same_files(one, other):
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAININGS)
 def test_a_training_on_the_gpu_is_that_of_the_cpu_and_waits_only_for_its_data(train, name):
     options, waits = TRAININGS[name]
@@ -167,6 +168,7 @@ def test_an_epoch_uploads_its_order_once():
             gpu.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begin", [SimulatedGPU, contextlib.nullcontext], ids=["gpu", "cpu"])
 def test_a_training_resumes_on_the_gpu(train, monkeypatch, begin):
     save = Run.save
@@ -218,6 +220,7 @@ def test_every_sampler_answers_as_on_the_cpu_without_waiting(name):
             assert not gpu.waits().keys() - CHUNK.keys() - TIMES.keys()
 
 
+@pytest.mark.slow
 def test_every_accepted_scheduler_of_diffusers_answers_as_on_the_cpu():
     accepted = []
     for name in (name for name in dir(diffusers) if name.endswith("Scheduler")):

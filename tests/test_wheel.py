@@ -62,6 +62,7 @@ def test_it_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert not [name for name in names if "test" in Path(name).parts[1]]
 
 
+@pytest.mark.slow
 def test_every_module_loads_from_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
     python = tmp_path / "venv" / "bin" / "python"

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from ..foretelling import cells, heads, shortage
-from .charts import Trace, episode_id, tag, traces
+from .charts import HEIGHT, WIDTH, Trace, episode_id, tag, traces
 from .entry import Entry
 from .page import unbroken
 
 UNITS = {
-    "disagreement": "half ranges of the actions, between chunks from other noise",
-    "denoising": "bits per dimension of the variational bound",
-    "distance": "standard deviations of the encoder's features, to the demonstrations",
+    "disagreement": "half ranges of the actions, by other noise",
+    "denoising": "bits per dimension of the bound",
+    "distance": "to the demonstrations, in standard deviations",
     "stillness": "minus the way of the chunk, in ranges of the actions",
 }
 """Monitor -> the unit of its number."""
+
+
+GAP = 16
+"""Between the pictures, in the units of their view boxes."""
+
+STYLE = """
+.paper { fill: #fbfbfa; } text { font: 11px sans-serif; fill: #5b6575; } .title { font-weight: 600; fill: #1d2430; }
+.grid { stroke: #e4e6ea; } path { fill: none; }
+.trace { stroke: #5b6575; stroke-width: .8; opacity: .35; } .trace.failure { stroke: #b8327f; opacity: .8; }
+.level { stroke: #1d2430; stroke-width: 1.2; stroke-dasharray: 5 4; }
+"""
 
 
 def timelines(entries: Sequence[Entry]) -> str:
@@ -58,6 +70,14 @@ def _monitors(place: int, evaluation: Mapping[str, Any]) -> str:
 
 
 def _figure(place: int, name: str, evaluation: Mapping[str, Any]) -> str:
+    if not (drawing := _traces(place, name, evaluation)):
+        return ""
+    caption = tag("figcaption", tag("b", escape(name)) + " " + tag("span", f"{UNITS[name]}, over the seconds"))
+    return tag("figure", caption + drawing)
+
+
+def _traces(place: int, name: str, evaluation: Mapping[str, Any]) -> str:
+    """A line for each episode; empty if none has numbers."""
     content = evaluation["monitors"]
     lines = [
         Trace(
@@ -71,8 +91,21 @@ def _figure(place: int, name: str, evaluation: Mapping[str, Any]) -> str:
         )
         if numbers
     ]
-    if not lines:
-        return ""
-    caption = tag("figcaption", tag("b", escape(name)) + " " + tag("span", f"{UNITS.get(name, '')}, over the seconds"))
-    drawing = traces(lines, place=place, level=content["monitors"][name]["alarm_above"], label=f"{name} of each chunk")
-    return tag("figure", caption + drawing)
+    level = content["monitors"][name]["alarm_above"]
+    return traces(lines, place=place, level=level, label=f"{name} of each chunk") if lines else ""
+
+
+def picture(evaluation: Mapping[str, Any]) -> str:
+    """The pictures of all monitors as one SVG, for pages of others. evaluation: of a policy that was monitored."""
+    panels = ""
+    for index, name in enumerate(evaluation["monitors"]["numbers"]):
+        left, top = index % 2 * (WIDTH + GAP), index // 2 * (HEIGHT + 2 * GAP)
+        title = tag("text", tag("tspan", escape(name), class_="title") + escape(f" {UNITS[name]}"), x=0, y=GAP)
+        sized = _traces(0, name, evaluation).replace("<svg", f'<svg width="{WIDTH}" height="{HEIGHT}"', 1)
+        drawing = tag("g", sized, transform=f"translate(0 {1.5 * GAP})")
+        panels += tag("g", title + drawing, transform=f"translate({left} {top})")
+    rows = math.ceil(len(evaluation["monitors"]["numbers"]) / 2)
+    size = {"width": 2 * WIDTH + GAP, "height": rows * (HEIGHT + 2 * GAP)}
+    view = f"{-GAP} 0 {size['width'] + 2 * GAP} {size['height']}"
+    body = tag("style", STYLE) + tag("rect", class_="paper", x=-GAP, width="100%", height="100%") + panels
+    return tag("svg", body, xmlns="http://www.w3.org/2000/svg", viewBox=view, **size)

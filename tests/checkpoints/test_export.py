@@ -25,6 +25,8 @@ from recede.policy.denoising.guidance import Prefix
 from recede.policy.engines import choice, export
 from recede.policy.engines.eager import EagerEngine
 
+pytestmark = pytest.mark.slow  # all of them wait for two exports
+
 TASK = "task=toys:REACH"
 
 

@@ -79,6 +79,7 @@ def served(folder, task):
         loop.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["checkpoint", "exported"])
 @pytest.mark.parametrize(("command", "key"), [("evaluate", "task="), ("control", "robot.task=")])
 def test_the_task_that_a_folder_names_is_not_imported(recede, policies, marker, kind, command, key):
@@ -118,6 +119,7 @@ def test_a_policy_is_served_without_its_task(recede, policies, marker, monkeypat
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_a_policy_is_exported_without_its_task(recede, policies, exported, marker, tmp_path):
     result = recede("export", policies("checkpoint"), f"out={tmp_path / 'out'}", "engine=onnx")
     assert result.status == 0, result.err
@@ -147,6 +149,7 @@ def test_a_store_is_replayed_in_the_task_of_the_command_line_alone(recede, reach
     assert not marker.exists()
 
 
+@pytest.mark.slow
 def test_the_task_of_the_command_line_is_imported(recede, policies, marker):
     options = ["episodes=1", "videos=0", "device=cpu", "out=results"]
     result = recede("evaluate", policies("checkpoint"), f"task={EVIL}", *options)

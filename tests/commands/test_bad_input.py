@@ -141,6 +141,7 @@ TRAIN = ["task=toys:REACH", "out={folder}/out", "steps=2", "dataset={folder}/dem
 RESTORE = "restore it from a copy"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "words"),
     [

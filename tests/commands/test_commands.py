@@ -321,6 +321,7 @@ def test_a_run_and_a_store_of_any_name(recede, empty_folder, reaches, small):
 # --- sweeps
 
 
+@pytest.mark.slow
 def test_a_sweep_writes_a_run_folder_for_each_job(recede, empty_folder, reaches, small):
     command = ["train", f"dataset={reaches}", "out=sweep", "steps=2", *small, "seed=0,1", "policy=diffusion,regression"]
     result = recede(*command, "-m")
@@ -346,6 +347,7 @@ def test_a_job_that_fails_does_not_stop_the_others(recede, empty_folder, reaches
     assert [path.name for path in (empty_folder / "sweep").iterdir()] == ["1"]
 
 
+@pytest.mark.slow
 def test_an_interrupt_stops_the_whole_sweep(nursery, empty_folder, reaches, small):
     command = ["train", f"dataset={reaches}", "out=sweep", "steps=500", "save_every=1", *small, "seed=0,1", "-m"]
     process = nursery.start(*command, folder=empty_folder)
@@ -374,6 +376,7 @@ def assert_same_episodes(one, other):
         assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_recording_goes_on_where_it_stopped(recede, empty_folder):
     for episodes in (3, 3, 8):
         result = recede("collect", "task=toys:REACH", "out=halves.zarr", f"episodes={episodes}", "first_seed=5")

@@ -32,6 +32,7 @@ def runs(folder, recede):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("run", "more"),
     [

@@ -44,6 +44,7 @@ def test_only_robots_get_the_faster_engine_of_a_gpu(trained, monkeypatch):
     assert names == [None, None, "eager", "eager"]
 
 
+@pytest.mark.slow
 def test_a_policy_controls_a_robot_in_real_time(recede, trained, tmp_path):
     options = ["episodes=2", "rate=50", "execution=rtc", f"out={tmp_path}"]
     disturbed = ["robot.task=toys:REACH", "robot.sensor_delay_ms=20", "robot.jitter_ms=5", "robot.dropped=0.05"]
@@ -64,6 +65,7 @@ def test_a_policy_controls_a_robot_in_real_time(recede, trained, tmp_path):
     assert ticks.num_steps == sum(episode["commands"] for episode in content["episodes"])
 
 
+@pytest.mark.slow
 def test_a_driver_of_the_user_is_controlled_for_some_seconds_without_a_judgement(recede, trained, tmp_path):
     driver = ["robot=driver", "robot.make=toys:make_robot", "seconds=1.5", "episodes=2"]
     result = recede("control", trained, *driver, f"out={tmp_path}")
@@ -149,6 +151,7 @@ def test_a_killed_policy_stops_the_robot_and_is_loaded_again(trained, tmp_path):
     assert sum("a prediction takes" in line for line in rest) == 1
 
 
+@pytest.mark.slow
 def test_a_lost_robot_is_reported(recede, trained, tmp_path):
     result = recede("control", trained, "robot.task=toys:DYING", f"out={tmp_path}")
     assert result.status == 2
@@ -160,6 +163,7 @@ def test_a_lost_robot_is_reported(recede, trained, tmp_path):
     assert DemonstrationStore.open(tmp_path / "ticks.zarr").num_steps == episode["commands"]
 
 
+@pytest.mark.slow
 def test_the_summary_names_the_fault_of_a_simulation(recede, trained, tmp_path):
     result = recede("control", trained, "robot.task=toys:STEP", "first_seed=3", f"out={tmp_path}")
     assert result.status == 2
@@ -183,6 +187,7 @@ def child_with(library, *, of):
     return match
 
 
+@pytest.mark.slow
 def test_a_key_ends_an_episode_enter_begins_the_next_and_a_signal_ends_all(trained, tmp_path):
     terminal, theirs = os.openpty()
     before = termios.tcgetattr(theirs)
@@ -209,6 +214,7 @@ def test_a_key_ends_an_episode_enter_begins_the_next_and_a_signal_ends_all(train
     assert [episode["reason"] for episode in episodes][:2] == ["interrupted", "over"]
 
 
+@pytest.mark.slow
 def test_a_signal_to_all_processes_leaves_the_log_whole(trained, tmp_path):
     options = [str(trained), "robot.task=toys:REACH", f"out={tmp_path}"]
     with running(options, subprocess.DEVNULL, start_new_session=True) as process:

@@ -22,6 +22,7 @@ def wait_for(condition):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "words"),
     [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "ended by SIGTERM"), (signal.SIGHUP, "ended by SIGHUP")],
@@ -116,6 +117,7 @@ def test_messages_to_a_full_disk_are_dropped(monkeypatch):
         assert main(["nothing"]) == 2
 
 
+@pytest.mark.slow
 def test_a_robot_that_was_stopped_for_safety_is_an_error_after_all_is_written(recede, trained, tmp_path):
     limits = ["safety.stale_ms=1", "safety.patience_ms=1", "robot.sensor_delay_ms=60"]
     result = recede("control", trained, "robot.task=toys:REACH", "episodes=2", *limits, f"out={tmp_path}")

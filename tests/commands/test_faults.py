@@ -40,6 +40,7 @@ def test_an_evaluation_whose_episodes_all_break_off_measures_nothing(recede, tra
     assert not (empty_folder / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_names_the_broken_episodes_too(recede, trained, empty_folder):
     pairs = ["execution=[receding,rtc]", "episodes=2", "device=cpu", "out=out"]
     result = recede("evaluate", trained, "task=toys:NAN", *pairs)

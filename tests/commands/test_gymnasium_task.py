@@ -56,6 +56,7 @@ def test_demonstrations_of_an_id_are_inspected_and_replayed(recede, task, store)
     assert "6 episodes replayed, 6 of them succeed" in result.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_policy_of_an_id_is_evaluated_where_the_id_is_typed(recede, task, run, tmp_path, workers):
     result = recede("evaluate", run, task, "episodes=3", "videos=1", f"out={tmp_path}", f"workers={workers}")

@@ -43,6 +43,7 @@ def follow(recede, small):
     return run
 
 
+@pytest.mark.slow
 def test_from_the_recording_to_the_evaluation(recede, follow, reach, folder):
     collected = recede("collect", "task=reach", "out=it's my store", "episodes=5")
     assert follow(follow(collected)).status == 0
@@ -71,6 +72,7 @@ def test_a_download_is_trained_on(recede, follow, folder, monkeypatch):
     assert resolve_checkpoint(folder / "runs/pusht").exists()
 
 
+@pytest.mark.slow
 def test_a_served_policy_is_controlled_with(recede, follow, reach, folder, reaches, small, monkeypatch):
     run = recede("train", f"dataset={reaches}", "task=reach", "out=run", "steps=1", *small)
     assert run.status == 0, run.err

@@ -28,6 +28,7 @@ def running(options, stdin=subprocess.DEVNULL):
     )
 
 
+@pytest.mark.slow
 def test_recorded_episodes_are_inspected_and_replayed_exactly(recede, tmp_path):
     path = tmp_path / "hands.zarr"
     command = ["record", "task=toys:REACH", f"out={path}", "input=expert", "sentence=go there", BUSY]
@@ -146,6 +147,7 @@ def test_a_process_that_is_killed_at_any_moment_loses_one_episode_and_the_next_s
     assert num_lost or victim == "simulation"  # a lost robot is no lost session: it says so at once
 
 
+@pytest.mark.slow
 def test_a_keyboard_drives_and_decides(tmp_path):
     path = tmp_path / "hands.zarr"
     terminal, theirs = os.openpty()

@@ -121,6 +121,7 @@ def test_a_text_reads_back_from_the_grammar_of_hydra():
     check()
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=6, deadline=None)
 def test_what_recede_prints_reads_back(data):
@@ -156,6 +157,7 @@ def test_every_command_takes_a_bare_and_a_named_text_as_typed(command):
     assert value_at(composed(command, *others, f"{named}={text}"), named) == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "arguments", "key"),
     [
@@ -238,6 +240,7 @@ def test_an_endless_sweep_is_refused(recede, arguments, words):
     assert all(word in line for word in words)
 
 
+@pytest.mark.slow
 def test_the_results_lie_where_one_typed_them(recede, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

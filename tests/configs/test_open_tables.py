@@ -152,6 +152,7 @@ def test_an_evaluation_of_parts_that_nobody_knows_is_compared(trained, nursery, 
     assert "| slide | mlp | euler-4" in result.out
 
 
+@pytest.mark.slow
 def test_a_robot_is_controlled_by_parts_of_the_package(trained, nursery, tmp_path):
     command = ["control", trained, IMPORTS, "robot=bench", "execution=[slow]", "sampler=euler", "sampler.num_steps=2"]
     status, output = nursery.run(*command, "episodes=1", "seconds=3", f"out={tmp_path / 'out'}")
@@ -229,6 +230,7 @@ def test_a_checkpoint_needs_its_package_and_says_so(trained, recede, tmp_path, c
     assert "my_parts" not in sys.modules
 
 
+@pytest.mark.slow
 def test_the_process_of_the_policy_needs_the_package_and_says_so(trained, nursery, tmp_path):
     """The task that is named imports the package in the process of the loop, but not in the other one."""
     status, output = nursery.run("control", trained, "robot.task=my_parts.tasks:SLIDE", folder=tmp_path)

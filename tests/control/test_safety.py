@@ -64,6 +64,7 @@ def test_a_million_commands_stay_within_the_limits(limits, dt):
         last, velocity = limited.command, limited.velocity
 
 
+@pytest.mark.slow
 def test_a_million_chunks_in_one_batch_stay_within_the_limits():
     rng = np.random.default_rng(1)
     last, velocity = rng.uniform(LOW, HIGH, size=(1_000_000, SIZE)), np.zeros((1_000_000, SIZE))

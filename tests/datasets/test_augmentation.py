@@ -240,6 +240,7 @@ def recorded(tmp_path_factory):
     return store
 
 
+@pytest.mark.slow
 def test_augmented_images_are_drawn(recorded, tmp_path, recede):
     import imageio.v3
 
@@ -258,6 +259,7 @@ def test_augmented_images_are_drawn(recorded, tmp_path, recede):
     assert not np.array_equal(pictures[0], imageio.v3.imread(out))
 
 
+@pytest.mark.slow
 def test_the_default_crop_is_seven_eighths(recorded, tmp_path, recede, monkeypatch):
     from matplotlib.axes import Axes
 

@@ -40,6 +40,7 @@ def recordings(draw):
     return specification, episodes
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(recording=recordings(), chunk_rows=st.sampled_from([1, 7, 2048]))
 def test_episodes_of_any_specification_are_read_back_bit_for_bit(recording, chunk_rows):

@@ -19,6 +19,7 @@ def read_array_of(file, store):
     return store.read(key) if group == "data" else DemonstrationStore.open(store.path).episode_facts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recorded", ["zstd", "png", "jpeg"], indirect=True)
 def test_a_flipped_bit_or_a_cut_of_any_chunk_file_is_detected(recorded):
     chunks = chunk_files(recorded)
@@ -98,6 +99,7 @@ def test_rows_of_an_unfinished_append_are_ignored_and_overwritten(recorded):
     assert zarr.open_group(recorded, mode="r")["data/action"].shape == (121, 2)
 
 
+@pytest.mark.slow
 def test_a_damaged_description_raises_a_value_error_or_is_harmless(recorded):
     rng = np.random.default_rng(0)
     for file in files(recorded, "zarr.json"):

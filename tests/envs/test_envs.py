@@ -100,6 +100,7 @@ def test_it_passes_the_checker_of_gymnasium(env):
     check_env(env, skip_render_check=True)
 
 
+@pytest.mark.slow
 def test_it_passes_check_task(task):
     report = check_task(task)
     assert "seeds 0 and 1 differ" in report
@@ -110,6 +111,7 @@ def test_it_passes_check_task(task):
     assert report.count("also between two steps") == 1
 
 
+@pytest.mark.slow
 def test_another_seed_passes_too(task):
     if not any(stream.is_image for stream in task.specification.observations):  # cameras do not depend on seeds
         check_task(task, seed=100_000, steps=60)
@@ -160,6 +162,7 @@ def test_a_copy_in_mid_episode_continues_identically(task, env, copied):
         np.testing.assert_array_equal(after[name], twin_after[name])
 
 
+@pytest.mark.slow
 def test_an_episode_is_truncated_at_max_steps(task, env):
     env.reset(seed=0)
     low, high = limits(task.specification.action)

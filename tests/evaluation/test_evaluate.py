@@ -210,6 +210,7 @@ def test_a_policy_is_measured_on_consecutive_seeds(trained):
     assert [o.score for o in again.outcomes] == [o.score for o in evaluation.outcomes[2:]]
 
 
+@pytest.mark.slow
 def test_a_policy_can_be_evaluated_with_another_sampler(recede, trained, tmp_path):
     common = ["evaluate", trained, "task=toys:REACH", "episodes=3", "videos=0"]
     plain, other = tmp_path / "plain", tmp_path / "other"
@@ -232,6 +233,7 @@ def test_the_sampler_that_a_policy_has_can_be_changed(recede, trained, tmp_path)
     assert "sampler.num_steps=4 sampler.eta=1" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["evaluate", "serve", "export", "control"])
 @pytest.mark.parametrize(
     ("change", "words"),
@@ -280,6 +282,7 @@ def test_a_scheduler_of_diffusers_takes_options(recede, trained, tmp_path, form)
 PAIRS = ["execution=[receding,rtc]", "delay_ms=[0,150]", "execution.rtc.limit=8"]
 
 
+@pytest.mark.slow
 def test_every_pair_is_measured_and_an_interrupted_sweep_continues(recede, trained, tmp_path, monkeypatch):
     command = ["evaluate", trained, "task=toys:REACH", "episodes=4", f"out={tmp_path}", *PAIRS]
     sweep = recede(*command)

@@ -62,6 +62,7 @@ def results(folder):
 OPTIONS = ("task=toys:REACH", "imports=[toys]", "videos=1", "parallel=2", "device=cpu", "episodes=40")
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_goes_on(recede, nursery, trained, tmp_path):
     assert recede("evaluate", trained, *OPTIONS, f"out={tmp_path / 'whole'}").status == 0
     child, journal = (
@@ -87,6 +88,7 @@ def interrupt(self, outcome, note=Journal.note):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_other_options_begin_anew(recede, trained, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "note", interrupt)

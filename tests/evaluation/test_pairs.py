@@ -62,6 +62,7 @@ def decisions(first, second, *, most=500, repeats=200, **options):
     return [verdict(*outcomes(rng, first, second, most, **options), indifference=None) for _ in range(repeats)]
 
 
+@pytest.mark.slow
 def test_equal_policies_are_rarely_told_apart_however_often_one_looks():
     verdicts = decisions(0.8, 0.8)
     assert sum(one.kind == "decided" for one in verdicts) <= 0.05 * len(verdicts)

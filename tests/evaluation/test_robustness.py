@@ -10,6 +10,7 @@ OPTIONS = ("task=toys:REACH", "imports=[toys]", "episodes=8", "device=cpu")
 NOISE = ("disturb.observation_noise=[0.01,0.5]", "disturb.action_noise=0.1", "disturb.delay=[100]")
 
 
+@pytest.mark.slow
 def test_every_severity_is_measured_in_the_same_episodes(recede, trained, tmp_path, monkeypatch):
     printed = recede("evaluate", trained, *OPTIONS, *NOISE, f"out={tmp_path}")
     assert printed.status == 0, printed.err

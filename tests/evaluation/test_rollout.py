@@ -55,6 +55,7 @@ def outcomes(policy):
     return outcomes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_parallel", [1, 3, 16])
 def test_outcomes_do_not_depend_on_how_many_run_at_once(policy, outcomes, num_parallel):
     assert roll(policy, num_parallel=num_parallel) == outcomes
@@ -114,6 +115,7 @@ EXECUTIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay", [0, 3])
 @pytest.mark.parametrize("execution", EXECUTIONS.values(), ids=EXECUTIONS.keys())
 def test_outcomes_of_every_execution_depend_on_the_seed_alone(policy, outcomes, execution, delay):

@@ -58,6 +58,7 @@ class Noted(LoopedWorlds):
         return super().advance(ids, actions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_parallel", [1, 5, 64])
 def test_outcomes_are_those_of_environments(policy, outcomes, num_parallel):
     task, Noted.calls = in_worlds(toys.REACH, Noted), []
@@ -67,6 +68,7 @@ def test_outcomes_are_those_of_environments(policy, outcomes, num_parallel):
     assert all((np.diff(ids) > 0).all() for ids in Noted.calls)
 
 
+@pytest.mark.slow
 def test_outcomes_of_delayed_chunks_are_those_of_environments(policy):
     """With a delay, episodes ask in different steps, so some worlds advance while others wait."""
     options = {"execution": partial(RealTimeChunking, delay=3, limit=5.0, exact=True), "delay": 3}
@@ -91,6 +93,7 @@ def recorded(policy, task, **options):
     return outcomes, sorted(map(str, Recorded.rows))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["pick_place", "reach", "sort", "stack"])
 def test_outcomes_in_a_batch_of_mujoco_are_those_of_environments(name):
     torch.manual_seed(0)
@@ -172,6 +175,7 @@ FAULTS = {
 """The kind of a fault -> the error, and how its message begins."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", FAULTS)
 def test_a_fault_of_a_step_of_all_worlds_is_that_of_one(policy, outcomes, kind):
     noted = []

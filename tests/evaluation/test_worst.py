@@ -46,6 +46,7 @@ def with_task(measured, **more):
     return replace(measured, task=replace(toys.REACH, **more))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"delay_ms": 200.0}])
 def test_the_worst_go_as_before_and_show_even_moments(trained, changes):
     config = EvaluateConfig(run=str(trained), task="toys:REACH", episodes=8, videos=1, device="cpu", **changes)

@@ -21,6 +21,7 @@ def test_every_execution_keeps_every_promise(name):
     assert "as predicted" in report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["receding", "crossfade", "temporal_ensemble"])
 @pytest.mark.parametrize("every", [1, 3])
 def test_an_execution_keeps_every_promise_however_often_it_requests(name, every):

@@ -84,6 +84,7 @@ def test_a_step_of_no_length_stays_where_it_is():
 # --- what is learned
 
 
+@pytest.mark.slow
 def test_a_distilled_policy_lands_in_one_step_where_its_teacher_does():
     """One step of plain denoising ends at the mean."""
     torch.manual_seed(0)

@@ -92,6 +92,7 @@ def replace_stds(stds):
     return Mixture(MODES.weights.tolist(), MODES.means.tolist(), stds.tolist(), dtype=torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_likelihood_of_a_chunk_is_that_of_the_closed_form(name):
     policy = policy_of(name)
@@ -144,6 +145,7 @@ def test_the_error_of_the_likelihood_falls_with_the_number_of_levels_squared():
     assert math.log2(errors[1] / errors[2]) == pytest.approx(2, abs=0.4)
 
 
+@pytest.mark.slow
 def test_probes_estimate_the_trace_without_bias():
     policy = policy_of("flow", rectified_flow(30))
     observation, x_0 = drawn(policy, 8)

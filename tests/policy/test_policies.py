@@ -78,6 +78,7 @@ def lesson(num_draws, batch, seed=2):
 # --- every policy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", POLICIES.values(), ids=POLICIES)
 def test_a_policy_keeps_every_promise(make):
     check_policy(make)
@@ -99,6 +100,7 @@ def test_a_prediction_is_clipped_to_the_range_of_the_data(policy):
         assert ((chunk >= low - 0.1) & (chunk <= high + 0.1)).all()
 
 
+@pytest.mark.slow
 def test_every_draw_of_noise_counts_but_the_last(policy):
     """The last draw is multiplied by 0. Of the draws of karras, only those of steps to noisier levels are used."""
     observation, noise = observe(3), draw(policy, 3)
@@ -289,6 +291,7 @@ def learn(policy, num_steps, data, num_draws=1):
         rates.step()
 
 
+@pytest.mark.slow
 def test_diffusion_learns_both_ways_round_the_wall_and_regression_hits_it():
     at_the_wall, elsewhere = {"wall": torch.ones(200, 2, 1)}, {"wall": torch.zeros(200, 2, 1)}
     chunks = []
@@ -308,6 +311,7 @@ def test_diffusion_learns_both_ways_round_the_wall_and_regression_hits_it():
     assert (also_left - 3).abs().max() < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [partial(diffusion, prediction=prediction.SAMPLE), regression])
 def test_a_policy_memorises_one_batch(make):
     policy = make()

@@ -50,6 +50,7 @@ class Consistency:
         return (estimated(made, x, t, clean, conditioning) - target).square().mean(dim=-1)
 
 
+@pytest.mark.slow
 def test_a_consistency_policy_lands_in_one_step_where_its_teacher_lands_in_many():
     torch.manual_seed(0)
     teacher = policy(Exact(), num_steps=20).requires_grad_(False)
@@ -87,6 +88,7 @@ class Shortcut:
         return (estimated(made, x, t, t - 2 * half, conditioning) - target).square().mean(dim=-1)
 
 
+@pytest.mark.slow
 def test_a_shortcut_policy_keeps_its_spread_in_a_single_step():
     torch.manual_seed(0)
     made = train(policy(MLP(), num_steps=1, objective=Shortcut()), num_steps=1200)

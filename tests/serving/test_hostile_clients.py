@@ -127,6 +127,7 @@ def test_two_hundred_connections_at_once_harm_nobody(engine, impatient):
         np.testing.assert_array_equal(ask_chunk(honest, steps(0)), predict_alone(engine, steps(0), next(drawn)))
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_read_is_disconnected(engine, impatient):
     with serve(engine, seed=5) as (address, _), open_session(address) as (honest, _), raw(address) as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -120,6 +120,7 @@ maps = st.fixed_dictionaries(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=1000, deadline=None)
 @given(message=maps)
 def test_any_message_becomes_a_request_that_fits_or_one_error(engine, message):

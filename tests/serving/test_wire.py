@@ -90,6 +90,7 @@ def test_a_damaged_message_is_a_message_or_one_error(changes, length):
 odd = st.one_of(plain, st.binary(max_size=40), st.sampled_from(DTYPES), st.lists(st.integers(-1, 2**70), max_size=9))
 
 
+@pytest.mark.slow
 @settings(max_examples=1000, deadline=None)
 @given(st.fixed_dictionaries({"dtype": odd, "shape": odd, "data": odd}))
 def test_an_impossible_array_is_one_error(array):

@@ -278,6 +278,7 @@ def test_what_is_no_3d_mouse_is_refused_and_the_only_one_is_taken(pad, tmp_path,
     assert "velocity input" in check_teleoperator(SpaceMouse(), MonotonicClock(), seconds=0.1, max_call_s=1.0)
 
 
+@pytest.mark.slow
 def test_it_drives_begins_and_decides_and_the_robot_rests_if_it_is_gone(recede, pad, monkeypatch, tmp_path):
     monkeypatch.setattr("recede.recording.session.MEASURED_S", 0.2)
     write_in_thread(monkeypatch)

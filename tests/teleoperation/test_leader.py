@@ -196,6 +196,7 @@ def test_a_range_that_somebody_moved_a_little_less_far_is_no_other_range(tmp_pat
     LeaderInputConfig(port="nowhere", calibration=str(calibration)).build(robot())
 
 
+@pytest.mark.slow
 def test_it_leads_a_robot_whose_commands_are_recorded_and_which_rests_if_the_leader_is_gone(
     recede, emulated, calibration, monkeypatch, tmp_path
 ):

@@ -22,6 +22,7 @@ def train(recede, reaches, small, trained, tmp_path):
     return train
 
 
+@pytest.mark.slow
 def test_a_distillation_resumes_bit_for_bit(train):
     """And the policy knows its steps when it is loaded."""
     result, run = train()
@@ -59,6 +60,7 @@ def test_bad_input_is_one_line_before_anything_is_written(train, name):
     assert not run.exists()
 
 
+@pytest.mark.slow
 def test_a_distilled_policy_teaches_and_takes_the_steps_that_it_has_learned(train, recede):
     _, teacher = train(name="teacher")
     result, _ = train(f"teacher={teacher}", "policy.objective.teacher_steps=10")

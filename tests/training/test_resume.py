@@ -70,6 +70,7 @@ def kill_and_resume(nursery, command, out, *, kills, seed):
     return done
 
 
+@pytest.mark.slow
 def test_a_killed_training_ends_bit_for_bit_as_an_uninterrupted_one(
     tmp_path, nursery, demonstrations, small, uninterrupted
 ):
@@ -185,6 +186,7 @@ def test_a_moved_run_resumes(tmp_path, nursery, demonstrations, small, uninterru
     assert_equal_runs(tmp_path / "moved", uninterrupted)
 
 
+@pytest.mark.slow
 def test_one_training_at_a_time(tmp_path, nursery, demonstrations, small, recede):
     out = tmp_path / "run"
     command = arguments(demonstrations, small, out, "steps=100000")

@@ -276,6 +276,7 @@ def test_a_stopped_training_on_grown_datasets_ends_bit_for_bit_the_same(make, tm
         assert (checkpoint_of_step(run, 8) / name).read_bytes() == (checkpoint_of_step(other, 8) / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_episodes_that_are_added_to_the_first_dataset_come_behind_those_of_the_run(make, tmp_path):
     paths, run = [make("a", 4), make("b", 4, seed=1)], tmp_path / "run"
     options = {"held_out": 0.25, "steps": 2}

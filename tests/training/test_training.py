@@ -48,6 +48,7 @@ def configuration(dataset, out, **changes):
 # --- what a step learns from
 
 
+@pytest.mark.slow
 def test_bf16_keeps_the_weights_in_fp32(reaches, tmp_path):
     weights = {}
     for precision in ("fp32", "bf16"):

@@ -222,6 +222,7 @@ def test_recipes_of_three_kinds_keep_names_of_their_own():
     assert labels(trained_with("s"), *twins) == {"mirror=False", "mirror=True, t1", "mirror=True, t2"}
 
 
+@pytest.mark.slow
 def test_two_predictions_that_were_trained_are_two_labels(recede, reaches, small, tmp_path):
     for prediction in ("sample", "epsilon"):
         for seed in (0, 1):
@@ -245,6 +246,7 @@ def test_the_committed_results_have_rows_that_can_be_told_apart():
     assert document(results, command=command) == (ROOT / "docs" / "results.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_command_reads_what_evaluate_writes(recede, trained, tmp_path):
     for seed in (0, 1):
         out = tmp_path / "results" / str(seed)

@@ -76,6 +76,7 @@ def curvature(network, num_steps=50):
     return bend.item(), torch.cdist(start + velocities[0], FOUR.means).amin(dim=1).mean().item()
 
 
+@pytest.mark.slow
 def test_paths_between_known_laws_become_straighter():
     (bend, miss), (coupled_bend, coupled_miss) = curvature(learned(False)), curvature(learned(True))
     assert coupled_bend < 0.25 * bend

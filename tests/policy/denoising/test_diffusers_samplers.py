@@ -76,6 +76,7 @@ def built(name, num_steps):
         return str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_steps", [10, 30, 100])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_scheduler_samples_a_gaussian_as_a_plain_loop_does_or_is_refused(name, num_steps):

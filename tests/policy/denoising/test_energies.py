@@ -342,6 +342,7 @@ def mixture(covariances):
     return denoise, evidence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_classifier_picks_a_component_of_a_mixture(schedule):
     covariances = 0.1 * CORRELATIONS["ar"], 0.05 * CORRELATIONS["rbf"]

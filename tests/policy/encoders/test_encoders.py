@@ -204,6 +204,7 @@ def test_images_pass_the_normalizer_unchanged():
     Normalizer.empty(described).load_state_dict(normalizer.state_dict())
 
 
+@pytest.mark.slow
 def test_a_policy_learns_what_only_the_image_shows():
     policy = policy_of(SCENE, config=RegressionConfig)
     generator = torch.Generator().manual_seed(0)

@@ -71,6 +71,7 @@ def test_engines_take_turns(monkeypatch, workshop):
     assert all(value > 0 for value in seconds)
 
 
+@pytest.mark.slow
 def test_an_engine_is_chosen_by_measuring(workshop, tmp_path):
     choice = choose_engine(workshop.policy("regression"), ["eager", "onnx"], tmp_path)
     assert {engine.name for engine in choice.engines} == {"eager", "onnx"}
@@ -80,6 +81,7 @@ def test_an_engine_is_chosen_by_measuring(workshop, tmp_path):
     assert report.endswith(f"engine: {choice.engine.name}")
 
 
+@pytest.mark.slow
 def test_the_error_names_each_reason_if_no_engine_agrees(workshop, monkeypatch, tmp_path):
     monkeypatch.setitem(TOLERANCES, "fp32", -1.0)
     with pytest.raises(ValueError, match=r"onnx \(fp32\): .*tolerance -1.*excluded"):
@@ -110,6 +112,7 @@ def test_an_engine_that_fails_in_its_trial_is_excluded(workshop):
     assert [verdict.reason for verdict in verdicts] == ["", "5 rows are too many", "1 rows are too many"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["_write", "to_openvino"])
 def test_a_failed_export_leaves_no_graphs(workshop, tmp_path, monkeypatch, step):
     def fail(*_):

@@ -105,6 +105,7 @@ def test_engines_use_the_threads_of_openmp(monkeypatch):
     assert num_threads() == 0
 
 
+@pytest.mark.slow
 def test_large_weights_are_in_a_second_file(workshop, monkeypatch, tmp_path):
     monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 1000)
     policy = workshop.policy("regression")

@@ -107,6 +107,7 @@ def test_times_between_integers_give_different_outputs(network):
     assert torch.pdist(outputs.flatten(1)).min() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_network_learns(network):
     """It memorises one batch from its own initial weights."""
     noisy, t, conditioning = inputs(8, 8)

@@ -356,8 +356,8 @@ class Noted(Safety):
         super().__init__(*arguments, **options)
         self.commands = []
 
-    def __call__(self, target, *, age_s=0.0):
-        verdict = super().__call__(target, age_s=age_s)
+    def __call__(self, target, **options):
+        verdict = super().__call__(target, **options)
         self.commands.append(verdict.command)
         return verdict
 
@@ -392,6 +392,7 @@ def test_the_control_loop_brings_it_to_a_target_within_the_limits(arm, emulated)
         assert len(goals) > 10
 
 
+@pytest.mark.slow
 def test_a_policy_controls_the_arm_and_its_record_can_be_trained_on(recede, arm, emulated, calibration, tmp_path):
     rng, episode = np.random.default_rng(0), np.zeros((40, 6), np.float32)
     episode += 0.2 * np.sin(np.arange(40) / 5)[:, None] + rng.normal(scale=0.01, size=(40, 6))
