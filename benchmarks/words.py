@@ -68,10 +68,10 @@ def make_encoder(folder: Path, package: Path | None = None) -> Path:
     from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
     if package is None:
-        found = find_spec("wordllama")
-        if found is None or found.origin is None:
+        spec = find_spec("wordllama")
+        if spec is None or spec.origin is None:
             raise ValueError("there is no text encoder: pip install wordllama, or give text_encoder=ENCODER")
-        package = Path(found.origin).parent
+        package = Path(spec.origin).parent
     (weights,), (tokens,) = package.glob("weights/*.safetensors"), package.glob("tokenizers/*.json")
     (table,) = load_file(weights).values()
     count, size = table.shape
@@ -114,8 +114,8 @@ def rows(folder: Path, encoder: Path) -> Iterator[Row]:
     store, run = folder / "sort.zarr", folder / "words"
     if not store.exists():
         recede("collect", "task=sort", f"episodes={DEMONSTRATIONS}", f"out={store}")
-    seen = ["observe=[gripper,orange,blue,teal,red,offset]", f"text_encoder={encoder}"]
-    recede("train", "task=sort", f"dataset={store}", *seen, *TRAINING, f"out={run}")
+    observed = ["observe=[gripper,orange,blue,teal,red,offset]", f"text_encoder={encoder}"]
+    recede("train", "task=sort", f"dataset={store}", *observed, *TRAINING, f"out={run}")
     for number, (name, arguments) in enumerate(WAYS.items()):
         out = folder / f"evaluation-{number}"
         if not (out / "evaluation.json").exists():
