@@ -29,6 +29,8 @@ MEASURED = {
 """What a line of `metrics.jsonl` may hold, and the lowest and the highest value of each."""
 ERROR_OF = "action_error/"
 """Before the name of a dataset, if there are several: the action error of its held-out episodes."""
+BITS_OF = "bits_per_dimension/"
+"""Before the number of a tenth of the noise levels, 1 for the least noise: what its steps add to the bound."""
 
 
 def checkpoint_steps(run: Path) -> list[int]:
@@ -88,7 +90,7 @@ def _checked_entry(entry: Any) -> dict[str, Any]:
     if not isinstance(entry, dict) or not has_digest(entry):
         raise ValueError(f"its SHA-256 is not the {DIGEST} in it")
     del entry[DIGEST]
-    kind_of = {name: "action_error" if name.startswith(ERROR_OF) else name for name in entry}
+    kind_of = {name: name.partition("/")[0] for name in entry}
     if not set(kind_of.values()) <= set(MEASURED):
         raise ValueError(f"it must be an object of {', '.join(MEASURED)}")
     for name, value in entry.items():

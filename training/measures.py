@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from ..checkpoints.runs import BITS_OF
 from ..datasets.windows import Windows
 from ..policy.diffusion import DiffusionPolicy
 from ..policy.likelihood import bound_gains, bound_rest, bound_terms
@@ -111,8 +112,9 @@ def held_out_bits(policy: Any, windows: Windows, *, seed: int, most: int = 512) 
     """The variational bound of at most `most` evenly spread windows, as `bits_per_dimension` of normalised chunks.
 
     It is an estimate with about `BOUND_ROWS` draws of noise, the same at every checkpoint. Half of them are spread over
-    all noise levels, and half over the levels by their weight in the bound, where an untrained network errs most. Empty
-    for policies that are not trained to denoise.
+    all noise levels, and half over the levels by their weight in the bound, where an untrained network errs most.
+    `BITS_OF` names what the steps of each tenth of the noise levels add to it. Empty for policies that are not trained
+    to denoise.
     """
     if not (isinstance(policy, DiffusionPolicy) and policy.has_noise and type(policy.objective) is Denoising):
         return {}
@@ -124,8 +126,9 @@ def held_out_bits(policy: Any, windows: Windows, *, seed: int, most: int = 512) 
     level = torch.searchsorted(shares.cumsum(dim=0), even).clamp_(max=len(gains) - 1).view(count, size)
     noise = torch.randn(count, size, *policy.noise_shape[1:], generator=generator).to(batch.action)
     terms = bound_terms(policy, batch.observation, batch.action, noise=noise, level=level.to(noise.device))
-    bits = (terms / shares[level].to(noise)).mean() + bound_rest(policy, batch.action).mean()
-    return {"bits_per_dimension": bits.item()}
+    added, tenth = (terms / shares[level].to(noise)).cpu(), 10 * level // len(gains)
+    parts = {f"{BITS_OF}{number + 1}": (added * (tenth == number)).mean().item() for number in range(10)}
+    return {"bits_per_dimension": (added.mean() + bound_rest(policy, batch.action).mean().cpu()).item(), **parts}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ...checkpoints.runs import ERROR_OF
+from ...checkpoints.runs import BITS_OF, ERROR_OF
 from ..intervals import wilson
 from .charts import Series, curve, tag
 from .page import section, unbroken, write_page
@@ -33,12 +33,14 @@ def learning(runs: Mapping[str, Metrics]) -> str:
     loss = [Series(place, [(s, v) for s, v in _points(metrics, "loss") if v > 0]) for place, metrics in named]
     error = [Series(place, [(s, 100 * v) for s, v in _points(metrics, "action_error")]) for place, metrics in named]
     bits = [Series(place, _points(metrics, "bits_per_dimension")) for place, metrics in named]
+    parts = [Series(place, _last_parts(metrics)) for place, metrics in named]
     successes = [_successes(place, metrics) for place, metrics in named]
     unit = "not comparable between policies" if sum(bool(line.points) for line in loss) > 1 else "mean over batches"
     stacked = _panel("Success during training", "% with 95 % interval", successes, last=last, at_least=100)
     stacked += _panel("Held-out action error", "% of the range of each action", error, last=last)
     stacked += "".join(_errors_of_each(name if len(runs) > 1 else "", metrics, last) for name, metrics in runs.items())
     stacked += _panel("Held-out variational bound", "bits per dimension of normalised chunks", bits, last=last)
+    stacked += _panel("Bound by noise level", "bits of each tenth, from little noise to much; at the last step", parts)
     drawn = (tag("div", stacked) if stacked else "") + _panel("Training loss", unit, loss, last=last, is_log=True)
     if not drawn:
         return ""
@@ -133,6 +135,12 @@ def _error_keys(metrics: Metrics) -> dict[str, str]:
     """Name of each of several datasets -> the key of its action error, in the order of the datasets."""
     keys = dict.fromkeys(key for line in metrics for key in line if key.startswith(ERROR_OF))
     return {key.removeprefix(ERROR_OF): key for key in keys}
+
+
+def _last_parts(metrics: Metrics) -> list[tuple[float, float]]:
+    """(the number of a tenth of the noise levels, the bits of its steps) at the last step that has them."""
+    last = next((line for line in reversed(metrics) if f"{BITS_OF}1" in line), {})
+    return [(float(key.removeprefix(BITS_OF)), value) for key, value in last.items() if key.startswith(BITS_OF)]
 
 
 def _legend(names: Sequence[str]) -> str:

@@ -17,15 +17,19 @@ from recede.training.measures import held_out_bits
 def test_the_bits_of_a_training_estimate_the_bound_over_all_levels(trained, reaches):
     policy, _ = load_policy(resolve_checkpoint(trained))
     windows = Windows(DemonstrationStore.open(reaches), policy.horizons)
-    estimate = held_out_bits(policy, windows, seed=0, most=64)["bits_per_dimension"]
-    assert held_out_bits(policy, windows, seed=0, most=64)["bits_per_dimension"] == estimate
+    measured = held_out_bits(policy, windows, seed=0, most=64)
+    assert held_out_bits(policy, windows, seed=0, most=64) == measured
+    estimate = measured.pop("bits_per_dimension")
     batch = windows.batch(torch.linspace(0, len(windows) - 1, 64).long())
     num_levels = len(policy.schedule.levels) - 1
     noise = torch.randn(num_levels, 64, *policy.noise_shape[1:], generator=torch.Generator().manual_seed(1))
     level = torch.arange(num_levels)[:, None].expand(-1, 64)
     terms = bound_terms(policy, batch.observation, batch.action, noise=noise, level=level)
-    whole = terms.mean(dim=1).sum() + bound_rest(policy, batch.action).mean()
-    assert estimate == pytest.approx(whole.item(), rel=0.15)
+    rest = bound_rest(policy, batch.action).mean()
+    assert estimate == pytest.approx((terms.mean(dim=1).sum() + rest).item(), rel=0.15)
+    assert sum(measured.values()) == pytest.approx((estimate - rest).item(), rel=1e-4)
+    of_each = terms.mean(dim=1).unflatten(0, (10, -1)).sum(dim=1)
+    assert list(measured.values()) == pytest.approx(of_each.tolist(), rel=0.4, abs=0.05)
 
 
 def test_a_training_notes_and_draws_the_bits_beside_the_error(trained):
@@ -33,7 +37,9 @@ def test_a_training_notes_and_draws_the_bits_beside_the_error(trained):
     measured = [entry for entry in metrics if "bits_per_dimension" in entry]
     assert [entry["step"] for entry in measured] == [entry["step"] for entry in metrics if "action_error" in entry]
     assert all(math.isfinite(entry["bits_per_dimension"]) for entry in measured)
-    assert "Held-out variational bound" in learning({"run": metrics})
+    page = learning({"run": metrics})
+    assert "Held-out variational bound" in page
+    assert "Bound by noise level" in page
 
 
 def test_a_policy_without_noise_has_no_bits():
