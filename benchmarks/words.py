@@ -31,7 +31,7 @@ from recede.policy.encoders.text import TextEncoder
 DEMONSTRATIONS, EPISODES, FIRST_SEED = 2000, 200, 600_000
 """Demonstrations, and the episodes of each evaluation with the seed of the first one."""
 TRAINING: tuple[str, ...] = (
-    *("mirror=true", "batch_size=128", "steps=15000", "validate_every=2500", "save_every=1000"),
+    *("mirror=true", "batch_size=128", "steps=10000", "validate_every=2500", "save_every=1000"),
     *("horizons.prediction=8", "horizons.action=8", "policy.network.channels=[32,64,128]"),
     "policy.network.hidden=[256,256]",
 )
@@ -105,7 +105,7 @@ def likeness(encoder: TextEncoder) -> Iterator[Row]:
 
 def drawn(wordings: Wordings, random: np.random.Generator) -> list[str]:
     """A sentence for each goal, all in the same words."""
-    words = random.integers([len(choices) for choices in wordings])
+    words = random.integers([len(choices) for choices in wordings]).tolist()
     return [wordings.sentence(words, cube=cube, mark=mark) for cube, mark in GOALS]
 
 

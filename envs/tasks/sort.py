@@ -110,7 +110,7 @@ class Sort(TableTask):
         cubes = [cube_at(place, yaw) for place, yaw in zip(places, random.uniform(-0.78, 0.78, 2), strict=True)]
         gripper = random.uniform((-0.22, -0.12, 0.06, -0.4, 0.0), (-0.08, 0.12, 0.085, 0.4, 0.08))
         goal = np.eye(len(GOALS))[random.integers(len(GOALS))]
-        self._words = random.integers([len(choices) for choices in self.wordings])
+        self._words = random.integers([len(choices) for choices in self.wordings]).tolist()
         return {"gripper": gripper, **dict(zip((*CUBES, *MARKS), (*cubes, *marks), strict=True)), "goal": goal}
 
     def remaining(self, state: Observation) -> Array:
