@@ -41,9 +41,9 @@ def run(config: EditConfig) -> None:
     parts = [part for part, _ in pairs]
     edited = Joined(parts, remedy="use rename= or observe= so that they agree, or leave one out")
     _check_actions(edited)
-    print("\n".join(line for _, lines in pairs for line in lines))
     provenance = _provenance(config, opened, parts)
     copy(edited, Path(config.out), images=_images(config, opened[0]), provenance=provenance)
+    print("\n".join(line for _, lines in pairs for line in lines))
     print(
         f"{len(edited)} episodes, {edited.num_steps} steps in {config.out}: every stream was read back and is what was "
         "to be written"
