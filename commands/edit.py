@@ -73,7 +73,7 @@ def _edited(config: EditConfig, whole: Demonstrations) -> tuple[Demonstrations, 
         raise ValueError(f"{whole.path} has no episodes to edit: leave it out, or record some")
     chosen = selected(whole, config.episodes)
     idle = idle_steps(chosen) if config.trim_idle else np.zeros((len(chosen), 2), dtype=np.int64)
-    edited = cut(chosen, None if config.steps is None else parse(config.steps, STEPS), idle)
+    edited = cut(chosen, None if config.steps is None else parse(config.steps, subject=STEPS), idle)
     lines = [
         f"{whole.path}: {len(chosen)} of {len(whole)} episodes, "
         f"and {edited.num_steps} of their {chosen.num_steps} steps"

@@ -145,6 +145,7 @@ def _write(measurement: Measurement, config: EvaluateConfig, out: Path) -> None:
         command=command_line("evaluate", config),
         next_steps=[
             *_film_of_worst(measurement, config, out),
+            *_control_that_holds(measurement, config, out),
             (again(episodes=200), "a narrower interval"),
             (again(first_seed=200_000), "other unseen seeds"),
             (again(delay_ms=[0, 200], execution=["receding", "rtc"]), "with late chunks"),
@@ -152,6 +153,18 @@ def _write(measurement: Measurement, config: EvaluateConfig, out: Path) -> None:
         has_strips=config.videos > 0,
     )
     print(f"report: {out / 'report.html'}")
+
+
+def _control_that_holds(measurement: Measurement, config: EvaluateConfig, out: Path) -> list[tuple[str, str]]:
+    """The command by which a robot reacts to the monitors, if there are any."""
+    from ..evaluation.monitoring import FOLDER
+
+    if measurement.monitor is None:
+        return []
+    folder = None if out == Path(config.run) else str(out / FOLDER)
+    return [
+        (shown("control", config.run, on_lost="hold", monitors=folder), "a robot that holds while the policy is lost")
+    ]
 
 
 def _film_of_worst(measurement: Measurement, config: EvaluateConfig, out: Path) -> list[tuple[str, str]]:

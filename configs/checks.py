@@ -41,14 +41,14 @@ def condition(config: object, name: str) -> None:
     """Raises ValueError unless this field is a condition of `datasets.filters`, or None."""
     text = getattr(config, name)
     if text is not None:
-        parse(text)
+        parse(text, name)
 
 
 def step_condition(config: object, name: str) -> None:
-    """Raises ValueError unless this field is a condition on steps, see `datasets.step_conditions`, or None."""
+    """Raises ValueError unless this field is a condition on steps, as of `datasets.step_conditions`, or None."""
     text = getattr(config, name)
     if text is not None:
-        parse(text, STEPS)
+        parse(text, name, STEPS)
 
 
 def one_or_several(name: str, value: Any, *, remedy: str = "leave one out") -> Any:

@@ -57,26 +57,36 @@ COMMANDS = {
 """Name -> command, in the order in which one uses them."""
 
 
+_STORED: dict[tuple[str, str], Any] = {}
+"""(slot, name) -> the choice that Hydra's ConfigStore holds; the slot of a command is empty."""
+
+
 def register() -> None:
-    """Store every command and every choice in Hydra's ConfigStore.
+    """Store every command and every choice in Hydra's ConfigStore, unless they are there already.
 
     Raises ValueError if the default of a slot is not among its choices.
     """
-    from hydra.core.config_store import ConfigStore
-
-    store = ConfigStore.instance()
     for name, command in COMMANDS.items():
-        slots = {slot: slot for slot in CHOICES if slot in command.config.__dataclass_fields__}
-        _register_with_slots("", name, command.config, slots, [{"preset": None}] if command.has_presets else [])
+        if _STORED.get(("", name)) is not command:
+            slots = {slot: slot for slot in CHOICES if slot in command.config.__dataclass_fields__}
+            _register_with_slots("", name, command.config, slots, [{"preset": None}] if command.has_presets else [])
+            _STORED["", name] = command
     for slot, options in CHOICES.items():
         for name, option in options.items():
-            inner = {field.name: f"{slot}/{field.name}" for field in fields(option)}
-            if slots := {field: path for field, path in inner.items() if path in CHOICES}:
-                _register_with_slots(slot, name, option, slots, [])
-            else:
-                store.store(
-                    group=slot, name=name, node=_node(option), package=f"{slot}.{name}" if slot in MANY else None
-                )
+            if _STORED.get((slot, name)) is not option:
+                _register_choice(slot, name, option)
+                _STORED[slot, name] = option
+
+
+def _register_choice(slot: str, name: str, option: Any) -> None:
+    from hydra.core.config_store import ConfigStore
+
+    inner = {field.name: f"{slot}/{field.name}" for field in fields(option)}
+    if slots := {field: path for field, path in inner.items() if path in CHOICES}:
+        _register_with_slots(slot, name, option, slots, [])
+        return
+    package = f"{slot}.{name}" if slot in MANY else None
+    ConfigStore.instance().store(group=slot, name=name, node=_node(option), package=package)
 
 
 def _register_with_slots(group: str, name: str, config: Any, slots: dict[str, str], more: list[Any]) -> None:

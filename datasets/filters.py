@@ -93,8 +93,8 @@ Condition: TypeAlias = "Comparison | Not | Both"
 class Subject:
     """What conditions speak of: episodes, or something else with other names."""
 
-    key: str
-    """The key that states the condition."""
+    index: str
+    """The name of the number of an episode or of a step, from 0."""
     example: str
     """What to write, the end of an error message."""
     check_name: Callable[[str], None]
@@ -103,17 +103,19 @@ class Subject:
     """Raises ValueError for a comparison (name, operator, value) that such a name does not have."""
 
 
-def parse(text: str, subject: Subject | None = None) -> Condition:
-    """The condition that a text states. subject: None for the facts of episodes.
+def parse(text: str, key: str = "episodes", subject: Subject | None = None) -> Condition:
+    """The condition that a text states.
 
     >>> parse("outcome=success and operator!=script")
     Both(joint='and', left=Comparison(name='outcome', operator='=', value='success'), \
 right=Comparison(name='operator', operator='!=', value='script'))
 
+    key: what gives the text, for messages. subject: None for episodes and their facts.
+
     Raises ValueError if it states none, or for a name that does not exist, a comparison that its fact does not have, or
     an outcome that no episode can have.
     """
-    parser = _Parser(text, subject or EPISODES)
+    parser = _Parser(text, key, subject or EPISODES)
     condition = parser.joined("or", 0)
     if parser.tokens[-1][1]:
         raise parser.error("'and', 'or' or the end")
@@ -123,13 +125,13 @@ right=Comparison(name='operator', operator='!=', value='script'))
 class _Parser:
     """A text and the tokens that are left of it, in reverse: (kind, token, place)."""
 
-    def __init__(self, text: str, subject: Subject) -> None:
-        self.text, self.subject, self.shown, place = text, subject, f"{subject.key}={text!r}", 0
+    def __init__(self, text: str, key: str, subject: Subject) -> None:
+        self.text, self.key, self.subject, place = text, key, subject, 0
         tokens = list[tuple[str, str, int]]()
         while text[place:].strip():
             match = _TOKEN.match(text, place)
             if match is None:
-                raise ValueError(f"{self.shown} cannot be read from {text[place:].strip()!r} on: {subject.example}")
+                raise ValueError(f"{key}={text!r} cannot be read from {text[place:].strip()!r} on: {subject.example}")
             tokens.append((str(match.lastgroup), match[str(match.lastgroup)], match.start(str(match.lastgroup))))
             place = match.end()
         self.tokens = [("end", "", len(text)), *reversed(tokens)]
@@ -137,7 +139,7 @@ class _Parser:
     def error(self, expected: str) -> ValueError:
         _, token, place = self.tokens[-1]
         where = f"{token!r} at character {place + 1}" if token else "its end"
-        return ValueError(f"{self.shown} needs {expected} instead of {where}: {self.subject.example}")
+        return ValueError(f"{self.key}={self.text!r} needs {expected} instead of {where}: {self.subject.example}")
 
     def joined(self, joint: str, depth: int) -> Condition:
         """Conditions joined by "or", each of conditions joined by "and"."""
@@ -151,7 +153,7 @@ class _Parser:
     def negation(self, depth: int) -> Condition:
         if depth > DEEPEST:
             raise ValueError(
-                f"{self.subject.key}={self.text[:60]!r}... is more than {DEEPEST} deep: write it with fewer brackets"
+                f"{self.key}={self.text[:60]!r}... is more than {DEEPEST} deep: write it with fewer brackets"
             )
         kind, token, _ = self.tokens[-1]
         if (kind, token) == ("word", "not"):
@@ -171,10 +173,8 @@ class _Parser:
         if kind != "word" or name in _KEYWORDS:
             raise self.error("the name of a fact")
         if len(self.tokens) == 2 and name.isdecimal():
-            one = self.subject.key.removesuffix("s")
-            raise ValueError(
-                f"{self.subject.key} must be a condition, got {name!r}: {one}<{name} selects the first {name}"
-            )
+            first = f"{self.subject.index}<{name}"
+            raise ValueError(f"{self.key} must be a condition, got {name!r}: {first} selects the first {name}")
         self.subject.check_name(name)
         self.tokens.pop()
         kind, operator, _ = self.tokens[-1]
@@ -214,7 +214,7 @@ def _check_comparison(name: str, operator: str, value: str) -> None:
 
 
 EPISODES = Subject(
-    "episodes",
+    "episode",
     "write conditions such as outcome=success and operator!=script",
     check_name=_check_name,
     check=_check_comparison,

@@ -34,7 +34,7 @@ def _check_comparison(name: str, operator: str, value: str) -> None:
 
 
 STEPS = Subject(
-    "steps",
+    "step",
     "write conditions such as step>=20 and gripper.x<0.1",
     check_name=lambda name: None,  # the streams are unknown before a store is opened
     check=_check_comparison,

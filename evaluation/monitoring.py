@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from ..policy.interface import Observation
 from ..policy.monitor import MOST_WINDOWS, Calibration, Features, Monitor, lacking
 from ..policy.requests import Request, batch
 from ..specification import WORDS
-from .surprise import history
+from .surprise import histories_of
 
 FOLDER = "monitors"
 """The folder of the monitors, in that of the results."""
@@ -52,20 +52,26 @@ def make_monitor(config: EvaluateConfig, engine: Engine, task: Task) -> Monitor:
             text = text_encoder_of(manifest, config.text_encoder)
             assert text is not None
             demonstrations = Worded(demonstrations, text, digest=text.digest)
-        features = Features.of(policy, _observations(policy, demonstrations))
+        features = features_of(policy, demonstrations)
     for name, why in lacking(policy, has_features=features is not None).items():
         print(f"no monitor {name}: {why}")
     return Monitor(policy, engine, features=features)
 
 
-def _observations(policy: DiffusionPolicy, demonstrations: Demonstrations) -> Iterator[Observation]:
-    """Batches of observed windows, at even intervals over all steps, at most `MOST_WINDOWS` windows."""
+def features_of(policy: DiffusionPolicy, demonstrations: Demonstrations) -> Features:
+    """The features of windows at even intervals over all steps, at most `MOST_WINDOWS` of them."""
     steps = np.unique(np.linspace(0, demonstrations.num_steps - 1, MOST_WINDOWS).astype(int)).tolist()
     episodes = np.searchsorted(demonstrations.episode_ends, steps, side="right").tolist()
-    moments = list(zip(episodes, steps, strict=True))
+    return Features.of(policy, _observations(policy, demonstrations, list(zip(episodes, steps, strict=True))), episodes)
+
+
+def _observations(
+    policy: DiffusionPolicy, demonstrations: Demonstrations, moments: Sequence[tuple[int, int]]
+) -> Iterator[Observation]:
+    """Batches of the windows up to each (episode, step)."""
     for first in tqdm(range(0, len(moments), ROWS), desc="encode", unit="batch", delay=1):
         some = moments[first : first + ROWS]
-        observation, _ = batch([Request(history(demonstrations, policy, *moment)) for moment in some])
+        observation, _ = batch([Request(history) for history in histories_of(demonstrations, policy, some)])
         yield {name: torch.from_numpy(values) for name, values in observation.items()}
 
 

@@ -5,7 +5,8 @@ Shapes: n episodes; To, Tp, Ta observation, prediction and action horizon.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ def surprise(engine: Engine, demonstrations: Demonstrations, *, seed: int = 0) -
     moments = list(_moments(demonstrations, engine))
     for first in tqdm(range(0, len(moments), ROWS), desc="predict", unit="batch", delay=1):
         batch = moments[first : first + ROWS]
-        requests = [Request(history(demonstrations, engine, *moment)) for moment in batch]
+        requests = [Request(history) for history in histories_of(demonstrations, engine, batch)]
         generators = [torch.Generator().manual_seed(seed) for _ in batch]
         for (episode, step), (chunk, _) in zip(batch, predict(engine, requests, generators), strict=True):
             recorded = demonstrations.read("action", step, step + engine.horizons.action).astype(np.float64)
@@ -62,11 +63,32 @@ def _moments(demonstrations: Demonstrations, engine: Engine) -> Iterator[tuple[i
                 yield episode, step
 
 
-def history(demonstrations: Demonstrations, policy: Engine | Policy, episode: int, step: int) -> History:
-    """The To observations up to a step; before the first of the episode, the first is repeated."""
-    start, num_steps = demonstrations.bounds(episode)[0], policy.horizons.observation
-    observed: History = {}
+def histories_of(
+    demonstrations: Demonstrations, policy: Engine | Policy, moments: Sequence[tuple[int, int]]
+) -> Iterator[History]:
+    """The To observations up to each of some (episode, step), which are ascending; see `_histories`."""
+    for episode, some in groupby(moments, key=lambda moment: moment[0]):
+        yield from _histories(demonstrations, policy, episode, [step for _, step in some])
+
+
+def _histories(
+    demonstrations: Demonstrations, policy: Engine | Policy, episode: int, steps: Sequence[int]
+) -> list[History]:
+    """The To observations up to each step of an episode; before its first step, that one is repeated.
+
+    Vectors are read once, images for each step alone.
+    """
+    start, stop = demonstrations.bounds(episode)
+    offsets = np.arange(1 - policy.horizons.observation, 1)
+    observed: list[History] = [{} for _ in steps]
     for stream in policy.specification.observations:
-        rows = demonstrations.read(stream.name, max(start, step + 1 - num_steps), step + 1)
-        observed[stream.name] = np.concatenate([np.repeat(rows[:1], num_steps - len(rows), axis=0), rows])
+        whole = None if stream.is_image else demonstrations.read(stream.name, start, stop)
+        for history, step in zip(observed, steps, strict=True):
+            rows = np.maximum(step + offsets, start) - start
+            if whole is None:
+                first = int(rows[0])
+                read = demonstrations.read(stream.name, start + first, step + 1)
+                history[stream.name] = read[rows - first]
+            else:
+                history[stream.name] = whole[rows]
     return observed

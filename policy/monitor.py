@@ -4,7 +4,7 @@
 |---|---|---|
 | `disagreement` | how far chunks from other noise lie from one another | Agia et al. 2024 |
 | `denoising` | how badly the policy denoises its own chunk: the steps of the variational bound | Lee et al. 2024 |
-| `distance` | how far the observation lies from the demonstrations, in features of the encoder | Sun et al. 2022 |
+| `distance` | how far the observation lies from the demonstrations, in features of the encoder | Breunig et al. 2000 |
 | `stillness` | how little the chunk moves the robot | |
 
 The larger a number, the more doubtful the chunk. Alarms are calibrated by successful episodes; see `alarm_above`.
@@ -19,7 +19,7 @@ of F features.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,12 @@ LEVELS = 8
 NEIGHBOURS = 5
 """The nearest windows of the demonstrations to which `distance` is the mean distance."""
 
+ROWS = 512
+"""Windows whose distances from all others are computed at once."""
+
+TINY = 1e-6
+"""The least distance, so that equal windows have none that is zero."""
+
 MOST_WINDOWS = 4096
 """The most windows of the demonstrations that are kept."""
 
@@ -67,29 +73,56 @@ class Features:
     """(F,)."""
     rows: Tensor
     """(W, F), less the mean, in standard deviations."""
+    spread: Tensor
+    """(W,): the mean distance of each window to the `NEIGHBOURS` nearest windows of other episodes."""
 
     @classmethod
     @torch.no_grad()
-    def of(cls, policy: DiffusionPolicy, observations: Iterable[Observation]) -> Features:
+    def of(cls, policy: DiffusionPolicy, observations: Iterable[Observation], episodes: Sequence[int]) -> Features:
         """The features of batches of observed windows, on any device.
 
         A feature that hardly varies counts as if it varied by a hundredth of the one that varies most.
+
+        episodes: (W,), of each window. Raises ValueError if there is only one, which says nothing of others.
         """
+        if len(set(episodes)) < 2:
+            raise ValueError("the monitor distance needs demonstrations of two episodes or more, got one: name others")
         device = policy.normalizer.action_std.device
         parts = [policy.encode(_on(device, observation)).flatten(1) for observation in observations]
         values = torch.cat(parts)
         std = values.std(dim=0, correction=0)
         std = std.clamp_min(max(0.01 * std.max().item(), torch.finfo(std.dtype).tiny))
-        return cls(values.mean(dim=0), std, (values - values.mean(dim=0)) / std)
+        rows = (values - values.mean(dim=0)) / std
+        owner = torch.tensor(episodes, device=device)
+        spread = torch.cat([_nearest(some, rows, own[:, None] == owner)[0] for some, own in _batches(rows, owner)])
+        return cls(values.mean(dim=0), std, rows, spread)
 
     def distance(self, values: Tensor) -> Tensor:
-        """The distance (B,) of features (B, F): the root of the mean square over the features, in standard deviations.
+        """The distance (B,) of features (B, F) from the `NEIGHBOURS` nearest windows, as a multiple of their `spread`.
 
-        It is the mean of the distances to the `NEIGHBOURS` nearest windows.
+        So it is about 1 where demonstrations are as far from one another, be they dense or sparse there (a local
+        outlier factor, Breunig et al. 2000).
         """
-        distances = torch.cdist((values - self.mean) / self.std, self.rows)
-        nearest_ones = distances.topk(min(NEIGHBOURS, len(self.rows)), largest=False).values
-        return nearest_ones.mean(dim=1) / math.sqrt(len(self.mean))
+        distance, places = _nearest((values - self.mean) / self.std, self.rows)
+        return distance / self.spread[places].mean(dim=1)
+
+
+def _nearest(values: Tensor, rows: Tensor, is_excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The mean distance (B,) to the nearest rows, and their places (B, `NEIGHBOURS`).
+
+    A distance is the root of the mean square over the features.
+    """
+    distances = torch.cdist(values, rows) / math.sqrt(rows.shape[1])
+    if is_excluded is not None:
+        distances = distances.masked_fill(is_excluded, torch.inf)
+    least = distances.topk(min(NEIGHBOURS, len(rows)), largest=False)
+    is_finite = least.values.isfinite()
+    return (least.values.nan_to_num(posinf=0).sum(dim=1) / is_finite.sum(dim=1)).clamp_min(TINY), least.indices
+
+
+def _batches(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Parts of `ROWS` rows."""
+    return zip(*(tensor.split(ROWS) for tensor in tensors), strict=True)
 
 
 class Monitor:

@@ -15,7 +15,7 @@ from .page import unbroken
 UNITS = {
     "disagreement": "half ranges of the actions, by other noise",
     "denoising": "bits per dimension of the bound",
-    "distance": "to the demonstrations, in standard deviations",
+    "distance": "to the demonstrations, as a multiple of theirs",
     "stillness": "minus the way of the chunk, in ranges of the actions",
 }
 """Monitor -> the unit of its number."""

@@ -55,7 +55,7 @@ conditions = st.recursive(
 @given(conditions)
 @settings(max_examples=20, deadline=None)
 def test_the_runs_of_steps_that_fulfil_a_condition_become_episodes(store, condition):
-    assert parse(str(condition), STEPS) == condition
+    assert parse(str(condition), subject=STEPS) == condition
     expected = []
     for index in range(len(store)):
         whole, run = store.episode(index), []
@@ -78,19 +78,19 @@ def test_the_runs_of_steps_that_fulfil_a_condition_become_episodes(store, condit
 
 
 def test_a_piece_has_the_seed_of_its_start_the_outcome_of_its_end_and_who_led_it(store):
-    pieces = cut(store, parse("step!=4", STEPS), no_idle(store))
+    pieces = cut(store, parse("step!=4", subject=STEPS), no_idle(store))
     check_demonstrations(pieces)
     assert pieces.episode_lengths.tolist() == [4, 5, 4, 4, 4]
     assert pieces.episode_seeds.tolist() == [0, -1, 1, 2, -1]
     assert [facts.outcome for facts in pieces.episode_facts][:2] == ["unknown", "success"]
     assert [facts.notes.get("led") for facts in pieces.episode_facts][:3] == [[[0, 3]], [[1, 4]], None]
     assert pieces.episode_facts[1].notes["begun"] == "today"
-    assert pieces.content("image") != cut(store, parse("step!=5", STEPS), no_idle(store)).content("image")
+    assert pieces.content("image") != cut(store, parse("step!=5", subject=STEPS), no_idle(store)).content("image")
     trimmed = cut(store, None, np.array([[2, 3], [0, 0], [0, 1]]))
     assert trimmed.episode_lengths.tolist() == [5, 4, 8]
     assert [facts.outcome for facts in trimmed.episode_facts][:1] == ["success"]  # what was cut off was idle
     with pytest.raises(ValueError, match=r"demos.zarr: steps have no 'griper.x': did you mean 'gripper.x'\?"):
-        cut(store, parse("griper.x<1", STEPS), no_idle(store))
+        cut(store, parse("griper.x<1", subject=STEPS), no_idle(store))
 
 
 def test_idle_ends_are_those_of_the_quality_page_and_are_none_afterwards(tmp_path):

@@ -2,7 +2,7 @@
 
 import numpy as np
 from flawed import SPECIFICATION, InMemory, reaches
-from recede.evaluation.surprise import surprise
+from recede.evaluation.surprise import histories_of, surprise
 from recede.specification import Horizons
 
 
@@ -39,3 +39,14 @@ def test_the_error_is_a_share_of_the_range_of_each_dimension():
 def test_an_episode_that_goes_elsewhere_surprises_most():
     demonstrations = reaches(6).but(lambda rows: {"action": -rows["action"]}, episodes=[4])
     assert surprise(Oracle(0.0), demonstrations).argmax() == 4
+
+
+def test_histories_begin_with_the_first_step_of_their_episode():
+    demonstrations = reaches(4)
+    moments = [(episode, step) for episode in range(4) for step in range(*demonstrations.bounds(episode), 3)]
+    histories = histories_of(demonstrations, Oracle(0.0), moments)
+    for (episode, step), history in zip(moments, histories, strict=True):
+        steps = [max(step - 1, demonstrations.bounds(episode)[0]), step]
+        for name in ("hand", "image"):
+            expected = np.concatenate([demonstrations.read(name, one, one + 1) for one in steps])
+            np.testing.assert_array_equal(history[name], expected)

@@ -15,6 +15,8 @@ from recede.policy.stillness import travel
 from recede.specification import Specification, Stream
 
 RANDOM = np.random.default_rng(0)
+EPISODES = [row // 4 for row in range(100)]
+"""Of the windows of the demonstrations."""
 
 
 def requests(count, seed=0, specification=SPECIFICATION):
@@ -40,7 +42,9 @@ def policy():
 
 @pytest.fixture(scope="module")
 def monitor(policy):
-    return Monitor(policy, EagerEngine(policy), features=Features.of(policy, [observations(50), observations(50, 1)]))
+    return Monitor(
+        policy, EagerEngine(policy), features=Features.of(policy, [observations(50), observations(50, 1)], EPISODES)
+    )
 
 
 def chunks(policy, questions, seed=0):
@@ -85,14 +89,41 @@ def test_denoising_is_the_bound_of_the_chunk_without_its_constants(policy, monit
     assert (monitor(questions, spoilt)["denoising"] > monitor(questions, chunk)["denoising"]).all()
 
 
-def test_distance_is_the_mean_over_the_nearest_windows(policy, monitor):
+def test_distance_is_that_of_the_nearest_windows_as_a_multiple_of_theirs(policy, monitor):
     questions = requests(5, seed=7)
-    encoded = torch.cat([policy.encode(observations(50, seed)).flatten(1) for seed in (0, 1)]).detach().numpy()
+    rows = torch.cat([policy.encode(observations(50, seed)).flatten(1) for seed in (0, 1)]).detach().numpy()
     values = policy.encode(observations(5, 7)).flatten(1).detach().numpy()
-    apart = (values[:, None] - encoded) / encoded.std(axis=0)
-    distances = np.sort(np.sqrt(np.square(apart).mean(axis=2)), axis=1)[:, :NEIGHBOURS]
+
+    def apart(first):
+        return np.sqrt(np.square((first[:, None] - rows) / rows.std(axis=0)).mean(axis=2))
+
+    owner = np.array(EPISODES)
+    others = np.where(owner[:, None] == owner, np.inf, apart(rows))
+    spread = np.sort(others, axis=1)[:, :NEIGHBOURS].mean(axis=1)
+    places = np.argsort(apart(values), axis=1)[:, :NEIGHBOURS]
+    expected = np.take_along_axis(apart(values), places, axis=1).mean(axis=1) / spread[places].mean(axis=1)
     chunk, *_ = chunks(policy, questions)
-    np.testing.assert_allclose(monitor(questions, chunk)["distance"], distances.mean(axis=1), rtol=1e-3)
+    np.testing.assert_allclose(monitor(questions, chunk)["distance"], expected, rtol=1e-3)
+    assert 0.7 < expected.mean() < 1.3  # drawn as the demonstrations were
+
+
+def test_a_distance_counts_by_how_dense_the_demonstrations_are_there(policy):
+    """Two clouds, one ten times as wide: a window of either is as far as its own cloud is wide."""
+    random = torch.Generator().manual_seed(0)
+
+    def cloud(count):
+        is_wide = (torch.arange(count) % 2)[:, None, None]
+        return {
+            name: (
+                centre
+                + scale * (is_wide - 0.5 + (0.02 + 0.2 * is_wide) * torch.randn(count, 2, size, generator=random))
+            )
+            for name, size, centre, scale in (("state", 3, 0.0, 1.0), ("target", 2, 5.0, 5.0))
+        }
+
+    features = Features.of(policy, [cloud(400)], list(range(400)))
+    distances = features.distance(policy.encode(cloud(100)).flatten(1))
+    torch.testing.assert_close(distances[::2].mean(), distances[1::2].mean(), rtol=0.1, atol=0)
 
 
 def test_distance_grows_away_from_the_demonstrations(policy, monitor):
@@ -108,7 +139,7 @@ def test_distance_grows_away_from_the_demonstrations(policy, monitor):
 def test_a_feature_that_never_varied_counts_but_not_beyond_measure(policy):
     rows = observations(50)
     rows["state"] = torch.cat([rows["state"][..., :2], torch.zeros_like(rows["state"][..., :1])], dim=-1)
-    features = Features.of(policy, [rows])
+    features = Features.of(policy, [rows], EPISODES[:50])
     moved = {**rows, "state": rows["state"] + torch.tensor([0.0, 0.0, 0.1])}
     distance = features.distance(policy.encode(moved).flatten(1))
     assert torch.isfinite(distance).all()
@@ -151,11 +182,12 @@ def test_a_monitor_sees_the_context_that_an_engine_has_of_its_own():
     policy = diffusion(specification, ranges).eval()
     (questions,) = requests(1, specification=specification)
     whole = {**questions.history, "goal": np.tile(np.float32([1, -1]), (2, 1))}
-    features = Features.of(policy, [{name: torch.from_numpy(values[None]) for name, values in whole.items()}])
+    rows = {name: torch.from_numpy(np.stack([values, values + 1])) for name, values in whole.items()}
+    features = Features.of(policy, [rows], [0, 1])
     engine = InstructedEngine(EagerEngine(policy), {"goal": [1, -1]})
     monitor = Monitor(policy, engine, features=features, names=["distance"])
     bare = Request({"state": questions.history["state"]})
-    assert monitor([bare], np.zeros((1, 6, 2), np.float32))["distance"].item() < 1e-3
+    assert monitor([bare], np.zeros((1, 6, 2), np.float32))["distance"].item() == pytest.approx(0.5)
 
 
 def test_a_policy_without_noise_has_fewer_monitors():
@@ -170,6 +202,11 @@ def test_unknown_and_missing_monitors_are_refused(policy):
         Monitor(policy, EagerEngine(policy), names=["distanc"])
     with pytest.raises(ValueError, match="name the demonstrations that it was trained on with dataset="):
         Monitor(policy, EagerEngine(policy), names=["distance"])
+
+
+def test_one_episode_says_nothing_of_the_distance_to_others(policy):
+    with pytest.raises(ValueError, match="demonstrations of two episodes or more, got one"):
+        Features.of(policy, [observations(3)], [4, 4, 4])
 
 
 @settings(max_examples=20, deadline=None)

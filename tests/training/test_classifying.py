@@ -89,6 +89,7 @@ def test_the_classifier_of_another_policy_and_a_damaged_one_are_refused(folder, 
     [
         ({"condition": "notes.way!=sideways"}, "but of 40 in .* it holds in 40"),
         ({"condition": "nots.way=up"}, "nots.way"),
+        ({"condition": "notes.way"}, "condition='notes.way' needs one of"),
         ({"steps": "0"}, "steps must be above 0, got 0"),
         ({"run": "{folder}/demos"}, "demos"),
         ({"checkpoint": "first"}, "'last' or 'best'"),

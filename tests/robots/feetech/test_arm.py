@@ -356,8 +356,8 @@ class Noted(Safety):
         super().__init__(*arguments, **options)
         self.commands = []
 
-    def __call__(self, target, *, age_s=0.0):
-        verdict = super().__call__(target, age_s=age_s)
+    def __call__(self, target, **options):
+        verdict = super().__call__(target, **options)
         self.commands.append(verdict.command)
         return verdict
 
