@@ -27,6 +27,8 @@ MEASURED = {
     "broken": (1, sys.maxsize),
 }
 """What a line of `metrics.jsonl` may hold, and the lowest and the highest value of each."""
+ERROR_OF = "action_error/"
+"""Before the name of a dataset, if there are several: the action error of its held-out episodes."""
 
 
 def checkpoint_steps(run: Path) -> list[int]:
@@ -86,10 +88,11 @@ def _checked_entry(entry: Any) -> dict[str, Any]:
     if not isinstance(entry, dict) or not has_digest(entry):
         raise ValueError(f"its SHA-256 is not the {DIGEST} in it")
     del entry[DIGEST]
-    if not entry.keys() <= set(MEASURED):
+    kind_of = {name: "action_error" if name.startswith(ERROR_OF) else name for name in entry}
+    if not set(kind_of.values()) <= set(MEASURED):
         raise ValueError(f"it must be an object of {', '.join(MEASURED)}")
     for name, value in entry.items():
-        low, high = MEASURED[name]
+        low, high = MEASURED[kind_of[name]]
         kinds = int if name in ("step", "episodes", "broken") else (int, float)
         if type(value) is bool or not isinstance(value, kinds) or not low <= value <= high:
             raise ValueError(f"{name} must lie in [{low}, {high}], got {value!r}")

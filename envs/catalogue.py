@@ -38,6 +38,7 @@ TASKS: dict[str, str | Task] = {
     "reach_arm_joints_image": "recede.envs.tasks.reach:REACH_ARM_JOINTS_IMAGE",
     "sort": "recede.envs.tasks.sort:SORT",
     "sort_image": "recede.envs.tasks.sort:SORT_IMAGE",
+    "sort_reworded": "recede.envs.tasks.sort:SORT_REWORDED",
     "stack": "recede.envs.tasks.stack:STACK",
     "stack_image": "recede.envs.tasks.stack:STACK_IMAGE",
     "transfer": "recede.envs.tasks.transfer:TRANSFER",

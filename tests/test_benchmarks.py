@@ -12,11 +12,13 @@ from pathlib import Path
 import imageio.v2 as imageio
 import pytest
 import torch
-from recede.benchmarks import advice, gpu, hands, modes, proving, tasks
+from recede.benchmarks import advice, gpu, hands, modes, proving, tasks, words
 from recede.benchmarks.gpu import PROOFS
 from recede.datasets.store import DemonstrationStore
 from recede.envs.tasks.pick_place import PICK_PLACE
 from recede.evaluation.replay import replay
+from recede.policy.encoders.text import TextEncoder
+from safetensors.torch import save_file
 from simulated_gpu import SimulatedGPU
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
@@ -61,6 +63,15 @@ TINY = {
     "simulation": {"WORLDS": (1, 3), "SECONDS": 0, "PROCESSES": 1},
     "tasks": {"EPISODES": 1},
     "training": {"BATCH_SIZE": 2, "CHANNELS": (8, 16), "TIME_SIZE": 8, "SECONDS": 0},
+    "words": {
+        "DEMONSTRATIONS": 4,
+        "EPISODES": 1,
+        "TRAINING": (
+            *("device=cpu", "batch_size=4", "steps=2", "horizons.action=8", "policy.network.time_size=8"),
+            "policy.network.channels=[8,16]",
+        ),
+        "EVALUATION": ("videos=0", "workers=0", "sampler.num_steps=1"),
+    },
     "windows": {"SIZES": {"low-dimensional": (3, 100), "image": (2, 60)}, "SECONDS": 0},
 }
 """Benchmark -> its constants that a test makes small."""
@@ -153,6 +164,39 @@ def test_hands(run, tmp_path):
     assert rows["pictures on the page, median"] > 0
     (replayed,) = replay(PICK_PLACE, DemonstrationStore.open(store))
     assert replayed.success
+
+
+@pytest.fixture
+def word_table(tmp_path):
+    """A package with the files of wordllama: a vector for each token and a tokenizer."""
+    tokens = pytest.importorskip("tokenizers", reason="needs the extra 'text'")
+    package = tmp_path / "package"
+    for name in ("weights", "tokenizers"):
+        (package / name).mkdir(parents=True)
+    vocabulary = ["<unk>", "put", "the", "orange", "blue", "cube", "onto", "teal", "red", "mark"]
+    tokenizer = tokens.Tokenizer(tokens.models.WordLevel({w: i for i, w in enumerate(vocabulary)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = tokens.pre_tokenizers.Whitespace()
+    tokenizer.save(str(package / "tokenizers" / "tokens.json"))
+    table = torch.randn(len(vocabulary), 16, generator=torch.Generator().manual_seed(0))
+    save_file({"embedding.weight": table}, package / "weights" / "table.safetensors")
+    return package, table, vocabulary
+
+
+def test_an_encoder_of_single_words_is_the_mean_of_their_vectors(word_table, tmp_path):
+    package, table, vocabulary = word_table
+    folder = words.make_encoder(tmp_path / "encoder", package)
+    rows = table[[vocabulary.index(word) for word in ("put", "the", "cube")]]
+    mean = (rows / rows.square().mean(-1, keepdim=True).sqrt()).mean(0)
+    torch.testing.assert_close(torch.from_numpy(TextEncoder(folder)("put the cube")), mean / mean.abs().max())
+
+
+@pytest.mark.slow
+def test_words(run, word_table, tmp_path):
+    encoder = words.make_encoder(tmp_path / "encoder", word_table[0])
+    rows = run("words", tmp_path / "folder", f"text_encoder={encoder}")
+    ways = [f"{way}, {what}" for way in words.WAYS for what in ("success", "met another goal")]
+    assert [name for name in rows if "cosine" not in name] == ways
+    assert rows["cosine, two goals in the same words"] < 1
 
 
 @pytest.mark.slow

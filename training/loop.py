@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ..checkpoints.folder import read_manifest
 from ..checkpoints.opening import load_policy
-from ..checkpoints.runs import read_metrics, resolve_checkpoint
+from ..checkpoints.runs import ERROR_OF, read_metrics, resolve_checkpoint
 from ..configs.normalisation import NormalisationConfig
 from ..configs.notation import describe, typed
 from ..configs.training import TrainConfig
@@ -60,7 +60,7 @@ from .resuming import (
 )
 from .run import Run, stop_requests
 from .schedule import Stage, learning_rate, stages_of
-from .sources import Sources, drawn_from, open_sources
+from .sources import Sources, drawn_from, held_out_of_each, open_sources
 from .split import Split, choose_split
 from .state import load_initial_weights, restore_training, training_state
 
@@ -83,6 +83,8 @@ class Prepared(NamedTuple):
     """How often those of each dataset are drawn; None if all are drawn equally often."""
     validation: Windows
     """Windows of the held-out episodes."""
+    validation_of: dict[str, Windows]
+    """Name of each of several datasets -> those of its held-out episodes; a dataset without any is left out."""
     augmentation: Augmentation
     policy: Any
     teacher: Policy | None
@@ -161,8 +163,12 @@ def train(config: TrainConfig) -> Path:
                 bar.set_postfix(loss=f"{run.last_loss:.4f}")
             if len(prepared.validation) and (is_last or done % config.validate_every == 0):
                 error = action_error(ema.module, prepared.validation, seed=config.seed)
+                errors = {
+                    f"{ERROR_OF}{name}": action_error(ema.module, windows, seed=config.seed)
+                    for name, windows in prepared.validation_of.items()
+                }
                 bits = held_out_bits(ema.module, prepared.validation, seed=config.seed)
-                write(step=done, action_error=error, **bits)
+                write(step=done, action_error=error, **errors, **bits)
             if is_evaluated and prepared.task is not None:
                 write(
                     step=done,
@@ -227,6 +233,10 @@ def prepare(config: TrainConfig) -> Prepared:
         check_episodes(config, begun, streams_sha256, what="images", pieces=sources.pieces)
     training = only_led(config, windows.of(episodes), is_led)
     validation = only_led(config, windows.of(split.held_out), is_led, can_be_empty=True)
+    validation_of = {
+        name: only_led(config, windows.of(held_out), is_led, can_be_empty=True)
+        for name, held_out in held_out_of_each(config, sources, split.held_out).items()
+    }
     init_from = _initial_weights(config, policy, begun)
     manifest = {
         "specification": demonstrations.specification,
@@ -268,6 +278,7 @@ def prepare(config: TrainConfig) -> Prepared:
         training,
         mix,
         validation,
+        {name: part for name, part in validation_of.items() if len(part)},
         config.augmentation.build(policy.encoder.crop),
         policy.to(device),
         teacher,

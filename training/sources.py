@@ -121,6 +121,17 @@ def drawn_from(config: TrainConfig, sources: Sources, windows: Windows) -> tuple
     return mix, notes
 
 
+def held_out_of_each(config: TrainConfig, sources: Sources, held_out: Sequence[int]) -> dict[str, list[int]]:
+    """Name of each of several datasets -> its held-out episodes; empty if there is one dataset."""
+    if len(config.datasets) == 1:
+        return {}
+    dataset_of = sources.dataset_of
+    return {
+        name: [episode for episode in held_out if dataset_of[episode] == dataset]
+        for dataset, name in enumerate(config.datasets)
+    }
+
+
 def episode_name(config: TrainConfig, pieces: Pieces, episode: int) -> str:
     """An episode in words: its number, and its dataset if there are several."""
     if len(config.datasets) == 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from ..checks import LARGEST_SIZE, MOST_CHUNK, check_sizes, positive, share
@@ -42,10 +42,14 @@ class UNet1dConfig(NetworkConfig):
     """Groups of each group normalisation."""
     time_size: int = 128
     """Size of the embedding of the noise level."""
+    hidden: list[int] = field(default_factory=list)
+    """Sizes of the layers that the observations and the context pass before FiLM. [] has none; [256,256] helps a policy
+whose goal or sentence decides which of its other numbers count."""
 
     def __post_init__(self) -> None:
         if self.channels is not None:
             check_sizes("channels", self.channels)
+        check_sizes("hidden", self.hidden)
         positive(self, "kernel_size", most=MOST_CHUNK)
         positive(self, "groups", "time_size", most=LARGEST_SIZE)
 

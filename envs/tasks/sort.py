@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import product
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from ...specification import Stream
 from ..experts.sort import SortExpert
 from ..table_streams import Things
-from ..tabletop import CUBE_HALF, WITHDRAWN, Array, TableTask, cube_at, distance, draw_apart, holds, table_tasks
+from ..tabletop import (
+    CUBE_HALF,
+    WITHDRAWN,
+    Array,
+    TableTask,
+    cube_at,
+    distance,
+    draw_apart,
+    holds,
+    table_tasks,
+    table_worlds,
+)
 from ..task import Observation
 
 CUBES, MARKS = ("orange", "blue"), ("teal", "red")
@@ -26,6 +41,24 @@ GOAL = Stream(
 """1 for what the episode asks for, 0 for the three others."""
 
 
+class Wordings(NamedTuple):
+    """The words of sentences; each template is filled with one of each of the others."""
+
+    templates: tuple[str, ...]
+    verbs: tuple[str, ...]
+    things: tuple[str, ...]
+    places: tuple[str, ...]
+
+    def sentence(self, words: Sequence[int], *, cube: str, mark: str) -> str:
+        """The sentence with the words of these indices (4,), for the colours of a cube and a mark."""
+        template, verb, thing, place = (choices[index] for choices, index in zip(self, words, strict=True))
+        return template.format(verb=verb, cube=f"{cube} {thing}", mark=f"{mark} {place}")
+
+
+PLAIN = (0, 0, 0, 0)
+"""The words of an episode that starts in a state, which no seed draws."""
+
+
 def named(state: Observation) -> tuple[Array, Array]:
     """The cube (..., 5) and the mark (..., 2) that the goal names."""
     goal = state["goal"].argmax(-1)[..., None]
@@ -36,7 +69,8 @@ def named(state: Observation) -> tuple[Array, Array]:
 class Sort(TableTask):
     """Put the named cube onto the named mark and withdraw.
 
-    The seed draws which cube goes to which mark; `goal` shows it, and `info["sentence"]` says it.
+    The seed draws which cube goes to which mark; `goal` shows it, and `info["sentence"]` says it, in `wordings` that
+    the seed draws too.
 
     Success: the centre of the named cube is within 3 cm of that of the named mark (the whole cube is on the mark), the
     cube rests on the table, and the gripper has withdrawn above it. The way that the score counts is the straight one
@@ -46,6 +80,28 @@ class Sort(TableTask):
 
     scene = "sort.xml"
     things = Things(cubes=CUBES, marks=dict.fromkeys(MARKS, 2), fixed=(GOAL,))
+    wordings: ClassVar[Wordings] = Wordings(
+        templates=(
+            "{verb} the {cube} onto the {mark}",
+            "{verb} the {cube} on the {mark}",
+            "please {verb} the {cube} onto the {mark}",
+            "on the {mark}, {verb} the {cube}",
+            "{verb} the {cube} so that it is on the {mark}",
+            "the {mark} is where you {verb} the {cube}",
+        ),
+        verbs=("put", "place", "move", "bring", "shift", "drop"),
+        things=("cube", "block", "item", "brick", "toy"),
+        places=("mark", "spot", "circle", "area", "zone", "field"),
+    )
+    """What the sentences are made of."""
+    _words: Sequence[int] = PLAIN
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, Array], dict[str, Any]]:
+        """Start an episode; a state that `options` hold is asked for in the first words of each kind."""
+        self._words = PLAIN
+        return super().reset(seed=seed, options=options)
 
     def draw(self, random: np.random.Generator) -> dict[str, Array]:
         """The cubes and the gripper on the near side, the marks on the far side, and a goal."""
@@ -54,6 +110,7 @@ class Sort(TableTask):
         cubes = [cube_at(place, yaw) for place, yaw in zip(places, random.uniform(-0.78, 0.78, 2), strict=True)]
         gripper = random.uniform((-0.22, -0.12, 0.06, -0.4, 0.0), (-0.08, 0.12, 0.085, 0.4, 0.08))
         goal = np.eye(len(GOALS))[random.integers(len(GOALS))]
+        self._words = random.integers([len(choices) for choices in self.wordings])
         return {"gripper": gripper, **dict(zip((*CUBES, *MARKS), (*cubes, *marks), strict=True)), "goal": goal}
 
     def remaining(self, state: Observation) -> Array:
@@ -73,14 +130,43 @@ class Sort(TableTask):
     def sentence(self, state: Observation) -> str:
         """The goal in words."""
         cube, mark = GOALS[int(state["goal"].argmax())]
-        return f"put the {cube} cube onto the {mark} mark"
+        return self.wordings.sentence(self._words, cube=cube, mark=mark)
+
+
+class SortReworded(Sort):
+    """`Sort` with the same scenes and other sentences, to try policies on words that no demonstration had."""
+
+    wordings = Wordings(
+        templates=(
+            "{verb} the {cube} to the {mark}",
+            "could you {verb} the {cube} over to the {mark}?",
+            "I want you to {verb} the {cube} until it rests upon the {mark}",
+            "{verb} the {cube} and leave it at the {mark}",
+            "we need the {cube} at the {mark}, so {verb} it there",
+        ),
+        verbs=("carry", "take", "transport", "deliver", "lift"),
+        things=("box", "object", "piece", "die"),
+        places=("target", "disc", "dot", "patch", "plate"),
+    )
+
+
+def is_other_goal_met(state: Observation) -> bool:
+    """Whether a cube lies on a mark that the goal does not name together."""
+    goal = int(state["goal"].argmax())
+    return any(
+        distance(state[cube], state[mark]) <= MARK_TOLERANCE and abs(state[cube][2] - CUBE_HALF) < HEIGHT_TOLERANCE
+        for index, (cube, mark) in enumerate(GOALS)
+        if index != goal
+    )
 
 
 def phase(state: Observation) -> str:
-    """What the named cube is doing, or the other one if that is carried."""
+    """What the named cube is doing, or the other one if that is carried; or that another goal is met instead."""
     cube, mark = named(state)
     if distance(cube, mark) <= MARK_TOLERANCE:
         return "on the mark, not released"
+    if is_other_goal_met(state):
+        return "met another goal"
     if holds(state["gripper"], cube):
         return "carrying"
     is_other = any(holds(state["gripper"], state[name]) for name in CUBES)
@@ -88,3 +174,4 @@ def phase(state: Observation) -> str:
 
 
 SORT, SORT_IMAGE = table_tasks("sort", Sort, SortExpert, phase)
+SORT_REWORDED = replace(SORT, name="sort_reworded", make=SortReworded, make_batch=partial(table_worlds, SortReworded))

@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ...checkpoints.runs import ERROR_OF
 from ..intervals import wilson
 from .charts import Series, curve, tag
 from .page import section, unbroken, write_page
@@ -36,13 +37,12 @@ def learning(runs: Mapping[str, Metrics]) -> str:
     unit = "not comparable between policies" if sum(bool(line.points) for line in loss) > 1 else "mean over batches"
     stacked = _panel("Success during training", "% with 95 % interval", successes, last=last, at_least=100)
     stacked += _panel("Held-out action error", "% of the range of each action", error, last=last)
+    stacked += "".join(_errors_of_each(name if len(runs) > 1 else "", metrics, last) for name, metrics in runs.items())
     stacked += _panel("Held-out variational bound", "bits per dimension of normalised chunks", bits, last=last)
     drawn = (tag("div", stacked) if stacked else "") + _panel("Training loss", unit, loss, last=last, is_log=True)
     if not drawn:
         return ""
-    legend = "".join(tag("span", escape(name), class_=f"key s{place}") for place, name in enumerate(runs))
-    key = tag("p", legend, class_="legend") if len(runs) > 1 else ""
-    return key + tag("div", drawn, class_="multiples")
+    return (_legend(list(runs)) if len(runs) > 1 else "") + tag("div", drawn, class_="multiples")
 
 
 def write_training_page(path: Path, name: str, metrics: Metrics, choices: Sequence[tuple[str, str]] = ()) -> None:
@@ -71,7 +71,8 @@ def outlook(metrics: Metrics) -> str:
     'The held-out action error rose from 8.0 % at step 200, its lowest, to 8.5 % at step 300. Success was \
 50 % [30, 70] of 20 episodes at step 300.'
     """
-    return " ".join(sentence for sentence in (_error_trend(metrics), _success_trend(metrics)) if sentence)
+    sentences = (_error_trend(metrics), _last_of_each(metrics), _success_trend(metrics))
+    return " ".join(sentence for sentence in sentences if sentence)
 
 
 def _error_trend(metrics: Metrics) -> str:
@@ -93,6 +94,14 @@ def _error_trend(metrics: Metrics) -> str:
     return f"The held-out action error was {error} {place}."
 
 
+def _last_of_each(metrics: Metrics) -> str:
+    """The last error in each of several datasets."""
+    last = {name: _points(metrics, key)[-1][1] for name, key in _error_keys(metrics).items()}
+    return (
+        f"Of each dataset it is {', '.join(f'{100 * v:.1f} % ({name})' for name, v in last.items())}." if last else ""
+    )
+
+
 def _success_trend(metrics: Metrics) -> str:
     line = _successes(0, metrics)
     if not line.points:
@@ -112,12 +121,33 @@ def _success_trend(metrics: Metrics) -> str:
     return f"Success was {now}, and {before}: too few episodes to tell them apart."
 
 
-def _panel(title: str, unit: str, series: Sequence[Series], **axis: Any) -> str:
+def _errors_of_each(name: str, metrics: Metrics, last: float) -> str:
+    """A panel with a line for each of several datasets of the run `name`; empty if it has one dataset."""
+    errors = _error_keys(metrics)
+    series = [Series(i, [(s, 100 * v) for s, v in _points(metrics, key)]) for i, key in enumerate(errors.values())]
+    unit = f"{name}, % of the range of each action" if name else "% of the range of each action"
+    return _panel("Held-out action error of each dataset", unit, series, legend=_legend(list(errors)), last=last)
+
+
+def _error_keys(metrics: Metrics) -> dict[str, str]:
+    """Name of each of several datasets -> the key of its action error, in the order of the datasets."""
+    keys = dict.fromkeys(key for line in metrics for key in line if key.startswith(ERROR_OF))
+    return {key.removeprefix(ERROR_OF): key for key in keys}
+
+
+def _legend(names: Sequence[str]) -> str:
+    """The names of the lines, each in its colour."""
+    return tag(
+        "p", "".join(tag("span", escape(name), class_=f"key s{i}") for i, name in enumerate(names)), class_="legend"
+    )
+
+
+def _panel(title: str, unit: str, series: Sequence[Series], *, legend: str = "", **axis: Any) -> str:
     series = [line for line in series if line.points]
     if not series:
         return ""
     caption = tag("figcaption", tag("b", escape(title)) + " " + tag("span", escape(unit)))
-    return tag("figure", caption + curve(series, label=f"{title} over training steps", **axis))
+    return tag("figure", caption + legend + curve(series, label=f"{title} over training steps", **axis))
 
 
 def _points(metrics: Metrics, key: str) -> list[tuple[float, float]]:

@@ -70,10 +70,12 @@ class UNet1d(nn.Module):
     multiple of 2^(levels - 1) steps, and the padding is cut off afterwards.
 
     FiLM is a linear layer after an elementwise non-linearity, so it is the sum of a half for the time and a half for
-    the conditioning. One matrix holds the halves of all blocks, in the order in which the blocks run.
+    the conditioning. One matrix holds the halves of all blocks, in the order in which the blocks run. Without hidden
+    layers, the half for the conditioning is a sum over its numbers: none of them decides what another one does.
 
     conditioning_shape: (S, Dc). channels: channels of each level, multiples of `groups`, the finest level first.
-    kernel_size: odd. groups: number of groups of each group norm. time_size: E.
+    kernel_size: odd. groups: number of groups of each group norm. time_size: E. hidden: sizes of the layers that the
+    conditioning passes before FiLM.
 
     Raises ValueError if a size is impossible.
     """
@@ -87,6 +89,7 @@ class UNet1d(nn.Module):
         kernel_size: int,
         groups: int,
         time_size: int,
+        hidden: Sequence[int] = (),
     ) -> None:
         super().__init__()
         if not channels or any(width < 1 or width % groups for width in channels):
@@ -115,9 +118,9 @@ class UNet1d(nn.Module):
         self._film_sizes = [block.num_film for block in self._blocks()]
         num_film = sum(self._film_sizes)
         self.time = nn.Sequential(TimeEmbedding(time_size), nn.Mish(), nn.Linear(time_size, num_film))
-        self.conditioning = nn.Sequential(
-            nn.Flatten(), nn.Mish(), nn.Linear(math.prod(conditioning_shape), num_film, bias=False)
-        )
+        sizes = [math.prod(conditioning_shape), *hidden]
+        layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.Mish())] or [nn.Mish()]
+        self.conditioning = nn.Sequential(nn.Flatten(), *layers, nn.Linear(sizes[-1], num_film, bias=False))
 
     def _blocks(self) -> list[ResidualBlock]:
         """The blocks in the order in which they run."""

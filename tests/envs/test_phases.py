@@ -2,6 +2,7 @@
 
 from itertools import groupby
 
+import numpy as np
 import pytest
 from recede.envs.catalogue import load_task
 from recede.envs.task import state_of
@@ -67,6 +68,18 @@ def test_a_policy_may_carry_the_other_cube():
     carried = next(state for state in states if task.phase(state) == "carrying")
     other = {**carried, "goal": carried["goal"].reshape(2, 2)[::-1].ravel()}
     assert task.phase(other) == "carrying the other cube"
+
+
+def test_a_policy_may_meet_another_goal():
+    """The cube is where the goal of the episode put it; the goals of the last state name another cube or mark."""
+    task = load_task("sort")
+    last = episode(task, 2)[0][-1]
+    goal = int(last["goal"].argmax())
+    for other in set(range(4)) - {goal}:
+        assert task.phase({**last, "goal": np.eye(4)[other]}) == "met another goal"
+    name = ("orange", "blue")[goal // 2]
+    lifted = last[name] + np.array([0, 0, 0.02, 0, 0])
+    assert task.phase({**last, "goal": np.eye(4)[(goal + 1) % 4], name: lifted}) == "before the grasp"
 
 
 def test_the_twin_with_cameras_has_the_same_phases():

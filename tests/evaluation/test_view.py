@@ -8,6 +8,7 @@ import pytest
 import recede
 import toys
 from recede.datasets.facts import EpisodeFacts
+from recede.datasets.mirror import Mirrored
 from recede.datasets.observing import Observing, Worded
 from recede.datasets.store import DemonstrationStore
 from recede.envs.promises import PromiseError
@@ -112,6 +113,9 @@ def test_demonstrations_with_some_streams_and_with_words(store):
     np.testing.assert_array_equal(demonstrations.read(WORDS), expected)
     np.testing.assert_array_equal(demonstrations.read(WORDS, 2, 8), expected[2:8])
     assert demonstrations.content(WORDS) != Worded(store, spelled, digest="2").content(WORDS)
+    mirrored = Mirrored(demonstrations, dict.fromkeys(("position", "action"), np.negative))
+    np.testing.assert_array_equal(mirrored.read(WORDS), np.tile(demonstrations.read(WORDS), (2, 1)))
+    np.testing.assert_array_equal(mirrored.read("action")[-1], -demonstrations.read("action")[-1])
     assert demonstrations.content("position") == store.content("position")
 
 

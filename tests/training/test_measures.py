@@ -24,7 +24,7 @@ def test_a_line_of_the_metrics_may_hold_just_what_a_training_writes(monkeypatch)
     writes = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "write"]
     written = {keyword.arg for call in writes for keyword in call.keywords if keyword.arg is not None}
     spread = {ast.unparse(keyword.value).partition("(")[0] for call in writes for keyword in call.keywords} - written
-    assert {"meter.drain", "choice_scores", "bits"} <= spread
+    assert {"meter.drain", "choice_scores", "bits", "errors"} <= spread
     written.add("bits_per_dimension")  # of `held_out_bits`; see tests/training/test_bound.py
 
     meter = measures.Meter(torch.device("cpu"))

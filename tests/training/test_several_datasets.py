@@ -8,7 +8,7 @@ import pytest
 import torch
 import toys
 from recede.checkpoints.folder import read_manifest
-from recede.checkpoints.runs import checkpoint_of_step, resolve_checkpoint
+from recede.checkpoints.runs import checkpoint_of_step, read_metrics, resolve_checkpoint
 from recede.commands.composition import compose
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import HorizonsConfig, RegressionConfig
@@ -173,6 +173,37 @@ def test_each_dataset_is_split_on_its_own_and_drawn_by_its_weight(make, tmp_path
     assert plain.mix is None
     assert plain.manifest["streams_sha256"] == prepared.manifest["streams_sha256"]
     assert plain.manifest["training"] != prepared.manifest["training"]
+
+
+def test_the_held_out_error_of_each_dataset_stands_beside_that_of_all(make, tmp_path):
+    """The run learns the first dataset alone, almost; the third holds nothing out."""
+    paths = [make("a", 8, -0.5), make("b", 4, 0.5), make("c", 1, seed=1)]
+    config = configuration(paths, tmp_path / "run", held_out=0.25, weights=[40, 1, 1], steps=60, validate_every=30)
+    train(config)
+    lines = [line for line in read_metrics(tmp_path / "run") if "action_error" in line]
+    assert [line["step"] for line in lines] == [30, 60]
+    names = [f"action_error/{path}" for path in paths]
+    for line in lines:
+        assert [key for key in line if key.startswith("action_error/")] == names[:2]
+        first, second = (line[name] for name in names[:2])
+        assert first < 0.5 * second
+        assert line["action_error"] == pytest.approx((2 * first + second) / 3)  # of so many episodes, equally long
+    train(configuration(paths[0], tmp_path / "one", held_out=0.25))
+    assert not any("/" in key for line in read_metrics(tmp_path / "one") for key in line)
+
+
+def test_a_run_on_two_datasets_is_evaluated_in_the_task_of_each(tmp_path, recede):
+    """Two tasks of one specification; `task=` names the one to evaluate in."""
+    for name in ("REACH", "LAZY"):
+        assert recede("collect", f"task=toys:{name}", f"out={tmp_path / name}", "episodes=3").status == 0
+    arguments = ["steps=2", "batch_size=4", "policy.network.channels=[8]", "policy.network.groups=4"]
+    sources = f"dataset=[{tmp_path / 'REACH'},{tmp_path / 'LAZY'}]"
+    assert recede("train", sources, "weights=[1,2]", f"out={tmp_path / 'run'}", *arguments).status == 0
+    for name in ("REACH", "LAZY"):
+        out = f"out={tmp_path / f'result-{name}'}"
+        result = recede("evaluate", str(tmp_path / "run"), f"task=toys:{name}", "episodes=2", "videos=0", out)
+        assert result.status == 0, result.err
+        assert "over 2 episodes" in result.out
 
 
 def test_a_training_draws_by_the_weights(make, tmp_path, monkeypatch):

@@ -50,6 +50,19 @@ def test_error_and_success_share_their_steps(tmp_path):
     assert ">400<" not in curve([Series(0, [(100, 1.0), (200, 2.0)])], label="alone")
 
 
+def test_each_of_several_datasets_has_a_line_and_its_last_error():
+    metrics = [
+        {"step": 100 * n, "action_error": 0.1, "action_error/<a>": 0.2 / n, "action_error/b": 0.04} for n in (1, 2)
+    ]
+    assert outlook(metrics).endswith("Of each dataset it is 10.0 % (<a>), 4.0 % (b).")
+    panel = next(part for part in learning({"run": metrics}).split("<figure>") if "of each dataset" in part)
+    assert re.findall('class="key (s.)">(.*?)<', panel) == [("s0", "&lt;a&gt;"), ("s1", "b")]
+    assert len(re.findall('class="line"', panel)) == 2
+    assert "of each dataset" not in learning({"run": errors(0.1, 0.09)})
+    both = learning({"run": metrics, "other": metrics})
+    assert both.count("Held-out action error of each dataset</b> <span>other, %") == 1
+
+
 def test_the_page_of_a_training_says_what_was_chosen(tmp_path):
     write_training_page(tmp_path / "page.html", "run", errors(0.1, 0.09), [("steps=100", "60 passes & more")])
     text = (tmp_path / "page.html").read_text()

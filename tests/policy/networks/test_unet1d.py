@@ -34,6 +34,20 @@ def test_a_chunk_of_any_length_keeps_its_shape(channels, steps):
     assert output.isfinite().all()
 
 
+def mixed(network):
+    """How far the conditioning of two changes is from the sum of what each of them changes."""
+    at = torch.zeros(4, 2, 5)
+    at[1:, 0, 0], at[1, 0, 0], at[2:, 1, 3] = 1, 0, 2
+    at[1, 1, 3], at[2, 1, 3] = 2, 0
+    neither, one, other, both = network.condition(at).detach()
+    return (both - one - other + neither).abs().max().item()
+
+
+def test_only_hidden_layers_let_a_goal_decide_what_another_number_does():
+    assert mixed(small()) < 1e-6
+    assert mixed(small(hidden=(16,))) > 1e-3
+
+
 def published(weights, noisy, t, conditioning, *, levels, groups, time_size):
     """The forward pass of Chi et al.'s U-Net, whose linear layers see time and conditioning together."""
 
