@@ -21,16 +21,19 @@ if TYPE_CHECKING:
 
 def run(config: InspectConfig) -> None:
     """Print streams, ranges and warnings, draw every dimension over time, and write the quality page."""
+    from ..datasets.copying import origin
     from ..datasets.inspection import summarise, usual_crop, warnings
     from ..datasets.opening import open_demonstrations
+    from ..datasets.selection import selected
     from ..evaluation.reports.demonstrations import draw_augmented, draw_demonstrations
 
     if config.out is not None:
         check_writable(Path(config.out).parent)
     task = load_task(config.task) if config.task else None
-    demonstrations = open_demonstrations(config.dataset, task, episodes=config.episodes)
+    whole = open_demonstrations(config.dataset, task)
+    demonstrations = selected(whole, config.episodes)
     engine = _open_engine(config, demonstrations)
-    print("\n".join(summarise(demonstrations)))
+    print("\n".join([*origin(getattr(whole, "provenance", None) or {}), *summarise(demonstrations)]))
     of_streams = warnings(demonstrations)
     for warning in of_streams:
         print(f"warning: {warning}")

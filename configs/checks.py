@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from typing import Annotated, Any, TypeAlias
 
 from ..datasets.filters import parse
+from ..datasets.step_conditions import STEPS
 from ..envs.disturbance_kinds import RANDOMISED
 from ..policy.engines.interface import ENGINES
 from ..specification import nearest
@@ -41,6 +42,13 @@ def condition(config: object, name: str) -> None:
     text = getattr(config, name)
     if text is not None:
         parse(text, name)
+
+
+def step_condition(config: object, name: str) -> None:
+    """Raises ValueError unless this field is a condition on steps, as of `datasets.step_conditions`, or None."""
+    text = getattr(config, name)
+    if text is not None:
+        parse(text, name, STEPS)
 
 
 def one_or_several(name: str, value: Any, *, remedy: str = "leave one out") -> Any:
@@ -125,6 +133,13 @@ def check_sizes(name: str, sizes: list[int]) -> None:
     """Raises ValueError unless all sizes of layers are positive. The list may be empty."""
     if min(sizes, default=1) < 1 or max(sizes, default=1) > LARGEST_SIZE:
         raise ValueError(f"{name} must list sizes above 0 and at most {LARGEST_SIZE}, got {sizes}")
+
+
+def check_image_size(name: str, size: Any) -> None:
+    """Raises ValueError unless it is a height and a width in pixels."""
+    is_pair = isinstance(size, list | tuple) and len(size) == 2 and all(type(side) is int for side in size)
+    if not is_pair or min(size) < 1 or max(size) > LARGEST_SIZE:
+        raise ValueError(f"{name} must be a height and a width in pixels, [h,w], at most {LARGEST_SIZE}, got {size!r}")
 
 
 def pair(crop: list[int] | None) -> tuple[int, int] | None:

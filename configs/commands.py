@@ -7,7 +7,7 @@ from typing import Any
 
 from .checkpoints import ExportConfig, ImportCheckpointConfig
 from .choices import CHOICES, MANY
-from .datasets import CollectConfig, DownloadConfig, InspectConfig
+from .datasets import CollectConfig, DownloadConfig, EditConfig, InspectConfig
 from .deployment import CheckConfig, ControlConfig, ServeConfig
 from .evaluation import CompareConfig, EvaluateConfig, ReplayConfig
 from .guiding import TrainClassifierConfig
@@ -40,6 +40,7 @@ COMMANDS = {
     "inspect": Command(
         InspectConfig, "describe demonstrations: streams, ranges, faults, quality", "Demonstrations", "dataset"
     ),
+    "edit": Command(EditConfig, "make a new store: keep, cut, merge, rename, relabel", "Demonstrations", "source"),
     "replay": Command(ReplayConfig, "apply recorded actions in simulation and compare", "Demonstrations"),
     "train": Command(TrainConfig, "train a policy on demonstrations, or resume training", "Policies", has_presets=True),
     "train-classifier": Command(TrainClassifierConfig, "train a classifier that guides a policy", "Policies"),

@@ -1,11 +1,27 @@
-"""The configurations of `recede collect`, `inspect` and `download`."""
+"""The configurations of `recede collect`, `inspect`, `edit` and `download`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
+from ..datasets.facts import OUTCOMES
+from ..specification import nearest
 from .augmentation import AugmentationConfig
-from .checks import LARGEST_SEED, MOST_EPISODES, PathName, check_randomise, condition, not_negative, pair, positive
+from .checks import (
+    LARGEST_SEED,
+    MOST_EPISODES,
+    PathName,
+    PathNames,
+    check_image_size,
+    check_randomise,
+    condition,
+    not_negative,
+    one_or_several,
+    pair,
+    positive,
+    step_condition,
+)
 from .packages import CommandConfig
 
 
@@ -79,6 +95,101 @@ The quality page has the same name with .html."""
             )
         if not self.augment and (self.crop is not None or self.augmentation != AugmentationConfig()):
             raise ValueError("crop and augmentation need augment=true: add it, or leave them out")
+
+
+@dataclass(kw_only=True)
+class RelabelConfig:
+    """Facts to note of episodes instead of those that they have."""
+
+    outcome: str | None = None
+    """success, failure or unknown. null keeps it, as in the following keys."""
+    task: str | None = None
+    """The task."""
+    sentence: str | None = None
+    """What was to be done, in words."""
+    operator: str | None = None
+    """Who or what drove."""
+    episodes: str | None = None
+    """Which episodes get these facts, a condition on what they have now. null relabels all that are chosen."""
+
+    def __post_init__(self) -> None:
+        condition(self, "episodes")
+        if self.outcome not in (None, *OUTCOMES):
+            raise ValueError(
+                f"relabel.outcome must be one of {', '.join(OUTCOMES)}, got {self.outcome!r}: "
+                + nearest(self.outcome, OUTCOMES)
+            )
+        if self.episodes is not None and not self.labels:
+            raise ValueError(
+                "relabel.episodes chooses who gets a fact, and there is none: add relabel.outcome=, task= ..."
+            )
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The facts to note, by their names."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "episodes"}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(kw_only=True)
+class EditConfig(CommandConfig):
+    """Make a new demonstration store of one or several, which stay as they are. Every stream is read back and compared.
+
+    The keys apply in this order to each source, and then the sources follow one another. The same command goes on with
+    an interrupted copy.
+    """
+
+    "Stores"
+
+    source: PathNames
+    """Folder of a demonstration store, or several as [a,b]: their episodes in turn."""
+    out: PathName
+    """Folder of the new store, which must not exist. It grows as NAME.unfinished.zarr and is renamed when complete."""
+    task: str | None = None
+    """Task that replay buffers of Diffusion Policy show. Stores need none."""
+
+    "Episodes"
+
+    episodes: str | None = None
+    """Which episodes to keep, as in "outcome=success and operator!=script"; "not (...)" drops some. null keeps all."""
+    trim_idle: bool = False
+    """Cut off the idle ends that `recede inspect` names: nothing moves for a second or longer."""
+    steps: str | None = None
+    """Which steps to keep, as in "step>=20 and gripper.x<0.1": by step, left (the steps after it), seconds and
+dimensions of vectors. Each run of such steps becomes an episode. null keeps all."""
+    relabel: RelabelConfig = field(default_factory=RelabelConfig)
+    """Facts to note of the episodes."""
+
+    "Streams"
+
+    rename: dict[str, Any] = field(default_factory=dict)
+    """New names of observation streams, as {old: new}."""
+    observe: list[str] | None = None
+    """Observation streams to keep, by their new names. null keeps all."""
+    resize: dict[str, Any] = field(default_factory=dict)
+    """New sizes of images in pixels, as {front: [96,96]}: stream, height and width."""
+    images: str | None = None
+    """Compression of images: zstd and png are lossless, jpeg is not. null is that of the first source, and png if that
+is jpeg, which would lose again."""
+
+    def __post_init__(self) -> None:
+        self.source = one_or_several("source", self.source)
+        condition(self, "episodes")
+        step_condition(self, "steps")
+        if self.observe is not None and not self.observe:
+            raise ValueError("observe must name a stream or more, got []: leave it out to keep all")
+        for name, new in self.rename.items():
+            if not isinstance(new, str):
+                raise ValueError(
+                    f"rename.{name} must be the new name of a stream, got {new!r}: write rename={{old: new}}"
+                )
+        for name, size in self.resize.items():
+            check_image_size(f"resize.{name}", size)
+
+    @property
+    def sources(self) -> list[str]:
+        """The folders, in turn."""
+        return self.source if isinstance(self.source, list) else [self.source]
 
 
 @dataclass(kw_only=True)

@@ -116,6 +116,21 @@ def check_episode_ends(ends: NDArray[np.int64], place: str) -> None:
         )
 
 
+def cast_rows(values: NDArray[Any], stream: Stream, path: Path) -> NDArray[Any]:
+    """Rows in the dtype of the stream. Raises ValueError if their shape or values do not fit."""
+    rows = np.asarray(values)
+    place = f"{path}: stream {stream.name!r}"
+    if rows.shape[1:] != stream.shape or rows.ndim == 0:
+        raise ValueError(f"{place}: an episode of L steps must have shape {('L', *stream.shape)}, got {rows.shape}")
+    is_rounding = np.issubdtype(rows.dtype, np.floating) and np.issubdtype(np.dtype(stream.dtype), np.floating)
+    if not (is_rounding or np.can_cast(rows.dtype, stream.dtype, "safe")):
+        raise ValueError(f"{place}: values must fit {stream.dtype} as they are, got {rows.dtype}: convert them first")
+    with np.errstate(over="ignore"):  # an overflow becomes infinite and is refused below
+        rows = rows.astype(stream.dtype, copy=False)
+    check_finite(rows, stream, str(path))
+    return rows
+
+
 def check_finite(rows: NDArray[Any], stream: Stream, place: str, first: int = 0) -> None:
     """Raise ValueError if rows (L, *shape) of a stream hold NaN or infinity. first: the step of the first row."""
     if rows.dtype.kind != "f" or np.isfinite(rows).all():

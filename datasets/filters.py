@@ -17,7 +17,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -89,19 +89,33 @@ Condition: TypeAlias = "Comparison | Not | Both"
 """A parsed condition. Its text is parsed to the same condition again."""
 
 
-def parse(text: str, key: str = "episodes") -> Condition:
+@dataclass(frozen=True)
+class Subject:
+    """What conditions speak of: episodes, or something else with other names."""
+
+    index: str
+    """The name of the number of an episode or of a step, from 0."""
+    example: str
+    """What to write, the end of an error message."""
+    check_name: Callable[[str], None]
+    """Raises ValueError for a name that the subject never has."""
+    check: Callable[[str, str, str], None]
+    """Raises ValueError for a comparison (name, operator, value) that such a name does not have."""
+
+
+def parse(text: str, key: str = "episodes", subject: Subject | None = None) -> Condition:
     """The condition that a text states.
 
     >>> parse("outcome=success and operator!=script")
     Both(joint='and', left=Comparison(name='outcome', operator='=', value='success'), \
 right=Comparison(name='operator', operator='!=', value='script'))
 
-    key: what gives the text, for messages.
+    key: what gives the text, for messages. subject: None for episodes and their facts.
 
     Raises ValueError if it states none, or for a name that does not exist, a comparison that its fact does not have, or
     an outcome that no episode can have.
     """
-    parser = _Parser(text, key)
+    parser = _Parser(text, key, subject or EPISODES)
     condition = parser.joined("or", 0)
     if parser.tokens[-1][1]:
         raise parser.error("'and', 'or' or the end")
@@ -111,13 +125,13 @@ right=Comparison(name='operator', operator='!=', value='script'))
 class _Parser:
     """A text and the tokens that are left of it, in reverse: (kind, token, place)."""
 
-    def __init__(self, text: str, key: str) -> None:
-        self.text, self.key, place = text, key, 0
+    def __init__(self, text: str, key: str, subject: Subject) -> None:
+        self.text, self.key, self.subject, place = text, key, subject, 0
         tokens = list[tuple[str, str, int]]()
         while text[place:].strip():
             match = _TOKEN.match(text, place)
             if match is None:
-                raise ValueError(f"{key}={text!r} cannot be read from {text[place:].strip()!r} on: {EXAMPLE}")
+                raise ValueError(f"{key}={text!r} cannot be read from {text[place:].strip()!r} on: {subject.example}")
             tokens.append((str(match.lastgroup), match[str(match.lastgroup)], match.start(str(match.lastgroup))))
             place = match.end()
         self.tokens = [("end", "", len(text)), *reversed(tokens)]
@@ -125,7 +139,7 @@ class _Parser:
     def error(self, expected: str) -> ValueError:
         _, token, place = self.tokens[-1]
         where = f"{token!r} at character {place + 1}" if token else "its end"
-        return ValueError(f"{self.key}={self.text!r} needs {expected} instead of {where}: {EXAMPLE}")
+        return ValueError(f"{self.key}={self.text!r} needs {expected} instead of {where}: {self.subject.example}")
 
     def joined(self, joint: str, depth: int) -> Condition:
         """Conditions joined by "or", each of conditions joined by "and"."""
@@ -159,8 +173,9 @@ class _Parser:
         if kind != "word" or name in _KEYWORDS:
             raise self.error("the name of a fact")
         if len(self.tokens) == 2 and name.isdecimal():
-            raise ValueError(f"{self.key} must be a condition, got {name!r}: episode<{name} selects the first {name}")
-        _check_name(name)
+            first = f"{self.subject.index}<{name}"
+            raise ValueError(f"{self.key} must be a condition, got {name!r}: {first} selects the first {name}")
+        self.subject.check_name(name)
         self.tokens.pop()
         kind, operator, _ = self.tokens[-1]
         if kind != "operator":
@@ -174,11 +189,8 @@ class _Parser:
         self.tokens.pop()
         if kind == "quoted":
             value = re.sub(r"\\(.)", r"\1", value[1:-1], flags=re.DOTALL)
-        _check_comparison(name, operator, value)
+        self.subject.check(name, operator, value)
         return Comparison(name, operator, value)
-
-
-EXAMPLE = "write conditions such as outcome=success and operator!=script"
 
 
 def _check_name(name: str) -> None:
@@ -193,7 +205,7 @@ def _check_comparison(name: str, operator: str, value: str) -> None:
     is_equality = operator in ("=", "!=")
     if (name in TEXTS or name.startswith("versions.")) and not is_equality:
         raise ValueError(f"{name} is a text, so it is compared by = or !=, got {name}{operator}{value}")
-    if _number(value) is None and (not is_equality or name in NUMBERS or name.split(".")[0] in ("rates", "delays")):
+    if number_of(value) is None and (not is_equality or name in NUMBERS or name.split(".")[0] in ("rates", "delays")):
         if is_equality and value == "" and name not in NUMBERS:
             return  # whether it was noted
         raise ValueError(f"{name}{operator}{value} compares with a number: give one")
@@ -201,7 +213,20 @@ def _check_comparison(name: str, operator: str, value: str) -> None:
         raise ValueError(f"outcome is one of {', '.join(OUTCOMES)}, got {value!r}: {nearest(value, OUTCOMES)}")
 
 
-def _number(value: str) -> float | None:
+EPISODES = Subject(
+    "episode",
+    "write conditions such as outcome=success and operator!=script",
+    check_name=_check_name,
+    check=_check_comparison,
+)
+
+
+def number_of(value: str) -> float | None:
+    """The finite number that a text is, or None.
+
+    >>> number_of("1e3"), number_of("left"), number_of("inf")
+    (1000.0, None, None)
+    """
     try:
         number = float(value)
     except ValueError:
@@ -222,7 +247,7 @@ def matches(condition: Condition, row: Mapping[str, Any]) -> bool:
 
 
 def _compare(fact: Any, operator: str, value: str, name: str) -> bool:
-    number, is_number = _number(value), isinstance(fact, int | float) and not isinstance(fact, bool)
+    number, is_number = number_of(value), isinstance(fact, int | float) and not isinstance(fact, bool)
     if operator in ("=", "!="):
         is_equal = fact == number if is_number and number is not None else _text(fact) == value
         return is_equal == (operator == "=")

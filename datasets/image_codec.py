@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from zarr.abc.codec import ArrayBytesCodec
 from zarr.core.common import parse_named_configuration
 
@@ -28,8 +29,17 @@ CHANNELS = {"png": (1, 2, 3, 4), "jpeg": (1, 3)}
 LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65_500}
 """The most pixels of a side."""
 
+IMAGE_COMPRESSIONS = ("zstd", "png", "jpeg")
+"""How the images of a store may be compressed; only JPEG is lossy."""
+
 JPEG_QUALITY = 95
 """JPEG is lossy: at this quality an image of 96 x 96 pixels changes by about one level on average."""
+
+
+def check_compression(images: str) -> None:
+    """Raises ValueError unless it is one of `IMAGE_COMPRESSIONS`."""
+    if images not in IMAGE_COMPRESSIONS:
+        raise ValueError(f"images must be one of {', '.join(IMAGE_COMPRESSIONS)}, got {images!r}")
 
 
 def check_image(stream: Stream, compression: str, path: Path) -> None:
@@ -85,10 +95,26 @@ class ImageCodec(ArrayBytesCodec):
         return chunk_spec.prototype.nd_buffer.from_ndarray_like(image.reshape(chunk_spec.shape))
 
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-        from PIL import Image
 
-        image, file = np.asarray(chunk_data.as_ndarray_like())[0], io.BytesIO()
-        picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-        options: dict[str, Any] = {"quality": JPEG_QUALITY, "subsampling": 0} if self.format == "jpeg" else {}
-        picture.save(file, format=self.format, **options)
-        return chunk_spec.prototype.buffer.from_bytes(file.getvalue())
+        image = np.asarray(chunk_data.as_ndarray_like())[0]
+        return chunk_spec.prototype.buffer.from_bytes(_file(image, self.format))
+
+
+def _file(image: NDArray[np.uint8], format: str) -> bytes:
+    """An image (H, W, C) as a file."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    options: dict[str, Any] = {"quality": JPEG_QUALITY, "subsampling": 0} if format == "jpeg" else {}
+    picture.save(file, format=format, **options)
+    return file.getvalue()
+
+
+def as_jpeg(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Images (L, H, W, C) as they come back from JPEG files."""
+    from PIL.JpegImagePlugin import JpegImageFile
+
+    files = (io.BytesIO(_file(image, "jpeg")) for image in images)
+    rows = [np.asarray(JpegImageFile(file)).reshape(images.shape[1:]) for file in files]
+    return np.stack(rows)

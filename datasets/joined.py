@@ -16,10 +16,14 @@ from .facts import EpisodeFacts
 class Joined(Demonstrations):
     """The episodes of several demonstrations in turn. Their streams are matched by name, in the order of the first.
 
+    remedy: what to do about streams that differ.
+
     Raises ValueError if there are none, or if they have other streams than the first.
     """
 
-    def __init__(self, parts: Sequence[Demonstrations]) -> None:
+    def __init__(
+        self, parts: Sequence[Demonstrations], *, remedy: str = "leave one of them out, or record it anew"
+    ) -> None:
         if not parts:
             raise ValueError("one demonstration or more must be joined, got none")
         self.parts = tuple(parts)
@@ -28,7 +32,7 @@ class Joined(Demonstrations):
             if differences := self.specification.differences(part.specification):
                 raise ValueError(
                     f"{part.path} must have the streams of {self.path}, whose are named first: "
-                    f"{'; '.join(differences)}: leave one of them out, or record it anew"
+                    f"{'; '.join(differences)}: {remedy}"
                 )
         self._ends = np.cumsum([part.num_steps for part in parts], dtype=np.int64)
         starts = self._ends - [part.num_steps for part in parts]

@@ -120,7 +120,7 @@ class _Judge(NamedTuple):
             yield from self.remark(
                 title,
                 f"{IDLE_S:g} s or longer {when} in {{}}, at most {seconds.max():.1f} s",
-                "cut the wait off when you record, or {out}: the policy would learn to wait",
+                "cut the wait off (recede edit trim_idle=true), or {out}: the policy would learn to wait",
                 seconds >= IDLE_S - 1e-9,
             )
 

@@ -35,6 +35,16 @@ def led_steps(demonstrations: Demonstrations) -> NDArray[np.bool_]:
     return is_led
 
 
+def led_within(intervals: Any, first: int, after: int) -> list[list[int]]:
+    """What is left of intervals in the steps first .. after of their episode, counted from `first`.
+
+    >>> led_within([[0, 4], [8, 9]], 3, 8)
+    [[0, 1]]
+    """
+    clipped = ([max(start, first) - first, min(stop, after) - first] for start, stop in intervals)
+    return [[start, stop] for start, stop in clipped if start < stop]
+
+
 def led_digests(demonstrations: Demonstrations, is_led: NDArray[np.bool_]) -> list[str]:
     """A digest of the led steps of each episode."""
     episodes = (slice(*demonstrations.bounds(episode)) for episode in range(len(demonstrations)))

@@ -194,6 +194,21 @@ def episodes_of(
             episode += 1
 
 
+def idle_steps(demonstrations: Demonstrations) -> NDArray[np.int64]:
+    """(n, 2): the steps before anything moves and those after the last motion, 0 where they last less than `IDLE_S`.
+
+    Both are 0 for an episode that hardly moves at all, because no step would remain.
+    """
+    dimensions, low, span = _moving(demonstrations)
+    still = np.zeros((len(demonstrations), 2), dtype=np.int64)
+    if dimensions:
+        for episode, rows in episodes_of(demonstrations, dimensions):
+            values = (rows - low) / span
+            still[episode] = still_steps(values), still_steps(values[::-1])
+    idle = np.where(still * demonstrations.specification.control_dt >= IDLE_S - 1e-9, still, 0)
+    return np.where((idle.sum(axis=1) < demonstrations.episode_lengths)[:, None], idle, 0)
+
+
 def still_steps(values: NDArray[np.float64]) -> int:
     """Steps of (L, D), shares of the range, before any dimension has moved; all but one if none does.
 

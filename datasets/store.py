@@ -2,7 +2,8 @@
 
 The layout, with N steps of all n episodes in turn:
 
-    attributes["recede"]   {"format": 1, "specification": {...}, "num_episodes": n}
+    attributes["recede"]   {"format": 1, "specification": {...}, "num_episodes": n}; with "provenance": {...} if the
+                           store was made of others (`datasets.copying`)
     data/<stream>          (N, *shape of a step), in the stream's dtype; the action is one of the streams
     context/<stream>       (n, *shape of a step) instead, if the stream is context: it is the same in all steps
     meta/episode_ends      (n,) int64: the first step after each episode
@@ -67,10 +68,10 @@ from .arrays import (
     read_rows,
     require_chunks,
 )
-from .demonstrations import Demonstrations, check_context, check_episode_ends, check_finite
+from .demonstrations import Demonstrations, cast_rows, check_context, check_episode_ends
 from .episode_writer import EpisodeWriter
 from .facts import UNKNOWN, EpisodeFacts
-from .image_codec import ImageCodec, check_image
+from .image_codec import ImageCodec, check_compression, check_image
 
 FORMAT = 1
 """Version of the layout above."""
@@ -89,9 +90,6 @@ SHARD_BYTES = 2**23
 
 SHARD_FRAMES = 512
 """Most images in a file, whose index takes 16 bytes for each of them."""
-
-IMAGE_COMPRESSIONS = ("zstd", "png", "jpeg")
-"""How the images of a store may be compressed; only JPEG is lossy."""
 
 LOCK_TIMEOUT = 60.0
 """How long an append waits for another writer (s)."""
@@ -128,24 +126,31 @@ class DemonstrationStore(Demonstrations):
         return cls(path)
 
     @classmethod
-    def create(cls, path: str | Path, specification: Specification, *, images: str = "zstd") -> DemonstrationStore:
+    def create(
+        cls,
+        path: str | Path,
+        specification: Specification,
+        *,
+        images: str = "zstd",
+        provenance: Mapping[str, Any] | None = None,
+    ) -> DemonstrationStore:
         """Create a store without episodes. It is built beside `path` and renamed, so it appears whole.
 
-        images: the compression of image streams, one of `IMAGE_COMPRESSIONS`.
+        images: the compression of image streams, one of `image_codec.IMAGE_COMPRESSIONS`. provenance: what the store is
+        made of, as JSON.
 
         Raises FileExistsError if `path` exists, and ValueError for an unknown compression, or for images that it cannot
         hold.
         """
         path = Path(path)
-        if images not in IMAGE_COMPRESSIONS:
-            raise ValueError(f"images must be one of {', '.join(IMAGE_COMPRESSIONS)}, got {images!r}")
+        check_compression(images)
         if path.exists() or path.is_symlink():
             raise FileExistsError(f"{path} already exists: open it to append to it, or choose another path")
         for stream in specification.streams:
             if stream.is_image and images != "zstd":
                 check_image(stream, images, path)
         with whole_folder(path, replace=False) as folder, writing(path):
-            _build(folder, specification, images)
+            _build(folder, specification, images, provenance)
         return cls(path)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
@@ -168,6 +173,13 @@ class DemonstrationStore(Demonstrations):
         require_chunks(array, 0, num_rows)
         digest = files_digest(array, num_rows)
         return f"{digest} of {hashlib.sha256(self.episode_ends.tobytes()).hexdigest()}" if stream.context else digest
+
+    @property
+    def images(self) -> str:
+        """The compression of the first image stream: zstd, png or jpeg; zstd if there is none."""
+        arrays = [self._arrays[stream.name] for stream in self.specification.streams if stream.is_image]
+        serializer = arrays[0].serializer if arrays else None
+        return serializer.format if isinstance(serializer, ImageCodec) else "zstd"
 
     def _num_rows(self, stream: Stream) -> int:
         """Number of committed rows of the array of a stream."""
@@ -280,7 +292,9 @@ class DemonstrationStore(Demonstrations):
                 )
         if missing := [name for name in names if name not in streams]:
             raise ValueError(f"{self.path}: an episode must hold every stream of the store, {missing} are missing")
-        rows = {stream.name: _cast(streams[stream.name], stream, self.path) for stream in self.specification.streams}
+        rows = {
+            stream.name: cast_rows(streams[stream.name], stream, self.path) for stream in self.specification.streams
+        }
         lengths = {name: len(values) for name, values in rows.items()}
         if len({*lengths.values()}) > 1 or min(lengths.values()) < 1:
             raise ValueError(
@@ -304,7 +318,7 @@ class DemonstrationStore(Demonstrations):
 
     def _show(self, ends: NDArray[np.int64], seeds: NDArray[np.int64]) -> None:
         """Replace the one file that says how many episodes there are."""
-        self._group.attrs["recede"] = _attributes(self.specification, len(ends))
+        self._group.attrs["recede"] = _attributes(self.specification, len(ends), self.provenance)
         self.episode_ends, self.episode_seeds, self._facts = ends, seeds, None
 
     def _shorten(self) -> None:
@@ -349,7 +363,7 @@ class DemonstrationStore(Demonstrations):
         """Read the last commit and open every array, for reading ("r") or also for writing ("r+")."""
         self._facts: Sequence[EpisodeFacts] | None = None
         self._group = open_group(self.path, mode)
-        self.specification, num_episodes = _read_commit(self._group, self.path)
+        self.specification, num_episodes, self.provenance = _read_commit(self._group, self.path)
         self.episode_ends = self._meta(_ENDS, num_episodes)
         self.episode_seeds = self._meta(_SEEDS, num_episodes)
         check_episode_ends(self.episode_ends, f"{self.path}: {_ENDS}")
@@ -385,26 +399,11 @@ def _writing_zeros() -> Generator[None]:
         yield
 
 
-def _cast(values: NDArray[Any], stream: Stream, path: Path) -> NDArray[Any]:
-    """Rows in the dtype of the stream. Raises ValueError if their shape or values do not fit."""
-    rows = np.asarray(values)
-    place = f"{path}: stream {stream.name!r}"
-    if rows.shape[1:] != stream.shape or rows.ndim == 0:
-        raise ValueError(f"{place}: an episode of L steps must have shape {('L', *stream.shape)}, got {rows.shape}")
-    is_rounding = np.issubdtype(rows.dtype, np.floating) and np.issubdtype(np.dtype(stream.dtype), np.floating)
-    if not (is_rounding or np.can_cast(rows.dtype, stream.dtype, "safe")):
-        raise ValueError(f"{place}: values must fit {stream.dtype} as they are, got {rows.dtype}: convert them first")
-    with np.errstate(over="ignore"):  # an overflow becomes infinite and is refused below
-        rows = rows.astype(stream.dtype, copy=False)
-    check_finite(rows, stream, str(path))
-    return rows
-
-
 def _key(stream: Stream) -> str:
     return f"{'context' if stream.context else 'data'}/{stream.name}"
 
 
-def _build(path: Path, specification: Specification, images: str) -> None:
+def _build(path: Path, specification: Specification, images: str, provenance: Mapping[str, Any] | None) -> None:
     group = zarr.create_group(LocalStore(path), zarr_format=3)
     for key in ("data", "meta", *(["context"] if specification.context else [])):
         group.create_group(key)
@@ -416,7 +415,7 @@ def _build(path: Path, specification: Specification, images: str) -> None:
     for key in (_ENDS, _SEEDS):
         _create_array(group, key, (), "int64")
     _create_facts(group)
-    group.attrs["recede"] = _attributes(specification, 0)
+    group.attrs["recede"] = _attributes(specification, 0, provenance)
 
 
 # zstd's checksum does not cover the unused bits of its header; crc32c covers all of it.
@@ -456,12 +455,15 @@ def _create_images(group: zarr.Group, stream: Stream, compression: str) -> None:
     )
 
 
-def _attributes(specification: Specification, num_episodes: int) -> dict[str, Any]:
-    return {"format": FORMAT, "specification": specification.to_json(), "num_episodes": num_episodes}
+def _attributes(
+    specification: Specification, num_episodes: int, provenance: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    more = {} if provenance is None else {"provenance": provenance}
+    return {"format": FORMAT, "specification": specification.to_json(), "num_episodes": num_episodes, **more}
 
 
-def _read_commit(group: zarr.Group, path: Path) -> tuple[Specification, int]:
-    """The specification and the number of committed episodes, from the root attributes."""
+def _read_commit(group: zarr.Group, path: Path) -> tuple[Specification, int, dict[str, Any] | None]:
+    """The specification, the number of committed episodes and the provenance, from the root attributes."""
     entry: Any = group.attrs.asdict().get("recede")
     if entry is None:
         remedy = enclosing_store(path) or (
@@ -482,9 +484,11 @@ def _read_commit(group: zarr.Group, path: Path) -> tuple[Specification, int]:
             "restore zarr.json from a copy"
         )
     try:
-        return Specification.from_json(attributes.get("specification", {})), num_episodes
+        specification = Specification.from_json(attributes.get("specification", {}))
     except ValueError as error:
         raise ValueError(
             f"{path}: attribute 'recede.specification' must describe streams that policies take, but {error}: record "
             "the episodes into a new store of such streams, or restore zarr.json from a copy if it was damaged"
         ) from error
+    provenance = attributes.get("provenance")
+    return specification, num_episodes, provenance if isinstance(provenance, dict) else None

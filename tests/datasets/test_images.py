@@ -17,9 +17,9 @@ from PIL import Image
 from recede.datasets import image_cache
 from recede.datasets.formats.replay_buffer import ReplayBuffer
 from recede.datasets.image_cache import decode_images
-from recede.datasets.image_codec import ImageCodec
+from recede.datasets.image_codec import IMAGE_COMPRESSIONS, ImageCodec
 from recede.datasets.mirror import Mirrored
-from recede.datasets.store import IMAGE_COMPRESSIONS, DemonstrationStore
+from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import Windows
 from recede.specification import Horizons, Specification, Stream
 from zarr.core.array_spec import ArrayConfig, ArraySpec
