@@ -150,7 +150,7 @@ def main() -> None:
     for kernel_size in KERNEL_SIZES:
         torch.manual_seed(0)
         sizes = {"action_size": ACTION_SIZE, "conditioning_shape": CONDITIONING, "channels": CHANNELS}
-        ours = UNet1d(**sizes, kernel_size=kernel_size, groups=GROUPS, time_size=TIME_SIZE)  # type: ignore[arg-type]
+        ours = UNet1d(**sizes, kernel_size=kernel_size, groups=GROUPS, time_size=TIME_SIZE, hidden=())  # type: ignore[arg-type]
         works = {
             "plain loop": training_step(PlainUNet(kernel_size)),
             "layers of torch": with_layers_of_torch(training_step(ours)),

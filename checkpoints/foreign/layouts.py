@@ -128,7 +128,7 @@ def unet1d(weights: Mapping[str, Tensor]) -> Layout:
     sizes = {"channels": channels, "kernel_size": kernel_size, "groups": GROUPS, "time_size": time_size}
     shape = 1, columns - time_size
     with torch.device("meta"):
-        network = UNet1d(action_size=action_size, conditioning_shape=shape, **sizes)  # pyright: ignore[reportArgumentType]
+        network = UNet1d(action_size=action_size, conditioning_shape=shape, hidden=(), **sizes)  # pyright: ignore[reportArgumentType]
     ours = {name: shape for name, shape in shapes(network).items() if not re.match(r"time\.2|conditioning", name)}
     foreign = {name: renamed(name, UNET1D_RULES) for name in ours}
     films = {f"{block}.cond_encoder.1": 2 * width for block, width in _blocks(channels)}

@@ -89,7 +89,7 @@ class UNet1d(nn.Module):
         kernel_size: int,
         groups: int,
         time_size: int,
-        hidden: Sequence[int] = (),
+        hidden: Sequence[int],
     ) -> None:
         super().__init__()
         if not channels or any(width < 1 or width % groups for width in channels):

@@ -65,7 +65,7 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 def test_a_network_trains_by_these_layers_and_predicts_by_those_of_torch(monkeypatch):
     torch.manual_seed(0)
     network = UNet1d(
-        action_size=3, conditioning_shape=(2, 5), channels=(16, 24), kernel_size=5, groups=4, time_size=8
+        action_size=3, conditioning_shape=(2, 5), channels=(16, 24), kernel_size=5, groups=4, time_size=8, hidden=()
     ).double()
     noisy, conditioning = (tensor.detach() for tensor in tensors((4, 7, 3), (4, 2, 5)))
     t, calls = torch.rand(4).double(), []

@@ -12,7 +12,14 @@ from torch.nn import functional as F
 
 def small(channels=(16, 24, 32), **options):
     torch.manual_seed(0)
-    sizes = {"action_size": 3, "conditioning_shape": (2, 5), "kernel_size": 5, "groups": 4, "time_size": 8}
+    sizes = {
+        "action_size": 3,
+        "conditioning_shape": (2, 5),
+        "kernel_size": 5,
+        "groups": 4,
+        "time_size": 8,
+        "hidden": (),
+    }
     return UNet1d(channels=channels, **(sizes | options))
 
 
