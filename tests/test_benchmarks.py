@@ -72,6 +72,7 @@ TINY = {
         ),
         "EVALUATION": ("videos=0", "workers=0", "sampler.num_steps=1"),
     },
+    "ways": {"SECONDS": 0},
     "windows": {"SIZES": {"low-dimensional": (3, 100), "image": (2, 60)}, "SECONDS": 0},
 }
 """Benchmark -> its constants that a test makes small."""
@@ -234,6 +235,14 @@ def test_guidance(run, trained):
     assert len(rows) == 3 * 7
     assert rows["clipped to the right: on the left"] == 0
     assert rows["clipped out of the box: steps in the box, of 1,000"] <= rows["as it is: steps in the box, of 1,000"]
+
+
+@pytest.mark.slow
+def test_ways(run, trained, tmp_path):
+    rows = run("ways", trained, f"picture={tmp_path / 'ways.png'}", f"distilled={trained}")
+    assert rows["ddim, 10 steps, of the first"] == 1
+    assert len(rows) == 2 * 6
+    assert imageio.imread(tmp_path / "ways.png").ndim == 3
 
 
 def test_modes(run, trained):
