@@ -24,6 +24,7 @@ from ..files import interpreting, read_json_with_digest
 from ..policy.normalizer import Normalizer
 from ..specification import Specification
 from .advice import as_stored
+from .schedule import Stage
 from .sources import Pieces, episode_name, known_pieces
 from .split import HELD_OUT, SEED, Split, split_each
 
@@ -65,7 +66,9 @@ def begun_manifest(config: TrainConfig) -> dict[str, Any] | None:
             f"repeat its command to resume it, or choose another out="
         )
     if manifest is not None:
-        _check_steps(config, done=manifest["step"], planned=manifest["stages"][-1][1])
+        with interpreting(folder, REMEDY):
+            *_, last = (Stage(*stage) for stage in manifest["stages"])
+            _check_steps(config, done=manifest["step"], planned=last.steps)
     return manifest
 
 

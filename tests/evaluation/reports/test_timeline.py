@@ -25,7 +25,7 @@ def test_a_stopped_episode_has_failed_and_an_interrupted_one_does_not_count():
 def ticks(tmp_path):
     store, count = DemonstrationStore.create(tmp_path / "ticks.zarr", tick_specification(SPECIFICATION, 100.0)), 1000
     rng = np.random.default_rng(0)
-    streams = {name: rng.uniform(0, 0.02, (count, 1)) for name in ("time", "late", "age", "chunk", "seam")}
+    streams = {name: rng.uniform(0, 0.02, (count, 1)) for name in ("time", "late", "age", "chunk", "seam", "doubt")}
     streams["chunk"][1:] = 0
     store.append({**streams, "events": np.zeros((count, 1), int), "action": np.zeros((count, 2), "float32")})
     return store
