@@ -67,8 +67,8 @@ def begun_manifest(config: TrainConfig) -> dict[str, Any] | None:
         )
     if manifest is not None:
         with interpreting(folder, REMEDY):
-            *_, last = (Stage(*stage) for stage in manifest["stages"])
-            _check_steps(config, done=manifest["step"], planned=last.steps)
+            stages = [Stage(*stage) for stage in manifest["stages"]]
+            _check_steps(config, done=manifest["step"], planned=stages[-1].steps)
     return manifest
 
 

@@ -344,3 +344,11 @@ def test_fewer_steps_than_are_done_are_refused(run, eight):
     with pytest.raises(ValueError, match=r"has done 4 steps .*steps=3: give steps=4, or more to continue it"):
         train(configuration(eight, run, steps=3))
     assert contents(run) == before
+
+
+@pytest.mark.parametrize("stages", [[], [[0, 4]], [[0, "4", 8]], None])
+def test_damaged_stages_are_refused_in_one_line(run, eight, stages):
+    path = resolve_checkpoint(run) / "policy.json"
+    write_json_with_digest(path, read_json(path) | {"stages": stages})
+    with pytest.raises(ValueError, match=r"run is damaged .*restore it from a copy, or use another folder"):
+        begun_manifest(configuration(eight, run))
