@@ -41,11 +41,12 @@ def write_results(
 
     out.mkdir(parents=True, exist_ok=True)
     first = measurements[0]
-    write_json_with_digest(out / "evaluation.json", first.to_json())
+    content = first.to_json()
+    write_json_with_digest(out / "evaluation.json", content)
     if first.monitor is not None and first.foretelling is not None:
-        notes = {name: value for name, value in first.to_json().items() if name in NOTED}
+        notes = {name: value for name, value in content.items() if name in NOTED}
         save_monitor(first.monitor, first.foretelling, out, notes)
-        write_text(out / "monitors.svg", picture(first.to_json()))
+        write_text(out / "monitors.svg", picture(content))
     for measurement in measurements:
         measurement.journal.delete()
     for outcome in first.evaluation.outcomes:

@@ -12,13 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..files import interpreting, read_json_with_digest, read_tensors, write_json_with_digest, write_tensors
+from ..files import interpreting
 from .denoising.classified import Classified, LogProbability
 from .denoising.guidance import posterior
 from .denoising.levels import NoiseLevel
 from .diffusion import DiffusionPolicy
 from .interface import Lesson
-from .weights import digest_of
+from .weights import digest_of, read_part, write_part
+
+NAME = "classifier"
+"""The name of its files."""
 
 REMEDY = "train the classifier again with recede train-classifier"
 
@@ -72,14 +75,8 @@ class Classifier(nn.Module):
 
     def save(self, folder: Path, policy: DiffusionPolicy, **notes: Any) -> None:
         """Write `classifier.json` and `classifier.safetensors` into an existing folder. notes: further JSON."""
-        digest = write_tensors(folder / "classifier.safetensors", self.state_dict())
-        content = {
-            "size": self.size,
-            "policy": digest_of(policy.encoder, policy.normalizer),
-            "weights_sha256": digest,
-            **notes,
-        }
-        write_json_with_digest(folder / "classifier.json", content)
+        policy_digest = digest_of(policy.encoder, policy.normalizer)
+        write_part(folder, NAME, self.state_dict(), size=self.size, policy=policy_digest, **notes)
 
     @classmethod
     def load(cls, folder: Path, policy: DiffusionPolicy) -> Classifier:
@@ -87,13 +84,10 @@ class Classifier(nn.Module):
 
         Raises FileNotFoundError if there is none, and ValueError if it is damaged or of another policy.
         """
-        path = folder / "classifier.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"{folder} holds no classifier: train one with recede train-classifier")
-        content = read_json_with_digest(path, REMEDY)
-        with interpreting(path, REMEDY):
+        content, tensors = read_part(folder, NAME, remedy=REMEDY)
+        with interpreting(folder, REMEDY):
             if content["policy"] != digest_of(policy.encoder, policy.normalizer):
                 raise ValueError(f"{folder} is the classifier of a policy that sees in another way: {REMEDY}")
             classifier = cls(policy, size=content["size"])
-            classifier.load_state_dict(read_tensors(folder / "classifier.safetensors", content["weights_sha256"]))
+            classifier.load_state_dict(tensors)
         return classifier.to(policy.normalizer.action_std.device).eval().requires_grad_(False)

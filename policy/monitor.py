@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..files import interpreting, read_json_with_digest, read_tensors, write_json_with_digest, write_tensors
+from ..files import interpreting
 from ..specification import nearest
 from .diffusion import DiffusionPolicy
 from .engines.interface import Engine
@@ -38,7 +38,7 @@ from .interface import Observation
 from .likelihood import bound_terms
 from .requests import Request, batch
 from .stillness import travel
-from .weights import digest_of
+from .weights import digest_of, read_part, write_part
 
 SAMPLES = 8
 """Chunks that are compared for `disagreement`, without the one that is executed."""
@@ -59,6 +59,9 @@ MOST_WINDOWS = 4096
 """The most windows of the demonstrations that are kept."""
 
 NAMES = ("disagreement", "denoising", "distance", "stillness")
+
+NAME = "monitors"
+"""The name of the files of a calibration."""
 
 REMEDY = "calibrate the monitors again with recede evaluate RUN monitors=true"
 
@@ -291,9 +294,7 @@ class Calibration:
     def save(self, folder: Path, policy: DiffusionPolicy) -> None:
         """Write `monitors.json` and `monitors.safetensors` into an existing folder."""
         tensors = {} if self.features is None else vars(self.features)
-        digest = write_tensors(folder / "monitors.safetensors", tensors)
-        content = {"policy": digest_of(policy), "weights_sha256": digest, "largest": self.largest, "notes": self.notes}
-        write_json_with_digest(folder / "monitors.json", content)
+        write_part(folder, NAME, tensors, policy=digest_of(policy), largest=self.largest, notes=self.notes)
 
     @classmethod
     def load(cls, folder: Path, policy: DiffusionPolicy) -> Calibration:
@@ -301,14 +302,10 @@ class Calibration:
 
         Raises FileNotFoundError if there is none, and ValueError if it is damaged or of another policy.
         """
-        path = folder / "monitors.json"
-        if not path.is_file():
-            raise FileNotFoundError(f"{folder} holds no monitors: {REMEDY}")
-        content = read_json_with_digest(path, REMEDY)
-        with interpreting(path, REMEDY):
+        content, tensors = read_part(folder, NAME, remedy=REMEDY)
+        with interpreting(folder, REMEDY):
             if content["policy"] != digest_of(policy):
                 raise ValueError(f"{folder} holds the monitors of another policy: {REMEDY}")
-            tensors = read_tensors(folder / "monitors.safetensors", content["weights_sha256"])
             device = policy.normalizer.action_std.device
             features = Features(**_on(device, tensors)) if tensors else None
             return cls(content["largest"], features, content["notes"])

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from ..files import interpreting, read_json_with_digest, read_tensors, write_json_with_digest, write_tensors
+
 
 @contextmanager
 def at_most_parameters(most: int) -> Generator[None]:
@@ -61,3 +63,22 @@ def digest_of(*modules: Any) -> str:
         for name, tensor in module.state_dict().items():
             digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def write_part(folder: Path, name: str, tensors: Mapping[str, Tensor], **content: Any) -> None:
+    """Write `NAME.safetensors` and `NAME.json`, which holds its digest, into an existing folder. content: JSON."""
+    digest = write_tensors(folder / f"{name}.safetensors", tensors)
+    write_json_with_digest(folder / f"{name}.json", {**content, "weights_sha256": digest})
+
+
+def read_part(folder: Path, name: str, *, remedy: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The content and the tensors of `write_part`.
+
+    Raises FileNotFoundError if there are none, and ValueError if they are damaged.
+    """
+    path = folder / f"{name}.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no {name}: {remedy}")
+    content = read_json_with_digest(path, remedy)
+    with interpreting(path, remedy):
+        return content, read_tensors(folder / f"{name}.safetensors", content["weights_sha256"])

@@ -4,12 +4,13 @@ import re
 
 import numpy as np
 import pytest
-from control_loop import FREE, HORIZONS, SPECIFICATION, Delayed, Ideal, line
+from control_loop import FREE, HORIZONS, SPECIFICATION, Delayed, Ideal, line, path
 from hands import Hands
 from recede.control.led import Led
 from recede.control.log import DEMONSTRATIONS
+from recede.control.planned import Doubt
 from recede.control.safety import Safety
-from recede.control.session import Session
+from recede.control.session import LOST, STILL, Session
 from recede.datasets.facts import EpisodeFacts
 from recede.datasets.store import DemonstrationStore
 from recede.execution.overlapping import AsyncReplace
@@ -85,6 +86,27 @@ def test_every_episode_is_logged_recorded_and_printed(tmp_path, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "a prediction takes 250.0 ms, 3 control steps"
     assert [line.partition(",")[0] for line in printed[1:]] == ["seed 7", "seed 8"]
+
+
+@pytest.mark.parametrize(("on_lost", "reason"), [("stop", LOST), ("slow", "over"), (None, "over")])
+def test_a_lost_policy_ends_the_episode_only_if_that_is_chosen(tmp_path, on_lost, reason):
+    robot = Startable(VirtualClock())
+    policy = Policy(robot.clock)
+    policy.doubt = Doubt(1.0, is_alarm=True)
+    run, _ = session(robot, iter([policy]), tmp_path, episodes=1, on_lost=on_lost)
+    run.run()
+    assert run.records[0]["reason"] == reason
+    assert bool(run.records[0]["events"].get("LOST")) == (on_lost is not None)
+
+
+@pytest.mark.parametrize(("still_s", "reason"), [(0.3, STILL), (5.0, "over")])
+def test_a_policy_that_stands_still_long_enough_ends_the_episode(tmp_path, still_s, reason):
+    robot = Startable(VirtualClock())
+    policy = Policy(robot.clock)
+    policy.answer = lambda request: path(np.minimum(request.history["moment"][-1, 0] + 0.1 * np.arange(16), 0.5) * 10)
+    run, _ = session(robot, iter([policy]), tmp_path, episodes=1, seconds=3.0, still_s=still_s)
+    run.run()
+    assert run.records[0]["reason"] == reason
 
 
 def test_a_policy_that_is_stuck_is_replaced_before_the_next_episode(tmp_path):
