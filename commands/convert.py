@@ -37,7 +37,9 @@ def _describe(config: ConvertConfig, dataset: ForeignDataset) -> None:
     print("\n".join(_description(dataset)))
     file = None if config.mapping is None else Path(config.mapping)
     if file is not None and file.exists():
-        converted = _converted(dataset, _mapping(config, dataset), config.episodes)
+        mapping = _mapping(config, dataset)
+        dataset = _evened(dataset, mapping)
+        converted = _converted(dataset, mapping, config.episodes)
         print(f"{file} makes {len(converted)} episodes, {converted.num_steps} steps, of these streams:")
         print("\n".join(_streams(converted)))
         return
@@ -100,6 +102,17 @@ def _mapping(config: ConvertConfig, dataset: ForeignDataset) -> DatasetMapping:
     return DatasetMapping.from_json(read_mapping(Path(config.mapping)), config.mapping)
 
 
+def _evened(dataset: ForeignDataset, mapping: DatasetMapping) -> ForeignDataset:
+    """The data set with even steps, and what that did to it in print."""
+    from ..datasets.copying import printable
+    from ..datasets.formats.resampled import Resampled, evened
+
+    even = evened(dataset, mapping)
+    if isinstance(even, Resampled):
+        print("\n".join(map(printable, even.summary)))
+    return even
+
+
 def _converted(dataset: ForeignDataset, mapping: DatasetMapping, episodes: str | None) -> Demonstrations:
     from ..datasets.converted import Converted
     from ..datasets.selection import selected
@@ -118,10 +131,11 @@ def _convert(config: ConvertConfig, dataset: ForeignDataset) -> None:
     check_writable(out.parent)
     check_compression(config.images)
     mapping = _mapping(config, dataset)
-    demonstrations = _converted(dataset, mapping, config.episodes)
     if config.mapping is None:
         print(f"nobody has said how {dataset.path} is to be read, so this is guessed:")
         print("\n".join(_guesses(mapping)))
+    dataset = _evened(dataset, mapping)
+    demonstrations = _converted(dataset, mapping, config.episodes)
     source = {
         "path": str(dataset.path),
         "sha256": source_digest(demonstrations),
@@ -195,6 +209,7 @@ def _verify(config: ConvertConfig, dataset: ForeignDataset) -> None:
     if "mapping" not in provenance:
         raise ValueError(f"{store.path} was not made by recede convert: convert the data set into another out=")
     mapping = DatasetMapping.from_json(provenance["mapping"], f"the mapping that {store.path} keeps")
+    dataset = _evened(dataset, mapping)
     demonstrations = _converted(dataset, mapping, provenance.get("episodes"))
     verify(demonstrations, store)
     streams = len(store.specification.streams)

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ..realtime import interpolated
 from ..robots.interface import TOLERANCE_S, Reading
 from ..specification import Specification, Stream
 
@@ -125,5 +126,5 @@ def _value(readings: deque[Reading], moment: float) -> NDArray[Any]:
         return later.value
     share = (moment - earlier.time) / (later.time - earlier.time)
     if later.value.ndim == 1 and np.issubdtype(later.value.dtype, np.floating):
-        return (earlier.value + share * (later.value - earlier.value)).astype(later.value.dtype)
+        return interpolated(earlier.value, later.value, share)
     return later.value if share > 0.5 else earlier.value

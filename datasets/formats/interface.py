@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ class ForeignDataset(ABC):
     the file and the episode, if something is missing, truncated or contradicts something else.
     """
 
-    kind: ClassVar[str]
+    kind: str
     """The name of the format, as in a mapping."""
     path: Path
     """The file or folder."""
