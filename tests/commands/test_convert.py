@@ -44,6 +44,8 @@ def test_a_stranger_describes_edits_converts_and_verifies(recede, arrays):
     assert [entry["source"] for entry in proof["episodes"]] == ["episode_8.npz", "episode_9.npz", "episode_10.npz"]
     assert [entry["steps"] for entry in proof["episodes"]] == [7, 5, 9]
     assert set(proof["episodes"][0]["sha256"]) == {"joints", "gripper", "image", "action"}
+    assert "proof: a.conversion.json, and its first and last frames: a.conversion.png" in result.out
+    assert Path("a.conversion.png").stat().st_size > 1000
     result = recede("convert", "arrays", "out=a.zarr", "verify=true")
     assert result.status == 0, result.err
     assert "verified: 3 episodes of a.zarr hold in 4 streams exactly what arrays holds" in result.out
