@@ -8,11 +8,12 @@ from pathlib import Path
 from .interface import ForeignDataset
 
 FORMATS = {
+    "mcap": "mcap:Mcap",
     "numpy": "numpy_files:NumpyFiles",
 }
 """Kind -> module and class, the most particular first."""
 
-READ = "folders of .npz or .npy files"
+READ = "MCAP recordings of ROS 2, and folders of .npz or .npy files"
 """The formats, in words."""
 
 

@@ -45,6 +45,9 @@ GAP_BYTES = 2**14
 SLACK_STEPS = 1e-6
 """A step that ends by less after the last reading belongs to the episode, because periods are not exact."""
 
+EQUAL_S = 1e-9
+"""A command that comes later by less belongs to the step."""
+
 SAME_RATE = 0.05
 """Differences are taken over as they are if their rate differs from that of the steps by at most this share."""
 
@@ -288,11 +291,11 @@ class Resampled(ForeignDataset):
         for key in self.uses[0]:
             uses = [uses[key] for uses in self.uses]
             repeated = np.average([use.repeated for use in uses], weights=self.episode_lengths)
+            unused = np.average([use.unused for use in uses], weights=[use.readings for use in uses])
             lines.append(
-                f"  {key}: {uses[0].rule} of {min(use.rate for use in uses):.4g} Hz, at most "
-                f"{1000 * max(use.farthest for use in uses):.3g} ms away; {repeated:.0%} of the steps repeat the step "
-                f"before, {np.average([use.unused for use in uses], weights=[use.readings for use in uses]):.0%} of "
-                "the readings are unused"
+                f"  {key}: {uses[0].rule}, {min(use.rate for use in uses):.4g} Hz, at most "
+                f"{1000 * max(use.farthest for use in uses):.3g} ms from a step; {repeated:.0%} of the steps repeat "
+                f"the one before, {unused:.0%} of the readings are unused"
             )
         holes = [(episode, *hole) for episode, holes in self._holes.items() for hole in holes]
         if holes:
@@ -341,7 +344,7 @@ def _around(
 def _alone(rule: str, times: NDArray[np.float64], moments: NDArray[np.float64]) -> NDArray[np.int64]:
     """The reading of each moment, if it is not interpolated."""
     if rule == HELD:
-        return np.maximum(np.searchsorted(times, moments, side="right") - 1, 0)
+        return np.maximum(np.searchsorted(times, moments + EQUAL_S, side="right") - 1, 0)
     earlier, later, share = _around(times, moments)
     return np.where(share > 0.5, later, earlier)
 

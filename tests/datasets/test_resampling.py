@@ -75,6 +75,13 @@ def test_an_action_is_the_newest_command_and_never_a_later_one(rate):
         np.testing.assert_array_equal(rows["command"][step], source["command"][1][newest])
 
 
+def test_a_command_at_the_moment_of_a_step_belongs_to_it_whatever_the_rounding():
+    times = np.arange(60) / 10
+    source = Timed([{"qpos": (times + 0.1, np.zeros((60, 1))), "command": (times, np.arange(60)[:, None])}])
+    rows, _ = steps(Resampled(source, mapping_of(source, rate=10)))
+    assert rows["command"][:, 0].tolist() == list(range(1, 60))
+
+
 def test_the_steps_are_even_and_lie_where_all_columns_have_readings():
     source = episode(2)
     dataset = Resampled(Timed([source]), mapping_of(Timed([source]), rate=20))
@@ -201,8 +208,8 @@ def test_what_was_done_is_counted():
     facts = dataset.episode_facts[0]
     assert facts.rates == pytest.approx({"qpos": 100, "image": 10, "action": 10})
     assert facts.notes["resampled"]["command"]["farthest"] == pytest.approx(0.1)
-    assert "qpos: interpolated of 100 Hz, at most" in dataset.summary[1]
-    assert "the newest command of 10 Hz, at most 100 ms away; 50% of the steps repeat" in dataset.summary[3]
+    assert "qpos: interpolated, 100 Hz, at most" in dataset.summary[1]
+    assert "the newest command, 10 Hz, at most 100 ms from a step; 50% of the steps repeat" in dataset.summary[3]
 
 
 def test_measured_delays_get_the_names_of_streams():
