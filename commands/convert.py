@@ -32,16 +32,18 @@ def run(config: ConvertConfig) -> None:
 
 def _describe(config: ConvertConfig, dataset: ForeignDataset) -> None:
     """Print what there is, and what a mapping makes of it, or propose one."""
+    from ..datasets.formats.resampled import evened
     from ..datasets.mapping import UNSET, propose, to_yaml
 
     print("\n".join(_description(dataset)))
     file = None if config.mapping is None else Path(config.mapping)
     if file is not None and file.exists():
         mapping = _mapping(config, dataset)
-        dataset = _evened(dataset, mapping)
+        dataset = evened(dataset, mapping)
         converted = _converted(dataset, mapping, config.episodes)
         print(f"{file} makes {len(converted)} episodes, {converted.num_steps} steps, of these streams:")
         print("\n".join(_streams(converted)))
+        _print_resampling(dataset)
         return
     content = propose(dataset, rate=config.rate)
     text = to_yaml(content)
@@ -54,8 +56,8 @@ def _describe(config: ConvertConfig, dataset: ForeignDataset) -> None:
         print(f"mapping: {file}")
     if UNSET in text:
         print(f"{UNSET} stands for what the data set does not say: write it to the mapping")
-    out = f"data/{dataset.path.resolve().stem}.zarr"
-    print(f"next: {shown('convert', config.source, out=out, mapping=config.mapping, rate=config.rate)}")
+    out, rate = f"data/{dataset.path.resolve().stem}.zarr", None if file else config.rate
+    print(f"next: {shown('convert', config.source, out=out, mapping=config.mapping, rate=rate)}")
 
 
 def _description(dataset: ForeignDataset) -> list[str]:
@@ -102,15 +104,13 @@ def _mapping(config: ConvertConfig, dataset: ForeignDataset) -> DatasetMapping:
     return DatasetMapping.from_json(read_mapping(Path(config.mapping)), config.mapping)
 
 
-def _evened(dataset: ForeignDataset, mapping: DatasetMapping) -> ForeignDataset:
-    """The data set with even steps, and what that did to it in print."""
+def _print_resampling(dataset: ForeignDataset) -> None:
+    """Say what even steps have done to a data set with times."""
     from ..datasets.copying import printable
-    from ..datasets.formats.resampled import Resampled, evened
+    from ..datasets.formats.resampled import Resampled
 
-    even = evened(dataset, mapping)
-    if isinstance(even, Resampled):
-        print("\n".join(map(printable, even.summary)))
-    return even
+    if isinstance(dataset, Resampled):
+        print("\n".join(map(printable, dataset.summary)))
 
 
 def _converted(dataset: ForeignDataset, mapping: DatasetMapping, episodes: str | None) -> Demonstrations:
@@ -123,6 +123,7 @@ def _converted(dataset: ForeignDataset, mapping: DatasetMapping, episodes: str |
 def _convert(config: ConvertConfig, dataset: ForeignDataset) -> None:
     """Copy the data set into a new store, and write the proof beside it."""
     from ..datasets.copying import copy, source_digest
+    from ..datasets.formats.resampled import evened
     from ..datasets.image_codec import check_compression
 
     out = Path(str(config.out))
@@ -131,11 +132,12 @@ def _convert(config: ConvertConfig, dataset: ForeignDataset) -> None:
     check_writable(out.parent)
     check_compression(config.images)
     mapping = _mapping(config, dataset)
+    dataset = evened(dataset, mapping)
+    demonstrations = _converted(dataset, mapping, config.episodes)
     if config.mapping is None:
         print(f"nobody has said how {dataset.path} is to be read, so this is guessed:")
         print("\n".join(_guesses(mapping)))
-    dataset = _evened(dataset, mapping)
-    demonstrations = _converted(dataset, mapping, config.episodes)
+    _print_resampling(dataset)
     source = {
         "path": str(dataset.path),
         "sha256": source_digest(demonstrations),
@@ -209,6 +211,7 @@ def _draw_ends(demonstrations: Demonstrations, out: Path) -> str:
 def _verify(config: ConvertConfig, dataset: ForeignDataset) -> None:
     """Read source and store again, by the mapping that the store keeps, and compare every stream of every episode."""
     from ..datasets.copying import verify
+    from ..datasets.formats.resampled import evened
     from ..datasets.mapping import DatasetMapping
     from ..datasets.store import DemonstrationStore
 
@@ -221,7 +224,7 @@ def _verify(config: ConvertConfig, dataset: ForeignDataset) -> None:
     if "mapping" not in provenance:
         raise ValueError(f"{store.path} was not made by recede convert: convert the data set into another out=")
     mapping = DatasetMapping.from_json(provenance["mapping"], f"the mapping that {store.path} keeps")
-    dataset = _evened(dataset, mapping)
+    dataset = evened(dataset, mapping)
     demonstrations = _converted(dataset, mapping, provenance.get("episodes"))
     verify(demonstrations, store)
     streams = len(store.specification.streams)

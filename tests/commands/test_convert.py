@@ -5,10 +5,12 @@ import os
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace as Message
 
 import numpy as np
 import pytest
 from foreign_data import rows, write_npz
+from mcap_data import in_turn, joints, write
 from recede.datasets.store import DemonstrationStore
 from stores import files
 
@@ -50,6 +52,27 @@ def test_a_stranger_describes_edits_converts_and_verifies(recede, arrays):
     assert result.status == 0, result.err
     assert "verified: 3 episodes of a.zarr hold in 4 streams exactly what arrays holds" in result.out
     assert "made by recede convert source=arrays out=a.zarr mapping=m.yaml" in recede("inspect", "a.zarr").out
+
+
+def test_a_recording_with_times_is_resampled_and_what_that_did_is_printed(recede, tmp_path):
+    times = np.concatenate([np.arange(0, 1, 0.01), np.arange(2, 3, 0.01)])
+    states = [(t, "/joint_states", "sensor_msgs/msg/JointState", joints(t, [t, 2 * t, 3 * t])) for t in times]
+    commands = [(t, "/cmd", "std_msgs/msg/Float64", Message(data=t)) for t in np.arange(0, 3, 0.02)]
+    write(tmp_path / "run.mcap", in_turn(states, commands))
+    described = recede("convert", "run.mcap", "mapping=m.yaml", "rate=20").out
+    assert "JointState, 66.56 Hz, header stamps" in described
+    assert described.endswith("next: recede convert run.mcap out=data/run.zarr mapping=m.yaml\n")
+    split = "1 holes longer than 0.5 s make 2 episodes of 1; the first: run.mcap, /joint_states.position is silent"
+    assert split in recede("convert", "run.mcap", "mapping=m.yaml").out
+    result = recede("convert", "run.mcap", "mapping=m.yaml", "out=run.zarr")
+    assert result.status == 0, result.err
+    assert split in result.out
+    assert "/joint_states.position: interpolated, " in result.out
+    store = DemonstrationStore.open("run.zarr")
+    np.testing.assert_allclose(store.episode(1)["joint_states_position"][:, 1], 4 + np.arange(20) / 10, atol=1e-6)
+    proof = json.loads(Path("run.conversion.json").read_text())
+    assert [entry["source"] for entry in proof["episodes"]] == ["run.mcap part 1", "run.mcap part 2"]
+    assert recede("convert", "run.mcap", "out=run.zarr", "verify=true").status == 0
 
 
 def test_what_is_guessed_is_told(recede, arrays):

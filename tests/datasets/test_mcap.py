@@ -246,6 +246,13 @@ def test_late_and_repeated_messages_are_dropped_and_counted(tmp_path):
     assert dataset.episode_facts[0].notes["dropped"] == {"/joint_states": 2}
 
 
+def test_the_time_of_a_header_is_read_in_either_byte_order():
+    for order, sign in ((0, ">"), (1, "<")):
+        payload = bytes([0, order, 0, 0]) + struct.pack(f"{sign}iI", 1_700_000_000, 5)
+        assert mcap_recording._stamp(payload) == 1_700_000_000_000_000_005
+    assert mcap_recording._stamp(payload[:11]) == 0
+
+
 def test_a_clock_that_was_set_back_is_refused(tmp_path):
     made = [(t, *rest, joints(t - 5 * (t > 0.2), [0.0] * 3)) for t, *rest, _ in STATES]
     with pytest.raises(ValueError, match=r"header stamps of /joint_states go back by 4\.89 s"):

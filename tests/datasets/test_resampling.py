@@ -82,6 +82,20 @@ def test_a_command_at_the_moment_of_a_step_belongs_to_it_whatever_the_rounding()
     assert rows["command"][:, 0].tolist() == list(range(1, 60))
 
 
+def test_of_two_readings_that_are_as_near_the_earlier_one_counts():
+    times = np.arange(9) / 4
+    source = Timed([{"count": (times, np.arange(9)[:, None]), "command": (times + 0.125, np.zeros((9, 1)))}])
+    rows, moments = steps(Resampled(source, mapping_of(source, rate=4)))
+    assert moments[0] == 0.125
+    assert rows["count"][:, 0].tolist() == list(range(8))
+
+
+def test_the_first_part_alone_keeps_the_seed(monkeypatch):
+    monkeypatch.setattr(Timed, "episode_seeds", property(lambda _: np.array([7, 8])))
+    source = Timed([silent(episode(0, 5), "qpos", 1.0, 1.8), episode(1)])
+    assert Resampled(source, mapping_of(source, rate=20)).episode_seeds.tolist() == [7, -1, 8]
+
+
 def test_the_steps_are_even_and_lie_where_all_columns_have_readings():
     source = episode(2)
     dataset = Resampled(Timed([source]), mapping_of(Timed([source]), rate=20))
@@ -109,6 +123,9 @@ def test_a_column_that_is_the_next_action_is_an_observation():
     converted = Converted(evened(Timed([source]), mapping), mapping)
     content = converted.episode(0)
     np.testing.assert_array_equal(content["action"][:-1], content["qpos"][1:])
+    moments = converted.dataset._moments(converted.dataset._parts[0], 0, converted.num_steps)
+    expected = np.stack([np.interp(moments, source["qpos"][0], values) for values in source["qpos"][1].T], 1)
+    np.testing.assert_allclose(content["qpos"], expected, atol=1e-5)
     assert converted.num_steps == converted.dataset.episode_lengths[0] - 1
 
 
@@ -171,6 +188,16 @@ def test_a_long_hole_splits_the_episode_and_the_outcome_goes_with_the_last_part(
     assert one.episode_names == ["episode 0", "episode 1"]
 
 
+def test_a_hole_within_another_changes_nothing():
+    outer = silent(episode(0, 5), "touch", 1.0, 3.0)
+    lengths = [
+        Resampled(Timed([one]), mapping_of(Timed([one]), rate=20)).episode_lengths.tolist()
+        for one in (outer, silent(outer, "qpos", 1.5, 2.2))
+    ]
+    assert lengths[0] == lengths[1]
+    assert len(lengths[0]) == 2
+
+
 def test_overlapping_holes_are_one_and_short_parts_are_left_out():
     holey = silent(silent(episode(0, 5), "touch", 1.0, 2.0), "qpos", 1.5, 2.5)
     holey = silent(holey, "touch", 2.55, 3.5)
@@ -210,6 +237,12 @@ def test_what_was_done_is_counted():
     assert facts.notes["resampled"]["command"]["farthest"] == pytest.approx(0.1)
     assert "qpos: interpolated, 100 Hz, at most" in dataset.summary[1]
     assert "the newest command, 10 Hz, at most 100 ms from a step; 50% of the steps repeat" in dataset.summary[3]
+
+
+def test_the_rate_of_a_stream_of_several_columns_is_that_of_the_slowest():
+    source = Timed([episode(0) | {"more": (np.arange(0, 2, 0.2), np.zeros((10, 2), "float32"))}])
+    mapping = mapping_of(source, rate=20, key=["command", "more"])
+    assert Resampled(source, mapping).episode_facts[0].rates["action"] == pytest.approx(5)
 
 
 def test_measured_delays_get_the_names_of_streams():
