@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stderr
 from datetime import UTC, datetime
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +135,8 @@ class Mcap(ForeignDataset):
 
         identity = (topic.schema.name, topic.schema.data)
         if identity not in self._decoders:
-            decoder = DecoderFactory().decoder_for(topic.encoding, topic.schema)
+            with redirect_stderr(StringIO()):  # the parser prints what it then raises
+                decoder = DecoderFactory().decoder_for(topic.encoding, topic.schema)
             assert decoder is not None
             self._decoders[identity] = decoder
         return self._decoders[identity]

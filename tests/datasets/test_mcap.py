@@ -402,6 +402,14 @@ def test_a_chunk_that_expands_beyond_what_it_declares_takes_no_memory(tmp_path):
         tracemalloc.stop()
 
 
+def test_a_damaged_definition_is_named_and_nothing_is_printed(tmp_path, capfd):
+    path = write(tmp_path / "run.mcap", STATES, use_chunking=False)
+    path.write_bytes(path.read_bytes().replace(b"float64[] effort", b"flRat64[] effort"))
+    with pytest.raises(ValueError, match=r"/joint_states \(.*message 0: .*flRat64"):
+        Mcap(path)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_messages_that_are_no_ros_messages_are_named(tmp_path):
     path = write(tmp_path / "run.mcap", STATES, use_chunking=False)
     content = path.read_bytes()
