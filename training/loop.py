@@ -5,16 +5,19 @@ average, the optimiser's moments and the sums of the meter. On a CPU with the sa
 bitwise equal to an uninterrupted one.
 
 Cost: a step makes `batch_size` x `draws` forward and backward passes. Batches are gathered on the device that holds the
-data.
+data. Several processes divide a batch (`training.processes`), and each may compute its share in several passes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ..checkpoints.folder import read_manifest
@@ -29,7 +32,7 @@ from ..datasets.findings import grouped
 from ..datasets.fingerprint import stream_digests, vector_digests
 from ..datasets.mirror import Mirrored
 from ..datasets.normalisation import Range, fit_ranges, lost_decimals
-from ..datasets.windows import Batch, Windows
+from ..datasets.windows import Windows
 from ..envs.catalogue import load_task
 from ..envs.task import Task
 from ..evaluation.evaluate import choice_scores
@@ -40,15 +43,16 @@ from ..policy.diffusion import DiffusionPolicy
 from ..policy.encoders.text import TextEncoder
 from ..policy.interface import Lesson, Policy
 from ..policy.normalizer import Normalizer
-from ..realtime import Interrupted
+from ..realtime import Interrupted, ReportedElsewhere
 from ..specification import WORDS
 from .advice import Facts, as_stored, choice_lines, choose, setting
 from .ema import EMA
-from .gradients import CapturedGradients, Gradients, Update
+from .gradients import CapturedGradients, Gradients, Part, Update
 from .interventions import only_led, who_led
-from .measures import Meter, action_error, held_out_bits, is_finite, metrics_writer
+from .measures import Meter, action_error, held_out_bits, is_finite, metrics_writer, peak_memory
 from .order import Mix, Order, mix_seeds
 from .parameters import parameter_groups
+from .processes import ALONE, Processes
 from .recipe import recipe
 from .resuming import (
     begun_manifest,
@@ -99,14 +103,16 @@ class Prepared(NamedTuple):
     """What the user should know, a sentence each."""
 
 
-def train(config: TrainConfig) -> Path:
+def train(config: TrainConfig, processes: Processes = ALONE) -> Path:
     """Start, resume or continue the run of `config`; returns the folder of its last checkpoint.
+
+    processes: those that train together. Each calls this with the same configuration.
 
     Raises ValueError or OSError, before anything is written, if the training cannot start. Raises FloatingPointError
     if the loss, a gradient or a weight is not finite; the last good checkpoint is kept. Raises Interrupted after a
     signal that ends it, once it is saved.
     """
-    prepared = prepare(config)
+    prepared = processes.together(lambda: prepare(config, processes))
     config, policy, device = prepared.config, prepared.policy, prepared.device
     groups = parameter_groups(policy, weight_decay=config.weight_decay)
     optimizer = torch.optim.AdamW(groups, betas=(config.betas[0], config.betas[1]), fused=True)
@@ -115,97 +121,187 @@ def train(config: TrainConfig) -> Path:
         clip=config.gradient_clip,
         is_masked=config.mask_padding,
         is_bf16=config.precision == "bf16",
+        processes=processes,
     )
-    if config.capture and device.type == "cuda":
+    if config.capture and device.type == "cuda" and processes.count * config.accumulate == 1:
         gradients = CapturedGradients(gradients, device)
     num_steps: int = setting(config, "steps")
     ema = EMA(policy, power=config.ema_power, maximum=setting(config, "ema_maximum"))
     order = Order(len(prepared.windows), setting(config, "batch_size"), config.seed, device, mix=prepared.mix)
     generator = torch.Generator(device)
-    run = Run(Path(config.out))
-    with run.exclusive(), stop_requests() as stop_signal, metrics_writer(run, config.tensorboard) as write:
-        if begun_manifest(config) != prepared.begun:
-            raise ValueError(f"{run.folder} was trained by another process meanwhile: repeat the command")
-        chosen = [(f"{key}={typed(setting(config, key))}", reason) for key, reason in prepared.chosen.items()]
-        settings = {key: value for key, value in describe(config).items() if key not in ("out", "imports")}
-        start = run.begin(settings | {"chosen": prepared.chosen})
+    run, start = Run(Path(config.out)), 0
+    with ExitStack() as stack:
+        record = None
+        if processes.is_first:
+            stack.enter_context(run.exclusive())
+            record = Recorder(run, prepared, stack.enter_context(metrics_writer(run, config.tensorboard)))
+            start = record.begin()
+        stop_signal = stack.enter_context(stop_requests())
+        start = processes.agreed(start)
         meter = Meter(device)
         if start:
             restore_training(run.checkpoint(start), policy, ema, optimizer, meter)
-        notes = [*prepared.notes, *_resuming_notes(config, prepared)]
-        print(*notes, sep="\n", end="\n" if notes else "")
-        bar = tqdm(range(start, num_steps), initial=start, total=num_steps, desc="train", unit="step")
+        if record is not None:
+            record.print_notes()
+        steps = range(start, num_steps)
+        bar = tqdm(steps, initial=start, total=num_steps, desc="train", unit="step", disable=not processes.is_first)
         for step in bar:
             began = meter.moment()
-            batch = prepared.windows.batch(order.indices(step))
-            lesson = draw_lesson(config, prepared, ema.module, batch, step, generator)
-            torch.manual_seed(mix_seeds(config.seed, 2, step))  # dropout
+            parts = draw_parts(prepared, ema.module, order.indices(step), step, generator, processes)
+            torch.manual_seed(mix_seeds(config.seed, 2, step, *processes.own_seed))  # dropout
             gathered = meter.moment()
 
             rate = learning_rate(step, config, prepared.stages)
             for group in optimizer.param_groups:
                 group["lr"] = rate * group["scale"]
-            loss, norm = gradients(lesson, batch.is_padding)
+            loss, norm = gradients(parts)
             optimizer.step()
             ema.update(policy, step + 1)
             meter.add(loss, norm, data_s=(began, gathered), update_s=(gathered, meter.moment()))
 
-            done = step + 1
-            is_last = done == num_steps
-            is_evaluated = config.evaluate_every > 0 and (is_last or done % config.evaluate_every == 0)
-            is_logged = is_last or done % config.log_every == 0
-            stopped_by = stop_signal()  # read once: a later signal stops the next step, which is then saved
-            is_saved = is_last or is_evaluated or stopped_by or done % config.save_every == 0
-            if (is_saved or is_logged) and not is_finite(meter, policy):
-                raise not_finite(run, config, done)
-            if is_logged:
-                write(step=done, learning_rate=rate, **meter.drain())
+            # Read once: a later signal stops the next step, which is then saved.
+            due = Due.after(step + 1, config, num_steps, stopped_by=processes.agreed(stop_signal()))
+            if (due.is_saved or due.is_logged) and not is_finite(meter, policy):
+                raise not_finite(run, config, due.step) if processes.is_first else ReportedElsewhere
+            if record is not None:
+                record(due, rate, policy, ema.module, optimizer, meter)
+            if due.is_logged:
                 bar.set_postfix(loss=f"{run.last_loss:.4f}")
-            if len(prepared.validation) and (is_last or done % config.validate_every == 0):
-                error = action_error(ema.module, prepared.validation, seed=config.seed)
-                errors = {
-                    f"{ERROR_OF}{name}": action_error(ema.module, windows, seed=config.seed)
-                    for name, windows in prepared.validation_of.items()
-                }
-                bits = held_out_bits(ema.module, prepared.validation, seed=config.seed)
-                write(step=done, action_error=error, **errors, **bits)
-            if is_evaluated and prepared.task is not None:
-                write(
-                    step=done,
-                    **choice_scores(ema.module, prepared.task, episodes=config.evaluate_episodes, embed=prepared.text),
-                )
-            if is_evaluated or is_last or stopped_by:
-                write_training_page(run.folder / "training.html", run.folder.name, read_metrics(run.folder), chosen)
-            if is_saved:
-                state = training_state(policy, optimizer, meter)
-                run.save(done, weights=ema.module.state_dict(), training=state, manifest=prepared.manifest)
-            if stopped_by and not is_last:
-                raise Interrupted(
-                    stopped_by, f"stopped and saved after step {done} of {num_steps}: repeat the command to resume"
-                )
+            if due.stopped_by and not due.is_last:
+                kept = f"stopped and saved after step {due.step} of {num_steps}: repeat the command to resume"
+                raise Interrupted(due.stopped_by, kept) if processes.is_first else ReportedElsewhere
     return run.checkpoint(num_steps)
 
 
-def draw_lesson(
-    config: TrainConfig, prepared: Prepared, average: Policy, batch: Batch, step: int, generator: torch.Generator
-) -> Lesson:
-    """Augment the images of a batch, draw its noise and couple it; all depend on (seed, step) and the batch alone."""
+class Due(NamedTuple):
+    """What is to be done after a step."""
+
+    step: int
+    """Number of updates so far."""
+    is_last: bool
+    is_logged: bool
+    is_validated: bool
+    is_evaluated: bool
+    is_saved: bool
+    stopped_by: int
+    """The signal that ends the training now, or 0."""
+
+    @classmethod
+    def after(cls, step: int, config: TrainConfig, num_steps: int, *, stopped_by: int) -> Due:
+        """What a configuration asks for after so many updates."""
+
+        def is_due(every: int) -> bool:
+            return every > 0 and (step == num_steps or step % every == 0)
+
+        is_evaluated = is_due(config.evaluate_every)
+        return cls(
+            step,
+            step == num_steps,
+            is_due(config.log_every),
+            is_due(config.validate_every),
+            is_evaluated,
+            bool(is_due(config.save_every) or is_evaluated or stopped_by),
+            stopped_by,
+        )
+
+
+class Recorder:
+    """Writes metrics, page and checkpoints of a training, and measures its policy. Only the first process has one."""
+
+    def __init__(self, run: Run, prepared: Prepared, write: Callable[..., None]) -> None:
+        self.run, self.prepared, self.write = run, prepared, write
+        config = prepared.config
+        self._logged = 0
+        self.chosen = [(f"{key}={typed(setting(config, key))}", reason) for key, reason in prepared.chosen.items()]
+
+    def begin(self) -> int:
+        """Start or resume the run; returns the updates that are done. Raises ValueError if it was trained meanwhile."""
+        config, prepared = self.prepared.config, self.prepared
+        if begun_manifest(config) != prepared.begun:
+            raise ValueError(f"{self.run.folder} was trained by another process meanwhile: repeat the command")
+        settings = {key: value for key, value in describe(config).items() if key not in ("out", "imports")}
+        self._logged = self.run.begin(settings | {"chosen": prepared.chosen})
+        return self._logged
+
+    def print_notes(self) -> None:
+        """Print what the user should know, once the weights are loaded."""
+        notes = [*self.prepared.notes, *_resuming_notes(self.prepared.config, self.prepared)]
+        print(*notes, sep="\n", end="\n" if notes else "")
+
+    def __call__(
+        self, due: Due, rate: float, policy: Any, average: Any, optimizer: torch.optim.Optimizer, meter: Meter
+    ) -> None:
+        """Do what is due. rate: the learning rate of the last update."""
+        prepared, run = self.prepared, self.run
+        if due.is_logged:
+            means, count = meter.drain(), due.step - self._logged
+            windows = count * min(setting(prepared.config, "batch_size"), len(prepared.windows))
+            speed = {"windows_per_s": windows / (means["data_s"] + means["update_s"])}
+            self.write(step=due.step, learning_rate=rate, **means, **speed, memory_gib=peak_memory(prepared.device))
+            self._logged = due.step
+        if len(prepared.validation) and due.is_validated:
+            self._validate(due.step, average)
+        if due.is_evaluated and prepared.task is not None:
+            episodes, embed = prepared.config.evaluate_episodes, prepared.text
+            self.write(step=due.step, **choice_scores(average, prepared.task, episodes=episodes, embed=embed))
+        if due.is_evaluated or due.is_last or due.stopped_by:
+            page = run.folder / "training.html"
+            write_training_page(page, run.folder.name, read_metrics(run.folder), self.chosen)
+        if due.is_saved:
+            state = training_state(policy, optimizer, meter)
+            run.save(due.step, weights=average.state_dict(), training=state, manifest=prepared.manifest)
+
+    def _validate(self, step: int, average: Any) -> None:
+        """Measure the averaged policy on held-out episodes."""
+        prepared, seed = self.prepared, self.prepared.config.seed
+        error = action_error(average, prepared.validation, seed=seed)
+        errors = {
+            f"{ERROR_OF}{name}": action_error(average, windows, seed=seed)
+            for name, windows in prepared.validation_of.items()
+        }
+        self.write(step=step, action_error=error, **errors, **held_out_bits(average, prepared.validation, seed=seed))
+
+
+def draw_parts(
+    prepared: Prepared,
+    average: Policy,
+    indices: Tensor,
+    step: int,
+    generator: torch.Generator,
+    processes: Processes = ALONE,
+) -> list[Part]:
+    """The parts of a batch that this process computes. indices: of the windows of the whole batch (B,).
+
+    Noise, coupling and augmentation are those of the whole batch, and depend on (seed, step) and its windows alone.
+
+    Raises ValueError if the batch cannot be divided evenly.
+    """
+    config, policy, windows, device = prepared.config, prepared.policy, prepared.windows, prepared.device
     generator.manual_seed(mix_seeds(config.seed, 1, step))
-    size, policy = (config.draws, len(batch.action)), prepared.policy
-    noise = torch.randn(*size, *policy.noise_shape[1:], generator=generator, device=prepared.device)
+    size = (config.draws, len(indices))
+    noise = torch.randn(*size, *policy.noise_shape[1:], generator=generator, device=device)
     if getattr(config.policy, "coupling", None) == "optimal":
-        noise = optimal(noise, policy.space.encode(batch.action))
-    uniform = torch.rand(*size, policy.num_uniforms, generator=generator, device=prepared.device)
-    observation = prepared.augmentation(batch.observation, generator)
-    progress = torch.full((), step / prepared.stages[-1].steps, device=prepared.device)
-    return Lesson(observation, batch.action, noise, uniform, average, prepared.teacher, progress)
+        noise = optimal(noise, policy.space.encode(windows.actions(indices)))
+    uniform = torch.rand(*size, policy.num_uniforms, generator=generator, device=device)
+    progress, state = torch.full((), step / prepared.stages[-1].steps, device=device), generator.get_state()
+    counted, parts = ~windows.is_padding(indices), list[Part]()
+    for rows in processes.shares(len(indices), config.accumulate):
+        batch = windows.batch(indices[rows])
+        generator.set_state(state)
+        observation = prepared.augmentation(batch.observation, generator, rows=rows, size=len(indices))
+        lesson = Lesson(
+            observation, batch.action, noise[:, rows], uniform[:, rows], average, prepared.teacher, progress
+        )
+        share = counted[rows].sum() / counted.sum() if config.mask_padding else len(batch.action) / len(indices)
+        parts.append(Part(lesson, batch.is_padding, share))
+    return parts
 
 
-def prepare(config: TrainConfig) -> Prepared:
+def prepare(config: TrainConfig, processes: Processes = ALONE) -> Prepared:
     """Open and check everything that `config` names, and build the policy: untrained, also for a run that goes on."""
     config, chosen = as_stored(config, stored_configuration(config))
     begun = begun_manifest(config)
-    device = choose_device(config.device)
+    device = choose_device(processes.device(config.device))
     task = load_task(config.task) if config.task else None
     text = None if config.text_encoder is None else TextEncoder(config.text_encoder)
     sources = open_sources(config, task, begun, text)
@@ -262,6 +358,7 @@ def prepare(config: TrainConfig) -> Prepared:
         ),
     }
     mix, shares = drawn_from(config, sources, training)
+    processes.shares(min(setting(config, "batch_size"), len(training)), config.accumulate)
     notes = [
         *sources.looks,
         *([f"only=interventions: {len(training)} of {len(windows.of(episodes))} windows"] if led_sha256 else []),
