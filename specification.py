@@ -32,6 +32,11 @@ def block_size(kind: str) -> int:
     return 3 if word == "euler" and len(axes) == 2 and all(sorted(part) == ["x", "y", "z"] for part in axes) else 0
 
 
+def group_of(kind: str) -> str:
+    """The kind, or "rotation" for every kind of rotation."""
+    return "rotation" if kind in ROTATIONS or kind.startswith("euler_") else kind
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
     """The end of an error message: the option that `name` resembles, or all options.
 

@@ -77,9 +77,7 @@ def _joints(name: str, sides: Sequence[str], *, margin: float) -> Stream:
 
 def _streams(*sides: str) -> tuple[Stream, ...]:
     low, high = (-0.8, -0.8, -0.1, -3.2, -3.2, -1.6, -0.02), (0.8, 0.8, 0.8, 3.2, 3.2, 1.6, 0.1)
-    poses = [
-        Stream(f"{side}gripper", (7,), "float32", POSE_UNITS, POSE, low, high, kinds=POSE_KINDS) for side in sides
-    ]
+    poses = [Stream(f"{side}gripper", (7,), "float32", POSE_UNITS, POSE, low, high, kinds=POSE_KINDS) for side in sides]
     return (_joints("joints", sides, margin=0.05), *poses)
 
 

@@ -50,7 +50,10 @@ def specification(robot: type[Manipulator], things: Things) -> Specification:
         observations=(
             *robot.observations,
             *(_pose(name, turn) for name, turn in turns.items()),
-            *(Stream(name, (1,), units="m", labels=("opening",), low=-0.02, high=0.3, kinds="position") for name in things.slides),
+            *(
+                Stream(name, (1,), units="m", labels=("opening",), low=-0.02, high=0.3, kinds="position")
+                for name in things.slides
+            ),
             *(
                 Stream(name, (size,), units="m", labels=tuple("xyz"[:size]), low=-0.3, high=0.3, kinds="position")
                 for name, size in things.marks.items()

@@ -36,9 +36,9 @@ def to_matrix(kind: str, x: Any) -> Any:
         return x.reshape(*x.shape[:-1], 3, 3)
     if kind == "rotation_6d":
         return _of_six(x)
-    axes, product = _axes(kind)
-    first, second, third = (_about(axis, x[..., axes.index(axis)]) for axis in product)
-    return first @ second @ third
+    axes, order = _axes(kind)
+    first, second, third = (_about(axis, x[..., axes.index(axis)]) for axis in order)
+    return product(product(first, second), third)
 
 
 def from_matrix(kind: str, matrix: Any) -> Any:
@@ -57,9 +57,14 @@ def from_matrix(kind: str, matrix: Any) -> Any:
         return matrix.reshape(*matrix.shape[:-2], 9)
     if kind == "rotation_6d":
         return library(matrix).concat([matrix[..., 0], matrix[..., 1]], -1)
-    axes, product = _axes(kind)
-    angles = _to_euler(product, matrix)
-    return _stack([angles[product.index(axis)] for axis in axes])
+    axes, order = _axes(kind)
+    angles = _to_euler(order, matrix)
+    return _stack([angles[order.index(axis)] for axis in axes])
+
+
+def product(left: Any, right: Any) -> Any:
+    """The matrix product (..., n, m) of (..., n, 3) and (..., 3, m), number by number: autocast would round `@`."""
+    return (left[..., :, :, None] * right[..., None, :, :]).sum(-2)
 
 
 def transposed(matrix: Any) -> Any:
@@ -75,8 +80,8 @@ def wrapped(angle: Any, middle: Any = 0.0) -> Any:
 
 def _axes(kind: str) -> tuple[str, str]:
     """The axes of the numbers of Euler angles, and those of the product that is the matrix."""
-    _, axes, product = EULER.get(kind, kind).split("_")
-    return axes, product
+    _, axes, order = EULER.get(kind, kind).split("_")
+    return axes, order
 
 
 def _stack(parts: list[Any]) -> Any:
@@ -106,9 +111,9 @@ def _about(axis: str, angle: Any) -> Any:
     return _matrix(*rows[axis])
 
 
-def _to_euler(product: str, matrix: Any) -> list[Any]:
+def _to_euler(order: str, matrix: Any) -> list[Any]:
     """The angles about the axes of a product of three different axes."""
-    lib, (i, j, k) = library(matrix), ("xyz".index(axis) for axis in product)
+    lib, (i, j, k) = library(matrix), ("xyz".index(axis) for axis in order)
     sign = 1.0 if (j - i) % 3 == 1 else -1.0
     sine = (sign * matrix[..., i, k]).clip(-1.0, 1.0)
     cosine = lib.sqrt(matrix[..., i, i] ** 2 + matrix[..., i, j] ** 2)

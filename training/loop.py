@@ -28,7 +28,7 @@ from ..datasets.demonstrations import Demonstrations
 from ..datasets.findings import grouped
 from ..datasets.fingerprint import stream_digests, vector_digests
 from ..datasets.mirror import Mirrored
-from ..datasets.normalisation import Range, fit_ranges, lost_decimals
+from ..datasets.normalisation import Normalisation, Range, fit_ranges, lost_decimals
 from ..datasets.windows import Batch, Windows
 from ..envs.catalogue import load_task
 from ..envs.task import Task
@@ -41,7 +41,7 @@ from ..policy.encoders.text import TextEncoder
 from ..policy.interface import Lesson, Policy
 from ..policy.normalizer import Normalizer
 from ..realtime import Interrupted
-from ..specification import WORDS
+from ..specification import WORDS, Specification
 from .advice import Facts, as_stored, choice_lines, choose, setting
 from .ema import EMA
 from .gradients import CapturedGradients, Gradients, Update
@@ -50,6 +50,7 @@ from .measures import Meter, action_error, held_out_bits, is_finite, metrics_wri
 from .order import Mix, Order, mix_seeds
 from .parameters import parameter_groups
 from .recipe import recipe
+from .represented import fit_represented, in_units
 from .resuming import (
     begun_manifest,
     check_episodes,
@@ -194,7 +195,7 @@ def draw_lesson(
     size, policy = (config.draws, len(batch.action)), prepared.policy
     noise = torch.randn(*size, *policy.noise_shape[1:], generator=generator, device=prepared.device)
     if getattr(config.policy, "coupling", None) == "optimal":
-        noise = optimal(noise, policy.space.encode(batch.action))
+        noise = optimal(noise, policy.space.at(batch.observation).encode(batch.action))
     uniform = torch.rand(*size, policy.num_uniforms, generator=generator, device=prepared.device)
     observation = prepared.augmentation(batch.observation, generator)
     progress = torch.full((), step / prepared.stages[-1].steps, device=prepared.device)
@@ -221,10 +222,14 @@ def prepare(config: TrainConfig) -> Prepared:
     horizons, stages = config.horizons.build(), stages_of(begun, steps=setting(config, "steps"), episodes=num_episodes)
     # Added episodes do not change the ranges of a run, which its checkpoint holds.
     first = [episode for episode in episodes if episode % num_episodes < stages[0].episodes]
-    ranges, normalizer = _fitted(config, demonstrations, first)
+    methods = _methods(config)
+    ranges = fit_ranges(demonstrations, first, in_units(methods, config.policy, demonstrations.specification))
+    bounds = {name: (fitted.low, fitted.high) for name, fitted in ranges.items()}
+    normalizer = Normalizer(demonstrations.specification, bounds, action_std=ranges["action"].std)
     torch.manual_seed(config.seed)  # initial weights
     policy: Any = config.policy.build(demonstrations.specification, horizons, normalizer)
     config.policy.encoder.start(policy.encoder)
+    learned_ranges = fit_represented(policy, demonstrations, first, methods, ranges)
     teacher, teacher_digest = load_teacher(config, policy, device, begun)
     # Last, because decoding images may take minutes.
     windows = Windows(demonstrations, horizons, device=device, image_cache=config.image_cache)
@@ -237,7 +242,7 @@ def prepare(config: TrainConfig) -> Prepared:
         name: only_led(config, windows.of(held_out), is_led, can_be_empty=True)
         for name, held_out in held_out_of_each(config, sources, split.held_out).items()
     }
-    init_from = _initial_weights(config, policy, begun)
+    init_from, changes = _initial_weights(config, policy, begun)
     manifest = {
         "specification": demonstrations.specification,
         "horizons": horizons,
@@ -261,12 +266,16 @@ def prepare(config: TrainConfig) -> Prepared:
             counts=sources.counts if len(config.datasets) > 1 else (),
         ),
     }
+    learned = policy.representation if isinstance(policy, DiffusionPolicy) else None
+    specification = learned.learned if learned else demonstrations.specification
     mix, shares = drawn_from(config, sources, training)
     notes = [
         *sources.looks,
         *([f"only=interventions: {len(training)} of {len(windows.of(episodes))} windows"] if led_sha256 else []),
         *shares,
-        *_notes(sources, ranges, split, has_parent=parent is not None),
+        *changes,
+        *(learned.references() if learned else []),
+        *_notes(sources, specification, ranges | learned_ranges, split, has_parent=parent is not None),
         *choice_lines(choices),
     ]
     return Prepared(
@@ -297,23 +306,21 @@ def _mirrored(config: TrainConfig, demonstrations: Demonstrations, task: Task | 
     return Mirrored(demonstrations, task.mirror)
 
 
-def _initial_weights(config: TrainConfig, policy: Any, begun: dict[str, Any] | None) -> str | None:
-    """Load the weights of `init_from` into the policy of a new run; returns what the run notes of them."""
+def _initial_weights(config: TrainConfig, policy: Any, begun: dict[str, Any] | None) -> tuple[str | None, list[str]]:
+    """Load the weights of `init_from` into the policy of a new run; returns their digest, and notes for the user."""
     if begun is not None:
-        return begun["training"]["init_from"]
-    return None if config.init_from is None else load_initial_weights(policy, Path(config.init_from))
+        return begun["training"]["init_from"], []
+    if config.init_from is None:
+        return None, []
+    representation = describe(config.policy).get("representation")
+    return load_initial_weights(policy, Path(config.init_from), representation)
 
 
-def _fitted(
-    config: TrainConfig, demonstrations: Demonstrations, episodes: list[int]
-) -> tuple[dict[str, Range], Normalizer]:
-    """The ranges of the streams in some episodes, and the normalizer that has them."""
+def _methods(config: TrainConfig) -> dict[str, Normalisation]:
+    """Stream -> how it is normalised, if not by the default."""
     # Sentences that training does not have may lie beyond the range of those that it has.
     words = {WORDS: NormalisationConfig(kind="identity")} if config.text_encoder else {}
-    methods = {name: normalisation.build() for name, normalisation in (words | config.normalisation).items()}
-    ranges = fit_ranges(demonstrations, episodes, methods)
-    bounds = {name: (fitted.low, fitted.high) for name, fitted in ranges.items()}
-    return ranges, Normalizer(demonstrations.specification, bounds, action_std=ranges["action"].std)
+    return {name: normalisation.build() for name, normalisation in (words | config.normalisation).items()}
 
 
 def _split(
@@ -331,10 +338,14 @@ def _split(
     return choose_split(digests, held_out=config.held_out, seed=config.split_seed, parent=parent, counts=counts)
 
 
-def _notes(sources: Sources, ranges: dict[str, Range], split: Split, *, has_parent: bool) -> list[str]:
-    notes, demonstrations, num_episodes = list[str](), sources.demonstrations, len(sources.demonstrations)
-    for name, fitted in ranges.items():
-        stream = demonstrations.stream(name)
+def _notes(
+    sources: Sources, learned: Specification, ranges: dict[str, Range], split: Split, *, has_parent: bool
+) -> list[str]:
+    notes, num_episodes = list[str](), len(sources.demonstrations)
+    for stream in learned.streams:
+        if stream.name not in ranges:
+            continue
+        fitted = ranges[stream.name]
         coarse = lost_decimals(stream, fitted.low, fitted.high)
         notes += [f"still: {label} {reason}" for label, reason in grouped(stream, fitted.still).items()]
         notes += [f"coarse: {label} {reason}" for label, reason in grouped(stream, coarse).items()]

@@ -94,7 +94,8 @@ def test_gradients_are_finite_at_no_turn_and_at_half_a_turn() -> None:
     for kind in ("axis_angle", "quaternion_wxyz", "rotation_6d"):
         numbers = torch.from_numpy(from_matrix(kind, rotations(0))).requires_grad_()
         from_matrix("axis_angle", to_matrix(kind, numbers)).sum().backward()
-        assert numbers.grad is not None and numbers.grad.isfinite().all(), kind
+        assert numbers.grad is not None
+        assert numbers.grad.isfinite().all(), kind
 
 
 def test_angles_wrap_about_their_middle() -> None:
