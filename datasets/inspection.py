@@ -56,8 +56,8 @@ def _table_rows(stream: Stream, values: Statistics) -> list[str]:
         limits = f"[{bounds[0, index]:g}, {bounds[1, index]:g}]" if stream.low else "unknown"
         columns = (values.low, values.mean, values.high, values.std)
         cells = "".join(f"{column[index]:>11.4g}" for column in columns)
-        kind = stream.kinds[index] if stream.kinds else "unknown"
-        rows.setdefault(f"{units:<8}{cells}   {limits:<15} {kind}", []).append(index)
+        kind = stream.kinds[index] if stream.kinds else ""
+        rows.setdefault(f"{units:<8}{cells}   {limits:<15} {kind}".rstrip(), []).append(index)
     return [f"{together(stream, indices):<23} {row}" for row, indices in rows.items()]
 
 

@@ -52,17 +52,20 @@ def test_the_engine_keeps_every_promise(policies, mode):
     assert "prefix" in report
 
 
+@pytest.fixture
+def engines(workshop, policies):
+    """Mode -> its engines; the graphs of all are the same, because only numpy knows to what actions refer."""
+    workshop.policies["represented"] = policies["absolute"]
+    return {mode: [workshop.engine("represented", name, policies[mode]) for name in GRAPHS] for mode in MODES}
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_engines_in_numpy_agree_also_with_a_plan(workshop, policies, mode):
-    policy = policies[mode]
-    workshop.policies[mode] = policy
-    weights = np.tile(np.array([1, 1, 0.5, 0, 0, 0], np.float32), (ROWS, 1))
+def test_engines_in_numpy_agree_also_with_a_plan(engines, policies, mode):
+    policy, weights = policies[mode], np.tile(np.array([1, 1, 0.5, 0, 0, 0], np.float32), (ROWS, 1))
     for guidance in ((), [Prefix(plans(ROWS), weights)], [Prefix(plans(ROWS), 0 * weights, start=0.5)]):
-        chunks = [
-            workshop.engine(mode, engine).predict(hands(ROWS), drawn(policy), guidance) for engine in ("eager", *GRAPHS)
-        ]
-        for chunk in chunks[1:]:
-            assert_same_poses(chunk, chunks[0], 2e-3)
+        expected = EagerEngine(policy).predict(hands(ROWS), drawn(policy), guidance)
+        for engine in engines[mode]:
+            assert_same_poses(engine.predict(hands(ROWS), drawn(policy), guidance), expected, 2e-3)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -91,11 +94,10 @@ def test_energies_see_units_and_pull_through_the_representation(policies, mode):
     assert guided[..., 0].mean() < free[..., 0].mean() - 0.05
 
 
-def test_energies_without_pytorch_are_refused(workshop, policies):
-    workshop.policies["relative"] = policies["relative"]
+def test_energies_without_pytorch_are_refused(engines, policies):
     energies = Energies((HalfSpace((0.1,) * 7, (1.0, *[0.0] * 6), 0.0),), exact=False)
     with pytest.raises(ValueError, match="energies need the gradient of the representation"):
-        workshop.engine("relative", "onnx").predict(hands(ROWS), drawn(policies["relative"]), [energies])
+        engines["relative"][0].predict(hands(ROWS), drawn(policies["relative"]), [energies])
 
 
 @pytest.mark.parametrize("mode", MODES)
