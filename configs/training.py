@@ -72,8 +72,9 @@ leaves sentences out."""
     split_seed: int | None = None
     """Seed that chooses the held-out episodes. null is 0, or the split_seed of init_from on the same dataset."""
     normalisation: dict[str, Any] = field(default_factory=dict)
-    """Exceptions for single streams: normalisation.STREAM.kind=range, quantiles or identity; .tail=0.01, the share
-beyond either quantile; .floor, the largest range that counts as still, in the unit of the stream."""
+    """Exceptions for single streams: normalisation.STREAM.kind=range, quantiles, deviation or identity; .tail=0.01, the
+share beyond either quantile; .floor, the largest range that counts as still, in the unit of the stream; .groups.NAME,
+the kind of normalisation of dimensions with this label or of this kind."""
     mirror: bool = False
     """Also train on the mirror image of every episode, for tasks that are symmetric."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)

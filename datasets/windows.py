@@ -109,16 +109,9 @@ class Windows:
         observed = steps[:, : self.horizons.observation]
         return Batch(
             observation={name: self._rows(name, observed) for name in self.streams if name != "action"},
-            action=self._actions(steps, is_padding),
+            action=self._rows("action", steps).masked_fill_(is_padding[..., None] & self._is_zero, 0),
             is_padding=is_padding,
         )
-
-    def actions(self, indices: Tensor) -> Tensor:
-        """The actions (B, Tp, Da) of the windows `indices` (B,), without their observations."""
-        return self._actions(*self._steps(indices))
-
-    def _actions(self, steps: Tensor, is_padding: Tensor) -> Tensor:
-        return self._rows("action", steps).masked_fill_(is_padding[..., None] & self._is_zero, 0)
 
     def is_padding(self, indices: Tensor) -> Tensor:
         """Where the windows `indices` (B,) lie beyond their episodes (B, Tp)."""

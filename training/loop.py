@@ -10,10 +10,9 @@ data. Several processes divide a batch (`training.processes`), and each may comp
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,21 +21,18 @@ from tqdm import tqdm
 
 from ..checkpoints.folder import read_manifest
 from ..checkpoints.opening import load_policy
-from ..checkpoints.runs import ERROR_OF, read_metrics, resolve_checkpoint
+from ..checkpoints.runs import resolve_checkpoint
 from ..configs.normalisation import NormalisationConfig
-from ..configs.notation import describe, typed
+from ..configs.notation import describe
 from ..configs.training import TrainConfig
-from ..datasets.augmentation import Augmentation
 from ..datasets.demonstrations import Demonstrations
 from ..datasets.findings import grouped
 from ..datasets.fingerprint import stream_digests, vector_digests
 from ..datasets.mirror import Mirrored
-from ..datasets.normalisation import Range, fit_ranges, lost_decimals
+from ..datasets.normalisation import Normalisation, Range, fit_ranges, lost_decimals
 from ..datasets.windows import Windows
 from ..envs.catalogue import load_task
 from ..envs.task import Task
-from ..evaluation.evaluate import choice_scores
-from ..evaluation.reports.learning import write_training_page
 from ..policy.denoising.coupling import optimal
 from ..policy.device import device as choose_device
 from ..policy.diffusion import DiffusionPolicy
@@ -44,63 +40,31 @@ from ..policy.encoders.text import TextEncoder
 from ..policy.interface import Lesson, Policy
 from ..policy.normalizer import Normalizer
 from ..realtime import Interrupted, ReportedElsewhere
-from ..specification import WORDS
+from ..specification import WORDS, Specification
 from .advice import Facts, as_stored, choice_lines, choose, setting
 from .ema import EMA
 from .gradients import CapturedGradients, Gradients, Part, Update
 from .interventions import only_led, who_led
-from .measures import Meter, action_error, held_out_bits, is_finite, metrics_writer, peak_memory
-from .order import Mix, Order, mix_seeds
+from .measures import Meter, is_finite, metrics_writer
+from .order import Order, mix_seeds
 from .parameters import parameter_groups
+from .prepared import Prepared
 from .processes import ALONE, Processes
 from .recipe import recipe
+from .recorder import Due, Recorder
+from .represented import fit_represented, in_units
 from .resuming import (
     begun_manifest,
     check_episodes,
     check_specification,
     resumed_split,
     stored_configuration,
-    values_beyond,
 )
 from .run import Run, stop_requests
-from .schedule import Stage, learning_rate, stages_of
+from .schedule import learning_rate, stages_of
 from .sources import Sources, drawn_from, held_out_of_each, open_sources
 from .split import Split, choose_split
-from .state import load_initial_weights, restore_training, training_state
-
-
-class Prepared(NamedTuple):
-    """Everything that a training starts from; nothing is written yet."""
-
-    config: TrainConfig
-    """With a value for every setting that was chosen from the demonstrations."""
-    chosen: dict[str, str]
-    """Key of each such setting -> the reason."""
-    task: Task | None
-    text: TextEncoder | None
-    """Embeds the sentences of the episodes, if the policy observes them."""
-    demonstrations: Demonstrations
-    """All episodes, perhaps followed by their mirror images."""
-    windows: Windows
-    """Windows of the training episodes."""
-    mix: Mix | None
-    """How often those of each dataset are drawn; None if all are drawn equally often."""
-    validation: Windows
-    """Windows of the held-out episodes."""
-    validation_of: dict[str, Windows]
-    """Name of each of several datasets -> those of its held-out episodes; a dataset without any is left out."""
-    augmentation: Augmentation
-    policy: Any
-    teacher: Policy | None
-    device: torch.device
-    manifest: dict[str, Any]
-    """What a checkpoint says of the policy and its training."""
-    begun: dict[str, Any] | None
-    """The manifest of the checkpoint that the training resumes from."""
-    stages: list[Stage]
-    """The last one is that of this command."""
-    notes: list[str]
-    """What the user should know, a sentence each."""
+from .state import load_initial_weights, restore_training
 
 
 def train(config: TrainConfig, processes: Processes = ALONE) -> Path:
@@ -173,95 +137,6 @@ def train(config: TrainConfig, processes: Processes = ALONE) -> Path:
     return run.checkpoint(num_steps)
 
 
-class Due(NamedTuple):
-    """What is to be done after a step."""
-
-    step: int
-    """Number of updates so far."""
-    is_last: bool
-    is_logged: bool
-    is_validated: bool
-    is_evaluated: bool
-    is_saved: bool
-    stopped_by: int
-    """The signal that ends the training now, or 0."""
-
-    @classmethod
-    def after(cls, step: int, config: TrainConfig, num_steps: int, *, stopped_by: int) -> Due:
-        """What a configuration asks for after so many updates."""
-
-        def is_due(every: int) -> bool:
-            return every > 0 and (step == num_steps or step % every == 0)
-
-        is_evaluated = is_due(config.evaluate_every)
-        return cls(
-            step,
-            step == num_steps,
-            is_due(config.log_every),
-            is_due(config.validate_every),
-            is_evaluated,
-            bool(is_due(config.save_every) or is_evaluated or stopped_by),
-            stopped_by,
-        )
-
-
-class Recorder:
-    """Writes metrics, page and checkpoints of a training, and measures its policy. Only the first process has one."""
-
-    def __init__(self, run: Run, prepared: Prepared, write: Callable[..., None]) -> None:
-        self.run, self.prepared, self.write = run, prepared, write
-        config = prepared.config
-        self._logged = 0
-        self.chosen = [(f"{key}={typed(setting(config, key))}", reason) for key, reason in prepared.chosen.items()]
-
-    def begin(self) -> int:
-        """Start or resume the run; returns the updates that are done. Raises ValueError if it was trained meanwhile."""
-        config, prepared = self.prepared.config, self.prepared
-        if begun_manifest(config) != prepared.begun:
-            raise ValueError(f"{self.run.folder} was trained by another process meanwhile: repeat the command")
-        settings = {key: value for key, value in describe(config).items() if key not in ("out", "imports")}
-        self._logged = self.run.begin(settings | {"chosen": prepared.chosen})
-        return self._logged
-
-    def print_notes(self) -> None:
-        """Print what the user should know, once the weights are loaded."""
-        notes = [*self.prepared.notes, *_resuming_notes(self.prepared.config, self.prepared)]
-        print(*notes, sep="\n", end="\n" if notes else "")
-
-    def __call__(
-        self, due: Due, rate: float, policy: Any, average: Any, optimizer: torch.optim.Optimizer, meter: Meter
-    ) -> None:
-        """Do what is due. rate: the learning rate of the last update."""
-        prepared, run = self.prepared, self.run
-        if due.is_logged:
-            means, count = meter.drain(), due.step - self._logged
-            windows = count * min(setting(prepared.config, "batch_size"), len(prepared.windows))
-            speed = {"windows_per_s": windows / (means["data_s"] + means["update_s"])}
-            self.write(step=due.step, learning_rate=rate, **means, **speed, memory_gib=peak_memory(prepared.device))
-            self._logged = due.step
-        if len(prepared.validation) and due.is_validated:
-            self._validate(due.step, average)
-        if due.is_evaluated and prepared.task is not None:
-            episodes, embed = prepared.config.evaluate_episodes, prepared.text
-            self.write(step=due.step, **choice_scores(average, prepared.task, episodes=episodes, embed=embed))
-        if due.is_evaluated or due.is_last or due.stopped_by:
-            page = run.folder / "training.html"
-            write_training_page(page, run.folder.name, read_metrics(run.folder), self.chosen)
-        if due.is_saved:
-            state = training_state(policy, optimizer, meter)
-            run.save(due.step, weights=average.state_dict(), training=state, manifest=prepared.manifest)
-
-    def _validate(self, step: int, average: Any) -> None:
-        """Measure the averaged policy on held-out episodes."""
-        prepared, seed = self.prepared, self.prepared.config.seed
-        error = action_error(average, prepared.validation, seed=seed)
-        errors = {
-            f"{ERROR_OF}{name}": action_error(average, windows, seed=seed)
-            for name, windows in prepared.validation_of.items()
-        }
-        self.write(step=step, action_error=error, **errors, **held_out_bits(average, prepared.validation, seed=seed))
-
-
 def draw_parts(
     prepared: Prepared,
     average: Policy,
@@ -281,7 +156,8 @@ def draw_parts(
     size = (config.draws, len(indices))
     noise = torch.randn(*size, *policy.noise_shape[1:], generator=generator, device=device)
     if getattr(config.policy, "coupling", None) == "optimal":
-        noise = optimal(noise, policy.space.encode(windows.actions(indices)))
+        whole = windows.batch(indices)
+        noise = optimal(noise, policy.space.at(whole.observation).encode(whole.action))
     uniform = torch.rand(*size, policy.num_uniforms, generator=generator, device=device)
     progress, state = torch.full((), step / prepared.stages[-1].steps, device=device), generator.get_state()
     counted, parts = ~windows.is_padding(indices), list[Part]()
@@ -317,10 +193,14 @@ def prepare(config: TrainConfig, processes: Processes = ALONE) -> Prepared:
     horizons, stages = config.horizons.build(), stages_of(begun, steps=setting(config, "steps"), episodes=num_episodes)
     # Added episodes do not change the ranges of a run, which its checkpoint holds.
     first = [episode for episode in episodes if episode % num_episodes < stages[0].episodes]
-    ranges, normalizer = _fitted(config, demonstrations, first)
+    methods = _methods(config)
+    ranges = fit_ranges(demonstrations, first, in_units(methods, config.policy, demonstrations.specification))
+    bounds = {name: (fitted.low, fitted.high) for name, fitted in ranges.items()}
+    normalizer = Normalizer(demonstrations.specification, bounds, action_std=ranges["action"].std)
     torch.manual_seed(config.seed)  # initial weights
     policy: Any = config.policy.build(demonstrations.specification, horizons, normalizer)
     config.policy.encoder.start(policy.encoder)
+    learned_ranges = fit_represented(policy, demonstrations, first, methods, ranges)
     teacher, teacher_digest = load_teacher(config, policy, device, begun)
     # Last, because decoding images may take minutes.
     windows = Windows(demonstrations, horizons, device=device, image_cache=config.image_cache)
@@ -333,7 +213,7 @@ def prepare(config: TrainConfig, processes: Processes = ALONE) -> Prepared:
         name: only_led(config, windows.of(held_out), is_led, can_be_empty=True)
         for name, held_out in held_out_of_each(config, sources, split.held_out).items()
     }
-    init_from = _initial_weights(config, policy, begun)
+    init_from, changes = _initial_weights(config, policy, begun)
     manifest = {
         "specification": demonstrations.specification,
         "horizons": horizons,
@@ -357,13 +237,17 @@ def prepare(config: TrainConfig, processes: Processes = ALONE) -> Prepared:
             counts=sources.counts if len(config.datasets) > 1 else (),
         ),
     }
+    learned = policy.representation if isinstance(policy, DiffusionPolicy) else None
+    specification = learned.learned if learned else demonstrations.specification
     mix, shares = drawn_from(config, sources, training)
     processes.shares(min(setting(config, "batch_size"), len(training)), config.accumulate)
     notes = [
         *sources.looks,
         *([f"only=interventions: {len(training)} of {len(windows.of(episodes))} windows"] if led_sha256 else []),
         *shares,
-        *_notes(sources, ranges, split, has_parent=parent is not None),
+        *changes,
+        *(learned.references() if learned else []),
+        *_notes(sources, specification, ranges | learned_ranges, split, has_parent=parent is not None),
         *choice_lines(choices),
     ]
     return Prepared(
@@ -394,23 +278,21 @@ def _mirrored(config: TrainConfig, demonstrations: Demonstrations, task: Task | 
     return Mirrored(demonstrations, task.mirror)
 
 
-def _initial_weights(config: TrainConfig, policy: Any, begun: dict[str, Any] | None) -> str | None:
-    """Load the weights of `init_from` into the policy of a new run; returns what the run notes of them."""
+def _initial_weights(config: TrainConfig, policy: Any, begun: dict[str, Any] | None) -> tuple[str | None, list[str]]:
+    """Load the weights of `init_from` into the policy of a new run; returns their digest, and notes for the user."""
     if begun is not None:
-        return begun["training"]["init_from"]
-    return None if config.init_from is None else load_initial_weights(policy, Path(config.init_from))
+        return begun["training"]["init_from"], []
+    if config.init_from is None:
+        return None, []
+    representation = describe(config.policy).get("representation")
+    return load_initial_weights(policy, Path(config.init_from), representation)
 
 
-def _fitted(
-    config: TrainConfig, demonstrations: Demonstrations, episodes: list[int]
-) -> tuple[dict[str, Range], Normalizer]:
-    """The ranges of the streams in some episodes, and the normalizer that has them."""
+def _methods(config: TrainConfig) -> dict[str, Normalisation]:
+    """Stream -> how it is normalised, if not by the default."""
     # Sentences that training does not have may lie beyond the range of those that it has.
     words = {WORDS: NormalisationConfig(kind="identity")} if config.text_encoder else {}
-    methods = {name: normalisation.build() for name, normalisation in (words | config.normalisation).items()}
-    ranges = fit_ranges(demonstrations, episodes, methods)
-    bounds = {name: (fitted.low, fitted.high) for name, fitted in ranges.items()}
-    return ranges, Normalizer(demonstrations.specification, bounds, action_std=ranges["action"].std)
+    return {name: normalisation.build() for name, normalisation in (words | config.normalisation).items()}
 
 
 def _split(
@@ -428,10 +310,14 @@ def _split(
     return choose_split(digests, held_out=config.held_out, seed=config.split_seed, parent=parent, counts=counts)
 
 
-def _notes(sources: Sources, ranges: dict[str, Range], split: Split, *, has_parent: bool) -> list[str]:
-    notes, demonstrations, num_episodes = list[str](), sources.demonstrations, len(sources.demonstrations)
-    for name, fitted in ranges.items():
-        stream = demonstrations.stream(name)
+def _notes(
+    sources: Sources, learned: Specification, ranges: dict[str, Range], split: Split, *, has_parent: bool
+) -> list[str]:
+    notes, num_episodes = list[str](), len(sources.demonstrations)
+    for stream in learned.streams:
+        if stream.name not in ranges:
+            continue
+        fitted = ranges[stream.name]
         coarse = lost_decimals(stream, fitted.low, fitted.high)
         notes += [f"still: {label} {reason}" for label, reason in grouped(stream, fitted.still).items()]
         notes += [f"coarse: {label} {reason}" for label, reason in grouped(stream, coarse).items()]
@@ -444,29 +330,6 @@ def _notes(sources: Sources, ranges: dict[str, Range], split: Split, *, has_pare
         notes.append(
             f"held out: {len(split.held_out)} of {num_episodes} episodes for held_out={share:g}: {rule}{scope}"
         )
-    return notes
-
-
-def _resuming_notes(config: TrainConfig, prepared: Prepared) -> list[str]:
-    """What this command changes of the run that it resumes, once its weights are loaded."""
-    begun, stages = prepared.begun, prepared.stages
-    if begun is None or begun["stages"] == prepared.manifest["stages"]:
-        return []
-    notes, (before, now) = list[str](), stages[-2:]
-    if now.steps != before.steps:
-        rise = min(config.warmup, now.steps - now.start)
-        first = learning_rate(now.start, config, stages[:-1])
-        top = learning_rate(now.start + max(rise - 1, 0), config, stages)
-        fall = "" if rise < config.warmup else f", then falls along a cosine to 0 at step {now.steps}"
-        notes.append(
-            f"steps: {before.steps} were to be done, {now.start} are done, and now {now.steps} are to be: the learning "
-            f"rate rises from {first:.3g} to {top:.3g} in {rise} updates{fall}"
-        )
-    if now.episodes != before.episodes:
-        held_out = sum(episode >= before.episodes for episode in prepared.manifest["held_out_episodes"])
-        notes.append(f"data: {now.episodes - before.episodes} added episodes, {held_out} of them held out")
-        added = range(before.episodes, now.episodes)
-        notes += values_beyond(prepared.policy.normalizer, prepared.demonstrations, prepared.windows, added)
     return notes
 
 

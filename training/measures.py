@@ -136,7 +136,10 @@ def held_out_bits(policy: Any, windows: Windows, *, seed: int, most: int = 512) 
     terms = bound_terms(policy, batch.observation, batch.action, noise=noise, level=level.to(noise.device))
     added, tenth = (terms / shares[level].to(noise)).cpu(), 10 * level // len(gains)
     parts = {f"{BITS_OF}{number + 1}": (added * (tenth == number)).mean().item() for number in range(10)}
-    return {"bits_per_dimension": (added.mean() + bound_rest(policy, batch.action).mean().cpu()).item(), **parts}
+    return {
+        "bits_per_dimension": (added.mean() + bound_rest(policy, batch.observation, batch.action).mean().cpu()).item(),
+        **parts,
+    }
 
 
 @contextmanager
