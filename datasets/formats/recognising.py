@@ -8,11 +8,12 @@ from pathlib import Path
 from .interface import ForeignDataset
 
 FORMATS = {
+    "hdf5": "hdf5:Hdf5",
     "numpy": "numpy_files:NumpyFiles",
 }
 """Kind -> module and class, the most particular first."""
 
-READ = "folders of .npz or .npy files"
+READ = "HDF5 (robomimic, robosuite, LIBERO, ALOHA and others), folders of .npz or .npy files"
 """The formats, in words."""
 
 
