@@ -4,7 +4,8 @@ The groups in `data`, or else in the file itself, whose names end in a number ar
 groups is one episode. Several files in a folder follow one another, numbers in their names counting as numbers.
 
 An array with a row for each action is a column, called by its path in the episode. So is one with a row more, which
-holds the observation after the last action; that row is left out. All episodes must have the same columns.
+holds the observation after the last action; that row is left out. All episodes must have the same observations and
+actions.
 
 Memory grows with the rows that are read, and with a chunk of the file, if it is compressed.
 """
@@ -41,15 +42,21 @@ SUCCESSES = ("success", "successes", "is_success")
 SIMULATION = ("states", "env_states")
 """Arrays of the state of a simulation."""
 
+INFORMATION = ("infos", "info")
+"""Groups of what `step` of gymnasium returns last."""
+
 FLAT = ("terminals", "timeouts", "episode_ends")
 """Arrays that divide other arrays into episodes."""
+
+COUNTS = ("num_samples", "total_steps", "id")
+"""Attributes that number an episode or its steps."""
 
 RATES = ("control_freq", "fps")
 """Attributes that note the steps a second."""
 
 
 class Ending(NamedTuple):
-    """What the rewards of an episode say."""
+    """What the rewards of an episode say. Only robomimic, which notes `env_args`, rewards success alone, by 1."""
 
     is_binary: bool = False
     """Whether all are 0 or 1."""
@@ -79,7 +86,7 @@ class Episode(NamedTuple):
 
 
 class Hdf5(ForeignDataset):
-    """A file, or a folder of files, with episodes that have the same columns. See the module."""
+    """A file, or a folder of files, with episodes that have the same arrays. See the module."""
 
     kind = "hdf5"
 
@@ -89,20 +96,22 @@ class Hdf5(ForeignDataset):
         return bool(_files(path))
 
     def __init__(self, path: str | Path) -> None:
-        self.path, self._files = Path(path), _files(Path(path))
+        self._open(Path(path), _files(Path(path)))
+
+    def _open(self, path: Path, files: Sequence[Path]) -> None:
+        """Open and check the files at a path."""
+        self.path, self._files = path, files
         notes, self._episodes = dict[str, dict[str, Any]](), list[Episode]()
         for file in self._files:
             with opened(file) as root:
                 notes[file.name] = _notes(root)
                 self._episodes += _episodes(root, file, notes[file.name])
-        first = self._episodes[0]
-        for episode in self._episodes:
-            _check_alike(episode, first)
+        first, shared = self._episodes[0], _shared(self._episodes)
         self.episode_lengths = np.array([episode.length for episode in self._episodes], dtype=np.int64)
         self.rate, self.metadata = _rate(notes), _common(notes)
         if first.others:
             self.metadata["other_arrays"] = list(first.others)
-        columns = [_column(key, first) for key in first.kinds]
+        columns = [_column(key, first) for key in first.kinds if key in shared]
         actions = [index for index, column in enumerate(columns) if column.role == ACTION]
         for index in actions[:1]:
             size = math.prod(columns[index].shape)
@@ -214,7 +223,7 @@ def _episode(group: Any, file: Path, *, notes: Mapping[str, Any], masks: Sequenc
     facts = EpisodeFacts(
         outcome=success,
         sentence=_sentence(own, notes),
-        notes={name: value for name, value in own.items() if name != "num_samples"}
+        notes={name: value for name, value in own.items() if name not in COUNTS}
         | ({"mask": dict.fromkeys(masks, True)} if masks else {}),
     )
     return Episode(
@@ -225,7 +234,7 @@ def _episode(group: Any, file: Path, *, notes: Mapping[str, Any], masks: Sequenc
         sorted(kinds.keys() - columns.keys()),
         facts,
         seed if isinstance(seed, int) and 0 <= seed < 2**63 else -1,
-        _ending(present, columns),
+        _ending(present, columns) if "env_args" in notes else Ending(),
     )
 
 
@@ -257,8 +266,8 @@ def _ending(present: Mapping[str, Any], columns: Mapping[str, Stored]) -> Ending
 
 def _success(present: Mapping[str, Any], columns: Mapping[str, Stored]) -> str:
     """How an episode ended, if an array of truth values says so."""
-    for key in SUCCESSES:
-        if key in columns and columns[key].dtype == "bool" and columns[key].shape in ((), (1,)):
+    for key, kind in columns.items():
+        if key.split("/")[-1] in SUCCESSES and kind.dtype == "bool" and kind.shape in ((), (1,)):
             return "success" if bool(np.ravel(present[key][-1])[0]) else "failure"
     return "unknown"
 
@@ -276,21 +285,33 @@ def _sentence(own: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
     return ""
 
 
-def _check_alike(episode: Episode, first: Episode) -> None:
-    """Raises ValueError unless an episode has the columns of the first one."""
-    if episode.kinds.keys() != first.kinds.keys():
-        key = sorted(episode.kinds.keys() ^ first.kinds.keys())[0]
-        has, lacks = (episode, first) if key in episode.kinds else (first, episode)
-        raise Refusal(
-            f"{has.place} has {key} with a row for each step, and {lacks.place} has not: all episodes must have the "
-            "same columns, so restore the file, or write the others to another one"
+def _shared(episodes: Sequence[Episode]) -> set[str]:
+    """The columns that all episodes have. Raises ValueError if an observation or an action is not among them."""
+    first = episodes[0]
+    shared = set(first.kinds)
+    for episode in episodes:
+        for key in sorted(episode.kinds.keys() | first.kinds.keys()):
+            kind, other = episode.kinds.get(key), first.kinds.get(key)
+            if kind is not None and other is not None and kind.kind == other.kind:
+                continue
+            if _role(key, (episode if other is None else first).kinds) in (ACTION, OBSERVATION):
+                raise Refusal(_difference(key, episode, first))
+            shared.discard(key)
+    return shared
+
+
+def _difference(key: str, episode: Episode, first: Episode) -> str:
+    """How a column of an episode differs from that of the first one, and what to do."""
+    if key in episode.kinds and key in first.kinds:
+        return (
+            f"{episode.place}: {key} must have rows of {first.kinds[key].kind} as in {first.place}, got "
+            f"{episode.kinds[key].kind}: write the others to another file"
         )
-    for key, kind in episode.kinds.items():
-        if kind.kind != first.kinds[key].kind:
-            raise Refusal(
-                f"{episode.place}: {key} must have rows of {first.kinds[key].kind} as in {first.place}, got "
-                f"{kind.kind}: write the others to another file"
-            )
+    has, lacks = (episode, first) if key in episode.kinds else (first, episode)
+    return (
+        f"{has.place} has {key} with a row for each step, and {lacks.place} has not: all episodes must have the same "
+        "observations and actions, so restore the file, or write the others to another one"
+    )
 
 
 def _rate(notes: Mapping[str, Mapping[str, Any]]) -> float | None:
@@ -328,6 +349,8 @@ def _role(key: str, keys: Iterable[str]) -> str:
         return "it is another form of the action"
     if name in (*ENDINGS, *SUCCESSES):
         return "it says how the episode goes"
+    if top in INFORMATION:
+        return "it is what the environment tells beside the observations"
     if top in SIMULATION and any(other.split("/")[0] in OBSERVED for other in keys):
         return "it is the state of the simulation"
     return OBSERVATION

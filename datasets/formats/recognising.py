@@ -8,12 +8,13 @@ from pathlib import Path
 from .interface import ForeignDataset
 
 FORMATS = {
+    "minari": "minari:Minari",
     "hdf5": "hdf5:Hdf5",
     "numpy": "numpy_files:NumpyFiles",
 }
 """Kind -> module and class, the most particular first."""
 
-READ = "HDF5 (robomimic, robosuite, LIBERO, ALOHA and others), folders of .npz or .npy files"
+READ = "Minari, HDF5 (robomimic, robosuite, LIBERO, ALOHA and others), folders of .npz or .npy files"
 """The formats, in words."""
 
 

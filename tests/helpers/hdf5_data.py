@@ -91,3 +91,65 @@ def write_maniskill(path, lengths=LENGTHS):
             group["obs"] = rng.normal(size=(length + 1, 6)).astype("float32")
             group["success"] = np.arange(length) >= (length - 1 if index != 1 else length)
     return path
+
+
+INFINITE, UNIT = {"low": [-float("inf")] * 3, "high": [float("inf")] * 3}, {"low": [-1.0, -2.0], "high": [1.0, 2.0]}
+
+
+def box(shape, dtype="float32", **limits):
+    return {"type": "Box", "dtype": dtype, "shape": shape, **limits}
+
+
+OBSERVATION_SPACE = {
+    "type": "Dict",
+    "subspaces": {
+        "position": box([3], **INFINITE),
+        "image": box([40, 36, 3], "uint8", low=np.zeros((40, 36, 3)).tolist(), high=np.full((40, 36, 3), 255).tolist()),
+        "pair": {"type": "Tuple", "subspaces": [box([2], **UNIT), {"type": "Discrete", "start": 0, "n": 4}]},
+    },
+}
+
+
+def minari_episode(index, length):
+    """The arrays of an episode of Minari, with an observation more than actions; images as files of JPEG."""
+    rng = np.random.default_rng(index)
+    images = rng.integers(0, 256, (length + 1, 40, 36, 3), dtype=np.uint8)
+    return {
+        "observations/position": rng.normal(size=(length + 1, 3)).astype("float32"),
+        "observations/pair/_index_0": rng.uniform(-1, 1, (length + 1, 2)).astype("float32"),
+        "observations/pair/_index_1": rng.integers(0, 4, length + 1),
+        "observations/image": [jpeg(image) for image in images],
+        "actions": rng.uniform(-1, 1, (length, 2)).astype("float32"),
+        "rewards": np.ones(length),
+        "terminations": np.arange(length) == length - 1,
+        "truncations": np.zeros(length, dtype=bool),
+        "infos/success": np.arange(length + 1) == (length if index != 1 else -1),
+    }
+
+
+def write_minari(folder, lengths=LENGTHS, **metadata):
+    """A data set with a Dict of a vector, an image and a Tuple, as Minari 0.5 writes it."""
+    (folder / "data").mkdir(parents=True)
+    with h5py.File(folder / "data" / "main_data.hdf5", "w", track_order=True) as file:
+        for index in reversed(range(len(lengths))):
+            group = file.create_group(f"episode_{index}")
+            group.attrs.update({"id": index, "seed": 100 + index, "total_steps": lengths[index], "options/light": 0.5})
+            for key, values in minari_episode(index, lengths[index]).items():
+                if isinstance(values, list):
+                    array = group.create_dataset(key, (len(values),), h5py.vlen_dtype(np.uint8))
+                    for row, content in enumerate(values):
+                        array[row] = np.frombuffer(content, dtype=np.uint8)
+                else:
+                    group.create_dataset(key, data=values, chunks=True, maxshape=(None, *values.shape[1:]))
+    content = {
+        "total_episodes": len(lengths),
+        "total_steps": sum(lengths),
+        "data_format": "hdf5",
+        "observation_space": json.dumps(OBSERVATION_SPACE),
+        "action_space": json.dumps(box([2], **UNIT)),
+        "env_spec": json.dumps({"id": "Push-v1", "kwargs": {"render_fps": 12.5}}),
+        "dataset_id": "push/human-v0",
+        "minari_version": "0.5.4",
+    }
+    (folder / "data" / "metadata.json").write_text(json.dumps(content | metadata))
+    return folder
