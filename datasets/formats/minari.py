@@ -60,7 +60,8 @@ class Minari(Hdf5):
         spaces = {group: _space(noted.get(entry)) for group, entry in SPACES.items()}
         self.columns = tuple(_limited(column, spaces) for column in self.columns)
         self.metadata = (
-            {name: value for name, value in noted.items() if name not in SPACES.values()}
+            dict(self.metadata)
+            | {name: value for name, value in noted.items() if name not in SPACES.values()}
             | ({"env_spec": specification} if specification else {})
             | {entry: _condensed(spaces[group]) for group, entry in SPACES.items()}
         )

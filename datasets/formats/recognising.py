@@ -10,11 +10,16 @@ from .interface import ForeignDataset
 FORMATS = {
     "minari": "minari:Minari",
     "hdf5": "hdf5:Hdf5",
+    "replay_buffer": "any_replay_buffer:AnyReplayBuffer",
+    "csv": "csv_files:CsvFiles",
     "numpy": "numpy_files:NumpyFiles",
 }
 """Kind -> module and class, the most particular first."""
 
-READ = "Minari, HDF5 (robomimic, robosuite, LIBERO, ALOHA and others), folders of .npz or .npy files"
+READ = (
+    "Minari, HDF5 (robomimic, robosuite, LIBERO, ALOHA and others), replay buffers in zarr, folders of .npz, .npy or "
+    ".csv files"
+)
 """The formats, in words."""
 
 
