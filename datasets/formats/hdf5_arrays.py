@@ -6,6 +6,7 @@ it is; changes in the structure of a file are mostly noticed, and values that we
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Generator, Mapping
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..declared_sizes import DEFLATED, SIZES, SLACK
 from .pictures import decoded, picture_format, picture_shape
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -172,9 +174,8 @@ def _require_readable(array: Any) -> None:
     """Raises ValueError if the values lie in other files, or need a filter that is not there."""
     import h5py
 
-    place = f"{array.file.filename}: {array.name}"
     if array.is_virtual or array.external:
-        raise Refusal(f"{place} takes its values from other files, which are not read: copy them into this one")
+        raise Refusal(f"{_place(array)} takes its values from other files, which are not read: copy them into this one")
     if array.chunks is None:
         return
     properties = array.id.get_create_plist()
@@ -183,29 +184,33 @@ def _require_readable(array: Any) -> None:
         if not h5py.h5z.filter_avail(code):
             title = PLUGINS.get(code) or name.decode(errors="replace") or "without a name"
             raise Refusal(
-                f"{place} is compressed by the filter {title} ({code}), which h5py does not have: write it anew with "
-                "gzip where the filter is (h5repack -f GZIP=4)"
+                f"{_place(array)} is compressed by the filter {title} ({code}), which h5py does not have: write it anew "
+                "with gzip where the filter is (h5repack -f GZIP=4)"
             )
     if math.prod(array.chunks) * array.dtype.itemsize > LARGEST_CHUNK:
         raise Refusal(
-            f"{place} has chunks of {array.chunks}, more than {LARGEST_CHUNK} bytes each: write it anew with smaller "
-            "ones"
+            f"{_place(array)} has chunks of {array.chunks}, more than {LARGEST_CHUNK} bytes each: write it anew with "
+            "smaller ones"
         )
+
+
+def _place(array: Any) -> str:
+    """The file and the path of an array, for messages. h5py takes a moment for it."""
+    return f"{array.file.filename}: {array.name}"
 
 
 def stored(array: Any) -> Stored:
     """How an array over time is stored. Reads its first row if that may be the file of an image."""
     import h5py
 
-    rows, *shape = array.shape
-    dtype, place = array.dtype, f"{array.file.filename}: {array.name}, row 0"
+    (rows, *shape), dtype = array.shape, array.dtype
     may_be_pictures = (
         (dtype == np.uint8 and len(shape) == 1 and shape[0] >= SMALLEST_PICTURE)
         or (dtype.kind == "S" and not shape and dtype.itemsize >= SMALLEST_PICTURE)
         or (h5py.check_vlen_dtype(dtype) == np.uint8 and not shape)
     )
     if may_be_pictures and rows and (name := picture_format(first := _bytes(array[0]))):
-        return Stored(rows, _refused(picture_shape, first, place), "uint8", name)
+        return Stored(rows, _refused(picture_shape, first, f"{_place(array)}, row 0"), "uint8", name)
     return Stored(rows, tuple(shape), _dtype(dtype))
 
 
@@ -238,12 +243,15 @@ def _refused(function: Any, *arguments: Any) -> Any:
 
 def read(array: Any, kind: Stored, start: int, stop: int) -> NDArray[Any]:
     """Rows start .. stop of an array: (stop - start, *shape). Raises ValueError if they are damaged or not there."""
-    place = f"{array.file.filename}: {array.name}"
     _require_readable(array)
+    place = _place(array)
     if stop > array.shape[0]:
         raise Refusal(f"{place} must have {stop} rows or more, got {array.shape[0]}: restore the file from a copy")
     try:
+        _require_no_bomb(array, start, stop)
         rows = array[start:stop]
+    except Refusal:
+        raise
     except DAMAGE as error:
         text = " ".join(str(error).split())
         raise Refusal(f"{place}, rows {start} .. {stop} are damaged ({text}): restore the file from a copy") from error
@@ -253,6 +261,27 @@ def read(array: Any, kind: Stored, start: int, stop: int) -> NDArray[Any]:
     for index, row in enumerate(rows):
         images[index] = _refused(decoded, _bytes(row), kind.shape, f"{place}, row {start + index}")
     return images
+
+
+def _require_no_bomb(array: Any, start: int, stop: int) -> None:
+    """Raises ValueError if a chunk of these rows would decompress to more than a chunk.
+
+    gzip alone can: HDF5 inflates a chunk to whatever it becomes. The other filters of h5py are told its size.
+    """
+    if array.compression != "gzip":
+        return
+    most = math.prod(array.chunks) * array.dtype.itemsize
+    begin = start - start % array.chunks[0]
+    ranges = [range(begin, stop, array.chunks[0])]
+    ranges += [range(0, size, step) for size, step in zip(array.shape[1:], array.chunks[1:], strict=True)]
+    for corner in itertools.product(*ranges):
+        if array.id.get_chunk_info_by_coord(corner).size * DEFLATED <= most + SLACK:
+            continue
+        if SIZES["Zlib"](array.id.read_direct_chunk(corner)[1], most) > most:
+            raise Refusal(
+                f"{_place(array)}, row {corner[0]} is damaged (a chunk has {most} bytes, and this one becomes more): "
+                "restore the file from a copy"
+            )
 
 
 def attributes(holder: Any) -> dict[str, Any]:

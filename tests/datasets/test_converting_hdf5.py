@@ -6,6 +6,7 @@ import json
 import random
 import re
 import tracemalloc
+import zlib
 
 import h5py
 import numpy as np
@@ -358,6 +359,19 @@ def test_random_damage_is_read_or_refused_in_one_line(tmp_path):
             lift.rmdir()
     assert "" in fates
     assert any("no whole HDF5 file" in line for line in fates)
+
+
+def test_a_chunk_that_would_fill_the_memory_is_refused(tmp_path):
+    stream = zlib.compressobj(9)
+    bomb = b"".join(stream.compress(bytes(2**20)) for _ in range(20)) + stream.flush()
+    with h5py.File(tmp_path / "episode.h5", "w") as file:
+        file["action"] = np.zeros((10, 2))
+        array = file.create_dataset("image", (10, 24, 20), "u1", chunks=(5, 24, 20), compression="gzip")
+        array.id.write_direct_chunk((5, 0, 0), bomb)
+    dataset = Hdf5(tmp_path / "episode.h5")
+    assert not dataset.read("image", 0, 0, 5).any()
+    with pytest.raises(ValueError, match=r"episode.h5: /image, row 5 is damaged \(a chunk has 2400 bytes"):
+        dataset.read("image", 0, 4, 6)
 
 
 def test_memory_grows_with_the_rows_alone(tmp_path):
