@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ..facts import EpisodeFacts
 from . import hdf5_arrays
-from .hdf5_arrays import Refusal, Stored, arrays, at, attributes, is_group, is_hdf5, number, opened
+from .hdf5_arrays import SUFFIXES, Refusal, Stored, arrays, at, attributes, is_group, is_hdf5, number, opened
 from .interface import ACTION, OBSERVATION, Column, ForeignDataset
 from .numpy_files import ACTIONS, natural
 from .robomimic import action_meaning, control_rate
@@ -47,6 +47,9 @@ INFORMATION = ("infos", "info")
 
 FLAT = ("terminals", "timeouts", "episode_ends")
 """Arrays that divide other arrays into episodes."""
+
+LONGEST_EPISODE, MOST_NAMES = 2**24, 2**20
+"""Steps of an episode, and names of a filter that are read."""
 
 COUNTS = ("num_samples", "total_steps", "id")
 """Attributes that number an episode or its steps."""
@@ -108,7 +111,7 @@ class Hdf5(ForeignDataset):
                 self._episodes += _episodes(root, file, notes[file.name])
         first, shared = self._episodes[0], _shared(self._episodes)
         self.episode_lengths = np.array([episode.length for episode in self._episodes], dtype=np.int64)
-        self.rate, self.metadata = _rate(notes), _common(notes)
+        self.rate, self.metadata = _rate(notes), _common(notes, by_file=bool(first.group))
         if first.others:
             self.metadata["other_arrays"] = list(first.others)
         columns = [_column(key, first) for key in first.kinds if key in shared]
@@ -165,8 +168,9 @@ def _outcome(ending: Ending) -> str:
 
 def _files(path: Path) -> list[Path]:
     """The files of HDF5 at a path, in order."""
-    entries = path.iterdir() if path.is_dir() else [path]
-    return sorted(filter(is_hdf5, entries), key=natural)
+    if not path.is_dir():
+        return [path] if is_hdf5(path) else []
+    return sorted((entry for entry in path.iterdir() if entry.suffix in SUFFIXES and entry.is_file()), key=natural)
 
 
 def _notes(root: Any) -> dict[str, Any]:
@@ -200,7 +204,7 @@ def _masks(root: Any) -> dict[str, list[str]]:
     masks = dict[str, list[str]]()
     if "mask" in root and is_group(folder := hdf5_arrays.child(root, "mask")):
         for filter_name, names in arrays(folder).items():
-            for name in names[:].ravel():
+            for name in names[:MOST_NAMES].ravel():
                 masks.setdefault(name.decode() if isinstance(name, bytes) else str(name), []).append(filter_name)
     return masks
 
@@ -246,11 +250,11 @@ def _length(kinds: Mapping[str, Stored], noted: Any, place: str) -> int:
         raise Refusal(
             f"{place} must have {noted} steps as num_samples says, got {sorted(lengths)}: restore it from a copy"
         )
-    if len(lengths) != 1 or min(lengths) < 1:
+    if len(lengths) != 1 or not 1 <= min(lengths) <= LONGEST_EPISODE:
         rows = {key: kind.rows for key, kind in kinds.items()}
         raise Refusal(
-            f"{place} must hold arrays with a row for each step, got {str(rows)[:300]}: name a file or folder whose "
-            "groups are episodes"
+            f"{place} must hold arrays with a row for each of 1 to {LONGEST_EPISODE} steps, got {str(rows)[:300]}: "
+            "name a file or folder whose groups are episodes"
         )
     return lengths.pop()
 
@@ -322,12 +326,15 @@ def _rate(notes: Mapping[str, Mapping[str, Any]]) -> float | None:
     return next(iter(rates.values()))
 
 
-def _common(notes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The attributes that all files share, and the others under the names of their files."""
+def _common(notes: Mapping[str, Mapping[str, Any]], *, by_file: bool) -> dict[str, Any]:
+    """The attributes that all files share. by_file: also the others, under the names of their files.
+
+    Those of a file that is one episode are facts of the episode.
+    """
     first = next(iter(notes.values()))
     common = {name: value for name, value in first.items() if all(of.get(name) == value for of in notes.values())}
     own = {file: {name: of[name] for name in of if name not in common} for file, of in notes.items()}
-    return common | ({"files": own} if any(own.values()) else {})
+    return common | ({"files": own} if by_file and any(own.values()) else {})
 
 
 def _column(key: str, episode: Episode) -> Column:
@@ -351,6 +358,6 @@ def _role(key: str, keys: Iterable[str]) -> str:
         return "it says how the episode goes"
     if top in INFORMATION:
         return "it is what the environment tells beside the observations"
-    if top in SIMULATION and any(other.split("/")[0] in OBSERVED for other in keys):
-        return "it is the state of the simulation"
-    return OBSERVATION
+    if top in OBSERVED or not any(other.split("/")[0] in OBSERVED for other in keys):
+        return OBSERVATION
+    return "it is the state of the simulation" if top in SIMULATION else "it lies outside the observations"

@@ -72,11 +72,11 @@ class Stored:
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether a file is of HDF5, by its first bytes or its name."""
-    if not path.is_file():
-        return False
+    """Whether a file is of HDF5, by its name or its first bytes."""
+    if not path.is_file() or path.suffix in SUFFIXES:
+        return path.is_file()
     with path.open("rb") as file:
-        return path.suffix in SUFFIXES or file.read(len(SIGNATURE)) == SIGNATURE
+        return file.read(len(SIGNATURE)) == SIGNATURE
 
 
 @contextmanager
@@ -101,7 +101,7 @@ def opened(path: Path) -> Generator[Any]:
 def _fault(error: BaseException) -> str:
     """What an error of h5py says of a file, and what to do."""
     text = " ".join(str(error).split())
-    if isinstance(error, BlockingIOError) or "unable to lock file" in text or "already open for" in text:
+    if isinstance(error, BlockingIOError) or "already open for" in text:
         return (
             "is open in a program that writes it, or that died while it wrote: end that program, or clear the mark "
             "with h5clear -s"
@@ -184,8 +184,8 @@ def _require_readable(array: Any) -> None:
         if not h5py.h5z.filter_avail(code):
             title = PLUGINS.get(code) or name.decode(errors="replace") or "without a name"
             raise Refusal(
-                f"{_place(array)} is compressed by the filter {title} ({code}), which h5py does not have: write it anew "
-                "with gzip where the filter is (h5repack -f GZIP=4)"
+                f"{_place(array)} is compressed by the filter {title} ({code}), which h5py does not have: write it "
+                "anew with gzip where the filter is (h5repack -f GZIP=4)"
             )
     if math.prod(array.chunks) * array.dtype.itemsize > LARGEST_CHUNK:
         raise Refusal(

@@ -5,6 +5,7 @@ import io
 import json
 import random
 import re
+import sys
 import tracemalloc
 import zlib
 
@@ -124,6 +125,35 @@ def test_several_files_of_libero_are_one_data_set_with_a_sentence_each(tmp_path)
     assert dataset.episode_names[2] == "b.hdf5/data/demo_8"
     assert dataset.metadata["env_args"] == ENV_ARGS
     assert dataset.metadata["files"]["a.hdf5"]["problem_info"] == {"language_instruction": "push the plate"}
+
+
+def test_what_lies_beside_the_observations_is_left_out(lift):
+    with h5py.File(lift, "a") as file:
+        for name, length in (("demo_8", 7), ("demo_9", 5)):  # demo_10 has none
+            file[f"data/{name}/datagen_info/eef_pose"] = np.zeros((length, 4, 4))
+        for name, length in (("demo_8", 7), ("demo_9", 5), ("demo_10", 9)):
+            file[f"data/{name}/subtask"] = np.zeros(length)
+            file[f"data/{name}/actions_abs"] = np.zeros((length, 10))
+    left_out = propose(open_foreign(lift))["left_out"]
+    assert left_out["subtask"] == "it lies outside the observations"
+    assert left_out["actions_abs"] == "it is another form of the action"
+    assert "datagen_info/eef_pose" not in left_out
+
+
+def test_the_attributes_of_a_file_that_is_an_episode_are_its_facts(tmp_path):
+    folder = write_aloha(tmp_path / "task")
+    with h5py.File(folder / "episode_9.hdf5", "a") as file:
+        file.attrs.update({"seed": 3, "sim": True, "operator": "Ada", "huge": "x" * 30_000, "worst": float("nan")})
+    dataset = open_foreign(folder)
+    assert dataset.metadata == {}
+    assert dataset.episode_facts[1].notes == {"sim": True, "operator": "Ada", "worst": "nan"}
+    assert dataset.episode_seeds.tolist() == [-1, 3, -1]
+
+
+def test_without_h5py_the_extra_is_named(lift, monkeypatch):
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ValueError, match=re.escape("needs h5py to be read: pip install 'recede[hdf5]'")):
+        open_foreign(lift)
 
 
 def test_numbers_of_every_kind_arrive(tmp_path):

@@ -91,7 +91,7 @@ def remove(folder, *keys):
     ("damage", "message"),
     [
         (lambda folder: remove(folder, "episode_1"), "total_episodes must be 3 as metadata.json says, got 2"),
-        (lambda folder: remove(folder, "episode_1/actions"), "episode_1 must hold arrays with a row for each step"),
+        (lambda folder: remove(folder, "episode_1/actions"), "episode_1 must hold arrays with a row for each"),
         (lambda folder: remove(folder, *(f"episode_{index}/observations/position" for index in (0, 2))), "position"),
         (lambda folder: (folder / "data/metadata.json").write_text("{"), "metadata.json is no JSON"),
         (lambda folder: (folder / "data/metadata.json").write_text("[]"), "metadata.json must hold a JSON object"),
