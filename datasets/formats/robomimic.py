@@ -7,6 +7,11 @@ from typing import Any
 
 from .hdf5_arrays import number
 
+ARMS = ("OSC", "IK")
+"""How the names of controllers of a hand's pose begin. If there are any, those of a torso or a base do not count."""
+
+PLURALS = {"difference": "differences", "target": "targets", "velocity": "velocities"}
+
 
 def control_rate(arguments: Any) -> float | None:
     """Actions a second, if they are noted."""
@@ -19,14 +24,14 @@ def action_meaning(arguments: Any, size: int) -> tuple[str | list[str], str]:
     The controller says whether poses are differences. The last dimension of each robot is the target of its gripper.
     """
     settings = _settings(arguments)
-    marks = set(_marks(settings.get("controller_configs")))
-    if "velocity" in marks and len(marks) == 1:
-        pose, why = "velocity", "the controller takes velocities"
-    elif marks == {"difference"}:
-        pose, why = "difference", "the controller takes differences"
-    else:
-        why = "the controller takes targets" if marks == {"target"} else "" if not marks else "controllers differ"
-        return "target", why
+    marks = list(_marks(settings.get("controller_configs")))
+    arms = {mark for name, mark in marks if name.startswith(ARMS)} or {mark for _, mark in marks}
+    if len(arms) != 1:
+        return "target", "its controllers take different things" if arms else ""
+    pose = arms.pop()
+    why = f"the controller takes {PLURALS[pose]}"
+    if pose == "target":
+        return pose, why
     robots = settings.get("robots")
     count = len(robots) if isinstance(robots, list) and robots else 1
     if size % count or size // count < 2:
@@ -41,8 +46,8 @@ def _settings(arguments: Any) -> Mapping[str, Any]:
     return settings if isinstance(settings, Mapping) else {}
 
 
-def _marks(controller: Any) -> Iterator[str]:
-    """What each controller of an arm takes: difference, target or velocity. Controllers may lie within others."""
+def _marks(controller: Any) -> Iterator[tuple[str, str]]:
+    """The name of each controller, and what it takes. Controllers may lie within others."""
     if isinstance(controller, list):
         for entry in controller:
             yield from _marks(entry)
@@ -50,10 +55,10 @@ def _marks(controller: Any) -> Iterator[str]:
         return
     name, mode = str(controller.get("type", "")), controller.get("input_type")
     if name == "JOINT_VELOCITY":
-        yield "velocity"
-    elif name.startswith(("OSC", "IK", "JOINT_POSITION")):
+        yield name, "velocity"
+    elif name.startswith((*ARMS, "JOINT_POSITION")):
         is_difference = controller.get("control_delta", True if mode is None else mode == "delta")
-        yield "difference" if is_difference else "target"
+        yield name, "difference" if is_difference else "target"
     for key, value in controller.items():
         if key != "gripper":
             yield from _marks(value)

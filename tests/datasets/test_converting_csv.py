@@ -131,6 +131,14 @@ def test_even_times_are_a_rate_and_uneven_ones_are_times(tmp_path):
         clock(tmp_path, [int(time * 1e9) for time in rounded], "timestamp")
 
 
+def test_episodes_of_two_rates_have_times(tmp_path):
+    for name, rate in (("a", 30), ("b", 20)):
+        write(tmp_path / f"{name}.csv", *(f"{step / rate!r},1" for step in range(9)), header="time,action")
+    dataset = open_foreign(tmp_path)
+    assert dataset.rate is None
+    np.testing.assert_array_equal(dataset.times("action", 1), np.arange(9) / 20)
+
+
 def test_without_times_the_rate_is_asked_for(tmp_path):
     path = write(tmp_path / "a.csv", "1,2", header="action,x")
     assert propose(open_foreign(path))["rate"] == UNSET

@@ -201,6 +201,12 @@ OSC = {"type": "OSC_POSE", "control_delta": True}
             2,
             "target",
         ),
+        (
+            {"controller_configs": {"arms": {"right": OSC}, "base": {"type": "JOINT_VELOCITY"}}},
+            2,
+            ["difference", "target"],
+        ),
+        ({"controller_configs": [{"type": "JOINT_VELOCITY"}, {"type": "JOINT_POSITION"}]}, 2, "target"),
         ({}, 7, "target"),
         ({"controller_configs": 3, "robots": "Panda"}, 7, "target"),
     ],
