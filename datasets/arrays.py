@@ -72,7 +72,7 @@ def _remedy(path: Path) -> str:
     if path.is_file() and zipfile.is_zipfile(path):
         return f"it is a zip archive, so unzip it first (unzip {path.name} -d FOLDER) and name the folder"
     if path.is_file() and path.suffix in (".hdf5", ".h5"):
-        return f"files of HDF5, such as robomimic's, are not read, so {own}"
+        return f"it is a file of HDF5, so make a store of it: recede convert {path.name} out=STORE"
     if (path / "meta" / "info.json").is_file():
         return f"it seems to be a data set of LeRobot, which is not read, so {own}"
     if stores := sorted(file.parents[1] for name in (".zgroup", "zarr.json") for file in path.glob(f"*/data/{name}")):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -252,7 +252,13 @@ def propose(dataset: ForeignDataset, *, rate: float | None = None) -> dict[str, 
 
 
 def _proposed(kind: Any, column: Column) -> Any:
-    return kind(key=column.key, units=list(column.units), labels=list(column.labels))
+    limits = {"low": _one_or_all(column.low), "high": _one_or_all(column.high)}
+    return kind(key=column.key, units=list(column.units), labels=list(column.labels), **limits)
+
+
+def _one_or_all(values: Sequence[float]) -> float | list[float]:
+    """One number if all are equal."""
+    return values[0] if len(set(values)) == 1 else list(values)
 
 
 def _unused(name: str, key: str, others: Iterable[str]) -> str:

@@ -37,6 +37,9 @@ class Column:
     """Names of the dimensions, if they are noted there."""
     units: tuple[str, ...] = ()
     """Units of the dimensions, if they are noted there."""
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    """Limits of the dimensions, if they are noted there."""
     role: str = OBSERVATION
     """What is proposed: "observation", "action", or why it is left out."""
     note: str = ""

@@ -8,12 +8,20 @@ from pathlib import Path
 from .interface import ForeignDataset
 
 FORMATS = {
+    "lerobot": "lerobot:LeRobot",
+    "minari": "minari:Minari",
+    "hdf5": "hdf5:Hdf5",
     "mcap": "mcap:Mcap",
+    "replay_buffer": "any_replay_buffer:AnyReplayBuffer",
+    "csv": "csv_files:CsvFiles",
     "numpy": "numpy_files:NumpyFiles",
 }
 """Kind -> module and class, the most particular first."""
 
-READ = "MCAP recordings of ROS 2, and folders of .npz or .npy files"
+READ = (
+    "LeRobot (v3.0, v2.1, v2.0), HDF5 (robomimic, robosuite, LIBERO, ALOHA and others), Minari, MCAP recordings of "
+    "ROS 2, replay buffers in zarr, and folders of .npz, .npy or .csv files"
+)
 """The formats, in words."""
 
 

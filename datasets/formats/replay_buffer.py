@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from ...specification import Source, Specification, nearest
@@ -36,24 +37,15 @@ class ReplayBuffer(Demonstrations):
         self.path = Path(path)
         self.specification = specification
         self._group = open_group(self.path)
-        ends = open_array(self._group, "meta/episode_ends", self.path)
-        if ends.ndim != 1 or ends.dtype.kind not in "iu":
-            raise ValueError(
-                f"{self.path}: meta/episode_ends must be a vector of integers, got {ends.dtype} of shape {ends.shape}"
-            )
-        require_chunks(ends, 0, ends.shape[0])
-        self.episode_ends = read_rows(ends, 0, ends.shape[0]).astype(np.int64)
+        self.episode_ends = read_ends(self._group, self.path)
         self.episode_seeds = np.full(len(self.episode_ends), -1, dtype=np.int64)
-        check_episode_ends(self.episode_ends, f"{self.path}: meta/episode_ends")
         self._sources = self._checked_sources(sources)
         self._arrays = {key: self._open(key) for key in sorted({key for key, _ in self._sources.values()})}
 
     @property
     def keys(self) -> list[str]:
         """The keys of the arrays directly in `data`, sorted."""
-        descriptions = [*self.path.glob("data/*/.zarray"), *self.path.glob("data/*/zarr.json")]
-        groups = {description.parent.parent for description in self.path.glob("data/*/*/zarr.json")}
-        return sorted({description.parent.name for description in descriptions if description.parent not in groups})
+        return data_keys(self.path)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Steps start .. stop of a stream, over all episodes in turn: (stop - start, *shape), in the stream's dtype.
@@ -116,6 +108,29 @@ class ReplayBuffer(Demonstrations):
         array = open_array(self._group, f"data/{key}", self.path)
         check_length(array, self.num_steps, self.path)
         return array
+
+
+def read_ends(group: zarr.Group, path: Path) -> NDArray[np.int64]:
+    """(n,): the first step after each episode. path: of the buffer.
+
+    Raises ValueError if they are missing or damaged, are no vector of integers, or do not ascend.
+    """
+    ends = open_array(group, "meta/episode_ends", path)
+    if ends.ndim != 1 or ends.dtype.kind not in "iu":
+        raise ValueError(
+            f"{path}: meta/episode_ends must be a vector of integers, got {ends.dtype} of shape {ends.shape}"
+        )
+    require_chunks(ends, 0, ends.shape[0])
+    values = read_rows(ends, 0, ends.shape[0]).astype(np.int64)
+    check_episode_ends(values, f"{path}: meta/episode_ends")
+    return values
+
+
+def data_keys(path: Path) -> list[str]:
+    """The keys of the arrays directly in `data` of a buffer, sorted."""
+    descriptions = [*path.glob("data/*/.zarray"), *path.glob("data/*/zarr.json")]
+    groups = {description.parent.parent for description in path.glob("data/*/*/zarr.json")}
+    return sorted({description.parent.name for description in descriptions if description.parent not in groups})
 
 
 def to_uint8(images: NDArray[Any], place: str) -> NDArray[Any]:
