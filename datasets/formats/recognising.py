@@ -8,11 +8,12 @@ from pathlib import Path
 from .interface import ForeignDataset
 
 FORMATS = {
+    "lerobot": "lerobot:LeRobot",
     "numpy": "numpy_files:NumpyFiles",
 }
 """Kind -> module and class, the most particular first."""
 
-READ = "folders of .npz or .npy files"
+READ = "folders of LeRobot (v3.0, v2.1, v2.0), or of .npz or .npy files"
 """The formats, in words."""
 
 
