@@ -97,7 +97,7 @@ class ForeignDataset(ABC):
 
     @property
     def noted_mapping(self) -> Mapping[str, Any] | None:
-        """The content of a mapping that the data set keeps, because a store was written to it; None if there is none."""
+        """The content of a mapping that the data set keeps, if it was written from a store; None if there is none."""
         return None
 
     @property

@@ -75,7 +75,9 @@ class LeRobot(ForeignDataset):
             if value is not None and name not in IN_INFO and not name.startswith("total_") and "_size_in_" not in name
         }
         self._cameras = [key for key, feature in self._layout.features.items() if feature["dtype"] == "video"]
-        self._is_success = _check_tables(self._layout, [key for key in self._layout.features if key not in self._cameras])
+        self._is_success = _check_tables(
+            self._layout, [key for key in self._layout.features if key not in self._cameras]
+        )
         for key in self._cameras:
             _check_videos(self._layout, key)
         self._sidecar = self._read_sidecar()
@@ -91,6 +93,10 @@ class LeRobot(ForeignDataset):
         reader = self._readers.get(key) or self._reader(column)
         self._readers[key] = reader
         return reader.read(part.file, part.first + start, part.first + stop, f"episode {episode}, {key!r}")
+
+    def is_video(self, key: str) -> bool:
+        """Whether a column is a camera's video, which need not be lossless."""
+        return key in self._cameras
 
     def _reader(self, column: Column) -> ColumnRows | VideoFrames:
         try:
@@ -269,9 +275,9 @@ def _checked_rows(table: Any, file: Path, episodes: list[Episode], layout: Layou
                 f"{file}, episode {numbers[row]}, step {frames[row]}: there is no task {tasks[row]}: restore meta/"
             )
         if has_success:
-            successes = np.asarray(batch.column(SUCCESS).to_pylist(), dtype=bool).reshape(len(rows), -1).any(1)
+            successes = np.asarray(batch.column(SUCCESS).to_pylist(), dtype=bool).reshape(len(rows), -1)
             for number in np.unique(numbers).tolist():
-                yield number, bool(successes[numbers == number].any())
+                yield number, bool(np.any(successes[numbers == number]))
 
 
 def _check_videos(layout: Layout, key: str) -> None:

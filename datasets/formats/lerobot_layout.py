@@ -14,11 +14,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...specification import nearest
+from .lerobot_rows import open_parquet, reading
 
 VERSIONS = ("v3.0", "v2.1", "v2.0")
 """The versions that are read."""
 
 INFO = "meta/info.json"
+
+UNNAMED = "__index_level_0__"
+"""What pandas calls the texts of the tasks if they are an index without a name, as some versions of LeRobot write them."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,7 @@ def _lines(file: Path, key: str) -> Iterator[dict[str, Any]]:
                 if not line.strip():
                     continue
                 row = json.loads(line)
-                int(row[index]), row[key]
+                row = {**row, index: int(row[index]), key: row[key]}
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise ValueError(
                     f"{file}, line {number} must be JSON with {index} and {key} ({error!r}): restore it from a copy"
@@ -176,8 +180,9 @@ def _read_v3(
 ) -> tuple[dict[int, str], tuple[Episode, ...], list[Path]]:
     """Tasks, episodes and files of v3.0: tables in parquet, whose rows name files and places in them."""
     task_file = root / "meta/tasks.parquet"
-    rows = list(_table(task_file, ["task_index", "task"]))
-    tasks = _numbered(task_file, {int(row["task_index"]): str(row["task"]) for row in rows})
+    text = UNNAMED if UNNAMED in _columns(task_file) else "task"
+    tasks = {int(row["task_index"]): str(row[text]) for row in _table(task_file, ["task_index", text])}
+    tasks = _numbered(task_file, tasks)
     if not (files := sorted((root / "meta/episodes").glob("*/*.parquet"))):
         raise ValueError(f"{root / 'meta/episodes'} must hold tables of the episodes, got none: restore them")
     of_video = [f"videos/{key}/{name}" for key in cameras for name in ("chunk_index", "file_index", "from_timestamp")]
@@ -211,23 +216,28 @@ def _video(root: Path, info: Mapping[str, Any], row: Mapping[str, Any], key: str
     file = _located(root, info, "video_path", video_key=key, **_numbers(row, f"videos/{key}"))
     time = row[f"videos/{key}/from_timestamp"]
     if not 0 <= time < 1e9:
-        raise ValueError(f"{root / 'meta'}: episode {row['episode_index']} must begin in {file} at 0 s or later, got {time}")
+        raise ValueError(
+            f"{root / 'meta'}: episode {row['episode_index']} must begin in {file} at 0 s or later, got {time}"
+        )
     return Part(file, round(time * info["fps"]))
+
+
+def _columns(file: Path) -> list[str]:
+    """The names of the columns of a table."""
+    with open_parquet(require(file)) as table:
+        return table.schema_arrow.names
 
 
 def _table(file: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
     """The rows of a table. Raises ValueError if it is damaged, lacks a column, or has an empty entry."""
-    from .lerobot_rows import open_parquet, reading
-
-    with open_parquet(require(file)) as table:
-        if missing := [name for name in columns if name not in table.schema_arrow.names]:
-            raise ValueError(f"{file} has no column {missing[0]!r}: restore it from a copy")
-        with reading(file):
-            for batch in table.iter_batches(columns=columns, batch_size=1024):
-                for row in batch.to_pylist():
-                    if empty := [name for name in columns if row[name] is None]:
-                        raise ValueError(f"{file}: {empty[0]!r} is empty in a row: restore it from a copy")
-                    yield row
+    if missing := [name for name in columns if name not in _columns(file)]:
+        raise ValueError(f"{file} has no column {missing[0]!r}: restore it from a copy")
+    with open_parquet(file) as table, reading(file):
+        for batch in table.iter_batches(columns=columns, batch_size=1024):
+            for row in batch.to_pylist():
+                if empty := [name for name in columns if row[name] is None]:
+                    raise ValueError(f"{file}: {empty[0]!r} is empty in a row: restore it from a copy")
+                yield row
 
 
 def _checked_length(row: Mapping[str, Any], index: int, place: str) -> int:
@@ -257,7 +267,9 @@ def _located(root: Path, info: Mapping[str, Any], name: str, **values: Any) -> P
         word = re.fullmatch(r"(\w+)(:0\dd)?", entry)
         if word is None or word[1] not in values:
             remedy = nearest(entry, values)
-            raise ValueError(f"{root / INFO}: {name} must name a file by {', '.join(values)}, got {template!r}: {remedy}")
+            raise ValueError(
+                f"{root / INFO}: {name} must name a file by {', '.join(values)}, got {template!r}: {remedy}"
+            )
     path = PurePosixPath(str(template).format(**values))
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{root / INFO}: {name} must stay within the data set, got {path}: restore it from a copy")

@@ -99,14 +99,12 @@ class ColumnRows:
         Raises ValueError, naming the file, if they are damaged or not as described.
         """
         pieces = [np.empty((0, *self.shape), self.dtype)]
-        with reading(file, f"{self.key} of {place}"):
-            for values in self._ranges(file, start, stop):
-                pieces.append(self._decoded(values, f"{file}: {self.key} of {place}"))
+        with reading(file, place):
+            pieces += [self._decoded(values, f"{file}, {place},") for values in self._ranges(file, start, stop)]
         rows = pieces[1] if len(pieces) == 2 else np.concatenate(pieces)
         if len(rows) != stop - start:
             raise ValueError(
-                f"{file}: {self.key} of {place} must have rows {start} .. {stop}, got {len(rows)} of them: restore it "
-                "from a copy"
+                f"{file}, {place}, must have rows {start} .. {stop}, got {len(rows)} of them: restore it from a copy"
             )
         return rows
 
@@ -158,7 +156,7 @@ def numbers(values: Any, shape: tuple[int, ...], dtype: str, place: str) -> NDAr
             raise ValueError(f"{place} has an empty entry: restore it from a copy")
         if not pa.types.is_nested(values.type) or pa.types.is_struct(values.type):
             break
-        lengths = pc.unique(pc.list_value_length(values)).to_pylist()
+        lengths = pc.call_function("list_value_length", [values]).unique().to_pylist()
         sizes.append(lengths[0] if len(lengths) == 1 else -1)
         values = values.flatten()
     if math.prod(sizes) != math.prod(shape) or min(sizes, default=1) < 0:

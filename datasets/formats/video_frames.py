@@ -144,7 +144,11 @@ class VideoFrames:
         while self._next < stop:
             frame = next(self._frames, None)
             if frame is None or frame.pts != self._times[self._next] or frame.is_corrupt:
-                got = "no frame" if frame is None else f"a {'damaged' if frame.is_corrupt else 'whole'} one of {frame.pts}"
+                got = (
+                    "no frame"
+                    if frame is None
+                    else f"a {'damaged' if frame.is_corrupt else 'whole'} one of {frame.pts}"
+                )
                 number, self._next = self._next, len(self._times)
                 raise ValueError(
                     f"{self._file}: frame {number} must follow with time {self._times[number]}, got {got}: restore it "

@@ -1,4 +1,4 @@
-"""Small data sets in the published layouts of LeRobot, written here file by file from the description of each version."""
+"""Small data sets in the published layouts of LeRobot, written here file by file from their descriptions."""
 
 import io
 import json
@@ -22,15 +22,15 @@ COUNTED = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 
 
 def picture(number):
-    """A smooth image (H, W, 3) whose brightness says its number, 0 .. 63."""
+    """A smooth image (H, W, 3) whose brightness says its number, 0 .. 36."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     base = np.stack([x, y, x + y], -1) * 0.3
-    return (base + 3 * number).astype(np.uint8)
+    return (base + 6 * number).astype(np.uint8)
 
 
 def number_of(image):
     """The number of a picture, whatever a codec made of it."""
-    return int(np.rint((image.astype(float).mean() - picture(0).mean()) / 3))
+    return int(np.rint((image.astype(float).mean() - picture(0).mean()) / 6))
 
 
 def vectors(index, length):
@@ -147,8 +147,11 @@ def write_v2(root, version="v2.1", video="", lengths=LENGTHS, chunk=3):
     return root
 
 
-def write_v3(root, video="", lengths=LENGTHS, files=((0, 1, 2), (3,)), row_group=4):
-    """Files of several episodes each. row_group: rows in one, so that groups and episodes end at different rows."""
+def write_v3(root, video="", lengths=LENGTHS, files=((0, 1, 2), (3,)), row_group=4, tasks="task"):
+    """Files of several episodes each. row_group: rows in one, so that groups and episodes end at different rows.
+
+    tasks: the name of the column of tasks, which some versions leave to pandas.
+    """
     starts, rows = np.cumsum([0, *lengths]), []
     for number, episodes in enumerate(files):
         data = root / f"data/chunk-000/file-{number:03d}.parquet"
@@ -159,12 +162,11 @@ def write_v3(root, video="", lengths=LENGTHS, files=((0, 1, 2), (3,)), row_group
         if video:
             file = root / f"videos/observation.images.top/chunk-000/file-{number:03d}.mp4"
             write_video(file, range(first, starts[episodes[-1] + 1]), video)
-        for index in episodes:
-            rows.append(_episode(index, lengths[index], starts[index], number, first, video=video))
+        rows += [_episode(index, lengths[index], starts[index], number, first, video=video) for index in episodes]
     meta = root / "meta"
     (meta / "episodes/chunk-000").mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows), meta / "episodes/chunk-000/file-000.parquet")
-    pq.write_table(pa.table({"task_index": list(range(len(TASKS))), "task": list(TASKS)}), meta / "tasks.parquet")
+    pq.write_table(pa.table({"task_index": list(range(len(TASKS))), tasks: list(TASKS)}), meta / "tasks.parquet")
     path = "{chunk}chunk-{{chunk_index:03d}}/file-{{file_index:03d}}.{kind}"
     videos = path.format(chunk="videos/{video_key}/", kind="mp4") if video else None
     info = _info("v3.0", lengths, video=video, data_path=path.format(chunk="data/", kind="parquet"), video_path=videos)
