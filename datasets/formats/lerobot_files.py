@@ -16,8 +16,9 @@ CHUNK_FILES = 1000
 CODEC = "libx264"
 """Every player, browser and decoder of LeRobot reads H.264, and its encoder takes images of any size."""
 
-CODEC_OPTIONS = {"crf": "18", "g": "2", "bf": "0"}
-"""A key frame every second frame, as LeRobot has it, so that a random access decodes at most two frames."""
+CODEC_OPTIONS = {"crf": "18", "g": "2", "tune": "zerolatency"}
+"""A key frame every second frame, as LeRobot has it, so that a random access decodes at most two frames. The encoder
+holds back no frames, so the size of the file is known."""
 
 
 class Rolling(ABC):

@@ -22,7 +22,7 @@ VERSIONS = ("v3.0", "v2.1", "v2.0")
 INFO = "meta/info.json"
 
 UNNAMED = "__index_level_0__"
-"""What pandas calls the texts of the tasks if they are an index without a name, as some versions of LeRobot write them."""
+"""What pandas calls the texts of the tasks if they are an index without a name, as in some versions of LeRobot."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from recede.datasets.formats.lerobot import LeRobot
 from recede.datasets.formats.recognising import open_foreign
 from recede.datasets.formats.video_frames import VideoFrames
 from recede.datasets.mapping import DatasetMapping, propose
+from recede.datasets.store import DemonstrationStore
 
 TOP = "observation.images.top"
 STARTS = np.cumsum([0, *LENGTHS])
@@ -83,12 +84,9 @@ def test_frames_are_exactly_those_of_the_decoder_in_whatever_order_they_are_read
 
 
 def test_reading_on_decodes_each_frame_once(film, monkeypatch):
-    decoded, dataset = [], open_foreign(film)
-    plain = VideoFrames._pixels
+    dataset = open_foreign(film)
     monkeypatch.setattr(VideoFrames, "_seek", _counting(VideoFrames._seek, seeks := []))
-    monkeypatch.setattr(
-        VideoFrames, "_pixels", lambda self, frame, place: decoded.append(1) or plain(self, frame, place)
-    )
+    monkeypatch.setattr(VideoFrames, "_pixels", _counting(VideoFrames._pixels, decoded := []))
     for episode, length in enumerate(LENGTHS):
         for step in range(length):
             dataset.read(TOP, episode, step, step + 1)
@@ -307,7 +305,6 @@ def test_missing_packages_name_the_extra(film, monkeypatch):
         LeRobot(film)
 
 
-def test_a_store_is_not_taken_for_a_data_set_and_the_reverse(film, recede):
-    result = recede("inspect", film)
-    assert result.status
-    assert f"recede convert {film} out=" in result.err
+def test_a_data_set_that_is_taken_for_a_store_names_the_command(film):
+    with pytest.raises(ValueError, match=re.escape(f"recede convert {film} out=STORE")):
+        DemonstrationStore.open(film)
