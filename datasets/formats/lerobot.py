@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ..facts import EpisodeFacts
 from .interface import ACTION, OBSERVATION, Column, ForeignDataset
 from .lerobot_layout import INFO, Episode, Layout, read_json, read_layout, require
-from .lerobot_rows import BATCH_ROWS, ColumnRows, batches, open_parquet, reading
+from .lerobot_rows import BATCH_ROWS, ColumnRows, batches, open_parquet, reading, require_packages
 from .video_frames import FORMATS, VideoFrames, described
 
 SIDECAR = "meta/recede.json"
@@ -63,6 +63,7 @@ class LeRobot(ForeignDataset):
         return (path / INFO).is_file()
 
     def __init__(self, path: str | Path) -> None:
+        require_packages()
         self.path = Path(path)
         self._layout = read_layout(self.path)
         info = self._layout.info

@@ -37,7 +37,7 @@ from .lerobot import SIDECAR, SUCCESS, LeRobot
 from .lerobot_comparison import Agreement, compare
 from .lerobot_files import CHUNK_FILES, RollingTables, RollingVideo
 from .lerobot_layout import INFO
-from .lerobot_rows import extra_missing
+from .lerobot_rows import require_packages
 from .lerobot_statistics import STATISTICS, ImageStatistics, VectorStatistics
 from .video_frames import FORMATS
 
@@ -111,11 +111,7 @@ def export(
     FileExistsError if `path` exists and is not empty.
     """
     features = exported(demonstrations.specification, video=video)
-    try:
-        import av  # noqa: F401
-        import pyarrow as pa  # noqa: F401
-    except ImportError as error:
-        raise extra_missing(error) from error
+    require_packages()
     with whole_folder(path, replace=False) as partial, writing(path):
         writer = _Writer(partial, demonstrations, features)
         for index in tqdm(range(len(demonstrations)), desc="export", unit="episode"):
@@ -365,7 +361,7 @@ def noted_mapping(demonstrations: Demonstrations, features: list[Feature], rate:
     """The mapping that reads a data set back into the streams of the demonstrations."""
     mapped = {feature.stream.name: _stream_entries(feature) for feature in features}
     hold, notes = demonstrations.specification.action.hold, [facts.notes for facts in demonstrations.episode_facts]
-    meanings = ["difference" if each == "zero" else "target" for each in hold]
+    meanings = ["difference" if held == "zero" else "target" for held in hold]
     is_led = bool(notes) and all(note.get("action") == INPUT for note in notes)
     action = ActionMapping(**mapped.pop("action"), meaning=meanings or "target", of="leader" if is_led else "robot")
     observations = {name: StreamMapping(**entries) for name, entries in mapped.items()}

@@ -6,6 +6,7 @@ import io
 import math
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +24,13 @@ BATCH_ROWS = 8192
 """Most rows in a batch."""
 
 
-def extra_missing(error: ImportError) -> ValueError:
-    """The error of a package that is not installed."""
-    return ValueError(f"data sets of LeRobot need {error.name}: pip install 'recede[lerobot]'")
+def require_packages() -> None:
+    """Raises ValueError, naming the extra, if a package that reads tables or videos is not installed."""
+    for package in ("pyarrow.parquet", "av"):
+        try:
+            import_module(package)
+        except ImportError as error:
+            raise ValueError(f"data sets of LeRobot need {package}: pip install 'recede[lerobot]'") from error
 
 
 @contextmanager
@@ -47,12 +52,10 @@ def _line(error: Exception) -> str:
 def open_parquet(file: Path) -> pq.ParquetFile:
     """A parquet file, of which pages are read as they are needed.
 
-    Raises ValueError if it is no whole one, if it has two columns of one name, or if pyarrow is not installed.
+    Raises ValueError if it is no whole one, or if it has two columns of one name.
     """
-    try:
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise extra_missing(error) from error
+    import pyarrow.parquet as pq
+
     with reading(file):
         opened = pq.ParquetFile(file, buffer_size=2**20, pre_buffer=False)
     names = opened.schema_arrow.names

@@ -71,10 +71,10 @@ class ImageStatistics:
         ends = np.cumsum(self._histogram, 1)
         low, high = ((ends > 0).argmax(1) / 255, (ends == pixels[:, None]).argmax(1) / 255)
         quantiles = [np.array([_quantile(row, q) for row in ends]) for q in QUANTILES.values()]
-        each = {"min": low, "max": high, "mean": mean, "std": np.sqrt(squares / pixels)}
-        each |= dict(zip(QUANTILES, quantiles, strict=True))
-        each["count"] = np.array([self._frames])
-        return {name: (each[name] if name == "count" else each[name][:, None, None]).tolist() for name in STATISTICS}
+        results = {"min": low, "max": high, "mean": mean, "std": np.sqrt(squares / pixels)}
+        results |= dict(zip(QUANTILES, quantiles, strict=True))
+        results["count"] = np.array([self._frames])
+        return {name: (results[name] if name == "count" else results[name][:, None, None]).tolist() for name in STATISTICS}
 
 
 def _quantile(ends: NDArray[np.int64], q: float) -> float:

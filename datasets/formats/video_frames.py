@@ -35,12 +35,8 @@ def decoding(file: Path) -> Generator[None]:
 
 
 def _opened(file: Path) -> InputContainer:
-    try:
-        import av
-    except ImportError as error:
-        from .lerobot_rows import extra_missing
+    import av
 
-        raise extra_missing(error) from error
     with decoding(file):
         container = av.open(file)
     if len(container.streams.video) != 1:
