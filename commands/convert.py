@@ -146,7 +146,7 @@ def _convert(config: ConvertConfig, dataset: ForeignDataset) -> None:
         f"{len(demonstrations)} episodes, {demonstrations.num_steps} steps in {out}: every stream was read back and is "
         "what was read from the source"
     )
-    print(f"proof: {_proof(out)}")
+    print(f"proof: {_proof(out)}{_draw_ends(demonstrations, out)}")
     print(f"next: {shown('inspect', str(out))}")
 
 
@@ -182,6 +182,18 @@ def _write_proof(
         for number, length, facts, streams in zip(*table, strict=True)
     ]
     write_json(_proof(out), {"source": source, "episodes": episodes})
+
+
+def _draw_ends(demonstrations: Demonstrations, out: Path) -> str:
+    """Draw the first and the last frames of source and store, if there are images; returns the words that say so."""
+    from ..datasets.store import DemonstrationStore
+    from ..evaluation.reports.demonstrations import draw_ends
+
+    if not any(stream.is_image for stream in demonstrations.specification.observations):
+        return ""
+    picture = _proof(out).with_suffix(".png")
+    draw_ends(demonstrations, DemonstrationStore.open(out), picture)
+    return f", and its first and last frames: {picture}"
 
 
 def _verify(config: ConvertConfig, dataset: ForeignDataset) -> None:

@@ -80,7 +80,11 @@ def copy(
         try:
             for index in tqdm(range(len(demonstrations)), desc="copy", unit="episode"):
                 digests.append(_copied(demonstrations, index, facts[index], store, images=images))
-                _check(store, index, digests[-1])
+                if wrong := _differing(store, index, digests[-1]):
+                    raise ValueError(
+                        f"{store.path}: stream {wrong[0]!r} of episode {index} does not come back as it was to be "
+                        "written: check the disk, delete the folder and repeat the command"
+                    )
         except KeyboardInterrupt:
             print(f"{partial} keeps {len(store)} of {len(demonstrations)} episodes: the same command goes on")
             raise
@@ -99,7 +103,11 @@ def verify(demonstrations: Demonstrations, store: DemonstrationStore) -> list[di
     digests = list[dict[str, str]]()
     for index in tqdm(range(len(demonstrations)), desc="verify", unit="episode"):
         digests.append(_copied(demonstrations, index, UNKNOWN, store, images=store.images))
-        _check(store, index, digests[-1])
+        if wrong := _differing(store, index, digests[-1]):
+            raise ValueError(
+                f"{store.path}: stream {wrong[0]!r} of episode {index} is not what {demonstrations.path} holds, so one "
+                "of them has changed: restore it from a copy, or convert again"
+            )
     return digests
 
 
@@ -134,17 +142,13 @@ def _copied(
     return {name: content.hexdigest() for name, content in hashes.items()}
 
 
-def _check(store: DemonstrationStore, index: int, expected: Mapping[str, str]) -> None:
-    """Raises ValueError unless the streams of an episode of the store have these digests."""
+def _differing(store: DemonstrationStore, index: int, expected: Mapping[str, str]) -> list[str]:
+    """The streams of an episode of the store that do not have these digests."""
     hashes = {name: hashlib.sha256() for name in expected}
     for piece in pieces(store, index):
         for name, rows in piece.items():
             hashes[name].update(np.ascontiguousarray(rows).data)
-    if wrong := [name for name, content in hashes.items() if content.hexdigest() != expected[name]]:
-        raise ValueError(
-            f"{store.path}: stream {wrong[0]!r} of episode {index} does not come back as it was to be written: check "
-            "the disk, delete the folder and repeat the command"
-        )
+    return [name for name, content in hashes.items() if content.hexdigest() != expected[name]]
 
 
 def _check_episodes(store: DemonstrationStore, demonstrations: Demonstrations, facts: Sequence[EpisodeFacts]) -> None:

@@ -88,7 +88,7 @@ def test_a_conversion_is_verified_and_a_changed_source_is_found(tmp_path):
     changed["image"][4, 0, 0, 0] ^= 1
     np.savez(folder / "episode_9.npz", **changed)
     dataset = open_foreign(folder)
-    with pytest.raises(ValueError, match=r"'image' of episode 1"):
+    with pytest.raises(ValueError, match=r"'image' of episode 1 is not what .*episodes holds"):
         verify(Converted(dataset, mapping_of(dataset)), store)
 
 
