@@ -167,7 +167,8 @@ def _column(key: str, feature: Mapping[str, Any], layout: Layout) -> Column:
         return Column(key, shape, dtype if is_number else "text", labels, role=_role(key, layout.features))
     if _channels_first(shape, names):
         shape = (shape[1], shape[2], shape[0])
-    noted = {**feature, **(feature.get("info") or {}), **(feature.get("video_info") or {})}
+    more = [feature[name] for name in ("info", "video_info") if isinstance(feature.get(name), Mapping)]
+    noted = {name: value for entries in (feature, *more) for name, value in entries.items()}
     is_depth = bool(noted.get("is_depth_map") or noted.get("video.is_depth_map"))
     if is_depth or len(shape) != 3 or shape[2] not in FORMATS:
         reason = "it is a depth map" if is_depth else f"images of shape {shape} are not read"
@@ -289,7 +290,7 @@ def _check_videos(layout: Layout, key: str) -> None:
         by_file.setdefault(episode.videos[key].file, []).append(episode)
     for file, episodes in tqdm(by_file.items(), desc=f"check {key}", unit="file", leave=False, delay=2):
         episodes.sort(key=lambda episode: episode.videos[key].first)
-        frames, rate, _, size = described(require(file, f"camera {key!r} of episode {episodes[0].index}"))
+        frames, rate, size = described(require(file, f"camera {key!r} of episode {episodes[0].index}"))
         stop = 0
         for episode in episodes:
             if (first := episode.videos[key].first) != stop:

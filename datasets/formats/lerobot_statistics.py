@@ -74,7 +74,9 @@ class ImageStatistics:
         results = {"min": low, "max": high, "mean": mean, "std": np.sqrt(squares / pixels)}
         results |= dict(zip(QUANTILES, quantiles, strict=True))
         results["count"] = np.array([self._frames])
-        return {name: (results[name] if name == "count" else results[name][:, None, None]).tolist() for name in STATISTICS}
+        return {
+            name: (results[name] if name == "count" else results[name][:, None, None]).tolist() for name in STATISTICS
+        }
 
 
 def _quantile(ends: NDArray[np.int64], q: float) -> float:

@@ -46,17 +46,19 @@ def _opened(file: Path) -> InputContainer:
     return container
 
 
-def described(file: Path) -> tuple[int, float, str, tuple[int, int]]:
-    """Number of frames, frames a second, codec, and (height, width), by the header of a video file alone.
+def described(file: Path) -> tuple[int, float, tuple[int, int]]:
+    """Number of frames, frames a second, and (height, width), by the header of a video file alone.
 
-    Raises ValueError if the file is no video, or ends early.
+    Raises ValueError if the file is no video, is of an unknown codec, or ends early.
     """
     _require_whole(file)
     with _opened(file) as container, decoding(file):
         stream = container.streams.video[0]
         rate, codec = stream.average_rate, stream.codec_context
+        if codec is None:  # pyright: ignore[reportUnnecessaryComparison]
+            raise ValueError(f"{file} is of a codec that cannot be decoded: restore it from a copy")
         frames = stream.frames or sum(1 for packet in container.demux(stream) if packet.size)
-        return frames, float(rate or 0), codec.codec.canonical_name, (codec.height, codec.width)
+        return frames, float(rate or 0), (codec.height, codec.width)
 
 
 def _require_whole(file: Path) -> None:

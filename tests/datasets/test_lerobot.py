@@ -1,8 +1,10 @@
 """Data sets in the published layouts of LeRobot are read value by value, and frames by their numbers."""
 
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 
 import av
@@ -308,3 +310,32 @@ def test_missing_packages_name_the_extra(film, monkeypatch):
 def test_a_data_set_that_is_taken_for_a_store_names_the_command(film):
     with pytest.raises(ValueError, match=re.escape(f"recede convert {film} out=STORE")):
         DemonstrationStore.open(film)
+
+
+MEMORY = """
+import resource, sys
+from recede.commands.main import main
+from recede.datasets import copying
+copying.PIECE_BYTES = 2**22
+for source, out in zip(sys.argv[1::2], sys.argv[2::2]):
+    assert main(["convert", source, "out=" + out, "images=zstd"]) == 0
+    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("video", ["", "h264"])
+def test_memory_does_not_grow_with_the_data_set(tmp_path, monkeypatch, video):
+    monkeypatch.setattr(lerobot_data, "HEIGHT", 240)
+    monkeypatch.setattr(lerobot_data, "WIDTH", 320)
+    paths = []
+    for name, length in (("small", 100), ("large", 600)):  # of 23 and of 138 MB
+        lengths = (length // 2,) * 2
+        paths += [write_v3(tmp_path / name, video=video, lengths=lengths, files=((0, 1),), row_group=length)]
+        paths += [tmp_path / f"{name}.zarr"]
+    command = [sys.executable, "-c", MEMORY, *map(str, paths)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    small, large = (int(line.split()[1]) for line in result.stdout.splitlines() if line.startswith("peak"))
+    assert len(DemonstrationStore.open(paths[-1])) == 2
+    assert large - small < 50_000, (small, large)  # kB

@@ -1,5 +1,6 @@
 """Small data sets in the published layouts of LeRobot, written here file by file from their descriptions."""
 
+import functools
 import io
 import json
 from fractions import Fraction
@@ -22,10 +23,10 @@ COUNTED = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 
 
 def picture(number):
-    """A smooth image (H, W, 3) whose brightness says its number, 0 .. 36."""
+    """A smooth image (H, W, 3) whose brightness says its number, 0 .. 36; then they repeat."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     base = np.stack([x, y, x + y], -1) * 0.3
-    return (base + 6 * number).astype(np.uint8)
+    return (base + 6 * (number % 37)).astype(np.uint8)
 
 
 def number_of(image):
@@ -44,6 +45,13 @@ def vectors(index, length):
         "next.reward": rng.random(length).astype(np.float32),
         "next.success": np.arange(length) == length - 1 - 100 * (index % 2),
     }
+
+
+@functools.cache
+def encoded(number, size):
+    """A picture in PNG; some tests need very many. size: of the pictures now."""
+    assert size == (HEIGHT, WIDTH)
+    return png(picture(number))
 
 
 def png(image):
@@ -90,7 +98,10 @@ def table(index, length, start, *, video):
     """The rows of an episode. Its pictures have the numbers of its steps, counted over all episodes."""
     columns = dict[str, object]()
     if not video:
-        rows = [{"bytes": png(picture(start + step)), "path": f"frame-{step}.png"} for step in range(length)]
+        rows = [
+            {"bytes": encoded((start + step) % 37, (HEIGHT, WIDTH)), "path": f"frame-{step}.png"}
+            for step in range(length)
+        ]
         columns["observation.images.top"] = pa.array(rows, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
     for name, values in vectors(index, length).items():
         kind = pa.from_numpy_dtype(values.dtype)
