@@ -1,4 +1,4 @@
-"""`recede convert`: make a demonstration store of a data set in the format of another library."""
+"""`recede convert`: make a demonstration store of a data set in the format of another library, or the reverse."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..version import __version__
 if TYPE_CHECKING:
     from ..datasets.demonstrations import Demonstrations
     from ..datasets.formats.interface import ForeignDataset
+    from ..datasets.formats.lerobot_comparison import Agreement
     from ..datasets.mapping import DatasetMapping
 
 
@@ -21,6 +22,9 @@ def run(config: ConvertConfig) -> None:
     """Describe the data set and propose a mapping, convert it, or verify an earlier conversion."""
     from ..datasets.formats.recognising import open_foreign
 
+    if config.to is not None:
+        _export(config)
+        return
     dataset = open_foreign(config.source)
     if config.out is None:
         _describe(config, dataset)
@@ -134,7 +138,7 @@ def _convert(config: ConvertConfig, dataset: ForeignDataset) -> None:
     mapping = _mapping(config, dataset)
     dataset = evened(dataset, mapping)
     demonstrations = _converted(dataset, mapping, config.episodes)
-    if config.mapping is None:
+    if config.mapping is None and dataset.noted_mapping is None:
         print(f"nobody has said how {dataset.path} is to be read, so this is guessed:")
         print("\n".join(_guesses(mapping)))
     _print_resampling(dataset)
@@ -230,4 +234,45 @@ def _verify(config: ConvertConfig, dataset: ForeignDataset) -> None:
     streams = len(store.specification.streams)
     print(
         f"verified: {len(store)} episodes of {store.path} hold in {streams} streams exactly what {dataset.path} holds"
+    )
+
+
+def _export(config: ConvertConfig) -> None:
+    """Write a store as a data set of LeRobot, or compare it with an earlier one."""
+    from ..datasets.copying import source_digest
+    from ..datasets.formats.lerobot_comparison import compare
+    from ..datasets.formats.lerobot_export import export, exported
+    from ..datasets.opening import open_demonstrations
+
+    out = Path(str(config.out))
+    demonstrations = open_demonstrations(config.source, episodes=config.episodes)
+    features = exported(demonstrations.specification, video=config.video)
+    if config.verify:
+        agreements = compare(demonstrations, out)
+    else:
+        if out.exists() or out.is_symlink():
+            raise ValueError(f"out={out} exists already: give another out=, or add verify=true to compare it")
+        check_writable(out.parent)
+        for feature in features:
+            if feature.dtype not in ("image", "video", feature.stream.dtype):
+                stream = feature.stream
+                print(f"{stream.name}: {stream.dtype} is written as {feature.dtype}, which holds the same values")
+        if not (rate := 1 / demonstrations.specification.control_dt).is_integer():
+            print(f"fps is {rate:g}: tools of LeRobot may expect a whole number")
+        source = {"path": config.source, "sha256": source_digest(demonstrations)}
+        provenance = {"command": command_line("convert", config), "version": __version__, "source": source}
+        agreements = export(demonstrations, out, video=config.video, provenance=provenance)
+    print(
+        f"{len(demonstrations)} episodes, {demonstrations.num_steps} steps in {out}: every "
+        f"{'stream' if not agreements else 'vector'} was read back and is what {config.source} holds"
+    )
+    print("".join(f"{_agreement(agreement)}\n" for agreement in agreements), end="")
+    if not config.verify:
+        print(f"next: {shown('convert', str(out), out=f'data/{out.resolve().name}.zarr')}")
+
+
+def _agreement(agreement: Agreement) -> str:
+    return (
+        f"{agreement.stream}: the video differs from the images, PSNR {agreement.psnr:.1f} dB over all frames, "
+        f"{agreement.worst:.1f} dB in the worst (episode {agreement.episode}, step {agreement.step})"
     )

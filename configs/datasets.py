@@ -192,19 +192,29 @@ is jpeg, which would lose again."""
         return self.source if isinstance(self.source, list) else [self.source]
 
 
+WRITTEN = ("lerobot",)
+"""The formats of other libraries that are written."""
+
+
 @dataclass(kw_only=True)
 class ConvertConfig(CommandConfig):
-    """Make a demonstration store of a data set in the format of another library.
+    """Make a demonstration store of a data set in the format of another library, or the reverse.
 
     Every stream is read back and compared. Without `out` the data set is described, and a mapping is proposed: a file
     that says which column is which stream, in which units, and what the action means. The same command goes on with an
     interrupted conversion.
+
+    With `to` the source is a store, and out a data set of that format, which is written whole or not at all.
     """
 
     source: PathName
-    """File or folder of the data set. Its format is recognised."""
+    """File or folder of the data set, whose format is recognised; with to, a store."""
     out: PathName | None = None
     """Folder of the new store, which must not exist. null describes the source and proposes a mapping."""
+    to: str | None = None
+    """Format of out, for a source that is a store: lerobot (v3.0). null makes a store."""
+    video: bool = False
+    """With to, whether images become H.264 videos, which are lossy. false keeps them as PNG, which is lossless."""
     mapping: PathName | None = None
     """File of the mapping. Without out, the proposal is written to it if it does not exist. null is the proposal."""
     rate: float | None = None
@@ -221,6 +231,17 @@ class ConvertConfig(CommandConfig):
         positive(self, "rate")
         if self.verify and self.out is None:
             raise ValueError("verify=true compares a store with its source: give the store as out=")
+        if self.to is None:
+            if self.video:
+                raise ValueError("video=true is for a data set of another library: add to=lerobot, or leave it out")
+            return
+        if self.to not in WRITTEN:
+            raise ValueError(f"to must be one of {', '.join(WRITTEN)}, got {self.to!r}: {nearest(self.to, WRITTEN)}")
+        if self.out is None:
+            raise ValueError(f"to={self.to} writes a data set: give its folder as out=")
+        for name, unset in {"mapping": None, "rate": None, "images": "png"}.items():
+            if getattr(self, name) != unset:
+                raise ValueError(f"{name} is for making a store: leave it out with to={self.to}")
 
 
 @dataclass(kw_only=True)

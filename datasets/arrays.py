@@ -74,7 +74,7 @@ def _remedy(path: Path) -> str:
     if path.is_file() and path.suffix in (".hdf5", ".h5"):
         return f"it is a file of HDF5, so make a store of it: recede convert {path.name} out=STORE"
     if (path / "meta" / "info.json").is_file():
-        return f"it seems to be a data set of LeRobot, which is not read, so {own}"
+        return f"it seems to be a data set of LeRobot, so make a store of it: recede convert {path} out=STORE"
     if stores := sorted(file.parents[1] for name in (".zgroup", "zarr.json") for file in path.glob(f"*/data/{name}")):
         return f"did you mean {stores[0]}?"
     return enclosing_store(path) or "name the folder of a store"

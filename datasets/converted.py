@@ -41,9 +41,9 @@ class Converted(Demonstrations):
 
     @property
     def episode_facts(self) -> Sequence[EpisodeFacts]:
-        """(n,): the facts of each episode, which also note what the action is."""
+        """(n,): the facts of each episode, which also note what the action is, unless that was noted before."""
         action = MAKERS[self.mapping.action.of]
-        return [replace(facts, notes={**facts.notes, "action": action}) for facts in self.dataset.episode_facts]
+        return [replace(facts, notes={"action": action, **facts.notes}) for facts in self.dataset.episode_facts]
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Steps start .. stop of a stream, over all episodes in turn: (stop - start, *shape), in the stream's dtype.

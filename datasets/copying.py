@@ -132,7 +132,7 @@ def _copied(
     lossy = {stream.name for stream in demonstrations.specification.streams if stream.is_image and images == "jpeg"}
     with ExitStack() as stack:
         writer = stack.enter_context(store.begin()) if index == len(store) else None
-        for piece in _pieces(demonstrations, index):
+        for piece in pieces(demonstrations, index):
             for name, rows in piece.items():
                 hashes[name].update(np.ascontiguousarray(as_jpeg(rows) if name in lossy else rows).data)
             if writer is not None:
@@ -145,7 +145,7 @@ def _copied(
 def _differing(store: DemonstrationStore, index: int, expected: Mapping[str, str]) -> list[str]:
     """The streams of an episode of the store that do not have these digests."""
     hashes = {name: hashlib.sha256() for name in expected}
-    for piece in _pieces(store, index):
+    for piece in pieces(store, index):
         for name, rows in piece.items():
             hashes[name].update(np.ascontiguousarray(rows).data)
     return [name for name, content in hashes.items() if content.hexdigest() != expected[name]]
@@ -165,7 +165,7 @@ def _check_episodes(store: DemonstrationStore, demonstrations: Demonstrations, f
             )
 
 
-def _pieces(demonstrations: Demonstrations, index: int) -> Iterator[dict[str, NDArray[Any]]]:
+def pieces(demonstrations: Demonstrations, index: int) -> Iterator[dict[str, NDArray[Any]]]:
     """An episode in pieces of `PIECE_BYTES` or of a step: name -> (L, *shape)."""
     streams = demonstrations.specification.streams
     step_bytes = sum(stream.size * np.dtype(stream.dtype).itemsize for stream in streams)

@@ -222,8 +222,10 @@ def stream_name(key: str) -> str:
 def propose(dataset: ForeignDataset, *, rate: float | None = None) -> dict[str, Any]:
     """A mapping of every column that a policy could use, as the content of a file. `UNSET` stands for what is unknown.
 
-    rate: instead of that of the data set, Hz.
+    A mapping that the data set keeps is proposed as it is. rate: instead of that of the data set, Hz.
     """
+    if dataset.noted_mapping is not None:
+        return {**dataset.noted_mapping} | ({} if rate is None else {"rate": rate})
     observations, actions, left_out = dict[str, StreamMapping](), list[Column](), dict[str, str]()
     for column in dataset.columns:
         reason = _unusable(column) if column.role in (OBSERVATION, ACTION) else column.role

@@ -99,6 +99,11 @@ class ForeignDataset(ABC):
         del key, episode
 
     @property
+    def noted_mapping(self) -> Mapping[str, Any] | None:
+        """The content of a mapping that the data set keeps, if it was written from a store; None if there is none."""
+        return None
+
+    @property
     def episode_facts(self) -> Sequence[EpisodeFacts]:
         """(n,): what is noted of each episode: task, sentence, outcome, operator, notes."""
         return [UNKNOWN] * len(self.episode_lengths)

@@ -278,7 +278,7 @@ def test_data_in_other_forms_is_named_with_the_step_that_helps(tmp_path):
     for path, remedy in [
         (zipped, r"unzip it first \(unzip buffer.zarr.zip"),
         (tmp_path / "demos.hdf5", "HDF5, so make a store of it: recede convert demos.hdf5"),
-        (tmp_path / "lerobot", "LeRobot, which is not read, so record"),
+        (tmp_path / "lerobot", "LeRobot, so make a store of it: recede convert"),
         (tmp_path / "unpacked", f"did you mean {tmp_path}/unpacked/buffer"),
     ]:
         with pytest.raises(ValueError, match=rf"{path}: not a zarr group .*{remedy}"):
