@@ -40,6 +40,7 @@ class Scene:
         self._env = RunningEnv(partial(task.make, render_mode="rgb_array"), task.specification)
         self._place = (-1, -1)  # the episode and the step that the simulation is in
         self._observation: Observation = {}
+        self._read: tuple[int, dict[str, NDArray[Any]]] = -1, {}  # an episode, and its vectors
         self._shape = (1, 1)
         self.fault = ""
         """Why there is no picture."""
@@ -79,8 +80,15 @@ class Scene:
         self._env.close()
 
     def _row(self, name: str, episode: int, step: int) -> NDArray[Any]:
-        place = self._demonstrations.bounds(episode)[0] + step
-        return self._demonstrations.read(name, place, place + 1)[0]
+        """A step of a stream. The vectors of an episode are read once."""
+        start, stop = self._demonstrations.bounds(episode)
+        if self._demonstrations.stream(name).is_image:
+            return self._demonstrations.read(name, start + step, start + step + 1)[0]
+        if self._read[0] != episode:
+            self._read = episode, {}
+        if name not in self._read[1]:
+            self._read[1][name] = self._demonstrations.read(name, start, stop)
+        return self._read[1][name][step]
 
     def _go_to(self, episode: int, step: int) -> None:
         seed = int(self._demonstrations.episode_seeds[episode])

@@ -13,7 +13,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,8 +24,10 @@ from ...datasets.led import led_steps
 from ...datasets.quality import idle_steps
 from ...datasets.selection import Selected, facts_of_episodes
 from ...specification import Stream
-from .foresight import Foresight
-from .scene import Scene
+
+if TYPE_CHECKING:  # neither torch nor a simulation is loaded for demonstrations alone
+    from .foresight import Foresight
+    from .scene import Scene
 
 Answer: TypeAlias = dict[str, Any]
 
