@@ -21,7 +21,7 @@ from .showing import Answer, Pictures, Showing
 FIRST = 3
 """So many episodes are written if none are chosen."""
 
-SMALL = Pictures(side=240, quality=70, exact=0)
+SMALL = Pictures(side=320, quality=75, exact=0)
 """The pictures of such a page."""
 
 MOST_PICTURES_HZ = 10.0

@@ -133,6 +133,9 @@ def test_the_fan_is_drawn_when_the_cursor_rests_and_goes_when_it_moves(page):
     shows(page, "document.querySelectorAll('#acted .chunk').length === 6")  # three of each dimension
     first = page.locator("#acted [data-label=x] .chunk").first.get_attribute("d")
     assert re.findall(r"[ML](-?\d+)", first) == ["-1", "0", "1", "2"]  # from the oldest observed step on
+    paths = page.locator("#acted path").evaluate_all("paths => paths.map(path => path.getAttribute('d'))")
+    heights = [float(number) for path in paths for number in re.findall(r" (-?[\d.]+)", path)]
+    assert 0 <= min(heights) < max(heights) <= 1  # the scale grows with what the policy would do
     page.keyboard.press("ArrowRight")
     shows(page, "fan && fan.step === 1")
     assert chunks.count() == 6
