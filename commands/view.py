@@ -104,15 +104,13 @@ def _datasets(config: ViewConfig, manifest: Mapping[str, Any]) -> list[str]:
 
 
 def _demonstrations(folders: Sequence[str], task: Task | None, config: ViewConfig) -> Demonstrations:
-    """The chosen episodes of the folders in turn. Raises ValueError if there are none."""
+    """The episodes of the folders in turn, which the condition chooses in each. Raises ValueError if there are none."""
     from ..datasets.joined import Joined
     from ..datasets.opening import open_demonstrations
-    from ..datasets.selection import selected
 
-    is_needed = task is not None and (config.task is not None or bool(task.sources))
-    parts = [open_demonstrations(folder, task if is_needed else None) for folder in folders]
-    whole = parts[0] if len(parts) == 1 else Joined(parts, remedy="name one of them with dataset=")
-    demonstrations = selected(whole, config.episodes)
+    shown = task if task is not None and (config.task is not None or task.sources) else None
+    parts = [open_demonstrations(folder, shown, episodes=config.episodes) for folder in folders]
+    demonstrations = parts[0] if len(parts) == 1 else Joined(parts, remedy="name one of them with dataset=")
     if not len(demonstrations):
         raise ValueError(f"{folders[0]} has no episodes to see: record some first")
     return demonstrations

@@ -98,8 +98,9 @@ class Viewer:
         executor = self._thinking if question.keys() & {*SLOW} else self._reading
         try:
             answer = await self._in(executor, answered, self._showing, question)
-        except (ValueError, OSError) as error:  # such as a damaged file
-            answer = {"kind": "fault", "question": next(iter(question), ""), "text": str(error)}
+        except Exception as error:  # a damaged file, or whatever a policy or a format of the user raises
+            text = str(error) if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: {error}"
+            answer = {"kind": "fault", "question": next(iter(question), ""), "text": text}
         with contextlib.suppress(self._closed):
             await connection.send(json.dumps(answer))
 

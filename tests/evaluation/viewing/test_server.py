@@ -132,6 +132,24 @@ def test_so_many_pages_may_be_open_and_a_closed_one_makes_room(address, monkeypa
             raise AssertionError("no place became free")
 
 
+class Broken:
+    """A policy with a fault."""
+
+    def described(self):
+        return {"name": "broken", "samples": 1, "observation": 1, "prediction": 1, "action": 1}
+
+    def chunks(self, episode, step):
+        return {}["weights"]
+
+
+def test_a_policy_that_breaks_says_so_and_the_page_goes_on(seen_store):
+    showing = Showing(demonstrations=seen_store, name="seen", foresight=Broken())
+    with served(showing) as address, opened(address) as socket:
+        answer(socket)
+        assert ask(socket, fan=[0, 1]) == {"kind": "fault", "question": "fan", "text": "KeyError: 'weights'"}
+        assert ask(socket, images=[0, 1])["kind"] == "images"
+
+
 class Slow:
     """A policy that thinks until it is told to stop."""
 
