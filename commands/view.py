@@ -118,7 +118,7 @@ def _demonstrations(folders: Sequence[str], task: Task | None, config: ViewConfi
 
 def _usual(name: Any) -> Task | None:
     """A task that comes with recede; None for any other, because no file decides what is imported."""
-    return load_task(name) if name in TASKS else None
+    return load_task(name) if isinstance(name, str) and name in TASKS else None
 
 
 def _scene(config: ViewConfig, task: Task | None, demonstrations: Demonstrations) -> tuple[Scene | None, list[str]]:

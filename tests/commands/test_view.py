@@ -88,19 +88,32 @@ def test_bad_input_is_one_line_and_leaves_nothing(recede, reaches, trained, demo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_whose_demonstrations_are_gone_names_the_remedy(recede, trained, tmp_path):
-    run = Path(shutil.copytree(trained, tmp_path / "run"))
+def noting(trained, folder, dataset):
+    """A copy of a run that notes other demonstrations."""
+    run = Path(shutil.copytree(trained, folder))
     policy = resolve_checkpoint(run) / "policy.json"
+    noted = {name: value for name, value in read_json(policy).items() if name != DIGEST}
+    write_json_with_digest(policy, noted | {"dataset": dataset})
+    return run
+
+
+def test_a_run_whose_demonstrations_are_gone_names_the_remedy(recede, trained, tmp_path):
     for dataset, words in (
         (str(tmp_path / "gone.zarr"), f"was trained on {tmp_path / 'gone.zarr'}, which does not exist here"),
-        ([str(tmp_path / "gone.zarr"), str(run)], "gone.zarr, which does not exist here"),
+        ([str(trained), str(tmp_path / "gone.zarr")], "gone.zarr, which does not exist here"),
         (None, "notes no demonstrations"),
     ):
-        noted = {name: value for name, value in read_json(policy).items() if name != DIGEST}
-        write_json_with_digest(policy, noted | {"dataset": dataset})
-        line = recede("view", run).line
+        line = recede("view", noting(trained, tmp_path / str(len(words)), dataset)).line
         assert words in line
         assert "name the demonstrations with dataset=" in line
+
+
+def test_a_run_of_several_datasets_shows_the_chosen_episodes_of_each(recede, trained, reaches, tmp_path):
+    other = shutil.copytree(reaches, tmp_path / "other.zarr")
+    run, page = noting(trained, tmp_path / "run", [str(reaches), str(other)]), tmp_path / "page.html"
+    result = recede("view", run, f"out={page}", "episodes=episode=3", "samples=1", "device=cpu")
+    assert result.status == 0, result.err
+    assert [row["number"] for row in content(page)[0]["episodes"]] == [3, 3]
 
 
 def test_without_websockets_only_a_page_to_send_can_be_made(recede, reaches, tmp_path, monkeypatch):

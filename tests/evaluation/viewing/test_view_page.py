@@ -145,6 +145,15 @@ def test_the_fan_is_drawn_when_the_cursor_rests_and_goes_when_it_moves(page):
     assert chunks.count() == 0
 
 
+def test_the_line_of_a_long_episode_keeps_its_extremes(page):
+    entry = "{rows, index: 1, stream: {labels: ['x', 'y']}, low: -2, high: 2}"
+    spikes = "const rows = new Float32Array(100000); rows[2 * 31234 + 1] = 1; rows[2 * 40001 + 1] = -1;"
+    path = page.evaluate(f"() => {{ {spikes} return pathOf({entry}); }}")
+    points = dict(point.split() for point in re.split("[ML]", path)[1:])
+    assert len(points) <= 2000
+    assert (float(points["31234"]), float(points["40001"])) == (0.25, 0.75)
+
+
 def test_no_text_of_a_store_becomes_an_element(page, showing, tmp_path):
     assert ATTACK in page.locator("#list").inner_text()
     page.locator("#list button").nth(1).click()
