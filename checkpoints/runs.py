@@ -114,6 +114,13 @@ def existing(folder: Path) -> Path:
     return folder
 
 
+def holds_policy(folder: Path) -> bool:
+    """Whether a folder is a run, a checkpoint or an exported folder."""
+    return (folder / "checkpoints").is_dir() or any(
+        (folder / name).is_file() for name in ("policy.json", "engine.json")
+    )
+
+
 def resolve_checkpoint(folder: Path, which: str = "last") -> Path:
     """The folder itself if it is a checkpoint; the "last" or "best" checkpoint if it is a run.
 

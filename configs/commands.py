@@ -7,7 +7,7 @@ from typing import Any
 
 from .checkpoints import ExportConfig, ImportCheckpointConfig
 from .choices import CHOICES, MANY
-from .datasets import CollectConfig, ConvertConfig, DownloadConfig, EditConfig, InspectConfig
+from .datasets import CollectConfig, ConvertConfig, DownloadConfig, EditConfig, InspectConfig, ViewConfig
 from .deployment import CheckConfig, ControlConfig, ServeConfig
 from .evaluation import CompareConfig, EvaluateConfig, ReplayConfig
 from .guiding import TrainClassifierConfig
@@ -42,6 +42,9 @@ COMMANDS = {
     ),
     "inspect": Command(
         InspectConfig, "describe demonstrations: streams, ranges, faults, quality", "Demonstrations", "dataset"
+    ),
+    "view": Command(
+        ViewConfig, "see demonstrations in a browser, and what a policy would do in them", "Demonstrations", "source"
     ),
     "edit": Command(EditConfig, "make a new store: keep, cut, merge, rename, relabel", "Demonstrations", "source"),
     "replay": Command(ReplayConfig, "apply recorded actions in simulation and compare", "Demonstrations"),

@@ -1,4 +1,4 @@
-"""The configurations of `recede collect`, `inspect`, `edit`, `convert` and `download`."""
+"""The configurations of `recede collect`, `inspect`, `view`, `edit`, `convert` and `download`."""
 
 from __future__ import annotations
 
@@ -48,6 +48,12 @@ class CollectConfig(CommandConfig):
         check_randomise(self)
 
 
+MOST_SAMPLES = 1000
+"""Most chunks that a page shows in a step."""
+
+MOST_MB = 1000.0
+"""Largest page, MB: a browser needs several times as much memory."""
+
 PICTURES = (".png", ".jpg", ".svg", ".pdf")
 """What the name of a picture may end in."""
 
@@ -95,6 +101,65 @@ The quality page has the same name with .html."""
             )
         if not self.augment and (self.crop is not None or self.augmentation != AugmentationConfig()):
             raise ValueError("crop and augmentation need augment=true: add it, or leave them out")
+
+
+@dataclass(kw_only=True)
+class ViewConfig(CommandConfig):
+    """See demonstrations in a browser: every stream and camera on one time line, and what a policy would do there.
+
+    It serves a page to this machine until Ctrl-C, or writes a page that can be sent to somebody.
+    """
+
+    "Demonstrations"
+
+    source: PathName
+    """Folder of a demonstration store, or of a replay buffer of Diffusion Policy; or a run, a checkpoint or an exported
+folder, whose policy then shows what it would do in every step."""
+    dataset: PathName | None = None
+    """For a policy, the demonstrations to see. null takes those that it was trained on."""
+    episodes: str | None = None
+    """Which episodes, as in "outcome=success and operator!=script". null takes all; of a page to send, the first 3."""
+    task: str | None = None
+    """Task whose scene the page shows, and which a replay buffer needs. null takes the one that the policy or the
+episodes name, if it comes with recede."""
+    scene: bool = True
+    """Whether the simulation of the task shows the scene."""
+
+    "Policy"
+
+    checkpoint: str = "last"
+    """Checkpoint of a run: last or best."""
+    samples: int = 16
+    """Chunks that are sampled in a step."""
+    seed: int = 0
+    """Seed of their noise, which is the same in every step."""
+    text_encoder: PathName | None = None
+    """Folder of the text encoder, if it was moved since the training."""
+    device: str = "auto"
+    """Device of torch, such as cpu or cuda:0. auto takes a GPU if there is one."""
+
+    "Page"
+
+    port: int = 8771
+    """TCP port of the page, which only this machine can reach. 0 takes a free one."""
+    out: PathName | None = None
+    """File of a page to send, as page.html, which needs no network and no other file. null serves the page instead."""
+    most_mb: float = 20.0
+    """Largest page to send, in MB."""
+
+    def __post_init__(self) -> None:
+        condition(self, "episodes")
+        positive(self, "samples", most=MOST_SAMPLES)
+        positive(self, "most_mb", most=MOST_MB)
+        not_negative(self, "seed", most=LARGEST_SEED)
+        if self.checkpoint not in ("last", "best"):
+            raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
+        if not 0 <= self.port <= 65535:
+            raise ValueError(f"port must be between 0 and 65535, got {self.port}")
+        if self.out is not None and not self.out.lower().endswith(".html"):
+            raise ValueError(
+                f"out must be the file of a page, which ends in .html, got {self.out!r}: give its whole name"
+            )
 
 
 @dataclass(kw_only=True)

@@ -28,7 +28,7 @@ from ..execution.interface import Execution
 from ..policy.engines.eager import as_engine
 from ..policy.engines.interface import Engine
 from ..policy.interface import Policy
-from ..policy.requests import Request, batch
+from ..policy.requests import History, Request, batch
 from .episode import Arena, Chunks, Filmed, Outcome
 from .intervals import wilson
 from .view import Embed, view_of
@@ -227,6 +227,13 @@ def predict(
         for place, index in enumerate(indices):  # drops the padding
             answers[index] = Predicted(chunks[place], {name: float(row[place]) for name, row in numbers.items()})
     return [answers[index] for index in range(len(requests))]
+
+
+def sample_chunks(engine: Engine, history: History, *, count: int, seed: int) -> np.ndarray:
+    """(N, Tp, Da): chunks from the same observations, each from noise of its own; one if the engine has no noise."""
+    count = count if engine.noise_shape[0] else 1
+    generator = torch.Generator().manual_seed(seed)
+    return np.stack([one.chunk for one in predict(engine, [Request(history)] * count, [generator] * count)])
 
 
 def _batches(requests: Sequence[Request], most: int) -> Generator[list[int]]:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
-from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +26,7 @@ from ..robots.filming import CAPTION, MOST_BYTES, film, film_layouts, picture_la
 from ..robots.interface import Reading, Robot
 from ..robots.simulated import SimulatedRobot
 from ..specification import Specification
+from ..web.access import Access, listen
 from .axes import axis_names
 from .interface import Order, Status
 from .web import NO_MESSAGES, Shown, Site, answer_layouts, serve, status_layouts
@@ -76,17 +76,9 @@ class Browser:
 
     def start(self) -> None:
         """Serve the page and print its address. Raises ConnectionError if nothing can listen there."""
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        try:
-            listening = socket.create_server((self.host, self.port), family=family)
-        except OSError as error:
-            raise ConnectionError(
-                f"the page cannot be served at {self.host}, port {self.port} ({error.strerror or error}): choose "
-                "another one with input.port=..., or input.port=0 for a free one"
-            ) from None
-        port = listening.getsockname()[1]
-        name = f"[{self.host}]" if ":" in self.host else self.host
-        self.address = f"http://{name}:{port}/" + (f"?token={quote(self.token, safe='')}" if self.token else "")
+        access = Access(host=self.host, token=self.token, printer="the recording", purpose="drive the robot")
+        listening = listen(self.host, self.port, key="input.port")
+        self.address = access.address(listening.getsockname()[1])
         size = len(self.axes)
         pictures = picture_layouts(size)
         shown, taken = connected(pictures, NO_MESSAGES)
@@ -94,8 +86,7 @@ class Browser:
             axes=self.axes,
             streams=self._shown,
             task=self._robot.task.name if isinstance(self._robot, SimulatedRobot) else "",
-            host=self.host,
-            token=self.token,
+            access=access,
         )
         with listening, shown, taken:
             self._web = Child(serve, status_layouts(), answer_layouts(size), listening, taken, site)

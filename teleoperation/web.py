@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import json
 import math
 import socket
@@ -28,6 +27,8 @@ import numpy as np
 
 from ..realtime import Channel, Layouts
 from ..robots.filming import picture_layouts
+from ..web.access import Access
+from ..web.look import with_look
 from .interface import ORDERS
 
 POLL_S = 0.005
@@ -51,20 +52,7 @@ MESSAGE_BYTES, TEXT_BYTES, STATUS_BYTES = 4096, 1000, 8000
 TAKEN, LOST, BAD = 4001, 4002, 4003
 """Codes of a closed connection: another page holds the hands; another page took them; a message was wrong."""
 
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
-"""Names of this machine, by which alone a page without a token may be asked for."""
-
 PAGE = Path(__file__).with_name("page.html")
-
-HEADERS = {
-    "Content-Type": "text/html; charset=utf-8",
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "X-Frame-Options": "DENY",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "img-src blob: data:; connect-src 'self'; frame-ancestors 'none'",
-}
-"""Headers of the page: it loads nothing from elsewhere, and no other page may hold it in a frame."""
 
 NO_MESSAGES: Layouts = {"none": np.dtype([])}
 """For the direction of a channel in which nothing is sent."""
@@ -94,7 +82,7 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """What the page shows, and who may see it."""
+    """What the page shows, and to whom."""
 
     axes: tuple[str, ...]
     """Names of the dimensions of the action."""
@@ -102,25 +90,8 @@ class Site:
     """The streams whose values the page lists."""
     task: str
     """Name of a simulated task."""
-    host: str
-    """Where the page is served."""
-    token: str | None
-    """What the address of the page must hold; None for none."""
-
-    def refusal(self, path: str, host: str, origin: str | None, *, is_socket: bool) -> tuple[int, str]:
-        """The status and the reason if a request is refused; (0, "") otherwise. host, origin: of its headers."""
-        address = urlsplit(path)
-        if self.token is not None:
-            tokens = parse_qs(address.query).get("token", [""])
-            if not hmac.compare_digest(tokens[0].encode(errors="replace"), self.token.encode()):
-                return 401, "this page needs its token: open the address that the recording has printed\n"
-        elif urlsplit(f"//{host}").hostname not in (*LOOPBACK, self.host):
-            return 403, "this page is served to this machine alone: open the address that the recording has printed\n"
-        if is_socket and (origin is None or urlsplit(origin).netloc != host):
-            return 403, "only the page itself may drive the robot\n"
-        if address.path != ("/socket" if is_socket else "/"):
-            return 404, "not found: only the page itself exists\n"
-        return 0, ""
+    access: Access
+    """Who may see it."""
 
 
 def serve(channel: Channel, listening: socket.socket, pictures_end: socket.socket, site: Site) -> None:
@@ -283,19 +254,4 @@ class Web:
 
     def _admit(self, connection: Any, request: Any) -> Any:
         """Answer a request for the page, or refuse it; None lets a socket be opened."""
-        headers = request.headers
-        is_socket = bool(headers.get_all("Upgrade"))
-        host, origins = ",".join(headers.get_all("Host")), headers.get_all("Origin")
-        status, why = self._site.refusal(
-            request.path, host, origins[0] if len(origins) == 1 else None, is_socket=is_socket
-        )
-        if status:
-            return connection.respond(status, why)
-        if is_socket:
-            return None
-        response = connection.respond(200, PAGE.read_text())
-        for name, value in HEADERS.items():
-            if name in response.headers:
-                del response.headers[name]
-            response.headers[name] = value
-        return response
+        return self._site.access.admit(connection, request, with_look(PAGE))

@@ -21,6 +21,7 @@ FLOORS = {
     ("files",): 0,
     ("realtime",): 0,
     ("version",): 0,
+    ("web",): 1,
     ("datasets",): 1,
     ("envs",): 1,
     ("policy", "denoising"): 1,
@@ -145,7 +146,7 @@ AT_THE_ROOT = {
     *(".gitignore", ".pre-commit-config.yaml", ".ci", "py.typed"),
     *("__init__.py", "__main__.py", "specification.py", "files.py", "realtime.py", "version.py"),
     *("policy", "datasets", "envs", "execution", "robots", "recording", "serving", "control"),
-    "teleoperation",
+    *("teleoperation", "web"),
     *("configs", "checkpoints", "evaluation", "training", "commands"),
     *("tests", "benchmarks", "docs"),
 }

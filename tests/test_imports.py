@@ -48,6 +48,8 @@ def test_the_light_half_loads_no_torch() -> None:
         "recede.policy.engines.folder",
         "recede.policy.engines.choice",
         "recede.evaluation.reports.control",
+        "recede.web.access",
+        *(f"recede.evaluation.viewing.{name}" for name in ("showing", "scene", "server", "one_file")),
     ]
     heavy = ["torch", "diffusers", "imageio", "matplotlib", "tensorboard", "gym_pusht", "pygame", "cv2", "transformers"]
     assert first_to_load(heavy, light) == {}

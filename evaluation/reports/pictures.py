@@ -178,12 +178,15 @@ def fan(
     """
     from tqdm import tqdm
 
+    from ..rollout import sample_chunks
+
     moments = [(outcome, chunk) for outcome in outcomes if outcome.frames for chunk in outcome.chunks]
     if not moments:
         raise ValueError("a fan needs a filmed episode, got none: add a seed to `filmed`")
 
     def sample(engine: Engine, moment: FilmedChunk) -> NDArray[np.float64]:
-        return np.stack([pixels(chunk) for chunk in _sample(engine, moment, num_samples, seed)])
+        chunks = sample_chunks(engine, moment.history, count=num_samples, seed=seed)
+        return np.stack([pixels(chunk) for chunk in chunks])
 
     first, *_ = engines.values()
     bar = tqdm(moments, desc="sample chunks", unit="moment", disable=not progress)
@@ -191,17 +194,6 @@ def fan(
     outcome, moment = moments[int(np.argmax(spreads))]
     points = {name: sample(engine, moment) for name, engine in engines.items()}
     return Fan(outcome.seed, moment.step, outcome.frames[moment.step], points, max(spreads))
-
-
-def _sample(engine: Engine, moment: FilmedChunk, num_samples: int, seed: int) -> list[NDArray[np.float32]]:
-    import torch
-
-    from ...policy.requests import Request
-    from ..rollout import predict
-
-    count = num_samples if engine.noise_shape[0] else 1
-    generator = torch.Generator().manual_seed(seed)
-    return [one.chunk for one in predict(engine, [Request(moment.history)] * count, [generator] * count)]
 
 
 def draw_fan(fan: Fan, names: Sequence[str] = ()) -> bytes:

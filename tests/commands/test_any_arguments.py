@@ -41,6 +41,7 @@ VALID = {
     "collect": ["task=toys:REACH", "out=collected.zarr", "episodes=1"],
     "download": ["pusht", "url=file:///nowhere", "out=downloaded.zarr"],
     "inspect": ["{reaches}", "out=picture.png"],
+    "view": ["nowhere", "out=seen.html"],
     "edit": ["{reaches}", "out=edited.zarr", "episodes=episode<1"],
     "convert": ["{arrays}", "out=converted.zarr", "rate=10", "images=png"],
     "replay": ["task=toys:REACH", "dataset={reaches}", "episodes=episode<1"],

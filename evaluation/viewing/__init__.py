@@ -1,0 +1,1 @@
+"""What a browser shows of demonstrations, and of what a policy would do in them."""
