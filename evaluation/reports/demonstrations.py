@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...datasets.demonstrations import Demonstrations
 from ...datasets.inspection import evenly_spaced
@@ -73,11 +75,55 @@ def draw_augmented(
         frame = torch.from_numpy(demonstrations.read(stream.name, step, step + 1))
         augmented = augmentation({stream.name: frame.expand(draws, 1, *stream.shape)}, generator)[stream.name][:, 0]
         for axis, image in zip(row, [frame[0], *augmented], strict=True):
-            shown = image[..., :3] if stream.shape[2] >= 3 else image[..., :1].expand(-1, -1, 3)
-            axis.imshow(shown.numpy(), interpolation="nearest")
+            axis.imshow(_shown(image.numpy()), interpolation="nearest")
         row[0].set_title(f"{stream.name}, step {step}: {stream.shape[0]} x {stream.shape[1]}", fontsize=7)
         row[1].set_title(f"augmented: {augmented.shape[1]} x {augmented.shape[2]}", fontsize=7)
     _save(figure, path)
+
+
+class Visible(NamedTuple):
+    """A frame of a camera, and what an encoder gets of it."""
+
+    camera: str
+    frame: NDArray[np.uint8]
+    """(H, W, C)."""
+    crop: tuple[int, int]
+    """(h, w) of the centre that is encoded."""
+    encoded: NDArray[np.uint8]
+    """(h', w', C): the crop, perhaps resized."""
+
+    @property
+    def share(self) -> float:
+        """The share of the frame's area that is encoded."""
+        return self.crop[0] * self.crop[1] / (self.frame.shape[0] * self.frame.shape[1])
+
+
+def draw_visible(cameras: Sequence[Visible], path: Path) -> None:
+    """Write a picture of each camera's frame, with the crop in it, beside what the encoder gets of it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    figure = Figure(figsize=(7, 3.5 * len(cameras)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for (left, right), entry in zip(figure.subplots(len(cameras), 2, squeeze=False), cameras, strict=True):
+        camera, frame, (h, w), encoded = entry
+        height, width = frame.shape[:2]
+        for axis, image in ((left, frame), (right, encoded)):
+            axis.set_axis_off()
+            axis.imshow(_shown(image), interpolation="nearest")
+        corner = (width - w) // 2 - 0.5, (height - h) // 2 - 0.5
+        left.add_patch(Rectangle(corner, w, h, fill=False, edgecolor="#ff6ac1", linewidth=2))
+        left.set_title(f"{camera}: {height} x {width}", fontsize=9)
+        right.set_title(
+            f"encoded: {entry.share:.0%} of its area, as {encoded.shape[0]} x {encoded.shape[1]}", fontsize=9
+        )
+    _save(figure, path)
+
+
+def _shown(image: NDArray[Any]) -> NDArray[Any]:
+    """An image (H, W, C) with three channels: its first three, or the first one in grey."""
+    return image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
 
 
 def _save(figure: Figure, path: Path) -> None:
