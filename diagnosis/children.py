@@ -13,7 +13,10 @@ from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple, TypeAlias
 
 from ..envs.faults import one_line
-from ..realtime import JOIN_S, end_with_parent
+from ..realtime import end_with_parent
+
+END_S = 10.0
+"""Seconds that a process has to end once it has answered; torch takes one or two."""
 
 Question: TypeAlias = Callable[..., Iterable[Any]]
 """What the child runs: importable there, and its answers can be pickled."""
@@ -44,11 +47,11 @@ def answers(question: Question, *arguments: Any, seconds: float) -> Iterator[Any
                 try:
                     is_last, value = ours.recv()
                 except EOFError:
-                    process.join(JOIN_S)
+                    process.join(END_S)
                     yield NoAnswer(f"it {_ended(process.exitcode)}{_last_line(Path(output.name))}")
                     return
                 if is_last:
-                    process.join(JOIN_S)
+                    process.join(END_S)
                     return
                 yield value
         finally:
@@ -58,7 +61,7 @@ def answers(question: Question, *arguments: Any, seconds: float) -> Iterator[Any
 
 def answer(question: Question, *arguments: Any, seconds: float) -> Any:
     """The only answer of a question, or `NoAnswer`."""
-    return next(answers(question, *arguments, seconds=seconds), NoAnswer("it returned nothing"))
+    return [*answers(question, *arguments, seconds=seconds), NoAnswer("it returned nothing")][0]
 
 
 def _serve(ours: Connection, output: str, question: Question, arguments: tuple[Any, ...]) -> None:

@@ -16,6 +16,10 @@ from ..datasets.normalisation import TOLERANCE
 from ..evaluation.surprise import compared
 from ..policy.engines.interface import Engine
 from ..specification import Stream
+from .report import Finding
+
+USELESS = 0.9
+"""An error of this share of that of the mean action, or more, says that nothing was learned."""
 
 
 class Errors(NamedTuple):
@@ -49,15 +53,22 @@ class Errors(NamedTuple):
         return {**table, "chunks": self.chunks}
 
 
-def measure_errors(engine: Engine, demonstrations: Demonstrations, *, windows: int, seed: int = 0) -> Errors:
-    """Predict `windows` chunks of each episode and compare. Raises ValueError if no episode is as long as Ta."""
-    action, actions = demonstrations.specification.action, demonstrations.read("action").astype(np.float64)
+def measure_errors(
+    engine: Engine, demonstrations: Demonstrations, whole: Demonstrations, *, windows: int, seed: int = 0
+) -> Errors:
+    """Predict `windows` chunks of each episode and compare.
+
+    whole: the demonstrations whose actions have the range and the mean, of which these are some. Raises ValueError if
+    no episode is as long as Ta.
+    """
+    action, actions = whole.specification.action, whole.read("action").astype(np.float64)
     span = np.ptp(actions, axis=0)
     span = np.where(span > TOLERANCE * np.abs(actions).max(axis=0).clip(min=1e-6), span, 0.0)
     middle, is_zero = actions.mean(axis=0), np.array([hold == "zero" for hold in action.hold] or False)
     sums, chunks = np.zeros((3, action.size)), 0
     for episode, step, predicted, recorded in compared(engine, demonstrations, seed=seed, windows=windows):
-        last = actions[max(step - 1, demonstrations.bounds(episode)[0])]
+        before = max(step - 1, demonstrations.bounds(episode)[0])
+        (last,) = demonstrations.read("action", before, before + 1).astype(np.float64)
         guesses = predicted, middle, np.where(is_zero, 0.0, last)
         sums += np.stack([np.abs(guess - recorded).mean(axis=0) for guess in guesses])
         chunks += 1
@@ -70,12 +81,24 @@ def measure_errors(engine: Engine, demonstrations: Demonstrations, *, windows: i
     return Errors(policy, mean, hold, span, chunks)
 
 
-def lines(errors: Errors, action: Stream) -> Iterator[str]:
-    """The errors of each dimension that moves, a line each."""
+def of_dimensions(errors: Errors, action: Stream) -> Iterator[Finding]:
+    """The error in each dimension that moves."""
     for index in np.flatnonzero(errors.is_moving).tolist():
         units = f" {action.units[index]}" if action.units else ""
         policy, span = errors.policy[index], errors.span[index]
-        yield (
+        what = (
             f"{action.label(index)}: {policy:.3g}{units}, {policy / span:.1%} of its range; holding the last action "
             f"errs by {errors.hold[index] / span:.1%}, the mean action by {errors.mean[index] / span:.1%}"
         )
+        if policy < USELESS * errors.mean[index]:
+            yield Finding("ok", what)
+        else:
+            yield Finding("note", what, "it has not learned this dimension")
+
+
+def in_words(errors: Errors) -> str:
+    """The errors over all dimensions that move, as shares of the ranges."""
+    policy, mean, hold = (errors.share(values) for values in (errors.policy, errors.mean, errors.hold))
+    return (
+        f"errs by {policy:.1%} of the ranges; holding the last action errs by {hold:.1%}, the mean action by {mean:.1%}"
+    )

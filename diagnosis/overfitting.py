@@ -13,6 +13,8 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..checkpoints.opening import load_policy
 from ..checkpoints.runs import read_metrics, resolve_checkpoint
 from ..configs.components.encoders import ResNetEncoderConfig
@@ -28,7 +30,7 @@ from ..policy.engines.eager import EagerEngine
 from ..specification import WORDS, Specification
 from ..training.loop import train
 from ..training.resuming import REMEDY
-from .errors import Errors, lines, measure_errors
+from .errors import Errors, in_words, measure_errors, of_dimensions
 from .report import Facts, Finding
 
 BATCH, CHUNKS = 32, 64
@@ -51,29 +53,42 @@ class Sources(NamedTuple):
     """Of the demonstrations."""
     task: str | None
     demonstrations: Demonstrations
-    """Of which the first episode is learned."""
+    """Of which the first episode is learned whose action moves."""
     run: str | None = None
     """Whose policy is trained anew; None trains a small one."""
 
 
 def look_at_overfitting(sources: Sources, facts: Facts, *, steps: int, device: str) -> Iterator[Finding]:
-    """Train on the first episode, and compare sampled chunks with its actions. Leaves nothing behind."""
+    """Train on the first episode that moves, and compare sampled chunks with its actions. Leaves nothing behind."""
     demonstrations = sources.demonstrations
-    number = int(demonstrations.episode_numbers[0])
+    index = _first_that_moves(demonstrations)
+    if index is None:
+        remedy = "choose others with episodes=, or record some that move"
+        yield Finding("problem", "the action is constant within every episode, so none has anything to learn", remedy)
+        return
+    number = int(demonstrations.episode_numbers[index])
     with scratch_folder(Path(gettempdir(), "recede-overfit")) as folder:
         config = _configuration(sources, number, steps=steps, device=device, out=str(folder / "run"))
         with redirect_stdout(io.StringIO()):  # its choices and its notes are not what was asked for
             train(config)
         policy, _ = load_policy(folder / "run")
         losses = [entry["loss"] for entry in read_metrics(folder / "run") if "loss" in entry]
-    episode = Selected(demonstrations, [0])
+    episode = Selected(demonstrations, [index])
     names = [stream.name for stream in policy.specification.observations]
-    errors = measure_errors(EagerEngine(policy), Observing(episode, names), windows=CHUNKS)
+    errors = measure_errors(EagerEngine(policy), Observing(episode, names), episode, windows=CHUNKS)
     action = policy.specification.action
     facts |= {"episode": number, "steps": steps, "losses": losses, "errors": errors.to_json(action)}
     yield _verdict(errors, number, steps, policy.specification)
-    for line in lines(errors, action):
-        yield Finding("ok", line)
+    yield from of_dimensions(errors, action)
+
+
+def _first_that_moves(demonstrations: Demonstrations) -> int | None:
+    """The first episode whose action is not constant."""
+    for index in range(len(demonstrations)):
+        actions = demonstrations.read("action", *demonstrations.bounds(index))
+        if (np.ptp(actions, axis=0) > 0).any():
+            return index
+    return None
 
 
 def _configuration(sources: Sources, episode: int, *, steps: int, device: str, out: str) -> TrainConfig:
@@ -123,11 +138,8 @@ def _settings_of(run: str) -> dict[str, Any]:
 
 
 def _verdict(errors: Errors, episode: int, steps: int, specification: Specification) -> Finding:
-    policy, mean, hold = (errors.share(values) for values in (errors.policy, errors.mean, errors.hold))
-    what = (
-        f"after {steps} steps on episode {episode} alone it errs by {policy:.1%} of the ranges; holding the last "
-        f"action errs by {hold:.1%}, the mean action by {mean:.1%}"
-    )
+    policy, mean = errors.share(errors.policy), errors.share(errors.mean)
+    what = f"after {steps} steps on episode {episode} alone it {in_words(errors)}"
     if policy <= LEARNED * mean:
         return Finding("ok", f"the pipeline can learn: {what}")
     again = f"try twice as many steps, steps={2 * steps}"

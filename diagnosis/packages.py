@@ -141,8 +141,6 @@ def _loading(names: Sequence[str], core: set[str], versions: dict[str, str | Non
                 remedy += f", or remove {place} if that is another package of this name" if place else ""
                 severity = "problem" if name in core else "warning"
                 yield Finding(severity, f"{name} cannot be loaded: {text}", remedy)
-            if not left:
-                break
     if not broken:
         yield Finding("ok", f"all {len(names)} packages can be loaded")
 

@@ -35,7 +35,7 @@ from ..specification import WORDS, Stream
 from ..training.resuming import Beyond, beyond
 from .children import NoAnswer, answer
 from .data import opened
-from .errors import Errors, lines, measure_errors
+from .errors import USELESS, Errors, in_words, measure_errors, of_dimensions
 from .report import Facts, Finding
 
 FEW, MANY = 0.01, 0.5
@@ -47,8 +47,8 @@ CLOSE = 1.25
 SMALL = 0.5
 """An encoder that gets less of an image's area than this may miss what matters."""
 
-USELESS, POOR = 0.9, 0.5
-"""Errors as shares of that of the mean action: from the first on nothing was learned, from the second on little."""
+POOR = 0.5
+"""An error of more than this share of that of the mean action says that little was learned."""
 
 CHUNKS = 8
 """Chunks of each episode on which errors are measured."""
@@ -191,33 +191,29 @@ def look_at_errors(trained: Trained, demonstrations: Demonstrations, facts: Fact
     count = min(len(fresh), MOST_EPISODES)
     chosen = [fresh[index] for index in np.linspace(0, len(fresh) - 1, count).astype(int)]
     engine, action = EagerEngine(trained.policy), demonstrations.specification.action
-    errors = measure_errors(engine, Selected(demonstrations, chosen), windows=CHUNKS)
+    errors = measure_errors(engine, Selected(demonstrations, chosen), demonstrations, windows=CHUNKS)
     facts |= {"episodes": count, "kind": kind, **errors.to_json(action)}
-    yield _overall(errors, f"{count} {kind}")
-    for line in lines(errors, action):
-        yield Finding("ok", line)
+    yield _overall(errors, f"{count} {'episode' if count == 1 else 'episodes'} {kind}")
+    yield from of_dimensions(errors, action)
 
 
 def _fresh(manifest: Mapping[str, Any], demonstrations: Demonstrations) -> tuple[list[int], str]:
-    """The episodes that the policy was not trained on, in words what they are; all episodes if there is none.
+    """The episodes that the policy was not trained on, what they are; all episodes if there is none.
 
     They are told by their content, so the demonstrations may have moved or grown.
     """
     split, everything = manifest.get("split"), list(range(len(demonstrations)))
     if split is None:
-        return everything, "episodes, perhaps learned"
+        return everything, "that it may have learned"
     held_out = set(manifest["held_out_episodes"])
     learned = {digest for index, digest in enumerate(split["sha256"]) if index not in held_out}
     fresh = [index for index, digest in enumerate(vector_digests(demonstrations)) if digest not in learned]
-    return (fresh, "episodes that it has not learned") if fresh else (everything, "episodes, all of them learned")
+    return (fresh, "that it has not learned") if fresh else (everything, "that it has learned")
 
 
 def _overall(errors: Errors, kind: str) -> Finding:
-    policy, mean, hold = (errors.share(values) for values in (errors.policy, errors.mean, errors.hold))
-    what = (
-        f"on {errors.chunks} chunks of {kind} it errs by {policy:.1%} of the ranges; holding the last action errs by "
-        f"{hold:.1%}, the mean action by {mean:.1%}"
-    )
+    policy, mean = errors.share(errors.policy), errors.share(errors.mean)
+    what = f"on {errors.chunks} chunks of {kind} it {in_words(errors)}"
     if not policy < USELESS * mean:
         remedy = "overfit=true says whether it can learn at all; if so, train longer, on more demonstrations"
         return Finding("problem", f"{what}: it is no better than the mean", remedy)
