@@ -23,18 +23,19 @@ MOST_FRAMES = 3
 """Lines of a user's own code that are shown of an error in it."""
 
 
-def compose_and_run(command: str, arguments: Sequence[str]) -> None:
-    """Compose the command's configuration and run it. A sweep has one configuration for every job."""
+def compose_and_run(command: str, arguments: Sequence[str]) -> int:
+    """Compose the command's configuration and run it; returns its exit status, the highest of all jobs of a sweep."""
     import_packages(requested_imports(arguments))  # they may add choices
-    run: Callable[[Any], None] = import_module(f".{command.replace('-', '_')}", __package__).run
-    configurations, failures = compose(command, arguments)
+    run: Callable[[Any], int | None] = import_module(f".{command.replace('-', '_')}", __package__).run
+    (configurations, failures), status = compose(command, arguments), 0
     for configuration in configurations:
         try:  # a failed job does not stop the others of a sweep
-            run(configuration)
+            status = max(status, run(configuration) or 0)
         except Exception as error:
             failures.append(error)
     if failures:
         raise failures[0] if len(failures) == 1 else ExceptionGroup(f"{len(failures)} jobs failed", failures)
+    return status
 
 
 def compose(command: str, arguments: Sequence[str]) -> tuple[list[Any], list[Exception]]:

@@ -1,6 +1,7 @@
 """The `recede` command line: `recede <command> [folder] key=value ...`.
 
 Every error that a user can correct is one line on stderr, with exit status 2. `HYDRA_FULL_ERROR=1` shows its traceback.
+The exit status 1 is that of a command that looked and saw a problem.
 Signal n ends a command with exit status 128 + n, after it has deleted its scratch files and said what it keeps.
 """
 
@@ -37,7 +38,7 @@ def _status(command: str, arguments: Sequence[str]) -> int:
     """Run a command and print its error, if it has one; returns its exit status."""
     is_verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
-        _run(command, arguments)
+        status = _run(command, arguments)
         sys.stdout.flush()
     except ReportedElsewhere:
         return 2
@@ -51,21 +52,21 @@ def _status(command: str, arguments: Sequence[str]) -> int:
         for message in messages:
             print(f"recede {command}: {message}", file=sys.stderr)
         return 2
-    return 0
+    return status
 
 
-def _run(command: str, arguments: Sequence[str]) -> None:
-    """Carry out a command or print its help. Raises ValueError if there is no such command."""
+def _run(command: str, arguments: Sequence[str]) -> int:
+    """Carry out a command or print its help; returns its exit status. Raises ValueError if there is no such command."""
     if command in ("-h", "--help", "help"):
         print(overview())
-        return
+        return 0
     if command == "--version":
         print(f"recede {__version__}")
-        return
+        return 0
     if command not in COMMANDS:
         raise ValueError(f"there is no command {command!r}: {nearest(command, COMMANDS)}")
     if "-h" in arguments or "--help" in arguments:
         import_packages(requested_imports(arguments))
         print(usage(command))
-    else:
-        compose_and_run(command, arguments)
+        return 0
+    return compose_and_run(command, arguments)

@@ -9,6 +9,7 @@ from .checkpoints import ExportConfig, ImportCheckpointConfig
 from .choices import CHOICES, MANY
 from .datasets import CollectConfig, ConvertConfig, DownloadConfig, EditConfig, InspectConfig, ViewConfig
 from .deployment import CheckConfig, ControlConfig, ServeConfig
+from .diagnosis import DoctorConfig
 from .evaluation import CompareConfig, EvaluateConfig, ReplayConfig
 from .guiding import TrainClassifierConfig
 from .notation import changed, default_of
@@ -34,6 +35,9 @@ class Command:
 
 COMMANDS = {
     "demo": Command(DemoConfig, "record, train, evaluate and report on the embedded task, in minutes", "Start here"),
+    "doctor": Command(
+        DoctorConfig, "say what works here and what does not: machine, store, run, robot", "Start here", "path"
+    ),
     "collect": Command(CollectConfig, "record demonstrations with a task's scripted expert", "Demonstrations"),
     "record": Command(RecordConfig, "record demonstrations that a person drives", "Demonstrations"),
     "download": Command(DownloadConfig, "download published demonstrations", "Demonstrations", "name"),

@@ -46,7 +46,7 @@ def open_group(path: str | Path, mode: str = "r") -> zarr.Group:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: check the path")
-    if not _is_group(path):
+    if not is_group(path):
         raise ValueError(f"{path}: not a zarr group (neither zarr.json nor .zgroup in it): {_remedy(path)}")
     try:
         store = LocalStore(path, read_only=mode == "r")
@@ -58,11 +58,12 @@ def open_group(path: str | Path, mode: str = "r") -> zarr.Group:
 
 def enclosing_store(path: Path) -> str:
     """What to do about a path within a store: name the store; empty if it lies within none."""
-    groups = [parent for parent in path.parents if _is_group(parent)]
+    groups = [parent for parent in path.parents if is_group(parent)]
     return f"it lies within {groups[-1]}, so name that" if groups else ""
 
 
-def _is_group(path: Path) -> bool:
+def is_group(path: Path) -> bool:
+    """Whether a folder is a zarr group, v2 or v3. Does not open it."""
     return any((path / name).is_file() for name in ("zarr.json", ".zgroup"))
 
 

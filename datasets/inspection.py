@@ -62,20 +62,27 @@ def _table_rows(stream: Stream, values: Statistics) -> list[str]:
 
 
 def warnings(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list[str]:
+    """What looks wrong, a sentence each; see `looks`."""
+    return [fault.text for fault in looks(demonstrations, action_horizon=action_horizon)]
+
+
+def looks(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list[Fault]:
     """What looks wrong: episodes too short to train on, still dimensions, jumps, NaN, values outside the limits, and
     all that `datasets.faults` finds in vectors and images.
 
-    Still dimensions are those of training (`datasets.normalisation`), but over all episodes.
+    Still dimensions are those of training (`datasets.normalisation`), but over all episodes. They and coarse ones have
+    a share of 0.
     """
     steps = demonstrations.episode_lengths
-    short, lines = np.flatnonzero(steps < action_horizon), list[str]()
+    short, shown = np.flatnonzero(steps < action_horizon), list[Fault]()
     if len(short):
-        lines.append(
+        text = (
             f"too short for the action horizon of {action_horizon} steps: {len(short)} of {len(steps)} episodes, the "
             f"first of them episode {demonstrations.episode_numbers[short[0]]} with {steps[short[0]]}; training leaves "
             "them out"
         )
-    return lines + [fault.text for fault in (*_step_faults(demonstrations), *faults(demonstrations))]
+        shown.append(Fault(len(short) / len(steps), text))
+    return [*shown, *_step_faults(demonstrations), *faults(demonstrations)]
 
 
 def worst(demonstrations: Demonstrations) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +27,18 @@ ROWS = 64
 """Predictions in a batch."""
 
 
+class Comparison(NamedTuple):
+    """The executed steps of a predicted chunk beside those of the demonstration."""
+
+    episode: int
+    step: int
+    """The current step, of all episodes in turn."""
+    predicted: NDArray[np.float64]
+    """(Ta, Da), in units."""
+    recorded: NDArray[np.float64]
+    """(Ta, Da), in units."""
+
+
 def surprise(engine: Engine, demonstrations: Demonstrations, *, seed: int = 0) -> NDArray[np.float64]:
     """(n,): the mean error of the executed actions of each episode, as a share of the range of each dimension.
 
@@ -34,16 +47,27 @@ def surprise(engine: Engine, demonstrations: Demonstrations, *, seed: int = 0) -
     """
     span = _span(demonstrations)
     total, count = np.zeros(len(demonstrations)), np.zeros(len(demonstrations))
-    moments = list(_moments(demonstrations, engine))
+    for episode, _, predicted, recorded in compared(engine, demonstrations, seed=seed):
+        error = np.abs(predicted - recorded) / span
+        total[episode], count[episode] = total[episode] + error.mean(), count[episode] + 1
+    return np.divide(total, count, out=np.full(len(demonstrations), np.nan), where=count > 0)
+
+
+def compared(
+    engine: Engine, demonstrations: Demonstrations, *, seed: int = 0, windows: int = WINDOWS
+) -> Iterator[Comparison]:
+    """Predict at even intervals of each episode, and compare. windows: predictions of each episode.
+
+    seed, demonstrations: as of `surprise`. Episodes shorter than Ta are left out.
+    """
+    moments = list(_moments(demonstrations, engine, windows))
     for first in tqdm(range(0, len(moments), ROWS), desc="predict", unit="batch", delay=1):
         batch = moments[first : first + ROWS]
         requests = [Request(history) for history in histories_of(demonstrations, engine, batch)]
         generators = [torch.Generator().manual_seed(seed) for _ in batch]
         for (episode, step), (chunk, _) in zip(batch, predict(engine, requests, generators), strict=True):
             recorded = demonstrations.read("action", step, step + engine.horizons.action).astype(np.float64)
-            error = np.abs(chunk[engine.horizons.executed] - recorded) / span
-            total[episode], count[episode] = total[episode] + error.mean(), count[episode] + 1
-    return np.divide(total, count, out=np.full(len(demonstrations), np.nan), where=count > 0)
+            yield Comparison(episode, step, chunk[engine.horizons.executed].astype(np.float64), recorded)
 
 
 def _span(demonstrations: Demonstrations) -> NDArray[np.float64]:
@@ -53,13 +77,13 @@ def _span(demonstrations: Demonstrations) -> NDArray[np.float64]:
     return np.where(span > 0, span, 1.0)
 
 
-def _moments(demonstrations: Demonstrations, engine: Engine) -> Iterator[tuple[int, int]]:
+def _moments(demonstrations: Demonstrations, engine: Engine, windows: int) -> Iterator[tuple[int, int]]:
     """(episode, current step) of every prediction."""
     for episode in range(len(demonstrations)):
         start, stop = demonstrations.bounds(episode)
         last = stop - engine.horizons.action
         if last >= start:
-            for step in np.unique(np.linspace(start, last, WINDOWS).astype(int)).tolist():
+            for step in np.unique(np.linspace(start, last, windows).astype(int)).tolist():
                 yield episode, step
 
 

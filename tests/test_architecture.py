@@ -47,9 +47,10 @@ FLOORS = {
     ("checkpoints",): 9,
     ("evaluation",): 10,
     ("training",): 11,
-    ("commands",): 12,
-    ("__init__",): 13,
-    ("__main__",): 13,
+    ("diagnosis",): 12,
+    ("commands",): 13,
+    ("__init__",): 14,
+    ("__main__",): 14,
 }
 APART = {"policy", "datasets", "envs"}
 
@@ -147,7 +148,7 @@ AT_THE_ROOT = {
     *("__init__.py", "__main__.py", "specification.py", "files.py", "realtime.py", "version.py"),
     *("policy", "datasets", "envs", "execution", "robots", "recording", "serving", "control"),
     *("teleoperation", "web"),
-    *("configs", "checkpoints", "evaluation", "training", "commands"),
+    *("configs", "checkpoints", "evaluation", "training", "diagnosis", "commands"),
     *("tests", "benchmarks", "docs"),
 }
 

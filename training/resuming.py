@@ -6,11 +6,12 @@ every checkpoint holds digests.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..checkpoints.folder import read_manifest
 from ..checkpoints.runs import checkpoint_steps, read_resolved, resolve_checkpoint
@@ -23,7 +24,7 @@ from ..datasets.windows import Windows
 from ..envs.catalogue import TASKS
 from ..files import interpreting, read_json_with_digest
 from ..policy.normalizer import Normalizer
-from ..specification import Specification
+from ..specification import Specification, Stream
 from .advice import as_stored
 from .schedule import Stage
 from .sources import Pieces, episode_name, known_pieces
@@ -219,6 +220,18 @@ def resumed_split(manifest: Mapping[str, Any], digests: list[str], counts: Seque
     return Split(training, held_out, {**origin, "episodes": len(digests), "sha256": digests}, is_kept=True)
 
 
+class Beyond(NamedTuple):
+    """How the values of a dimension leave its range in a policy."""
+
+    label: str
+    share: float
+    """Of the steps that lie beyond the range, from 0 to 1."""
+    values: tuple[float, float]
+    """The least and the largest value."""
+    bounds: tuple[float, float]
+    """The range; both ends are equal if the policy counts the dimension as still."""
+
+
 def values_beyond(
     normalizer: Normalizer, demonstrations: Demonstrations, windows: Windows, episodes: range
 ) -> list[str]:
@@ -231,18 +244,25 @@ def values_beyond(
     for stream in demonstrations.specification.streams:
         if stream.is_image:
             continue
-        affine = normalizer.affine(stream.name)
-        rows = windows.streams[stream.name][steps].to(affine.centre.device, torch.float32)
-        least = TOLERANCE * affine.centre.abs().clamp(min=1)  # what counts as a motion of a still dimension
-        limit = torch.where(affine.half_range > 0, MARGIN * affine.half_range, least)
-        shares = ((rows - affine.centre).abs() > limit).float().mean(0)
-        for index in torch.nonzero(shares).tolist():
-            dimension, place = tuple(index), (slice(None), *index)
-            low, high = (affine.centre[dimension] + sign * affine.half_range[dimension] for sign in (-1, 1))
-            name = stream.label(dimension[0]) if len(dimension) == 1 else f"{stream.name}{list(dimension)}"
+        for label, share, (least, largest), (low, high) in beyond(
+            normalizer, stream, windows.streams[stream.name][steps]
+        ):
             notes.append(
-                f"beyond: {name} is in [{rows[place].min():g}, {rows[place].max():g}] in the added "
-                f"episodes, and {shares[dimension]:.1%} of their steps lie beyond the range [{low:g}, {high:g}] of the "
-                "run, which stays"
+                f"beyond: {label} is in [{least:g}, {largest:g}] in the added episodes, and {share:.1%} of their steps "
+                f"lie beyond the range [{low:g}, {high:g}] of the run, which stays"
             )
     return notes
+
+
+def beyond(normalizer: Normalizer, stream: Stream, rows: Tensor) -> Iterator[Beyond]:
+    """Each dimension of a stream that leaves its range in some rows (L, *shape)."""
+    affine = normalizer.affine(stream.name)
+    rows = rows.to(affine.centre.device, torch.float32)
+    least = TOLERANCE * affine.centre.abs().clamp(min=1)  # what counts as a motion of a still dimension
+    limit = torch.where(affine.half_range > 0, MARGIN * affine.half_range, least)
+    shares = ((rows - affine.centre).abs() > limit).float().mean(0)
+    for index in torch.nonzero(shares).tolist():
+        dimension, values = tuple(index), rows[(slice(None), *index)]
+        low, high = (float(affine.centre[dimension] + sign * affine.half_range[dimension]) for sign in (-1, 1))
+        name = stream.label(dimension[0]) if len(dimension) == 1 else f"{stream.name}{list(dimension)}"
+        yield Beyond(name, float(shares[dimension]), (float(values.min()), float(values.max())), (low, high))

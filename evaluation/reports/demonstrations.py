@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +78,46 @@ def draw_augmented(
             axis.imshow(_rgb(image.numpy()), interpolation="nearest")
         row[0].set_title(f"{stream.name}, step {step}: {stream.shape[0]} x {stream.shape[1]}", fontsize=7)
         row[1].set_title(f"augmented: {augmented.shape[1]} x {augmented.shape[2]}", fontsize=7)
+    _save(figure, path)
+
+
+class Visible(NamedTuple):
+    """A frame of a camera, and what an encoder gets of it."""
+
+    camera: str
+    frame: NDArray[np.uint8]
+    """(H, W, C)."""
+    crop: tuple[int, int]
+    """(h, w) of the centre that is encoded."""
+    encoded: NDArray[np.uint8]
+    """(h', w', C): the crop, perhaps resized."""
+
+    @property
+    def share(self) -> float:
+        """The share of the frame's area that is encoded."""
+        return self.crop[0] * self.crop[1] / (self.frame.shape[0] * self.frame.shape[1])
+
+
+def draw_visible(cameras: Sequence[Visible], path: Path) -> None:
+    """Write a picture of each camera's frame, with the crop in it, beside what the encoder gets of it."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    figure = Figure(figsize=(7, 3.5 * len(cameras)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for (left, right), entry in zip(figure.subplots(len(cameras), 2, squeeze=False), cameras, strict=True):
+        camera, frame, (h, w), encoded = entry
+        height, width = frame.shape[:2]
+        for axis, image in ((left, frame), (right, encoded)):
+            axis.set_axis_off()
+            axis.imshow(_rgb(image), interpolation="nearest")
+        corner = (width - w) // 2 - 0.5, (height - h) // 2 - 0.5
+        left.add_patch(Rectangle(corner, w, h, fill=False, edgecolor="#ff6ac1", linewidth=2))
+        left.set_title(f"{camera}: {height} x {width}", fontsize=9)
+        right.set_title(
+            f"encoded: {entry.share:.0%} of its area, as {encoded.shape[0]} x {encoded.shape[1]}", fontsize=9
+        )
     _save(figure, path)
 
 

@@ -32,6 +32,10 @@ class ImageEncoder(nn.Module, ABC):
     def forward(self, images: Tensor) -> Tensor:
         """Images, uint8 (N, C, H, W) -> (N, num_features)."""
 
+    def resized(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W), of any scale, in the size in which the network sees them: here as they are."""
+        return images
+
     @abstractmethod
     def load_pretrained(self, path: Path) -> None:
         """Load pretrained weights of another library from `path`.

@@ -106,8 +106,16 @@ class ObservationEncoder(nn.Module):
     def _features(self, index: int, images: Tensor) -> Tensor:
         """The features of the images with this index: (B, To, H, W, C) -> (B, To, number of features)."""
         images = centre_crop(images, self.crop)
-        features = self.cameras[index % len(self.cameras)](rearrange(images, "b t h w c -> (b t) c h w"))
+        features = self._camera(index)(rearrange(images, "b t h w c -> (b t) c h w"))
         return features.unflatten(0, images.shape[:2])
+
+    def _camera(self, index: int) -> ImageEncoder:
+        return cast(ImageEncoder, self.cameras[index % len(self.cameras)])
+
+    def visible(self, name: str, image: Tensor) -> Tensor:
+        """What the network of a camera gets of an image, uint8 (H, W, C) -> (h, w, C), in 0 .. 255."""
+        cropped = rearrange(centre_crop(image, self.crop).float(), "h w c -> 1 c h w")
+        return rearrange(self._camera(self.images.index(name)).resized(cropped), "1 c h w -> h w c")
 
     def load_pretrained(self, path: Path) -> None:
         """Load the weights at `path` into the encoder of every camera; see `ImageEncoder.load_pretrained`."""

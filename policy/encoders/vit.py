@@ -161,10 +161,15 @@ class ViTEncoder(ImageEncoder):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images, uint8 (N, C, H, W) -> (N, num_features)."""
-        x, size = self.pixels(images), (self.image_size, self.image_size)
-        if x.shape[2:] != size:
-            x = F.interpolate(x, size, mode="bilinear", antialias=True)
+        x = self.resized(self.pixels(images))
         return self.project(self.model(x, **self.options).pooler_output)
+
+    def resized(self, images: Tensor) -> Tensor:
+        """Images (N, C, H, W) -> (N, C, S, S), whatever their proportions."""
+        size = (self.image_size, self.image_size)
+        if images.shape[2:] == size:
+            return images
+        return F.interpolate(images, size, mode="bilinear", antialias=True)
 
     def train(self, mode: bool = True) -> ViTEncoder:
         """Set training mode. A frozen network stays in evaluation mode, without dropout."""
