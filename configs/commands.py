@@ -7,7 +7,7 @@ from typing import Any
 
 from .checkpoints import ExportConfig, ImportCheckpointConfig
 from .choices import CHOICES, MANY
-from .datasets import CollectConfig, DownloadConfig, EditConfig, InspectConfig
+from .datasets import CollectConfig, ConvertConfig, DownloadConfig, EditConfig, InspectConfig
 from .deployment import CheckConfig, ControlConfig, ServeConfig
 from .evaluation import CompareConfig, EvaluateConfig, ReplayConfig
 from .guiding import TrainClassifierConfig
@@ -38,6 +38,9 @@ COMMANDS = {
     "collect": Command(CollectConfig, "record demonstrations with a task's scripted expert", "Demonstrations"),
     "record": Command(RecordConfig, "record demonstrations that a person drives", "Demonstrations"),
     "download": Command(DownloadConfig, "download published demonstrations", "Demonstrations", "name"),
+    "convert": Command(
+        ConvertConfig, "make a store of data in the format of another library", "Demonstrations", "source"
+    ),
     "inspect": Command(
         InspectConfig, "describe demonstrations: streams, ranges, faults, quality", "Demonstrations", "dataset"
     ),

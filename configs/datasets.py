@@ -1,4 +1,4 @@
-"""The configurations of `recede collect`, `inspect`, `edit` and `download`."""
+"""The configurations of `recede collect`, `inspect`, `edit`, `convert` and `download`."""
 
 from __future__ import annotations
 
@@ -190,6 +190,37 @@ is jpeg, which would lose again."""
     def sources(self) -> list[str]:
         """The folders, in turn."""
         return self.source if isinstance(self.source, list) else [self.source]
+
+
+@dataclass(kw_only=True)
+class ConvertConfig(CommandConfig):
+    """Make a demonstration store of a data set in the format of another library.
+
+    Every stream is read back and compared. Without `out` the data set is described, and a mapping is proposed: a file
+    that says which column is which stream, in which units, and what the action means. The same command goes on with an
+    interrupted conversion.
+    """
+
+    source: PathName
+    """File or folder of the data set. Its format is recognised."""
+    out: PathName | None = None
+    """Folder of the new store, which must not exist. null describes the source and proposes a mapping."""
+    mapping: PathName | None = None
+    """File of the mapping. Without out, the proposal is written to it if it does not exist. null is the proposal."""
+    rate: float | None = None
+    """Steps a second (Hz), for a mapping that is proposed. null is that of the data set."""
+    episodes: str | None = None
+    """Which episodes to convert, as in "outcome=success". null converts all."""
+    images: str = "png"
+    """Compression of images: zstd and png are lossless, jpeg is not."""
+    verify: bool = False
+    """Compare an earlier conversion in out with its source, and write nothing."""
+
+    def __post_init__(self) -> None:
+        condition(self, "episodes")
+        positive(self, "rate")
+        if self.verify and self.out is None:
+            raise ValueError("verify=true compares a store with its source: give the store as out=")
 
 
 @dataclass(kw_only=True)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from ..files import LOCK, exclusive, rename_folder
 from .demonstrations import Demonstrations
-from .facts import EpisodeFacts
+from .facts import UNKNOWN, EpisodeFacts
 from .fingerprint import vector_digests
 from .image_codec import as_jpeg
 from .store import DemonstrationStore
@@ -57,8 +57,12 @@ def source_digest(demonstrations: Demonstrations) -> str:
     return digest.hexdigest()
 
 
-def copy(demonstrations: Demonstrations, path: Path, *, images: str, provenance: Mapping[str, Any]) -> None:
+def copy(
+    demonstrations: Demonstrations, path: Path, *, images: str, provenance: Mapping[str, Any]
+) -> list[dict[str, str]]:
     """Copy demonstrations into a new store at `path`, or finish a copy of the same provenance.
+
+    Returns the SHA-256 of each stream, for each episode.
 
     images: the compression of images. provenance: what decides the copy, as JSON.
 
@@ -72,16 +76,39 @@ def copy(demonstrations: Demonstrations, path: Path, *, images: str, provenance:
         store.remove_leftovers()
         if len(store):
             print(f"{partial} holds {len(store)} of {len(demonstrations)} episodes: the copy goes on behind them")
+        digests = list[dict[str, str]]()
         try:
             for index in tqdm(range(len(demonstrations)), desc="copy", unit="episode"):
-                expected = _copied(demonstrations, index, facts[index], store, images=images)
-                _check(store, index, expected)
+                digests.append(_copied(demonstrations, index, facts[index], store, images=images))
+                if wrong := _differing(store, index, digests[-1]):
+                    raise ValueError(
+                        f"{store.path}: stream {wrong[0]!r} of episode {index} does not come back as it was to be "
+                        "written: check the disk, delete the folder and repeat the command"
+                    )
         except KeyboardInterrupt:
             print(f"{partial} keeps {len(store)} of {len(demonstrations)} episodes: the same command goes on")
             raise
         _check_episodes(DemonstrationStore.open(partial), demonstrations, facts)
         (partial / LOCK).unlink()
         rename_folder(partial, path)
+    return digests
+
+
+def verify(demonstrations: Demonstrations, store: DemonstrationStore) -> list[dict[str, str]]:
+    """Compare a copy with what it is a copy of; returns the SHA-256 of each stream, for each episode.
+
+    Raises ValueError for the first stream that differs, and if the lengths, seeds or facts of the episodes differ.
+    """
+    _check_episodes(store, demonstrations, demonstrations.episode_facts)
+    digests = list[dict[str, str]]()
+    for index in tqdm(range(len(demonstrations)), desc="verify", unit="episode"):
+        digests.append(_copied(demonstrations, index, UNKNOWN, store, images=store.images))
+        if wrong := _differing(store, index, digests[-1]):
+            raise ValueError(
+                f"{store.path}: stream {wrong[0]!r} of episode {index} is not what {demonstrations.path} holds, so one "
+                "of them has changed: restore it from a copy, or convert again"
+            )
+    return digests
 
 
 def _begin(demonstrations: Demonstrations, partial: Path, *, images: str, provenance: Mapping[str, Any]) -> None:
@@ -115,17 +142,13 @@ def _copied(
     return {name: content.hexdigest() for name, content in hashes.items()}
 
 
-def _check(store: DemonstrationStore, index: int, expected: Mapping[str, str]) -> None:
-    """Raises ValueError unless the streams of an episode of the store have these digests."""
+def _differing(store: DemonstrationStore, index: int, expected: Mapping[str, str]) -> list[str]:
+    """The streams of an episode of the store that do not have these digests."""
     hashes = {name: hashlib.sha256() for name in expected}
     for piece in _pieces(store, index):
         for name, rows in piece.items():
             hashes[name].update(np.ascontiguousarray(rows).data)
-    if wrong := [name for name, content in hashes.items() if content.hexdigest() != expected[name]]:
-        raise ValueError(
-            f"{store.path}: stream {wrong[0]!r} of episode {index} does not come back as it was to be written: check "
-            "the disk, delete the folder and repeat the command"
-        )
+    return [name for name, content in hashes.items() if content.hexdigest() != expected[name]]
 
 
 def _check_episodes(store: DemonstrationStore, demonstrations: Demonstrations, facts: Sequence[EpisodeFacts]) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of demonstrations: every dimension over time, and images beside their augmented copies."""
+"""Pictures of demonstrations: every dimension over time, and images beside their augmented or converted copies."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...datasets.demonstrations import Demonstrations
 from ...datasets.inspection import evenly_spaced
@@ -73,11 +74,46 @@ def draw_augmented(
         frame = torch.from_numpy(demonstrations.read(stream.name, step, step + 1))
         augmented = augmentation({stream.name: frame.expand(draws, 1, *stream.shape)}, generator)[stream.name][:, 0]
         for axis, image in zip(row, [frame[0], *augmented], strict=True):
-            shown = image[..., :3] if stream.shape[2] >= 3 else image[..., :1].expand(-1, -1, 3)
-            axis.imshow(shown.numpy(), interpolation="nearest")
+            axis.imshow(_rgb(image.numpy()), interpolation="nearest")
         row[0].set_title(f"{stream.name}, step {step}: {stream.shape[0]} x {stream.shape[1]}", fontsize=7)
         row[1].set_title(f"augmented: {augmented.shape[1]} x {augmented.shape[2]}", fontsize=7)
     _save(figure, path)
+
+
+def draw_ends(source: Demonstrations, store: Demonstrations, path: Path) -> None:
+    """Write a picture of the first and the last frames of a data set, above those of the store made of it.
+
+    A row is a camera; its columns are the first and the last frame of the first episode, and of the last one. Raises
+    ValueError if there are no images.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    cameras = [stream.name for stream in source.specification.observations if stream.is_image]
+    if not cameras:
+        raise ValueError(f"{source.path} has no images to draw")
+    episodes = sorted({0, len(source) - 1})
+    steps = [
+        (episode, step) for episode in episodes for step in (source.bounds(episode)[0], source.bounds(episode)[1] - 1)
+    ]
+    figure = Figure(figsize=(2.2 * len(steps), 4.4 * len(cameras)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2 * len(cameras), len(steps), squeeze=False)
+    rows = [(name, place) for name in cameras for place in (source, store)]
+    for row, (name, place) in zip(axes, rows, strict=True):
+        for axis, (episode, step) in zip(row, steps, strict=True):
+            axis.imshow(_rgb(place.read(name, step, step + 1)[0]), interpolation="nearest")
+            which = "first" if step == source.bounds(episode)[0] else "last"
+            axis.set_title(
+                f"{name}, {which} of episode {episode}: {'source' if place is source else 'store'}", fontsize=6
+            )
+            axis.set_axis_off()
+    _save(figure, path)
+
+
+def _rgb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The first three channels of an image (H, W, C), or its first one as grey: (H, W, 3)."""
+    return image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
 
 
 def _save(figure: Figure, path: Path) -> None:

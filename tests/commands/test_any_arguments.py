@@ -7,6 +7,7 @@ import time
 from importlib import import_module
 
 import pytest
+from foreign_data import write_npz
 from recede.commands.help import slots
 from recede.configs.choices import names
 from recede.configs.commands import COMMANDS
@@ -41,8 +42,10 @@ VALID = {
     "download": ["pusht", "url=file:///nowhere", "out=downloaded.zarr"],
     "inspect": ["{reaches}", "out=picture.png"],
     "edit": ["{reaches}", "out=edited.zarr", "episodes=episode<1"],
+    "convert": ["{arrays}", "out=converted.zarr", "rate=10", "images=png"],
     "replay": ["task=toys:REACH", "dataset={reaches}", "episodes=episode<1"],
     "train": ["task=toys:REACH", "dataset={reaches}", "out=run", "steps=1"],
+    "train-classifier": ["run={trained}", "dataset={reaches}", "condition=episode<10", "out=classifier", "steps=1"],
     "import-checkpoint": ["nowhere.pt", "out=imported"],
     "export": ["{trained}", "out=exported", "engine=onnx"],
     "evaluate": ["{trained}", "task=toys:REACH", "episodes=1", "videos=0", "out=evaluated"],
@@ -52,6 +55,10 @@ VALID = {
     "check": ["robot=simulated", "robot.task=toys:REACH", "seconds=0.2"],
     "serve": ["nowhere"],
 }
+
+
+def test_every_command_has_arguments_to_try():
+    assert VALID.keys() == COMMANDS.keys()
 
 
 def misspelt(rng, text):
@@ -106,7 +113,7 @@ def compose_any(recede, monkeypatch, number, seed):
         monkeypatch.setattr(import_module(f"recede.commands.{command.replace('-', '_')}"), "run", lambda config: None)
     for _ in range(number):
         command = rng.choice(list(COMMANDS))
-        typed = arguments(rng, command, reaches="d.zarr", trained="run")
+        typed = arguments(rng, command, reaches="d.zarr", trained="run", arrays="a")
         start = time.monotonic()
         try:
             result = recede(*typed)
@@ -137,11 +144,12 @@ def test_many_arguments_are_composed_or_refused_in_one_line(recede, monkeypatch,
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_any_arguments_run_or_are_refused_in_one_line(nursery, tmp_path, reaches, trained, seed):
+    arrays = write_npz(tmp_path / "arrays")
     rng = random.Random(seed)
     commands = [command for command in COMMANDS if command not in ("demo", "serve")]  # these go on for long
     for number in range(40):
         command = rng.choice(commands)
-        typed = arguments(rng, command, reaches=reaches, trained=trained)
+        typed = arguments(rng, command, reaches=reaches, trained=trained, arrays=arrays)
         if command == "train" and "steps=1" not in typed:
             typed.append("steps=1")  # the default trains for many minutes
         (tmp_path / str(number)).mkdir()

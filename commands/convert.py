@@ -1,0 +1,215 @@
+"""`recede convert`: make a demonstration store of a data set in the format of another library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..configs.datasets import ConvertConfig
+from ..configs.notation import command_line, shown
+from ..files import check_writable, write_json, write_text
+from ..version import __version__
+
+if TYPE_CHECKING:
+    from ..datasets.demonstrations import Demonstrations
+    from ..datasets.formats.interface import ForeignDataset
+    from ..datasets.mapping import DatasetMapping
+
+
+def run(config: ConvertConfig) -> None:
+    """Describe the data set and propose a mapping, convert it, or verify an earlier conversion."""
+    from ..datasets.formats.recognising import open_foreign
+
+    dataset = open_foreign(config.source)
+    if config.out is None:
+        _describe(config, dataset)
+    elif config.verify:
+        _verify(config, dataset)
+    else:
+        _convert(config, dataset)
+
+
+def _describe(config: ConvertConfig, dataset: ForeignDataset) -> None:
+    """Print what there is, and what a mapping makes of it, or propose one."""
+    from ..datasets.mapping import UNSET, propose, to_yaml
+
+    print("\n".join(_description(dataset)))
+    file = None if config.mapping is None else Path(config.mapping)
+    if file is not None and file.exists():
+        converted = _converted(dataset, _mapping(config, dataset), config.episodes)
+        print(f"{file} makes {len(converted)} episodes, {converted.num_steps} steps, of these streams:")
+        print("\n".join(_streams(converted)))
+        return
+    content = propose(dataset, rate=config.rate)
+    text = to_yaml(content)
+    if file is None:
+        print(f"\nThe proposed mapping:\n\n{text}")
+    else:
+        check_writable(file.parent)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, text)
+        print(f"mapping: {file}")
+    if UNSET in text:
+        print(f"{UNSET} stands for what the data set does not say: write it to the mapping")
+    out = f"data/{dataset.path.resolve().stem}.zarr"
+    print(f"next: {shown('convert', config.source, out=out, mapping=config.mapping, rate=config.rate)}")
+
+
+def _description(dataset: ForeignDataset) -> list[str]:
+    """What a data set holds, in lines. Texts of a file are printed without what would control a terminal."""
+    from ..datasets.copying import printable
+
+    lengths, rate = dataset.episode_lengths, dataset.rate
+    steps = f"{len(lengths)} episodes, {int(lengths.sum())} steps" + ("" if rate is None else f" at {rate:g} Hz")
+    lines = [f"{dataset.path}: {dataset.kind} {dataset.version}".rstrip() + f", {steps}"]
+    sentences = sorted({facts.sentence for facts in dataset.episode_facts} - {""})
+    if sentences:
+        more = f" and {len(sentences) - 3} more" if len(sentences) > 3 else ""
+        lines.append(f"  tasks: {', '.join(repr(text) for text in sentences[:3])}{more}")
+    outcomes = [facts.outcome for facts in dataset.episode_facts]
+    if counts := {name: outcomes.count(name) for name in ("success", "failure") if name in outcomes}:
+        lines.append("  outcomes: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    lines += [f"  {name}: {str(value)[:200]}" for name, value in dataset.metadata.items()]
+    width = max((len(column.key) for column in dataset.columns), default=0)
+    lines += [
+        f"  {column.key:{width}}  {column.dtype}{list(column.shape)}  {column.note}".rstrip()
+        for column in dataset.columns
+    ]
+    return [printable(line) for line in lines]
+
+
+def _streams(converted: Demonstrations) -> list[str]:
+    from ..datasets.copying import printable
+
+    return [
+        printable(f"  {stream.name}: {stream.dtype} {list(stream.shape)} {' '.join(stream.units)}".rstrip())
+        for stream in converted.specification.streams
+    ]
+
+
+def _mapping(config: ConvertConfig, dataset: ForeignDataset) -> DatasetMapping:
+    """The mapping of the file, or the proposal. Raises ValueError if it is impossible."""
+    from ..datasets.mapping import DatasetMapping, propose, read_mapping
+
+    if config.mapping is None:
+        hint = f"see {shown('convert', config.source, mapping='FILE')}"
+        return DatasetMapping.from_json(propose(dataset, rate=config.rate), f"the mapping of {dataset.path} ({hint})")
+    if config.rate is not None:
+        raise ValueError("rate is for a mapping that is proposed: write it to the file, and leave out rate=")
+    return DatasetMapping.from_json(read_mapping(Path(config.mapping)), config.mapping)
+
+
+def _converted(dataset: ForeignDataset, mapping: DatasetMapping, episodes: str | None) -> Demonstrations:
+    from ..datasets.converted import Converted
+    from ..datasets.selection import selected
+
+    return selected(Converted(dataset, mapping), episodes)
+
+
+def _convert(config: ConvertConfig, dataset: ForeignDataset) -> None:
+    """Copy the data set into a new store, and write the proof beside it."""
+    from ..datasets.copying import copy, source_digest
+    from ..datasets.image_codec import check_compression
+
+    out = Path(str(config.out))
+    if out.exists() or out.is_symlink():
+        raise ValueError(f"out={out} exists already: give another out=, or add verify=true to compare it")
+    check_writable(out.parent)
+    check_compression(config.images)
+    mapping = _mapping(config, dataset)
+    demonstrations = _converted(dataset, mapping, config.episodes)
+    if config.mapping is None:
+        print(f"nobody has said how {dataset.path} is to be read, so this is guessed:")
+        print("\n".join(_guesses(mapping)))
+    source = {
+        "path": str(dataset.path),
+        "sha256": source_digest(demonstrations),
+        "episodes": len(demonstrations),
+        "kind": f"{dataset.kind} {dataset.version}".rstrip(),
+        "metadata": dict(dataset.metadata),
+    }
+    provenance = {
+        "command": command_line("convert", config),
+        "version": __version__,
+        "sources": [source],
+        "mapping": mapping.to_json(),
+        "episodes": config.episodes,
+    }
+    digests = copy(demonstrations, out, images=config.images, provenance=provenance)
+    _write_proof(out, dataset, demonstrations, digests, source)
+    print(
+        f"{len(demonstrations)} episodes, {demonstrations.num_steps} steps in {out}: every stream was read back and is "
+        "what was read from the source"
+    )
+    print(f"proof: {_proof(out)}{_draw_ends(demonstrations, out)}")
+    print(f"next: {shown('inspect', str(out))}")
+
+
+def _guesses(mapping: DatasetMapping) -> list[str]:
+    """How a mapping reads a data set, in lines."""
+    from ..datasets.copying import printable
+
+    lines = [f"  {name} is {' and '.join(mapped.keys)}" for name, mapped in mapping.streams.items()]
+    lines.append(
+        f"  the action means {mapping.action.meaning}, of the {mapping.action.of}, {mapping.rate:g} steps a second"
+    )
+    lines += [f"  {key} is left out: {reason}" for key, reason in mapping.left_out.items()]
+    return [printable(line) for line in lines]
+
+
+def _proof(out: Path) -> Path:
+    """The file of the proof of a conversion: beside the store, because nothing else is written among demonstrations."""
+    return out.with_name(f"{out.stem}.conversion.json")
+
+
+def _write_proof(
+    out: Path,
+    dataset: ForeignDataset,
+    demonstrations: Demonstrations,
+    digests: list[dict[str, str]],
+    source: Mapping[str, Any],
+) -> None:
+    """Write, for each episode, its name in the source, its length, its facts and the SHA-256 of each stream."""
+    names = dataset.episode_names
+    table = (demonstrations.episode_numbers, demonstrations.episode_lengths, demonstrations.episode_facts, digests)
+    episodes = [
+        {"source": names[number], "steps": int(length), "facts": facts.to_json(), "sha256": streams}
+        for number, length, facts, streams in zip(*table, strict=True)
+    ]
+    write_json(_proof(out), {"source": source, "episodes": episodes})
+
+
+def _draw_ends(demonstrations: Demonstrations, out: Path) -> str:
+    """Draw the first and the last frames of source and store, if there are images; returns the words that say so."""
+    from ..datasets.store import DemonstrationStore
+    from ..evaluation.reports.demonstrations import draw_ends
+
+    if not any(stream.is_image for stream in demonstrations.specification.observations):
+        return ""
+    picture = _proof(out).with_suffix(".png")
+    draw_ends(demonstrations, DemonstrationStore.open(out), picture)
+    return f", and its first and last frames: {picture}"
+
+
+def _verify(config: ConvertConfig, dataset: ForeignDataset) -> None:
+    """Read source and store again, by the mapping that the store keeps, and compare every stream of every episode."""
+    from ..datasets.copying import verify
+    from ..datasets.mapping import DatasetMapping
+    from ..datasets.store import DemonstrationStore
+
+    if settings := [name for name in ("mapping", "rate", "episodes") if getattr(config, name) is not None]:
+        raise ValueError(
+            f"verify=true takes the mapping and the episodes that the store keeps: leave out {settings[0]}="
+        )
+    store = DemonstrationStore.open(str(config.out))
+    provenance = store.provenance or {}
+    if "mapping" not in provenance:
+        raise ValueError(f"{store.path} was not made by recede convert: convert the data set into another out=")
+    mapping = DatasetMapping.from_json(provenance["mapping"], f"the mapping that {store.path} keeps")
+    demonstrations = _converted(dataset, mapping, provenance.get("episodes"))
+    verify(demonstrations, store)
+    streams = len(store.specification.streams)
+    print(
+        f"verified: {len(store)} episodes of {store.path} hold in {streams} streams exactly what {dataset.path} holds"
+    )
