@@ -47,3 +47,5 @@ print(f"p = {pairs.p_value:.3f} (McNemar): {'they differ' if pairs.p_value < 0.0
 if pairs.p_value >= 0.05 and pairs.difference:
     share = (pairs.only_first + pairs.only_second) / len(first)
     print(f"if the difference is as it seems, {pairs_needed(pairs.difference, share)} episodes would show it")
+low, high = pairs.score_interval  # a score tells more than a success: how far each episode came
+print(f"mean scores differ by {(scores[:, 0] - scores[:, 1]).mean():+.3f} (95 % interval {low:+.3f} to {high:+.3f})")

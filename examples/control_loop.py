@@ -49,5 +49,5 @@ for seed in range(100_000, 100_003):  # no demonstration has these seeds
             num_chunks += 1
         observation, _, terminated, truncated, info = env.step(execution.act())
         num_steps, is_over = num_steps + 1, terminated or truncated
-    print(f"episode {seed}: {num_steps} steps, {num_chunks} chunks, {'success' if info['success'] else 'no success'}")
+    print(f"episode {seed}: {num_steps} steps, {num_chunks} chunks, a score of {info['score']:.2f}")
 env.close()

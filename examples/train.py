@@ -9,27 +9,18 @@ from pathlib import Path
 
 import recede
 import torch
-from recede.configs.components.networks import UNet1dConfig
-from recede.configs.components.policies import DiffusionConfig
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
 
-# Data. A scripted expert brings the gripper to a ball; each episode appends to the store, or not at all.
-task = recede.load_task("reach")
-recede.collect(task, folder / "reach.zarr", episodes=30, first_seed=0, images="zstd")
-store = recede.DemonstrationStore(folder / "reach.zarr")
+# Data. A scripted expert carries a cube round a wall; each episode is appended whole, or not at all.
+task = recede.load_task("pick_place")
+recede.collect(task, folder / "pick_place.zarr", episodes=100, first_seed=0, images="zstd")
+store = recede.DemonstrationStore(folder / "pick_place.zarr")
 print(f"{len(store)} episodes, {store.num_steps} steps of {[stream.name for stream in store.specification.streams]}")
 
 # What to train. Every key of `recede train` is a field here. What is left out is chosen from the data, and printed.
-config = recede.TrainConfig(
-    task="reach",
-    dataset=str(store.path),
-    out=str(folder / "run"),
-    policy=DiffusionConfig(network=UNet1dConfig(channels=[16, 32], time_size=16)),  # small: this is a demonstration
-    steps=300,
-    warmup=30,
-    learning_rate=4e-3,
-)
+# 300 updates are few: the policy will succeed now and then. The command line would choose some thousands.
+config = recede.TrainConfig(task="pick_place", dataset=str(store.path), out=str(folder / "run"), steps=300)
 
 # Train. Call it again after a crash, and it goes on where it was, bit for bit.
 checkpoint = recede.train(config)

@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parents[1] / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.py"))
 QUICK = {"custom_robot", "custom_task", "read_store"}
 SAYS = {
-    "compare": r"(differ|decided)",
+    "compare": r"mean scores differ by [+-]0\.\d{3}",
     "control_loop": r"episode 100002: \d+ steps, \d+ chunks",
     "custom_encoder": r"Waves reach: success",
     "custom_guidance": r"and 0\.1[45]\d m with guidance",

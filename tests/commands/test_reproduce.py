@@ -141,6 +141,7 @@ def test_a_recipe_of_ours_can_run_and_its_figures_are_those_of_its_page(name):
             f"{low} to {high} %)",
             f"{low} to\n{high} %)",
             f"{rate:.1f} {bounds}",
+            f"{rate:.0f} % [{low}, {high}]",
         )
         assert any(form in page for form in forms), f"{recipe.published} does not show {figure}"
     assert f"`{name}`" in DOCUMENT
