@@ -79,7 +79,7 @@ def _demonstrate(config: DemoConfig, out: Path) -> None:
             (shown("train", task=TASK, dataset=dataset, out="runs/longer", steps=6000), "train longer"),
             (
                 "recede train dataset=my.zarr out=runs/mine",
-                "your own demonstrations; the README shows how to record them",
+                "your own demonstrations; docs/your_data.md shows how to store them",
             ),
         ],
     )

@@ -1,4 +1,4 @@
-"""The texts of `recede --help` and `recede <command> --help`."""
+"""The texts of `recede` alone, `recede --help` and `recede <command> --help`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,21 @@ ENDINGS = (
     "command: 130 after Ctrl-C, 143 after SIGTERM. `recede control` ends with 2 if the robot was stopped for safety, "
     "and `recede serve` with 0 after a signal."
 )
+
+
+START = """\
+Recede trains diffusion policies from demonstrations. Your first policy takes three commands:
+
+  recede collect task=pick_place episodes=150 out=data/pick_place.zarr
+  recede train task=pick_place dataset=data/pick_place.zarr out=runs/pick_place
+  recede evaluate runs/pick_place
+
+They record a scripted expert, train on it, and measure the policy in unseen episodes. `recede demo`
+does the same in minutes, beside a policy that regresses, and draws a report.
+
+Help: `recede --help` lists all commands, and `recede <command> --help` the keys of one."""
+
+"""The text of `recede` alone: where to begin, and where help is."""
 
 
 def overview() -> str:

@@ -19,22 +19,22 @@ from ..specification import nearest
 from ..version import __version__
 from .composition import compose_and_run, explain
 from .grammar import requested_imports
-from .help import overview, usage
+from .help import START, overview, usage
 from .streams import lasting_streams
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    command, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    typed = list(sys.argv[1:] if arguments is None else arguments)
     with lasting_streams(), on_signals(_interrupt):
-        return _status(command, rest)
+        return _status(typed[0] if typed else None, typed[1:])
 
 
 def _interrupt(number: int, _: object) -> None:
     raise Interrupted(number)
 
 
-def _status(command: str, arguments: Sequence[str]) -> int:
+def _status(command: str | None, arguments: Sequence[str]) -> int:
     """Run a command and print its error, if it has one; returns its exit status."""
     is_verbose = os.environ.get("HYDRA_FULL_ERROR") == "1"
     try:
@@ -46,7 +46,7 @@ def _status(command: str, arguments: Sequence[str]) -> int:
         print(f"recede {command}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 128 + getattr(interrupt, "number", signal.SIGINT)
     except (Exception, SystemExit) as error:  # a module of the user may call `sys.exit`
-        messages = [explain(cause, command) for cause in getattr(error, "exceptions", [error])]
+        messages = [explain(cause, command or "") for cause in getattr(error, "exceptions", [error])]
         if is_verbose or None in messages:
             raise
         for message in messages:
@@ -55,8 +55,11 @@ def _status(command: str, arguments: Sequence[str]) -> int:
     return status
 
 
-def _run(command: str, arguments: Sequence[str]) -> int:
+def _run(command: str | None, arguments: Sequence[str]) -> int:
     """Carry out a command or print its help; returns its exit status. Raises ValueError if there is no such command."""
+    if command is None:
+        print(START)
+        return 0
     if command in ("-h", "--help", "help"):
         print(overview())
         return 0

@@ -14,6 +14,7 @@ from .evaluation import CompareConfig, EvaluateConfig, ReplayConfig
 from .guiding import TrainClassifierConfig
 from .notation import changed, default_of
 from .recording import RecordConfig
+from .reproducing import ReproduceConfig
 from .training import DemoConfig, TrainConfig
 
 
@@ -59,6 +60,9 @@ COMMANDS = {
     ),
     "export": Command(ExportConfig, "export a policy so that it runs without PyTorch", "Policies", "run"),
     "evaluate": Command(EvaluateConfig, "measure success rates in simulation", "Measurements", "run"),
+    "reproduce": Command(
+        ReproduceConfig, "run a recipe, and compare with its published figure", "Measurements", "recipe"
+    ),
     "compare": Command(CompareConfig, "put many evaluations into one table", "Measurements", "results"),
     "check": Command(CheckConfig, "check every promise of a robot, or of a task", "Robots"),
     "control": Command(ControlConfig, "control a robot in real time", "Robots", "run"),

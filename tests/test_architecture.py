@@ -131,7 +131,7 @@ def test_subpackages_hold_a_docstring_only() -> None:
 
 
 def test_every_folder_of_python_files_is_listed_in_pyproject() -> None:
-    others = {"tests", "benchmarks", "docs", "build", "dist", "runs", "outputs", "multirun"}
+    others = {"tests", "benchmarks", "docs", "examples", "build", "dist", "runs", "outputs", "multirun"}
     packages = {
         ".".join(("recede", *path.parent.relative_to(ROOT).parts))
         for top in (ROOT, *(path for path in ROOT.iterdir() if path.is_dir()))
@@ -143,13 +143,14 @@ def test_every_folder_of_python_files_is_listed_in_pyproject() -> None:
 
 
 AT_THE_ROOT = {
-    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "pyproject.toml", "constraints.txt"),
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "CITATION.cff"),
+    *("Makefile", "pyproject.toml", "constraints.txt"),
     *(".gitignore", ".pre-commit-config.yaml", ".ci", "py.typed"),
     *("__init__.py", "__main__.py", "specification.py", "files.py", "realtime.py", "version.py"),
     *("policy", "datasets", "envs", "execution", "robots", "recording", "serving", "control"),
     *("teleoperation", "web"),
     *("configs", "checkpoints", "evaluation", "training", "diagnosis", "commands"),
-    *("tests", "benchmarks", "docs"),
+    *("tests", "benchmarks", "docs", "examples", "recipes"),
 }
 
 

@@ -35,7 +35,7 @@ def listed_files() -> list[Path]:
 
 def expected() -> set[str]:
     """The files that the package consists of, as they are called in the wheel."""
-    tops = {package.split(".")[1] for package in PACKAGES if "." in package}
+    tops = {package.split(".")[1] for package in PACKAGES if "." in package} | {"recipes"}
     inside = [path for path in listed_files() if len(path.parts) == 1 or path.parts[0] in tops]
     code = {path for path in inside if path.suffix in SHIPPED and (path.suffix == ".py" or len(path.parts) > 1)}
     return {f"recede/{path.as_posix()}" for path in code} | {"recede/py.typed"}

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import toys
 from recede.checkpoints.runs import checkpoint_steps
+from recede.commands.composition import compose
 from recede.commands.grammar import read
 from recede.commands.main import main
 from recede.configs.commands import COMMANDS
@@ -34,11 +35,22 @@ def empty_folder(tmp_path, monkeypatch):
 
 
 def test_the_overview_names_every_command(recede):
-    for arguments in ([], ["--help"], ["-h"], ["help"]):
+    for arguments in (["--help"], ["-h"], ["help"]):
         result = recede(*arguments)
         assert result.status == 0
         for name, command in COMMANDS.items():
             assert re.search(rf"^  {name} +{command.summary}$", result.out, re.MULTILINE)
+
+
+def test_recede_alone_says_where_to_begin(recede):
+    result = recede()
+    assert (result.status, result.err) == (0, "")
+    shown = [line.split() for line in result.out.splitlines() if line.startswith("  recede ")]
+    assert [words[1] for words in shown] == ["collect", "train", "evaluate"]
+    for _, command, *arguments in shown:
+        compose(command, arguments)
+    assert "`recede --help`" in result.out
+    assert max(map(len, result.out.splitlines())) <= 100
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
@@ -60,7 +72,7 @@ def test_the_version(recede):
 
 def test_help_and_a_misspelt_command_load_nothing_heavy():
     program = "import sys; from recede.commands.main import main; main(sys.argv[1:]); print(*sys.modules)"
-    for arguments in (["--help"], ["train", "--help"], ["demo", "-h"]):
+    for arguments in ([], ["--help"], ["train", "--help"], ["demo", "-h"]):
         process = subprocess.run(
             [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True
         )

@@ -1,0 +1,93 @@
+"""The documents hold together: links lead somewhere, the index names every page, and the first programs run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("examples/*.md")])
+
+
+def prose(document: Path) -> str:
+    """The text of a document without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", document.read_text(), flags=re.S | re.M)
+
+
+def links(document: Path) -> list[str]:
+    """The targets of its links and pictures inside the repository."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose(document))
+    return [target for target in targets if not re.match("[a-z]+:", target)]
+
+
+def anchors(document: Path) -> set[str]:
+    """The anchors of its headings."""
+    headings = re.findall(r"^#+ (.*)$", prose(document), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def programs(name: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_every_link_leads_somewhere(document: Path) -> None:
+    for target in links(document):
+        path, _, anchor = target.partition("#")
+        place = (document.parent / path).resolve() if path else document
+        assert place.exists(), f"{document.name} links to {target}"
+        assert not anchor or anchor in anchors(place), f"{document.name} links to {target}, which has no such heading"
+
+
+def test_the_readme_is_short_and_names_every_page() -> None:
+    readme = ROOT / "README.md"
+    assert len(readme.read_text().splitlines()) <= 120
+    named = {target.partition("#")[0] for target in links(readme)}
+    assert {f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")} <= named
+
+
+def test_the_citation_names_the_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_the_program_of_the_readme_trains_and_predicts(
+    reaches: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (program,) = programs("README.md")
+    settings = {"steps=2000": "steps=2, batch_size=8", "episodes=20": "episodes=1, is_timed=False"}
+    for shown, short in {'"pick_place"': '"toys:REACH"', **settings}.items():
+        assert shown in program
+        program = program.replace(shown, short)
+    monkeypatch.chdir(tmp_path)
+    Path("data").mkdir()
+    Path("data/pick_place.zarr").symlink_to(reaches)
+    names: dict[str, object] = {}
+    exec(program, names)
+    prepared, chunk = names["prepared"], names["chunk"]
+    assert chunk.shape == (1, prepared.policy.horizons.prediction, 2)
+    assert "over 1 episodes" in capsys.readouterr().out
+
+
+def test_the_programs_about_data_fill_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (program, *_) = programs("docs/your_data.md")
+    names: dict[str, object] = {}
+    exec(program, names)
+    assert len(names["store"]) == 1
+
+
+@pytest.mark.slow
+def test_the_program_of_the_robot_predicts_without_torch(trained: Path, tmp_path: Path, recede) -> None:
+    pytest.importorskip("onnxruntime")
+    assert recede("export", trained, f"out={tmp_path / 'deploy/pick_place'}", "engine=onnx").status == 0
+    (program,) = programs("docs/deploy.md")
+    program += "\nimport sys\nassert 'torch' not in sys.modules\nprint(chunk.shape)\n"
+    done = subprocess.run([sys.executable, "-P", "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "(1, 16, 2)\n"
