@@ -69,7 +69,6 @@ def is_group(path: Path) -> bool:
 
 def _remedy(path: Path) -> str:
     """What to do about a path that is no zarr group, by what it seems to be."""
-    own = "record its episodes into a store of your own with recede.DemonstrationStore"
     if path.is_file() and zipfile.is_zipfile(path):
         return f"it is a zip archive, so unzip it first (unzip {path.name} -d FOLDER) and name the folder"
     if path.is_file() and path.suffix in (".hdf5", ".h5"):
