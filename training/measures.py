@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -66,6 +67,13 @@ class Meter:
         for name, began, ended in self._spans:
             self._seconds[name] = self._seconds.get(name, 0.0) + _seconds_between(began, ended)
         self._spans = []
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory that this process has taken so far, of a GPU or else of the machine, GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def _seconds_between(began: Moment, ended: Moment) -> float:
