@@ -7,6 +7,7 @@ windows. Shapes: B windows; To, Tp observation and prediction horizon.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,10 +22,10 @@ from ..datasets.windows import Windows
 from ..policy.diffusion import DiffusionPolicy
 from ..policy.normalizer import Normalizer
 from ..policy.representation import Representation
-from ..specification import Specification
+from ..specification import Specification, Stream, group_of
 
-UNCHANGED = {"rotation_6d": "identity", "cosine_sine": "identity"}
-"""Kinds that keep their proportions, unless the stream has a normalisation of its own."""
+UNCHANGED = ("rotation_6d", "cosine_sine")
+"""Kinds whose numbers stay as they are, to keep their proportions, unless a group of the normalisation names them."""
 
 WINDOWS_AT_ONCE = 2**12
 
@@ -51,9 +52,8 @@ def fit_represented(
         windows = Windows(Observing(demonstrations, names), policy.horizons).of(episodes)
         rows["action"] = partial(_window_rows, representation, windows)
     streams = {stream.name: stream for stream in representation.learned.streams}
-    default = Normalisation(groups=UNCHANGED)
     fitted = {
-        name: fit_range(streams[name], own, methods.get(name, _applicable(default, streams[name].kinds)))
+        name: fit_range(streams[name], own, _keeping(methods.get(name, Normalisation()), streams[name]))
         for name, own in rows.items()
     }
     whole = dict(ranges) | fitted
@@ -75,8 +75,10 @@ def in_units(
     return {**methods, **dict.fromkeys(parts, Normalisation(floor=0.0))}
 
 
-def _applicable(method: Normalisation, kinds: Sequence[str]) -> Normalisation:
-    return Normalisation(groups={kind: way for kind, way in method.groups.items() if kind in kinds})
+def _keeping(method: Normalisation, stream: Stream) -> Normalisation:
+    """A normalisation of a stream that leaves `UNCHANGED` kinds as they are."""
+    kept = {kind for kind in UNCHANGED if kind in stream.kinds and not {kind, group_of(kind)} & method.groups.keys()}
+    return replace(method, groups={**dict.fromkeys(sorted(kept), "identity"), **method.groups})
 
 
 def _rows(representation: Representation, rows: Rows, name: str) -> Iterator[NDArray[Any]]:

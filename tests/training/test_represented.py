@@ -102,6 +102,8 @@ def test_groups_have_their_own_normalisation(poses, tmp_path):
     assert usual_low[0] < low[0] < high[0] < usual_high[0]
     np.testing.assert_allclose([low[1:3], high[1:3]], [usual_low[1:3], usual_high[1:3]])
     assert high[9] - low[9] > usual_high[9] - usual_low[9]  # three deviations of a uniform are beyond its ends
+    low, high = learned_ranges(prepare(replace(config, normalisation={"action": {"kind": "quantiles"}})).policy)
+    assert (low[3:9].tolist(), high[3:9].tolist()) == ([-1] * 6, [1] * 6)
     wrong = replace(config, normalisation={"action": {"groups": {"wrist": "range"}}})
     with pytest.raises(ValueError, match=r"normalisation.action.groups must name labels or kinds .*got 'wrist'"):
         prepare(wrong)
