@@ -36,6 +36,7 @@ EXPLANATIONS = {
     "observations": (
         "What a policy may observe, by the names of its streams. key: the column, or several [a, b] in turn. units: "
         "m, rad, s, px or 1, one or one a dimension. labels: names of the dimensions. low, high: limits. "
+        "kinds: what each dimension is, such as position, quaternion_xyzw or gripper (docs/representations.md). "
         "context: true for a goal, which is the same in a whole episode. dtype: float64 is stored as float32 "
         "unless you say so."
     ),
@@ -58,15 +59,16 @@ class StreamMapping:
     labels: list[str] = field(default_factory=list)
     low: float | list[float] = field(default_factory=list)
     high: float | list[float] = field(default_factory=list)
+    kinds: str | list[str] = field(default_factory=list)
     context: Any = False
     dtype: str | None = None
 
     def __post_init__(self) -> None:
         if not self.keys or not _are_texts(self.keys):
             raise ValueError(f"key must be the name of a column, or a list of names, got {self.key!r}")
-        for name in ("units", "labels"):
+        for name in ("units", "labels", "kinds"):
             value = getattr(self, name)
-            if not (isinstance(value, str) and name == "units") and not _are_texts(value):
+            if not (isinstance(value, str) and name != "labels") and not _are_texts(value):
                 raise ValueError(f"{name} must be a list of texts, got {value!r}")
         for name in ("low", "high"):
             value = getattr(self, name)
@@ -255,7 +257,8 @@ def propose(dataset: ForeignDataset, *, rate: float | None = None) -> dict[str, 
 
 def _proposed(kind: Any, column: Column) -> Any:
     limits = {"low": _one_or_all(column.low), "high": _one_or_all(column.high)}
-    return kind(key=column.key, units=list(column.units), labels=list(column.labels), **limits)
+    words = {"units": list(column.units), "labels": list(column.labels), "kinds": list(column.kinds)}
+    return kind(key=column.key, **words, **limits)
 
 
 def _one_or_all(values: Sequence[float]) -> float | list[float]:
@@ -323,6 +326,7 @@ def _stream(name: str, mapped: StreamMapping, dataset: ForeignDataset) -> Stream
         low=_several(mapped.low),
         high=_several(mapped.high),
         hold=hold,
+        kinds=_several(mapped.kinds),
         context=mapped.context,
     )
 

@@ -37,6 +37,8 @@ class Column:
     """Names of the dimensions, if they are noted there."""
     units: tuple[str, ...] = ()
     """Units of the dimensions, if they are noted there."""
+    kinds: tuple[str, ...] = ()
+    """What the dimensions are, if that is sure; see `Stream.kinds`."""
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     """Limits of the dimensions, if they are noted there."""

@@ -370,5 +370,5 @@ def noted_mapping(demonstrations: Demonstrations, features: list[Feature], rate:
 
 def _stream_entries(feature: Feature) -> dict[str, Any]:
     stream = feature.stream
-    lists = {name: list(getattr(stream, name)) for name in ("units", "labels", "low", "high")}
+    lists = {name: list(getattr(stream, name)) for name in ("units", "labels", "kinds", "low", "high")}
     return {"key": feature.key, "context": stream.context, "dtype": stream.dtype, **lists}

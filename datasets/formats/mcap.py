@@ -116,6 +116,7 @@ class Mcap(ForeignDataset):
             row.values.dtype.name,
             labels=row.labels,
             units=row.units,
+            kinds=row.kinds,
             role=ACTION if is_action else OBSERVATION,
             note=", ".join(filter(None, notes)),
         )

@@ -20,6 +20,7 @@ ENCODINGS = {"rgb8": 3, "bgr8": 3, "mono8": 1}
 """Encoding of an Image -> its channels."""
 
 POSE = ("x", "y", "z", "qx", "qy", "qz", "qw")
+POSE_KINDS = ("position",) * 3 + ("quaternion_xyzw",) * 4
 TWIST = ("vx", "vy", "vz", "wx", "wy", "wz")
 
 
@@ -30,6 +31,7 @@ class Row(NamedTuple):
     labels: tuple[str, ...] = ()
     """Names of the dimensions. Where `by_label` is true, a message may have them in another order."""
     units: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
     by_label: bool = False
     note: str = ""
 
@@ -64,7 +66,7 @@ def _trajectory(message: Any) -> dict[str, Row]:
 def _pose(pose: Any) -> dict[str, Row]:
     place, turn = pose.position, pose.orientation
     values = np.array([place.x, place.y, place.z, turn.x, turn.y, turn.z, turn.w], np.float64)
-    return {"": Row(values, POSE, ("m",) * 3 + ("1",) * 4)}
+    return {"": Row(values, POSE, ("m",) * 3 + ("1",) * 4, POSE_KINDS)}
 
 
 def _twist(twist: Any) -> dict[str, Row]:

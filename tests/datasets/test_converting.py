@@ -69,6 +69,17 @@ def test_the_meaning_decides_what_the_action_does_without_a_command(dataset, mea
     assert Converted(dataset, mapping_of(dataset, meaning=meaning)).specification.action.hold == hold
 
 
+def test_a_mapping_says_what_the_dimensions_are(dataset):
+    content = propose(dataset, rate=10)
+    content["observations"]["qpos"]["kinds"] = "axis_angle"
+    mapping = DatasetMapping.from_json(content, "here")
+    assert Converted(dataset, mapping).stream("qpos").kinds == ("axis_angle",) * 3
+    assert DatasetMapping.from_json(mapping.to_json(), "provenance") == mapping
+    content["observations"]["qpos"]["kinds"] = "quaternion_xyzw"
+    with pytest.raises(ValueError, match="qpos"):
+        DatasetMapping.from_json(content, "here").specification(dataset)
+
+
 def test_the_file_of_a_mapping_gives_it_back(dataset, tmp_path):
     file = tmp_path / "mapping.yaml"
     content = propose(dataset, rate=12.5)
