@@ -221,7 +221,9 @@ def _range(
     is_kept = kinds == "identity"
     _check_identity(stream, values, is_kept)
     still = still_dimensions(stream, low, high, floor, of=[NOTES.get(kind, "") for kind in kinds])
-    still = {label: reason for i in np.flatnonzero(~is_kept) if (reason := still.get(label := stream.label(i)))}
+    still = {
+        label: reason for i in np.flatnonzero(~is_kept).tolist() if (reason := still.get(label := stream.label(i)))
+    }
     half, centre = np.where(high - low <= floor.width, 0, (high - low) / 2), (low + high) / 2
     low, high = np.where(half > 0, low, centre), np.where(half > 0, high, centre)
     low, high, half = (np.where(is_kept, value, own) for value, own in ((-1, low), (1, high), (1, half)))
