@@ -178,6 +178,10 @@ def connected(*directions: Layouts) -> tuple[socket.socket, socket.socket]:
     return ends
 
 
+class ReportedElsewhere(Exception):
+    """Ends a process without a word, because another process of the same command prints why it ends."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A signal has ended what was going on. number: of the signal. text: what is kept."""
 

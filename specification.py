@@ -20,6 +20,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 
+def block_size(kind: str) -> int:
+    """The dimensions in a block of this kind, 1 if it comes alone, or 0 if the kind does not exist.
+
+    >>> block_size("quaternion_xyzw"), block_size("euler_zyx_yxz"), block_size("euler_xxy_xyz")
+    (4, 3, 0)
+    """
+    if kind in KINDS:
+        return ROTATIONS.get(kind, 2 if kind == "cosine_sine" else 1)
+    word, *axes = kind.split("_")
+    return 3 if word == "euler" and len(axes) == 2 and all(sorted(part) == ["x", "y", "z"] for part in axes) else 0
+
+
+def group_of(kind: str) -> str:
+    """The kind, or "rotation" for every kind of rotation."""
+    return "rotation" if kind in ROTATIONS or kind.startswith("euler_") else kind
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
     """The end of an error message: the option that `name` resembles, or all options.
 
@@ -88,6 +105,19 @@ DTYPES = (
 )
 """The dtypes of streams."""
 
+ROTATIONS = {
+    "quaternion_wxyz": 4,
+    "quaternion_xyzw": 4,
+    "axis_angle": 3,
+    "roll_pitch_yaw": 3,
+    "rotation_matrix": 9,
+    "rotation_6d": 6,
+}
+"""Kinds of rotations -> the dimensions of one; see `Stream.kinds`."""
+
+KINDS = ("position", "angle", "cosine_sine", "gripper", "number", *ROTATIONS)
+"""What a dimension may be, beside `euler_AAA_BBB`; see `Stream.kinds`."""
+
 WORDS = "words"
 """The name of a context stream that holds a sentence, as a text encoder embeds it."""
 
@@ -105,8 +135,8 @@ STEP_LIMIT = 2**30
 class Stream:
     """One named signal over time: an observation, or the action.
 
-    `units`, `labels`, `low`, `high` and `hold` have one entry for each dimension of a vector, or are empty if unknown.
-    A single unit, limit or hold stands for every dimension.
+    `units`, `labels`, `low`, `high`, `hold` and `kinds` have one entry for each dimension of a vector, or are empty if
+    unknown. A single unit, limit, hold or kind stands for every dimension.
 
     Raises ValueError if a value is impossible, or if no policy could use it.
 
@@ -136,6 +166,21 @@ class Stream:
     """
     context: bool = False
     """Whether an observation says what an episode asks for, such as a goal: it is the same in all steps of one."""
+    kinds: tuple[str, ...] | str = ()
+    """What each dimension is, so that a policy may learn it in another way.
+
+    "position" is a coordinate that never wraps, in metres or as the angle of a joint. "angle" is one modulo a turn, in
+    radians. "gripper" is how far one is open, and "number" anything else. "cosine_sine" are two dimensions. Rotations
+    are blocks, each dimension of which has the name of the block:
+
+    - "quaternion_wxyz" and "quaternion_xyzw"; q and -q are the same rotation.
+    - "axis_angle": the axis times the angle in radians.
+    - "roll_pitch_yaw": radians about x, y and z; the matrix is Rz(yaw) Ry(pitch) Rx(roll).
+    - "euler_AAA_BBB": any three angles about x, y and z. AAA are the axes of the three dimensions, BBB those of the
+      product that is the matrix: roll_pitch_yaw is "euler_xyz_zyx".
+    - "rotation_matrix": row after row.
+    - "rotation_6d": the first column of the matrix, then the second (Zhou et al. 2019).
+    """
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9_]*", self.name):
@@ -155,7 +200,7 @@ class Stream:
         self._check_layout(shape, dtype)
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "dtype", dtype)
-        for field in ("units", "labels", "low", "high", "hold"):
+        for field in ("units", "labels", "low", "high", "hold", "kinds"):
             object.__setattr__(self, field, self._per_dimension(field))
         if wrong := [value for value in self.hold if value not in HOLDS]:
             raise ValueError(
@@ -163,6 +208,7 @@ class Stream:
             )
         if "zero" not in self.hold:  # so that equal streams compare equal
             object.__setattr__(self, "hold", ())
+        self.blocks()
         if bool(self.low) != bool(self.high):
             raise ValueError(f"stream {self.name!r}: give both limits or neither, got low={self.low} high={self.high}")
         for index, (low, high) in enumerate(zip(self.low, self.high, strict=True)):  # type: ignore[arg-type]
@@ -171,6 +217,31 @@ class Stream:
                     f"stream {self.name!r}, dimension {index}: limits must be finite and ascend, got [{low}, {high}]"
                 )
             self._check_limits(index, low, high)
+
+    def blocks(self) -> list[tuple[str, int, int]]:
+        """The kind, first dimension and end of each block: one of a rotation or of a cosine and sine, or one dimension.
+
+        Raises ValueError for a kind that does not exist, or a block of another size.
+
+        >>> Stream("hand", (5,), kinds=("position", *["quaternion_wxyz"] * 4)).blocks()
+        [('position', 0, 1), ('quaternion_wxyz', 1, 5)]
+        """
+        result, start = list[tuple[str, int, int]](), 0
+        while start < len(self.kinds):
+            kind = self.kinds[start]
+            size = block_size(kind)
+            if not size:
+                raise ValueError(
+                    f"stream {self.name!r}, dimension {start}: there is no kind {kind!r}: {nearest(kind, KINDS)}"
+                )
+            if self.kinds[start : start + size] != (kind,) * size:
+                raise ValueError(
+                    f"stream {self.name!r}, dimension {start}: kind {kind!r} has {size} dimensions in a row, got "
+                    f"{self.kinds[start : start + size]}: give each of them this kind"
+                )
+            result.append((kind, start, start + size))
+            start += size
+        return result
 
     def _check_layout(self, shape: tuple[int, ...], dtype: str) -> None:
         """Raise ValueError unless a step is a vector, or an image with its channels last."""
@@ -331,7 +402,11 @@ class Specification:
         return replace(self, observations=tuple(stream for stream in self.observations if stream.name not in names))
 
     def differences(self, other: Specification) -> list[str]:
-        """The differences between two specifications, a sentence each. The order of streams does not matter."""
+        """The differences between two specifications, a sentence each.
+
+        The order of streams does not matter. Kinds that one side does not state are those of the other side, because
+        stores and checkpoints were once written without them.
+        """
         left = {stream.name: asdict(stream) for stream in self.streams}
         right = {stream.name: asdict(stream) for stream in other.streams}
         sentences = [f"{name}: only on one side" for name in sorted(left.keys() ^ right.keys())]
@@ -339,7 +414,7 @@ class Specification:
             sentences += [
                 f"{name}: {field} is {value} on one side and {right[name][field]} on the other"
                 for field, value in left[name].items()
-                if value != right[name][field]
+                if value != right[name][field] and (field != "kinds" or (value and right[name][field]))
             ]
         if self.control_dt != other.control_dt:
             sentences.append(f"control_dt is {self.control_dt} s on one side and {other.control_dt} s on the other")

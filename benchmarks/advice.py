@@ -27,7 +27,7 @@ from recede.evaluation.intervals import over_trainings, wilson
 from recede.files import read_json
 from recede.recording.scripted import demonstrate
 from recede.training.advice import setting, with_setting
-from recede.training.loop import draw_lesson, prepare
+from recede.training.loop import draw_parts, prepare
 from torch.utils.flop_counter import FlopCounterMode
 
 TASKS = {
@@ -124,11 +124,11 @@ def update_flops(task: str, dataset: Path, settings: dict[str, Any]) -> int:
     for key, value in settings.items():
         config = with_setting(config, key, value)
     prepared = prepare(config)
-    batch = prepared.windows.batch(torch.arange(setting(prepared.config, "batch_size")) % len(prepared.windows))
-    lesson = draw_lesson(prepared.config, prepared, prepared.policy, batch, 0, torch.Generator())
+    indices = torch.arange(setting(prepared.config, "batch_size")) % len(prepared.windows)
+    [part] = draw_parts(prepared, prepared.policy, indices, 0, torch.Generator())
     prepared.policy.eval()  # our layers for training on a CPU hide products from the counter; torch's cost the same
     with FlopCounterMode(display=False) as counter:
-        prepared.policy.loss(lesson).mean().backward()
+        prepared.policy.loss(part.lesson).mean().backward()
     return counter.get_total_flops()
 
 

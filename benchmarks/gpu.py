@@ -58,7 +58,7 @@ from recede.policy.interface import Lesson
 from recede.policy.normalizer import Normalizer
 from recede.specification import Specification, Stream
 from recede.training.ema import EMA
-from recede.training.gradients import WARM_UPS, CapturedGradients, Gradients, Update
+from recede.training.gradients import WARM_UPS, CapturedGradients, Gradients, Part, Update
 from recede.training.parameters import parameter_groups
 
 USAGE = "usage: python benchmarks/gpu.py [json=FILE] [device=cuda] [seconds=540] [only=parity] [tiny=true]"
@@ -214,11 +214,11 @@ def _loss_and_norm(policy: DiffusionPolicy, device: torch.device, *, is_captured
     uniform = torch.rand(1, 8, policy.num_uniforms, generator=generator)
     inputs, progress = [x.to(device) for x in (100 * action, noise, uniform)], torch.zeros((), device=device)
     lesson = Lesson(observation, inputs[0], inputs[1], inputs[2], progress=progress)
-    is_padding = torch.zeros(action.shape[:2], dtype=torch.bool, device=device)
+    part = Part(lesson, torch.zeros(action.shape[:2], dtype=torch.bool, device=device))
     with tf32(False):
         for _ in range(WARM_UPS if is_captured else 0):
-            update(lesson, is_padding)
-        loss, norm = update(lesson, is_padding)
+            update([part])
+        loss, norm = update([part])
     return loss.item(), norm.item()
 
 
@@ -308,7 +308,7 @@ class Step:
         """Take it."""
         start = self.count * self.batch_size % max(len(self.order) - self.batch_size, 1)
         batch = self.windows.batch(self.order[start : start + self.batch_size])
-        self.update(self._lesson(batch), batch.is_padding)
+        self.update([Part(self._lesson(batch), batch.is_padding)])
         self.optimizer.step()
         self.count += 1
         self.average.update(self.policy, self.count)

@@ -11,6 +11,7 @@ from ..configs.components.denoising import CosineConfig, DDIMConfig, DDPMConfig,
 from ..configs.components.encoders import LowdimEncoderConfig, ResNetEncoderConfig
 from ..configs.components.networks import TransformerConfig, UNet1dConfig
 from ..configs.components.policies import DiffusionConfig, HorizonsConfig
+from ..configs.components.representations import AbsoluteConfig
 from ..configs.notation import describe
 from ..envs.catalogue import load_task
 from ..specification import Horizons, Specification, Stream, nearest
@@ -24,6 +25,8 @@ NETWORKS: dict[str, type[TransformerConfig] | type[UNet1dConfig]] = {
     "transformer": TransformerConfig,
     "unet1d": UNet1dConfig,
 }
+AS_IS = AbsoluteConfig(rotation="as_is")
+"""Imported weights know rotations as their data had them."""
 DEFAULT = DiffusionConfig(prediction="epsilon", sampler=DDPMConfig(spacing="leading"))
 """`policy=reference`, the default of the command line: the settings of the reference implementation."""
 UNBOUNDED = 1e6
@@ -51,6 +54,10 @@ def import_checkpoint(config: ImportCheckpointConfig) -> Path:
         raise ValueError(f"policy must be a diffusion policy, got {describe(config.policy)['choice']}")
     if config.policy.encoder != LowdimEncoderConfig():
         raise ValueError(f"leave policy/encoder out, the weights determine it, got {config.policy.encoder}")
+    if config.policy.representation != AbsoluteConfig():
+        raise ValueError(
+            f"leave policy/representation out, the weights determine it, got {config.policy.representation}"
+        )
     with interpreting(source / "config.json" if source.is_dir() else source, "copy it again from where it was trained"):
         if source.is_dir():
             foreign, settings = lerobot(source)
@@ -58,7 +65,8 @@ def import_checkpoint(config: ImportCheckpointConfig) -> Path:
         else:
             horizons, policy_config = config.horizons.build(), config.policy
             foreign = reference(read_state_dict(source, remedy=REMEDY), num_observed=horizons.observation)
-        policy_config = replace(policy_config, network=network_of(policy_config.network, foreign.network))
+        network = network_of(policy_config.network, foreign.network)
+        policy_config = replace(policy_config, network=network, representation=AS_IS)
         if foreign.cameras.shapes:
             policy_config = replace(policy_config, encoder=ResNetEncoderConfig(**foreign.cameras.options))
         check_horizons(foreign, horizons)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..configs.changes import replaced
 from ..configs.components.policies import DiffusionConfig, RegressionConfig
+from ..configs.components.representations import AbsoluteConfig
 from ..configs.notation import UnknownChoice, describe, policy_config
 from ..specification import WORDS
 
@@ -228,16 +229,20 @@ def _open_exported(path: Path) -> tuple[ExportedEngine, dict[str, Any]]:
 
 
 def _exported_config(policy: Mapping[str, Any]) -> DiffusionConfig | RegressionConfig:
-    """The configuration of an exported policy's sampler, prediction and clip.
+    """The configuration of an exported policy's sampler, prediction, clip and representation.
 
     The graphs contain the encoder and the network, so the packages that added these need not be installed.
     """
     if missing := {"encoder", "network"} - policy.keys():
         raise ValueError(f"policy lacks {sorted(missing)}")
+    noted = policy.get("representation")  # folders were once written without it
+    representation = AbsoluteConfig() if noted is None else policy_config(noted, "policy/representation")
     if "sampler" not in policy:
-        return RegressionConfig()
+        return RegressionConfig(representation=representation)
     sampler = policy_config(policy["sampler"], "policy/sampler")
-    return DiffusionConfig(sampler=sampler, prediction=policy["prediction"], clip=policy["clip"])
+    return DiffusionConfig(
+        sampler=sampler, prediction=policy["prediction"], clip=policy["clip"], representation=representation
+    )
 
 
 def _check_exported(path: Path, name: str, engine: str | None, *, which: str, sampler: Any) -> None:

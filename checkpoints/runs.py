@@ -21,6 +21,8 @@ MEASURED = {
     "gradient_norm": (0, sys.float_info.max),
     "data_s": (0, sys.float_info.max),
     "update_s": (0, sys.float_info.max),
+    "windows_per_s": (0, sys.float_info.max),
+    "memory_gib": (0, sys.float_info.max),
     "mean_score": (0, 1),
     "success_rate": (0, 1),
     "episodes": (1, sys.maxsize),

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from ..configs.commands import COMMANDS
 from ..configs.packages import import_packages
-from ..realtime import Interrupted, on_signals
+from ..realtime import Interrupted, ReportedElsewhere, on_signals
 from ..specification import nearest
 from ..version import __version__
 from .composition import compose_and_run, explain
@@ -40,6 +40,8 @@ def _status(command: str, arguments: Sequence[str]) -> int:
     try:
         status = _run(command, arguments)
         sys.stdout.flush()
+    except ReportedElsewhere:
+        return 2
     except KeyboardInterrupt as interrupt:
         print(f"recede {command}: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 128 + getattr(interrupt, "number", signal.SIGINT)

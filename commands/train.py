@@ -14,10 +14,14 @@ def run(config: TrainConfig) -> None:
     from ..evaluation.reports.learning import outlook
     from ..files import check_writable
     from ..training.loop import train
+    from ..training.processes import joined
 
     check_writable(Path(config.out))
     before = checkpoint_steps(Path(config.out))
-    path = train(config)
+    with joined() as processes:
+        path = train(config, processes)
+    if not processes.is_first:
+        return
     steps = int(path.name)
     print(f"{'nothing to do, trained already' if steps in before else f'trained for {steps} steps'}: {path}")
     if text := outlook(read_metrics(Path(config.out))):

@@ -37,6 +37,7 @@ from .components.guidance import GUIDANCE
 from .components.inputs import INPUTS
 from .components.networks import DiTConfig, TransformerConfig, UNet1dConfig
 from .components.policies import DenoisingConfig, DiffusionConfig, ProgressiveConfig, RegressionConfig
+from .components.representations import AbsoluteConfig, DifferenceConfig, RelativeConfig
 from .components.robots import ROBOTS
 
 
@@ -77,6 +78,7 @@ CHOICES: dict[str, dict[str, Any]] = {
     "policy": {"diffusion": DiffusionConfig, "regression": RegressionConfig},
     "policy/encoder": {"lowdim": LowdimEncoderConfig, "resnet": ResNetEncoderConfig, "vit": ViTEncoderConfig},
     "policy/network": {"unet1d": UNet1dConfig, "transformer": TransformerConfig, "dit": DiTConfig},
+    "policy/representation": {"absolute": AbsoluteConfig, "relative": RelativeConfig, "difference": DifferenceConfig},
     "policy/schedule": {
         "cosine": CosineConfig,
         "rectified_flow": RectifiedFlowConfig,
@@ -111,10 +113,10 @@ MANY = ("execution",)
 def add_choice(slot: str, name: str, config: Any) -> None:
     """Add a choice: `slot=name` then chooses `config` on every command line and in every checkpoint.
 
-    slot: "policy", "policy/encoder", "policy/network", "policy/schedule", "policy/times", "policy/sampler",
-    "policy/objective", "policy/weighting", "guidance", "execution", "robot", "input" or "task". name: lower-case
-    letters, digits and underscores. config: a dataclass with a method `build` that makes the real object, like those in
-    `configs.components`. For a task, the `Task` itself or its place, "package.module:CONSTANT".
+    slot: "policy", "policy/encoder", "policy/network", "policy/representation", "policy/schedule", "policy/times",
+    "policy/sampler", "policy/objective", "policy/weighting", "guidance", "execution", "robot", "input" or "task". name:
+    lower-case letters, digits and underscores. config: a dataclass with a method `build` that makes the real object,
+    like those in `configs.components`. For a task, the `Task` itself or its place, "package.module:CONSTANT".
 
     A reloaded module may add its choices again. Raises ValueError for an unknown slot, for a name that is taken, and
     for a configuration that does not fit the slot.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..datasets.normalisation import Normalisation
@@ -16,12 +16,14 @@ class NormalisationConfig:
     """How one stream is normalised; see `datasets.normalisation`."""
 
     kind: str = Normalisation.kind
-    """range, quantiles or identity."""
+    """range, quantiles, deviation or identity."""
     tail: float = Normalisation.tail
     """Share of the values beyond either quantile."""
     floor: Any = Normalisation.floor
     """Largest range that counts as still, in the unit of the stream: one number, or a list of one per dimension. null
     chooses it from the limits of the stream."""
+    groups: Any = field(default_factory=dict)
+    """Label or kind of some dimensions -> their own kind of normalisation."""
 
     def __post_init__(self) -> None:
         self.build()
@@ -44,7 +46,7 @@ def normalisations(plain: Mapping[str, Any]) -> dict[str, NormalisationConfig]:
             result[stream] = chosen
             continue
         if not isinstance(chosen, Mapping):
-            raise ValueError(f"{path} must have options, got {chosen!r}: give {path}.kind, {path}.tail or {path}.floor")
+            raise ValueError(f"{path} must have options, got {chosen!r}: give {path}.kind, .tail, .floor or .groups")
         for option in chosen:
             if option not in options:
                 raise ValueError(f"{path} has no option {option!r}: {nearest(str(option), options)}")

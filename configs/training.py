@@ -28,7 +28,7 @@ BY_CONTENT = ("dataset", "episodes", "init_from", "teacher")
 """Fields of a training that name data or weights: these count, and their names do not."""
 
 FREE = (
-    *("out", "imports", "data", "device", "capture", "image_cache", "tensorboard"),
+    *("out", "imports", "data", "device", "capture", "accumulate", "image_cache", "tensorboard"),
     *("log_every", "save_every", "validate_every", "evaluate_every", "evaluate_episodes"),
 )
 """Fields that do not decide what a training learns. Every command that resumes a run may give others.
@@ -72,8 +72,9 @@ leaves sentences out."""
     split_seed: int | None = None
     """Seed that chooses the held-out episodes. null is 0, or the split_seed of init_from on the same dataset."""
     normalisation: dict[str, Any] = field(default_factory=dict)
-    """Exceptions for single streams: normalisation.STREAM.kind=range, quantiles or identity; .tail=0.01, the share
-beyond either quantile; .floor, the largest range that counts as still, in the unit of the stream."""
+    """Exceptions for single streams: normalisation.STREAM.kind=range, quantiles, deviation or identity; .tail=0.01, the
+share beyond either quantile; .floor, the largest range that counts as still, in the unit of the stream; .groups.NAME,
+the kind of normalisation of dimensions with this label or of this kind."""
     mirror: bool = False
     """Also train on the mirror image of every episode, for tasks that are symmetric."""
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
@@ -98,6 +99,8 @@ rises in warmup updates from where it was, 0 after a finished training, to learn
 at the new last update."""
     batch_size: int | None = None
     """Windows of demonstrations in each update. null is chosen from the data."""
+    accumulate: int = 1
+    """Passes in which each process computes its share of a batch: more need less memory and more time."""
     draws: int = 1
     """Noises drawn for each window; its observation is encoded once."""
     learning_rate: float = 1e-3
@@ -158,7 +161,7 @@ hold."""
         positive(self, "steps", "log_every", "validate_every", "save_every", most=MOST_UPDATES)
         not_negative(self, "warmup", "evaluate_every", most=MOST_UPDATES)
         positive(self, "batch_size", "evaluate_episodes", most=MOST_EPISODES)
-        positive(self, "draws", most=1000)
+        positive(self, "draws", "accumulate", most=1000)
         positive(self, "learning_rate", most=1e38)  # one that is too large is named as soon as training diverges
         positive(self, "gradient_clip", most=1e10)
         not_negative(self, "weight_decay", most=1000)

@@ -24,6 +24,9 @@ from torch import Tensor
 LUMA = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in brightness (ITU-R BT.601)."""
 
+ALL = slice(None)
+"""All rows of a batch."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
@@ -50,49 +53,61 @@ class Augmentation:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be a share between 0 and 1, got {getattr(self, name)}")
 
-    def __call__(self, observation: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    def __call__(
+        self,
+        observation: Mapping[str, Tensor],
+        generator: torch.Generator,
+        *,
+        rows: slice = ALL,
+        size: int | None = None,
+    ) -> dict[str, Tensor]:
         """Augment the images (B, To, H, W, C) of an observation; all other streams are returned unchanged.
 
         Streams of uint8 with five dimensions are images. The generator must be on the device of the images.
+
+        rows, size: if the samples are only some rows of a batch of `size` samples, which rows. They are then changed as
+        the whole batch would change them.
         """
         return {
-            name: self._augment(x, generator) if x.dtype == torch.uint8 and x.ndim == 5 else x
+            name: self._augment(x, generator, rows, size) if x.dtype == torch.uint8 and x.ndim == 5 else x
             for name, x in observation.items()
         }
 
-    def _augment(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def _augment(self, images: Tensor, generator: torch.Generator, rows: slice, size: int | None) -> Tensor:
+        def uniform() -> Tensor:
+            """A random number in [0, 1) for each sample, (B,)."""
+            return torch.rand(size or len(images), generator=generator, device=images.device)[rows]
+
         if self.rotation:
-            images = rotate(images, math.radians(self.rotation) * (2 * _uniform(images, generator) - 1))
+            images = rotate(images, math.radians(self.rotation) * (2 * uniform() - 1))
         if self.crop is not None:
-            images = random_crop(images, self.crop, generator)
+            images = random_crop(images, self.crop, generator, rows=rows, size=size)
         if self.brightness or self.contrast or self.saturation:
-            factors = [
-                1 + share * (2 * _uniform(images, generator) - 1)
-                for share in (self.brightness, self.contrast, self.saturation)
-            ]
+            factors = [1 + share * (2 * uniform() - 1) for share in (self.brightness, self.contrast, self.saturation)]
             images = recolour(images, *factors)
         return images
 
 
-def _uniform(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A random number in [0, 1) for each sample, (B,)."""
-    return torch.rand(len(images), generator=generator, device=images.device)
-
-
-def random_crop(images: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+def random_crop(
+    images: Tensor, shape: tuple[int, int], generator: torch.Generator, *, rows: slice = ALL, size: int | None = None
+) -> Tensor:
     """Crops (B, To, h, w, C) of images (B, To, H, W, C), at a position drawn uniformly for each sample.
 
-    Images that already have that size are returned unchanged. Raises ValueError if the crop is larger than the images.
+    Images that already have that shape are returned unchanged. rows, size: as for an `Augmentation`. Raises ValueError
+    if the crop is larger than the images.
     """
-    margins = [full - cropped for full, cropped in zip(images.shape[2:4], size, strict=True)]
+    margins = [full - cropped for full, cropped in zip(images.shape[2:4], shape, strict=True)]
     if min(margins) < 0:
-        raise ValueError(f"a crop must fit into its images, got {size} for images of {tuple(images.shape[2:4])} pixels")
+        raise ValueError(
+            f"a crop must fit into its images, got {shape} for images of {tuple(images.shape[2:4])} pixels"
+        )
     if not any(margins):
         return images
     top, left = (
-        torch.randint(margin + 1, (len(images),), generator=generator, device=images.device) for margin in margins
+        torch.randint(margin + 1, (size or len(images),), generator=generator, device=images.device)[rows]
+        for margin in margins
     )
-    return crop(images, size, top, left)
+    return crop(images, shape, top, left)
 
 
 def crop(images: Tensor, size: tuple[int, int], top: Tensor, left: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def summarise(demonstrations: Demonstrations) -> list[str]:
         f"{len(steps)} episodes, {steps.sum()} steps of {dt:g} s ({steps.sum() * dt / 60:.1f} min)",
         f"episode length: min {steps.min()}, median {np.median(steps):g}, max {steps.max()} steps",
         "",
-        f"{'stream':<24}{'units':<8}{'min':>11}{'mean':>11}{'max':>11}{'std':>11}   limits",
+        f"{'stream':<24}{'units':<8}{'min':>11}{'mean':>11}{'max':>11}{'std':>11}   {'limits':<16}kind",
     ]
     for stream in demonstrations.specification.streams:
         episodes = evenly_spaced(len(steps), IMAGE_EPISODES) if stream.is_image else range(len(steps))
@@ -56,7 +56,8 @@ def _table_rows(stream: Stream, values: Statistics) -> list[str]:
         limits = f"[{bounds[0, index]:g}, {bounds[1, index]:g}]" if stream.low else "unknown"
         columns = (values.low, values.mean, values.high, values.std)
         cells = "".join(f"{column[index]:>11.4g}" for column in columns)
-        rows.setdefault(f"{units:<8}{cells}   {limits}", []).append(index)
+        kind = stream.kinds[index] if stream.kinds else ""
+        rows.setdefault(f"{units:<8}{cells}   {limits:<15} {kind}".rstrip(), []).append(index)
     return [f"{together(stream, indices):<23} {row}" for row, indices in rows.items()]
 
 

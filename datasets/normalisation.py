@@ -9,20 +9,26 @@ Shapes: every array has the shape of one step of its stream.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..specification import Stream, nearest
+from ..specification import Stream, group_of, nearest
 from .demonstrations import Demonstrations
-from .statistics import Statistics, quantiles, statistics
+from .statistics import Rows, Statistics, rows_of, summary, tails
 
 Array: TypeAlias = NDArray[np.float64]
 
-KINDS = ("range", "quantiles", "identity")
+KINDS = ("range", "quantiles", "deviation", "identity")
 """How a stream may be normalised; see `Normalisation`."""
+
+DEVIATIONS = 3
+"""Standard deviations from the mean that "deviation" maps to 1."""
+
+NOTES = {"quantiles": " between its quantiles", "deviation": f" within {DEVIATIONS} standard deviations"}
+"""Of which range a note speaks, if it is not that of all values."""
 
 TAIL = 0.01
 """Default share of the values that `quantiles` cuts off at either end."""
@@ -51,8 +57,9 @@ class Normalisation:
 
     "range" maps the smallest and largest value of each dimension to -1 and 1. "quantiles" maps the quantiles `tail` and
     1 - `tail` there, so that a few outliers do not squeeze all other values; a policy with a clip of 1 then commands
-    nothing beyond them. "identity" changes nothing: for values that already lie in [-1, 1] and whose dimensions must
-    keep their proportions, such as quaternions and rotation matrices.
+    nothing beyond them. "deviation" maps the mean to 0 and `DEVIATIONS` standard deviations to 1, so that a clip of 1
+    cuts off only what lies beyond them. "identity" changes nothing: for values that already lie in [-1, 1] and whose
+    dimensions must keep their proportions, such as quaternions and rotation matrices.
     """
     tail: float = TAIL
     """The share of the values that "quantiles" cuts off at either end."""
@@ -61,18 +68,39 @@ class Normalisation:
 
     None stands for the default, see `TOLERANCE`; 0 keeps every dimension that moves at all.
     """
+    groups: Mapping[str, str] = field(default_factory=dict)
+    """Label or kind of some dimensions (`Stream.kinds`; "rotation" is every kind of rotation) -> one of `KINDS`."""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {self.kind!r}: {nearest(self.kind, KINDS)}")
+        for name, kind in {"kind": self.kind, **{f"groups.{name}": kind for name, kind in self.groups.items()}}.items():
+            if kind not in KINDS:
+                raise ValueError(f"{name} must be one of {', '.join(KINDS)}, got {kind!r}: {nearest(str(kind), KINDS)}")
         if not 0 < self.tail < 0.5:
             raise ValueError(f"tail must be a share between 0 and 0.5, got {self.tail}")
-        if self.tail != TAIL and self.kind != "quantiles":
+        if self.tail != TAIL and "quantiles" not in (self.kind, *self.groups.values()):
             raise ValueError(f"tail is an option of kind=quantiles, got it with kind={self.kind}: leave it out")
         if self.floor is not None and self.kind == "identity":
             raise ValueError("floor must be left out with kind=identity, which keeps every dimension as it is")
         if self.floor is not None and not _is_floor(np.asarray(self.floor)):
             raise ValueError(f"floor must be a number of at least 0, or a list of them, got {self.floor!r}")
+
+    def kinds_of(self, stream: Stream) -> NDArray[np.str_]:
+        """How each dimension of a stream is normalised (D,). Raises ValueError for a group that it does not have."""
+        names = [dict.fromkeys((label, kind, group_of(kind))) for label, kind in _named(stream)]
+        for group in self.groups:
+            if not any(group in own for own in names):
+                options = sorted({name for own in names for name in own} - {""})
+                raise ValueError(
+                    f"normalisation.{stream.name}.groups must name labels or kinds of the stream, got {group!r}: "
+                    + nearest(group, options)
+                )
+        return np.array([next((self.groups[name] for name in own if name in self.groups), self.kind) for own in names])
+
+
+def _named(stream: Stream) -> list[tuple[str, str]]:
+    """The label and the kind of each dimension, "" for what is unknown."""
+    unknown = ("",) * stream.size
+    return list(zip(stream.labels or unknown, stream.kinds or unknown, strict=True))
 
 
 def _is_floor(values: NDArray[Any]) -> bool:
@@ -118,13 +146,16 @@ def resolve_floor(stream: Stream, low: Array, high: Array, floor: float | Sequen
     return Floor(TOLERANCE * size, f"{TOLERANCE:g} of its largest magnitude, or of 1 if that is more")
 
 
-def still_dimensions(stream: Stream, low: Array, high: Array, floor: Floor, *, of: str = "") -> dict[str, str]:
-    """Name of each still dimension -> its range and the rule. of: a note on the range, such as " between quantiles"."""
+def still_dimensions(
+    stream: Stream, low: Array, high: Array, floor: Floor, *, of: Sequence[str] | None = None
+) -> dict[str, str]:
+    """Name of each still dimension -> its range and the rule. of: a note on the range of each dimension."""
+    of = of or [""] * stream.size
     indices = np.argwhere(high - low <= floor.width)
     return {
-        stream.label(i): f"is constant at {low[i]:g}{of}"
+        stream.label(i): f"is constant at {low[i]:g}{of[i]}"
         if low[i] == high[i]
-        else f"moves by {high[i] - low[i]:.3g}{of}, from {low[i]:.9g} to {high[i]:.9g}, and {floor.width[i]:.3g} or "
+        else f"moves by {high[i] - low[i]:.3g}{of[i]}, from {low[i]:.9g} to {high[i]:.9g}, and {floor.width[i]:.3g} or "
         f"less counts as still: {floor.rule}"
         for (i,) in indices
     }
@@ -160,43 +191,56 @@ def fit_ranges(
     for name in methods:
         if name not in streams:
             raise ValueError(f"normalisation must name a stream of numbers, got {name!r}: {nearest(name, streams)}")
-    ranges: dict[str, Range] = {}
-    for name, stream in streams.items():
-        method, values = methods.get(name, Normalisation()), statistics(demonstrations, name, episodes)
-        bounds = values.low, values.high
-        if method.kind == "quantiles":
-            bounds = quantiles(demonstrations, name, episodes, tail=method.tail)
-        ranges[name] = _range(stream, method, values, *bounds)
-        if stream is demonstrations.specification.action:
-            _check_action(ranges[name], stream, method, values)
-    return ranges
+    rows = {name: rows_of(demonstrations, name, episodes) for name in streams}
+    return {name: fit_range(stream, rows[name], methods.get(name, Normalisation())) for name, stream in streams.items()}
 
 
-def _range(stream: Stream, method: Normalisation, values: Statistics, low: Array, high: Array) -> Range:
-    """The range of a stream whose `low` and `high` should become -1 and 1."""
-    if method.kind == "identity":
-        return _identity(stream, values)
+def fit_range(stream: Stream, rows: Rows, method: Normalisation) -> Range:
+    """The range of the rows of one stream. Raises the errors of `fit_ranges`."""
+    values, kinds = summary(rows, stream.name), method.kinds_of(stream)
+    low, high = values.low, values.high
+    if (is_cut := kinds == "quantiles").any():
+        least, most = tails(rows, stream.name, tail=method.tail)
+        low, high = np.where(is_cut, least, low), np.where(is_cut, most, high)
+    if (is_spread := kinds == "deviation").any():
+        spread = DEVIATIONS * values.std
+        low, high = np.where(is_spread, values.mean - spread, low), np.where(is_spread, values.mean + spread, high)
+    fitted = _range(stream, method, kinds, values, low, high)
+    if stream.name == "action":
+        _check_action(fitted, stream, method, kinds, values)
+    return fitted
+
+
+def _range(
+    stream: Stream, method: Normalisation, kinds: NDArray[np.str_], values: Statistics, low: Array, high: Array
+) -> Range:
+    """The range of a stream whose `low` and `high` should become -1 and 1, unless nothing changes."""
     is_zero = np.array([hold == "zero" for hold in stream.hold] or False)
     low, high = np.where(is_zero, np.minimum(low, 0), low), np.where(is_zero, np.maximum(high, 0), high)
     floor = resolve_floor(stream, low, high, method.floor)
-    of = " between its quantiles" if method.kind == "quantiles" else ""
-    still = still_dimensions(stream, low, high, floor, of=of)
+    is_kept = kinds == "identity"
+    _check_identity(stream, values, is_kept)
+    still = still_dimensions(stream, low, high, floor, of=[NOTES.get(kind, "") for kind in kinds])
+    still = {label: reason for i in np.flatnonzero(~is_kept) if (reason := still.get(label := stream.label(i)))}
     half, centre = np.where(high - low <= floor.width, 0, (high - low) / 2), (low + high) / 2
+    low, high = np.where(half > 0, low, centre), np.where(half > 0, high, centre)
+    low, high, half = (np.where(is_kept, value, own) for value, own in ((-1, low), (1, high), (1, half)))
     std = np.divide(values.std, half, out=np.ones_like(half), where=(half > 0) & (values.std > 0))
-    return Range(np.where(half > 0, low, centre), np.where(half > 0, high, centre), std, still)
+    return Range(low, high, std, still)
 
 
-def _identity(stream: Stream, values: Statistics) -> Range:
-    if np.maximum(-values.low, values.high).max() > 1 + TOLERANCE:  # allows rounding
+def _check_identity(stream: Stream, values: Statistics, is_kept: NDArray[np.bool_]) -> None:
+    """Raise ValueError unless values that stay as they are lie in [-1, 1]; rounding is allowed."""
+    if np.where(is_kept, np.maximum(-values.low, values.high), 0).max() > 1 + TOLERANCE:
         raise ValueError(
             f"normalisation.{stream.name}.kind=identity needs values in [-1, 1], where a policy works, got values from "
-            f"{values.low.min():g} to {values.high.max():g}: choose range or quantiles"
+            f"{values.low[is_kept].min():g} to {values.high[is_kept].max():g}: choose range or quantiles"
         )
-    one = np.ones(stream.shape)
-    return Range(-one, one, np.where(values.std > 0, values.std, one), {})
 
 
-def _check_action(fitted: Range, stream: Stream, method: Normalisation, values: Statistics) -> None:
+def _check_action(
+    fitted: Range, stream: Stream, method: Normalisation, kinds: NDArray[np.str_], values: Statistics
+) -> None:
     """Raise ValueError if a policy could not command the demonstrated actions; see `fit_ranges`."""
     is_still, span = fitted.low == fitted.high, values.high - values.low
     if is_still.all():
@@ -208,10 +252,11 @@ def _check_action(fitted: Range, stream: Stream, method: Normalisation, values: 
     is_intended = (
         method.floor is not None and span <= resolve_floor(stream, values.low, values.high, method.floor).width
     )
-    frozen = [stream.label(i) for (i,) in np.argwhere(is_still & (span > 0) & ~np.asarray(is_intended))]
-    if frozen:
-        remedy = "kind=range" if method.kind == "quantiles" else "floor=0"
+    frozen = np.flatnonzero(is_still & (span > 0) & ~np.asarray(is_intended))
+    if len(frozen):
+        label = stream.label(int(frozen[0]))
+        remedy = "kind=range" if kinds[frozen[0]] == "quantiles" else "floor=0"
         raise ValueError(
-            f"{frozen[0]} {fitted.still[frozen[0]]}; a policy would never move it: give normalisation.action.{remedy} "
+            f"{label} {fitted.still[label]}; a policy would never move it: give normalisation.action.{remedy} "
             "to learn it, or normalisation.action.floor=F with its range or more to keep it still"
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 
 import numpy as np
@@ -13,6 +14,10 @@ from .demonstrations import Demonstrations
 
 NUMBERS_AT_ONCE = 2**22
 """Data are read in pieces of at most this many numbers (32 MB in float64), or of a single step if it is larger."""
+
+
+Rows = Callable[[], Iterator[NDArray[np.generic]]]
+"""Yields the rows of a stream (rows, *shape) in pieces that fit in memory, from the first one at every call."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +30,29 @@ class Statistics:
     std: NDArray[np.float64]
 
 
+def rows_of(demonstrations: Demonstrations, name: str, episodes: Sequence[int]) -> Rows:
+    """All steps of `episodes` of a stream."""
+    return partial(_pieces, demonstrations, name, episodes)
+
+
 def statistics(demonstrations: Demonstrations, name: str, episodes: Sequence[int]) -> Statistics:
     """Statistics of a stream over all steps of `episodes`. Raises ValueError if `episodes` is empty."""
-    pieces = (rows.astype(np.float64) for rows in _pieces(demonstrations, name, episodes))
+    return summary(rows_of(demonstrations, name, episodes), name)
+
+
+def summary(rows: Rows, name: str) -> Statistics:
+    """Statistics of the rows of a stream. Raises ValueError if there are none."""
+    pieces = (piece.astype(np.float64) for piece in rows())
     first = next(pieces, None)
     if first is None:
         raise ValueError(f"statistics of stream {name!r} need at least one episode, got none")
     shift = low = high = first[0]  # sums of differences from a value lose no digits to a large mean
     total = squares = np.zeros_like(shift)
     count = 0
-    for rows in chain([first], pieces):
-        low, high = np.minimum(low, rows.min(axis=0)), np.maximum(high, rows.max(axis=0))
-        total, squares = total + (rows - shift).sum(axis=0), squares + ((rows - shift) ** 2).sum(axis=0)
-        count += len(rows)
+    for piece in chain([first], pieces):
+        low, high = np.minimum(low, piece.min(axis=0)), np.maximum(high, piece.max(axis=0))
+        total, squares = total + (piece - shift).sum(axis=0), squares + ((piece - shift) ** 2).sum(axis=0)
+        count += len(piece)
     mean = total / count
     return Statistics(low, high, mean + shift, np.sqrt(np.maximum(squares / count - mean**2, 0)))
 
@@ -45,21 +60,26 @@ def statistics(demonstrations: Demonstrations, name: str, episodes: Sequence[int
 def quantiles(
     demonstrations: Demonstrations, name: str, episodes: Sequence[int], *, tail: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The quantiles `tail` and 1 - `tail` of each dimension over all steps of `episodes`, equal to numpy's.
+    """The quantiles `tail` and 1 - `tail` of a stream over all steps of `episodes`; see `tails`."""
+    return tails(rows_of(demonstrations, name, episodes), name, tail=tail)
+
+
+def tails(rows: Rows, name: str, *, tail: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The quantiles `tail` and 1 - `tail` of each dimension over all rows, equal to numpy's.
 
     Quantiles between two values are interpolated. Memory: the share `tail` of the values, twice. Raises ValueError if
-    `episodes` is empty.
+    there are no rows.
     """
-    count = int(_selection(demonstrations, episodes).sum())
+    count = sum(len(piece) for piece in rows())
     if not count:
         raise ValueError(f"quantiles of stream {name!r} need at least one episode, got none")
     index, share = divmod(tail * (count - 1), 1)
-    pieces = (rows.astype(np.float64) for rows in _pieces(demonstrations, name, episodes))
+    pieces = (piece.astype(np.float64) for piece in rows())
     first = next(pieces)
     lowest, highest = first[:0], first[:0]
-    for rows in chain([first], pieces):
-        lowest = np.sort(np.concatenate([lowest, rows]), axis=0)[: int(index) + 2]
-        highest = np.sort(np.concatenate([highest, rows]), axis=0)[-int(index) - 2 :]
+    for piece in chain([first], pieces):
+        lowest = np.sort(np.concatenate([lowest, piece]), axis=0)[: int(index) + 2]
+        highest = np.sort(np.concatenate([highest, piece]), axis=0)[-int(index) - 2 :]
     low, high = lowest[[int(index), -1]], highest[[-int(index) - 1, 0]]
     return low[0] + share * (low[1] - low[0]), high[0] + share * (high[1] - high[0])
 

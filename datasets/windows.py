@@ -105,15 +105,24 @@ class Windows:
 
     def batch(self, indices: Tensor) -> Batch:
         """Gather the windows `indices` (B,)."""
-        indices = indices.to(self.current.device)
-        unclamped = self.current[indices, None] + self.offsets
-        steps = torch.clamp(unclamped, self.first[indices, None], self.last[indices, None])
-        observed, is_padding = steps[:, : self.horizons.observation], unclamped != steps
+        steps, is_padding = self._steps(indices)
+        observed = steps[:, : self.horizons.observation]
         return Batch(
             observation={name: self._rows(name, observed) for name in self.streams if name != "action"},
             action=self._rows("action", steps).masked_fill_(is_padding[..., None] & self._is_zero, 0),
             is_padding=is_padding,
         )
+
+    def is_padding(self, indices: Tensor) -> Tensor:
+        """Where the windows `indices` (B,) lie beyond their episodes (B, Tp)."""
+        return self._steps(indices)[1]
+
+    def _steps(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The steps of the windows `indices` (B,), and where they are padding: (B, Tp) each."""
+        indices = indices.to(self.current.device)
+        unclamped = self.current[indices, None] + self.offsets
+        steps = torch.clamp(unclamped, self.first[indices, None], self.last[indices, None])
+        return steps, unclamped != steps
 
     def _rows(self, name: str, steps: Tensor) -> Tensor:
         """`streams[name][steps]` on the device; copying whole rows takes half the time of indexing."""

@@ -28,6 +28,7 @@ LOW, HIGH = (-1.9, -0.9, 0.05, -1.9, -1.2, -2.8, 0.0), (1.9, 1.9, 2.8, 2.0, 1.2,
 """Limits of the joints (rad) and of the distance between the fingertips (m), those of `arm.xml`."""
 POSE = ("x", "y", "z", "yaw", "pitch", "roll", "opening")
 POSE_UNITS = ("m", "m", "m", "rad", "rad", "rad", "m")
+POSE_KINDS = ("position", "position", "position", *["euler_zyx_yxz"] * 3, "gripper")
 SPEED = 1.5
 """The highest speed of a joint (rad/s)."""
 AHEAD = SPEED * PERIOD
@@ -70,12 +71,13 @@ def _joints(name: str, sides: Sequence[str], *, margin: float) -> Stream:
     low = tuple(value - margin for value in LOW) * len(sides)
     high = tuple(value + margin for value in HIGH) * len(sides)
     labels = tuple(f"{side}{joint}" for side in sides for joint in (*JOINTS, "gripper"))
-    return Stream(name, (7 * len(sides),), units=(*["rad"] * 6, "m") * len(sides), labels=labels, low=low, high=high)
+    units, kinds = (*["rad"] * 6, "m") * len(sides), (*["position"] * 6, "gripper") * len(sides)
+    return Stream(name, (7 * len(sides),), units=units, labels=labels, low=low, high=high, kinds=kinds)
 
 
 def _streams(*sides: str) -> tuple[Stream, ...]:
     low, high = (-0.8, -0.8, -0.1, -3.2, -3.2, -1.6, -0.02), (0.8, 0.8, 0.8, 3.2, 3.2, 1.6, 0.1)
-    poses = [Stream(f"{side}gripper", (7,), "float32", POSE_UNITS, POSE, low, high) for side in sides]
+    poses = [Stream(f"{side}gripper", (7,), "float32", POSE_UNITS, POSE, low, high, kinds=POSE_KINDS) for side in sides]
     return (_joints("joints", sides, margin=0.05), *poses)
 
 
@@ -166,7 +168,7 @@ class PoseArm(Arm):
     def action(cls, highest: float) -> Stream:
         """See `Manipulator.action`."""
         low, high = (-0.15, -0.2, 0.016, -1.2, -0.6, -0.6, 0.0), (0.11, 0.2, highest, 1.2, 0.6, 0.6, 0.08)
-        return Stream("action", (7,), units=POSE_UNITS, labels=POSE, low=low, high=high)
+        return Stream("action", (7,), units=POSE_UNITS, labels=POSE, low=low, high=high, kinds=POSE_KINDS)
 
     def controls(self, positions: Array, actions: Array) -> Array:
         """See `Manipulator.controls`."""

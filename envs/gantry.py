@@ -11,7 +11,11 @@ from numpy.typing import ArrayLike
 from ..specification import Stream
 from .manipulator import Array, Manipulator
 
-DIMENSIONS: dict[str, Any] = {"units": ("m", "m", "m", "rad", "m"), "labels": ("x", "y", "z", "yaw", "opening")}
+DIMENSIONS: dict[str, Any] = {
+    "units": ("m", "m", "m", "rad", "m"),
+    "labels": ("x", "y", "z", "yaw", "opening"),
+    "kinds": ("position", "position", "position", "angle", "gripper"),
+}
 
 
 class Gantry(Manipulator):

@@ -50,13 +50,16 @@ def specification(robot: type[Manipulator], things: Things) -> Specification:
         observations=(
             *robot.observations,
             *(_pose(name, turn) for name, turn in turns.items()),
-            *(Stream(name, (1,), units="m", labels=("opening",), low=-0.02, high=0.3) for name in things.slides),
             *(
-                Stream(name, (size,), units="m", labels=tuple("xyz"[:size]), low=-0.3, high=0.3)
+                Stream(name, (1,), units="m", labels=("opening",), low=-0.02, high=0.3, kinds="position")
+                for name in things.slides
+            ),
+            *(
+                Stream(name, (size,), units="m", labels=tuple("xyz"[:size]), low=-0.3, high=0.3, kinds="position")
                 for name, size in things.marks.items()
             ),
             *things.fixed,
-            Stream("offset", (len(offsets),), units="m", labels=offsets, low=-0.8, high=0.8),
+            Stream("offset", (len(offsets),), units="m", labels=offsets, low=-0.8, high=0.8, kinds="position"),
         ),
         action=robot.action(things.highest),
         control_dt=PERIOD,
@@ -66,7 +69,8 @@ def specification(robot: type[Manipulator], things: Things) -> Specification:
 def _pose(name: str, turn: str) -> Stream:
     labels: dict[str, Any] = {"labels": ("x", "y", "z", f"cos_{turn}", f"sin_{turn}")}
     limits: dict[str, Any] = {"low": (-0.5, -0.5, -0.1, -1, -1), "high": (0.5, 0.5, 0.5, 1, 1)}
-    return Stream(name, (5,), units=("m", "m", "m", "1", "1"), **labels, **limits)
+    kinds = (*["position"] * 3, *["cosine_sine"] * 2)
+    return Stream(name, (5,), units=("m", "m", "m", "1", "1"), kinds=kinds, **labels, **limits)
 
 
 def with_cameras(robot: type[Manipulator], things: Things) -> Specification:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from .denoising.guidance import library
@@ -35,6 +36,11 @@ class Normalised(NamedTuple):
     affine: Affine
     std: Any
     """Standard deviation of normalised actions, (Da,)."""
+
+    def at(self, observation: Mapping[str, Any]) -> Normalised:
+        """The same for every observation."""
+        del observation
+        return self
 
     def encode(self, action: Any) -> Any:
         """(B, Tp, Da) in units -> normalised."""

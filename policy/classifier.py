@@ -53,7 +53,7 @@ class Classifier(nn.Module):
         """The logits (K B,) of the windows of a lesson, with the noise of each of its K draws added."""
         noise, draws = lesson.noise.flatten(0, 1), len(lesson.noise)
         alpha, sigma = policy.schedule(policy.schedule.time(lesson.uniform[..., 0].flatten()))
-        x_0 = policy.space.encode(lesson.action).repeat(draws, 1, 1)
+        x_0 = policy.space.at(lesson.observation).encode(lesson.action).repeat(draws, 1, 1)
         x_t = alpha[:, None, None] * x_0 + sigma[:, None, None] * noise
         gain, _ = posterior(alpha[:, None, None], sigma[:, None, None], policy.space.std)
         return self(gain * x_t, alpha / (alpha + sigma), policy.encode(lesson.observation).repeat(draws, 1, 1))
@@ -75,7 +75,7 @@ class Classifier(nn.Module):
 
     def save(self, folder: Path, policy: DiffusionPolicy, **notes: Any) -> None:
         """Write `classifier.json` and `classifier.safetensors` into an existing folder. notes: further JSON."""
-        policy_digest = digest_of(policy.encoder, policy.normalizer)
+        policy_digest = digest_of(policy.encoder, policy.learned)
         write_part(folder, NAME, self.state_dict(), size=self.size, policy=policy_digest, **notes)
 
     @classmethod
@@ -86,7 +86,7 @@ class Classifier(nn.Module):
         """
         content, tensors = read_part(folder, NAME, remedy=REMEDY)
         with interpreting(folder, REMEDY):
-            if content["policy"] != digest_of(policy.encoder, policy.normalizer):
+            if content["policy"] != digest_of(policy.encoder, policy.learned):
                 raise ValueError(f"{folder} is the classifier of a policy that sees in another way: {REMEDY}")
             classifier = cls(policy, size=content["size"])
             classifier.load_state_dict(tensors)

@@ -22,6 +22,7 @@ from .denoising.sampling import Sampler
 from .inputs import check_observation
 from .interface import Encoder, Lesson, Network, Objective, Observation
 from .normalizer import Normalizer
+from .representation import Representation, RepresentedActions
 from .space import NormalisedActions
 
 
@@ -31,8 +32,9 @@ class DiffusionPolicy(nn.Module):
     prediction: what the network predicts. sampler: a solver with the levels of the schedule that it visits. clip: bound
     of the estimate of x_0 at every step, in normalised units. objective: what the network is trained to do. has_noise:
     whether denoising starts from noise; if not, it starts from an empty chunk, and a prediction needs no noise. space:
-    where chunks are denoised; None means normalised actions. drop_context: the share of the windows in training whose
-    context is unknown (Ho & Salimans 2022, algorithm 1).
+    where chunks are denoised; None means normalised actions. representation: how streams are learned; None means as
+    they are in the data. drop_context: the share of the windows in training whose context is unknown (Ho & Salimans
+    2022, algorithm 1).
 
     Raises ValueError if the objective does not suit the schedule, the prediction or the sampler.
     """
@@ -53,18 +55,33 @@ class DiffusionPolicy(nn.Module):
         has_noise: bool,
         drop_context: float,
         space: Space | None = None,
+        representation: Representation | None = None,
     ) -> None:
         super().__init__()
         self.specification, self.horizons = specification, horizons
         self.normalizer, self.encoder, self.network = normalizer, encoder, network
         self.schedule, self.prediction, self.sampler = schedule, prediction, sampler
         self.objective = objective
-        self.space: Space = NormalisedActions(normalizer, horizons) if space is None else space
+        self.representation = representation or Representation(specification, {})
+        is_plain = self.representation.is_plain
+        self.represented = None if is_plain else Normalizer.empty(self.representation.learned)
+        normalised = NormalisedActions(self.learned, horizons)
+        default = normalised if is_plain else RepresentedActions(normalised, self.representation)
+        self.space: Space = default if space is None else space
         self.clip, self.has_noise = clip, has_noise
         self.drop_context = drop_context if encoder.num_context else 0.0
         self.objective.check(schedule, prediction, sampler)
         self._rows: dict[tuple[float, float], Tensor] | None = None
         self._times: dict[Any, Tensor] = {}
+
+    @property
+    def learned(self) -> Normalizer:
+        """The normalizer of the streams as they are learned: `normalizer`, or in a representation one of its own."""
+        return self.normalizer if self.represented is None else self.represented
+
+    def encoder_input(self, observation: Observation) -> dict[str, Tensor]:
+        """An observation in units -> as the encoder takes it."""
+        return self.learned.observation(self.representation.observation(observation))
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
@@ -84,7 +101,7 @@ class DiffusionPolicy(nn.Module):
     def encode(self, observation: Observation) -> Tensor:
         """An observation in the units of the specification -> conditioning (B, S, Dc)."""
         check_observation(observation, self.specification, self.horizons)
-        return self.encoder(self.normalizer.observation(observation))
+        return self.encoder(self.encoder_input(observation))
 
     def start(self, noise: Tensor) -> Tensor:
         """Where denoising starts: the noise, or zeros."""
@@ -93,13 +110,13 @@ class DiffusionPolicy(nn.Module):
     def loss(self, lesson: Lesson) -> Tensor:
         """The objective's loss of each step, (K, B, L); see `Policy.loss`."""
         num_draws, conditioning = len(lesson.noise), self.conditioning(lesson, drop_context=self.drop_context)
-        x_0 = repeat(self.space.encode(lesson.action), "b t d -> (k b) t d", k=num_draws)
+        x_0 = repeat(self.space.at(lesson.observation).encode(lesson.action), "b t d -> (k b) t d", k=num_draws)
         return rearrange(self.objective.loss(self, x_0, conditioning, lesson), "(k b) t -> k b t", k=num_draws)
 
     def conditioning(self, lesson: Lesson, *, drop_context: float) -> Tensor:
         """The conditioning (K B, S, Dc) of a lesson; its last uniform number says whether the context is unknown."""
         check_observation(lesson.observation, self.specification, self.horizons, crop=self.encoder.crop)
-        conditioning = self.encoder(self.normalizer.observation(lesson.observation))
+        conditioning = self.encoder(self.encoder_input(lesson.observation))
         conditioning = repeat(conditioning, "b ... -> (k b) ...", k=len(lesson.noise))
         if drop_context:
             is_unknown = lesson.uniform[..., -1].flatten() < drop_context
@@ -172,16 +189,16 @@ class DiffusionPolicy(nn.Module):
     @torch.no_grad()
     def predict(self, observation: Observation, noise: Tensor, guidance: Sequence[Guidance] = ()) -> Tensor:
         """An action chunk (B, Tp, Da) in units; see `Policy.predict`."""
-        check_guidance(guidance, noise)
+        check_guidance(guidance, (noise.shape[1], self.horizons.prediction, *self.specification.action.shape))
         if self.has_teacher and any(guide.needs_mean for guide in guidance):
             raise ValueError(WHOLE_STEPS)
-        conditioning = self.encode(observation)
+        conditioning, space = self.encode(observation), self.space.at(observation)
         sampling = Sampling(
             self.network.condition(conditioning),
             self.conditioned,
-            self.space,
+            space,
             self.clip,
             partial(self._blind, conditioning),
             observation,
         )
-        return self.space.decode(sample(sampling, noise, sampler=self.sampler, guidance=guidance))
+        return space.decode(sample(sampling, noise, sampler=self.sampler, guidance=guidance))

@@ -57,13 +57,14 @@ class Progressive(Denoising):
         """Raise ValueError unless the teacher denoises the same chunks, and has learned its steps."""
         if not isinstance(teacher, DiffusionPolicy):
             raise ValueError(f"the teacher must be a DiffusionPolicy, got {type(teacher).__name__}: name another run")
-        own, other = (torch.cat(list(made.normalizer.affine("action"))).cpu() for made in (policy, teacher))
+        own, other = (torch.cat(list(made.learned.affine("action"))).cpu() for made in (policy, teacher))
         parts = {
             "noise schedule": (
                 policy.schedule.levels == teacher.schedule.levels,
                 "choose the policy/schedule of the teacher, which must be a diffusion policy",
             ),
             "horizons": (policy.horizons == teacher.horizons, "choose those of the teacher"),
+            "representation": (policy.representation == teacher.representation, "choose that of the teacher"),
             "ranges of the actions": (
                 torch.equal(own, other),
                 "train on the teacher's dataset, with its held_out, split_seed and normalisation",

@@ -37,7 +37,8 @@ def log_likelihood(
 
     It is the density of the normalised chunk with the noise of the first level, sigma / alpha, added to it: chunks
     without any noise have no estimate. In the units of the specification it is smaller by Tp times the sum of the
-    logarithms of the half ranges of the actions.
+    logarithms of the half ranges of the actions. Of a policy with a representation it is the density of what it learns,
+    such as 6D, which says nothing of densities in units.
 
     chunk: (B, Tp, Da) in units. probes: (P, B, L, Dz) of mean 0 and variance 1, best of -1 and 1, with which the trace
     is estimated (Hutchinson 1990; Grathwohl et al. 2019); the estimate is unbiased. None computes the trace exactly.
@@ -81,7 +82,7 @@ def generate(policy: DiffusionPolicy, observation: Observation, noise: Tensor) -
     """The chunks (B, Tp, Da), in units, to which the probability flow carries noise (B, L, Dz): `invert` backwards."""
     levels = policy.schedule.levels[:0:-1]
     u, _ = _carried(_velocity(policy, observation), noise / (levels[0].alpha + levels[0].sigma), levels)
-    return policy.space.decode(u / levels[-1].share)
+    return policy.space.at(observation).decode(u / levels[-1].share)
 
 
 def _checked(policy: DiffusionPolicy, observation: Observation, chunk: Tensor) -> Tensor:
@@ -97,13 +98,13 @@ def _checked(policy: DiffusionPolicy, observation: Observation, chunk: Tensor) -
         raise ValueError(
             f"the chunk must have shape (B, Tp, Da) = {shape}, as the observation has, got {tuple(chunk.shape)}"
         )
-    still = (policy.normalizer.affine("action").half_range == 0).nonzero().flatten().tolist()
+    still = (policy.learned.affine("action").half_range == 0).nonzero().flatten().tolist()
     if still:
         raise ValueError(
             f"dimensions {still} of the action are still in the training data, so a chunk has no density: train on "
             "demonstrations in which they move, or without them"
         )
-    return policy.space.encode(chunk)
+    return policy.space.at(observation).encode(chunk)
 
 
 Velocity = Callable[[Tensor, NoiseLevel], Tensor]
@@ -177,7 +178,7 @@ def bound_terms(
     times = torch.tensor([level.time for level in policy.schedule.levels[1:]], device=noise.device)
     t = times[level].flatten()
     alpha, sigma = (coefficient[:, None, None] for coefficient in policy.schedule(t))
-    x_0 = policy.space.encode(chunk).expand_as(noise).flatten(0, 1)
+    x_0 = policy.space.at(observation).encode(chunk).expand_as(noise).flatten(0, 1)
     conditioning = policy.encode(observation)
     conditioning = conditioning.expand(len(noise), *conditioning.shape).flatten(0, 1)
     x_t = alpha * x_0 + sigma * noise.flatten(0, 1)
@@ -196,17 +197,17 @@ def bound_gains(policy: DiffusionPolicy) -> Tensor:
     return torch.cat([ratio[:1], ratio[:-1] - ratio[1:]])
 
 
-def bound_rest(policy: DiffusionPolicy, chunk: Tensor) -> Tensor:
+def bound_rest(policy: DiffusionPolicy, observation: Observation, chunk: Tensor) -> Tensor:
     """What the bound of `bound_terms` has beside its terms, (B,), in bits per dimension.
 
     The divergence of the noisiest level from pure noise, and the normalising constant of the reconstruction.
     """
     first, last = policy.schedule.levels[1], policy.schedule.levels[-1]
-    x = last.alpha * policy.space.encode(chunk)[..., _is_moving(policy)]
+    x = last.alpha * policy.space.at(observation).encode(chunk)[..., _is_moving(policy)]
     prior = (x.square() + last.sigma**2 - 1) / 2 - math.log(last.sigma)
     constant = math.log(2 * math.pi * (first.sigma / first.alpha) ** 2) / 2
     return (prior.flatten(1).mean(dim=1) + constant) / math.log(2)
 
 
 def _is_moving(policy: DiffusionPolicy) -> Tensor:
-    return policy.normalizer.affine("action").half_range > 0
+    return policy.learned.affine("action").half_range > 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor
 
 from ..specification import Horizons
@@ -23,6 +25,11 @@ class NormalisedActions:
     def std(self) -> Tensor:
         """Standard deviation of normalised actions, (Da,); see `Normalizer`."""
         return self.normalizer.action_std
+
+    def at(self, observation: Mapping[str, Tensor]) -> NormalisedActions:
+        """The same for every observation."""
+        del observation
+        return self
 
     def encode(self, action: Tensor) -> Tensor:
         """(B, Tp, Da) in units -> normalised."""

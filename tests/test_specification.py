@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 import string
 from dataclasses import FrozenInstanceError, replace
 from typing import Any
@@ -71,6 +72,37 @@ def test_horizons_are_accepted_if_the_executed_steps_lie_in_the_chunk(horizons: 
         assert Horizons(observation, least, action)
         if most >= 1:
             assert Horizons(observation, prediction, most)
+
+
+def test_kinds_come_in_blocks() -> None:
+    kinds = ("position", *["euler_zyx_yxz"] * 3, *["rotation_6d"] * 6, *["cosine_sine"] * 2, "gripper")
+    assert [block[1:] for block in Stream("hand", (13,), kinds=kinds).blocks()] == [
+        *((0, 1), (1, 4), (4, 10), (10, 12), (12, 13))
+    ]
+    assert Stream("hand", (8,), kinds="quaternion_wxyz").blocks()[1] == ("quaternion_wxyz", 4, 8)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "message"),
+    [
+        (("quaternion",) * 4, "dimension 0: there is no kind 'quaternion': did you mean 'quaternion_"),
+        (("position", *["axis_angle"] * 3), "kind 'axis_angle' has 3 dimensions in a row"),
+        (("euler_xyy_xyz",) * 4, "there is no kind 'euler_xyy_xyz'"),
+        (("position",) * 3, "kinds must be empty or hold one entry for each of its 4 dimensions"),
+    ],
+)
+def test_impossible_kinds_are_refused(kinds: tuple[str, ...], message: str) -> None:
+    if kinds[0] == "position" and len(kinds) == 4:
+        kinds = (*kinds[:3], "number")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Stream("hand", (4,), kinds=kinds)
+
+
+def test_unknown_kinds_differ_from_none() -> None:
+    old, new = specification(), specification(observations=(Stream("gripper", (3,), kinds="position"),))
+    assert not old.differences(new)
+    other = specification(observations=(Stream("gripper", (3,), kinds="number"),))
+    assert "kinds is" in new.differences(other)[0]
 
 
 @settings(deadline=None)

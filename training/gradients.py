@@ -6,19 +6,31 @@ A graph launches them all at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..policy.interface import Lesson
 from .measures import mean_where
+from .processes import ALONE, Processes
 
 WARM_UPS = 2
 """Updates before the capture. In the first, libraries and parts prepare themselves; the last must wait for nothing."""
+
+
+class Part(NamedTuple):
+    """Rows of a batch that go through the policy together."""
+
+    lesson: Lesson
+    is_padding: Tensor
+    """(B, Tp), where the steps lie beyond their episodes."""
+    weight: Tensor | float = 1.0
+    """Its share in the mean loss of the batch; the shares of all parts, in all processes, add up to 1."""
 
 
 class Result(NamedTuple):
@@ -30,33 +42,62 @@ class Result(NamedTuple):
     """(), the norm of the gradient before it was clipped."""
 
 
-Update: TypeAlias = Callable[[Lesson, Tensor], Result]
-"""Sets the gradients of all parameters, for a lesson and where its steps are padding (B, Tp)."""
+Update: TypeAlias = Callable[[Sequence[Part]], Result]
+"""Sets the gradients of all parameters, for the parts of a batch that this process computes."""
+
+
+class Loss(nn.Module):
+    """The loss of a policy as a module that is called, which is how DistributedDataParallel watches the gradients."""
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, lesson: Lesson) -> Tensor:
+        """Lesson -> error (K, B, L) of every step."""
+        return self.policy.loss(lesson)
 
 
 class Gradients:
     """The gradients of a policy's loss, clipped to a norm. See `Update`.
 
-    is_masked: whether padding is left out of the loss. is_bf16: whether matrix products are in 16 bits.
+    is_masked: whether padding is left out of the loss. is_bf16: whether matrix products are in 16 bits. processes:
+    those that have the other parts of each batch; their gradients are added while they are computed.
     """
 
-    def __init__(self, policy: Any, *, clip: float, is_masked: bool, is_bf16: bool) -> None:
-        self.policy, self.clip, self.is_masked, self.is_bf16 = policy, clip, is_masked, is_bf16
+    def __init__(
+        self, policy: Any, *, clip: float, is_masked: bool, is_bf16: bool, processes: Processes = ALONE
+    ) -> None:
+        self.clip, self.is_masked, self.is_bf16, self.processes = clip, is_masked, is_bf16, processes
         self.parameters = list[Tensor](policy.parameters())
+        self.loss: Any = Loss(policy)
+        if processes.count > 1:
+            self.loss = DistributedDataParallel(self.loss, broadcast_buffers=False)
 
-    def __call__(self, lesson: Lesson, is_padding: Tensor) -> Result:
-        """Compute them anew."""
+    def __call__(self, parts: Sequence[Part]) -> Result:
+        """Compute them anew. The processes exchange them once, with the last part."""
         for parameter in self.parameters:
             parameter.grad = None
-        with torch.autocast(lesson.action.device.type, torch.bfloat16, enabled=self.is_bf16):
-            error = self.policy.loss(lesson)  # (K, B, L)
-        loss = mean_where(error, ~is_padding) if self.is_masked else error.mean()
-        loss.backward()
-        return Result(loss.detach(), torch.nn.utils.clip_grad_norm_(self.parameters, self.clip))
+        losses = list[Tensor]()
+        for part in parts:
+            is_last = part is parts[-1]
+            with nullcontext() if is_last or self.processes.count == 1 else self.loss.no_sync():
+                losses.append(self._backward(part))
+        total = self.processes.total(losses[0] if len(losses) == 1 else torch.stack(losses).sum())
+        return Result(total, torch.nn.utils.clip_grad_norm_(self.parameters, self.clip))
+
+    def _backward(self, part: Part) -> Tensor:
+        """Add the gradients of a part; returns its share of the mean loss, ()."""
+        with torch.autocast(part.is_padding.device.type, torch.bfloat16, enabled=self.is_bf16):
+            error = self.loss(part.lesson)  # (K, B, L)
+        mean = mean_where(error, ~part.is_padding) if self.is_masked else error.mean()
+        loss = mean * part.weight
+        (loss * self.processes.count).backward()  # the processes average their gradients
+        return loss.detach()
 
 
 class CapturedGradients:
-    """Gradients that a CUDA graph computes from the third lesson on; all lessons have the same shapes. See `Update`.
+    """Gradients that a CUDA graph computes from the third batch on, of one part each; all have the same shapes.
 
     The graph reads the weights, which the optimiser changes in place, and buffers that each lesson is copied to. It has
     the average and the teacher of the lesson that it was captured with. Whatever else a part computes on the host, it
@@ -72,8 +113,9 @@ class CapturedGradients:
         self.num_warm_ups = 0
         self._captured: tuple[Any, list[Tensor], Result] | None = None
 
-    def __call__(self, lesson: Lesson, is_padding: Tensor) -> Result:
-        """Replay the graph; capture it first if the warm-up is over."""
+    def __call__(self, parts: Sequence[Part]) -> Result:
+        """Replay the graph; capture it first if the warm-up is over. See `Update`."""
+        [(lesson, is_padding, _)] = parts
         with torch.cuda.device(self.device), _explained():
             if self.num_warm_ups < WARM_UPS:
                 return self._warm_up(lesson, is_padding)
@@ -89,7 +131,7 @@ class CapturedGradients:
         current = torch.cuda.current_stream()
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream), _no_waits(self.num_warm_ups == WARM_UPS - 1):
-            result = self.gradients(lesson, is_padding)
+            result = self.gradients([Part(lesson, is_padding)])
         current.wait_stream(self.stream)
         self.num_warm_ups += 1
         return result
@@ -98,7 +140,7 @@ class CapturedGradients:
         inputs = [x.clone() for x in (*_tensors(lesson), is_padding)]
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
-            result = self.gradients(_lesson_of(lesson, inputs), inputs[-1])
+            result = self.gradients([Part(_lesson_of(lesson, inputs), inputs[-1])])
         return graph, inputs, result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -68,6 +69,13 @@ class Meter:
         self._spans = []
 
 
+def peak_memory(device: torch.device) -> float:
+    """The most memory that this process has taken so far, of a GPU or else of the machine, GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
 def _seconds_between(began: Moment, ended: Moment) -> float:
     if isinstance(began, float) and isinstance(ended, float):
         return ended - began
@@ -128,7 +136,10 @@ def held_out_bits(policy: Any, windows: Windows, *, seed: int, most: int = 512) 
     terms = bound_terms(policy, batch.observation, batch.action, noise=noise, level=level.to(noise.device))
     added, tenth = (terms / shares[level].to(noise)).cpu(), 10 * level // len(gains)
     parts = {f"{BITS_OF}{number + 1}": (added * (tenth == number)).mean().item() for number in range(10)}
-    return {"bits_per_dimension": (added.mean() + bound_rest(policy, batch.action).mean().cpu()).item(), **parts}
+    return {
+        "bits_per_dimension": (added.mean() + bound_rest(policy, batch.observation, batch.action).mean().cpu()).item(),
+        **parts,
+    }
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..checkpoints.folder import read_manifest
 from ..checkpoints.runs import checkpoint_steps, read_resolved, resolve_checkpoint
+from ..configs.components.representations import AbsoluteConfig
 from ..configs.notation import describe, typed
 from ..configs.training import BY_CONTENT, FREE, TrainConfig
 from ..datasets.demonstrations import Demonstrations
@@ -77,7 +78,9 @@ def _material(described: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that must stay as they are, of a configuration as JSON."""
     free = (*FREE, *BY_CONTENT, "steps", "chosen")
     settings = {name: value for name, value in described.items() if name not in free}
-    return settings | {"policy": with_file_names(settings.get("policy", {}))}
+    # Runs were once written without a representation.
+    policy = {"representation": describe(AbsoluteConfig())} | with_file_names(settings.get("policy", {}))
+    return settings | {"policy": policy}
 
 
 def _in_other_words(

@@ -11,9 +11,16 @@ from torch import Tensor, nn
 
 from ..checkpoints.folder import read_checkpoint
 from ..checkpoints.runs import resolve_checkpoint
+from ..configs.components.representations import AbsoluteConfig
+from ..configs.notation import describe
 from ..files import read_json_with_digest, read_tensors
+from ..policy.affine import Affine
+from ..policy.diffusion import DiffusionPolicy
 from .ema import EMA
 from .measures import Meter
+
+OTHER = 1e-3
+"""A range is another one if its ends differ by more than this share of it."""
 
 
 def training_state(policy: nn.Module, optimizer: torch.optim.Optimizer, meter: Meter) -> dict[str, Tensor]:
@@ -57,14 +64,27 @@ def restore_training(
     meter.sums.copy_(state["meter"])
 
 
-def load_initial_weights(policy: nn.Module, folder: Path) -> str:
-    """Load the averaged weights of another run, but keep the policy's own normalizer; returns the weights' digest.
+NORMALIZERS = ("normalizer.", "represented.")
+"""The beginnings of the names of ranges among the weights of a policy."""
 
-    Raises ValueError if the names or shapes of the weights differ.
+
+def load_initial_weights(policy: nn.Module, folder: Path, representation: Any = None) -> tuple[str, list[str]]:
+    """Load the averaged weights of another run, but keep the policy's own ranges.
+
+    representation: of the policy, as JSON; None if it has none. Returns the digest of the weights, and a note on each
+    stream whose range differs.
+
+    Raises ValueError if the names or shapes of the weights differ, or if they learned another representation.
     """
-    manifest, weights = read_checkpoint(resolve_checkpoint(folder))
-    expected = {name: tensor for name, tensor in policy.state_dict().items() if not name.startswith("normalizer.")}
-    weights = {name: tensor for name, tensor in weights.items() if not name.startswith("normalizer.")}
+    manifest, whole = read_checkpoint(resolve_checkpoint(folder))
+    before = manifest["policy"].get("representation", describe(AbsoluteConfig()))
+    if representation is not None and before != representation:
+        raise ValueError(
+            f"init_from={folder} must have learned the same representation, got {before} there and {representation} "
+            "here: choose the policy/representation of that run, or train without init_from"
+        )
+    expected = {name: tensor for name, tensor in policy.state_dict().items() if not name.startswith(NORMALIZERS)}
+    weights = {name: tensor for name, tensor in whole.items() if not name.startswith(NORMALIZERS)}
     differing = sorted(expected.keys() ^ weights.keys())
     differing += [name for name in expected.keys() & weights.keys() if expected[name].shape != weights[name].shape]
     if differing:
@@ -73,7 +93,35 @@ def load_initial_weights(policy: nn.Module, folder: Path) -> str:
             f"{differing[:3]}: use the configuration it was trained with, {manifest['policy']}"
         )
     policy.load_state_dict(weights, strict=False)
-    return manifest["weights_sha256"][:12]
+    return manifest["weights_sha256"][:12], _changed_ranges(policy, whole)
+
+
+def _changed_ranges(policy: Any, before: dict[str, Tensor]) -> list[str]:
+    """Each stream that does not have the ranges of the initial weights, a note each."""
+    if not isinstance(policy, DiffusionPolicy):
+        return []
+    prefix = "normalizer" if policy.represented is None else "represented"
+    notes = list[str]()
+    for stream in policy.representation.learned.streams:
+        if stream.is_image:
+            continue
+        own, key = policy.learned.affine(stream.name), f"{prefix}.streams.{stream.name}"
+        old = Affine(before[f"{key}.centre"], before[f"{key}.half_range"])
+        least = OTHER * torch.maximum(own.half_range, old.half_range)
+        is_other = ((own.centre - old.centre).abs() > least) | ((own.half_range - old.half_range).abs() > least)
+        if places := is_other.nonzero().flatten().tolist():
+            was, now = (_interval(affine, places[0]) for affine in (old, own))
+            more = f", and {len(places) - 1} more dimensions differ" if len(places) > 1 else ""
+            notes.append(
+                f"ranges: {stream.label(places[0])} was {was} in init_from and is {now} in these demonstrations{more}; "
+                "the weights learn the new ranges"
+            )
+    return notes
+
+
+def _interval(affine: Affine, index: int) -> str:
+    centre, half = affine.centre[index].item(), affine.half_range[index].item()
+    return f"[{centre - half:.4g}, {centre + half:.4g}]"
 
 
 def _with_prefix(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from .denoising import MOST_LEVELS, CosineConfig, DDIMConfig, OneLevelConfig, Un
 from .encoders import LowdimEncoderConfig
 from .lazy import values
 from .networks import UNet1dConfig
+from .representations import AbsoluteConfig
 
 if TYPE_CHECKING:
     from ...policy.denoising.interface import NoiseSchedule, Weighting
@@ -49,6 +50,7 @@ class _PolicyConfig:
 
     encoder: Any
     network: Any
+    representation: Any
     schedule: Any
     times: Any
     sampler: Any
@@ -61,12 +63,14 @@ class _PolicyConfig:
     has_noise: ClassVar[bool]
 
     def build(self, specification: Specification, horizons: Horizons, normalizer: Normalizer) -> DiffusionPolicy:
-        """An untrained policy."""
+        """An untrained policy. Raises ValueError if the streams cannot be learned as the representation says."""
         from ...policy.diffusion import DiffusionPolicy
 
-        schedule, encoder = self.times.build(self.schedule.build()), self.encoder.build(specification, horizons)
+        representation = self.representation.build(specification)
+        schedule, learned = self.times.build(self.schedule.build()), representation.learned
+        encoder = self.encoder.build(learned, horizons)
         network = self.network.build(
-            action_size=specification.action.size,
+            action_size=learned.action.size,
             num_steps=horizons.prediction,
             conditioning_shape=encoder.conditioning_shape,
             **({"num_context": encoder.num_context} if encoder.num_context else {}),
@@ -87,6 +91,7 @@ class _PolicyConfig:
             objective=self.objective.build(self.weighting.build()),
             has_noise=self.has_noise,
             drop_context=self.drop_context,
+            representation=representation,
         )
 
 
@@ -157,6 +162,8 @@ class RegressionConfig(_PolicyConfig):
     """Encoder of the observations."""
     network: Any = field(default_factory=UNet1dConfig)
     """Network that predicts the chunk."""
+    representation: Any = field(default_factory=AbsoluteConfig)
+    """How actions, rotations, angles and grippers are learned."""
 
 
 @dataclass(kw_only=True)
@@ -168,6 +175,8 @@ class DiffusionConfig(_PolicyConfig):
     """Encoder of the observations."""
     network: Any = field(default_factory=UNet1dConfig)
     """Network that denoises."""
+    representation: Any = field(default_factory=AbsoluteConfig)
+    """How actions, rotations, angles and grippers are learned."""
     schedule: Any = field(default_factory=CosineConfig)
     """Noise schedule."""
     times: Any = field(default_factory=UniformTimesConfig)

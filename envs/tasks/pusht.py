@@ -279,7 +279,7 @@ def _unchanged(rows: NDArray[Any]) -> NDArray[Any]:
 
 
 def _task(name: str, *readings: Reading, has_image: bool) -> Task:
-    action = Stream("action", (2,), units="px", labels=("x", "y"), low=0, high=BOARD)
+    action = Stream("action", (2,), units="px", labels=("x", "y"), low=0, high=BOARD, kinds="position")
     image = (Stream("image", (IMAGE_SIZE, IMAGE_SIZE, 3), "uint8"),) if has_image else ()
     specification = Specification((*(stream for stream, _ in readings), *image), action, control_dt=0.1)
     sources = {"action": ("action", _unchanged), **{stream.name: ("state", rows) for stream, rows in readings}}
@@ -308,7 +308,7 @@ MIRROR = {
 # but only as far as the agent can push it: none of its points gets more than 256 px beyond the edge.
 _FAR = BOARD + 256
 _AGENT: Reading = (
-    Stream("agent_position", (2,), units="px", labels=("x", "y"), low=0, high=BOARD),
+    Stream("agent_position", (2,), units="px", labels=("x", "y"), low=0, high=BOARD, kinds="position"),
     agent_position,
 )
 _KEYPOINTS: Reading = (

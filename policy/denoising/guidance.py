@@ -39,7 +39,7 @@ class Sampling:
     denoiser: Callable[[Any], Denoiser]
     """Embedded conditioning -> denoiser."""
     space: Space
-    """Maps between actions and x_0."""
+    """Maps between actions and x_0, at the observation."""
     clip: float
     """Bound of the estimates of x_0."""
     unknown: Callable[[], Any]
@@ -79,7 +79,7 @@ class Guidance:
         return False
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise ValueError unless it can guide chunks of shape (B, L, Dz)."""
+        """Raise ValueError unless it can guide chunks of shape (B, Tp, Da)."""
 
     def begin(self, noise: Any, levels: Levels, sampling: Sampling) -> tuple[Any, Levels]:
         """The noise (1 + draws, B, L, Dz) and the N + 1 levels to sample with instead."""
@@ -107,10 +107,10 @@ def stacked(guides: Sequence[Guide]) -> Guide:
     return replace(guides[0], **{name: np.stack([guide.arrays[name] for guide in guides]) for name in guides[0].arrays})
 
 
-def check_guidance(guidance: Sequence[Guidance], noise: Any) -> None:
-    """Raise ValueError unless each guidance fits chunks sampled from this noise (draws, B, L, Dz)."""
+def check_guidance(guidance: Sequence[Guidance], shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless each guidance fits chunks of shape (B, Tp, Da)."""
     for guide in guidance:
-        guide.check(tuple(noise.shape[1:]))
+        guide.check(shape)
 
 
 @dataclass(frozen=True)

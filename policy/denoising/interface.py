@@ -8,7 +8,7 @@ sampler's coefficients are therefore constants: no accelerator waits for them, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, TypeAlias
 
 from torch import Tensor
@@ -55,7 +55,10 @@ class Solver(Protocol):
 
 
 class Space(Protocol):
-    """Maps between actions in units and the x_0 that is denoised: L rows of size Dz."""
+    """Maps between actions in units and the x_0 that is denoised: L rows of size Dz.
+
+    What actions are in the space may depend on the observation, as relative actions do.
+    """
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -65,6 +68,10 @@ class Space(Protocol):
     @property
     def std(self) -> Tensor:
         """Standard deviation of x_0 over the training episodes, (Dz,)."""
+        ...
+
+    def at(self, observation: Mapping[str, Tensor]) -> Space:
+        """The space of chunks with this observation, (B, To, ...) in units; the others need it first."""
         ...
 
     def encode(self, action: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..denoising.guidance import Guidance, Prefix, check_guidance, mapped
 from ..diffusion import DiffusionPolicy
 from ..inputs import check_noise, check_observation, num_rows
+from ..representation import NEEDS_TORCH
 from .interface import Arrays, check_without_gradient
 from .pieces import check_sampler
 from .transfer import Packed
@@ -84,8 +85,11 @@ class CudaGraphEngine:
         check_observation(tensors, self.specification, self.horizons)
         drawn = torch.as_tensor(noise).float()
         check_noise(drawn, self.noise_shape, num_rows(tensors))
-        guidance = guidance or [Prefix(torch.zeros(drawn.shape[1:]), torch.zeros(drawn.shape[1:-1]))]
-        check_guidance(guidance, drawn)
+        if not self.policy.representation.is_plain and any(guide.needs_mean for guide in guidance):
+            raise ValueError(NEEDS_TORCH)
+        chunk = drawn.shape[1], self.horizons.prediction, *self.specification.action.shape
+        guidance = guidance or [Prefix(torch.zeros(chunk), torch.zeros(chunk[:-1]))]
+        check_guidance(guidance, chunk)
         num_steps = len(self.policy.sampler.levels) - 1
         guidance = [guide.for_graph(num_steps) if isinstance(guide, Prefix) else guide for guide in guidance]
         rows, inputs = drawn.shape[1], self._inputs(tensors, drawn, guidance)

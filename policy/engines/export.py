@@ -1,6 +1,7 @@
 """Write a policy to a folder that runs without PyTorch: its graphs, and what the loop around them needs.
 
-engine.json holds the specification, horizons, times, ranges, the policy's parts, versions, and the SHA-256 of the other
+engine.json holds the specification, horizons, times, ranges (of actions in a representation also as they are learned),
+the policy's parts, versions, and the SHA-256 of the other
 files. times.npy is what the network makes of each step of the sampler, (N, ...) float32. The graphs "encode" and
 "denoise" are in the format of the engine: .onnx, with an .onnx.data file if the weights exceed the 2 GB limit of the
 format; or .xml, with the weights in .bin.
@@ -24,6 +25,7 @@ import torch
 from ...files import write_json_with_digest, writing
 from ...specification import interface_to_json
 from ...version import __version__
+from ..affine import Affine
 from ..diffusion import DiffusionPolicy
 from .folder import FORMAT, digest
 from .interface import FORMATS
@@ -57,7 +59,7 @@ def write_onnx(policy: DiffusionPolicy, folder: Path) -> None:
     encode, time = Encode(policy).eval(), embedded_times(policy)[:1]
     with torch.no_grad():
         condition = encode(*observation)
-    noisy = torch.zeros(ROWS, policy.horizons.prediction, policy.specification.action.size)
+    noisy = torch.zeros(ROWS, *policy.space.shape)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "encode.onnx", encode, dict(zip(names, observation, strict=True)), ((batch,) * len(names),))
     inputs = {"noisy": noisy, "time": time, "condition": condition}
@@ -130,12 +132,14 @@ def write_engine(
         **interface_to_json(policy.specification, policy.horizons),
         "policy": dict(description),
         "levels": policy.sampler.levels,
-        "ranges": {
-            name: {"centre": affine.centre.tolist(), "half_range": affine.half_range.tolist()}
-            for name, affine in affines.items()
-        },
-        "action_std": policy.normalizer.action_std.tolist(),
+        "ranges": {name: _plain(affine) for name, affine in affines.items()},
+        "action_std": policy.learned.action_std.tolist(),
+        **({} if policy.representation.is_plain else {"learned": _plain(policy.learned.affine("action"))}),
         **notes,
         "sha256": {path.name: digest(path) for path in sorted(folder.iterdir())},
     }
     write_json_with_digest(folder / "engine.json", content)
+
+
+def _plain(affine: Affine) -> dict[str, list[float]]:
+    return {"centre": affine.centre.tolist(), "half_range": affine.half_range.tolist()}

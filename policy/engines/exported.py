@@ -21,14 +21,16 @@ from ..denoising.levels import NoiseLevel
 from ..denoising.prediction import Prediction, estimate
 from ..denoising.sampling import Sampler
 from ..inputs import check_noise, check_observation, num_rows
+from ..representation import NEEDS_TORCH, Representation, RepresentedActions
 from .interface import Arrays, Session, check_without_gradient
 
 
 class ExportedEngine:
     """A policy whose network is run by `session`. See `Engine`.
 
-    space: the normalised actions. sampler, prediction, clip: the policy's. embedded: what the network makes of every
-    step in `sampler.steps`, (number of steps, ...). has_noise: whether a prediction starts from noise.
+    space: the normalised actions, as they are learned. representation: how they are learned. sampler, prediction, clip:
+    the policy's. embedded: what the network makes of every step in `sampler.steps`, (number of steps, ...). has_noise:
+    whether a prediction starts from noise.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class ExportedEngine:
         *,
         session: Session,
         space: Normalised,
+        representation: Representation,
         sampler: Sampler,
         prediction: Prediction,
         clip: float,
@@ -46,7 +49,9 @@ class ExportedEngine:
     ) -> None:
         self.name, self.precision = session.name, session.precision
         self.specification, self.horizons = specification, horizons
-        self._session, self._space, self._sampler, self._clip = session, space, sampler, clip
+        self._session, self._sampler, self._clip = session, sampler, clip
+        self._is_plain = representation.is_plain
+        self._space: Any = space if self._is_plain else RepresentedActions(space, representation)
         self._read = partial(estimate, prediction=prediction, clip=clip, keeps_epsilon=sampler.keeps_epsilon)
         self._num_draws = 1 + sampler.num_draws if has_noise else 0
         steps = [(now.time, then.time) for group in sampler.steps for now, then in group]
@@ -54,21 +59,24 @@ class ExportedEngine:
 
     @property
     def noise_shape(self) -> tuple[int, int, int]:
-        """(draws, Tp, Da) of one prediction: the initial noise, and the noise that the sampler adds."""
-        return self._num_draws, self.horizons.prediction, self.specification.action.size
+        """(draws, L, Dz) of one prediction: the initial noise, and the noise that the sampler adds."""
+        return self._num_draws, self.horizons.prediction, len(self._space.std)
 
     def predict(self, observation: Arrays, noise: NDArray[Any], guidance: Sequence[Guidance] = ()) -> NDArray[Any]:
         """An action chunk in units; see `Engine.predict`."""
         check_without_gradient(guidance, self.name)
         noise = np.asarray(noise, dtype=np.float32)
         check_noise(noise, self.noise_shape, num_rows(observation))
-        check_guidance(guidance, noise)
+        check_guidance(guidance, (noise.shape[1], self.horizons.prediction, *self.specification.action.shape))
+        if not self._is_plain and any(guide.needs_mean for guide in guidance):
+            raise ValueError(NEEDS_TORCH)
         guides = [mapped(guide, lambda values: np.asarray(values, dtype=np.float32)) for guide in guidance]
         arrays = {name: np.asarray(values) for name, values in observation.items()}
         condition = partial(self._condition, self._checked(arrays))
         blind = partial(condition, is_unknown=True)
-        sampling = Sampling(condition(), self._denoiser, self._space, self._clip, blind, arrays)  # type: ignore[arg-type]
-        return self._space.decode(sample(sampling, noise, sampler=self._sampler, guidance=guides))
+        space = self._space.at(arrays)
+        sampling = Sampling(condition(), self._denoiser, space, self._clip, blind, arrays)  # type: ignore[arg-type]
+        return space.decode(sample(sampling, noise, sampler=self._sampler, guidance=guides))
 
     def _checked(self, arrays: Arrays) -> list[NDArray[Any]]:
         """The streams as the graphs take them."""

@@ -88,17 +88,18 @@ def open_engine(folder: Path, content: dict[str, Any], *, config: Any) -> Export
     """The engine of a folder.
 
     content: of its `engine.json`, as `read_content` returns it. config: the configuration of the policy's sampler,
-    prediction and clip.
+    prediction, clip and representation.
     """
     with interpreting(folder / "engine.json", REMEDY):
         levels = tuple(NoiseLevel(*level) for level in content["levels"])
-        action = content["ranges"]["action"]
+        action = content.get("learned", content["ranges"]["action"])
         affine = Affine(*(np.asarray(action[key], dtype=np.float32) for key in Affine._fields))
         return ExportedEngine(
             content["specification"],
             content["horizons"],
             session=open_session(content["engine"], folder),
             space=Normalised(affine, np.asarray(content["action_std"], dtype=np.float32)),
+            representation=config.representation.build(content["specification"]),
             sampler=config.sampler.along(levels),
             prediction=PREDICTIONS[config.prediction],
             clip=config.clip,

@@ -75,7 +75,7 @@ def choose_engine(
     draws, *shape = policy.noise_shape
     noise = np.random.default_rng(0).standard_normal((draws, ROWS, *shape), dtype=np.float32)
     makers = {name: partial(_make, policy, name, scratch) for name in names}
-    half_range = action_affine(policy).half_range
+    half_range = action_affine(policy.normalizer).half_range
     engines, verdicts = choose(makers, trials.observation, noise, reference=EagerEngine(policy), half_range=half_range)
     if not engines:
         raise ValueError("; ".join(map(str, verdicts)))

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from ..affine import Affine, Normalised
 from ..diffusion import DiffusionPolicy
 from ..interface import Policy
+from ..normalizer import Normalizer
+from ..representation import RepresentedActions
 from ..space import NormalisedActions
 from .exported import ExportedEngine
 from .interface import Session
@@ -22,19 +24,20 @@ class Encode(nn.Module):
     def __init__(self, policy: DiffusionPolicy) -> None:
         super().__init__()
         self.names = [stream.name for stream in policy.specification.observations]
-        self.normalizer, self.encoder, self.network = policy.normalizer, policy.encoder, policy.network
+        self.learned, self.encoder, self.network = policy.learned, policy.encoder, policy.network
+        self.representation = policy.representation
 
     def forward(self, *streams: Tensor) -> Tensor:
         """Normalise, encode and condition; runs once a chunk."""
         observation = dict(zip(self.names, streams, strict=False))
-        conditioning = self.encoder(self.normalizer.observation(observation))
+        conditioning = self.encoder(self.learned.observation(self.representation.observation(observation)))
         if len(streams) > len(self.names):
             conditioning = self.encoder.without_context(conditioning, streams[-1] > 0)
         return self.network.condition(conditioning)
 
 
 class Denoise(nn.Module):
-    """The network at one step: (B, Tp, Da), an embedded time (1, ...), the condition (B, ...) -> (B, Tp, Da)."""
+    """The network at one step: (B, L, Dz), an embedded time (1, ...), the condition (B, ...) -> (B, L, Dz)."""
 
     def __init__(self, policy: DiffusionPolicy) -> None:
         super().__init__()
@@ -65,7 +68,7 @@ def check_sampler(policy: Policy) -> DiffusionPolicy:
 def check_exportable(policy: Policy) -> DiffusionPolicy:
     """The policy itself. Raises ValueError if only PyTorch can run it."""
     policy = check_sampler(policy)
-    if not isinstance(policy.space, NormalisedActions):
+    if not isinstance(policy.space, NormalisedActions | RepresentedActions):
         raise ValueError(
             f"only a policy of normalised actions can be exported, got {type(policy.space).__name__}: use engine=eager"
         )
@@ -78,9 +81,9 @@ def embedded_times(policy: DiffusionPolicy) -> Tensor:
     return torch.stack(list(policy.embedded().values()))
 
 
-def action_affine(policy: DiffusionPolicy) -> Affine:
+def action_affine(normalizer: Normalizer) -> Affine:
     """The range of the action, as arrays of numpy."""
-    centre, half_range = policy.normalizer.affine("action")
+    centre, half_range = normalizer.affine("action")
     return Affine(centre.cpu().numpy(), half_range.cpu().numpy())
 
 
@@ -90,7 +93,8 @@ def exported_engine(policy: DiffusionPolicy, session: Session) -> ExportedEngine
         policy.specification,
         policy.horizons,
         session=session,
-        space=Normalised(action_affine(policy), policy.normalizer.action_std.cpu().numpy()),
+        space=Normalised(action_affine(policy.learned), policy.learned.action_std.cpu().numpy()),
+        representation=policy.representation,
         sampler=policy.sampler,
         prediction=policy.prediction,
         clip=policy.clip,

@@ -40,7 +40,7 @@ class GuidedEngine(WrappingEngine):
         if engine.name != "eager":
             check_without_gradient(guidance, engine.name)
         for guide in guidance:
-            guide.check((1, *engine.noise_shape[1:]))
+            guide.check((1, engine.horizons.prediction, *engine.specification.action.shape))
         self.guidance = tuple(guidance)
 
     def predict(self, observation: Arrays, noise: NDArray[Any], guidance: Sequence[Guidance] = ()) -> NDArray[Any]:

@@ -29,6 +29,8 @@ def shown():
         ]
         for line in blocks + inline:
             arguments = shlex.split(line, comments=True)
+            if "torchrun" in arguments:  # it starts what follows -m
+                arguments = arguments[arguments.index("recede") :]
             left_out = {"...", "<command>", "--help", "-m", "imports=[my_parts]"}
             if arguments[:1] == ["recede"] and not left_out & set(arguments):
                 yield pytest.param(arguments[1:], id=f"{document.name}: {' '.join(arguments[1:])}")

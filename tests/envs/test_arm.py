@@ -8,12 +8,14 @@ from functools import partial
 import experts
 import numpy as np
 import pytest
-from recede.envs.arm import AHEAD, HIGH, JOINTS, LOW, SPEED, Arm, Foot
+from recede.envs.arm import AHEAD, HIGH, JOINTS, LOW, POSE_KINDS, SPEED, Arm, Foot
 from recede.envs.arm_kinematics import forward, inverse
 from recede.envs.catalogue import load_task
 from recede.envs.experts.gantry import OPEN
 from recede.envs.physics import mujoco
 from recede.envs.tabletop import cube_at
+from recede.policy.rotations import to_matrix
+from scipy.spatial.transform import Rotation
 
 LIMITS = np.array([LOW, HIGH])[:, :6]
 BESIDE = {"cube": cube_at((-0.09, 0.0), 0.2), "target": np.array([0.09, 0.0])}
@@ -68,6 +70,14 @@ def test_the_inverse_brings_the_hand_to_its_pose():
     poses = drawn_poses(200).reshape(2, 100, 6)
     position, orientation = forward(inverse(poses[..., :3], poses[..., 3:]))
     np.testing.assert_allclose(np.concatenate([position, orientation], axis=-1), poses, atol=1e-12)
+
+
+def test_the_declared_kind_is_the_orientation_of_the_hand():
+    """A turn of the whole arm about z turns the hand by just this turn, as the kind of the stream says."""
+    joints = drawn_joints(100)
+    turned = joints + np.array([0.3, 0, 0, 0, 0, 0])
+    before, after = (to_matrix(POSE_KINDS[3], forward(q)[1]) for q in (joints, turned))
+    np.testing.assert_allclose(after, Rotation.from_euler("z", 0.3).as_matrix() @ before, atol=1e-12)
 
 
 def test_an_arm_points_to_what_is_out_of_reach():

@@ -109,7 +109,7 @@ def random_prefix(policy, rows=5, weights=(1.0, 1.0, 0.5, 0.2), seed=3, **option
     steps, size = policy.noise_shape[1:]
     normalised = np.random.default_rng(seed).uniform(-0.9, 0.9, (rows, steps, size)).astype(np.float32)
     padded = np.tile(np.array([*weights, *[0.0] * steps][:steps], dtype=np.float32), (rows, 1))
-    return Prefix(action_affine(policy).decode(normalised), padded, **options)
+    return Prefix(action_affine(policy.normalizer).decode(normalised), padded, **options)
 
 
 def policy_chunk(policy, observation, noise, guidance=()):
@@ -120,4 +120,4 @@ def policy_chunk(policy, observation, noise, guidance=()):
 
 def assert_close(engine, chunk, expected, policy):
     """The chunks agree as well as the precision of the engine allows."""
-    assert difference(chunk, expected, action_affine(policy).half_range) <= CLOSE[engine.precision]
+    assert difference(chunk, expected, action_affine(policy.normalizer).half_range) <= CLOSE[engine.precision]

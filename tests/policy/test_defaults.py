@@ -24,7 +24,7 @@ SAMPLERS = [
 ]
 WEIGHTINGS = [weighting.uniform, weighting.by_snr, weighting.min_snr, weighting.edm, times.log_normal, times.beta]
 
-NOT_CONFIGURED = {"space", "cameras", "num_context", "num_uniforms", "has_teacher"}
+NOT_CONFIGURED = {"space", "representation", "cameras", "num_context", "num_uniforms", "has_teacher"}
 """Parameters that no configuration of recede states."""
 
 

@@ -205,7 +205,7 @@ def bound(policy, observation, x_0, seed=7):
     noise = torch.randn(num_levels, *x_0.shape, generator=torch.Generator().manual_seed(seed))
     level = torch.arange(num_levels)[:, None].expand(-1, len(x_0))
     terms = bound_terms(policy, observation, chunk, noise=noise, level=level)
-    return terms.mean(dim=1), bound_rest(policy, chunk).mean()
+    return terms.mean(dim=1), bound_rest(policy, observation, chunk).mean()
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -25,7 +25,7 @@ def test_the_bits_of_a_training_estimate_the_bound_over_all_levels(trained, reac
     noise = torch.randn(num_levels, 64, *policy.noise_shape[1:], generator=torch.Generator().manual_seed(1))
     level = torch.arange(num_levels)[:, None].expand(-1, 64)
     terms = bound_terms(policy, batch.observation, batch.action, noise=noise, level=level)
-    rest = bound_rest(policy, batch.action).mean()
+    rest = bound_rest(policy, batch.observation, batch.action).mean()
     assert estimate == pytest.approx((terms.mean(dim=1).sum() + rest).item(), rel=0.15)
     assert sum(measured.values()) == pytest.approx((estimate - rest).item(), rel=1e-4)
     of_each = terms.mean(dim=1).unflatten(0, (10, -1)).sum(dim=1)

@@ -6,7 +6,7 @@ from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig
 from recede.configs.training import TrainConfig
 from recede.policy.denoising.coupling import optimal
-from recede.training.loop import draw_lesson, prepare
+from recede.training.loop import draw_parts, prepare
 
 
 def lesson(reaches, tmp_path, coupling):
@@ -15,9 +15,8 @@ def lesson(reaches, tmp_path, coupling):
     policy = DiffusionConfig(**parts, prediction="velocity", coupling=coupling)
     options = {"dataset": str(reaches), "out": str(tmp_path / "run"), "device": "cpu", "batch_size": 16, "draws": 2}
     prepared = prepare(TrainConfig(policy=policy, **options))
-    batch = prepared.windows.batch(torch.arange(16))
-    drawn = draw_lesson(prepared.config, prepared, prepared.policy, batch, 3, torch.Generator())
-    return drawn, prepared.policy.space.encode(batch.action)
+    [part] = draw_parts(prepared, prepared.policy, torch.arange(16), 3, torch.Generator())
+    return part.lesson, prepared.policy.space.encode(part.lesson.action)
 
 
 def test_a_coupled_lesson_has_the_noise_of_an_independent_one_in_the_order_of_least_cost(reaches, tmp_path):

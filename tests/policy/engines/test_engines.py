@@ -33,7 +33,7 @@ def test_an_engine_keeps_every_promise_and_agrees_with_eager(pair):
         engine,
         EagerEngine(policy),
         observation=random_input(policy, rows=16)[0],
-        half_range=action_affine(policy).half_range,
+        half_range=action_affine(policy.normalizer).half_range,
         tolerance=CLOSE[engine.precision],
     )
     assert f"engine              {engine.name}, {engine.precision}" in report
@@ -61,7 +61,7 @@ def test_a_prefix_and_a_warm_start_change_the_chunk(pair):
 def test_energies_guide_every_engine(pair):
     policy, engine = pair
     observation, noise = random_input(policy)
-    centre, half_range = action_affine(policy)
+    centre, half_range = action_affine(policy.normalizer)
     width = tuple((0.1 * half_range).tolist())
     beyond = HalfSpace(width, (-1.0, 0.0), float(-centre[0] - 0.9 * half_range[0]))  # few chunks are there
     energies = beyond, RateLimit(width, tuple(half_range.tolist()), 1.0)
