@@ -149,6 +149,7 @@ def test_every_command_takes_a_bare_and_a_named_text_as_typed(command):
     others += ["robot=simulated"] if command == "check" or is_required(command, "robot") else []
     others += ["input=keyboard"] if is_required(command, "input") else []
     others += ["monitors=true"] if command == "evaluate" else []  # its dataset is for monitors
+    others += [f"{positional}=x"] if positional and not is_required(command, positional) else []
     arguments = [text if argument.startswith(f"{positional}=") else argument for argument in others]
     config = composed(command, *arguments)
     assert positional is None or getattr(config, positional) == text
