@@ -6,7 +6,7 @@ import platform
 import tomllib
 from collections.abc import Iterator, Sequence
 from importlib import import_module, metadata
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,7 +21,13 @@ OWN, DEVELOPMENT = "recede", "dev"
 IMPORT_S = 90.0
 """Longest time to load a package, s: a cold disk takes its time."""
 
-MODULES = {"pillow": "PIL", "hydra-core": "hydra", "pyserial": "serial", "diffusers": "diffusers.schedulers"}
+MODULES = {
+    "mcap-ros2-support": "mcap_ros2",
+    "pillow": "PIL",
+    "hydra-core": "hydra",
+    "pyserial": "serial",
+    "diffusers": "diffusers.schedulers",
+}
 """Package -> what to import of it, where that has another name."""
 
 
@@ -171,7 +177,7 @@ def _import(name: str) -> Any:
 def _place(name: str) -> str:
     """The file that is imported, if it is none of the installed package; empty otherwise."""
     try:
-        spec = find_spec(_module(name).partition(".")[0])
+        spec = PathFinder.find_spec(_module(name).partition(".")[0])  # whatever this process has loaded
         origin = "" if spec is None else spec.origin or ""
         home = str(metadata.distribution(name).locate_file(""))
     except (ImportError, ValueError, metadata.PackageNotFoundError):
