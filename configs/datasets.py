@@ -293,7 +293,7 @@ class ConvertConfig(CommandConfig):
 
     def __post_init__(self) -> None:
         condition(self, "episodes")
-        positive(self, "rate")
+        positive(self, "rate", most=10_000)
         if self.verify and self.out is None:
             raise ValueError("verify=true compares a store with its source: give the store as out=")
         if self.to is None:

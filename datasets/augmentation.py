@@ -74,18 +74,20 @@ class Augmentation:
         }
 
     def _augment(self, images: Tensor, generator: torch.Generator, rows: slice, size: int | None) -> Tensor:
-        def uniform() -> Tensor:
-            """A random number in [0, 1) for each sample, (B,)."""
-            return torch.rand(size or len(images), generator=generator, device=images.device)[rows]
-
         if self.rotation:
-            images = rotate(images, math.radians(self.rotation) * (2 * uniform() - 1))
+            images = rotate(images, math.radians(self.rotation) * (2 * _uniform(images, generator, rows, size) - 1))
         if self.crop is not None:
             images = random_crop(images, self.crop, generator, rows=rows, size=size)
         if self.brightness or self.contrast or self.saturation:
-            factors = [1 + share * (2 * uniform() - 1) for share in (self.brightness, self.contrast, self.saturation)]
+            shares = (self.brightness, self.contrast, self.saturation)
+            factors = [1 + share * (2 * _uniform(images, generator, rows, size) - 1) for share in shares]
             images = recolour(images, *factors)
         return images
+
+
+def _uniform(images: Tensor, generator: torch.Generator, rows: slice, size: int | None) -> Tensor:
+    """A random number in [0, 1) for each sample, (B,)."""
+    return torch.rand(size or len(images), generator=generator, device=images.device)[rows]
 
 
 def random_crop(

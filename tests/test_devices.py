@@ -275,8 +275,8 @@ def levels_on_the_cpu(self, t):
     return tuple(table[t + 1].unbind(-1))
 
 
-def drawn_on_the_cpu(images, generator):
-    return torch.rand(len(images))
+def drawn_on_the_cpu(images, generator, rows, size):
+    return torch.rand(size)[rows]
 
 
 def read_in_the_meter(self, loss, *args, plain=measures.Meter.add, **kwargs):

@@ -160,7 +160,8 @@ def draw_parts(
         noise = optimal(noise, policy.space.at(whole.observation).encode(whole.action))
     uniform = torch.rand(*size, policy.num_uniforms, generator=generator, device=device)
     progress, state = torch.full((), step / prepared.stages[-1].steps, device=device), generator.get_state()
-    counted, parts = ~windows.is_padding(indices), list[Part]()
+    counted = (~windows.is_padding(indices)).sum() if config.mask_padding else len(indices)
+    parts = list[Part]()
     for rows in processes.shares(len(indices), config.accumulate):
         batch = windows.batch(indices[rows])
         generator.set_state(state)
@@ -168,8 +169,8 @@ def draw_parts(
         lesson = Lesson(
             observation, batch.action, noise[:, rows], uniform[:, rows], average, prepared.teacher, progress
         )
-        share = counted[rows].sum() / counted.sum() if config.mask_padding else len(batch.action) / len(indices)
-        parts.append(Part(lesson, batch.is_padding, share))
+        own = (~batch.is_padding).sum() if config.mask_padding else len(batch.action)
+        parts.append(Part(lesson, batch.is_padding, own / counted))
     return parts
 
 

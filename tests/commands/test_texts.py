@@ -54,6 +54,7 @@ REQUIRED = {
     "dataset": "d",
     "name": "n",
     "out": "o",
+    "recipe": "r",
     "results": "r",
     "run": "r",
     "source": "s",

@@ -1,7 +1,7 @@
 """Run configurations: every choice can be described, read back, composed and explained."""
 
 import json
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +37,7 @@ REQUIRED = {
     "input": "keyboard",
     "name": "pusht",
     "out": "runs/x",
+    "recipe": "pick_place",
     "results": "runs",
     "robot": "simulated",
     "run": "runs/x",
@@ -85,14 +86,17 @@ def test_every_value_comes_back_not_only_the_defaults():
 def test_every_choice_builds_a_policy_that_predicts(slot, name, prediction):
     small = {"network": UNet1dConfig(channels=[8, 16], time_size=8)}
     few = {"sampler": DDIMConfig(num_steps=1)} if name == "progressive" else {}
-    config = DiffusionConfig(prediction=prediction, **(small | few | {slot.split("/")[1]: CHOICES[slot][name]()}))
+    own = {"reference": ["position"]} if name in ("relative", "difference") else {}
+    chosen = {slot.split("/")[1]: CHOICES[slot][name](**own)}
+    config = DiffusionConfig(prediction=prediction, **(small | few | chosen))
     ranges = {stream.name: (np.full(2, -1.0), np.full(2, 1.0)) for stream in toys.SPECIFICATION.streams}
-    build = partial(config.build, toys.SPECIFICATION, Horizons(prediction=8, action=4))
+    specification = replace(toys.SPECIFICATION, action=replace(toys.SPECIFICATION.action, kinds="position"))
+    build = partial(config.build, specification, Horizons(prediction=8, action=4))
     if prediction == "epsilon" and name in ("rectified_flow", "edm"):  # see tests/test_weighting.py
         with pytest.raises(ValueError, match=r"choose .*policy.prediction"):
-            build(Normalizer(toys.SPECIFICATION, ranges))
+            build(Normalizer(specification, ranges))
         return
-    policy = build(Normalizer(toys.SPECIFICATION, ranges)).eval()
+    policy = build(Normalizer(specification, ranges)).eval()
     observation = {name: torch.zeros(2, 2, 2) for name in ("position", "target")}
     draws, *shape = policy.noise_shape
     chunk = policy.predict(observation, torch.randn(draws, 2, *shape, generator=torch.Generator().manual_seed(0)))

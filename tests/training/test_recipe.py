@@ -53,6 +53,7 @@ def test_paths_devices_logs_and_seeds_are_not_part_of_a_recipe(reaches, tmp_path
         "episodes": "operator=script",
         "device": "auto",
         "capture": False,
+        "accumulate": 2,
         "image_cache": "device",
         "tensorboard": True,
         "imports": ["toys"],

@@ -137,14 +137,14 @@ def test_the_installed_command_stops_and_resumes(tmp_path, demonstrations, small
 
 def test_a_signal_between_the_check_and_the_save_is_not_lost(tmp_path, demonstrations, small, monkeypatch, recede):
     """The signal arrives while a step that is not saved measures the held-out error; the next step is saved."""
-    from recede.training import loop
+    from recede.training import recorder
 
     def interrupted_measure(*arguments, **options):
         if not checkpoint_steps(tmp_path / "run"):
             signal.raise_signal(signal.SIGTERM)
         return 0.5
 
-    monkeypatch.setattr(loop, "action_error", interrupted_measure)
+    monkeypatch.setattr(recorder, "action_error", interrupted_measure)
     command = arguments(demonstrations, small, tmp_path / "run", "save_every=100")
     result = recede(*command)
     assert result.status == 128 + signal.SIGTERM

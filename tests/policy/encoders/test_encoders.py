@@ -256,8 +256,8 @@ def test_a_killed_training_on_images_ends_bit_for_bit_the_same(filmed, tmp_path,
 
 def test_training_uses_augmented_images_and_computes_no_statistics_of_them(filmed, tmp_path, monkeypatch):
     counted, sizes = [], []
-    plain, check = normalisation.statistics, sources.check_finite
-    monkeypatch.setattr(normalisation, "statistics", lambda d, name, e: counted.append(name) or plain(d, name, e))
+    plain, check = normalisation.rows_of, sources.check_finite
+    monkeypatch.setattr(normalisation, "rows_of", lambda d, name, e: counted.append(name) or plain(d, name, e))
     monkeypatch.setattr(
         sources, "check_finite", lambda rows, stream, path: counted.append(stream.name) or check(rows, stream, path)
     )
