@@ -85,6 +85,7 @@ def records(out):
 CONTROL = ["robot.task=toys:REACH", "rate=50", "episodes=1", "false_alarms=0.3"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("largest", "reason"), [(-10.0, LOST), (10.0, "over")])
 def test_an_alarm_ends_the_episode(recede, trained, tmp_path, largest, reason):
     """Nine successful episodes, in all of which the chunks moved by ten ranges, or by less than nothing."""

@@ -43,6 +43,7 @@ def write(tmp_path, monkeypatch, small):
     return write
 
 
+@pytest.mark.slow
 def test_a_recipe_runs_whole_and_only_once(recede, write, monkeypatch):
     write()
 
