@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-SHIPPED = {".py", ".yaml", ".xml", ".html"}
+SHIPPED = {".py", ".yaml", ".xml", ".html", ".css"}
 
 pytestmark = pytest.mark.slow
 
