@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -40,7 +41,7 @@ from ..policy.encoders.text import TextEncoder
 from ..policy.interface import Lesson, Policy
 from ..policy.normalizer import Normalizer
 from ..realtime import Interrupted, ReportedElsewhere
-from ..specification import WORDS, Specification
+from ..specification import WORDS
 from .advice import Facts, as_stored, choice_lines, choose, setting
 from .ema import EMA
 from .gradients import CapturedGradients, Gradients, Part, Update
@@ -196,25 +197,18 @@ def prepare(config: TrainConfig, processes: Processes = ALONE) -> Prepared:
     first = [episode for episode in episodes if episode % num_episodes < stages[0].episodes]
     methods = _methods(config)
     ranges = fit_ranges(demonstrations, first, in_units(methods, config.policy, demonstrations.specification))
-    bounds = {name: (fitted.low, fitted.high) for name, fitted in ranges.items()}
-    normalizer = Normalizer(demonstrations.specification, bounds, action_std=ranges["action"].std)
     torch.manual_seed(config.seed)  # initial weights
-    policy: Any = config.policy.build(demonstrations.specification, horizons, normalizer)
+    policy: Any = config.policy.build(demonstrations.specification, horizons, _normalizer(demonstrations, ranges))
     config.policy.encoder.start(policy.encoder)
     learned_ranges = fit_represented(policy, demonstrations, first, methods, ranges)
     teacher, teacher_digest = load_teacher(config, policy, device, begun)
     # Last, because decoding images may take minutes.
     windows = Windows(demonstrations, horizons, device=device, image_cache=config.image_cache)
-    streams_sha256 = stream_digests(demonstrations, windows.streams, num_episodes)
-    if begun is not None:
-        check_episodes(config, begun, streams_sha256, what="images", pieces=sources.pieces)
+    streams_sha256 = _checked_digests(config, sources, demonstrations, windows, begun)
     training = only_led(config, windows.of(episodes), is_led)
     validation = only_led(config, windows.of(split.held_out), is_led, can_be_empty=True)
-    validation_of = {
-        name: only_led(config, windows.of(held_out), is_led, can_be_empty=True)
-        for name, held_out in held_out_of_each(config, sources, split.held_out).items()
-    }
     init_from, changes = _initial_weights(config, policy, begun)
+    counts = sources.counts if len(config.datasets) > 1 else ()
     manifest = {
         "specification": demonstrations.specification,
         "horizons": horizons,
@@ -229,17 +223,9 @@ def prepare(config: TrainConfig, processes: Processes = ALONE) -> Prepared:
         "led_sha256": led_sha256,
         **({"pieces": sources.pieces} if len(config.datasets) > 1 else {}),
         "training": recipe(
-            config,
-            split,
-            init_from=init_from,
-            teacher=teacher_digest,
-            stages=stages,
-            led=led_sha256,
-            counts=sources.counts if len(config.datasets) > 1 else (),
+            config, split, init_from=init_from, teacher=teacher_digest, stages=stages, led=led_sha256, counts=counts
         ),
     }
-    learned = policy.representation if isinstance(policy, DiffusionPolicy) else None
-    specification = learned.learned if learned else demonstrations.specification
     mix, shares = drawn_from(config, sources, training)
     processes.shares(min(setting(config, "batch_size"), len(training)), config.accumulate)
     notes = [
@@ -247,8 +233,7 @@ def prepare(config: TrainConfig, processes: Processes = ALONE) -> Prepared:
         *([f"only=interventions: {len(training)} of {len(windows.of(episodes))} windows"] if led_sha256 else []),
         *shares,
         *changes,
-        *(learned.references() if learned else []),
-        *_notes(sources, specification, ranges | learned_ranges, split, has_parent=parent is not None),
+        *_notes(sources, policy, ranges | learned_ranges, split, has_parent=parent is not None),
         *choice_lines(choices),
     ]
     return Prepared(
@@ -260,7 +245,7 @@ def prepare(config: TrainConfig, processes: Processes = ALONE) -> Prepared:
         training,
         mix,
         validation,
-        {name: part for name, part in validation_of.items() if len(part)},
+        _validation_of(config, sources, split, windows, is_led),
         config.augmentation.build(policy.encoder.crop),
         policy.to(device),
         teacher,
@@ -270,6 +255,37 @@ def prepare(config: TrainConfig, processes: Processes = ALONE) -> Prepared:
         stages,
         notes,
     )
+
+
+def _normalizer(demonstrations: Demonstrations, ranges: dict[str, Range]) -> Normalizer:
+    """The normalizer that maps these ranges of the streams."""
+    bounds = {name: (fitted.low, fitted.high) for name, fitted in ranges.items()}
+    return Normalizer(demonstrations.specification, bounds, action_std=ranges["action"].std)
+
+
+def _checked_digests(
+    config: TrainConfig,
+    sources: Sources,
+    demonstrations: Demonstrations,
+    windows: Windows,
+    begun: dict[str, Any] | None,
+) -> list[str]:
+    """A digest of all that is read of each episode. Raises ValueError if the run that goes on has read another."""
+    digests = stream_digests(demonstrations, windows.streams, len(sources.demonstrations))
+    if begun is not None:
+        check_episodes(config, begun, digests, what="images", pieces=sources.pieces)
+    return digests
+
+
+def _validation_of(
+    config: TrainConfig, sources: Sources, split: Split, windows: Windows, is_led: NDArray[np.bool_] | None
+) -> dict[str, Windows]:
+    """Name of each of several datasets -> the windows of its held-out episodes; a dataset without any is left out."""
+    parts = {
+        name: only_led(config, windows.of(held_out), is_led, can_be_empty=True)
+        for name, held_out in held_out_of_each(config, sources, split.held_out).items()
+    }
+    return {name: part for name, part in parts.items() if len(part)}
 
 
 def _mirrored(config: TrainConfig, demonstrations: Demonstrations, task: Task | None) -> Mirrored:
@@ -311,11 +327,10 @@ def _split(
     return choose_split(digests, held_out=config.held_out, seed=config.split_seed, parent=parent, counts=counts)
 
 
-def _notes(
-    sources: Sources, learned: Specification, ranges: dict[str, Range], split: Split, *, has_parent: bool
-) -> list[str]:
-    notes, num_episodes = list[str](), len(sources.demonstrations)
-    for stream in learned.streams:
+def _notes(sources: Sources, policy: Any, ranges: dict[str, Range], split: Split, *, has_parent: bool) -> list[str]:
+    learned = policy.representation if isinstance(policy, DiffusionPolicy) else None
+    notes, num_episodes = list(learned.references()) if learned else list[str](), len(sources.demonstrations)
+    for stream in (learned.learned if learned else sources.demonstrations.specification).streams:
         if stream.name not in ranges:
             continue
         fitted = ranges[stream.name]
