@@ -5,7 +5,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-EXTRAS := pusht,tensorboard,vit,onnx,openvino,serve,arm,arm_ik,lerobot,hdf5,mcap,dev
+EXTRAS := pusht,tensorboard,vit,onnx,openvino,serve,arm,arm_ik,lerobot,hdf5,mcap,docs,dev
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 DEBIAN := libegl1 libgl1-mesa-dri libgl1 libglib2.0-0
 
@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test quick slow check setup gpu test-adapters constraints clean
+.PHONY: help demo test quick slow check docs setup gpu test-adapters constraints clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -37,6 +37,9 @@ check: setup ## lint, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
+
+docs: setup ## the documents as a site that needs no network: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml
 
 gpu: setup ## prove on a GPU: agreement with the CPU and speed, in ten minutes: runs/gpu.json
 	mkdir -p runs

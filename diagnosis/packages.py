@@ -16,7 +16,7 @@ from .report import Facts, Finding
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-OWN, DEVELOPMENT = "recede", "dev"
+OWN, DEVELOPMENT = "recede", ("dev", "docs")
 
 IMPORT_S = 90.0
 """Longest time to load a package, s: a cold disk takes its time."""
@@ -81,7 +81,7 @@ def look_at_packages(facts: Facts) -> Iterator[Finding]:
         yield Finding("problem", text, "make an environment with such a Python")
     versions: dict[str, str | None] = {OWN: installed(OWN)}
     for extra, requirements in needs.packages.items():
-        if extra != DEVELOPMENT:
+        if extra not in DEVELOPMENT:
             versions |= {requirement.name: installed(requirement.name) for requirement in requirements}
     facts["versions"] = versions
     core = {requirement.name for requirement in needs.packages[""]}
@@ -116,7 +116,7 @@ def _extras(needs: Declared, versions: dict[str, str | None], facts: Facts) -> I
     """Which extras are there. Packages of another version than an extra needs are a warning."""
     absent, present = list[str](), list[str]()
     for extra, requirements in needs.packages.items():
-        if extra in ("", DEVELOPMENT):
+        if extra in ("", *DEVELOPMENT):
             continue
         missing = [requirement.name for requirement in requirements if versions[requirement.name] is None]
         (absent if missing else present).append(f"{extra} ({', '.join(missing)})" if missing else extra)

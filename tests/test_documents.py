@@ -6,9 +6,16 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from recede.datasets.store import DemonstrationStore
+from recede.envs.catalogue import load_task
+from recede.specification import Specification, Stream
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("examples/*.md")])
@@ -80,6 +87,69 @@ def test_the_programs_about_data_fill_a_store(tmp_path: Path, monkeypatch: pytes
     names: dict[str, object] = {}
     exec(program, names)
     assert len(names["store"]) == 1
+
+
+ELSEWHERE = {
+    "README.md": "test_documents.py",
+    "docs/choices.md": "policy/test_likelihood.py",
+    "docs/deploy.md": "test_documents.py",
+    "docs/python.md": "test_doctests.py",
+    "docs/record.md": "teleoperation/test_record_page.py",
+    "docs/serving.md": "serving/test_client.py",
+    "docs/your_data.md": "test_documents.py",
+    "docs/your_parts.md": "configs/test_open_tables.py",
+    "docs/your_robot.md": "robots/test_your_robot.py",
+    "docs/your_task.md": "envs/test_your_task.py",
+}
+"""Page -> the file of tests that runs its blocks of Python."""
+HERE = {"docs/context.md", "docs/guidance.md", "docs/quality.md", "docs/tasks.md"}
+
+
+def run_block(name: str, **names: object) -> dict[str, Any]:
+    """Run the one block of Python of a page with the names that its text presupposes; returns all names."""
+    (program,) = programs(name)
+    exec(compile(program, name, "exec"), names)
+    return names
+
+
+def test_every_block_of_python_is_run() -> None:
+    pages = {page.relative_to(ROOT).as_posix() for page in DOCUMENTS if "```python" in page.read_text()}
+    assert pages == ELSEWHERE.keys() | HERE
+    for page, test in ELSEWHERE.items():
+        text = (ROOT / "tests" / test).read_text()
+        assert Path(page).name in text or "doctest.testmod" in text
+
+
+def test_the_block_about_context_describes_a_policy() -> None:
+    specification = run_block("docs/context.md")["specification"]
+    assert [stream.name for stream in specification.context] == ["goal", "task"]
+
+
+def test_the_block_about_guidance_states_energies() -> None:
+    names = run_block("docs/guidance.md")
+    observation = {"cube": torch.zeros(1, 2, 3)}
+    near, far = torch.zeros(1, 4, 5), torch.ones(1, 4, 5)
+    energy = names["away_from_the_cube"]
+    assert energy(near, observation) == pytest.approx(4 * 50)
+    assert energy(far, observation) == 0
+    assert len(names["guidance"].energies) == 2
+
+
+def test_the_block_about_facts_notes_them(tmp_path: Path) -> None:
+    stream = Stream("state", (1,))
+    specification = Specification((stream,), Stream("action", (1,)), control_dt=0.1)
+    store = DemonstrationStore.create(tmp_path / "mine.zarr", specification)
+    rows = np.zeros((3, 1), np.float32)
+    run_block("docs/quality.md", store=store, streams={"state": rows, "action": rows})
+    assert store.episode_facts[0].notes == {"light": "dim"}
+
+
+def test_the_block_about_worlds_steps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    sort = load_task("sort")
+    few = replace(sort, make_batch=lambda count: sort.make_batch(count // 500))
+    monkeypatch.setattr("recede.envs.catalogue.load_task", lambda name: few)
+    names = run_block("docs/tasks.md", actions=np.zeros((2, 5), np.float32))
+    assert names["reward"].shape == (2,)
 
 
 @pytest.mark.slow

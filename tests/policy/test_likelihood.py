@@ -1,9 +1,12 @@
 """The likelihood and the inversion of chunks, of policies whose network is the exact denoiser of a mixture."""
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+import recede
 import torch
 from gaussians import Mixture
 from policies import USUAL, diffusion, regression
@@ -101,6 +104,17 @@ def test_the_likelihood_of_a_chunk_is_that_of_the_closed_form(name):
     expected = closed_form(policy, observation, x_0)
     assert expected.std() > 0.5
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-3)
+
+
+def test_the_block_of_the_page_leads_back_to_the_chunk():
+    page = (Path(recede.__file__).parent / "docs" / "choices.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    policy = policy_of("flow", rectified_flow(40))
+    observation, x_0 = drawn(policy, 3)
+    names = {"policy": policy, "observation": observation, "chunk": policy.space.decode(x_0)}
+    exec(program, names)
+    assert names["nats"].shape == (3,)
+    torch.testing.assert_close(generate(policy, observation, names["noise"]), names["chunk"], rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
