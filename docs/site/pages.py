@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 PLACES = (
@@ -22,6 +23,8 @@ PLACES = (
     "examples/*",
 )
 CODE = ("envs/tasks/*", "envs/experts/*")
+WIDE = ("docs/coming_from.md", "docs/results.md")
+"""Pages whose table needs the room of the table of contents."""
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
@@ -29,6 +32,12 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     theme = [file for file in files if file.src_dir != config.docs_dir]
     paths = sorted({path for place in (*PLACES, *CODE) for path in ROOT.glob(place) if path.is_file()})
     return Files([*theme, *(_file(path, config) for path in paths)])
+
+
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> None:
+    """Widen a page with a wide table."""
+    if page.file.src_uri in WIDE:
+        page.meta["hide"] = ["toc"]
 
 
 def _file(path: Path, config: MkDocsConfig) -> File:

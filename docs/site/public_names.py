@@ -124,10 +124,9 @@ def _prose(text: str, arguments: tuple[str, ...] | list[str]) -> str:
         else:
             plain = " ".join(paragraph.split())
             mention = re.compile(rf"(?:^|(?<=\. ))({'|'.join(arguments) or '$.'}): ")
-            items = mention.sub(r"\n- \1: ", plain).strip()
-            paragraphs.append(
-                "\n".join(_escaped(re.sub(r"^- (\w+):", r"- `\1`:", line.strip())) for line in items.splitlines())
-            )
+            first, *items = mention.sub(r"\n`\1`: ", plain).split("\n")
+            paragraphs += [_escaped(first.strip())] if first.strip() else []
+            paragraphs += ["\n".join(f"- {_escaped(item.strip())}" for item in items)] if items else []
     return "\n\n".join(paragraphs)
 
 

@@ -49,8 +49,9 @@ names the settings that differ.
 - Over trainings: the same recipe with other seeds of training. It is Student's t interval of the trainings' means,
   widened to include the interval over episodes. It needs {MIN_TRAININGS} trainings: with fewer, two rows may differ by
   their seeds alone.
-- Parameters are those of the whole policy. Training time is the mean over trainings. Latency is the median time of one
-  prediction for one robot, averaged over trainings. Compare times only if the machines were alike and idle.
+- Parameters are those of the whole policy. Training time is the mean over trainings, on processors that evaluations do
+  not note. Latency is the median time of one prediction for one robot, averaged over trainings. Compare times only if
+  the machines were alike and idle.
 """
 
 
