@@ -21,7 +21,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -40,7 +39,7 @@ import torch
 from numpy.typing import NDArray
 from recede.benchmarks.inference import interleaved
 from recede.benchmarks.measure import Row, report
-from recede.benchmarks.proving import Results, nothing, prove
+from recede.benchmarks.proving import Results, machine, nothing, prove
 from recede.benchmarks.windows import CROP, HORIZONS, IMAGE, STATE, InMemory
 from recede.configs.augmentation import AugmentationConfig
 from recede.configs.components.denoising import DDIMConfig
@@ -48,7 +47,6 @@ from recede.configs.components.encoders import LowdimEncoderConfig, ResNetEncode
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig
 from recede.datasets.windows import Batch, Windows
-from recede.policy.device import processor
 from recede.policy.diffusion import DiffusionPolicy
 from recede.policy.engines.choice import difference
 from recede.policy.engines.cuda_graph import CudaGraphEngine
@@ -58,6 +56,7 @@ from recede.policy.interface import Lesson
 from recede.policy.normalizer import Normalizer
 from recede.specification import Specification, Stream
 from recede.training.ema import EMA
+from recede.training.flops import loss_flops
 from recede.training.gradients import WARM_UPS, CapturedGradients, Gradients, Part, Update
 from recede.training.parameters import parameter_groups
 
@@ -205,21 +204,35 @@ def gradients(bench: Bench, name: str) -> Iterator[Row]:
 
 
 def _loss_and_norm(policy: DiffusionPolicy, device: torch.device, *, is_captured: bool) -> tuple[float, float]:
-    trained, generator = copy.deepcopy(policy).to(device), torch.Generator().manual_seed(0)
+    trained = copy.deepcopy(policy).to(device)
     update = _update(trained, device, is_captured=is_captured)
-    arrays, _ = question(policy, 8)
-    observation = {key: torch.from_numpy(values).to(device) for key, values in arrays.items()}
-    action = torch.rand(8, HORIZONS.prediction, 2, generator=generator)
-    noise = torch.randn(1, 8, *policy.noise_shape[1:], generator=generator)
-    uniform = torch.rand(1, 8, policy.num_uniforms, generator=generator)
-    inputs, progress = [x.to(device) for x in (100 * action, noise, uniform)], torch.zeros((), device=device)
-    lesson = Lesson(observation, inputs[0], inputs[1], inputs[2], progress=progress)
-    part = Part(lesson, torch.zeros(action.shape[:2], dtype=torch.bool, device=device))
+    lesson = _lesson(policy, device, rows=8, draws=1)
+    part = Part(lesson, torch.zeros(lesson.action.shape[:2], dtype=torch.bool, device=device))
     with tf32(False):
         for _ in range(WARM_UPS if is_captured else 0):
             update([part])
         loss, norm = update([part])
     return loss.item(), norm.item()
+
+
+def _lesson(policy: DiffusionPolicy, device: torch.device, *, rows: int, draws: int) -> Lesson:
+    """Windows that are the same on every device."""
+    arrays, generator = question(policy, rows)[0], torch.Generator().manual_seed(0)
+    observation = {key: torch.from_numpy(values).to(device) for key, values in arrays.items()}
+    action = torch.rand(rows, HORIZONS.prediction, 2, generator=generator)
+    noise = torch.randn(draws, rows, *policy.noise_shape[1:], generator=generator)
+    uniform = torch.rand(draws, rows, policy.num_uniforms, generator=generator)
+    inputs, progress = [x.to(device) for x in (100 * action, noise, uniform)], torch.zeros((), device=device)
+    return Lesson(observation, inputs[0], inputs[1], inputs[2], progress=progress)
+
+
+def flops(bench: Bench, name: str) -> Iterator[Row]:
+    """The floating-point operations of an update, for each of its windows, and the bytes of its gradient."""
+    policy = bench.policy(name).train()
+    for draws in (1, bench.size.draws) if policy.specification is IMAGE else (1,):
+        count = loss_flops(policy, _lesson(policy, torch.device("cpu"), rows=2, draws=draws)) / 2
+        yield Row(name=f"a window x {draws}", value=1e-6 * count, unit="MFLOP")
+    yield Row(name="gradient", value=4e-6 * sum(x.numel() for x in policy.parameters()), unit="MB")
 
 
 def _update(policy: DiffusionPolicy, device: torch.device, *, is_captured: bool, is_bf16: bool = False) -> Update:
@@ -405,6 +418,7 @@ def _weights_off(one: Path, other: Path) -> float:
 
 PROOFS: dict[str, Callable[[Bench], Iterator[Row]]] = {
     **{f"{proof.__name__}, {name}": partial(proof, name=name) for proof in (parity, gradients) for name in POLICIES},
+    **{f"flops, {name}": partial(flops, name=name) for name in POLICIES},
     "resume": resume,
     **{f"{proof.__name__}, {name}": partial(proof, name=name) for proof in (chunks, training) for name in POLICIES},
     "episodes": episodes,
@@ -436,23 +450,6 @@ def is_usable(device: torch.device) -> bool:
         return torch.ones(2, device=device).sum().item() == 2
     except Exception:  # torch raises errors of several kinds
         return False
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """The card, the versions and the command."""
-    is_gpu = device.type == "cuda"
-    return {
-        "card": processor(device),
-        "processors": os.cpu_count(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version() if is_gpu else None,
-            "numpy": np.__version__,
-        },
-        "command": " ".join(sys.argv),
-    }
 
 
 def in_new_process(values: dict[str, str], names: list[str], until: float) -> Results:

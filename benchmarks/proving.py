@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
+import numpy as np
+import torch
 from recede.benchmarks.measure import Row
+from recede.policy.device import processor
 
 Results: TypeAlias = dict[str, Any]
 """The rows; and by the name of a proof why it was skipped or failed, and its seconds."""
@@ -65,4 +71,21 @@ def _prove_one(name: str, proof: Callable[[], Iterator[Row]], results: Results) 
 def _merged(one: Results, other: Results) -> Results:
     return {"rows": one["rows"] + other["rows"]} | {
         key: one[key] | other[key] for key in ("skipped", "failed", "seconds")
+    }
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The card, the versions and the command."""
+    is_gpu = device.type == "cuda"
+    return {
+        "card": processor(device),
+        "processors": os.cpu_count(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda,
+            "cudnn": torch.backends.cudnn.version() if is_gpu else None,
+            "numpy": np.__version__,
+        },
+        "command": " ".join(sys.argv),
     }

@@ -28,7 +28,8 @@ BY_CONTENT = ("dataset", "episodes", "init_from", "teacher")
 """Fields of a training that name data or weights: these count, and their names do not."""
 
 FREE = (
-    *("out", "imports", "data", "device", "capture", "accumulate", "image_cache", "tensorboard"),
+    *("out", "imports", "data", "device", "image_cache", "tensorboard"),
+    *("capture", "compile", "accumulate", "gradient_checkpointing"),
     *("log_every", "save_every", "validate_every", "evaluate_every", "evaluate_episodes"),
 )
 """Fields that do not decide what a training learns. Every command that resumes a run may give others.
@@ -101,6 +102,8 @@ at the new last update."""
     """Windows of demonstrations in each update. null is chosen from the data."""
     accumulate: int = 1
     """Passes in which each process computes its share of a batch: more need less memory and more time."""
+    gradient_checkpointing: bool = False
+    """Compute the blocks of the image encoders again in the backward pass: less memory and more time."""
     draws: int = 1
     """Noises drawn for each window; its observation is encoded once."""
     learning_rate: float = 1e-3
@@ -126,6 +129,9 @@ at the new last update."""
     capture: bool = True
     """Compute loss and gradients as a CUDA graph, if there is a GPU. false is slower; it is for parts that no graph can
 hold."""
+    compile: bool = False
+    """Compute loss and gradients by code of torch.compile, which takes minutes to compile. Where that fails, training
+says so and goes on without it."""
     seed: int = 0
     """Seed of initial weights, batches and noise."""
 
@@ -184,6 +190,11 @@ hold."""
                 f"betas must be two numbers below 1, of the mean and of the square of the gradient, got {self.betas}"
             )
         require_choices(self, "policy")
+        if self.compile and self.gradient_checkpointing:
+            raise ValueError(
+                "compile=true and gradient_checkpointing=true exclude each other, because the compiler decides itself "
+                "what to compute again: leave out one of them"
+            )
         if self.evaluate_every and self.task is None:
             raise ValueError(f"evaluate_every={self.evaluate_every} needs a task to evaluate in: give task=")
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +29,30 @@ class Batch(NamedTuple):
     is_padding: Tensor
 
 
+@dataclass
+class _Loaded:
+    """The streams of demonstrations, which are read, and images decoded, when they are first needed."""
+
+    demonstrations: Demonstrations
+    device: torch.device
+    place: str
+    """Where decoded images are kept."""
+
+    @cached_property
+    def streams(self) -> dict[str, Tensor]:
+        """Stream name -> (N, *shape)."""
+        return {stream.name: self._load(stream) for stream in self.demonstrations.specification.streams}
+
+    def _load(self, stream: Stream) -> Tensor:
+        if stream.is_image and len(self.demonstrations):
+            cache = cache_folder()
+            return decode_images(self.demonstrations, stream, device=self.device, place=self.place, cache=cache)
+        rows = self.demonstrations.read(stream.name)
+        if rows.dtype.kind == "u" and rows.dtype.itemsize > 1:  # torch hardly computes with these
+            rows = rows.astype(np.result_type(rows.dtype, np.float32))
+        return torch.from_numpy(rows).to(self.device)
+
+
 class Windows:
     """All windows of some demonstrations, with the streams held on one device.
 
@@ -40,7 +66,8 @@ class Windows:
 
     device: of the streams and the batches.
     image_cache: where decoded images are kept: "device", "mapped" from a file, or "auto", which maps the images that
-    do not fit on the device (see `datasets.image_cache`).
+    do not fit on the device (see `datasets.image_cache`). They are decoded when `streams` are first needed, so what can
+    be said of the windows alone is said before.
     """
 
     def __init__(
@@ -53,23 +80,18 @@ class Windows:
     ) -> None:
         self.horizons, self.device = horizons, torch.device(device)
         place = choose_place(demonstrations, device=self.device, place=image_cache)
-
-        def load(stream: Stream) -> Tensor:
-            if stream.is_image and len(demonstrations):
-                cache = cache_folder()
-                return decode_images(demonstrations, stream, device=self.device, place=place, cache=cache)
-            rows = demonstrations.read(stream.name)
-            if rows.dtype.kind == "u" and rows.dtype.itemsize > 1:  # torch hardly computes with these
-                rows = rows.astype(np.result_type(rows.dtype, np.float32))
-            return torch.from_numpy(rows).to(self.device)
-
-        self.streams = {stream.name: load(stream) for stream in demonstrations.specification.streams}
+        self._loaded = _Loaded(demonstrations, self.device, place)  # by all selections together
         bounds = [demonstrations.bounds(episode) for episode in range(len(demonstrations))]
         self._bounds = np.array(bounds, dtype=np.int64).reshape(-1, 2)  # (n, 2)
         self.offsets = torch.arange(horizons.prediction, device=device) + 1 - horizons.observation
         is_zero = [hold == "zero" for hold in demonstrations.specification.action.hold]
         self._is_zero = torch.tensor(is_zero or False, device=device)
         self._select(range(len(self._bounds)))
+
+    @property
+    def streams(self) -> dict[str, Tensor]:
+        """Stream name -> its values in all steps of the demonstrations (N, *shape)."""
+        return self._loaded.streams
 
     def of(self, episodes: Sequence[int]) -> Windows:
         """The windows of some episodes; they share the streams."""

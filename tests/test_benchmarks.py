@@ -12,12 +12,13 @@ from pathlib import Path
 import imageio.v2 as imageio
 import pytest
 import torch
-from recede.benchmarks import advice, gpu, hands, modes, proving, tasks, words
+from recede.benchmarks import advice, gpu, hands, modes, proving, tasks, training, words
 from recede.benchmarks.gpu import PROOFS
 from recede.datasets.store import DemonstrationStore
 from recede.envs.tasks.pick_place import PICK_PLACE
 from recede.evaluation.replay import replay
 from recede.policy.encoders.text import TextEncoder
+from recede.training.processes import ALONE
 from safetensors.torch import save_file
 from simulated_gpu import SimulatedGPU
 
@@ -62,7 +63,7 @@ TINY = {
     "serving": {"ROUNDS": 3},
     "simulation": {"WORLDS": (1, 3), "SECONDS": 0, "PROCESSES": 1},
     "tasks": {"EPISODES": 1},
-    "training": {"BATCH_SIZE": 2, "CHANNELS": (8, 16), "TIME_SIZE": 8, "SECONDS": 0},
+    "training": {"BATCH_SIZE": 2, "CHANNELS": (8, 16), "TIME_SIZE": 8, "SECONDS": 0, "COUNTS": ()},
     "words": {
         "DEMONSTRATIONS": 4,
         "EPISODES": 1,
@@ -143,6 +144,39 @@ def test_training(run):
     assert [name for name in rows if name.endswith("/ ours")] == [
         f"kernels of {size}, {who} / ours" for size in (5, 3) for who in ("plain loop", "layers of torch")
     ]
+
+
+TINY_RECIPE = {"batch_size": 4, "updates": 2, "episodes": 3, "steps": 100, "channels": (8, 16), "warm_ups": 1}
+
+
+def test_updates_of_vectors_are_timed(tmp_path):
+    recipe = training.Recipe("vectors", **TINY_RECIPE)
+    training.write_demonstrations(recipe, tmp_path / "data.zarr")
+    for way in ("plain loop", "ours"):
+        task, clock = (
+            training.Task(way, recipe, str(tmp_path / "data.zarr"), str(tmp_path / "result")),
+            training.Clock(),
+        )
+        (training.train_plain if way == "plain loop" else training.train_ours)(task, clock, ALONE)
+        assert len(clock.times) == 3
+        assert all(value > 0 for value in clock.outcome(recipe.warm_ups).values())
+
+
+@pytest.mark.slow
+def test_training_in_one_and_two_processes(run, monkeypatch):
+    recipes = (training.Recipe("images", width=16, **TINY_RECIPE),)
+    for name, value in {"COUNTS": (1, 2), "TURNS": 1, "RECIPES": recipes}.items():
+        monkeypatch.setitem(TINY["training"], name, value)
+    rows = run("training")
+    ratios = [name for name in rows if name.endswith("/ ours") and not name.startswith("kernels")]
+    assert ratios == [
+        *("images, 1 process, plain loop / ours", "images, 1 process, ours, gradient checkpointing / ours"),
+        "images, 2 processes, plain loop / ours",
+    ]
+    for name in ratios:
+        way = name.removesuffix(" / ours")
+        assert rows[name] == pytest.approx(rows[way] / rows[re.sub(", (plain|ours).*", ", ours", way)])
+        assert rows[f"{way}, memory"] > 0.1
 
 
 def test_windows(run):

@@ -11,6 +11,7 @@ import numpy as np
 import policies
 import pytest
 import torch
+import torch.distributed as dist
 import toys
 from device_questions import (
     CAMERA,
@@ -41,9 +42,11 @@ from recede.policy.diffusion import DiffusionPolicy
 from recede.policy.engines import eager
 from recede.policy.engines.eager import EagerEngine
 from recede.policy.networks import cpu_training
-from recede.training import ema, loop, measures
+from recede.training import ema, gradients, loop, measures
+from recede.training.processes import ALONE, Processes
 from recede.training.run import Run
 from simulated_gpu import DeviceMismatch, Generator, SimulatedGPU
+from torch.nn.parallel import DistributedDataParallel
 
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU would be hidden by the simulated one"),
@@ -86,7 +89,7 @@ def train(reaches, filmed, tmp_path, monkeypatch):
     monkeypatch.setenv("RECEDE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TQDM_DISABLE", "1")
 
-    def train(options, out, gpu=None):
+    def train(options, out, gpu=None, processes=ALONE):
         steps, add = [], measures.Meter.add
         changes = {"batch_size": 6, "steps": 4, "warmup": 1, "log_every": 3, "validate_every": 2, "save_every": 2}
         dataset = reaches if "task" in options else filmed
@@ -100,7 +103,7 @@ def train(reaches, filmed, tmp_path, monkeypatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(measures.Meter, "add", add_and_count)
-            loop.train(config)
+            loop.train(config, processes)
         return tmp_path / out / "checkpoints/00000004", steps
 
     return train
@@ -131,6 +134,81 @@ def test_a_training_on_the_gpu_is_that_of_the_cpu_and_waits_only_for_its_data(tr
     assert_same_files(plain, expected)
     assert_waits(steps, waits)
     assert not gpu.graphs
+
+
+PARTS = {
+    "accumulated": LOW | {"accumulate": 3},
+    "images computed again": IMAGES | {"gradient_checkpointing": True, "accumulate": 2},
+}
+"""Name -> options of a training that computes a batch in several passes, or activations again."""
+
+
+class OnGPU(DistributedDataParallel):
+    """It makes its buckets on the device of the parameters, without asking Python."""
+
+    def __init__(self, module, **options):
+        with self.labelling(module):
+            super().__init__(module, **options)
+
+    def _pre_forward(self, *inputs, **kwargs):
+        with self.labelling(self.module):
+            return super()._pre_forward(*inputs, **kwargs)
+
+    def labelling(self, module):
+        device = next(module.parameters()).device
+        return contextlib.nullcontext() if device.type == "cpu" else OnGPU.gpu.labelling(device)
+
+
+@pytest.fixture
+def half(tmp_path, monkeypatch):
+    """The first of two processes, whose exchange nobody else has joined: its sums are its own."""
+    monkeypatch.setattr(gradients, "DistributedDataParallel", OnGPU)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/join", rank=0, world_size=1)
+    yield Processes(rank=0, count=2)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PARTS)
+def test_a_training_in_parts_on_the_gpu_is_that_of_the_cpu_and_waits_for_nothing(train, name):
+    expected, _ = train(PARTS[name] | {"device": "cpu"}, "cpu")
+    with SimulatedGPU() as gpu:
+        trained, steps = train(PARTS[name], "gpu", gpu)
+    assert_same_files(trained, expected)
+    assert_waits(steps, {})
+    assert not gpu.graphs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [LOW, PARTS["images computed again"] | {"batch_size": 8}], ids=["low", "images"])
+def test_one_of_several_processes_on_a_gpu_is_that_of_the_cpu_and_waits_for_nothing(train, half, options, monkeypatch):
+    expected, _ = train(options | {"device": "cpu"}, "cpu", processes=half)
+    with SimulatedGPU() as gpu, monkeypatch.context() as patch:
+        patch.setattr(OnGPU, "gpu", gpu, raising=False)
+        trained, steps = train(options, "gpu", gpu, processes=half)
+    assert_same_files(trained, expected)
+    assert_waits(steps, {})
+    assert not gpu.graphs
+
+
+def read_in_the_exchange(self, x, plain=Processes.total):
+    x.sum().item()
+    return plain(self, x)
+
+
+def sent_by_the_cpu(self, x, plain=Processes.total):
+    return plain(self, x.cpu()).to(x.device)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replacement", [read_in_the_exchange, sent_by_the_cpu])
+def test_a_fault_in_the_exchange_is_caught(train, half, monkeypatch, replacement):
+    monkeypatch.setattr(Processes, "total", replacement)
+    with SimulatedGPU() as gpu:
+        monkeypatch.setattr(OnGPU, "gpu", gpu, raising=False)
+        _, steps = train(LOW, "gpu", gpu, processes=half)
+    with pytest.raises(AssertionError, match="test_devices"):
+        assert_waits(steps, {})
 
 
 def test_a_check_of_the_weights_waits_once():

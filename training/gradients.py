@@ -9,18 +9,28 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from inspect import signature
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from ..configs.training import TrainConfig
 from ..policy.interface import Lesson
 from .measures import mean_where
 from .processes import ALONE, Processes
 
 WARM_UPS = 2
 """Updates before the capture. In the first, libraries and parts prepare themselves; the last must wait for nothing."""
+
+
+OWN_BUFFERS = "forward_sync_buffers"  # until torch 2.12 "broadcast_buffers"
+if OWN_BUFFERS not in signature(DistributedDataParallel).parameters:
+    OWN_BUFFERS = "broadcast_buffers"
+
+BACKEND = "inductor"
+"""The compiler of `compile=true`; a test may take one that needs no C++."""
 
 
 class Part(NamedTuple):
@@ -47,15 +57,18 @@ Update: TypeAlias = Callable[[Sequence[Part]], Result]
 
 
 class Loss(nn.Module):
-    """The loss of a policy as a module that is called, which is how DistributedDataParallel watches the gradients."""
+    """The loss of a policy as a module that is called, which is how DistributedDataParallel watches the gradients.
+
+    compute: the policy's loss, perhaps compiled. The policy itself stays as it is, with the names of its weights.
+    """
 
     def __init__(self, policy: Any) -> None:
         super().__init__()
-        self.policy = policy
+        self.policy, self.compute = policy, policy.loss
 
     def forward(self, lesson: Lesson) -> Tensor:
         """Lesson -> error (K, B, L) of every step."""
-        return self.policy.loss(lesson)
+        return self.compute(lesson)
 
 
 class Gradients:
@@ -70,9 +83,10 @@ class Gradients:
     ) -> None:
         self.clip, self.is_masked, self.is_bf16, self.processes = clip, is_masked, is_bf16, processes
         self.parameters = list[Tensor](policy.parameters())
-        self.loss: Any = Loss(policy)
+        self.own = Loss(policy)
+        self.loss: Any = self.own
         if processes.count > 1:
-            self.loss = DistributedDataParallel(self.loss, broadcast_buffers=False)
+            self.loss = DistributedDataParallel(self.own, **{OWN_BUFFERS: False})
 
     def __call__(self, parts: Sequence[Part]) -> Result:
         """Compute them anew. The processes exchange them once, with the last part."""
@@ -88,12 +102,47 @@ class Gradients:
 
     def _backward(self, part: Part) -> Tensor:
         """Add the gradients of a part; returns its share of the mean loss, ()."""
-        with torch.autocast(part.is_padding.device.type, torch.bfloat16, enabled=self.is_bf16):
-            error = self.loss(part.lesson)  # (K, B, L)
+        error = self._error(self.loss, part)
         mean = mean_where(error, ~part.is_padding) if self.is_masked else error.mean()
         loss = mean * part.weight
         (loss * self.processes.count).backward()  # the processes average their gradients
         return loss.detach()
+
+    def _error(self, loss: Any, part: Part) -> Tensor:
+        """The error (K, B, L) of every step."""
+        with torch.autocast(part.is_padding.device.type, torch.bfloat16, enabled=self.is_bf16):
+            return loss(part.lesson)
+
+    def compile(self, part: Part) -> str:
+        """Compile the loss and its gradients, for parts like this one; returns why that failed, or "".
+
+        If it fails, the loss is computed as before. No gradient is set.
+        """
+        policy = self.own.policy
+        # Dropout draws what it draws without a compiler.
+        options: Any = {"fallback_random": True} if BACKEND == "inductor" else None
+        self.own.compute = torch.compile(policy.loss, backend=BACKEND, options=options)
+        try:
+            learned = [parameter for parameter in self.parameters if parameter.requires_grad]
+            torch.autograd.grad(self._error(self.own, part).mean(), learned, allow_unused=True)
+        except Exception as error:  # a compiler may fail in any way
+            self.forget_compiled()
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        return ""
+
+    def forget_compiled(self) -> None:
+        """Compute the loss without a compiler."""
+        self.own.compute = self.own.policy.loss
+
+
+def compile_loss(gradients: Gradients, part: Part, processes: Processes = ALONE) -> None:
+    """Compile the loss in all processes. If that fails in one of them, none has it compiled, and the first says so."""
+    reason = gradients.compile(part)
+    failed = int(processes.total(torch.tensor(int(bool(reason)))))
+    if failed:
+        gradients.forget_compiled()
+    if failed and processes.is_first:
+        print(f"compile: training goes on without it, because {reason or f'it failed in {failed} other processes'}")
 
 
 class CapturedGradients:
@@ -142,6 +191,36 @@ class CapturedGradients:
         with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
             result = self.gradients([Part(_lesson_of(lesson, inputs), inputs[-1])])
         return graph, inputs, result
+
+
+def update_of(config: TrainConfig, policy: Any, device: torch.device, processes: Processes = ALONE) -> Any:
+    """The update of a training, captured if `config` and the device allow it."""
+    gradients = Gradients(
+        policy,
+        clip=config.gradient_clip,
+        is_masked=config.mask_padding,
+        is_bf16=config.precision == "bf16",
+        processes=processes,
+    )
+    is_one_pass = processes.count * config.accumulate == 1
+    is_plain = not (config.compile or config.gradient_checkpointing)
+    if config.capture and device.type == "cuda" and is_one_pass and is_plain:
+        return CapturedGradients(gradients, device)
+    return gradients
+
+
+def recompute_images(policy: Any, *, is_on: bool) -> None:
+    """Set whether the image encoders compute their activations again in the backward pass.
+
+    Raises ValueError if the policy has no image encoder, or one that cannot.
+    """
+    recompute = getattr(getattr(policy, "encoder", None), "recompute", None)
+    if recompute is None:
+        raise ValueError(
+            f"gradient_checkpointing=true needs a policy whose encoder has recompute, got {type(policy).__name__}: "
+            "leave it out, or give accumulate="
+        )
+    recompute(is_on=is_on)
 
 
 def _tensors(lesson: Lesson) -> list[Tensor]:

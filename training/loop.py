@@ -5,7 +5,7 @@ average, the optimiser's moments and the sums of the meter. On a CPU with the sa
 bitwise equal to an uninterrupted one.
 
 Cost: a step makes `batch_size` x `draws` forward and backward passes. Batches are gathered on the device that holds the
-data. Several processes divide a batch (`training.processes`), and each may compute its share in several passes.
+data. Several processes divide a batch (`training.parts`), and each may compute its share in several passes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from ..checkpoints.folder import read_manifest
@@ -34,21 +33,21 @@ from ..datasets.normalisation import Normalisation, Range, fit_ranges, lost_deci
 from ..datasets.windows import Windows
 from ..envs.catalogue import load_task
 from ..envs.task import Task
-from ..policy.denoising.coupling import optimal
 from ..policy.device import device as choose_device
 from ..policy.diffusion import DiffusionPolicy
 from ..policy.encoders.text import TextEncoder
-from ..policy.interface import Lesson, Policy
+from ..policy.interface import Policy
 from ..policy.normalizer import Normalizer
 from ..realtime import Interrupted, ReportedElsewhere
-from ..specification import WORDS
+from ..specification import WORDS, Horizons
 from .advice import Facts, as_stored, choice_lines, choose, setting
 from .ema import EMA
-from .gradients import CapturedGradients, Gradients, Part, Update
+from .gradients import compile_loss, recompute_images, update_of
 from .interventions import only_led, who_led
 from .measures import Meter, is_finite, metrics_writer
 from .order import Order, mix_seeds
 from .parameters import parameter_groups
+from .parts import draw_parts
 from .prepared import Prepared
 from .processes import ALONE, Processes
 from .recipe import recipe
@@ -78,18 +77,11 @@ def train(config: TrainConfig, processes: Processes = ALONE) -> Path:
     signal that ends it, once it is saved.
     """
     prepared = processes.together(lambda: prepare(config, processes))
+    processes.check_same(_shared(prepared))
     config, policy, device = prepared.config, prepared.policy, prepared.device
     groups = parameter_groups(policy, weight_decay=config.weight_decay)
     optimizer = torch.optim.AdamW(groups, betas=(config.betas[0], config.betas[1]), fused=True)
-    gradients: Update = Gradients(
-        policy,
-        clip=config.gradient_clip,
-        is_masked=config.mask_padding,
-        is_bf16=config.precision == "bf16",
-        processes=processes,
-    )
-    if config.capture and device.type == "cuda" and processes.count * config.accumulate == 1:
-        gradients = CapturedGradients(gradients, device)
+    gradients = update_of(config, policy, device, processes)
     num_steps: int = setting(config, "steps")
     ema = EMA(policy, power=config.ema_power, maximum=setting(config, "ema_maximum"))
     order = Order(len(prepared.windows), setting(config, "batch_size"), config.seed, device, mix=prepared.mix)
@@ -99,7 +91,7 @@ def train(config: TrainConfig, processes: Processes = ALONE) -> Path:
         record = None
         if processes.is_first:
             stack.enter_context(run.exclusive())
-            record = Recorder(run, prepared, stack.enter_context(metrics_writer(run, config.tensorboard)))
+            record = Recorder(run, prepared, stack.enter_context(metrics_writer(run, config.tensorboard)), processes)
             start = record.begin()
         stop_signal = stack.enter_context(stop_requests())
         start = processes.agreed(start)
@@ -108,6 +100,9 @@ def train(config: TrainConfig, processes: Processes = ALONE) -> Path:
             restore_training(run.checkpoint(start), policy, ema, optimizer, meter)
         if record is not None:
             record.print_notes()
+        if config.compile and start < num_steps:
+            [first, *_] = draw_parts(prepared, ema.module, order.indices(start), start, generator, processes)
+            compile_loss(gradients, first, processes)
         steps = range(start, num_steps)
         bar = tqdm(steps, initial=start, total=num_steps, desc="train", unit="step", disable=not processes.is_first)
         for step in bar:
@@ -138,41 +133,14 @@ def train(config: TrainConfig, processes: Processes = ALONE) -> Path:
     return run.checkpoint(num_steps)
 
 
-def draw_parts(
-    prepared: Prepared,
-    average: Policy,
-    indices: Tensor,
-    step: int,
-    generator: torch.Generator,
-    processes: Processes = ALONE,
-) -> list[Part]:
-    """The parts of a batch that this process computes. indices: of the windows of the whole batch (B,).
-
-    Noise, coupling and augmentation are those of the whole batch, and depend on (seed, step) and its windows alone.
-
-    Raises ValueError if the batch cannot be divided evenly.
-    """
-    config, policy, windows, device = prepared.config, prepared.policy, prepared.windows, prepared.device
-    generator.manual_seed(mix_seeds(config.seed, 1, step))
-    size = (config.draws, len(indices))
-    noise = torch.randn(*size, *policy.noise_shape[1:], generator=generator, device=device)
-    if getattr(config.policy, "coupling", None) == "optimal":
-        whole = windows.batch(indices)
-        noise = optimal(noise, policy.space.at(whole.observation).encode(whole.action))
-    uniform = torch.rand(*size, policy.num_uniforms, generator=generator, device=device)
-    progress, state = torch.full((), step / prepared.stages[-1].steps, device=device), generator.get_state()
-    counted = (~windows.is_padding(indices)).sum() if config.mask_padding else len(indices)
-    parts = list[Part]()
-    for rows in processes.shares(len(indices), config.accumulate):
-        batch = windows.batch(indices[rows])
-        generator.set_state(state)
-        observation = prepared.augmentation(batch.observation, generator, rows=rows, size=len(indices))
-        lesson = Lesson(
-            observation, batch.action, noise[:, rows], uniform[:, rows], average, prepared.teacher, progress
-        )
-        own = (~batch.is_padding).sum() if config.mask_padding else len(batch.action)
-        parts.append(Part(lesson, batch.is_padding, own / counted))
-    return parts
+def _shared(prepared: Prepared) -> dict[str, object]:
+    """What all processes of a training must have alike, with the remedy -> its value."""
+    config, begun = prepared.config, prepared.begun
+    return {
+        "settings: start each with the same command": {**describe(config), "device": None},
+        f"demonstrations: let every machine see the same ones at {config.place}": prepared.manifest["streams_sha256"],
+        f"checkpoints: let every machine see the folder {config.out}": begun and begun["weights_sha256"],
+    }
 
 
 def prepare(config: TrainConfig, processes: Processes = ALONE) -> Prepared:
@@ -197,15 +165,14 @@ def prepare(config: TrainConfig, processes: Processes = ALONE) -> Prepared:
     first = [episode for episode in episodes if episode % num_episodes < stages[0].episodes]
     methods = _methods(config)
     ranges = fit_ranges(demonstrations, first, in_units(methods, config.policy, demonstrations.specification))
-    torch.manual_seed(config.seed)  # initial weights
-    policy: Any = config.policy.build(demonstrations.specification, horizons, _normalizer(demonstrations, ranges))
-    config.policy.encoder.start(policy.encoder)
+    policy = _new_policy(config, demonstrations, horizons, ranges)
     learned_ranges = fit_represented(policy, demonstrations, first, methods, ranges)
     teacher, teacher_digest = load_teacher(config, policy, device, begun)
-    # Last, because decoding images may take minutes.
     windows = Windows(demonstrations, horizons, device=device, image_cache=config.image_cache)
-    streams_sha256 = _checked_digests(config, sources, demonstrations, windows, begun)
     training = only_led(config, windows.of(episodes), is_led)
+    processes.shares(min(setting(config, "batch_size"), len(training)), config.accumulate)
+    # Last, because decoding images may take minutes.
+    streams_sha256 = _checked_digests(config, sources, demonstrations, windows, begun)
     validation = only_led(config, windows.of(split.held_out), is_led, can_be_empty=True)
     init_from, changes = _initial_weights(config, policy, begun)
     counts = sources.counts if len(config.datasets) > 1 else ()
@@ -227,7 +194,6 @@ def prepare(config: TrainConfig, processes: Processes = ALONE) -> Prepared:
         ),
     }
     mix, shares = drawn_from(config, sources, training)
-    processes.shares(min(setting(config, "batch_size"), len(training)), config.accumulate)
     notes = [
         *sources.looks,
         *([f"only=interventions: {len(training)} of {len(windows.of(episodes))} windows"] if led_sha256 else []),
@@ -255,6 +221,18 @@ def prepare(config: TrainConfig, processes: Processes = ALONE) -> Prepared:
         stages,
         notes,
     )
+
+
+def _new_policy(
+    config: TrainConfig, demonstrations: Demonstrations, horizons: Horizons, ranges: dict[str, Range]
+) -> Any:
+    """The untrained policy, whose encoder has its pretrained weights."""
+    torch.manual_seed(config.seed)  # initial weights
+    policy: Any = config.policy.build(demonstrations.specification, horizons, _normalizer(demonstrations, ranges))
+    config.policy.encoder.start(policy.encoder)
+    if config.gradient_checkpointing:
+        recompute_images(policy, is_on=True)
+    return policy
 
 
 def _normalizer(demonstrations: Demonstrations, ranges: dict[str, Range]) -> Normalizer:

@@ -9,12 +9,14 @@ The first process alone writes, prints, validates and evaluates; the others wait
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -118,6 +120,16 @@ class Processes:
                 raise ReportedElsewhere
         return result  # type: ignore[return-value]
 
+    def check_same(self, facts: Mapping[str, object]) -> None:
+        """Check that all processes start from the same. facts: what it is, with a remedy -> a value as text.
+
+        Raises ValueError in the first process that has another value than process 0, and ends the others.
+        """
+        for what, value in facts.items():
+            own = int.from_bytes(hashlib.sha256(repr(value).encode()).digest()[:7])
+            first = self.agreed(own)
+            self.together(partial(_check_equal, own, first, what))
+
     def _failing(self, error: Exception | None) -> list[int]:
         """The ranks of the processes that have an error."""
         has_failed = torch.zeros(self.count, dtype=torch.int64)
@@ -128,6 +140,11 @@ class Processes:
     def wait(self) -> None:
         """Wait until every process has come here."""
         self.agreed(0)
+
+
+def _check_equal(own: int, first: int, what: str) -> None:
+    if own != first:
+        raise ValueError(f"all processes of a training must have the same {what}")
 
 
 ALONE = Processes()

@@ -13,8 +13,10 @@ from ..configs.training import TrainConfig
 from ..evaluation.evaluate import choice_scores
 from ..evaluation.reports.learning import write_training_page
 from .advice import setting
+from .flops import peak, window_flops
 from .measures import Meter, action_error, held_out_bits, peak_memory
 from .prepared import Prepared
+from .processes import ALONE, Processes
 from .resuming import begun_manifest, values_beyond
 from .run import Run
 from .schedule import learning_rate
@@ -54,12 +56,16 @@ class Due(NamedTuple):
 
 
 class Recorder:
-    """Writes metrics, page and checkpoints of a training, and measures its policy. Only the first process has one."""
+    """Writes metrics, page and checkpoints of a training, and measures its policy. Only the first process has one.
 
-    def __init__(self, run: Run, prepared: Prepared, write: Callable[..., None]) -> None:
-        self.run, self.prepared, self.write = run, prepared, write
+    processes: those that train together, whose speed it notes.
+    """
+
+    def __init__(self, run: Run, prepared: Prepared, write: Callable[..., None], processes: Processes = ALONE) -> None:
+        self.run, self.prepared, self.write, self.processes = run, prepared, write, processes
         config = prepared.config
         self._logged = 0
+        self._window_flops: float | None = None
         self.chosen = [(f"{key}={typed(setting(config, key))}", reason) for key, reason in prepared.chosen.items()]
 
     def begin(self) -> int:
@@ -82,7 +88,7 @@ class Recorder:
         """Do what is due. rate: the learning rate of the last update."""
         prepared, run = self.prepared, self.run
         if due.is_logged:
-            self._log(due.step, rate, meter.drain())
+            self._log(due.step, rate, meter.drain(), average)
         if len(prepared.validation) and due.is_validated:
             self._validate(due.step, average)
         if due.is_evaluated and prepared.task is not None:
@@ -95,11 +101,23 @@ class Recorder:
             state = training_state(policy, optimizer, meter)
             run.save(due.step, weights=average.state_dict(), training=state, manifest=prepared.manifest)
 
-    def _log(self, step: int, rate: float, means: dict[str, float]) -> None:
+    def _log(self, step: int, rate: float, means: dict[str, float], average: Any) -> None:
         """Write the means since the last line, and how fast that was. rate: the learning rate of the last update."""
-        count = (step - self._logged) * min(setting(self.prepared.config, "batch_size"), len(self.prepared.windows))
-        speed, memory = count / (means["data_s"] + means["update_s"]), peak_memory(self.prepared.device)
-        self.write(step=step, learning_rate=rate, **means, windows_per_s=speed, memory_gib=memory)
+        config, device, seconds = self.prepared.config, self.prepared.device, means["data_s"] + means["update_s"]
+        speed = (step - self._logged) * min(setting(config, "batch_size"), len(self.prepared.windows)) / seconds
+        if self._window_flops is None:
+            self._window_flops = window_flops(self.prepared, average)
+        tflops, highest = 1e-12 * speed * self._window_flops, peak(device, config.precision)
+        self.write(
+            step=step,
+            learning_rate=rate,
+            **means,
+            data_share=means["data_s"] / seconds,
+            windows_per_s=speed,
+            tflops=tflops,
+            **({} if highest is None else {"peak_share": tflops / (highest * self.processes.count)}),
+            memory_gib=peak_memory(device),
+        )
         self._logged = step
 
     def _validate(self, step: int, average: Any) -> None:

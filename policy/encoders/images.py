@@ -36,6 +36,16 @@ class ImageEncoder(nn.Module, ABC):
         """Images (N, C, H, W), of any scale, in the size in which the network sees them: here as they are."""
         return images
 
+    def recompute(self, *, is_on: bool) -> None:
+        """Set whether the backward pass computes the activations in each block again, instead of keeping them.
+
+        Raises ValueError if the encoder knows no blocks.
+        """
+        raise ValueError(
+            f"gradient_checkpointing=true needs an image encoder that overrides recompute, got {type(self).__name__}: "
+            "leave it out, or give accumulate="
+        )
+
     @abstractmethod
     def load_pretrained(self, path: Path) -> None:
         """Load pretrained weights of another library from `path`.

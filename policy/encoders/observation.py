@@ -117,6 +117,16 @@ class ObservationEncoder(nn.Module):
         cropped = rearrange(centre_crop(image, self.crop).float(), "h w c -> 1 c h w")
         return rearrange(self._camera(self.images.index(name)).resized(cropped), "1 c h w -> h w c")
 
+    def recompute(self, *, is_on: bool) -> None:
+        """Set whether the cameras compute their activations again in the backward pass; see `ImageEncoder.recompute`.
+
+        Raises ValueError if there are no cameras.
+        """
+        if not self.cameras:
+            raise ValueError("gradient_checkpointing=true needs images, got vectors alone: leave it out")
+        for camera in self.cameras:
+            cast(ImageEncoder, camera).recompute(is_on=is_on)
+
     def load_pretrained(self, path: Path) -> None:
         """Load the weights at `path` into the encoder of every camera; see `ImageEncoder.load_pretrained`."""
         for camera in self.cameras:

@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..weights import read_state_dict
 from .images import HALF, IMAGENET, PRETRAINED_SCALE, ImageEncoder, Pixels, SpatialSoftmax
@@ -88,6 +89,9 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """A residual network up to its last feature map: (N, C, H, W) -> (N, `num_channels`, h, w).
 
+    is_recomputed: whether the backward pass computes each block again (Chen et al. 2016), so that of all activations
+    only the inputs of the blocks are kept.
+
     depth: 18, 34 or 50. width: channels of the first stage, 64 in the published networks. stages: 1 to 4. The first
     stage has a quarter of the image's height and width; each further stage halves both and doubles the channels.
     """
@@ -97,7 +101,7 @@ class ResNet(nn.Module):
 
     def __init__(self, channels: int, *, depth: int, width: int, stages: int, norm: Norm) -> None:
         super().__init__()
-        self.stages, self.is_frozen_norm = stages, norm == "frozen"
+        self.stages, self.is_frozen_norm, self.is_recomputed = stages, norm == "frozen", False
         self.conv1, self.bn1 = _conv(channels, width, 7, stride=2), _norm(width, kind=norm)
         inputs = width
         for stage, num_blocks in enumerate(BLOCKS[depth][:stages]):
@@ -115,10 +119,16 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalised images (N, C, H, W) -> the last map (N, `num_channels`, h, w)."""
-        x = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
+        is_kept = not (self.is_recomputed and torch.is_grad_enabled())
+        x = self._stem(x) if is_kept else checkpoint(self._stem, x, use_reentrant=False)
         for stage in range(self.stages):
-            x = self.get_submodule(f"layer{stage + 1}")(x)
+            for block in self.get_submodule(f"layer{stage + 1}").children():
+                x = block(x) if is_kept else checkpoint(block, x, use_reentrant=False)
         return x
+
+    def _stem(self, x: Tensor) -> Tensor:
+        """What comes before the blocks: (N, C, H, W) -> (N, width, H / 4, W / 4)."""
+        return F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, stride=2, padding=1)
 
     def load_torchvision(self, weights: Mapping[str, Tensor], path: Path) -> None:
         """Load `weights` in torchvision's layout, which were read from `path`.
@@ -193,6 +203,10 @@ class ResNetEncoder(ImageEncoder):
         """Images, uint8 (N, C, H, W) -> (N, num_features)."""
         features = self.project(self.keypoints(self.trunk(self.pixels(images))))
         return features.relu() if self.has_relu else features
+
+    def recompute(self, *, is_on: bool) -> None:
+        """Set whether the backward pass computes the blocks of the ResNet again."""
+        self.trunk.is_recomputed = is_on
 
     def load_pretrained(self, path: Path) -> None:
         """Load the weights of torchvision's ResNet from a safetensors or torch file; see `ResNet.load_torchvision`."""

@@ -178,6 +178,12 @@ class ViTEncoder(ImageEncoder):
             self.model.eval()
         return self
 
+    def recompute(self, *, is_on: bool) -> None:
+        """Set whether the backward pass computes the layers of the transformer again; a frozen one has none."""
+        verb, options = ("enable", [{"use_reentrant": False}]) if is_on else ("disable", [])
+        names = f"activation_checkpointing_{verb}", f"gradient_checkpointing_{verb}"  # now, and in transformers 5.0
+        next(getattr(self.model, name) for name in names if hasattr(self.model, name))(*options)
+
     def load_pretrained(self, path: Path) -> None:
         """Load the weights in a folder whose architecture equals the one that this encoder was built from."""
         transformers = _transformers()

@@ -11,17 +11,36 @@ Memory: a convolution keeps its input for the backward pass, and a norm with its
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+_IS_LEFT_OUT = ContextVar("is_left_out", default=False)
+
 
 def serves(x: Tensor) -> bool:
-    """Whether these layers train faster on x than torch's: on a CPU, unless autocast chooses a type of 16 bits."""
+    """Whether these layers train faster on x than torch's.
+
+    They do on a CPU, unless autocast chooses a type of 16 bits or a compiler writes layers of its own.
+    """
+    if torch.compiler.is_compiling() or _IS_LEFT_OUT.get():
+        return False
     return x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+
+
+@contextmanager
+def left_out() -> Generator[None]:
+    """Torch's layers serve while the block lasts."""
+    token = _IS_LEFT_OUT.set(True)
+    try:
+        yield
+    finally:
+        _IS_LEFT_OUT.reset(token)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

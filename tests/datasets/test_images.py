@@ -136,7 +136,7 @@ def test_a_truncated_image_file_is_named(tmp_path, images):
     for kept in (0, 10, len(content) // 2, len(content) - 1):
         file.write_bytes(content[:kept])
         with pytest.raises(ValueError, match=f"data/wrist: .*{file} is damaged .*restore"):
-            Windows(DemonstrationStore.open(store.path), HORIZONS)
+            Windows(DemonstrationStore.open(store.path), HORIZONS).batch(torch.tensor([0]))
 
 
 # --- decoded images
@@ -156,10 +156,10 @@ def test_images_are_mapped_if_the_device_has_no_room(recorded, tmp_path, monkeyp
     monkeypatch.setenv("RECEDE_CACHE", str(tmp_path / "cache"))
     whole = recorded.num_steps * sum(stream.size for stream in recorded.specification.streams if stream.is_image)
     monkeypatch.setattr(image_cache, "free_memory", lambda device: whole / image_cache.RESIDENT_SHARE)
-    Windows(recorded, HORIZONS)
+    assert Windows(recorded, HORIZONS).streams
     assert not (tmp_path / "cache").exists()
     monkeypatch.setattr(image_cache, "free_memory", lambda device: (whole - 1) / image_cache.RESIDENT_SHARE)
-    Windows(recorded, HORIZONS)
+    assert Windows(recorded, HORIZONS).streams
     assert sorted(file.name for file in (tmp_path / "cache").rglob("*.npy")) == ["scene.npy", "wrist.npy"]
 
 
@@ -256,7 +256,7 @@ def test_a_cache_folder_that_cannot_be_made_names_its_variable(recorded, tmp_pat
     (tmp_path / "file").touch()
     monkeypatch.setenv("RECEDE_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(OSError, match=r"27 .*'scene'.*set RECEDE_CACHE to another folder.*image_cache=device"):
-        Windows(recorded, HORIZONS, image_cache="mapped")
+        Windows(recorded, HORIZONS, image_cache="mapped").batch(torch.tensor([0]))
 
 
 def test_another_store_at_the_same_path_is_decoded_again(recorded, tmp_path):

@@ -6,7 +6,8 @@ from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig
 from recede.configs.training import TrainConfig
 from recede.policy.denoising.coupling import optimal
-from recede.training.loop import draw_parts, prepare
+from recede.training.loop import prepare
+from recede.training.parts import draw_parts
 
 
 def lesson(reaches, tmp_path, coupling):

@@ -1,12 +1,15 @@
 """Several processes, or several passes of one, learn what one process learns from the whole batch."""
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from recede.checkpoints.runs import checkpoint_of_step, checkpoint_steps, read_metrics
@@ -16,12 +19,20 @@ from recede.configs.components.encoders import ResNetEncoderConfig
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig
 from recede.configs.training import TrainConfig
+from recede.datasets.store import DemonstrationStore
+from recede.specification import Specification, Stream
 from recede.training.gradients import Gradients
-from recede.training.loop import draw_parts, prepare
-from recede.training.processes import ALONE, Processes
+from recede.training.loop import prepare
+from recede.training.parts import draw_parts
+from recede.training.processes import ALONE, Processes, _check_equal
 from safetensors.torch import load_file
 
 SMALL = ["policy.network.channels=[16,32]", "batch_size=32", "log_every=10", "warmup=10", "device=cpu"]
+
+
+SEEING = DiffusionConfig(
+    network=UNet1dConfig(channels=[8, 16], time_size=8), encoder=ResNetEncoderConfig(crop=[12, 12], stages=1, width=16)
+)
 
 
 def prepared(dataset, tmp_path, **options):
@@ -90,6 +101,36 @@ def test_a_batch_that_cannot_be_divided_is_refused_before_anything_is_written(re
     assert not out.exists()
 
 
+def test_a_batch_that_cannot_be_divided_is_refused_before_images_are_decoded(recede, filmed, tmp_path, monkeypatch):
+    monkeypatch.setenv("RECEDE_CACHE", str(tmp_path / "cache"))
+    options = [f"dataset={filmed}", f"out={tmp_path / 'run'}", "steps=1", "batch_size=6", "device=cpu"]
+    options += ["policy/encoder=resnet", "policy.encoder.width=16", "policy.encoder.stages=1", "horizons.action=2"]
+    assert "give batch_size=4 or 8" in recede("train", *options, "image_cache=mapped", "accumulate=4").line
+    assert not (tmp_path / "cache").exists()
+    ready = prepare(
+        TrainConfig(dataset=str(filmed), out=str(tmp_path), image_cache="mapped", device="cpu", policy=SEEING)
+    )
+    assert len(ready.windows)
+    assert list((tmp_path / "cache").rglob("scene.npy"))
+
+
+def test_a_run_goes_on_with_the_batch_that_it_began_with(recede, reaches, tmp_path):
+    out = tmp_path / "run"
+    assert recede("train", f"dataset={reaches}", f"out={out}", "steps=1", *SMALL).status == 0
+    changed = [option for option in SMALL if not option.startswith("batch_size")]
+    result = recede("train", f"dataset={reaches}", f"out={out}", "steps=2", "batch_size=64", *changed)
+    assert "batch_size was 32 and is 64" in result.line
+    assert "repeat its command to resume it" in result.line
+    assert checkpoint_steps(out) == [1]
+
+
+def test_processes_that_start_from_different_things_are_told_apart():
+    facts = {"demonstrations: let every machine see the same ones at a.zarr": ["1"], "settings": {"steps": 1}}
+    ALONE.check_same(facts)
+    with pytest.raises(ValueError, match=r"same demonstrations: let every machine see the same ones at a\.zarr"):
+        _check_equal(1, 2, next(iter(facts)))
+
+
 def start(folder, dataset, *arguments, count=2):
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={count}", "-m", "recede", "train"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
@@ -156,6 +197,59 @@ def test_a_process_that_ends_ends_the_others_with_the_last_checkpoint_good(reced
         assert f"recede train: stopped and saved after step {done} of 4000" in lines(tmp_path)
     result = recede("train", f"dataset={reaches}", f"out={run}", f"steps={done + 2}", *SMALL)
     assert result.status == 0, result.err
+
+
+def write_random(path, seed):
+    """A store of two episodes."""
+    specification = Specification((Stream("state", (3,)),), Stream("action", (2,)), control_dt=0.1)
+    store, rng = DemonstrationStore.create(path, specification), np.random.default_rng(seed)
+    for episode in range(2):
+        vectors = {stream.name: rng.random((30, *stream.shape), np.float32) for stream in specification.streams}
+        store.append(vectors, seed=episode)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("seed", "words"),
+    [(None, "process 1 on .*nowhere.zarr"), (1, "process 1 on .*the same demonstrations: let every machine see")],
+)
+def test_a_machine_that_does_not_see_the_same_demonstrations_ends_all(tmp_path, seed, words):
+    places = [tmp_path / "here", tmp_path / "there"]
+    for place, number in zip(places, (0, seed), strict=True):
+        place.mkdir()
+        if number is not None:
+            write_random(place / "nowhere.zarr", number)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "recede", "train", "dataset=nowhere.zarr", f"out={tmp_path / 'run'}", "steps=1"]
+    processes = [
+        subprocess.Popen(
+            [*command, *SMALL, "batch_size=4"],
+            cwd=place,
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": "0"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, place in enumerate(places)
+    ]
+    errors = [process.communicate(timeout=200)[1] for process in processes]
+    assert all(process.returncode for process in processes)
+    assert re.search(words, errors[1])
+    assert "recede train:" not in errors[0]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_that_compute_images_again_learn_what_one_learns(recede, filmed, tmp_path):
+    options = ["policy/encoder=resnet", "policy.encoder.width=16", "policy.encoder.stages=1", "horizons.action=2"]
+    options += ["policy.encoder.crop=[14,12]", "batch_size=8", "steps=3"]
+    process = start(tmp_path, filmed, *options, "gradient_checkpointing=true", "accumulate=2")
+    assert process.wait(240) == 0, lines(tmp_path)
+    small = [option for option in SMALL if not option.startswith("batch_size")]
+    assert recede("train", f"dataset={filmed}", f"out={tmp_path / 'other'}", *small, *options).status == 0
+    assert_same_weights(tmp_path / "run", tmp_path / "other", 3)
 
 
 @pytest.mark.slow

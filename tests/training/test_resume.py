@@ -17,7 +17,7 @@ from recede.files import with_digest
 from recede.training.run import Run
 
 STEPS = 30
-TIMES = ("data_s", "update_s", "windows_per_s", "memory_gib")
+TIMES = ("data_s", "update_s", "data_share", "windows_per_s", "tflops", "memory_gib")
 
 
 def arguments(demonstrations, small, out, *more):
