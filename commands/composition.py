@@ -23,23 +23,40 @@ MOST_FRAMES = 3
 """Lines of a user's own code that are shown of an error in it."""
 
 
+class JobFailed(Exception):
+    """A job of a sweep failed. job: which one. why: the reason, unless it is the cause of this exception."""
+
+    def __init__(self, job: str, why: str = "") -> None:
+        super().__init__(f"{job}: {why}" if why else job)
+        self.job, self.why = job, why
+
+
 def compose_and_run(command: str, arguments: Sequence[str]) -> int:
-    """Compose the command's configuration and run it; returns its exit status, the highest of all jobs of a sweep."""
+    """Compose the command's configuration and run it; returns its exit status. A sweep is that of `sweeping`."""
     import_packages(requested_imports(arguments))  # they may add choices
-    run: Callable[[Any], int | None] = import_module(f".{command.replace('-', '_')}", __package__).run
-    (configurations, failures), status = compose(command, arguments), 0
-    for configuration in configurations:
-        try:  # a failed job does not stop the others of a sweep
-            status = max(status, run(configuration) or 0)
-        except Exception as error:
-            failures.append(error)
+    (configurations, failures) = compose(command, arguments)
     if failures:
-        raise failures[0] if len(failures) == 1 else ExceptionGroup(f"{len(failures)} jobs failed", failures)
-    return status
+        raise failures[0]
+    return run_of(command)(configurations[0]) or 0
+
+
+def run_of(command: str) -> Callable[[Any], int | None]:
+    """The function that carries out a command."""
+    return import_module(f".{command.replace('-', '_')}", __package__).run
 
 
 def compose(command: str, arguments: Sequence[str]) -> tuple[list[Any], list[Exception]]:
     """The configuration of every job whose values are possible, and the errors of the others.
+
+    Raises what `compose_each` raises.
+    """
+    composed = compose_each(command, arguments)
+    failures = [one for one in composed if isinstance(one, Exception)]
+    return [one for one in composed if not isinstance(one, Exception)], failures
+
+
+def compose_each(command: str, arguments: Sequence[str]) -> list[Any]:
+    """The configuration of every job, or the error of its values. Each job of a sweep writes to a numbered folder.
 
     Raises ValueError, HydraException or OmegaConfBaseException if no job can be composed of the arguments.
     """
@@ -49,19 +66,19 @@ def compose(command: str, arguments: Sequence[str]) -> tuple[list[Any], list[Exc
     from ..configs.commands import register
 
     register()
-    configurations, failures = list[Any](), list[Exception]()
+    result = list[Any]()
     with initialize_config_module("recede.configs", job_name=command, version_base="1.3"):
         for number, overrides in enumerate(jobs(command, arguments)):
             composed = compose(command, overrides)
             try:
                 configuration: Any = OmegaConf.to_object(composed)
             except Exception as error:
-                failures.append(error)
+                result.append(error)
                 continue
             if is_sweep(arguments) and hasattr(configuration, "out"):
                 configuration.out = f"{configuration.out}/{number}"
-            configurations.append(configuration)
-    return configurations, failures
+            result.append(configuration)
+    return result
 
 
 def explain(error: BaseException, command: str) -> str | None:
@@ -69,6 +86,9 @@ def explain(error: BaseException, command: str) -> str | None:
     from hydra.errors import HydraException
     from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+    if isinstance(error, JobFailed):
+        reason = error.why if error.__cause__ is None else explain(error.__cause__, command)
+        return None if reason is None else f"{error.job}: {reason}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key} is required: give {error.full_key}=..."
     if isinstance(error, HydraException | OmegaConfBaseException):

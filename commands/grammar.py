@@ -38,21 +38,57 @@ def jobs(command: str, arguments: Sequence[str]) -> list[list[str]]:
     Raises ValueError for an unknown option or key, for a bare argument that the command does not take, for a choice
     that does not exist, for an empty text, and for an impossible sweep.
     """
+    options = [
+        [form and f"{key}={form}" for form in forms] for key, forms in _forms_of_each(command, arguments).items()
+    ]
+    return [[override for override in job if override] for job in product(*options)]
+
+
+def swept(command: str, arguments: Sequence[str]) -> list[dict[str, str]]:
+    """The values of the keys that differ between the jobs, as typed, for each job in the order of `jobs`.
+
+    >>> swept("collect", ["task=reach,pick_place", "out=x", "first_seed=9", "-m"])
+    [{'task': 'reach'}, {'task': 'pick_place'}]
+
+    Raises as `jobs` does, and if a key has a value twice.
+    """
+    keys = {key: forms for key, forms in _forms_of_each(command, arguments).items() if len(forms) > 1}
+    values = {key: [_plain(form) for form in forms] for key, forms in keys.items()}
+    for key, texts in values.items():
+        if twice := [text for text in texts if texts.count(text) > 1]:
+            raise ValueError(
+                f"{key} has the value {twice[0]} twice, and jobs of the same values are one: leave one out"
+            )
+    return [dict(zip(values, job, strict=True)) for job in product(*values.values())]
+
+
+def _forms_of_each(command: str, arguments: Sequence[str]) -> dict[str, list[str]]:
+    """Key -> Hydra's forms of its values. Raises as `jobs` does."""
     settings, sweeps = read(command, arguments), is_sweep(arguments)
+    if not sweeps and (misplaced := [argument for argument in arguments if is_for_launcher(argument)]):
+        raise ValueError(f"{misplaced[0]} says where the jobs of a sweep run: add -m, or leave it out")
     if sweeps and "out" in COMMANDS[command].config.__dataclass_fields__ and settings.get("out", "null") == "null":
         raise ValueError("a sweep needs out=FOLDER: each job writes to a numbered folder in it")
-    options = [
-        [form and f"{key}={form}" for form in _forms(command, key, value, is_sweep=sweeps and key != "out")]
-        for key, value in settings.items()
-    ]
-    if (count := math.prod(map(len, options))) > MOST_JOBS:
+    forms = {key: _forms(command, key, value, is_sweep=sweeps and key != "out") for key, value in settings.items()}
+    if (count := math.prod(map(len, forms.values()))) > MOST_JOBS:
         raise ValueError(f"a sweep may have {MOST_JOBS} jobs, got {count}: give fewer values")
-    return [[override for override in job if override] for job in product(*options)]
+    return forms
+
+
+def _plain(form: str) -> str:
+    """The value of which this is Hydra's form, as one types it."""
+    override = _parsed(f"key={form}") if form.startswith(("'", '"')) else None
+    return form or "null" if override is None else str(override.value())
 
 
 def is_sweep(arguments: Sequence[str]) -> bool:
     """Whether the arguments ask for a sweep."""
     return any(argument in SWEEP for argument in arguments)
+
+
+def is_for_launcher(argument: str) -> bool:
+    """Whether an argument says where the jobs of a sweep run, and not what they do."""
+    return argument.startswith(("hydra/launcher=", "hydra.launcher."))
 
 
 def read(command: str, arguments: Sequence[str]) -> dict[str, str]:
@@ -72,7 +108,7 @@ def read(command: str, arguments: Sequence[str]) -> dict[str, str]:
         key, equals, value = argument.partition("=")
         is_path = positional is not None and "/" in key and key not in CHOICES  # a path may contain "="
         is_bare = not equals or is_path
-        if argument in SWEEP:
+        if argument in SWEEP or is_for_launcher(argument):
             continue
         if argument.startswith("-"):
             raise ValueError(f"there is no option {argument!r}: {nearest(argument, (*SWEEP, '--help'))}")

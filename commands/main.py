@@ -18,9 +18,10 @@ from ..realtime import Interrupted, ReportedElsewhere, on_signals
 from ..specification import nearest
 from ..version import __version__
 from .composition import compose_and_run, explain
-from .grammar import requested_imports
+from .grammar import is_sweep, requested_imports
 from .help import START, overview, usage
 from .streams import lasting_streams
+from .sweeping import sweep
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,4 +73,4 @@ def _run(command: str | None, arguments: Sequence[str]) -> int:
         import_packages(requested_imports(arguments))
         print(usage(command))
         return 0
-    return compose_and_run(command, arguments)
+    return sweep(command, arguments) if is_sweep(arguments) else compose_and_run(command, arguments)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from ..configs.notation import shown
 from ..envs.catalogue import TASKS
@@ -41,3 +43,16 @@ def print_evaluate_known(folder: str, imports: list[str]) -> None:
 
     task = read_description(folder)["task"]
     print_evaluate(folder, task if task in TASKS else None, imports)
+
+
+def print_compare(command: str, configs: Sequence[Any], folder: Path) -> None:
+    """How to compare the jobs of a sweep: trained policies are evaluated first, all in the same episodes."""
+    if command == "train":
+        tasks = {config.task for config in configs}
+        if None in tasks or len(tasks) > 1:
+            return
+        (task,), runs = tasks, [config.out for config in configs]
+        known = None if task in TASKS else task
+        print(f"next: {shown('evaluate', *runs, task=known, imports=configs[0].imports)}")
+    if command in ("train", "evaluate"):
+        print(f"{'then' if command == 'train' else 'next'}: {shown('compare', str(folder))}")

@@ -215,8 +215,9 @@ class ReplayConfig(CommandConfig):
 class CompareConfig(CommandConfig):
     """Put many evaluations into one table, or test whether policies differ in the same episodes.
 
-    With one folder, it writes the table. With several, as in recede compare runs/a runs/b, each must hold one
-    evaluation, and every two of them are compared in the episodes that both have.
+    With one folder, it writes the table; with that of a sweep (-m), a row for each combination of values, pooled over
+    seeds, and a picture. With several, as in recede compare runs/a runs/b, each must hold one evaluation, and every two
+    of them are compared in the episodes that both have.
     """
 
     results: PathNames

@@ -22,16 +22,16 @@ def command_line(command: str, config: Any) -> str:
     return shlex.join(["recede", command, *arguments])
 
 
-def shown(command: str, bare: str | None = None, **settings: Any) -> str:
-    """A command line to print, with one bare path and with the settings that have a value.
+def shown(command: str, *bare: str, **settings: Any) -> str:
+    """A command line to print, with bare paths and with the settings that have a value.
 
     >>> shown("evaluate", "my run", episodes=200, imports=[])
     "recede evaluate 'my run' episodes=200"
     >>> shown("evaluate", "a=b", imports=["my_parts"])
     "recede evaluate ./a=b 'imports=[my_parts]'"
     """
-    is_option = bare is not None and re.match("[-~]|[^/]*=", bare)  # not so with a folder before it
-    first = [] if bare is None else [f"./{bare}" if is_option else bare]
+    # Not taken for an option or a setting with a folder before it.
+    first = [f"./{path}" if re.match("[-~]|[^/]*=", path) else path for path in bare]
     rest = [f"{key}={typed(value)}" for key, value in settings.items() if value not in (None, [])]
     return shlex.join(["recede", command, *first, *rest])
 

@@ -25,6 +25,8 @@ MODULES = {
     "mcap-ros2-support": "mcap_ros2",
     "pillow": "PIL",
     "hydra-core": "hydra",
+    "hydra-joblib-launcher": "hydra_plugins.hydra_joblib_launcher",
+    "hydra-submitit-launcher": "hydra_plugins.hydra_submitit_launcher",
     "pyserial": "serial",
     "diffusers": "diffusers.schedulers",
 }

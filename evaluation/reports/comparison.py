@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...configs.choices import CHOICES
 from ...configs.notation import default_of, describe
@@ -37,6 +38,9 @@ COLUMNS = (
     *("success [over episodes]", "success [over trainings]", "score [over episodes]", "score [over trainings]"),
     *("parameters", "training time", "latency"),
 )
+
+OUTCOMES = COLUMNS[COLUMNS.index("trainings") :]
+"""The columns that say how the evaluations of a row went."""
 
 LEGEND = f"""\
 A row is one recipe of training, evaluated after the number of steps in the column steps. It pools the episodes of all
@@ -165,7 +169,7 @@ def table(results: Iterable[Result]) -> str:
         recipes = {name: list(group) for name, group in groupby(sorted(alike, key=_recipe), _recipe)}
         differing = differences({name: group[0] for name, group in recipes.items()})
         cells = [f"{part:g}" if isinstance(part, float) else str(part) for part in label]
-        rows += [[*cells, differing[name], *_outcome_cells(group)] for name, group in recipes.items()]
+        rows += [[*cells, differing[name], *outcome_cells(group)] for name, group in recipes.items()]
     return "\n".join(map(_line, [COLUMNS, ["---"] * len(COLUMNS), *rows])) + "\n"
 
 
@@ -235,16 +239,20 @@ def _flat(settings: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, An
             yield f"{path}{key}", value
 
 
-def _outcome_cells(group: Sequence[Result]) -> list[str]:
-    """The cells from "trainings" on, of all evaluations of one recipe."""
+def outcomes_of(group: Iterable[Result]) -> dict[int | None, NDArray[np.float64]]:
+    """The seed of each training of a recipe -> success and score of its episodes (N, 2), each of which counts once."""
     episodes = {  # the recipe and these three seeds determine an episode
         (result["training_seed"], result["seed"], seed): outcome
         for result in group
         for seed, *outcome in zip(result["seeds"], result["success"], result["score"], strict=True)
     }
     trainings = sorted({key[0] for key in episodes}, key=lambda seed: (seed is None, seed))
-    # (episodes, 2) for each training: success and score.
-    outcomes = [np.array([pair for key, pair in episodes.items() if key[0] == seed], float) for seed in trainings]
+    return {seed: np.array([pair for key, pair in episodes.items() if key[0] == seed], float) for seed in trainings}
+
+
+def outcome_cells(group: Sequence[Result]) -> list[str]:
+    """The cells of `OUTCOMES`, of all evaluations of one recipe."""
+    trainings, outcomes = zip(*outcomes_of(group).items(), strict=True)
     successes, scores = np.concatenate(outcomes).T
     rates, means = np.array([pairs.mean(axis=0) for pairs in outcomes]).T
     of_rate, of_score = wilson(int(successes.sum()), len(successes)), bootstrap(scores.tolist())
@@ -270,7 +278,7 @@ def _outcome_cells(group: Sequence[Result]) -> list[str]:
 
 
 def _trainings(seeds: Sequence[int | None]) -> str:
-    numbers = ", ".join(map(str, seeds)) if seeds != [None] else "unknown"
+    numbers = ", ".join(map(str, seeds)) if list(seeds) != [None] else "unknown"
     return f"{len(seeds)} (seed{'s' if len(seeds) > 1 else ''} {numbers})"
 
 

@@ -339,7 +339,7 @@ def test_a_sweep_writes_a_run_folder_for_each_job(recede, empty_folder, reaches,
     result = recede(*command, "-m")
     assert result.status == 0, result.err
     assert [path.name for path in empty_folder.iterdir()] == ["sweep"]
-    assert sorted(path.name for path in (empty_folder / "sweep").iterdir()) == ["0", "1", "2", "3"]
+    assert sorted(path.name for path in (empty_folder / "sweep").iterdir()) == ["0", "1", "2", "3", "sweep.json"]
     configs = [read_json(empty_folder / "sweep" / str(job) / "config.json") for job in range(4)]
     jobs = [(config["seed"], config["policy"]["choice"]) for config in configs]
     assert jobs == [(0, "diffusion"), (0, "regression"), (1, "diffusion"), (1, "regression")]
@@ -354,9 +354,10 @@ def test_a_job_that_fails_does_not_stop_the_others(recede, empty_folder, reaches
     assert result.status == 2
     errors = [line for line in result.err.splitlines() if line.startswith("recede train: ")]
     assert len(errors) == 2
+    assert errors[0].startswith("recede train: job 0 (horizons.action=40): ")
     assert "2 - 1 + 40 = 41" in errors[0]
     assert "2 - 1 + 50 = 51" in errors[1]
-    assert [path.name for path in (empty_folder / "sweep").iterdir()] == ["1"]
+    assert sorted(path.name for path in (empty_folder / "sweep").iterdir()) == ["1", "sweep.json"]
 
 
 @pytest.mark.slow
@@ -371,7 +372,7 @@ def test_an_interrupt_stops_the_whole_sweep(nursery, empty_folder, reaches, smal
     status, output = nursery.wait()
     assert status == 130, output
     assert "stopped and saved after step" in output.splitlines()[-1]
-    assert [path.name for path in (empty_folder / "sweep").iterdir()] == ["0"]
+    assert sorted(path.name for path in (empty_folder / "sweep").iterdir()) == ["0", "sweep.json"]
 
 
 # --- recording
