@@ -6,6 +6,7 @@ import math
 from ipaddress import ip_address
 from typing import Annotated, Any, TypeAlias
 
+from ..cluster import FROM_ENVIRONMENT, LOCAL
 from ..datasets.filters import parse
 from ..datasets.step_conditions import STEPS
 from ..envs.disturbance_kinds import RANDOMISED
@@ -110,6 +111,18 @@ def check_randomise(config: Any) -> None:
             raise ValueError(f"randomise={name} is not one of {', '.join(RANDOMISED)}: {nearest(name, RANDOMISED)}")
     if len(set(config.randomise)) < len(config.randomise):
         raise ValueError(f"randomise must name each kind once, got {config.randomise}")
+
+
+def check_cluster(address: str | None) -> None:
+    """Raises ValueError unless it may be the address of a Ray cluster: local, auto, HOST:PORT or None."""
+    if address in (LOCAL, FROM_ENVIRONMENT, None):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise ValueError(
+            f"cluster must be {LOCAL}, {FROM_ENVIRONMENT} or HOST:PORT, got {address!r}: run recede on a node of the "
+            "cluster and give the address of its head, as 10.0.0.1:6379"
+        )
 
 
 def is_loopback(host: str) -> bool:

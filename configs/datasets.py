@@ -13,6 +13,7 @@ from .checks import (
     MOST_EPISODES,
     PathName,
     PathNames,
+    check_cluster,
     check_image_size,
     check_randomise,
     condition,
@@ -41,10 +42,19 @@ class CollectConfig(CommandConfig):
     """What differs in the world of each episode, by its seed: any of mass, friction, colour, camera and light."""
     images: str = "zstd"
     """Compression of images in a new store: zstd and png are lossless, jpeg is not."""
+    cluster: str | None = None
+    """Ray cluster whose CPUs run the expert: local (this machine), HOST:PORT, or auto for that of RAY_ADDRESS. null
+runs it in this process."""
+    workers: int = 0
+    """With cluster=, its processes that run the expert. 0 is one for each of its CPUs."""
 
     def __post_init__(self) -> None:
         positive(self, "episodes", most=MOST_EPISODES)
         not_negative(self, "first_seed", most=LARGEST_SEED)
+        not_negative(self, "workers", most=1000)
+        check_cluster(self.cluster)
+        if self.workers and self.cluster is None:
+            raise ValueError(f"workers={self.workers} is for cluster=: give that, or leave it out")
         check_randomise(self)
 
 

@@ -14,6 +14,7 @@ from .checks import (
     MOST_EPISODES,
     PathName,
     PathNames,
+    check_cluster,
     check_randomise,
     condition,
     known_engine,
@@ -70,9 +71,13 @@ null is eager, or the engine of an exported policy."""
     seed: int = 0
     """Seed of the policy's noise."""
     workers: int = 0
-    """Processes that step environments. 0 steps them in the main process, all at once if the task has worlds."""
+    """Processes that step environments. 0 steps them in the main process, all at once if the task has worlds. With
+cluster=, processes of the cluster that each roll out episodes with the policy; 0 is one for each of its CPUs."""
+    cluster: str | None = None
+    """Ray cluster whose CPUs roll the episodes out: local (this machine), HOST:PORT, or auto for that of RAY_ADDRESS.
+null rolls them out in this process."""
     parallel: int = 64
-    """Episodes that run at once; their observations are predicted in one batch."""
+    """Episodes that run at once; their observations are predicted in one batch. With cluster=, in each process."""
 
     until: str | None = None
     """decided rolls out two policies until one of them succeeds more often beyond chance, or until they differ by less
@@ -124,6 +129,11 @@ null leaves it out."""
         not_negative(self, "first_seed", "seed", most=LARGEST_SEED)
         not_negative(self, "workers", most=1000)
         not_negative(self, "videos", most=MOST_EPISODES)
+        check_cluster(self.cluster)
+        if self.cluster is not None:
+            if self.device not in ("auto", "cpu"):
+                raise ValueError(f"device={self.device} is not for cluster=, whose CPUs run the policy: leave one out")
+            self.device = "cpu"  # what is rolled out here, such as the films of the worst, then goes as it went there
         if self.checkpoint not in ("last", "best"):
             raise ValueError(f"checkpoint must be 'last' or 'best', got {self.checkpoint!r}")
         self.run = one_or_several("run", self.run)

@@ -22,10 +22,10 @@ from ..policy.device import processor
 from ..policy.engines.eager import as_engine
 from ..policy.engines.interface import Engine
 from ..policy.interface import Policy
-from .episode import Outcome
+from .episode import Filmed, Outcome
 from .intervals import bootstrap, wilson
 from .journal import Journal
-from .rollout import Monitoring, latency, rollout
+from .rollout import Monitoring, Roll, latency, rollout
 from .view import Embed
 
 CHOICE_SEED = 50_000
@@ -172,6 +172,7 @@ def evaluate(
     is_timed: bool = True,
     embed: Embed | None = None,
     monitor: Monitoring | None = None,
+    elsewhere: Callable[[Filmed], Roll] | None = None,
 ) -> Evaluation:
     """Roll `policy` out in `episodes` episodes, of seeds from `first_seed` on, and film the first `videos` of them.
 
@@ -201,6 +202,7 @@ def evaluate(
         embed=embed,
         note=None if journal is None else journal.note,
         monitor=monitor,
+        elsewhere=elsewhere,
     )
     outcomes = sorted([*before.values(), *outcomes], key=lambda outcome: outcome.seed)
     wall_s += time.perf_counter() - start

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,8 +16,10 @@ import torch
 
 from ..checkpoints.opening import OpenedPolicy, open_chosen, read_description, text_encoder_of
 from ..checkpoints.runs import best_step, read_metrics
+from ..cluster import joined
 from ..configs.evaluation import EvaluateConfig
 from ..configs.notation import describe
+from ..configs.packages import import_packages
 from ..envs.catalogue import known_task, load_task
 from ..envs.disturbances import disturbed, randomised
 from ..envs.faults import RunningEnv
@@ -28,12 +30,13 @@ from ..policy.engines.interface import Engine
 from ..policy.monitor import Monitor
 from ..version import __version__
 from . import journal as journals
+from .elsewhere import Elsewhere, Share
 from .episode import Filmed, Outcome
 from .evaluate import CHOICE_SEED, Evaluation, evaluate
 from .foretelling import foretelling
 from .journal import Journal
 from .monitoring import make_monitor, milliseconds
-from .rollout import rollout
+from .rollout import Roll, rolling, rollout
 from .world import world, world_differences
 
 
@@ -211,30 +214,46 @@ class Subject:
         """What the episodes depend on beside the policy; see `world.world`."""
         return world(self.task)
 
+    @cached_property
+    def elsewhere(self) -> Callable[[Filmed], Roll] | None:
+        """Rolls its episodes out on the cluster that its configuration names, if it does; see `rollout`.
+
+        Raises ValueError unless every node of it opens the same policy in the same world, and what `joined` raises.
+        """
+        if self.config.cluster is None:
+            return None
+        cluster = joined(self.config.cluster, self.config.workers)
+        return partial(Elsewhere, cluster, cluster.check(partial(Acting, self.config), self._differences))
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """How its episodes are rolled out; see `rollout`."""
+        (execution,), (delay_ms,) = self.config.execution.values(), self.config.delays
+        delay = delay_steps(delay_ms, self.task.specification.control_dt)
+        build = execution_of(execution, self.policy.engine, delay=delay)
+        return {"execution": build, "delay": delay, "seed": self.config.seed, "embed": self.text}
+
     def measure(self, episodes: int, *, skip: int = 0, videos: int = 0) -> Measurement:
         """Evaluate it in so many episodes, after `skip` of them, and film the first `videos`."""
         config, engine = self.config, self.policy.engine
-        (execution,), (delay_ms,) = config.execution.values(), config.delays
-        delay = delay_steps(delay_ms, self.task.specification.control_dt)
         undrawn = undrawable(self.task) if videos else ""
-        journal = Journal(Path(config.out or config.run) / journals.NAME, self._decisive())
+        journal = Journal(Path(config.out or config.run) / journals.NAME, self.decisive)
         monitor = make_monitor(config, engine, self.task) if config.monitors else None
         evaluation = evaluate(
             engine,
             self.task,
-            execution=execution_of(execution, engine, delay=delay),
-            delay=delay,
             episodes=episodes,
             first_seed=config.first_seed + skip,
-            seed=config.seed,
-            workers=config.workers,
+            workers=0 if config.cluster else config.workers,
             num_parallel=config.parallel,
             videos=0 if undrawn else min(videos, episodes),
             journal=journal,
             is_timed=not skip,
-            embed=self.text,
             monitor=monitor,
+            elsewhere=self.elsewhere,
+            **self.how,
         )
+        (execution,), (delay_ms,) = config.execution.values(), config.delays
         return Measurement(
             self.policy,
             Path(config.run),
@@ -250,7 +269,15 @@ class Subject:
             undrawn=undrawn,
         )
 
-    def _decisive(self) -> dict[str, Any]:
+    def _differences(self, there: Mapping[str, Any]) -> list[str]:
+        """What differs on another node. there: the facts of `Acting` on it."""
+        here = self.decisive
+        names = [name for name in ("policy", "engine", "versions") if there[name] != here[name]]
+        plain = [f"the {name} is {there[name]} there and {here[name]} here" for name in names]
+        return plain + world_differences(self.world, there["whole world"])
+
+    @property
+    def decisive(self) -> dict[str, Any]:
         """What decides the outcome of an episode, beside its seed."""
         manifest = {name: value for name, value in self.policy.manifest.items() if name != "path"}
         return {
@@ -281,7 +308,30 @@ def subject_of(config: EvaluateConfig) -> Subject:
     delay = delay_steps(delay_ms, task.specification.control_dt)
     execution_of(execution, policy.engine, delay=delay)()
     text = None if config.words is not None else text_encoder_of(policy.manifest, config.text_encoder)
-    return Subject(config, policy, task, text)
+    subject = Subject(config, policy, task, text)
+    subject.elsewhere  # noqa: B018 - it raises
+    return subject
+
+
+class Acting:
+    """The policy of an evaluation in a process of a cluster; a `cluster.Work`.
+
+    config: names the policy, and the cluster. Raises what `subject_of` raises.
+    """
+
+    def __init__(self, config: EvaluateConfig) -> None:
+        import_packages(config.imports)  # as the command line has done
+        self._subject = subject_of(replace(config, cluster=None, workers=0))
+        engine, task = self._subject.policy.engine, self._subject.task
+        self._monitor = make_monitor(config, engine, task) if config.monitors else None
+        self.facts = {**self._subject.decisive, "whole world": self._subject.world}
+
+    def run(self, share: Share) -> Iterator[Outcome]:
+        """The outcomes of the episodes of a share, which run at once."""
+        seeds, filmed = share
+        options: dict[str, Any] = {"filmed": filmed, "monitor": self._monitor, **self._subject.how}
+        with rolling(self._subject.policy.engine, self._subject.task, most=len(seeds), **options) as roll:
+            yield from roll(seeds, len(seeds))
 
 
 def check_same_world(subjects: Sequence[Subject]) -> None:

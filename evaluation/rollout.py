@@ -12,8 +12,8 @@ once if the task has worlds (`Task.make_batch`). Memory grows with `num_parallel
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -46,6 +46,9 @@ Monitoring: TypeAlias = Callable[[Sequence[Request], np.ndarray], Mapping[str, n
 
 Advance: TypeAlias = Callable[[Chunks], dict[int, "Request | Outcome"]]
 
+Roll: TypeAlias = Callable[[Sequence[int], int], Iterator[Outcome]]
+"""(seeds, the most episodes at once) -> the outcome of each episode once it has ended."""
+
 
 def noise_generator(seed: int, episode_seed: int) -> torch.Generator:
     """The CPU generator of one episode's noise, from the seed of the evaluation and that of the episode.
@@ -73,6 +76,7 @@ def rollout(
     note: Callable[[Outcome], None] | None = None,
     embed: Embed | None = None,
     monitor: Monitoring | None = None,
+    elsewhere: Callable[[Filmed], Roll] | None = None,
 ) -> list[Outcome]:
     """The outcomes of one episode for each of `seeds`, in their order.
 
@@ -81,7 +85,7 @@ def rollout(
     own seed. workers: number of processes that step environments; 0 steps them in this process, at once if the task has
     worlds. num_parallel: number of episodes that run at once. filmed: which episodes to film. purpose: the word on the
     progress bar. note: called with each outcome once it is certain. embed: see `view_of`.
-    monitor: computes `Outcome.monitors`.
+    monitor: computes `Outcome.monitors`. elsewhere: rolls episodes out in other places, just as it would be done here.
 
     An episode that breaks off has a `fault`, and the others go on. The episodes of a process that dies are run again
     from their seeds, one by one.
@@ -89,19 +93,55 @@ def rollout(
     Raises ValueError if the specifications of policy and task differ, or if the task cannot be sent to workers. Raises
     ChildProcessError if they cannot start.
     """
-    engine = as_engine(policy)
-    view = view_of(task, engine.specification, embed=embed)
     if num_parallel < 1 or workers < 0 or delay < 0 or len(set(seeds)) < len(seeds):
         raise ValueError(
             f"num_parallel must be at least 1, workers and delay at least 0, and the seeds must differ, "
             f"got {num_parallel}, {workers}, {delay} and {list(seeds)}"
         )
+    here = rolling(
+        policy,
+        task,
+        most=min(num_parallel, len(seeds)),
+        execution=execution,
+        delay=delay,
+        seed=seed,
+        workers=workers,
+        filmed=filmed,
+        embed=embed,
+        monitor=monitor,
+    )
+    shown: dict[str, Any] = {"desc": f"{purpose} {task.name}", "unit": "episode", "disable": not progress}
+    with nullcontext(elsewhere(filmed or {})) if elsewhere else here as roll, tqdm(total=len(seeds), **shown) as bar:
+        outcomes = _collected(roll(seeds, num_parallel), bar=bar, note=note)
+        for episode in _lost(outcomes):  # one of them has ended their process; the others end as if nothing had been
+            bar.update(-1)
+            again = _collected(roll([episode], 1), bar=bar, note=note)
+            outcomes[episode] = _lost_again(again[episode])
+    return [outcomes[episode] for episode in seeds]
+
+
+@contextmanager
+def rolling(
+    policy: Policy | Engine,
+    task: Task,
+    *,
+    most: int,
+    execution: Callable[[], Execution],
+    delay: int = 0,
+    seed: int = 0,
+    workers: int = 0,
+    filmed: Filmed | None = None,
+    embed: Embed | None = None,
+    monitor: Monitoring | None = None,
+) -> Generator[Roll]:
+    """What rolls episodes out here, at most `most` at once; see `rollout` for the other arguments and the errors."""
+    engine = as_engine(policy)
     arena = partial(
         Arena,
         task.make,
         task.specification,
         execution,
-        view=view,
+        view=view_of(task, engine.specification, embed=embed),
         delay=delay,
         filmed=filmed,
         phase=task.phase,
@@ -110,16 +150,21 @@ def rollout(
     if workers:
         remedy = "or step the environments in this process with workers=0"
         check_picklable(arena, f"task {task.name!r}, which worker processes get", remedy)
-    bar = tqdm(total=len(seeds), desc=f"{purpose} {task.name}", unit="episode", disable=not progress)
-    num_worlds = min(num_parallel, len(seeds))
-    with closing(_stage(task, arena, workers=workers, num_worlds=num_worlds)) as stage, bar:
-        run = partial(_run, engine, stage.advance, seed=seed, bar=bar, note=note, monitor=monitor)
-        outcomes = run(seeds, num_parallel=num_parallel)
-        for episode in _lost(outcomes):  # one of them has ended their process; the others end as if nothing had been
-            bar.update(-1)
-            again = run([episode], num_parallel=1)
-            outcomes[episode] = _lost_again(again[episode])
-    return [outcomes[episode] for episode in seeds]
+    with closing(_stage(task, arena, workers=workers, num_worlds=most)) as stage:
+        yield partial(_episodes, engine, stage.advance, seed=seed, monitor=monitor)
+
+
+def _collected(outcomes: Iterator[Outcome], *, bar: Any, note: Callable[[Outcome], None] | None) -> dict[int, Outcome]:
+    """The outcomes by their seeds, each shown on the bar and noted as its episode ends."""
+    collected, successes = dict[int, Outcome](), 0
+    for outcome in outcomes:
+        collected[outcome.seed] = outcome
+        successes += outcome.success
+        if note and (outcome.fault is None or outcome.fault.step is not None):  # else it may be run again
+            note(outcome)
+        bar.set_postfix_str(_rate(successes, len(collected)), refresh=False)
+        bar.update()
+    return collected
 
 
 def _stage(task: Task, arena: Callable[[], Arena], *, workers: int, num_worlds: int) -> Workers | WorldsArena | Arena:
@@ -129,19 +174,17 @@ def _stage(task: Task, arena: Callable[[], Arena], *, workers: int, num_worlds: 
     return arena() if task.make_batch is None or not num_worlds else WorldsArena(task.make_batch, num_worlds, arena())
 
 
-def _run(
+def _episodes(
     engine: Engine,
     advance: Advance,
     seeds: Sequence[int],
+    num_parallel: int,
     *,
     seed: int,
-    num_parallel: int,
-    bar: Any,
-    note: Callable[[Outcome], None] | None,
     monitor: Monitoring | None,
-) -> dict[int, Outcome]:
-    """The outcomes of episodes by their seeds, at most `num_parallel` of them at once."""
-    waiting, outcomes = list(reversed(seeds)), dict[int, Outcome]()
+) -> Iterator[Outcome]:
+    """See `Roll`."""
+    waiting = list(reversed(seeds))
     generators: dict[int, torch.Generator] = {}  # of the episodes that run: a million of them would take gigabytes
     chunks: dict[int, np.ndarray | None] = {}
     watched: dict[int, dict[str, list[float]]] = {}
@@ -152,36 +195,24 @@ def _run(
         generators |= {episode: noise_generator(seed, episode) for episode in started}
         watched |= {episode: {} for episode in started}
         answers = advance(chunks)
-        ended = {
-            episode: replace(answer, monitors=watched[episode])
-            for episode, answer in answers.items()
-            if isinstance(answer, Outcome)
-        }
-        outcomes |= ended
-        for outcome in ended.values():
-            if note and (outcome.fault is None or outcome.fault.step is not None):  # else it may be run again
-                note(outcome)
-        running = answers.keys() - ended.keys()
-        generators = {episode: generators[episode] for episode in running}
-        watched = {episode: watched[episode] for episode in running}
-        if ended:
-            bar.set_postfix_str(_rate(list(outcomes.values())), refresh=False)
-            bar.update(len(ended))
         requests = {episode: answer for episode, answer in answers.items() if not isinstance(answer, Outcome)}
-        drawn = [generators[episode] for episode in requests]
+        for episode, answer in answers.items():
+            if isinstance(answer, Outcome):
+                yield replace(answer, monitors=watched[episode])
+        generators = {episode: generators[episode] for episode in requests}
+        watched = {episode: watched[episode] for episode in requests}
+        drawn = list(generators.values())
         predicted = dict(zip(requests, predict(engine, list(requests.values()), drawn, monitor=monitor), strict=True))
         chunks = {episode: one.chunk for episode, one in predicted.items()}
         for episode, one in predicted.items():
             for name, value in one.monitors.items():
                 watched[episode].setdefault(name, []).append(value)
-    return outcomes
 
 
-def _rate(outcomes: Sequence[Outcome]) -> str:
+def _rate(successes: int, count: int) -> str:
     """The success rate so far, with its 95 % interval."""
-    successes = sum(outcome.success for outcome in outcomes)
-    low, high = wilson(successes, len(outcomes))
-    return f"success {100 * successes / len(outcomes):.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
+    low, high = wilson(successes, count)
+    return f"success {100 * successes / count:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def _lost(outcomes: Mapping[int, Outcome]) -> list[int]:

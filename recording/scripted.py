@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..cluster import Cluster, Lost
 from ..datasets.facts import EpisodeFacts, versions_here
 from ..datasets.store import DemonstrationStore
 from ..envs.faults import Fault, RunningEnv, summary
@@ -23,6 +25,8 @@ from .stores import open_existing, open_or_create
 
 WORLDS = 64
 """The most episodes that run at once."""
+SHARE = 16
+"""The most episodes that run at once in one process of a cluster."""
 MOST_FAULTS = 3
 """The episodes that may break off before the first one that does not."""
 
@@ -46,10 +50,12 @@ def collect(
     first_seed: int,
     images: str,
     notes: Mapping[str, Any] | None = None,
+    elsewhere: Elsewhere | None = None,
 ) -> Collected:
     """Record episodes, counting seeds up from `first_seed`, until the store at `path` holds `episodes` successes.
 
     images: compression of the images in a new store, see `DemonstrationStore.create`. notes: of every episode.
+    elsewhere: runs the expert on a cluster. The store is the same; this process alone writes it.
 
     An existing store is continued, so an interrupted recording resumes. Failures go to a separate store beside it. An
     episode that breaks off is not recorded; a warning names it, and the next seed follows.
@@ -71,12 +77,14 @@ def collect(
         used = [int(seed) for opened in (store, failures) if opened is not None for seed in opened.episode_seeds]
         seed, faults, is_working, versions = max([first_seed - 1, *used]), list[Fault](), False, versions_here()
         ready, first_unready = dict[int, Demonstrated](), seed + 1
+        several = elsewhere or (None if task.make_batch is None else partial(demonstrate_at_once, task))
+        most = WORLDS if elsewhere is None else elsewhere.most
         with tqdm(total=episodes, initial=len(store), desc=f"collect {task.name}", unit="episode") as bar:
             while len(store) < episodes:
                 seed += 1
-                if task.make_batch is not None and seed >= first_unready:
-                    first_unready = seed + min(WORLDS, episodes - len(store))
-                    ready = demonstrate_at_once(task, range(seed, first_unready))
+                if several is not None and seed >= first_unready:
+                    first_unready = seed + min(most, episodes - len(store))
+                    ready = several(range(seed, first_unready))
                 try:
                     streams, success, sentence, own = ready.get(seed) or demonstrate(task, env, seed)
                 except Exception as error:  # whatever it is, it is no reason to stop recording
@@ -188,6 +196,52 @@ def demonstrate_at_once(task: Task, seeds: Sequence[int]) -> dict[int, Demonstra
                 observation, _, terminated, truncated, info = worlds.advance(ids, taken)
                 is_over = terminated | truncated
     return {seed: one for seed, one in demonstrated.items() if all(np.isfinite(v).all() for v in one.streams.values())}
+
+
+class Demonstrating:
+    """The expert of a task in a process of a cluster; a `cluster.Work`. make: loads the task."""
+
+    def __init__(self, make: Callable[[], Task]) -> None:
+        self._task = make()
+        self.facts = versions_here()
+
+    def run(self, share: Sequence[int]) -> Iterator[tuple[int, Demonstrated]]:
+        """The episodes of some seeds, by their seeds, without those that break off."""
+        if self._task.make_batch is not None:
+            yield from demonstrate_at_once(self._task, share).items()
+            return
+        with closing(RunningEnv(self._task.make, self._task.specification, max_steps=self._task.max_steps)) as env:
+            for seed in share:
+                try:
+                    yield seed, demonstrate(self._task, env, seed)
+                except Exception:  # it is demonstrated again where it can be told
+                    env.close()
+
+
+class Elsewhere:
+    """Runs the expert of a task on a cluster. make: loads the task; it must be picklable.
+
+    Raises ValueError if a node of the cluster cannot load the task, or simulates with other versions of a package.
+    """
+
+    def __init__(self, cluster: Cluster, make: Callable[[], Task]) -> None:
+        self._cluster = cluster
+        self._job = cluster.check(partial(Demonstrating, make), _other_versions)
+        self.most = max(WORLDS, SHARE * cluster.workers)
+        """The most episodes that run at once."""
+
+    def __call__(self, seeds: Sequence[int]) -> dict[int, Demonstrated]:
+        """The episodes of some seeds, by their seeds; see `demonstrate_at_once`."""
+        size = max(min(SHARE, len(seeds) // self._cluster.workers), 1)
+        shares = [seeds[first : first + size] for first in range(0, len(seeds), size)]
+        answers = [answer for _, answer in self._cluster.run(self._job, shares)]
+        return dict(answer for answer in answers if not isinstance(answer, Lost))
+
+
+def _other_versions(there: Mapping[str, str]) -> list[str]:
+    here = versions_here()
+    names = sorted(name for name in here.keys() & there.keys() if here[name] != there[name])
+    return [f"the version of {name} is {there[name]} there and {here[name]} here" for name in names]
 
 
 def _respond(task: Task, expert: Expert, state: Observation) -> NDArray[Any]:

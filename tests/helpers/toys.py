@@ -64,6 +64,14 @@ class Dying(Reach):
         os._exit(3)
 
 
+class Slow(Reach):
+    """A simulation whose episodes take a second."""
+
+    def step(self, action):
+        time.sleep(0.03)
+        return super().step(action)
+
+
 BAD_SEEDS = (3, 50_000, 100_001)
 """One seed of each: demonstrations, the choice of a checkpoint, evaluation."""
 
@@ -154,10 +162,11 @@ def hopeless_expert(seed):
 
 REACH = Task("reach", SPECIFICATION, MAX_STEPS, Reach, expert, position="position")
 DYING = replace(REACH, make=Dying)
+SLOW = replace(REACH, make=Slow)
 WATCHING = replace(REACH, make=Watching)
 LAZY = replace(REACH, expert=lazy_expert)
 HOPELESS = replace(REACH, expert=hopeless_expert)
-STEP, NAN, OLD_STEP, NO_RENDER = (faulty(kind) for kind in ("step", "nan", "old step", "no render"))
+STEP, NAN, OLD_STEP, NO_RENDER, DIE = (faulty(kind) for kind in ("step", "nan", "old step", "no render", "die"))
 LAMBDA = replace(REACH, make=lambda render_mode=None: Reach(render_mode))
 NO_POSITION = replace(REACH, position=None)
 NO_TASK = 3
