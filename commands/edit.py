@@ -125,10 +125,11 @@ def _check_actions(edited: Demonstrations) -> None:
 
 def _images(config: EditConfig, first: Demonstrations) -> str:
     """The compression of images in the new store."""
+    from ..datasets.image_codec import LOSSY
     from ..datasets.store import DemonstrationStore
 
     images = config.images or (first.images if isinstance(first, DemonstrationStore) else "zstd")
-    return "png" if config.images is None and images == "jpeg" else images
+    return "png" if config.images is None and images in LOSSY else images
 
 
 def _provenance(

@@ -40,7 +40,7 @@ class CollectConfig(CommandConfig):
     randomise: list[str] = field(default_factory=list)
     """What differs in the world of each episode, by its seed: any of mass, friction, colour, camera and light."""
     images: str = "zstd"
-    """Compression of images in a new store: zstd and png are lossless, jpeg is not."""
+    """Compression of images in a new store: zstd and png are lossless, jpeg and h264 are not."""
 
     def __post_init__(self) -> None:
         positive(self, "episodes", most=MOST_EPISODES)
@@ -234,8 +234,8 @@ dimensions of vectors. Each run of such steps becomes an episode. null keeps all
     resize: dict[str, Any] = field(default_factory=dict)
     """New sizes of images in pixels, as {front: [96,96]}: stream, height and width."""
     images: str | None = None
-    """Compression of images: zstd and png are lossless, jpeg is not. null is that of the first source, and png if that
-is jpeg, which would lose again."""
+    """Compression of images: zstd and png are lossless, jpeg and h264 are not. null is that of the first source, and
+png if that would lose again."""
 
     def __post_init__(self) -> None:
         self.source = one_or_several("source", self.source)
@@ -287,7 +287,7 @@ class ConvertConfig(CommandConfig):
     episodes: str | None = None
     """Which episodes to convert, as in "outcome=success". null converts all."""
     images: str = "png"
-    """Compression of images: zstd and png are lossless, jpeg is not."""
+    """Compression of images: zstd and png are lossless, jpeg and h264 are not."""
     verify: bool = False
     """Compare an earlier conversion in out with its source, and write nothing."""
 
