@@ -185,7 +185,8 @@ def origin(provenance: Mapping[str, Any]) -> list[str]:
     if not provenance:
         return []
     sources: Any = provenance.get("sources")
-    lines = [f"made by {provenance.get('command')} (recede {provenance.get('version')})"]
+    part = f", part {provenance['part']}" if "part" in provenance else ""
+    lines = [f"made by {provenance.get('command')} (recede {provenance.get('version')}{part})"]
     for source in sources if isinstance(sources, list) else []:
         entries = {"path": "unknown", "sha256": "unknown", "episodes": "unknown"}
         entries |= source if isinstance(source, dict) else {}
