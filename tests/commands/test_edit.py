@@ -118,6 +118,7 @@ def test_a_command_that_is_noted_has_only_what_was_set(recede, reaches):
     assert command == f"recede edit source={reaches} out=a.zarr 'relabel.task=tidy up' 'relabel.episodes=episode<2'"
 
 
+@pytest.mark.slow
 def test_a_killed_edit_goes_on_where_it_was_and_ends_as_if_nothing_had_happened(recede, nursery, reaches, tmp_path):
     partial = tmp_path / "new.unfinished.zarr"
     command = ["edit", reaches, "out=new.zarr", "episodes=episode<6", "steps=step>=1"]
