@@ -5,7 +5,7 @@ Shapes: B windows in a batch; To, Tp observation and prediction horizon; W windo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..specification import Horizons, Stream
+from ..specification import Horizons
 from .demonstrations import Demonstrations
-from .image_cache import cache_folder, choose_place, decode_images
+from .image_cache import cache_folder, choose_places, decode_stream
 
 
 class Batch(NamedTuple):
@@ -35,26 +35,23 @@ class _Loaded:
 
     demonstrations: Demonstrations
     device: torch.device
-    place: str
-    """Where decoded images are kept."""
+    places: Mapping[str, str]
+    """Stream name -> where its rows are kept."""
 
     @cached_property
     def streams(self) -> dict[str, Tensor]:
         """Stream name -> (N, *shape)."""
-        return {stream.name: self._load(stream) for stream in self.demonstrations.specification.streams}
-
-    def _load(self, stream: Stream) -> Tensor:
-        if stream.is_image and len(self.demonstrations):
-            cache = cache_folder()
-            return decode_images(self.demonstrations, stream, device=self.device, place=self.place, cache=cache)
-        rows = self.demonstrations.read(stream.name)
-        if rows.dtype.kind == "u" and rows.dtype.itemsize > 1:  # torch hardly computes with these
-            rows = rows.astype(np.result_type(rows.dtype, np.float32))
-        return torch.from_numpy(rows).to(self.device)
+        cache = cache_folder()
+        return {
+            stream.name: decode_stream(
+                self.demonstrations, stream, device=self.device, place=self.places[stream.name], cache=cache
+            )
+            for stream in self.demonstrations.specification.streams
+        }
 
 
 class Windows:
-    """All windows of some demonstrations, with the streams held on one device.
+    """All windows of some demonstrations, with the streams held on one device, or mapped from files.
 
     An episode of L steps has one window for each current step c = 0 ... L - Ta. It holds the steps c - To + 1 to
     c - To + Tp, so the executed steps are never padding. Steps before the first or after the last step of the episode
@@ -62,12 +59,12 @@ class Windows:
     dimension whose stream has `hold="zero"`. Only the To observed steps of the observations are gathered.
 
     Memory grows with the steps of the demonstrations and not with Tp x W, because a window is three numbers and no
-    copy. The time of a batch grows with its size.
+    copy: 24 bytes a window if the streams are mapped. The time of a batch grows with its size.
 
     device: of the streams and the batches.
     image_cache: where decoded images are kept: "device", "mapped" from a file, or "auto", which maps the images that
-    do not fit on the device (see `datasets.image_cache`). They are decoded when `streams` are first needed, so what can
-    be said of the windows alone is said before.
+    do not fit on the device. Vectors that do not fit there are mapped too (see `datasets.image_cache`). All are loaded
+    when `streams` are first needed, so what can be said of the windows alone is said before.
     """
 
     def __init__(
@@ -79,8 +76,8 @@ class Windows:
         image_cache: str = "auto",
     ) -> None:
         self.horizons, self.device = horizons, torch.device(device)
-        place = choose_place(demonstrations, device=self.device, place=image_cache)
-        self._loaded = _Loaded(demonstrations, self.device, place)  # by all selections together
+        places = choose_places(demonstrations, device=self.device, place=image_cache)
+        self._loaded = _Loaded(demonstrations, self.device, places)  # by all selections together
         bounds = [demonstrations.bounds(episode) for episode in range(len(demonstrations))]
         self._bounds = np.array(bounds, dtype=np.int64).reshape(-1, 2)  # (n, 2)
         self.offsets = torch.arange(horizons.prediction, device=device) + 1 - horizons.observation
