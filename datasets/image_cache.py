@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from ..files import scratch_folder, whole_file
+from ..progress import Progress
 from ..specification import Stream
 from .demonstrations import Demonstrations
 
@@ -104,11 +104,11 @@ def cache_folder() -> Path:
 def _decoded_pieces(demonstrations: Demonstrations, stream: Stream) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     """Pieces of a stream's images in order, each with its first step."""
     num_steps, size = demonstrations.num_steps, max(BYTES_AT_ONCE // stream.size, 1)
-    with tqdm(total=num_steps, desc=f"decode {stream.name}", unit="image", delay=1) as bar:
+    with Progress(num_steps, f"decode {stream.name}", unit="images", delay_s=1) as progress:
         for start in range(0, num_steps, size):
             rows = demonstrations.read(stream.name, start, min(start + size, num_steps))
             yield start, rows
-            bar.update(len(rows))
+            progress.advance(len(rows))
 
 
 def _cache_key(content: str, shape: tuple[int, ...]) -> str:

@@ -16,11 +16,10 @@ from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..configs.evaluation import EvaluateConfig
 from ..envs.task import Task, check_picklable
@@ -29,6 +28,7 @@ from ..policy.engines.eager import as_engine
 from ..policy.engines.interface import Engine
 from ..policy.interface import Policy
 from ..policy.requests import History, Request, batch
+from ..progress import Progress
 from .episode import Arena, Chunks, Filmed, Outcome
 from .intervals import wilson
 from .view import Embed, view_of
@@ -79,8 +79,8 @@ def rollout(
     policy: an engine, or a policy on its device. execution: makes the `Execution` of each episode. delay: control steps
     from the request of a chunk to its arrival. seed: seed of the policy's noise, which each episode combines with its
     own seed. workers: number of processes that step environments; 0 steps them in this process, at once if the task has
-    worlds. num_parallel: number of episodes that run at once. filmed: which episodes to film. purpose: the word on the
-    progress bar. note: called with each outcome once it is certain. embed: see `view_of`.
+    worlds. num_parallel: number of episodes that run at once. filmed: which episodes to film. purpose: the word in the
+    progress. note: called with each outcome once it is certain. embed: see `view_of`.
     monitor: computes `Outcome.monitors`.
 
     An episode that breaks off has a `fault`, and the others go on. The episodes of a process that dies are run again
@@ -110,13 +110,13 @@ def rollout(
     if workers:
         remedy = "or step the environments in this process with workers=0"
         check_picklable(arena, f"task {task.name!r}, which worker processes get", remedy)
-    bar = tqdm(total=len(seeds), desc=f"{purpose} {task.name}", unit="episode", disable=not progress)
+    bar = Progress(len(seeds), f"{purpose} {task.name}", unit="episodes", is_shown=progress)
     num_worlds = min(num_parallel, len(seeds))
     with closing(_stage(task, arena, workers=workers, num_worlds=num_worlds)) as stage, bar:
         run = partial(_run, engine, stage.advance, seed=seed, bar=bar, note=note, monitor=monitor)
         outcomes = run(seeds, num_parallel=num_parallel)
         for episode in _lost(outcomes):  # one of them has ended their process; the others end as if nothing had been
-            bar.update(-1)
+            bar.advance(-1)
             again = run([episode], num_parallel=1)
             outcomes[episode] = _lost_again(again[episode])
     return [outcomes[episode] for episode in seeds]
@@ -136,7 +136,7 @@ def _run(
     *,
     seed: int,
     num_parallel: int,
-    bar: Any,
+    bar: Progress,
     note: Callable[[Outcome], None] | None,
     monitor: Monitoring | None,
 ) -> dict[int, Outcome]:
@@ -165,8 +165,7 @@ def _run(
         generators = {episode: generators[episode] for episode in running}
         watched = {episode: watched[episode] for episode in running}
         if ended:
-            bar.set_postfix_str(_rate(list(outcomes.values())), refresh=False)
-            bar.update(len(ended))
+            bar.advance(len(ended), text=_rate(list(outcomes.values())))
         requests = {episode: answer for episode, answer in answers.items() if not isinstance(answer, Outcome)}
         drawn = [generators[episode] for episode in requests]
         predicted = dict(zip(requests, predict(engine, list(requests.values()), drawn, monitor=monitor), strict=True))

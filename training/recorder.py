@@ -59,7 +59,7 @@ class Recorder:
     def __init__(self, run: Run, prepared: Prepared, write: Callable[..., None]) -> None:
         self.run, self.prepared, self.write = run, prepared, write
         config = prepared.config
-        self._logged = 0
+        self._logged, self.figures = 0, ""
         self.chosen = [(f"{key}={typed(setting(config, key))}", reason) for key, reason in prepared.chosen.items()]
 
     def begin(self) -> int:
@@ -100,7 +100,7 @@ class Recorder:
         count = (step - self._logged) * min(setting(self.prepared.config, "batch_size"), len(self.prepared.windows))
         speed, memory = count / (means["data_s"] + means["update_s"]), peak_memory(self.prepared.device)
         self.write(step=step, learning_rate=rate, **means, windows_per_s=speed, memory_gib=memory)
-        self._logged = step
+        self._logged, self.figures = step, f"loss {means['loss']:.4f}, {speed:.0f} windows/s"
 
     def _validate(self, step: int, average: Any) -> None:
         """Measure the averaged policy on held-out episodes."""

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ...datasets.selection import Selected
 from ...files import write_text
+from ...progress import watched
 from ...web.look import with_look
 from .server import PAGE
 from .showing import Answer, Pictures, Showing
@@ -67,7 +66,7 @@ def _answers(showing: Showing) -> Iterator[Answer]:
     every = max(round(1 / specification.control_dt / MOST_PICTURES_HZ), 1)
     has_images = any(stream.is_image for stream in specification.observations)
     yield showing.hello() | {"every": every}
-    for index in tqdm(range(len(demonstrations)), desc="draw", unit="episode", delay=1):
+    for index in watched(range(len(demonstrations)), "draw", unit="episodes", delay_s=1):
         steps = int(demonstrations.episode_lengths[index])
         yield showing.episode(index)
         for step in range(0, steps, every):
