@@ -68,7 +68,7 @@ class Progress:
         if text is not None:
             self._text = text
         now = time.monotonic()
-        if self._is_shown and now >= self._due:
+        if self._is_shown and now >= self._due and self._count != self._total:
             self._due = now + (LIVE_S if self._is_live else PLAIN_S)
             self._show(self._state(self._left(now - self._began)))
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..configs.evaluation import ReplayConfig
 from ..envs.catalogue import load_task
+from .next_lines import print_train
 
 if TYPE_CHECKING:
     from ..envs.task import Task
@@ -36,6 +37,7 @@ def run(config: ReplayConfig) -> None:
         _print_deviations(task, replays)
     if faults:
         raise ValueError(f"{len(faults)} of {len(results)} episodes broke off: {summary(faults)}")
+    print_train(config.task, config.dataset, config.imports)
 
 
 def _print_deviations(task: Task, replays: Sequence[Replayed]) -> None:

@@ -113,7 +113,9 @@ def rollout(
     bar = Progress(len(seeds), f"{purpose} {task.name}", unit="episodes", is_shown=progress)
     num_worlds = min(num_parallel, len(seeds))
     with closing(_stage(task, arena, workers=workers, num_worlds=num_worlds)) as stage, bar:
-        run = partial(_run, engine, stage.advance, seed=seed, bar=bar, note=note, monitor=monitor)
+        run = partial(
+            _run, engine, stage.advance, seed=seed, bar=bar, note=note, monitor=monitor, is_rated=purpose == "evaluate"
+        )
         outcomes = run(seeds, num_parallel=num_parallel)
         for episode in _lost(outcomes):  # one of them has ended their process; the others end as if nothing had been
             bar.advance(-1)
@@ -139,8 +141,12 @@ def _run(
     bar: Progress,
     note: Callable[[Outcome], None] | None,
     monitor: Monitoring | None,
+    is_rated: bool,
 ) -> dict[int, Outcome]:
-    """The outcomes of episodes by their seeds, at most `num_parallel` of them at once."""
+    """The outcomes of episodes by their seeds, at most `num_parallel` of them at once.
+
+    is_rated: whether their progress shows the success rate.
+    """
     waiting, outcomes = list(reversed(seeds)), dict[int, Outcome]()
     generators: dict[int, torch.Generator] = {}  # of the episodes that run: a million of them would take gigabytes
     chunks: dict[int, np.ndarray | None] = {}
@@ -164,8 +170,7 @@ def _run(
         running = answers.keys() - ended.keys()
         generators = {episode: generators[episode] for episode in running}
         watched = {episode: watched[episode] for episode in running}
-        if ended:
-            bar.advance(len(ended), text=_rate(list(outcomes.values())))
+        bar.advance(len(ended), text=_rate(list(outcomes.values())) if is_rated else None)
         requests = {episode: answer for episode, answer in answers.items() if not isinstance(answer, Outcome)}
         drawn = [generators[episode] for episode in requests]
         predicted = dict(zip(requests, predict(engine, list(requests.values()), drawn, monitor=monitor), strict=True))
@@ -177,7 +182,9 @@ def _run(
 
 
 def _rate(outcomes: Sequence[Outcome]) -> str:
-    """The success rate so far, with its 95 % interval."""
+    """The success rate so far, with its 95 % interval; empty before the first episode has ended."""
+    if not outcomes:
+        return ""
     successes = sum(outcome.success for outcome in outcomes)
     low, high = wilson(successes, len(outcomes))
     return f"success {100 * successes / len(outcomes):.0f} % [{100 * low:.0f}, {100 * high:.0f}]"

@@ -1,5 +1,6 @@
 """Progress on a terminal, where a line renews itself, and elsewhere, where lines are plain."""
 
+import contextlib
 import os
 import pty
 import re
@@ -77,10 +78,10 @@ def test_nothing_appears_for_what_is_short_hidden_or_not_begun(capsys):
 
 
 def test_what_breaks_off_leaves_how_far_it_was(capsys):
-    with pytest.raises(ValueError, match="damaged"):
+    with contextlib.suppress(OSError):
         for item in watched(iter(range(3)), "copy", unit="episodes", total=3):
             if item == 1:
-                raise ValueError("damaged")
+                raise OSError("damaged")
     assert lines_of(capsys)[-1] == "copy: 1 of 3 episodes, 33 %, in ?"
     say("on stdout", sys.stdout)
     assert capsys.readouterr().out == "on stdout\n"
@@ -107,7 +108,12 @@ def _read(end):
         return b""
 
 
-ENDS = ["evaluate: 2 of 2 episodes, in ?", "evaluate: 2 of 2 episodes, in ?", "warning: warm", "train {x}: 3 of 4 steps"]
+ENDS = [
+    "evaluate: 2 of 2 episodes, in ?",
+    "evaluate: 2 of 2 episodes, in ?",
+    "warning: warm",
+    "train {x}: 3 of 4 steps",
+]
 
 
 def test_on_a_terminal_the_line_renews_itself_and_the_last_states_stay():

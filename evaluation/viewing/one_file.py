@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +10,7 @@ from pathlib import Path
 from ...datasets.selection import Selected
 from ...files import write_text
 from ...progress import watched
-from ...web.look import with_look
+from ...web.look import script_source, with_look
 from .server import PAGE
 from .showing import Answer, Pictures, Showing
 
@@ -29,8 +26,8 @@ MOST_PICTURES_HZ = 10.0
 CONTENT = '<script id="content" type="application/json"></script>'
 """Where the answers stand in the page."""
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
-"""The page runs its one script alone, and loads nothing."""
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""The page loads nothing, and runs its one script alone."""
 
 
 def write_one_file(path: Path, showing: Showing, *, is_chosen: bool, most_mb: float) -> str:
@@ -80,9 +77,5 @@ def _answers(showing: Showing) -> Iterator[Answer]:
 
 
 def _page(content: str) -> str:
-    page = with_look(PAGE)
-    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY.format(digest=digest)}">'
-    filled = CONTENT.replace("></", f">{content}</")
-    return page.replace('<meta charset="utf-8">', f'<meta charset="utf-8">\n{policy}').replace(CONTENT, filled)
+    page = with_look(PAGE, policy=f"{POLICY}; {script_source(with_look(PAGE))}")
+    return page.replace(CONTENT, CONTENT.replace("></", f">{content}</"))
