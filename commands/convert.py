@@ -10,6 +10,7 @@ from ..configs.datasets import ConvertConfig
 from ..configs.notation import command_line, shown
 from ..files import check_writable, write_json, write_text
 from ..version import __version__
+from .next_lines import print_next
 
 if TYPE_CHECKING:
     from ..datasets.demonstrations import Demonstrations
@@ -48,20 +49,29 @@ def _describe(config: ConvertConfig, dataset: ForeignDataset) -> None:
         print(f"{file} makes {len(converted)} episodes, {converted.num_steps} steps, of these streams:")
         print("\n".join(_streams(converted)))
         _print_resampling(dataset)
-        return
-    content = propose(dataset, rate=config.rate)
-    text = to_yaml(content)
-    if file is None:
-        print(f"\nThe proposed mapping:\n\n{text}")
+        text = ""
     else:
-        check_writable(file.parent)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, text)
-        print(f"mapping: {file}")
-    if UNSET in text:
-        print(f"{UNSET} stands for what the data set does not say: write it to the mapping")
-    out, rate = f"data/{dataset.path.resolve().stem}.zarr", None if file else config.rate
-    print(f"next: {shown('convert', config.source, out=out, mapping=config.mapping, rate=rate)}")
+        text = to_yaml(propose(dataset, rate=config.rate))
+        _propose(text, file)
+        if UNSET in text:
+            print(f"{UNSET} stands for what the data set does not say: write it to the mapping")
+    stem = dataset.path.resolve().stem
+    if UNSET in text and file is None:
+        print_next(shown("convert", config.source, mapping=f"{stem}.yaml", rate=config.rate))
+        return
+    rate = None if file else config.rate
+    print_next(shown("convert", config.source, out=f"data/{stem}.zarr", mapping=config.mapping, rate=rate))
+
+
+def _propose(mapping: str, file: Path | None) -> None:
+    """Print the proposed mapping, or write it to a file."""
+    if file is None:
+        print(f"\nThe proposed mapping:\n\n{mapping}")
+        return
+    check_writable(file.parent)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, mapping)
+    print(f"mapping: {file}")
 
 
 def _description(dataset: ForeignDataset) -> list[str]:
@@ -163,7 +173,7 @@ def _convert(config: ConvertConfig, dataset: ForeignDataset) -> None:
         "what was read from the source"
     )
     print(f"proof: {_proof(out)}{_draw_ends(demonstrations, out)}")
-    print(f"next: {shown('inspect', str(out))}")
+    print_next(shown("inspect", str(out)))
 
 
 def _guesses(mapping: DatasetMapping) -> list[str]:
@@ -268,7 +278,7 @@ def _export(config: ConvertConfig) -> None:
     )
     print("".join(f"{_agreement(agreement)}\n" for agreement in agreements), end="")
     if not config.verify:
-        print(f"next: {shown('convert', str(out), out=f'data/{out.resolve().name}.zarr')}")
+        print_next(shown("convert", str(out), out=f"data/{out.resolve().name}.zarr"))
 
 
 def _agreement(agreement: Agreement) -> str:

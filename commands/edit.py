@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configs.datasets import EditConfig
-from ..configs.notation import command_line
+from ..configs.notation import command_line, shown
 from ..datasets.facts import COMMANDED
 from ..envs.catalogue import load_task
 from ..files import check_writable
 from ..specification import nearest
 from ..version import __version__
+from .next_lines import print_next
 
 if TYPE_CHECKING:
     from ..datasets.demonstrations import Demonstrations
@@ -54,6 +55,7 @@ def run(config: EditConfig) -> None:
             f"{len(part)} episodes, {part.num_steps} steps in {out}: every stream was read back and is what was to be "
             "written"
         )
+    print_next(shown("inspect", config.outs[0]))
 
 
 def _check_outs(config: EditConfig) -> None:

@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from ..configs.checks import MOST_EPISODES
 from ..configs.evaluation import EvaluateConfig
 from ..configs.notation import command_line, shown
+from .next_lines import print_next
 
 if TYPE_CHECKING:
     from ..evaluation.results import Measurement
@@ -79,6 +81,7 @@ def _evaluate_pairs(config: EvaluateConfig, out: Path) -> None:
             f"{num} of {sum(result['episodes'] for result in results)} episodes broke off and count as failed: "
             f"the evaluation.json files in {out} name them"
         )
+    print_next(command_line("evaluate", replace(config, episodes=_more(config.episodes))))
 
 
 def _disturb(config: EvaluateConfig, out: Path) -> None:
@@ -91,6 +94,7 @@ def _disturb(config: EvaluateConfig, out: Path) -> None:
         raise ValueError(
             f"{broken} episodes broke off and count as failed: see evaluation.json in the folders of {out}"
         )
+    print_next(command_line("evaluate", replace(config, episodes=_more(config.episodes))))
 
 
 def _evaluate(config: EvaluateConfig, out: Path) -> None:
@@ -101,9 +105,10 @@ def _evaluate(config: EvaluateConfig, out: Path) -> None:
     print(measurement.evaluation)
     if measurement.foretelling is not None:
         print("", table(measurement.foretelling), *shortage(measurement.foretelling), "", sep="\n")
-    _write(measurement, config, out)
+    command = _write(measurement, config, out)
     if measurement.evaluation.faults:
         raise ValueError(f"{measurement.evaluation.broken}; {out / 'evaluation.json'} names all of them")
+    print_next(command)
 
 
 def _compare(config: EvaluateConfig, places: list[Place]) -> None:
@@ -132,27 +137,45 @@ def _compare(config: EvaluateConfig, places: list[Place]) -> None:
         print(f"comparison: {Path(config.out) / 'comparison.md'}")
     if broken := [measurement.evaluation.broken for measurement in measured if measurement.evaluation.faults]:
         raise ValueError("; ".join(broken))
+    if verdict is None or verdict.kind == "undecided":
+        print_next(command_line("evaluate", _going_on(config)))
 
 
-def _write(measurement: Measurement, config: EvaluateConfig, out: Path) -> None:
+def _going_on(config: EvaluateConfig) -> EvaluateConfig:
+    """The same comparison until it is decided, or with more episodes."""
+    if config.until is not None:
+        return replace(config, most=_more(config.most))
+    changes = {"until": "decided"} if len(config.runs) == 2 else {"episodes": _more(config.episodes)}
+    return replace(config, **changes)
+
+
+def _write(measurement: Measurement, config: EvaluateConfig, out: Path) -> str:
+    """Write the results of one policy; returns the first of the commands that the report proposes."""
     from ..evaluation.writing import write_results
 
     again = partial(shown, "evaluate", config.run, task=config.task, imports=config.imports)
+    next_steps = [
+        *_film_of_worst(measurement, config, out),
+        *_control_that_holds(measurement, config, out),
+        (again(episodes=_more(config.episodes)), "a narrower interval"),
+        (again(first_seed=200_000), "other unseen seeds"),
+        (again(delay_ms=[0, 200], execution=["receding", "rtc"]), "with late chunks"),
+    ]
     write_results(
         out,
         [measurement],
         title=f"{measurement.name} on {measurement.task.name}",
         command=command_line("evaluate", config),
-        next_steps=[
-            *_film_of_worst(measurement, config, out),
-            *_control_that_holds(measurement, config, out),
-            (again(episodes=200), "a narrower interval"),
-            (again(first_seed=200_000), "other unseen seeds"),
-            (again(delay_ms=[0, 200], execution=["receding", "rtc"]), "with late chunks"),
-        ],
+        next_steps=next_steps,
         has_strips=config.videos > 0,
     )
     print(f"report: {out / 'report.html'}")
+    return next_steps[0][0]
+
+
+def _more(episodes: int) -> int:
+    """So many episodes that the interval becomes half as wide, or 200."""
+    return min(max(4 * episodes, 200), MOST_EPISODES)
 
 
 def _control_that_holds(measurement: Measurement, config: EvaluateConfig, out: Path) -> list[tuple[str, str]]:

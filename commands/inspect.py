@@ -11,8 +11,9 @@ from ..configs.augmentation import AugmentationConfig
 from ..configs.checks import pair
 from ..configs.datasets import InspectConfig
 from ..configs.notation import command_line
-from ..envs.catalogue import load_task
+from ..envs.catalogue import TASKS, load_task
 from ..files import check_writable
+from .next_lines import print_train
 
 if TYPE_CHECKING:
     from ..datasets.demonstrations import Demonstrations
@@ -49,6 +50,29 @@ def run(config: InspectConfig) -> None:
             crop = pair(config.crop) if is_set else usual_crop(demonstrations)
             draw_augmented(demonstrations, config.augmentation.build(crop), augmented, seed=config.seed)
             print(f"augmented: {augmented}")
+        if _can_be_trained_on(demonstrations):
+            print_train(config.task or _usual_task(demonstrations), config.dataset, config.imports)
+
+
+def _can_be_trained_on(demonstrations: Demonstrations) -> bool:
+    """Whether a training would start: it holds out an episode of several, and every dimension has a range."""
+    from ..datasets.normalisation import fit_ranges
+
+    if len(demonstrations) < 2:
+        return False
+    try:
+        fit_ranges(demonstrations, range(len(demonstrations)), {})
+    except ValueError:  # `recede train` says what to do
+        return False
+    return True
+
+
+def _usual_task(demonstrations: Demonstrations) -> str | None:
+    """The task that the episodes name, if it comes with recede and is still the same."""
+    name = demonstrations.episode_facts[0].task
+    if name not in TASKS or demonstrations.specification.differences(load_task(name).specification):
+        return None
+    return name
 
 
 def _open_engine(config: InspectConfig, demonstrations: Demonstrations) -> Engine | None:

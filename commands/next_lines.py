@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from ..configs.notation import shown
 from ..envs.catalogue import TASKS
+
+_IS_PRINTED = ContextVar("whether next commands are printed", default=True)
 
 
 def run_name(task: str) -> str:
@@ -23,26 +27,42 @@ def run_name(task: str) -> str:
     return re.split("[:/]", task.partition("@")[0])[-1] if task.startswith(PREFIX) else task
 
 
-def print_train(task: str, dataset: str, imports: list[str]) -> None:
-    """How to train on demonstrations, in a new run folder."""
-    name = run_name(task)
+@contextmanager
+def no_next_lines() -> Generator[None]:
+    """Meanwhile none is printed, because it would not run where the user types it."""
+    token = _IS_PRINTED.set(False)
+    try:
+        yield
+    finally:
+        _IS_PRINTED.reset(token)
+
+
+def print_next(command: str) -> None:
+    """Print the line of a command."""
+    if _IS_PRINTED.get():
+        print(f"next: {command}", flush=True)
+
+
+def print_train(task: str | None, dataset: str, imports: list[str]) -> None:
+    """How to train on demonstrations, in a new run folder, which has the name of the task or else that of the store."""
+    name = run_name(task) if task else Path(dataset).resolve().name.removesuffix(".zarr")
     folders = (f"runs/{name}{f'-{number}' if number > 1 else ''}" for number in count(1))
     out = next(folder for folder in folders if not Path(folder).exists())
-    print(f"next: {shown('train', task=task, dataset=dataset, out=out, imports=imports)}")
+    print_next(shown("train", task=task, dataset=dataset, out=out, imports=imports))
 
 
-def print_evaluate(folder: str, task: str | None, imports: list[str]) -> None:
+def print_evaluate(folder: str, task: str | None, imports: list[str], **settings: str) -> None:
     """How to evaluate a policy, if the user named its task; the location of a task is repeated."""
     if task is not None:
-        print(f"next: {shown('evaluate', folder, task=None if task in TASKS else task, imports=imports)}")
+        print_next(shown("evaluate", folder, task=None if task in TASKS else task, **settings, imports=imports))
 
 
-def print_evaluate_known(folder: str, imports: list[str]) -> None:
+def print_evaluate_known(folder: str, imports: list[str], **settings: str) -> None:
     """How to evaluate a policy, if its folder names a task that needs no location: no file decides what is imported."""
     from ..checkpoints.opening import read_description
 
     task = read_description(folder)["task"]
-    print_evaluate(folder, task if task in TASKS else None, imports)
+    print_evaluate(folder, task if task in TASKS else None, imports, **settings)
 
 
 def print_compare(command: str, configs: Sequence[Any], folder: Path) -> None:

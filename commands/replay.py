@@ -9,6 +9,7 @@ import numpy as np
 
 from ..configs.evaluation import ReplayConfig
 from ..envs.catalogue import load_task
+from .next_lines import print_train
 
 if TYPE_CHECKING:
     from ..envs.task import Task
@@ -20,23 +21,23 @@ def run(config: ReplayConfig) -> None:
 
     Raises ValueError, after the others are printed, if an episode broke off.
     """
-    from tqdm import tqdm
-
     from ..datasets.opening import open_demonstrations
     from ..envs.disturbances import randomised
     from ..envs.faults import Fault, summary
     from ..evaluation.replay import replay
+    from ..progress import watched
 
     task = randomised(load_task(config.task), config.randomise)
     demonstrations = open_demonstrations(config.dataset, task, episodes=config.episodes)
-    count = len(demonstrations)
-    results = list(tqdm(replay(task, demonstrations), total=count, desc="replay", unit="episode"))
+    replayed = replay(task, demonstrations)
+    results = list(watched(replayed, f"replay {task.name}", unit="episodes", total=len(demonstrations)))
     faults = [result for result in results if isinstance(result, Fault)]
     replays = [result for result in results if not isinstance(result, Fault)]
     if replays:
         _print_deviations(task, replays)
     if faults:
         raise ValueError(f"{len(faults)} of {len(results)} episodes broke off: {summary(faults)}")
+    print_train(config.task, config.dataset, config.imports)
 
 
 def _print_deviations(task: Task, replays: Sequence[Replayed]) -> None:

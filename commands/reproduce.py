@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..configs.commands import COMMANDS
+from ..configs.notation import shown
 from ..configs.reproducing import ReproduceConfig
 from ..configs.texts import text_of
 from ..envs.catalogue import TASKS
 from ..specification import nearest
 from .composition import compose
 from .grammar import is_sweep, read
+from .next_lines import no_next_lines, print_next
 
 if TYPE_CHECKING:
     from ..evaluation.recipes import Recipe, Verdict
@@ -36,15 +38,17 @@ def run(config: ReproduceConfig) -> None:
 
     recipe = read_recipe(config.recipe)
     commands = [_composed(step) for step in recipe.steps]
-    out = Path(config.out or f"runs/reproduce/{recipe.name}").resolve()
-    check_writable(out)
+    folder = Path(config.out or f"runs/reproduce/{recipe.name}")
+    check_writable(folder)
     print(f"{recipe.name}: {recipe.summary}; published with {recipe.processor}, {recipe.time}")
-    with exclusive(out, "being reproduced"), chdir(out):
+    with exclusive(folder, "being reproduced"), chdir(folder), no_next_lines():
         _run_steps(recipe, commands)
         verdicts = _judged(recipe)
     print(*verdicts, sep="\n")
+    print(f"verdicts: {folder / 'reproduction.json'}")
     if lower := [verdict.figure.name for verdict in verdicts if verdict.word == "lower"]:
         raise ValueError(f"lower than published: {', '.join(lower)}: another training may differ, see docs/recipes.md")
+    print_next(shown("compare", str(folder)))
 
 
 def _composed(step: str) -> tuple[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..configs.deployment import ServeConfig
 from ..configs.notation import shown
 from ..envs.catalogue import TASKS
+from .next_lines import print_next
 
 if TYPE_CHECKING:
     from ..serving.server import Server
@@ -46,6 +47,6 @@ async def _run_server(server: Server, config: ServeConfig) -> None:
         if config.is_open:
             print(f"from other machines: ws://THIS-MACHINE:{address.rpartition(':')[2]}", flush=True)
         elif server.task in TASKS:
-            print(f"next: {shown('control', address, imports=config.imports)}", flush=True)
+            print_next(shown("control", address, imports=config.imports))
 
     await server.run(config.host, config.port, ready=ready, stop=stop)

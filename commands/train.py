@@ -25,5 +25,7 @@ def run(config: TrainConfig) -> None:
     steps = int(path.name)
     print(f"{'nothing to do, trained already' if steps in before else f'trained for {steps} steps'}: {path}")
     if text := outlook(read_metrics(Path(config.out))):
-        print(f"{text} Drawn in {Path(config.out) / 'training.html'}")
+        print(text)
+    if (page := Path(config.out) / "training.html").exists():
+        print(f"curves: {page}")
     print_evaluate(config.out, config.task, config.imports)

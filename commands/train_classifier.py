@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..configs.guiding import TrainClassifierConfig
-from ..configs.notation import shown
+from .next_lines import print_evaluate_known
 
 
 def run(config: TrainClassifierConfig) -> None:
@@ -12,5 +12,6 @@ def run(config: TrainClassifierConfig) -> None:
 
     for name, accuracy in train_classifier(config).items():
         print(f"accuracy in held-out episodes, {name}: {accuracy}")
-    more = {"guidance": "classifier", "guidance.folder": config.out, "imports": config.imports}
-    print(f"next: {shown('evaluate', config.run, **more)}")
+    print(f"classifier: {config.out}")
+    more = {"guidance": "classifier", "guidance.folder": config.out}
+    print_evaluate_known(config.run, config.imports, **more)

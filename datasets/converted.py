@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from ..progress import watched
 from .demonstrations import Demonstrations, cast_unclipped, check_episode_ends, check_finite
 from .facts import EpisodeFacts
 from .formats.interface import ForeignDataset
@@ -96,7 +96,7 @@ class Converted(Demonstrations):
         """SHA-256 of the names and the bytes of all files. Reads them once."""
         folder = self.path if self.path.is_dir() else self.path.parent
         digest, files = hashlib.sha256(), sorted(set(self.dataset.files()))
-        for file in tqdm(files, desc="SHA-256 of the source", unit="file", leave=False, delay=2):
+        for file in watched(files, "SHA-256 of the source", unit="files", delay_s=2):
             digest.update(f"\n{file.relative_to(folder)} ".encode(errors="surrogateescape"))
             with file.open("rb") as opened:
                 digest.update(hashlib.file_digest(opened, "sha256").digest())

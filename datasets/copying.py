@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ..files import LOCK, exclusive, rename_folder
+from ..progress import watched
 from .demonstrations import Demonstrations
 from .facts import UNKNOWN, EpisodeFacts
 from .fingerprint import vector_digests
@@ -78,7 +78,7 @@ def copy(
             print(f"{partial} holds {len(store)} of {len(demonstrations)} episodes: the copy goes on behind them")
         digests = list[dict[str, str]]()
         try:
-            for index in tqdm(range(len(demonstrations)), desc="copy", unit="episode"):
+            for index in watched(range(len(demonstrations)), "copy", unit="episodes"):
                 digests.append(_copied(demonstrations, index, facts[index], store, images=images))
                 if wrong := _differing(store, index, digests[-1]):
                     raise ValueError(
@@ -101,7 +101,7 @@ def verify(demonstrations: Demonstrations, store: DemonstrationStore) -> list[di
     """
     _check_episodes(store, demonstrations, demonstrations.episode_facts)
     digests = list[dict[str, str]]()
-    for index in tqdm(range(len(demonstrations)), desc="verify", unit="episode"):
+    for index in watched(range(len(demonstrations)), "verify", unit="episodes"):
         digests.append(_copied(demonstrations, index, UNKNOWN, store, images=store.images))
         if wrong := _differing(store, index, digests[-1]):
             raise ValueError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import urllib.request
 import zipfile
 import zlib
@@ -12,11 +11,13 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ..files import rename_folder, scratch_folder
+from ..progress import Progress
 from ..specification import nearest
 from .arrays import chunk_files, open_array, open_group, read_rows, require_chunks
+
+PIECE_BYTES = 1 << 18
+"""Read at once."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,10 @@ def _fetch(url: str, path: Path) -> None:
     try:
         with urllib.request.urlopen(url, timeout=60) as response, path.open("wb") as file:
             size = int(response.headers.get("Content-Length", 0)) or None
-            with tqdm.wrapattr(response, "read", total=size, desc="download", unit="B", unit_scale=True) as reader:
-                shutil.copyfileobj(reader, file)
+            with Progress(size, "download", unit="MB", scale=1e6) as progress:
+                while piece := response.read(PIECE_BYTES):
+                    file.write(piece)
+                    progress.advance(len(piece))
     except (OSError, HTTPException) as error:
         raise OSError(f"{url} could not be downloaded: {error}; try again, or give the url= of a mirror") from error
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..progress import watched
 from ..specification import Stream
 from .demonstrations import Demonstrations
 from .findings import Fault, Finding, merged, together
@@ -328,7 +329,7 @@ def _film_faults(recording: Recording, stream: Stream, *, skipped: set[int]) -> 
     demonstrations, moved = recording.demonstrations, recording.moved()
     films = [episode for episode in _spread(len(demonstrations), IMAGE_EPISODES) if episode not in skipped]
     repeats, moves, dark, bright, count = 0, 0, 0.0, 0.0, 0
-    for episode in films:
+    for episode in watched(films, f"look at {stream.name}", unit="episodes", delay_s=2):
         start, stop = demonstrations.bounds(episode)
         most = max(FILM_BYTES // stream.size, 1)
         for first in range(start, stop, most):

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from ..files import scratch_folder, whole_file
+from ..progress import Progress
 from ..specification import Stream
 from . import memory
 from .demonstrations import Demonstrations
@@ -124,11 +124,11 @@ def _decoded_pieces(demonstrations: Demonstrations, stream: Stream) -> Iterator[
     """Pieces of a stream in order, each with its first step."""
     num_steps, dtype = demonstrations.num_steps, _dtype(stream)
     size = max(BYTES_AT_ONCE // (stream.size * dtype.itemsize), 1)
-    with tqdm(total=num_steps, desc=f"decode {stream.name}", unit="step", delay=1) as bar:
+    with Progress(num_steps, f"decode {stream.name}", unit="steps", delay_s=1) as progress:
         for start in range(0, num_steps, size):
             rows = demonstrations.read(stream.name, start, min(start + size, num_steps))
             yield start, rows.astype(dtype, copy=False)
-            bar.update(len(rows))
+            progress.advance(len(rows))
 
 
 def _cache_key(content: str, shape: tuple[int, ...]) -> str:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..progress import watched
 from .demonstrations import Demonstrations
 
 STEPS_AT_ONCE = 50_000
@@ -117,7 +118,8 @@ def measure(demonstrations: Demonstrations) -> Measures:
     paths = np.zeros((count, PATH_POINTS, width), dtype=np.float16)
     dt = demonstrations.specification.control_dt
     curves = np.full((count, 2 * lag_limit(dt) + 1), np.nan)
-    for episode, rows in episodes_of(demonstrations, dimensions):
+    measured = episodes_of(demonstrations, dimensions)
+    for episode, rows in watched(measured, "measure", unit="episodes", total=count, delay_s=2):
         values = (rows - low) / span
         columns["idle_start"][episode], columns["idle_end"][episode] = (
             dt * still_steps(values),

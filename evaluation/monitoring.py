@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..checkpoints.opening import load_policy, text_encoder_of
 from ..configs.evaluation import EvaluateConfig
@@ -25,6 +24,7 @@ from ..policy.engines.pieces import check_diffusion
 from ..policy.interface import Observation
 from ..policy.monitor import MOST_WINDOWS, Calibration, Features, Monitor, lacking
 from ..policy.requests import Request, batch
+from ..progress import watched
 from ..specification import WORDS
 from .surprise import histories_of
 
@@ -69,7 +69,7 @@ def _observations(
     policy: DiffusionPolicy, demonstrations: Demonstrations, moments: Sequence[tuple[int, int]]
 ) -> Iterator[Observation]:
     """Batches of the windows up to each (episode, step)."""
-    for first in tqdm(range(0, len(moments), ROWS), desc="encode", unit="batch", delay=1):
+    for first in watched(range(0, len(moments), ROWS), "encode", unit="batches", delay_s=1):
         some = moments[first : first + ROWS]
         observation, _ = batch([Request(history) for history in histories_of(demonstrations, policy, some)])
         yield {name: torch.from_numpy(values) for name, values in observation.items()}

@@ -16,11 +16,10 @@ from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Se
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from ..configs.evaluation import EvaluateConfig
 from ..envs.task import Task, check_picklable
@@ -29,6 +28,7 @@ from ..policy.engines.eager import as_engine
 from ..policy.engines.interface import Engine
 from ..policy.interface import Policy
 from ..policy.requests import History, Request, batch
+from ..progress import Progress
 from .episode import Arena, Chunks, Filmed, Outcome
 from .intervals import wilson
 from .view import Embed, view_of
@@ -83,9 +83,10 @@ def rollout(
     policy: an engine, or a policy on its device. execution: makes the `Execution` of each episode. delay: control steps
     from the request of a chunk to its arrival. seed: seed of the policy's noise, which each episode combines with its
     own seed. workers: number of processes that step environments; 0 steps them in this process, at once if the task has
-    worlds. num_parallel: number of episodes that run at once. filmed: which episodes to film. purpose: the word on the
-    progress bar. note: called with each outcome once it is certain. embed: see `view_of`.
-    monitor: computes `Outcome.monitors`. elsewhere: rolls episodes out in other places, just as it would be done here.
+    worlds. num_parallel: number of episodes that run at once. filmed: which episodes to film. purpose: the word in the
+    progress, which shows the success rate of "evaluate". note: called with each outcome once it is certain. embed: see
+    `view_of`. monitor: computes `Outcome.monitors`. elsewhere: rolls episodes out in other places, just as it would be
+    done here.
 
     An episode that breaks off has a `fault`, and the others go on. The episodes of a process that dies are run again
     from their seeds, one by one.
@@ -110,12 +111,13 @@ def rollout(
         embed=embed,
         monitor=monitor,
     )
-    shown: dict[str, Any] = {"desc": f"{purpose} {task.name}", "unit": "episode", "disable": not progress}
-    with nullcontext(elsewhere(filmed or {})) if elsewhere else here as roll, tqdm(total=len(seeds), **shown) as bar:
-        outcomes = _collected(roll(seeds, num_parallel), bar=bar, note=note)
+    shown = Progress(len(seeds), f"{purpose} {task.name}", unit="episodes", is_shown=progress)
+    with nullcontext(elsewhere(filmed or {})) if elsewhere else here as roll, shown as bar:
+        collected = partial(_collected, bar=bar, note=note, is_rated=purpose == "evaluate")
+        outcomes = collected(roll(seeds, num_parallel))
         for episode in _lost(outcomes):  # one of them has ended their process; the others end as if nothing had been
-            bar.update(-1)
-            again = _collected(roll([episode], 1), bar=bar, note=note)
+            bar.advance(-1)
+            again = collected(roll([episode], 1))
             outcomes[episode] = _lost_again(again[episode])
     return [outcomes[episode] for episode in seeds]
 
@@ -154,16 +156,17 @@ def rolling(
         yield partial(_episodes, engine, stage.advance, seed=seed, monitor=monitor)
 
 
-def _collected(outcomes: Iterator[Outcome], *, bar: Any, note: Callable[[Outcome], None] | None) -> dict[int, Outcome]:
-    """The outcomes by their seeds, each shown on the bar and noted as its episode ends."""
+def _collected(
+    outcomes: Iterator[Outcome], *, bar: Progress, note: Callable[[Outcome], None] | None, is_rated: bool
+) -> dict[int, Outcome]:
+    """The outcomes by their seeds, each noted as its episode ends. is_rated: whether the bar shows the success rate."""
     collected, successes = dict[int, Outcome](), 0
     for outcome in outcomes:
         collected[outcome.seed] = outcome
         successes += outcome.success
         if note and (outcome.fault is None or outcome.fault.step is not None):  # else it may be run again
             note(outcome)
-        bar.set_postfix_str(_rate(successes, len(collected)), refresh=False)
-        bar.update()
+        bar.advance(text=_rate(successes, len(collected)) if is_rated else None)
     return collected
 
 

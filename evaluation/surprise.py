@@ -12,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ..datasets.demonstrations import Demonstrations
 from ..policy.engines.interface import Engine
 from ..policy.interface import Policy
 from ..policy.requests import History, Request
+from ..progress import watched
 from .rollout import predict
 
 WINDOWS = 8
@@ -61,7 +61,7 @@ def compared(
     seed, demonstrations: as of `surprise`. Episodes shorter than Ta are left out.
     """
     moments = list(_moments(demonstrations, engine, windows))
-    for first in tqdm(range(0, len(moments), ROWS), desc="predict", unit="batch", delay=1):
+    for first in watched(range(0, len(moments), ROWS), "predict", unit="batches", delay_s=1):
         batch = moments[first : first + ROWS]
         requests = [Request(history) for history in histories_of(demonstrations, engine, batch)]
         generators = [torch.Generator().manual_seed(seed) for _ in batch]

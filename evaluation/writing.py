@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from ..checkpoints.runs import read_metrics
 from ..envs.faults import own_frames, place
 from ..envs.task import Task
 from ..files import write_bytes, write_json_with_digest, write_text
+from ..progress import watched
 from .monitoring import save_monitor
 from .results import Measurement
 from .worst import Worst, film_worst
@@ -109,7 +109,7 @@ def write_films(out: Path, measurement: Measurement, pixels: Any) -> dict[int, A
 
     films, fps = dict[int, Any](), 1 / measurement.task.specification.control_dt
     filmed = [outcome for outcome in measurement.evaluation.outcomes if outcome.frames]
-    for outcome in tqdm(filmed, desc="film", unit="episode", disable=not filmed):
+    for outcome in watched(filmed, "film", unit="episodes", delay_s=1):
         path, middle = out / f"episode-{outcome.seed}.mp4", outcome.num_steps // 2
         pictures.film(outcome, path, fps=fps, pixels=pixels)
         still = replace(outcome, frames={middle: outcome.frames[middle]})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import partial
@@ -12,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ..cluster import Cluster, Lost
 from ..datasets.facts import EpisodeFacts, versions_here
@@ -21,6 +19,7 @@ from ..envs.faults import Fault, RunningEnv, summary
 from ..envs.promises import PromiseError
 from ..envs.task import Expert, Observation, Task
 from ..files import exclusive
+from ..progress import Progress, say
 from .stores import open_existing, open_or_create
 
 WORLDS = 64
@@ -79,7 +78,7 @@ def collect(
         ready, first_unready = dict[int, Demonstrated](), seed + 1
         several = elsewhere or (None if task.make_batch is None else partial(demonstrate_at_once, task))
         most = WORLDS if elsewhere is None else elsewhere.most
-        with tqdm(total=episodes, initial=len(store), desc=f"collect {task.name}", unit="episode") as bar:
+        with Progress(episodes, f"collect {task.name}", unit="episodes", done=len(store)) as progress:
             while len(store) < episodes:
                 seed += 1
                 if several is not None and seed >= first_unready:
@@ -94,7 +93,7 @@ def collect(
                         raise ValueError(
                             f"the first {MOST_FAULTS} episodes of task {task.name!r} broke off: {summary(faults)}"
                         ) from None
-                    bar.write(f"warning: not recorded: {faults[-1]}", file=sys.stderr)
+                    say(f"warning: not recorded: {faults[-1]}")
                     continue
                 is_working = True
                 facts = EpisodeFacts(
@@ -108,12 +107,12 @@ def collect(
                 )
                 if success:
                     store.append(streams, seed=seed, facts=facts)
-                    bar.update()
                 else:
                     if failures is None:
                         failures = DemonstrationStore.create(failures_path, task.specification, images=images)
                     failures.append(streams, seed=seed, facts=facts)
                 num_failures = len(faults) + (0 if failures is None else len(failures))
+                progress.advance(int(success), text=f"{num_failures} failures" if num_failures else None)
                 if num_failures > len(store) + 10:
                     raise ValueError(
                         f"the expert of {task.name!r} fails more often than not, see {failures_path}"

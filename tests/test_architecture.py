@@ -19,6 +19,7 @@ SOURCES = {path.with_suffix("").parts: (ROOT / path).read_text() for path in FIL
 FLOORS = {
     ("specification",): 0,
     ("files",): 0,
+    ("progress",): 0,
     ("realtime",): 0,
     ("version",): 0,
     ("cluster",): 0,
@@ -147,7 +148,8 @@ AT_THE_ROOT = {
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "CITATION.cff"),
     *("Makefile", "pyproject.toml", "constraints.txt"),
     *(".gitignore", ".pre-commit-config.yaml", ".ci", "py.typed"),
-    *("__init__.py", "__main__.py", "specification.py", "files.py", "realtime.py", "cluster.py", "version.py"),
+    *("__init__.py", "__main__.py", "specification.py", "files.py", "progress.py", "realtime.py", "cluster.py"),
+    "version.py",
     *("policy", "datasets", "envs", "execution", "robots", "recording", "serving", "control"),
     *("teleoperation", "web"),
     *("configs", "checkpoints", "evaluation", "training", "diagnosis", "commands"),

@@ -87,7 +87,6 @@ TRAININGS = {
 def train(reaches, filmed, tmp_path, monkeypatch):
     """Trains for four steps, and returns the last checkpoint and what each step but the first waited for."""
     monkeypatch.setenv("RECEDE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("TQDM_DISABLE", "1")
 
     def train(options, out, gpu=None, processes=ALONE):
         steps, add = [], measures.Meter.add

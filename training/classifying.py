@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..checkpoints.opening import load_policy
 from ..configs.guiding import TrainClassifierConfig
@@ -26,6 +25,7 @@ from ..policy.device import device as choose_device
 from ..policy.diffusion import DiffusionPolicy
 from ..policy.engines.pieces import check_diffusion
 from ..policy.interface import Lesson
+from ..progress import Progress
 from .order import Order, mix_seeds
 
 MOST_MEASURED = 2000
@@ -87,16 +87,15 @@ def _fit(
     order = Order(len(windows), config.batch_size, config.seed, windows.device)
     episodes = torch.from_numpy(windows.episode_of_each()).to(windows.device)
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=config.learning_rate)
-    bar = tqdm(range(config.steps), desc="train classifier", unit="step")
-    for step in bar:
-        indices = order.indices(step)
-        logits = classifier.logits(policy, _lesson(policy, windows, indices, mix_seeds(config.seed, step)))
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, holds[episodes[indices]].float())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if step % 100 == 0:
-            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    with Progress(config.steps, "train classifier", unit="steps") as progress:
+        for step in range(config.steps):
+            indices = order.indices(step)
+            logits = classifier.logits(policy, _lesson(policy, windows, indices, mix_seeds(config.seed, step)))
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, holds[episodes[indices]].float())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            progress.advance(text=f"loss {loss.item():.3f}" if step % 100 == 0 else None)
 
 
 @torch.no_grad()

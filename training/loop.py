@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ..checkpoints.folder import read_manifest
 from ..checkpoints.opening import load_policy
@@ -38,6 +37,7 @@ from ..policy.diffusion import DiffusionPolicy
 from ..policy.encoders.text import TextEncoder
 from ..policy.interface import Policy
 from ..policy.normalizer import Normalizer
+from ..progress import Progress
 from ..realtime import Interrupted, ReportedElsewhere
 from ..specification import WORDS, Horizons
 from .advice import Facts, as_stored, choice_lines, choose, setting
@@ -103,9 +103,9 @@ def train(config: TrainConfig, processes: Processes = ALONE) -> Path:
         if config.compile and start < num_steps:
             [first, *_] = draw_parts(prepared, ema.module, order.indices(start), start, generator, processes)
             compile_loss(gradients, first, processes)
-        steps = range(start, num_steps)
-        bar = tqdm(steps, initial=start, total=num_steps, desc="train", unit="step", disable=not processes.is_first)
-        for step in bar:
+        progress = Progress(num_steps, "train", unit="steps", done=start, is_shown=processes.is_first)
+        stack.enter_context(progress)
+        for step in range(start, num_steps):
             began = meter.moment()
             parts = draw_parts(prepared, ema.module, order.indices(step), step, generator, processes)
             torch.manual_seed(mix_seeds(config.seed, 2, step, *processes.own_seed))  # dropout
@@ -125,8 +125,7 @@ def train(config: TrainConfig, processes: Processes = ALONE) -> Path:
                 raise not_finite(run, config, due.step) if processes.is_first else ReportedElsewhere
             if record is not None:
                 record(due, rate, policy, ema.module, optimizer, meter)
-            if due.is_logged:
-                bar.set_postfix(loss=f"{run.last_loss:.4f}")
+            progress.advance(text=None if record is None else record.figures)
             if due.stopped_by and not due.is_last:
                 kept = f"stopped and saved after step {due.step} of {num_steps}: repeat the command to resume"
                 raise Interrupted(due.stopped_by, kept) if processes.is_first else ReportedElsewhere

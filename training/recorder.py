@@ -64,7 +64,7 @@ class Recorder:
     def __init__(self, run: Run, prepared: Prepared, write: Callable[..., None], processes: Processes = ALONE) -> None:
         self.run, self.prepared, self.write, self.processes = run, prepared, write, processes
         config = prepared.config
-        self._logged = 0
+        self._logged, self.figures = 0, ""
         self._window_flops: float | None = None
         self.chosen = [(f"{key}={typed(setting(config, key))}", reason) for key, reason in prepared.chosen.items()]
 
@@ -118,7 +118,7 @@ class Recorder:
             **({} if highest is None else {"peak_share": tflops / (highest * self.processes.count)}),
             memory_gib=peak_memory(device),
         )
-        self._logged = step
+        self._logged, self.figures = step, f"loss {means['loss']:.4f}, {speed:.0f} windows/s"
 
     def _validate(self, step: int, average: Any) -> None:
         """Measure the averaged policy on held-out episodes."""

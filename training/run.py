@@ -43,7 +43,6 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config, self.metrics = folder / "config.json", folder / "metrics.jsonl"
-        self.last_loss = float("nan")
 
     @property
     def steps(self) -> list[int]:
@@ -97,7 +96,6 @@ class Run:
 
     def log(self, **entry: Any) -> None:
         """Append a line to the metrics."""
-        self.last_loss = entry.get("loss", self.last_loss)
         with writing(self.metrics), self.metrics.open("a") as file:
             file.write(_line(entry))
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
+from .look import script_source
+
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Names of this machine, by which alone a page without a token may be asked for."""
 
@@ -16,10 +18,13 @@ HEADERS = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "img-src blob: data:; connect-src 'self'; frame-ancestors 'none'",
 }
-"""Headers of a page: it loads nothing from elsewhere, and no other page may hold it in a frame."""
+"""Headers of a page."""
+
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src blob: data:; connect-src 'self'; frame-ancestors 'none'"
+)
+"""A page loads nothing from elsewhere, and no other page may hold it in a frame. It runs its own scripts alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +78,7 @@ class Access:
         if is_socket:
             return None
         response = connection.respond(200, page)
-        for name, value in HEADERS.items():
+        for name, value in {**HEADERS, "Content-Security-Policy": f"{POLICY}; {script_source(page)}"}.items():
             if name in response.headers:
                 del response.headers[name]
             response.headers[name] = value

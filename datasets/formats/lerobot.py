@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from ...progress import watched
 from ..facts import EpisodeFacts
 from .interface import ACTION, OBSERVATION, Column, ForeignDataset
 from .lerobot_layout import INFO, Episode, Layout, read_json, read_layout, require
@@ -234,7 +234,7 @@ def _check_tables(layout: Layout, keys: list[str]) -> dict[int, bool]:
     """
     is_success = dict[int, bool]()
     by_file = [(file, list(episodes)) for file, episodes in groupby(layout.episodes, lambda episode: episode.data.file)]
-    for file, episodes in tqdm(by_file, desc="check", unit="file", leave=False, delay=2):
+    for file, episodes in watched(by_file, "check", unit="files", delay_s=2):
         first, last = episodes[0].index, episodes[-1].index
         of = f"episode {first}" if first == last else f"episodes {first} .. {last}"
         with open_parquet(require(file, of)) as table:
@@ -288,7 +288,7 @@ def _check_videos(layout: Layout, key: str) -> None:
     by_file = dict[Path, list[Episode]]()
     for episode in layout.episodes:
         by_file.setdefault(episode.videos[key].file, []).append(episode)
-    for file, episodes in tqdm(by_file.items(), desc=f"check {key}", unit="file", leave=False, delay=2):
+    for file, episodes in watched(by_file.items(), f"check {key}", unit="files", delay_s=2):
         episodes.sort(key=lambda episode: episode.videos[key].first)
         frames, rate, size = described(require(file, f"camera {key!r} of episode {episodes[0].index}"))
         stop = 0

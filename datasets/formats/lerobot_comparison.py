@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from ...progress import watched
 from ..converted import Converted
 from ..copying import pieces
 from ..demonstrations import Demonstrations
@@ -53,7 +53,7 @@ def compare(demonstrations: Demonstrations, path: Path) -> list[Agreement]:
     videos = {
         name: _Errors(name) for name, mapped in converted.mapping.streams.items() if dataset.is_video(mapped.keys[0])
     }
-    for index in tqdm(range(len(demonstrations)), desc="compare", unit="episode"):
+    for index in watched(range(len(demonstrations)), "compare", unit="episodes"):
         first = demonstrations.bounds(index)[0]
         step = first
         for piece in pieces(demonstrations, index):

@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from ...files import whole_folder, write_json, writing
+from ...progress import watched
 from ...specification import Specification, Stream
 from ..copying import pieces
 from ..demonstrations import Demonstrations
@@ -114,7 +114,7 @@ def export(
     require_packages()
     with whole_folder(path, replace=False) as partial, writing(path):
         writer = _Writer(partial, demonstrations, features)
-        for index in tqdm(range(len(demonstrations)), desc="export", unit="episode"):
+        for index in watched(range(len(demonstrations)), "export", unit="episodes"):
             writer.add(index)
         writer.finish(provenance)
         return compare(demonstrations, partial)

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
+from ...progress import watched
 from ..facts import EpisodeFacts
 from .interface import ACTION, OBSERVATION, Column, ForeignDataset
 from .mcap_recording import HEADER, NANOSECONDS, Chunks, Recording, Topic
@@ -60,7 +60,7 @@ class Mcap(ForeignDataset):
         has_header = {name: kind.has_header for name, kind in TYPES.items()}
         self._recordings = [
             Recording(_files(episode), has_header, self._chunks)
-            for episode in tqdm(self._episodes, desc="messages", unit="recording", leave=False, delay=2)
+            for episode in watched(self._episodes, "messages", unit="recordings", delay_s=2)
         ]
         self._decoders = dict[tuple[str, bytes], Callable[[bytes], Any]]()
         self._places = dict[str, tuple[str, str]]()

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
+from .drawing import line_style, plain
+
 
 def draw_delays(results: Sequence[Mapping[str, Any]]) -> bytes:
     """A PNG of the success rate against the delay, with 95 % intervals and a line for each execution.
 
     results: the content of `evaluation.json` of each pair of an execution and a delay.
     """
-    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     lines: dict[str, list[Mapping[str, Any]]] = {}
@@ -29,13 +30,13 @@ def draw_delays(results: Sequence[Mapping[str, Any]]) -> bytes:
         rates = [100 * result["success_rate"] for result in line]
         low, high = 100 * np.transpose([result["success_rate_95"] for result in line])
         errors = np.stack([rates - low, high - rates])
-        colour = colormaps["tab10"](place)
-        axes.errorbar(delays, rates, yerr=errors, label=name, color=colour, marker="o", markersize=4, capsize=2, lw=1.5)
+        axes.errorbar(
+            delays, rates, yerr=errors, label=name, marker="o", markersize=4, capsize=2, lw=1.5, **line_style(place)
+        )
     first = results[0]
     axes.set(xlabel="delay of a chunk, ms", ylabel="success, %", ylim=(0, 103))
     axes.set_title(f"{first['task']}: {first['episodes']} episodes a point, 95 % intervals", loc="left", fontsize=10)
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain(axes)
     figure.legend(loc="outside right upper", frameon=False)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", metadata={"Software": None})

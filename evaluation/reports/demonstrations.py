@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from ...datasets.demonstrations import Demonstrations
 from ...datasets.inspection import evenly_spaced
 from ...files import whole_file, writing
+from ...web.look import colours
+from .drawing import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,18 +34,22 @@ def draw_demonstrations(demonstrations: Demonstrations, path: Path, *, most: int
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     chosen = evenly_spaced(len(demonstrations), most)
-    values = {stream.name: demonstrations.read(stream.name) for stream in streams}
+    values, look = {stream.name: demonstrations.read(stream.name) for stream in streams}, colours()
     seconds = np.arange(demonstrations.episode_lengths.max()) * demonstrations.specification.control_dt
     for axis, (stream, index) in zip(axes, panels, strict=False):
         for episode in chosen:
             piece = values[stream.name][slice(*demonstrations.bounds(episode)), index]
-            axis.plot(seconds[: len(piece)], piece, lw=0.6, alpha=0.5, color="C1" if stream.name == "action" else "C0")
+            axis.plot(
+                seconds[: len(piece)], piece, lw=0.6, alpha=0.5, color=look["c0" if stream.name == "action" else "c1"]
+            )
         units = f" ({stream.units[index]})" if stream.units else ""
         axis.set_title(f"{stream.label(index)}{units}", fontsize=9)
         axis.tick_params(labelsize=7)
-    axes[len(panels)].hist(demonstrations.episode_lengths, bins=20, color="0.6")
+    axes[len(panels)].hist(demonstrations.episode_lengths, bins=20, color=look["soft"])
     axes[len(panels)].set_title("episode length (steps)", fontsize=9)
     axes[len(panels)].tick_params(labelsize=7)
+    for axis in axes[: len(panels) + 1]:
+        plain(axis)
     for axis in axes[len(panels) + 1 :]:
         axis.set_visible(False)
     _save(figure, path)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterable, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from string import Template
 
 from ...files import write_text
+from ...web.look import with_look
 from .charts import tag
+
+PAGE = Path(__file__).with_name("report.html")
+
+POLICY = "default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"
+"""A page loads nothing and runs nothing."""
 
 
 def write_page(path: Path, *, title: str, verdict: str, cards: Iterable[str], sections: Iterable[str]) -> None:
     """Write a page, whole or not at all. The title is text, everything else markup. Empty sections are left out."""
-    page = Template((files("recede.evaluation.reports") / "report.html").read_text(encoding="utf-8"))
-    markup = page.substitute(
+    markup = Template(with_look(PAGE, policy=POLICY)).substitute(
         title=escape(title),
         verdict=verdict,
         cards="".join(cards),

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...files import whole_file, writing
+from ...progress import watched
 from ..episode import FilmedChunk, Outcome
 
 if TYPE_CHECKING:
@@ -176,8 +177,6 @@ def fan(
     engine without noise predicts one chunk. Cost: `num_samples` predictions for each moment. Raises ValueError if no
     episode was filmed.
     """
-    from tqdm import tqdm
-
     from ..rollout import sample_chunks
 
     moments = [(outcome, chunk) for outcome in outcomes if outcome.frames for chunk in outcome.chunks]
@@ -189,8 +188,8 @@ def fan(
         return np.stack([pixels(chunk) for chunk in chunks])
 
     first, *_ = engines.values()
-    bar = tqdm(moments, desc="sample chunks", unit="moment", disable=not progress)
-    spreads = [spread(sample(first, moment)) for _, moment in bar]
+    sampled = watched(moments, "sample chunks", unit="moments", delay_s=1, is_shown=progress)
+    spreads = [spread(sample(first, moment)) for _, moment in sampled]
     outcome, moment = moments[int(np.argmax(spreads))]
     points = {name: sample(engine, moment) for name, engine in engines.items()}
     return Fan(outcome.seed, moment.step, outcome.frames[moment.step], points, max(spreads))

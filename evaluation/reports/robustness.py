@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from ...envs.disturbance_kinds import KINDS
+from ...web.look import colours
 from ..intervals import wilson
 from ..pairs import Pairs
+from .drawing import plain
 from .page import markdown_table
 
 LEGEND = """\
@@ -53,6 +55,7 @@ def draw(arms: Sequence[Any]) -> bytes:
     """A PNG with a panel for each disturbance: success against severity, beginning with the undisturbed policy."""
     from matplotlib.figure import Figure
 
+    look = colours()
     first, *rest = arms
     kinds = dict.fromkeys(arm.kind for arm in rest)
     columns = 2 if len(kinds) == 4 else min(len(kinds), 3)
@@ -65,12 +68,11 @@ def draw(arms: Sequence[Any]) -> bytes:
         line = [first, *sorted((arm for arm in rest if arm.kind == kind), key=lambda arm: arm.severity)]
         severities, rates = [arm.severity for arm in line], [100 * arm.result["success_rate"] for arm in line]
         low, high = 100 * np.transpose([arm.result["success_rate_95"] for arm in line])
-        panel.fill_between(severities, low, high, color="tab:blue", alpha=0.18, lw=0)
-        panel.plot(severities, rates, color="tab:blue", marker="o", markersize=4, lw=1.5)
-        panel.axhline(rates[0], color="0.6", lw=0.8, ls="--")
+        panel.fill_between(severities, low, high, color=look["c1"], alpha=0.18, lw=0)
+        panel.plot(severities, rates, color=look["c1"], marker="o", markersize=4, lw=1.5)
+        panel.axhline(rates[0], color=look["soft"], lw=0.8, ls="--")
         panel.set(xlabel=f"{kind.replace('_', ' ')}, {KINDS[kind].unit}", ylim=(0, 103), xlim=(0, None))
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
+        plain(panel)
     for panel in panels[::columns]:
         panel.set_ylabel("success, %")
     count, task = len(first.result["seeds"]), first.result["task"]

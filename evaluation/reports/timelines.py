@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from html import escape
+from string import Template
 from typing import Any
 
+from ...web.look import colours
 from ..foretelling import cells, heads, shortage
 from .charts import HEIGHT, WIDTH, Trace, episode_id, tag, traces
 from .entry import Entry
@@ -25,11 +27,12 @@ GAP = 16
 """Between the pictures, in the units of their view boxes."""
 
 STYLE = """
-.paper { fill: #fbfbfa; } text { font: 11px sans-serif; fill: #5b6575; } .title { font-weight: 600; fill: #1d2430; }
-.grid { stroke: #e4e6ea; } path { fill: none; }
-.trace { stroke: #5b6575; stroke-width: .8; opacity: .35; } .trace.failure { stroke: #b8327f; opacity: .8; }
-.level { stroke: #1d2430; stroke-width: 1.2; stroke-dasharray: 5 4; }
+.paper { fill: $ground; } text { font: 11px sans-serif; fill: $soft; } .title { font-weight: 600; fill: $ink; }
+.grid { stroke: $line; } path { fill: none; }
+.trace { stroke: $soft; stroke-width: .8; opacity: .35; } .trace.failure { stroke: $c0; opacity: .8; }
+.level { stroke: $ink; stroke-width: 1.2; stroke-dasharray: 5 4; }
 """
+"""Of a picture that stands alone, in the colours of the look."""
 
 
 def timelines(entries: Sequence[Entry]) -> str:
@@ -107,5 +110,9 @@ def picture(evaluation: Mapping[str, Any]) -> str:
     rows = math.ceil(len(evaluation["monitors"]["numbers"]) / 2)
     size = {"width": 2 * WIDTH + GAP, "height": rows * (HEIGHT + 2 * GAP)}
     view = f"{-GAP} 0 {size['width'] + 2 * GAP} {size['height']}"
-    body = tag("style", STYLE) + tag("rect", class_="paper", x=-GAP, width="100%", height="100%") + panels
+    body = (
+        tag("style", Template(STYLE).substitute(colours()))
+        + tag("rect", class_="paper", x=-GAP, width="100%", height="100%")
+        + panels
+    )
     return tag("svg", body, xmlns="http://www.w3.org/2000/svg", viewBox=view, **size)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ...datasets.selection import Selected
 from ...files import write_text
-from ...web.look import with_look
+from ...progress import watched
+from ...web.look import script_source, with_look
 from .server import PAGE
 from .showing import Answer, Pictures, Showing
 
@@ -30,8 +26,8 @@ MOST_PICTURES_HZ = 10.0
 CONTENT = '<script id="content" type="application/json"></script>'
 """Where the answers stand in the page."""
 
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
-"""The page runs its one script alone, and loads nothing."""
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+"""The page loads nothing, and runs its one script alone."""
 
 
 def write_one_file(path: Path, showing: Showing, *, is_chosen: bool, most_mb: float) -> str:
@@ -67,7 +63,7 @@ def _answers(showing: Showing) -> Iterator[Answer]:
     every = max(round(1 / specification.control_dt / MOST_PICTURES_HZ), 1)
     has_images = any(stream.is_image for stream in specification.observations)
     yield showing.hello() | {"every": every}
-    for index in tqdm(range(len(demonstrations)), desc="draw", unit="episode", delay=1):
+    for index in watched(range(len(demonstrations)), "draw", unit="episodes", delay_s=1):
         steps = int(demonstrations.episode_lengths[index])
         yield showing.episode(index)
         for step in range(0, steps, every):
@@ -81,9 +77,5 @@ def _answers(showing: Showing) -> Iterator[Answer]:
 
 
 def _page(content: str) -> str:
-    page = with_look(PAGE)
-    (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    policy = f'<meta http-equiv="Content-Security-Policy" content="{POLICY.format(digest=digest)}">'
-    filled = CONTENT.replace("></", f">{content}</")
-    return page.replace('<meta charset="utf-8">', f'<meta charset="utf-8">\n{policy}').replace(CONTENT, filled)
+    page = with_look(PAGE, policy=f"{POLICY}; {script_source(with_look(PAGE))}")
+    return page.replace(CONTENT, CONTENT.replace("></", f">{content}</"))

@@ -1,6 +1,7 @@
 """Every line `next: recede ...` runs as it is printed."""
 
 import shlex
+import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +14,23 @@ from recede.datasets.download import PUBLISHED
 from recede.envs.catalogue import TASKS
 from recede.recording.scripted import Collected
 
-QUICK = {"train": ["steps=1"], "evaluate": ["episodes=1", "videos=0"], "control": ["episodes=1", "seconds=0.2"]}
+QUICK = {
+    "train": {"steps": 1},
+    "evaluate": {"episodes": 1, "videos": 0},
+    "control": {"episodes": 1, "seconds": 0.2},
+}
+TASK = "task=toys:REACH"
+ENDINGS = {
+    "inspect": (["inspect", "{store}", "task=reach"], ["train"]),
+    "edit": (["edit", "{store}", "out=an edited store", "episodes=episode<5"], ["inspect", "train"]),
+    "replay": (["replay", "task=reach", "dataset={store}", "episodes=episode<2"], ["train"]),
+    "convert": (["convert", "{store}", "to=lerobot", "out=theirs"], ["convert", "inspect"]),
+    "evaluate": (["evaluate", "{run}", TASK, "out=results", "episodes=2", "videos=0"], ["evaluate"]),
+    "executions": (["evaluate", "{run}", TASK, "execution=[receding,rtc]", "out=results", "episodes=2"], ["evaluate"]),
+    "several": (["evaluate", "{run}", "second", TASK, "out=both", "episodes=2", "videos=0"], ["evaluate"]),
+    "undecided": (["evaluate", "{run}", "second", TASK, "until=decided", "most=2", "videos=0"], ["evaluate"]),
+}
+"""Ending -> the command that ends so, and the commands that it leads to by one `next:` line after the other."""
 
 
 @pytest.fixture
@@ -38,9 +55,36 @@ def follow(recede, small):
         (line,) = [line for line in result.out.splitlines() if line.startswith("next: ")]
         program, command, *arguments = shlex.split(line.removeprefix("next: "))
         assert program == "recede"
-        return recede(command, *arguments, *QUICK[command], *(small if command == "train" else []))
+        quick = QUICK.get(command, {})
+        kept = [argument for argument in arguments if argument.partition("=")[0] not in quick]
+        fewer = [f"{key}={value}" for key, value in quick.items()]
+        return recede(command, *kept, *fewer, *(small if command == "train" else []))
 
     return run
+
+
+@pytest.fixture
+def leads_to():
+    """The command that a result proposes."""
+
+    def name(result):
+        lines = [line for line in result.out.splitlines() if line.startswith("next: ")]
+        return shlex.split(lines[-1])[2] if lines else None
+
+    return name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_every_command_ends_with_one_that_runs(recede, follow, leads_to, reach, folder, reaches, trained, ending):
+    shutil.copytree(trained, folder / "second")
+    typed, expected = ENDINGS[ending]
+    result = recede(*(part.format(store=reaches, run=trained) for part in typed))
+    assert result.status == 0, result.err
+    for command in expected:
+        assert leads_to(result) == command
+        result = follow(result)
+        assert result.status == 0, result.err
 
 
 @pytest.mark.slow
@@ -89,6 +133,13 @@ def test_a_run_without_a_task_has_no_next_command(recede, folder, reaches, small
     result = recede("train", f"dataset={reaches}", "out=run", "steps=1", *small)
     assert result.status == 0, result.err
     assert "next:" not in result.out
+
+
+def test_a_classifier_of_a_task_that_is_located_has_no_next_command(recede, folder, reaches, trained):
+    sizes = ["condition=seconds<0.9", "steps=1", "device=cpu"]
+    result = recede("train-classifier", f"run={trained}", f"dataset={reaches}", "out=guide", *sizes)
+    assert result.status == 0, result.err
+    assert result.out.splitlines()[-1] == "classifier: guide"
 
 
 def test_an_empty_recording_has_no_next_command(recede, folder, monkeypatch):

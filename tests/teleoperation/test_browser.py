@@ -30,6 +30,7 @@ from recede.teleoperation.check import check_teleoperator
 from recede.teleoperation.clutch import Clutch
 from recede.teleoperation.interface import Status
 from recede.teleoperation.web import NO_MESSAGES
+from recede.web.look import script_source
 from toys import REACH
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
@@ -136,6 +137,7 @@ def test_another_origin_another_name_and_another_path_are_refused(start):
         page = answer.read().decode()
         assert answer.headers["Content-Type"].startswith("text/html")
         assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        assert answer.headers["Content-Security-Policy"].endswith(script_source(page))
     for elsewhere in ("http://", "https://", "//cdn", "@import", "src="):
         assert elsewhere not in page
 

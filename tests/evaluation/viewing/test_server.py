@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from recede.evaluation.viewing import server as server_module
 from recede.evaluation.viewing.showing import Showing
+from recede.web.look import script_source
 from viewed import decoded, served
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -48,8 +49,10 @@ def closed(socket):
 def test_the_page_loads_nothing_and_its_socket_answers(address, seen_store):
     with urlopen(address) as response:
         text = response.read().decode()
-        assert "default-src 'none'" in response.headers["Content-Security-Policy"]
-        assert "frame-ancestors 'none'" in response.headers["Content-Security-Policy"]
+        policy = response.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'none'" in policy
+        assert policy.endswith(script_source(text))
     assert "--accent: #0b6e69" in text  # the look of all pages
     assert "innerHTML" not in text
     with opened(address) as socket:
