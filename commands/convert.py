@@ -191,10 +191,9 @@ def _write_proof(
     source: Mapping[str, Any],
 ) -> None:
     """Write, for each episode, its name in the source, its length, its facts and the SHA-256 of each stream."""
-    names = dataset.episode_names
     table = (demonstrations.episode_numbers, demonstrations.episode_lengths, demonstrations.episode_facts, digests)
     episodes = [
-        {"source": names[number], "steps": int(length), "facts": facts.to_json(), "sha256": streams}
+        {"source": dataset.episode_name(int(number)), "steps": int(length), "facts": facts.to_json(), "sha256": streams}
         for number, length, facts, streams in zip(*table, strict=True)
     ]
     write_json(_proof(out), {"source": source, "episodes": episodes})

@@ -68,7 +68,7 @@ class Converted(Demonstrations):
             for key in self.mapping.streams[name].keys
         ]
         rows = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
-        place = f"{self.path}: {self.dataset.episode_names[episode]}"
+        place = f"{self.path}: {self.dataset.episode_name(episode)}"
         check_finite(rows, stream, place, first=begin)
         return cast_unclipped(rows, stream, place)
 
@@ -78,7 +78,7 @@ class Converted(Demonstrations):
         shape = (stop - start, *column.shape)
         if rows.shape != shape or rows.dtype != column.dtype:
             raise ValueError(
-                f"{self.path}: {self.dataset.episode_names[episode]}, column {key!r}: rows {start} .. {stop} must be "
+                f"{self.path}: {self.dataset.episode_name(episode)}, column {key!r}: rows {start} .. {stop} must be "
                 f"{column.dtype} {shape}, got {rows.dtype} {rows.shape}: restore the episode from a copy"
             )
         if not is_image:

@@ -115,8 +115,7 @@ def child(group: Any, name: str) -> Any:
     """A group or an array directly in a group. Raises ValueError if it is a link to elsewhere."""
     import h5py
 
-    link = group.get(name, getlink=True)
-    if not isinstance(link, h5py.HardLink):
+    if group.id.links.get_info(name.encode(errors="surrogateescape")).type != h5py.h5l.TYPE_HARD:
         raise Refusal(
             f"{group.file.filename}: {_name(group, name)} is a link, and links are not followed: copy what it names to "
             "its place (h5py: Group.copy with expand_soft=True, expand_external=True)"
@@ -209,7 +208,7 @@ def stored(array: Any) -> Stored:
         or (dtype.kind == "S" and not shape and dtype.itemsize >= SMALLEST_PICTURE)
         or (h5py.check_vlen_dtype(dtype) == np.uint8 and not shape)
     )
-    if may_be_pictures and rows and (name := picture_format(first := _bytes(array[0]))):
+    if may_be_pictures and rows and (name := picture_format(first := _bytes(values(array, 0, 1)[0]))):
         return Stored(rows, _refused(picture_shape, first, f"{_place(array)}, row 0"), "uint8", name)
     return Stored(rows, tuple(shape), _dtype(dtype))
 
@@ -248,8 +247,7 @@ def read(array: Any, kind: Stored, start: int, stop: int) -> NDArray[Any]:
     if stop > array.shape[0]:
         raise Refusal(f"{place} must have {stop} rows or more, got {array.shape[0]}: restore the file from a copy")
     try:
-        _require_no_bomb(array, start, stop)
-        rows = array[start:stop]
+        rows = values(array, start, stop)
     except Refusal:
         raise
     except DAMAGE as error:
@@ -261,6 +259,12 @@ def read(array: Any, kind: Stored, start: int, stop: int) -> NDArray[Any]:
     for index, row in enumerate(rows):
         images[index] = _refused(decoded, _bytes(row), kind.shape, f"{place}, row {start + index}")
     return images
+
+
+def values(array: Any, start: int, stop: int) -> NDArray[Any]:
+    """Rows start .. stop as they are stored. Raises ValueError for a chunk that would fill the memory."""
+    _require_no_bomb(array, start, stop)
+    return array[start:stop]
 
 
 def _require_no_bomb(array: Any, start: int, stop: int) -> None:
