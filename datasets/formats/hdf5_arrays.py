@@ -113,9 +113,9 @@ def _fault(error: BaseException) -> str:
 
 def child(group: Any, name: str) -> Any:
     """A group or an array directly in a group. Raises ValueError if it is a link to elsewhere."""
-    import h5py
+    from h5py.h5l import TYPE_HARD
 
-    if group.id.links.get_info(name.encode(errors="surrogateescape")).type != h5py.h5l.TYPE_HARD:
+    if group.id.links.get_info(name.encode(errors="surrogateescape")).type != TYPE_HARD:
         raise Refusal(
             f"{group.file.filename}: {_name(group, name)} is a link, and links are not followed: copy what it names to "
             "its place (h5py: Group.copy with expand_soft=True, expand_external=True)"
