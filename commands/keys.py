@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from functools import cache
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -75,7 +76,7 @@ def help_of(command: str) -> str:
 
 def _keys(config: Any, path: str, slot: str) -> Iterator[tuple[str, Any]]:
     """The keys of a configuration at `path`; a slot has the keys of all its choices."""
-    hints = get_type_hints(config)
+    hints = _hints(config)
     for field in fields(config):
         key, inner = f"{path}{field.name}", f"{slot}{field.name}"
         nested = [option for option in _options(hints[field.name]) if is_dataclass(option)]
@@ -90,6 +91,11 @@ def _keys(config: Any, path: str, slot: str) -> Iterator[tuple[str, Any]]:
                 yield from _keys(option, f"{key}.", f"{inner}/")
         else:
             yield key, hints[field.name]
+
+
+@cache
+def _hints(config: Any) -> dict[str, Any]:
+    return get_type_hints(config)
 
 
 def _options(hint: Any) -> tuple[Any, ...]:

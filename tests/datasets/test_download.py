@@ -2,6 +2,11 @@
 
 import hashlib
 import io
+import itertools
+import os
+import shutil
+import signal
+import sys
 import threading
 import zipfile
 from dataclasses import replace
@@ -254,3 +259,40 @@ def test_every_publication_has_digests_to_check():
         assert entry.url.startswith("https://") or name == "numbers"
         assert entry.sha256
         assert all(len(bytes.fromhex(digest)) == 32 for digest in entry.sha256.values())
+
+
+OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "fcntl.flock")
+
+
+def run_and_kill(address, path, moment):
+    """Download in a process of its own that dies at its file operation number `moment`; return its exit status."""
+    child = os.fork()
+    if not child:
+        left = itertools.count(moment, -1)
+
+        def die(event, _):
+            if event in OPERATIONS and not next(left):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(die)
+        try:
+            download("numbers", path, url=address)
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.slow  # some hundred kills
+def test_a_killed_download_leaves_nothing_that_looks_whole_and_the_next_one_clears_up(serve, archive, tmp_path):
+    address, path = serve("good.zip", archive), tmp_path / "numbers.zarr"
+    moments, status = 0, -signal.SIGKILL
+    while status == -signal.SIGKILL:
+        status = run_and_kill(address, path, moments)
+        if path.exists():
+            np.testing.assert_array_equal(zarr.open_group(path, mode="r")["data/state"][:], STATE)
+            shutil.rmtree(path)
+        else:
+            assert status == -signal.SIGKILL
+        moments += 1
+    assert moments > 10
+    assert not list(tmp_path.iterdir())
