@@ -71,17 +71,17 @@ def gpus_of_driver() -> list[str] | None:
         return []
     command = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        asked = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        query = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     except OSError:
         return []
     try:
-        listed, _ = asked.communicate(timeout=DRIVER_S)
+        listed, _ = query.communicate(timeout=DRIVER_S)
     except subprocess.TimeoutExpired:
-        asked.kill()
+        query.kill()
         with suppress(subprocess.TimeoutExpired):  # `subprocess.run` would wait for it without an end
-            asked.communicate(timeout=END_S)
+            query.communicate(timeout=END_S)
         return None
-    return [line.strip() for line in listed.splitlines() if line.strip()] if asked.returncode == 0 else []
+    return [line.strip() for line in listed.splitlines() if line.strip()] if query.returncode == 0 else []
 
 
 def _gpus(gpus: list[dict[str, Any]], driver: list[str], cuda: str | None) -> Iterator[Finding]:

@@ -232,10 +232,10 @@ def _bytes(row: Any) -> bytes:
     return row if isinstance(row, bytes) else np.asarray(row).tobytes()
 
 
-def _refused(function: Any, *arguments: Any) -> Any:
+def _refused(function: Any, *arguments: Any, **options: Any) -> Any:
     """What a function returns that names places itself."""
     try:
-        return function(*arguments)
+        return function(*arguments, **options)
     except ValueError as error:
         raise Refusal(str(error)) from error
 
@@ -257,7 +257,7 @@ def read(array: Any, kind: Stored, start: int, stop: int) -> NDArray[Any]:
         return np.ascontiguousarray(rows, dtype=kind.dtype)
     images = np.empty((stop - start, *kind.shape), dtype=np.uint8)
     for index, row in enumerate(rows):
-        images[index] = _refused(decoded, _bytes(row), kind.shape, f"{place}, row {start + index}")
+        images[index] = _refused(decoded, _bytes(row), f"{place}, row {start + index}", shape=kind.shape)
     return images
 
 

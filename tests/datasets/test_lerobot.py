@@ -287,7 +287,7 @@ def test_a_damaged_frame_is_refused_when_it_is_read(tmp_path):
     change_rows(root, DATA, **{TOP: {8: damaged}})
     episodes = converted(root)
     assert len(episodes.read("top", 0, 8)) == 8
-    with pytest.raises(ValueError, match=rf"{DATA}, episode 1, '{TOP}', holds a damaged image"):
+    with pytest.raises(ValueError, match=rf"{DATA}, episode 1, '{TOP}': the image is damaged"):
         episodes.read("top", 7, 9)
 
 
