@@ -156,7 +156,14 @@ class Arm(Manipulator):
 
 
 class PoseArm(Arm):
-    """An arm whose action is the pose of its hand and the opening of its gripper, as `gripper` holds them."""
+    """An arm whose action is the pose of its hand and the opening of its gripper, as `gripper` holds them.
+
+    Its position is in the frame of the world, where the task states the cube. Its orientation is relative to the foot: in
+    the frame of the world, the yaw of an arm that faces -x would jump between pi and -pi in the middle of its work. So
+    the way between two poses that `policy.elements.Pose` computes is that in the hand's frame only if the foot is not
+    turned. Here it is turned by pi, and a way of a leaning hand leans to the other side. It is exact and inverted exactly
+    all the same.
+    """
 
     position = "gripper"
 

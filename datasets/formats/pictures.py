@@ -41,7 +41,7 @@ def decoded(content: bytes, place: str, *, shape: tuple[int, ...] | None = None)
         present = _shape(picture, place)
         if shape not in (None, present):
             raise ValueError(
-                f"{place}: the image must have the shape {shape}, got {present}: correct what describes it, or restore it"
+                f"{place}: the image must have the shape {shape}, got {present}: correct the description, or restore it"
             )
         try:
             return np.asarray(picture).reshape(present)
