@@ -10,7 +10,7 @@ import numpy as np
 
 from ..configs.checkpoints import ExportConfig
 from ..datasets.demonstrations import Demonstrations
-from ..datasets.observing import Observing
+from ..datasets.observing import as_observed
 from ..envs.catalogue import load_task
 from ..files import scratch_folder, whole_folder
 from ..policy.engines.interface import FORMATS
@@ -89,9 +89,7 @@ def recorded_trials(demonstrations: Demonstrations, policy: DiffusionPolicy, pla
     place: where the demonstrations are, for messages. Raises ValueError if they are empty or of another specification
     than the policy.
     """
-    observed = {stream.name for stream in policy.specification.observations}
-    own = [stream.name for stream in demonstrations.specification.observations if stream.name in observed]
-    demonstrations = Observing(demonstrations, own or list(observed))
+    demonstrations = as_observed(demonstrations, policy.specification)
     if differences := demonstrations.specification.differences(policy.specification):
         raise ValueError(f"{place} must be of the policy's specification: " + "; ".join(differences))
     if not len(demonstrations):

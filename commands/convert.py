@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ def _describe(config: ConvertConfig, dataset: ForeignDataset) -> None:
         converted = _converted(dataset, mapping, config.episodes)
         print(f"{file} makes {len(converted)} episodes, {converted.num_steps} steps, of these streams:")
         print("\n".join(_streams(converted)))
-        _print_resampling(dataset)
+        _print_resampling(dataset, float(mapping.rate))
         text = ""
     else:
         text = to_yaml(propose(dataset, rate=config.rate))
@@ -118,13 +119,18 @@ def _mapping(config: ConvertConfig, dataset: ForeignDataset) -> DatasetMapping:
     return DatasetMapping.from_json(read_mapping(Path(config.mapping)), config.mapping)
 
 
-def _print_resampling(dataset: ForeignDataset) -> None:
-    """Say what even steps have done to a data set with times."""
+def _print_resampling(dataset: ForeignDataset, rate: float) -> None:
+    """Say what even steps have done to a data set with times, or that one without times notes another rate."""
     from ..datasets.copying import printable
     from ..datasets.formats.resampled import Resampled
 
     if isinstance(dataset, Resampled):
         print("\n".join(map(printable, dataset.summary)))
+    elif dataset.rate is not None and not math.isclose(dataset.rate, rate, rel_tol=0.01):
+        print(
+            f"the data set notes {dataset.rate:g} steps a second and no times, and the mapping says {rate:g}: every "
+            f"step is kept, and counts as {1 / rate:.4g} s"
+        )
 
 
 def _converted(dataset: ForeignDataset, mapping: DatasetMapping, episodes: str | None) -> Demonstrations:
@@ -136,6 +142,7 @@ def _converted(dataset: ForeignDataset, mapping: DatasetMapping, episodes: str |
 
 def _convert(config: ConvertConfig, dataset: ForeignDataset) -> None:
     """Copy the data set into a new store, and write the proof beside it."""
+    from ..datasets.converted import as_json
     from ..datasets.copying import copy, source_digest
     from ..datasets.formats.resampled import evened
     from ..datasets.image_codec import check_compression
@@ -151,13 +158,13 @@ def _convert(config: ConvertConfig, dataset: ForeignDataset) -> None:
     if config.mapping is None and dataset.noted_mapping is None:
         print(f"nobody has said how {dataset.path} is to be read, so this is guessed:")
         print("\n".join(_guesses(mapping)))
-    _print_resampling(dataset)
+    _print_resampling(dataset, float(mapping.rate))
     source = {
         "path": str(dataset.path),
         "sha256": source_digest(demonstrations),
         "episodes": len(demonstrations),
         "kind": f"{dataset.kind} {dataset.version}".rstrip(),
-        "metadata": dict(dataset.metadata),
+        "metadata": as_json(dataset.metadata),
     }
     provenance = {
         "command": command_line("convert", config),
@@ -201,10 +208,9 @@ def _write_proof(
     source: Mapping[str, Any],
 ) -> None:
     """Write, for each episode, its name in the source, its length, its facts and the SHA-256 of each stream."""
-    names = dataset.episode_names
     table = (demonstrations.episode_numbers, demonstrations.episode_lengths, demonstrations.episode_facts, digests)
     episodes = [
-        {"source": names[number], "steps": int(length), "facts": facts.to_json(), "sha256": streams}
+        {"source": dataset.episode_name(int(number)), "steps": int(length), "facts": facts.to_json(), "sha256": streams}
         for number, length, facts, streams in zip(*table, strict=True)
     ]
     write_json(_proof(out), {"source": source, "episodes": episodes})

@@ -73,6 +73,15 @@ def _look_at_store(config: DoctorConfig, report: Report) -> None:
         _overfit(config, report)
 
 
+def _obstacle(report: Report) -> str:
+    """Why no policy can be run here, as far as was looked; empty if one can."""
+    if "torch" not in report.facts:
+        return ""
+    if report.facts["torch"].get("torch") is None:
+        return "torch cannot be loaded"
+    return "" if report.facts["torch"]["gpus of the driver"] is not None else "the driver does not answer"
+
+
 def _store(config: DoctorConfig, facts: Facts) -> Iterator[Finding]:
     from ..diagnosis.data import look_at_data, opened
 
@@ -81,9 +90,9 @@ def _store(config: DoctorConfig, facts: Facts) -> Iterator[Finding]:
 
 def _look_at_run(config: DoctorConfig, report: Report) -> None:
     """Open the run once, and look at all that belongs to it."""
-    if config.machine and report.facts["torch"].get("torch") is None:
-        reason = Finding("problem", "nothing is known of it, because torch cannot be loaded", "mend torch first")
-        report.examine("policy", lambda _: iter([reason]))
+    if reason := _obstacle(report):
+        finding = Finding("problem", f"nothing is known of it, because {reason}", "mend what stands under torch first")
+        report.examine("policy", lambda _: iter([finding]))
         return
     policies = list["Trained"]()
     report.examine("policy", partial(_policy, config, policies))
@@ -122,13 +131,16 @@ def _default_picture(run: Path) -> Path:
 
 
 def _overfit(config: DoctorConfig, report: Report, trained: Trained | None = None) -> None:
-    report.examine("overfitting", partial(_overfitting, config, trained))
+    report.examine("overfitting", partial(_overfitting, config, trained, report))
 
 
-def _overfitting(config: DoctorConfig, trained: Trained | None, facts: Facts) -> Iterator[Finding]:
+def _overfitting(config: DoctorConfig, trained: Trained | None, report: Report, facts: Facts) -> Iterator[Finding]:
     from ..diagnosis.data import opened
     from ..diagnosis.overfitting import Sources, look_at_overfitting
 
+    if reason := _obstacle(report):
+        yield Finding("problem", f"nothing can be learned, because {reason}", "mend what stands under torch first")
+        return
     if trained is None:
         path, task, run = config.path or "", config.task, None
     elif trained.source is None:

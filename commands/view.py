@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ..evaluation.viewing.foresight import Foresight
     from ..evaluation.viewing.scene import Scene
     from ..evaluation.viewing.showing import Showing
-    from ..specification import Specification
 
 HOST = "127.0.0.1"
 """Where the page is served: to this machine alone."""
@@ -136,24 +135,11 @@ def _scene(config: ViewConfig, task: Task | None, demonstrations: Demonstrations
 def _foresight(config: ViewConfig, demonstrations: Demonstrations, manifest: Mapping[str, Any]) -> Foresight:
     """The policy beside the demonstrations as it observes them."""
     from ..checkpoints.opening import open_policy, text_encoder_of
-    from ..datasets.observing import Worded
+    from ..datasets.observing import Worded, as_observed
     from ..evaluation.viewing.foresight import Foresight
 
     opened = open_policy(config.source, which=config.checkpoint, device=config.device)
-    observed = _observed(demonstrations, opened.engine.specification)
+    observed = as_observed(demonstrations, opened.engine.specification)
     if (text := text_encoder_of(manifest, config.text_encoder)) is not None:
         observed = Worded(observed, text, digest=text.digest)
     return Foresight(config.source, opened.engine, observed, samples=config.samples, seed=config.seed)
-
-
-def _observed(demonstrations: Demonstrations, specification: Specification) -> Demonstrations:
-    """The demonstrations with those of their streams that a policy observes, if they have more."""
-    from ..datasets.observing import Observing
-
-    names = {stream.name for stream in specification.observations}
-    kept = [stream.name for stream in demonstrations.specification.observations if stream.name in names]
-    return (
-        demonstrations
-        if len(kept) in (0, len(demonstrations.specification.observations))
-        else Observing(demonstrations, kept)
-    )

@@ -20,6 +20,15 @@ from .formats.interface import ForeignDataset
 from .mapping import MAKERS, DatasetMapping, StreamMapping, image_shape, is_channels_first
 
 
+def as_json(value: Any) -> Any:
+    """A value of a file of another library as JSON: NaN and infinity become texts, and half a letter a question mark.
+
+    >>> as_json({"rate": float("nan"), "task": "lift \ud83d"})
+    {'rate': 'NaN', 'task': 'lift ?'}
+    """
+    return json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"), parse_constant=str)
+
+
 class Converted(Demonstrations):
     """The episodes of a data set whose steps are even, in the streams of a mapping. A read decodes its steps alone.
 
@@ -43,7 +52,8 @@ class Converted(Demonstrations):
     def episode_facts(self) -> Sequence[EpisodeFacts]:
         """(n,): the facts of each episode, which also note what the action is, unless that was noted before."""
         action = MAKERS[self.mapping.action.of]
-        return [replace(facts, notes={"action": action, **facts.notes}) for facts in self.dataset.episode_facts]
+        noted = [replace(facts, notes={"action": action, **facts.notes}) for facts in self.dataset.episode_facts]
+        return [EpisodeFacts.from_json(as_json(facts.to_json())) for facts in noted]
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Steps start .. stop of a stream, over all episodes in turn: (stop - start, *shape), in the stream's dtype.
@@ -68,7 +78,7 @@ class Converted(Demonstrations):
             for key in self.mapping.streams[name].keys
         ]
         rows = columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)
-        place = f"{self.path}: {self.dataset.episode_names[episode]}"
+        place = f"{self.path}: {self.dataset.episode_name(episode)}"
         check_finite(rows, stream, place, first=begin)
         return cast_unclipped(rows, stream, place)
 
@@ -78,7 +88,7 @@ class Converted(Demonstrations):
         shape = (stop - start, *column.shape)
         if rows.shape != shape or rows.dtype != column.dtype:
             raise ValueError(
-                f"{self.path}: {self.dataset.episode_names[episode]}, column {key!r}: rows {start} .. {stop} must be "
+                f"{self.path}: {self.dataset.episode_name(episode)}, column {key!r}: rows {start} .. {stop} must be "
                 f"{column.dtype} {shape}, got {rows.dtype} {rows.shape}: restore the episode from a copy"
             )
         if not is_image:

@@ -30,7 +30,7 @@ from .fingerprint import vector_digests
 from .image_codec import as_stored, frames_of_chunk
 from .store import DemonstrationStore
 
-PIECE_BYTES = 2**25
+PIECE_BYTES = 2**23
 """Steps are copied in pieces of at most so many bytes, or one at a time."""
 
 

@@ -225,8 +225,11 @@ def propose(dataset: ForeignDataset, *, rate: float | None = None) -> dict[str, 
     """A mapping of every column that a policy could use, as the content of a file. `UNSET` stands for what is unknown.
 
     A mapping that the data set keeps is proposed as it is. rate: instead of that of the data set, Hz.
+
+    Raises ValueError if what the data set keeps is no mapping.
     """
     if dataset.noted_mapping is not None:
+        DatasetMapping.from_json(dataset.noted_mapping, f"the mapping that {dataset.path} keeps")
         return {**dataset.noted_mapping} | ({} if rate is None else {"rate": rate})
     observations, actions, left_out = dict[str, StreamMapping](), list[Column](), dict[str, str]()
     for column in dataset.columns:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..specification import WORDS, Stream, nearest
+from ..specification import WORDS, Specification, Stream, nearest
 from .demonstrations import Demonstrations
 from .facts import EpisodeFacts
 
@@ -58,6 +58,14 @@ class Observing(Observed):
             if name not in streams:
                 raise ValueError(f"{self.path}: there is no observation {name!r} to observe: {nearest(name, streams)}")
         self.specification = whole.without(streams.keys() - set(names))
+
+
+def as_observed(demonstrations: Demonstrations, specification: Specification) -> Demonstrations:
+    """The episodes with those of their observations that a policy observes; as they are if it observes all or none."""
+    names = {stream.name for stream in specification.observations}
+    own = [stream.name for stream in demonstrations.specification.observations]
+    kept = [name for name in own if name in names]
+    return demonstrations if len(kept) in (0, len(own)) else Observing(demonstrations, kept)
 
 
 class Worded(Observed):

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess, _children  # pyright: ignore[reportAttributeAccessIssue, reportPrivateUsage, reportUnknownVariableType]
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple, TypeAlias
@@ -16,7 +17,7 @@ from ..envs.faults import one_line
 from ..realtime import end_with_parent
 
 END_S = 10.0
-"""Seconds that a process has to end once it has answered; torch takes one or two."""
+"""Seconds that a process has to end once it has answered or was killed; torch takes one or two."""
 
 Question: TypeAlias = Callable[..., Iterable[Any]]
 """What the child runs: importable there, and its answers can be pickled."""
@@ -42,11 +43,12 @@ def answers(question: Question, *arguments: Any, seconds: float) -> Iterator[Any
         try:
             while True:
                 if not ours.poll(seconds):
-                    yield NoAnswer(f"it did not return within {seconds:g} s")
+                    more = "" if _has_ended(process) else ", and no signal ends it, so a driver holds it"
+                    yield NoAnswer(f"it did not return within {seconds:g} s{more}")
                     return
                 try:
                     is_last, value = ours.recv()
-                except EOFError:
+                except (EOFError, OSError):  # it ended between two answers, or within one
                     process.join(END_S)
                     yield NoAnswer(f"it {_ended(process.exitcode)}{_last_line(Path(output.name))}")
                     return
@@ -55,8 +57,16 @@ def answers(question: Question, *arguments: Any, seconds: float) -> Iterator[Any
                     return
                 yield value
         finally:
-            process.kill()
-            process.join()
+            _has_ended(process)
+
+
+def _has_ended(process: BaseProcess) -> bool:
+    """Kill a process; whether it has ended. One that is within a call of a driver may never end."""
+    process.kill()
+    process.join(END_S)
+    if process.is_alive():
+        _children.discard(process)  # for which Python would wait at our own end
+    return not process.is_alive()
 
 
 def answer(question: Question, *arguments: Any, seconds: float) -> Any:

@@ -53,9 +53,7 @@ class Errors(NamedTuple):
         return {**table, "chunks": self.chunks}
 
 
-def measure_errors(
-    engine: Engine, demonstrations: Demonstrations, whole: Demonstrations, *, windows: int, seed: int = 0
-) -> Errors:
+def measure_errors(engine: Engine, demonstrations: Demonstrations, whole: Demonstrations, *, windows: int) -> Errors:
     """Predict `windows` chunks of each episode and compare.
 
     whole: the demonstrations whose actions have the range and the mean, of which these are some. Raises ValueError if
@@ -66,7 +64,7 @@ def measure_errors(
     span = np.where(span > TOLERANCE * np.abs(actions).max(axis=0).clip(min=1e-6), span, 0.0)
     middle, is_zero = actions.mean(axis=0), np.array([hold == "zero" for hold in action.hold] or False)
     sums, chunks = np.zeros((3, action.size)), 0
-    for episode, step, predicted, recorded in compared(engine, demonstrations, seed=seed, windows=windows):
+    for episode, step, predicted, recorded in compared(engine, demonstrations, seed=0, windows=windows):
         before = max(step - 1, demonstrations.bounds(episode)[0])
         (last,) = demonstrations.read("action", before, before + 1).astype(np.float64)
         guesses = predicted, middle, np.where(is_zero, 0.0, last)

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..envs.faults import one_line
-from .children import NoAnswer, answer
+from .children import END_S, NoAnswer, answer
 from .packages import installed
 from .report import Facts, Finding
 
@@ -24,9 +24,11 @@ SCENE = "<mujoco><worldbody><camera name='c' pos='0 0 1'/><geom size='.1'/></wor
 
 def look_at_torch(facts: Facts) -> Iterator[Finding]:
     """Whether torch loads, what it computes with, and whether it sees the GPUs of the driver."""
-    driver = gpus_of_driver()
-    reply = answer(torch_facts, seconds=TORCH_S)
-    facts["gpus of the driver"] = driver
+    facts["gpus of the driver"] = driver = gpus_of_driver()
+    if driver is None:
+        what = f"the driver does not answer: nvidia-smi did not return within {DRIVER_S:g} s"
+        yield Finding("problem", f"{what}, and whatever asks for a GPU may wait for ever", "restart the machine")
+    reply = answer(torch_facts, driver is not None, seconds=TORCH_S)
     if isinstance(reply, NoAnswer):
         facts["torch"] = None
         version = installed("torch")
@@ -35,15 +37,16 @@ def look_at_torch(facts: Facts) -> Iterator[Finding]:
         return
     facts |= reply
     yield Finding("ok", f"torch {reply['torch']}, {reply['instructions']}, {reply['threads']} threads")
-    yield from _gpus(reply["gpus"], driver, reply["cuda"])
+    if driver is not None:
+        yield from _gpus(reply["gpus"], driver, reply["cuda"])
 
 
-def torch_facts() -> Iterator[dict[str, Any]]:
+def torch_facts(may_ask_the_driver: bool, /) -> Iterator[dict[str, Any]]:
     """What torch says of itself, and whether each GPU computes."""
     import torch
 
     gpus: list[dict[str, Any]] = []
-    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+    for index in range(torch.cuda.device_count() if may_ask_the_driver and torch.cuda.is_available() else 0):
         free, whole = torch.cuda.mem_get_info(index)
         gpu = {"name": torch.cuda.get_device_name(index), "free": round(free / 1e9, 1), "memory": round(whole / 1e9, 1)}
         try:
@@ -61,17 +64,24 @@ def torch_facts() -> Iterator[dict[str, Any]]:
     }
 
 
-def gpus_of_driver() -> list[str]:
-    """The GPUs that NVIDIA's driver lists, with its version; empty without a driver that answers."""
+def gpus_of_driver() -> list[str] | None:
+    """The GPUs that NVIDIA's driver lists, with its version; empty without a driver, None if it does not answer."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
     command = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=DRIVER_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        query = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    except OSError:
         return []
-    return [line.strip() for line in done.stdout.splitlines() if line.strip()] if done.returncode == 0 else []
+    try:
+        listed, _ = query.communicate(timeout=DRIVER_S)
+    except subprocess.TimeoutExpired:
+        query.kill()
+        with suppress(subprocess.TimeoutExpired):  # `subprocess.run` would wait for it without an end
+            query.communicate(timeout=END_S)
+        return None
+    return [line.strip() for line in listed.splitlines() if line.strip()] if query.returncode == 0 else []
 
 
 def _gpus(gpus: list[dict[str, Any]], driver: list[str], cuda: str | None) -> Iterator[Finding]:

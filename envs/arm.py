@@ -156,7 +156,13 @@ class Arm(Manipulator):
 
 
 class PoseArm(Arm):
-    """An arm whose action is the pose of its hand and the opening of its gripper, as `gripper` holds them."""
+    """An arm whose action is the pose of its hand and the opening of its gripper, as `gripper` holds them.
+
+    Its position is in the frame of the world, where the task states the cube. Its orientation is relative to the foot:
+    in the frame of the world, the yaw of an arm that faces -x would jump between pi and -pi in the middle of its work.
+    So `policy.elements.Pose` computes the way between two poses in the hand's frame only for a foot that is not turned.
+    This foot is turned by pi: where the hand leans, the way leans to the other side. Its inverse is exact all the same.
+    """
 
     position = "gripper"
 

@@ -6,7 +6,7 @@ import hmac
 import socket
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import SplitResult, parse_qs, quote, urlsplit
 
 from .look import script_source
 
@@ -47,17 +47,17 @@ class Access:
 
     def refusal(self, path: str, host: str, origin: str | None, *, is_socket: bool) -> tuple[int, str]:
         """The status and the reason if a request is refused; (0, "") otherwise. host, origin: of its headers."""
-        address = urlsplit(path)
+        address = _split(path)
         if self.token is not None:
             tokens = parse_qs(address.query).get("token", [""])
             if not hmac.compare_digest(tokens[0].encode(errors="replace"), self.token.encode()):
                 return 401, f"this page needs its token: open the address that {self.printer} has printed\n"
-        elif urlsplit(f"//{host}").hostname not in (*LOOPBACK, self.host):
+        elif _split(f"//{host}").hostname not in (*LOOPBACK, self.host):
             return (
                 403,
                 f"this page is served to this machine alone: open the address that {self.printer} has printed\n",
             )
-        if is_socket and (origin is None or urlsplit(origin).netloc != host):
+        if is_socket and (origin is None or _split(origin).netloc != host):
             return 403, f"only the page itself may {self.purpose}\n"
         if address.path != ("/socket" if is_socket else "/"):
             return 404, "not found: only the page itself exists\n"
@@ -83,6 +83,14 @@ class Access:
                 del response.headers[name]
             response.headers[name] = value
         return response
+
+
+def _split(address: str) -> SplitResult:
+    """The parts of an address that somebody sent; none of one that is no address."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
 
 
 def listen(host: str, port: int, *, key: str) -> socket.socket:

@@ -108,7 +108,8 @@ class CsvFiles(ForeignDataset):
     def __init__(self, path: str | Path) -> None:
         self.path, self.metadata, self._files = Path(path), {}, _files(Path(path))
         self._table = _header(self._files[0])
-        self._clock = self._table.position(TIMES)
+        clock = self._table.position(TIMES)
+        self._clock = None if clock in self._table.texts else clock
         self._number = self._table.position(EPISODES)
         self._episodes, clocks = list[Episode](), list[_Clock]()
         for file in self._files:
@@ -166,22 +167,20 @@ class CsvFiles(ForeignDataset):
         return values
 
     def times(self, key: str, episode: int) -> NDArray[np.float64] | None:
-        """(L,): when each row of an episode was taken, s. None if the steps are even, or without a column of times."""
+        """(L,): when each row of an episode was taken, s. None without a column of times."""
         del key
-        if self.rate is not None or self._clock is None:
+        if self._clock is None:
             return None
         name = self._table.names[self._clock]
-        numbers = self._numbers(episode, 0, int(self.episode_lengths[episode]))
-        return numbers[:, self._table.numbers.index(self._clock)] * TIMES[name.lower()]
+        return self.read(name, episode, 0, int(self.episode_lengths[episode])) * TIMES[name.lower()]
 
     def files(self) -> Iterable[Path]:
         """The tables."""
         return self._files
 
-    @property
-    def episode_names(self) -> Sequence[str]:
-        """(n,): the file of each episode, or its number in a file."""
-        return [episode.name for episode in self._episodes]
+    def episode_name(self, episode: int) -> str:
+        """Its file, and its number there if there are several."""
+        return self._episodes[episode].name
 
 
 def _files(path: Path) -> list[Path]:

@@ -152,14 +152,10 @@ class Hdf5(ForeignDataset):
         """(n,): the attribute `seed` of each episode, or -1."""
         return np.array([episode.seed for episode in self._episodes], dtype=np.int64)
 
-    @property
-    def episode_names(self) -> Sequence[str]:
-        """(n,): the path of each episode in its file, behind the name of the file if there are several."""
-        is_named = len(self._files) > 1
-        return [
-            "/".join(filter(None, [episode.file.name if is_named or not episode.group else "", episode.group]))
-            for episode in self._episodes
-        ]
+    def episode_name(self, episode: int) -> str:
+        """Its path in its file, behind the name of the file if there are several."""
+        file, group = self._episodes[episode][:2]
+        return "/".join(filter(None, [file.name if len(self._files) > 1 or not group else "", group]))
 
 
 def _outcome(ending: Ending) -> str:
@@ -204,7 +200,7 @@ def _masks(root: Any) -> dict[str, list[str]]:
     masks = dict[str, list[str]]()
     if "mask" in root and is_group(folder := hdf5_arrays.child(root, "mask")):
         for filter_name, names in arrays(folder).items():
-            for name in names[:MOST_NAMES].ravel():
+            for name in hdf5_arrays.values(names, 0, min(len(names), MOST_NAMES)).ravel():
                 masks.setdefault(name.decode() if isinstance(name, bytes) else str(name), []).append(filter_name)
     return masks
 
@@ -264,7 +260,7 @@ def _ending(present: Mapping[str, Any], columns: Mapping[str, Stored]) -> Ending
     key = next((key for key in ("rewards", "reward") if key in columns and columns[key].shape in ((), (1,))), None)
     if key is None or present[key].dtype.kind not in "biuf":
         return Ending()
-    rewards = present[key][:].ravel()
+    rewards = hdf5_arrays.values(present[key], 0, columns[key].rows).ravel()
     return Ending(bool(np.isin(rewards, (0, 1)).all()), bool((rewards == 1).any()), bool(rewards[-1] == 1))
 
 
@@ -272,7 +268,7 @@ def _success(present: Mapping[str, Any], columns: Mapping[str, Stored]) -> str:
     """How an episode ended, if an array of truth values says so."""
     for key, kind in columns.items():
         if key.split("/")[-1] in SUCCESSES and kind.dtype == "bool" and kind.shape in ((), (1,)):
-            return "success" if bool(np.ravel(present[key][-1])[0]) else "failure"
+            return "success" if hdf5_arrays.values(present[key], kind.rows - 1, kind.rows).all() else "failure"
     return "unknown"
 
 

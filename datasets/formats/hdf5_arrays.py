@@ -113,10 +113,9 @@ def _fault(error: BaseException) -> str:
 
 def child(group: Any, name: str) -> Any:
     """A group or an array directly in a group. Raises ValueError if it is a link to elsewhere."""
-    import h5py
+    from h5py.h5l import TYPE_HARD
 
-    link = group.get(name, getlink=True)
-    if not isinstance(link, h5py.HardLink):
+    if group.id.links.get_info(name.encode(errors="surrogateescape")).type != TYPE_HARD:
         raise Refusal(
             f"{group.file.filename}: {_name(group, name)} is a link, and links are not followed: copy what it names to "
             "its place (h5py: Group.copy with expand_soft=True, expand_external=True)"
@@ -209,7 +208,7 @@ def stored(array: Any) -> Stored:
         or (dtype.kind == "S" and not shape and dtype.itemsize >= SMALLEST_PICTURE)
         or (h5py.check_vlen_dtype(dtype) == np.uint8 and not shape)
     )
-    if may_be_pictures and rows and (name := picture_format(first := _bytes(array[0]))):
+    if may_be_pictures and rows and (name := picture_format(first := _bytes(values(array, 0, 1)[0]))):
         return Stored(rows, _refused(picture_shape, first, f"{_place(array)}, row 0"), "uint8", name)
     return Stored(rows, tuple(shape), _dtype(dtype))
 
@@ -233,10 +232,10 @@ def _bytes(row: Any) -> bytes:
     return row if isinstance(row, bytes) else np.asarray(row).tobytes()
 
 
-def _refused(function: Any, *arguments: Any) -> Any:
+def _refused(function: Any, *arguments: Any, **options: Any) -> Any:
     """What a function returns that names places itself."""
     try:
-        return function(*arguments)
+        return function(*arguments, **options)
     except ValueError as error:
         raise Refusal(str(error)) from error
 
@@ -248,8 +247,7 @@ def read(array: Any, kind: Stored, start: int, stop: int) -> NDArray[Any]:
     if stop > array.shape[0]:
         raise Refusal(f"{place} must have {stop} rows or more, got {array.shape[0]}: restore the file from a copy")
     try:
-        _require_no_bomb(array, start, stop)
-        rows = array[start:stop]
+        rows = values(array, start, stop)
     except Refusal:
         raise
     except DAMAGE as error:
@@ -259,8 +257,14 @@ def read(array: Any, kind: Stored, start: int, stop: int) -> NDArray[Any]:
         return np.ascontiguousarray(rows, dtype=kind.dtype)
     images = np.empty((stop - start, *kind.shape), dtype=np.uint8)
     for index, row in enumerate(rows):
-        images[index] = _refused(decoded, _bytes(row), kind.shape, f"{place}, row {start + index}")
+        images[index] = _refused(decoded, _bytes(row), f"{place}, row {start + index}", shape=kind.shape)
     return images
+
+
+def values(array: Any, start: int, stop: int) -> NDArray[Any]:
+    """Rows start .. stop as they are stored. Raises ValueError for a chunk that would fill the memory."""
+    _require_no_bomb(array, start, stop)
+    return array[start:stop]
 
 
 def _require_no_bomb(array: Any, start: int, stop: int) -> None:

@@ -94,9 +94,9 @@ class ForeignDataset(ABC):
         """Every file that the rows, the lengths and the facts depend on."""
 
     def times(self, key: str, episode: int) -> NDArray[np.float64] | None:
-        """(L,): when each row of a column was taken, s. None if its steps are even, one for each step of the episode.
+        """(L,): when each row of a column was taken, s. None if nobody noted it.
 
-        A data set with times is read through `formats.resampled`, which evens them.
+        A data set with times is read through `formats.resampled`, unless its `rate` is the one that is wanted.
         """
         del key, episode
 
@@ -115,10 +115,9 @@ class ForeignDataset(ABC):
         """(n,): the seed of each episode's environment, -1 if it is unknown."""
         return np.full(len(self.episode_lengths), -1, dtype=np.int64)
 
-    @property
-    def episode_names(self) -> Sequence[str]:
-        """(n,): what each episode is called there, for messages."""
-        return [f"episode {index}" for index in range(len(self.episode_lengths))]
+    def episode_name(self, episode: int) -> str:
+        """What an episode is called there, for messages."""
+        return f"episode {episode}"
 
     def column(self, key: str) -> Column:
         """The column `key`. Raises ValueError, suggesting the nearest key, if it does not exist."""

@@ -24,6 +24,9 @@ INFO = "meta/info.json"
 UNNAMED = "__index_level_0__"
 """What pandas calls the texts of the tasks if they are an index without a name, as in some versions of LeRobot."""
 
+TEXTS = (UNNAMED, "task", "tasks")
+"""The columns of tables in `meta/` that hold no numbers."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -229,7 +232,10 @@ def _columns(file: Path) -> list[str]:
 
 
 def _table(file: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """The rows of a table. Raises ValueError if it is damaged, lacks a column, or has an empty entry."""
+    """The rows of a table, all columns of numbers but the texts. Raises ValueError for one that is damaged.
+
+    It lacks a column, or it has an entry that is empty or of another type.
+    """
     if missing := [name for name in columns if name not in _columns(file)]:
         raise ValueError(f"{file} has no column {missing[0]!r}: restore it from a copy")
     with open_parquet(file) as table, reading(file):
@@ -237,6 +243,11 @@ def _table(file: Path, columns: list[str]) -> Iterator[dict[str, Any]]:
             for row in batch.to_pylist():
                 if empty := [name for name in columns if row[name] is None]:
                     raise ValueError(f"{file}: {empty[0]!r} is empty in a row: restore it from a copy")
+                wrong = [name for name in columns if name not in TEXTS and not isinstance(row[name], int | float)]
+                if wrong:
+                    raise ValueError(
+                        f"{file}: {wrong[0]!r} must be a number, got {row[wrong[0]]!r:.40}: restore it from a copy"
+                    )
                 yield row
 
 

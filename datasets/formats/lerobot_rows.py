@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .pictures import decoded
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -176,19 +177,7 @@ def numbers(values: Any, shape: tuple[int, ...], dtype: str, place: str) -> NDAr
 
 def image(row: Any, shape: tuple[int, ...], place: str) -> NDArray[np.uint8]:
     """The image (H, W, C) in a row, PNG or JPEG. Raises ValueError if it is damaged or of another shape."""
-    from PIL import Image
-
     content = row.get("bytes") if isinstance(row, dict) else None
     if not isinstance(content, bytes):
         raise ValueError(f"{place} must hold the bytes of an image, got {row!r:.100}: embed the images in the table")
-    try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as opened:
-            got = (opened.height, opened.width, len(opened.getbands()))
-            if got == shape and opened.mode in ("L", "RGB", "RGBA"):
-                return np.asarray(opened).reshape(shape)
-            mode = opened.mode
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{place} holds a damaged image ({_line(error)}): restore it from a copy") from error
-    raise ValueError(
-        f"{place} must hold images of 8 bits and shape {shape}, got {got} ({mode}): correct the shape in info.json"
-    )
+    return decoded(content, place.removesuffix(","), shape=shape)

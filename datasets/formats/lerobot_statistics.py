@@ -27,7 +27,7 @@ class VectorStatistics:
         self._count, self._stride, self._most = 0, 1, max(SAMPLE_BYTES // (8 * size), 2)
         self._low, self._high = np.full(size, math.inf), np.full(size, -math.inf)
         self._mean, self._squares = np.zeros(size), np.zeros(size)
-        self._kept = list[NDArray[np.float64]]()
+        self._kept, self._num_kept = list[NDArray[np.float64]](), 0
 
     def add(self, rows: NDArray[Any]) -> None:
         """Count rows (L, D), L > 0, which follow those before. Means are joined as in Chan, Golub and LeVeque 1979."""
@@ -37,9 +37,11 @@ class VectorStatistics:
         shift = values.mean(0) - self._mean
         self._squares += ((values - values.mean(0)) ** 2).sum(0) + shift**2 * (before * len(values) / self._count)
         self._mean = self._mean + shift * (len(values) / self._count)
-        self._kept.append(values[-before % self._stride :: self._stride])
-        while sum(map(len, self._kept)) > self._most:
-            self._kept, self._stride = [np.concatenate(self._kept)[::2]], self._stride * 2
+        self._kept.append(values[-before % self._stride :: self._stride].copy())  # a view would keep all rows
+        self._num_kept += len(self._kept[-1])
+        while self._num_kept > self._most:
+            self._kept, self._stride = [np.concatenate(self._kept)[::2].copy()], self._stride * 2
+            self._num_kept = len(self._kept[0])
 
     def result(self) -> dict[str, list[Any]]:
         """Statistic -> its value for each dimension."""

@@ -185,10 +185,9 @@ class Mcap(ForeignDataset):
             if episode.is_dir():
                 yield episode / METADATA
 
-    @property
-    def episode_names(self) -> Sequence[str]:
-        """(n,): the name of each file or folder."""
-        return self._names
+    def episode_name(self, episode: int) -> str:
+        """The name of its file or folder."""
+        return self._names[episode]
 
     @property
     def episode_facts(self) -> Sequence[EpisodeFacts]:

@@ -7,9 +7,12 @@ file is decompressed as a whole.
 
 from __future__ import annotations
 
+import lzma
+import math
 import re
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .interface import ACTION, OBSERVATION, Column, ForeignDataset
+
+DAMAGE = (
+    *(ValueError, OSError, EOFError, KeyError, SyntaxError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
+"""Errors of numpy and zipfile about damaged files."""
 
 ACTIONS = ("action", "actions", "act")
 """Names of columns that are proposed as the action."""
@@ -61,10 +70,9 @@ class NumpyFiles(ForeignDataset):
         for path in self._episodes:
             yield from sorted(path.glob("*.npy")) if path.is_dir() else [path]
 
-    @property
-    def episode_names(self) -> Sequence[str]:
-        """(n,): the name of each file or folder."""
-        return [path.name for path in self._episodes]
+    def episode_name(self, episode: int) -> str:
+        """The name of its file or folder."""
+        return self._episodes[episode].name
 
 
 def _episodes(path: Path) -> list[Path]:
@@ -86,7 +94,7 @@ def _episodes(path: Path) -> list[Path]:
 
 def natural(path: Path) -> list[Any]:
     """A key that sorts names by the numbers in them: episode_2 before episode_10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
 def _headers(episode: Path) -> dict[str, tuple[tuple[int, ...], str]]:
@@ -99,13 +107,14 @@ def _headers(episode: Path) -> dict[str, tuple[tuple[int, ...], str]]:
         with zipfile.ZipFile(episode) as archive:
             for name in archive.namelist():
                 with archive.open(name) as member:
-                    version = np.lib.format.read_magic(member)
-                    headers_of = np.lib.format
-                    is_first = version == (1, 0)
-                    read = headers_of.read_array_header_1_0 if is_first else headers_of.read_array_header_2_0
-                    shape, _, dtype = read(member)
+                    form = np.lib.format
+                    is_first = form.read_magic(member) == (1, 0)
+                    shape, _, dtype = (form.read_array_header_1_0 if is_first else form.read_array_header_2_0)(member)
+                    begin, size = member.tell(), archive.getinfo(name).file_size
+                if not dtype.hasobject and size != begin + math.prod(shape) * dtype.itemsize:
+                    raise ValueError(f"{name} must hold {dtype.name} {shape}, and has {size - begin} bytes")
                 headers[name.removesuffix(".npy")] = (shape, _named(dtype))
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
+    except DAMAGE as error:
         raise ValueError(f"{episode} is no whole .npz file of arrays ({error}): restore it from a copy") from error
     return headers
 
@@ -122,7 +131,7 @@ def _opened(file: Path, key: str | None = None) -> NDArray[Any]:
             return np.load(file, mmap_mode="r", allow_pickle=False)
         with np.load(file, allow_pickle=False) as archive:
             return np.asarray(archive[key])
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, SyntaxError) as error:
+    except DAMAGE as error:
         name = f"{file}" if key is None else f"{file}: {key}"
         raise ValueError(f"{name} is no whole array of numbers ({error}): restore it from a copy") from error
 

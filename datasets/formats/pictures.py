@@ -32,16 +32,19 @@ def picture_shape(content: bytes, place: str) -> tuple[int, int, int]:
         return _shape(picture, place)
 
 
-def decoded(content: bytes, shape: tuple[int, ...], place: str) -> NDArray[np.uint8]:
+def decoded(content: bytes, place: str, *, shape: tuple[int, ...] | None = None) -> NDArray[np.uint8]:
     """The image in a file: (H, W, C). Bytes behind the end of the image are ignored.
 
-    Raises ValueError, naming its place, if it is damaged or has another shape.
+    Raises ValueError, naming its place, if it is damaged or has another shape than `shape`.
     """
     with _opened(content, place) as picture:
-        if (present := _shape(picture, place)) != shape:
-            raise ValueError(f"{place}: the image must be {shape} as the first one, got {present}")
+        present = _shape(picture, place)
+        if shape not in (None, present):
+            raise ValueError(
+                f"{place}: the image must have the shape {shape}, got {present}: correct the description, or restore it"
+            )
         try:
-            return np.asarray(picture).reshape(shape)
+            return np.asarray(picture).reshape(present)
         except (OSError, SyntaxError, ValueError) as error:
             raise ValueError(f"{place}: the image is damaged ({error}): restore it from a copy") from error
 

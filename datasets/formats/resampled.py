@@ -9,8 +9,9 @@ What a step holds is what a policy would have had at that moment:
   policy does, which acts on a moment that all its sensors have reached.
 - An action is the newest command at or before the step. Later commands were not known then, and values between two
   commands were never commanded. A column of commands is held also where it is observed.
-- Four dimensions whose labels end in qx, qy, qz, qw are a quaternion. They are interpolated linearly along the shorter
-  way and normalised, which is a rotation between two close readings. A reading that is used alone stays as it is.
+- Angles and quaternions are interpolated linearly along the shorter way, and quaternions are normalised, so that two
+  close readings have a rotation between them. A reading that is used alone stays as it is. The mapping's `kinds` say
+  what is an angle or a quaternion. Without them, four dimensions whose labels end in qx, qy, qz, qw are a quaternion.
 
 Where a column is silent for longer than `longest_hole`, the episode ends, and goes on behind the hole as another part.
 
@@ -51,6 +52,9 @@ EQUAL_S = 1e-9
 SAME_RATE = 0.05
 """Differences are taken over as they are if their rate differs from that of the steps by at most this share."""
 
+ANGLES = ("angle", "roll_pitch_yaw")
+"""Kinds whose dimensions are angles modulo a turn, beside `euler_AAA_BBB`."""
+
 _QUATERNION = ("qx", "qy", "qz", "qw")
 
 
@@ -82,13 +86,13 @@ class _Part:
 
 
 def evened(dataset: ForeignDataset, mapping: DatasetMapping) -> ForeignDataset:
-    """The data set itself if the columns that a mapping uses have no times; otherwise with even steps.
+    """The data set with the even steps of a mapping: itself if it has them already, or if its columns have no times.
 
     Raises ValueError if a column does not exist, and the errors of `Resampled`.
     """
     keys = [dataset.column(key).key for key in _keys(mapping)]
-    has_times = mapping.kind == dataset.kind and any(dataset.times(key, 0) is not None for key in keys)
-    return Resampled(dataset, mapping) if has_times else dataset
+    is_even = mapping.kind != dataset.kind or dataset.rate == mapping.rate
+    return dataset if is_even or all(dataset.times(key, 0) is None for key in keys) else Resampled(dataset, mapping)
 
 
 def _keys(mapping: DatasetMapping) -> list[str]:
@@ -109,6 +113,7 @@ class Resampled(ForeignDataset):
         self.action_meaning, self._dataset, self._mapping = dataset.action_meaning, dataset, mapping
         self._held = set() if mapping.action.is_next else set(mapping.action.keys)
         episodes, keys = range(len(dataset.episode_lengths)), _keys(mapping)
+        self._turning = {key: _turning(key, mapping, dataset) for key in keys}
         self._times = {(key, episode): self._checked_times(key, episode) for episode in episodes for key in keys}
         self._holes, self._num_short = dict[int, list[tuple[float, float, str]]](), 0
         self._parts = [part for episode in episodes for part in self._split(episode, keys)]
@@ -123,7 +128,7 @@ class Resampled(ForeignDataset):
         return False
 
     def _place(self, key: str, episode: int) -> str:
-        return f"{self.path}: {self._dataset.episode_names[episode]}, column {key!r}"
+        return f"{self.path}: {self._dataset.episode_name(episode)}, column {key!r}"
 
     def _checked_times(self, key: str, episode: int) -> NDArray[np.float64]:
         """When each row of a column was taken, s. Raises ValueError if nobody can say which row comes when."""
@@ -163,7 +168,7 @@ class Resampled(ForeignDataset):
         self._num_short += len(parts) - len(kept)
         if not kept:
             raise ValueError(
-                f"{self.path}: {self._dataset.episode_names[episode]} has less than {FEWEST_STEPS} steps at "
+                f"{self.path}: {self._dataset.episode_name(episode)} has less than {FEWEST_STEPS} steps at "
                 f"{self.rate:g} Hz between holes longer than longest_hole={self._mapping.longest_hole:g} s: raise "
                 "longest_hole or the rate, or leave out the columns that are silent"
             )
@@ -203,13 +208,17 @@ class Resampled(ForeignDataset):
             return self._picked(key, part.episode, _alone(rule, times, moments))
         rows = self._picked(key, part.episode, np.concatenate([earlier, later]))
         before, after = rows[: len(moments)], rows[len(moments) :]
-        quaternions = _quaternions(self.column(key).labels) if rows.ndim == 2 else []
+        shape, share = (len(moments), *rows.shape[1:]), share.astype(rows.dtype)[:, None]
+        before, after = before.reshape(len(moments), -1), after.reshape(len(moments), -1)
+        quaternions, angles = self._turning[key]
         for first in quaternions:
             _take_shorter_way(before[:, first : first + 4], after[:, first : first + 4])
-        values = interpolated(before, after, share.astype(rows.dtype).reshape(-1, *[1] * (rows.ndim - 1)))
+        values = interpolated(before, after, share)
         for first in quaternions:
             _normalise(values[:, first : first + 4], earlier != later)
-        return values
+        for index in angles:
+            values[:, index] = _between_angles(before[:, index], after[:, index], share[:, 0])
+        return values.reshape(shape)
 
     def _picked(self, key: str, episode: int, index: NDArray[np.int64]) -> NDArray[Any]:
         """These rows of a column of the data set, of which neighbours are read at once."""
@@ -278,11 +287,10 @@ class Resampled(ForeignDataset):
         seeds = self._dataset.episode_seeds
         return np.array([-1 if part.number else seeds[part.episode] for part in self._parts], dtype=np.int64)
 
-    @property
-    def episode_names(self) -> Sequence[str]:
-        """(n,): the names there, with the number of the part if holes split the episode."""
-        names = self._dataset.episode_names
-        return [names[part.episode] + (f" part {part.number + 1}" if part.parts > 1 else "") for part in self._parts]
+    def episode_name(self, episode: int) -> str:
+        """Its name there, with the number of the part if holes split the episode."""
+        part = self._parts[episode]
+        return self._dataset.episode_name(part.episode) + (f" part {part.number + 1}" if part.parts > 1 else "")
 
     @property
     def summary(self) -> list[str]:
@@ -300,7 +308,7 @@ class Resampled(ForeignDataset):
         holes = [(episode, *hole) for episode, holes in self._holes.items() for hole in holes]
         if holes:
             episode, begin, end, key = holes[0]
-            name = self._dataset.episode_names[episode]
+            name = self._dataset.episode_name(episode)
             lines.append(
                 f"  {len(holes)} holes longer than {self._mapping.longest_hole:g} s make {len(self._parts)} episodes "
                 f"of {len(self._holes)}; the first: {name}, {key} is silent from {begin:.6g} s to {end:.6g} s"
@@ -349,8 +357,30 @@ def _alone(rule: str, times: NDArray[np.float64], moments: NDArray[np.float64]) 
     return np.where(share > 0.5, later, earlier)
 
 
+def _turning(key: str, mapping: DatasetMapping, dataset: ForeignDataset) -> tuple[list[int], list[int]]:
+    """The first dimensions of the quaternions in a column, and its angles."""
+    column = dataset.column(key)
+    for stream, mapped in zip(mapping.specification(dataset).streams, mapping.streams.values(), strict=True):
+        if key not in mapped.keys or not stream.kinds:
+            continue
+        begin = sum(math.prod(dataset.column(other).shape) for other in mapped.keys[: mapped.keys.index(key)])
+        own = list(enumerate(stream.kinds[begin : begin + math.prod(column.shape)]))
+        quaternions = [index for index, kind in own if kind.startswith("quaternion")]
+        return quaternions[::4], [index for index, kind in own if kind in ANGLES or kind.startswith("euler")]
+    return _quaternions(column.labels), []
+
+
+def _between_angles(before: NDArray[Any], after: NDArray[Any], share: NDArray[Any]) -> NDArray[Any]:
+    """Angles (n,) a share of the shorter way round, in the turn of the readings: from -pi on, or from 0 on."""
+    turns = np.round((after - before) / (2 * math.pi))
+    values = before + share * (after - 2 * math.pi * turns - before)
+    least = np.where(np.maximum(before, after) > math.pi, 0.0, -math.pi)
+    wrapped = values - 2 * math.pi * np.floor((values - least) / (2 * math.pi))
+    return np.where(turns == 0, values, wrapped).astype(after.dtype)
+
+
 def _quaternions(labels: Sequence[str]) -> list[int]:
-    """The first dimensions of the quaternions in a vector.
+    """The first dimensions of the quaternions in a vector, by the names of its dimensions.
 
     >>> _quaternions(["x", "tool.qx", "tool.qy", "tool.qz", "tool.qw"])
     [1]

@@ -6,15 +6,13 @@ REP 103.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-LARGEST_IMAGE = 2**28
-"""Bytes of the largest image that is decoded."""
+from .pictures import decoded, picture_format
 
 ENCODINGS = {"rgb8": 3, "bgr8": 3, "mono8": 1}
 """Encoding of an Image -> its channels."""
@@ -94,25 +92,10 @@ def _image(message: Any) -> dict[str, Row]:
 
 
 def _compressed(message: Any) -> dict[str, Row]:
-    from PIL.JpegImagePlugin import JpegImageFile
-    from PIL.PngImagePlugin import PngImageFile
-
     content = bytes(message.data)
-    kinds = {b"\xff\xd8": ("jpeg", JpegImageFile), b"\x89P": ("png", PngImageFile)}
-    if content[:2] not in kinds:
+    if not (name := picture_format(content)):
         raise ValueError(f"its images ({message.format!r}) are neither JPEG nor PNG")
-    name, kind = kinds[content[:2]]
-    try:
-        with kind(io.BytesIO(content)) as picture:  # `Image.open` would warn of large images before their size is known
-            if picture.mode not in ("RGB", "L") or 3 * picture.size[0] * picture.size[1] > LARGEST_IMAGE:
-                raise ValueError(
-                    f"its {name} of {picture.size[0]} x {picture.size[1]} pixels ({picture.mode}) is neither RGB nor "
-                    f"8 bits of grey, or larger than {LARGEST_IMAGE} bytes"
-                )
-            image: Any = np.asarray(picture)
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"its {name} is damaged: {error}") from error
-    return {"": Row(image if image.ndim == 3 else image[:, :, None], note=name)}
+    return {"": Row(decoded(content, f"its {name}"), note=name)}
 
 
 TYPES = {

@@ -1,15 +1,18 @@
 """`recede convert`: what there is, a mapping to edit, a store, and its proof."""
 
 import json
+import math
 import os
 import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace as Message
 
+import h5py
 import numpy as np
 import pytest
 from foreign_data import rows, write_npz
+from lerobot_data import write_v3
 from mcap_data import in_turn, joints, write
 from recede.datasets.store import DemonstrationStore
 from stores import files
@@ -87,6 +90,25 @@ def test_what_is_guessed_is_told(recede, arrays):
     result = recede("convert", "arrays", "out=a.zarr", "verify=true")
     assert result.status == 2
     assert "a.zarr: stream 'action' of episode 0 is not what arrays holds, so one of them has changed" in result.err
+
+
+def test_what_no_file_can_hold_becomes_text_and_another_rate_than_the_noted_one_is_told(recede):
+    with h5py.File("a.hdf5", "w") as file:
+        group = file.create_group("data/demo_0")
+        group["actions"], group["obs/x"] = np.zeros((4, 2)), np.zeros((4, 2))
+        group.attrs["ep_meta"] = json.dumps({"lang": "lift \ud83d"})
+        file["data"].attrs["fps"] = 10
+    result = recede("convert", "a.hdf5", "out=a.zarr", "rate=20")
+    assert result.status == 0, result.err
+    assert "notes 10 steps a second and no times, and the mapping says 20: every step is kept" in result.out
+    assert DemonstrationStore.open("a.zarr").episode_facts[0].sentence == "lift ?"
+    write_v3(Path("lerobot"), lengths=(3,), files=((0,),))
+    info = json.loads(Path("lerobot/meta/info.json").read_text()) | {"offset": math.nan}
+    Path("lerobot/meta/info.json").write_text(json.dumps(info))
+    result = recede("convert", "lerobot", "out=b.zarr")
+    assert result.status == 0, result.err
+    assert "no times" not in result.out
+    assert DemonstrationStore.open("b.zarr").provenance["sources"][0]["metadata"]["offset"] == "NaN"
 
 
 @pytest.mark.slow

@@ -1,11 +1,15 @@
 """Data sets of other libraries become demonstrations under a mapping, and every value arrives."""
 
+import io
 import json
+import random
 import re
+import zipfile
 
 import numpy as np
 import pytest
-from foreign_data import rows, write_npy, write_npz
+from damage import fate
+from foreign_data import names_of, rows, write_npy, write_npz
 from recede.datasets.check import check_demonstrations
 from recede.datasets.converted import Converted
 from recede.datasets.copying import copy, verify
@@ -157,6 +161,41 @@ def test_a_damaged_or_odd_source_is_refused_with_its_file(tmp_path, damage, mess
     damage(folder)
     with pytest.raises(ValueError, match=re.escape(message)):
         open_foreign(folder)
+
+
+def test_random_damage_to_compressed_arrays_is_read_or_refused_in_one_line(tmp_path):
+    folder, fates = tmp_path / "episodes", list[str]()
+    folder.mkdir()
+    np.savez_compressed(folder / "0.npz", **rows(0, 40))
+    whole = (folder / "0.npz").read_bytes()
+    for seed in range(25):
+        damaged, place = bytearray(whole), random.Random(seed).randrange(len(whole))
+        damaged[place] ^= 0xFF
+        (folder / "0.npz").write_bytes(damaged)
+
+        def read():
+            dataset = open_foreign(folder)
+            for column in dataset.columns:
+                dataset.read(column.key, 0, 0, 40)
+
+        fates.append(fate(read, "convert"))
+    assert any("no whole array of numbers" in line for line in fates)
+
+
+def test_an_array_that_claims_more_values_than_it_has_is_refused_before_it_takes_memory(tmp_path):
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (10**13, 3)})
+    (tmp_path / "episodes").mkdir()
+    with zipfile.ZipFile(tmp_path / "episodes/0.npz", "w") as archive:
+        archive.writestr("action.npy", header.getvalue() + bytes(100))
+    with pytest.raises(ValueError, match=r"0\.npz is no whole .*action.npy must hold float64 .* and has 100 bytes"):
+        open_foreign(tmp_path / "episodes")
+
+
+def test_a_digit_that_is_no_number_is_a_letter_of_a_name(tmp_path):
+    folder = write_npz(tmp_path / "episodes")
+    (folder / "episode_8.npz").rename(folder / "episode_8².npz")
+    assert names_of(open_foreign(folder))[-1] == "episode_10.npz"
 
 
 def test_a_pickle_is_never_loaded(tmp_path):

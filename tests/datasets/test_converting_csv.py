@@ -7,10 +7,12 @@ import tracemalloc
 import numpy as np
 import pytest
 from damage import fate, spoil
+from foreign_data import names_of
 from recede.datasets.check import check_demonstrations
 from recede.datasets.converted import Converted
 from recede.datasets.copying import copy, verify
 from recede.datasets.formats.recognising import open_foreign
+from recede.datasets.formats.resampled import evened
 from recede.datasets.mapping import UNSET, DatasetMapping, propose
 from recede.datasets.store import DemonstrationStore
 
@@ -65,7 +67,8 @@ def test_every_value_arrives(layout, request, tmp_path):
     demonstrations = converted(path)
     check_demonstrations(demonstrations)
     assert demonstrations.dataset.rate == 30
-    assert demonstrations.dataset.times("gripper", 0) is None
+    np.testing.assert_allclose(demonstrations.dataset.times("gripper", 0), np.arange(LENGTHS[0]) / 30)
+    assert evened(demonstrations.dataset, demonstrations.mapping) is demonstrations.dataset
     assert demonstrations.episode_lengths.tolist() == list(LENGTHS)
     streams = {stream.name: stream for stream in demonstrations.specification.streams}
     assert list(streams) == ["tip", "joint", "gripper", "action"]
@@ -81,8 +84,8 @@ def test_every_value_arrives(layout, request, tmp_path):
 
 
 def test_episodes_have_names(folder, table):
-    assert open_foreign(folder).episode_names == ["run_8.csv", "run_9.csv", "run_10.csv"]
-    assert open_foreign(table).episode_names[1] == "all.csv, episode 1"
+    assert names_of(open_foreign(folder)) == ["run_8.csv", "run_9.csv", "run_10.csv"]
+    assert open_foreign(table).episode_name(1) == "all.csv, episode 1"
 
 
 @pytest.mark.parametrize(
@@ -204,6 +207,22 @@ def test_random_damage_is_read_or_refused_in_one_line(tmp_path):
         fates.append(fate(lambda: converted(path, rate=30).read("action"), "convert"))
     assert "" in fates
     assert any("line" in line for line in fates)
+
+
+def test_even_steps_of_another_rate_are_resampled(folder):
+    dataset = open_foreign(folder)
+    mapping = DatasetMapping.from_json(propose(dataset, rate=10), "the proposal")
+    demonstrations = Converted(evened(dataset, mapping), mapping)
+    assert demonstrations.episode_lengths.tolist() == [-(-length // 3) for length in LENGTHS]
+    np.testing.assert_allclose(demonstrations.episode(0)["action"], converted(folder).episode(0)["action"][::3])
+
+
+def test_times_in_words_are_no_times(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("time,action\n2024-01-01T10:00:00,1\n2024-01-01T10:00:01,2\n")
+    dataset = open_foreign(path)
+    assert (dataset.rate, dataset.times("action", 0)) == (None, None)
+    assert dataset.read("action", 0, 0, 2).tolist() == [1, 2]
 
 
 def test_memory_grows_with_the_rows_alone(tmp_path):

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from damage import fate, spoil
+from foreign_data import names_of
 from hdf5_data import ENV_ARGS, LENGTHS, demo, write_aloha, write_maniskill, write_robomimic
 from PIL import Image
 from recede.datasets.check import check_demonstrations
@@ -58,7 +59,7 @@ def test_what_robomimic_notes_is_kept(lift):
     dataset = open_foreign(lift)
     assert dataset.metadata == {"env_args": ENV_ARGS, "total": 21}
     assert dataset.action_meaning == ["difference"] * 6 + ["target"]
-    assert dataset.episode_names == ["data/demo_8", "data/demo_9", "data/demo_10"]
+    assert names_of(dataset) == ["data/demo_8", "data/demo_9", "data/demo_10"]
     assert [facts.outcome for facts in dataset.episode_facts] == ["success"] * 3
     assert "model_file" not in dataset.episode_facts[0].notes
     train = selected(converted(lift), "notes.mask.train=true")
@@ -91,7 +92,7 @@ def test_a_folder_of_aloha(tmp_path, is_compressed):
     assert propose(open_foreign(folder))["rate"] == UNSET
     demonstrations = converted(folder, rate=50)
     check_demonstrations(demonstrations)
-    assert demonstrations.dataset.episode_names == ["episode_8.hdf5", "episode_9.hdf5", "episode_10.hdf5"]
+    assert names_of(demonstrations.dataset) == ["episode_8.hdf5", "episode_9.hdf5", "episode_10.hdf5"]
     for index, length in enumerate(LENGTHS):
         episode = demonstrations.episode(index)
         with h5py.File(folder / f"episode_{index + 8}.hdf5") as file:
@@ -122,7 +123,7 @@ def test_several_files_of_libero_are_one_data_set_with_a_sentence_each(tmp_path)
             file["data"].attrs["problem_info"] = json.dumps({"language_instruction": text})
     dataset = open_foreign(tmp_path)
     assert [facts.sentence for facts in dataset.episode_facts] == ["push the plate"] * 2 + ["open the drawer"] * 2
-    assert dataset.episode_names[2] == "b.hdf5/data/demo_8"
+    assert dataset.episode_name(2) == "b.hdf5/data/demo_8"
     assert dataset.metadata["env_args"] == ENV_ARGS
     assert dataset.metadata["files"]["a.hdf5"]["problem_info"] == {"language_instruction": "push the plate"}
 
@@ -363,7 +364,10 @@ def test_a_value_that_is_not_finite_is_named_with_its_episode(lift):
     [
         (lambda image: image[: len(image) // 2], "row 2: the image is damaged"),
         (lambda image: b"\0" * len(image), "row 2: there must be an image"),
-        (lambda image: image.replace(b"\x00\x18\x00\x14", b"\x00\x18\x00\x15", 1), r"row 2: .* \(24, 20, 3\) .*24, 21"),
+        (
+            lambda image: image.replace(b"\x00\x18\x00\x14", b"\x00\x18\x00\x15", 1),
+            r"row 2: .* \(24, 20, 3\), got \(24, 21",
+        ),
         (lambda image: image.replace(b"\x00\x18\x00\x14", b"\xff\x00\xff\x00", 1), "row 2: .* at most 268435456 bytes"),
     ],
 )
@@ -408,6 +412,20 @@ def test_a_chunk_that_would_fill_the_memory_is_refused(tmp_path):
     assert not dataset.read("image", 0, 0, 5).any()
     with pytest.raises(ValueError, match=r"episode.h5: /image, row 5 is damaged \(a chunk has 2400 bytes"):
         dataset.read("image", 0, 4, 6)
+
+
+@pytest.mark.parametrize(("key", "row"), [("rewards", ()), ("success", ()), ("obs/image", (100,)), ("mask/train", ())])
+def test_a_chunk_that_would_fill_the_memory_is_refused_when_the_file_is_opened(tmp_path, key, row):
+    bomb, path = zlib.compress(bytes(2**24)), tmp_path / "episode.h5"
+    with h5py.File(path, "w") as file:
+        file["data/demo_0/actions"] = np.zeros((10, 2))
+        file["data"].attrs["env_args"] = "{}"
+        name = key if key.startswith("mask") else f"data/demo_0/{key}"
+        dtype = {"success": "bool", "rewards": "f8"}.get(key, "S70" if key.startswith("mask") else "u1")
+        array = file.create_dataset(name, (10, *row), dtype, chunks=(10, *row), compression="gzip")
+        array.id.write_direct_chunk((0,) * array.ndim, bomb)
+    with pytest.raises(ValueError, match=rf"episode.h5: /{name}, row 0 is damaged .* this one becomes more"):
+        Hdf5(path)
 
 
 def test_memory_grows_with_the_rows_alone(tmp_path):

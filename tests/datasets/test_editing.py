@@ -1,5 +1,8 @@
 """Edited demonstrations keep every promise, and a copy is what was to be written, or it is none."""
 
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +11,7 @@ from recede.datasets import copying, edits
 from recede.datasets.check import check_demonstrations
 from recede.datasets.copying import copy, origin, source_digest, unfinished
 from recede.datasets.cutting import Cut, cut
+from recede.datasets.demonstrations import Demonstrations
 from recede.datasets.episode_writer import EpisodeWriter
 from recede.datasets.facts import EpisodeFacts
 from recede.datasets.filters import Both, Comparison, Not, matches, parse
@@ -15,6 +19,7 @@ from recede.datasets.image_codec import IMAGE_COMPRESSIONS, as_stored
 from recede.datasets.quality import idle_steps, measure
 from recede.datasets.step_conditions import STEPS
 from recede.datasets.store import DemonstrationStore
+from recede.specification import Specification, Stream
 from stores import SPECIFICATION, assert_episodes, make_episode
 
 NOTES = {"led": [[0, 3], [6, 9]], "skews": {"gripper": 0.1, "contact": 0.0}, "begun": "today"}
@@ -191,6 +196,32 @@ def test_a_copy_has_every_bit_of_what_is_copied_in_pieces_of_any_size(
     assert list(new.episode_facts) == list(edited.episode_facts)
     assert [entry.name for entry in path.parent.iterdir()] == ["new.zarr"]
     assert not (path / ".lock").exists()
+
+
+class Long(Demonstrations):
+    """Black images that nobody keeps."""
+
+    specification = Specification((Stream("top", (512, 512, 3), "uint8"),), Stream("action", (2,)), control_dt=0.1)
+    episode_facts = (EpisodeFacts(), EpisodeFacts())
+    path = Path("long")
+
+    def __init__(self, steps):
+        self.episode_ends, self.episode_seeds = np.array([10, steps]), np.array([-1, -1])
+
+    def content(self, name):
+        return name
+
+    def read(self, name, start=0, stop=None):
+        stream = self.stream(name)
+        return np.zeros((stop - start, *stream.shape), stream.dtype)
+
+
+def test_a_copy_takes_the_memory_of_a_few_pieces_however_long_an_episode_is(tmp_path):
+    tracemalloc.start()
+    copy(Long(85), tmp_path / "new.zarr", images="zstd", provenance={})  # 67 MB
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5 * copying.PIECE_BYTES
 
 
 @pytest.mark.parametrize("fault", ["rows", "facts"])

@@ -190,6 +190,12 @@ def change_rows(root, file, **changes):
     pq.write_table(rows, path)
 
 
+def retype(path, name):
+    rows = pq.read_table(path)
+    texts = pa.array(["a"] * len(rows))
+    pq.write_table(rows.set_column(rows.schema.get_field_index(name), name, texts), path)
+
+
 def cut(path, share=0.7):
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
 
@@ -238,6 +244,10 @@ EPISODES = "meta/episodes/chunk-000/file-000.parquet"
             lambda root: change_info(root, features=_features(root, TOP, shape=[96, 96, 3])),
             [TOP, "[96, 96, 3]", "(48, 64)"],
         ),
+        (
+            lambda root: retype(root / EPISODES, f"videos/{TOP}/from_timestamp"),
+            ["file-000.parquet: 'videos/", "must be a number, got 'a'"],
+        ),
         (lambda root: (root / "meta/tasks.parquet").unlink(), ["tasks.parquet is missing"]),
         (lambda root: shutil.rmtree(root / "meta/episodes"), ["meta/episodes must hold tables"]),
         (lambda root: cut(root / EPISODES), ["file-000.parquet is damaged"]),
@@ -277,7 +287,7 @@ def test_a_damaged_frame_is_refused_when_it_is_read(tmp_path):
     change_rows(root, DATA, **{TOP: {8: damaged}})
     episodes = converted(root)
     assert len(episodes.read("top", 0, 8)) == 8
-    with pytest.raises(ValueError, match=rf"{DATA}, episode 1, '{TOP}', holds a damaged image"):
+    with pytest.raises(ValueError, match=rf"{DATA}, episode 1, '{TOP}': the image is damaged"):
         episodes.read("top", 7, 9)
 
 

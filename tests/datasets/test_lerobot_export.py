@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,8 @@ from recede.datasets.formats import lerobot_export, lerobot_statistics
 from recede.datasets.formats.lerobot_comparison import compare
 from recede.datasets.formats.lerobot_export import export, exported, frames_a_second
 from recede.datasets.formats.lerobot_statistics import ImageStatistics, VectorStatistics
+from recede.datasets.formats.recognising import open_foreign
+from recede.datasets.mapping import propose
 from recede.datasets.store import DemonstrationStore
 from recede.specification import Specification, Stream
 from waiting import until
@@ -165,6 +168,17 @@ def test_quantiles_of_many_steps_are_of_evenly_spaced_ones(monkeypatch):
     np.testing.assert_array_equal(np.concatenate(statistics._kept)[:, 0], np.arange(0, 1000, 16))
 
 
+def test_statistics_keep_none_of_the_rows_that_they_leave_out(monkeypatch):
+    monkeypatch.setattr(lerobot_statistics, "SAMPLE_BYTES", 2**13)
+    statistics, values = VectorStatistics(1), np.arange(10_000.0, dtype=np.float32)[:, None]
+    tracemalloc.start()
+    for _ in range(100):
+        statistics.add(values)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 5e4  # of 8 MB
+
+
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_quantiles_of_images_are_those_of_all_pixels(count):
     images = np.random.default_rng(count).integers(0, 256, (count, 3, 5, 1), dtype=np.uint8)
@@ -223,7 +237,8 @@ def test_a_changed_value_is_found(store, tmp_path):
 def test_a_data_set_that_was_changed_since_has_another_sidecar(store, tmp_path, written):
     root = shutil.copytree(written, tmp_path / "data")
     sidecar = root / "meta/recede.json"
-    content = json.loads(sidecar.read_text())
+    whole = sidecar.read_text()
+    content = json.loads(whole)
     content["episodes"].pop()
     sidecar.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"recede.json is of other episodes .* delete it"):
@@ -231,6 +246,9 @@ def test_a_data_set_that_was_changed_since_has_another_sidecar(store, tmp_path, 
     sidecar.write_text(json.dumps({"episodes": 3}))
     with pytest.raises(ValueError, match="not as recede convert writes it"):
         compare(store, root)
+    sidecar.write_text(json.dumps({"mapping": {"foo": 1}, "episodes": json.loads(whole)["episodes"]}))
+    with pytest.raises(ValueError, match=r"the mapping that .* keeps has no entry 'foo'"):
+        propose(open_foreign(root))
     sidecar.unlink()
     with pytest.raises(ValueError, match=r"has no meta/recede.json"):
         compare(store, root)

@@ -7,6 +7,7 @@ from types import SimpleNamespace as Message
 
 import numpy as np
 import pytest
+from foreign_data import names_of
 from mcap.writer import CompressionType, IndexType
 from mcap.writer import Writer as Container
 from mcap_data import BEGIN, compressed, image, in_turn, joints, numbers, pose, twist, write, write_bag
@@ -247,13 +248,13 @@ def test_files_bags_and_folders_of_them_are_episodes(tmp_path):
     for number in (10, 9):
         write(files / f"run_{number}.mcap", STATES if number == 9 else STATES[:3])
     dataset = open_foreign(files)
-    assert dataset.episode_names == ["run_9.mcap", "run_10.mcap"]
+    assert names_of(dataset) == ["run_9.mcap", "run_10.mcap"]
     assert dataset.episode_lengths.tolist() == [4, 3]
     assert [file.name for file in dataset.files()] == ["run_9.mcap", "run_10.mcap"]
     bag = write_bag(tmp_path / "bags" / "run", [STATES[:1], STATES[1:3], STATES[3:]])
     for path in (bag, bag.parent):
         dataset = open_foreign(path)
-        assert dataset.episode_names == ["run"]
+        assert names_of(dataset) == ["run"]
         np.testing.assert_array_equal(dataset.read("/joint_states.position", 0, 0, 4), VALUES[:, :3])
         assert [file.name for file in dataset.files()] == ["run_0.mcap", "run_1.mcap", "run_2.mcap", "metadata.yaml"]
     bag.rename(files / "run")

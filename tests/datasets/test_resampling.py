@@ -4,10 +4,12 @@ import re
 
 import numpy as np
 import pytest
+from foreign_data import names_of
 from recede.control.alignment import KEPT_S, Alignment
 from recede.datasets.converted import Converted
 from recede.datasets.facts import EpisodeFacts
 from recede.datasets.formats.resampled import GAP_BYTES, Resampled, evened
+from recede.datasets.mapping import DatasetMapping
 from recede.robots.interface import Reading
 from recede.specification import Specification, Stream
 from timed_data import Timed, jittered, mapping_of
@@ -159,6 +161,27 @@ def test_quaternions_take_the_shorter_way_and_stay_rotations():
     np.testing.assert_array_equal(rows["pose"][::2], pose)
 
 
+def test_kinds_say_what_is_a_quaternion_and_what_an_angle():
+    angles, times = np.linspace(2, 8, 31), np.arange(31) / 10
+    quaternions = np.stack([np.cos(angles / 2), np.sin(angles / 2), 0 * angles, 0 * angles], 1)
+    quaternions[1::2] *= -1
+    about_zero, from_zero = (angles + np.pi) % (2 * np.pi) - np.pi, angles % (2 * np.pi)
+    hand = np.column_stack([about_zero, quaternions, from_zero, angles])
+    source = Timed([{"base": (times, hand[:, :1]), "hand": (times, hand), "command": (times, np.zeros((31, 1)))}])
+    content = mapping_of(source, rate=20).to_json()
+    kinds = ["number", "angle", *["quaternion_wxyz"] * 4, "angle", "number"]
+    content["observations"] = {"tool": {"key": ["base", "hand"], "kinds": kinds}}
+    dataset = Resampled(source, DatasetMapping.from_json(content, "here"))
+    rows, moments = steps(dataset)
+    expected = 2 + 2 * moments
+    np.testing.assert_allclose(rows["hand"][:, 0], (expected + np.pi) % (2 * np.pi) - np.pi, atol=1e-9)
+    q = rows["hand"][:, 1:5]
+    inner = np.abs(q[:, 0] * np.cos(expected / 2) + q[:, 1] * np.sin(expected / 2))
+    np.testing.assert_allclose([inner, np.linalg.norm(q, axis=1)], 1, atol=1e-9)
+    np.testing.assert_allclose(rows["hand"][:, 5], expected % (2 * np.pi), atol=1e-9)
+    np.testing.assert_allclose(rows["hand"][:, 6], expected, atol=1e-9)
+
+
 def silent(source, key, first, last):
     """An episode whose column has no reading between two times, s."""
     times, rows = source[key]
@@ -171,7 +194,7 @@ def test_a_long_hole_splits_the_episode_and_the_outcome_goes_with_the_last_part(
     facts = [EpisodeFacts(outcome="success", task="push"), EpisodeFacts(outcome="failure")]
     source = Timed([holey, episode(1)], facts=facts)
     dataset = Resampled(source, mapping_of(source, rate=20))
-    assert dataset.episode_names == ["episode 0 part 1", "episode 0 part 2", "episode 0 part 3", "episode 1"]
+    assert names_of(dataset) == ["episode 0 part 1", "episode 0 part 2", "episode 0 part 3", "episode 1"]
     assert [facts.outcome for facts in dataset.episode_facts] == ["unknown", "unknown", "success", "failure"]
     assert [facts.task for facts in dataset.episode_facts] == ["push", "push", "push", ""]
     assert dataset.episode_facts[1].notes["part"] == 2
@@ -185,7 +208,7 @@ def test_a_long_hole_splits_the_episode_and_the_outcome_goes_with_the_last_part(
     assert "2 holes longer than 0.5 s make 4 episodes of 2" in dataset.summary[-1]
     assert "qpos is silent from" in dataset.summary[-1]
     one = Resampled(source, mapping_of(source, rate=20, longest_hole=1))
-    assert one.episode_names == ["episode 0", "episode 1"]
+    assert names_of(one) == ["episode 0", "episode 1"]
 
 
 def test_a_hole_within_another_changes_nothing():
@@ -203,7 +226,7 @@ def test_overlapping_holes_are_one_and_short_parts_are_left_out():
     holey = silent(holey, "touch", 2.55, 3.5)
     source = Timed([holey])
     dataset = Resampled(source, mapping_of(source, rate=3))
-    assert dataset.episode_names == ["episode 0 part 1", "episode 0 part 2"]
+    assert names_of(dataset) == ["episode 0 part 1", "episode 0 part 2"]
     assert "parts between them are left out" in dataset.summary[-1]
 
 

@@ -1,7 +1,13 @@
 """A question is asked in another process: whatever happens there, there is an answer or a reason."""
 
+import multiprocessing
+import os
+import signal
+from multiprocessing.process import BaseProcess
+
 import pytest
 from child_questions import count_to, crash, fail, hang, leave, time_out
+from recede.diagnosis import children
 from recede.diagnosis.children import NoAnswer, answer, answers
 
 
@@ -31,3 +37,15 @@ def test_nobody_waits_longer_than_the_limit():
     assert next(replies) == 1
     replies.close()  # the process is killed, not waited for
     assert list(answers(time_out, seconds=0.2)) == [NoAnswer("it did not return within 0.2 s")]
+
+
+def test_a_process_that_no_signal_ends_is_left_behind(monkeypatch):
+    """Nothing here blocks as a driver does, so the signal is held back."""
+    stuck = list[int]()
+    monkeypatch.setattr(children, "END_S", 0.05)
+    monkeypatch.setattr(BaseProcess, "kill", lambda self: stuck.append(self.pid))
+    (reply,) = answers(time_out, seconds=0.1)
+    assert reply.reason == "it did not return within 0.1 s, and no signal ends it, so a driver holds it"
+    assert multiprocessing.active_children() == []  # for which Python would wait
+    os.kill(stuck[0], signal.SIGKILL)
+    os.waitpid(stuck[0], 0)

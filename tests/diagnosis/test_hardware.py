@@ -1,8 +1,9 @@
 """GPU, renderer, cores: what the machine has and what torch sees of it."""
 
 import pytest
+from recede.diagnosis import hardware
 from recede.diagnosis.hardware import _gpus as of_gpus
-from recede.diagnosis.hardware import gpus_of_driver, look_at_rendering
+from recede.diagnosis.hardware import gpus_of_driver, look_at_rendering, look_at_torch
 from recede.diagnosis.machine import look_at_machine
 
 GPU = {"name": "Large", "free": 70.0, "memory": 80.0, "fault": ""}
@@ -25,6 +26,15 @@ def test_a_gpu_that_torch_does_not_see_is_a_warning(driver):
     (finding,) = of_gpus([], gpus_of_driver(), "12.8")
     assert "built for CUDA 12.8" in finding.what
     assert "CUDA_VISIBLE_DEVICES" in finding.remedy
+
+
+def test_a_driver_that_does_not_answer_is_a_problem(driver, tmp_path, monkeypatch):
+    monkeypatch.setattr(hardware, "DRIVER_S", 0.1)
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 600\n")
+    facts = {}
+    finding = next(look_at_torch(facts))
+    assert (finding.severity, facts) == ("problem", {"gpus of the driver": None})
+    assert "nvidia-smi did not return within 0.1 s" in finding.what
 
 
 def test_a_gpu_that_cannot_compute_is_a_problem():

@@ -3,6 +3,10 @@
 import numpy as np
 
 
+def names_of(dataset):
+    return [dataset.episode_name(episode) for episode in range(len(dataset.episode_lengths))]
+
+
 def rows(seed, length):
     """The columns of an episode as a robot's recorder would have them."""
     rng = np.random.default_rng(seed)

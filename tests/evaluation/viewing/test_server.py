@@ -105,12 +105,13 @@ def test_who_may_see_it(address):
     for host, path, status in (
         ("evil.example", "", 403),  # a name that somebody has made to mean this machine
         (f"evil.example:{port}", "", 403),
+        ("[", "", 403),
         (f"127.0.0.1:{port}", "images", 404),
         (f"127.0.0.1:{port}", "../etc/passwd", 404),
         (f"localhost:{port}", "", 200),
     ):
         assert status_of(Request(address + path, headers={"Host": host})) == status
-    for origin in ("http://evil.example", f"http://localhost:{port}", "null"):
+    for origin in ("http://evil.example", f"http://localhost:{port}", "null", "http://["):
         with pytest.raises(InvalidStatus) as refused:
             opened(address, origin)
         assert refused.value.response.status_code == 403
