@@ -85,7 +85,7 @@ STREAMS = {"vectors": STATE, "images": IMAGE}
 RECIPES = (Recipe("vectors", 256, 20, 41, 5_130), Recipe("images", 16, 8, 6, 600))
 COUNTS = (1, 2)
 """Numbers of processes."""
-WAYS = {
+WAYS: dict[str, dict[str, Any]] = {
     "plain loop": {},
     "ours": {},
     "ours, gradient checkpointing": {"gradient_checkpointing": True},
@@ -394,7 +394,7 @@ def main() -> None:
     """Measure both, and print the table; or do what one program is to do."""
     if sys.argv[1:] and sys.argv[1].startswith("task="):
         described = json.loads(sys.argv[1].removeprefix("task="))
-        work(Task(**{**described, "recipe": Recipe(**described["recipe"])}))
+        work(Task(**described | {"recipe": Recipe(**described["recipe"])}))
         return
     path, rows = output(sys.argv[1:]), list[Row]()
     print(f"threads: {torch.get_num_threads()}, instructions: {torch.backends.cpu.get_cpu_capability()}")

@@ -4,7 +4,7 @@ import contextlib
 import copy
 import inspect
 from collections import Counter
-from functools import partial
+from functools import partial, wraps
 
 import diffusers
 import numpy as np
@@ -145,6 +145,7 @@ PARTS = {
 class OnGPU(DistributedDataParallel):
     """It makes its buckets on the device of the parameters, without asking Python."""
 
+    @wraps(DistributedDataParallel.__init__)
     def __init__(self, module, **options):
         with self.labelling(module):
             super().__init__(module, **options)

@@ -24,11 +24,6 @@ from .processes import ALONE, Processes
 WARM_UPS = 2
 """Updates before the capture. In the first, libraries and parts prepare themselves; the last must wait for nothing."""
 
-
-OWN_BUFFERS = "forward_sync_buffers"  # until torch 2.12 "broadcast_buffers"
-if OWN_BUFFERS not in signature(DistributedDataParallel).parameters:
-    OWN_BUFFERS = "broadcast_buffers"
-
 BACKEND = "inductor"
 """The compiler of `compile=true`; a test may take one that needs no C++."""
 
@@ -86,7 +81,7 @@ class Gradients:
         self.own = Loss(policy)
         self.loss: Any = self.own
         if processes.count > 1:
-            self.loss = DistributedDataParallel(self.own, **{OWN_BUFFERS: False})
+            self.loss = DistributedDataParallel(self.own, **_no_exchange_of_buffers())
 
     def __call__(self, parts: Sequence[Part]) -> Result:
         """Compute them anew. The processes exchange them once, with the last part."""
@@ -221,6 +216,12 @@ def recompute_images(policy: Any, *, is_on: bool) -> None:
             "leave it out, or give accumulate="
         )
     recompute(is_on=is_on)
+
+
+def _no_exchange_of_buffers() -> dict[str, Any]:
+    """The option of DistributedDataParallel by which no update exchanges buffers; newer releases have renamed it."""
+    names = "forward_sync_buffers", "broadcast_buffers"
+    return {next(name for name in names if name in signature(DistributedDataParallel).parameters): False}
 
 
 def _tensors(lesson: Lesson) -> list[Tensor]:
