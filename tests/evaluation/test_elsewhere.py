@@ -1,5 +1,6 @@
 """Episodes on a Ray cluster: as they would be here, also if a process dies; and every reason why a node cannot help."""
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -190,7 +191,7 @@ def test_an_address_where_no_cluster_answers_is_named_within_seconds(recede, tmp
 
 def say(server, answer):
     """Say this to whoever connects, and wait until they hang up."""
-    with server.accept()[0] as connection:
+    with server.accept()[0] as connection, contextlib.suppress(ConnectionError):
         connection.sendall(answer)
         while connection.recv(100):
             pass
