@@ -181,8 +181,11 @@ def test_an_address_where_no_cluster_answers_is_named_within_seconds(recede, tmp
         if answer is None:
             server.close()
         else:
-            threading.Thread(target=say, args=(server, answer)).start()
+            speaker = threading.Thread(target=say, args=(server, answer))
+            speaker.start()
         result = recede("collect", "task=toys:REACH", f"out={tmp_path / 'out'}", f"cluster={address}")
+        if answer is not None:
+            speaker.join()
     assert result.status == 2
     assert f"cluster={address}: no Ray cluster answers there within 0.5 s" in result.line
     assert "cluster=local" in result.line
