@@ -31,7 +31,7 @@ FROM_ENVIRONMENT = "auto"
 ANSWER_S = 5.0
 """Seconds within which a cluster must answer."""
 
-RETRIES = 2
+RETRIES = 1
 """How often Ray runs a share again whose process dies, before the share is lost."""
 
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)
@@ -62,7 +62,7 @@ Job: TypeAlias = Callable[[], Work]
 
 @dataclass(frozen=True)
 class Lost:
-    """Instead of further results: the processes of a share have died, again and again."""
+    """Instead of further results: the process of a share has died, and so has the one that ran it again."""
 
     why: str
     """In the words of Ray."""

@@ -21,9 +21,8 @@ class Elsewhere:
     job: what `Cluster.check` has returned; it carries out a `Share` and yields the outcomes. filmed: which episodes to
     film.
 
-    The episodes of a share whose process dies again and again have a fault without a step, because nobody knows which
-    of them ended it. It raises ChildProcessError if episodes end their processes one after the other and none has run
-    to its end.
+    The episodes of a `Lost` share have a fault without a step, because nobody knows which of them ended its process. It
+    raises ChildProcessError if episodes end their processes one after the other and none has run to its end.
     """
 
     def __init__(self, cluster: Cluster, job: bytes, filmed: Filmed) -> None:

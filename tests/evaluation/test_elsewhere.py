@@ -1,5 +1,6 @@
 """Episodes on a Ray cluster: as they would be here, also if a process dies; and every reason why a node cannot help."""
 
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -18,6 +19,7 @@ from recede.datasets.store import DemonstrationStore
 from recede.envs.catalogue import load_task
 from recede.evaluation.results import subject_of
 from recede.evaluation.rollout import rollout
+from recede.files import read_json_with_digest
 from recede.recording import scripted
 
 SEEDS = range(100_000, 100_024)
@@ -105,9 +107,15 @@ def test_commands_write_the_same_on_a_cluster(local, trained, recede, tmp_path):
         assert result.status == 0, result.err
         result = recede("collect", "task=toys:LAZY", "episodes=9", f"out={out / 'store.zarr'}", *options)
         assert result.status == 0, result.err
-    for names in (["store.zarr"], ["store-failures.zarr"]):
-        here, there = (DemonstrationStore.open(tmp_path.joinpath(name, *names)) for name in where)
-        assert here.episode_seeds == there.episode_seeds
+    for path in ("results/run", "results/{}-other"):
+        here, there = (
+            read_json_with_digest(tmp_path / name / path.format(name) / "evaluation.json", "") for name in where
+        )
+        for key in ("seeds", "success", "score", "steps", "start"):
+            assert here[key] == there[key]
+    for path in ("store.zarr", "store-failures.zarr"):
+        here, there = (DemonstrationStore.open(tmp_path / name / path) for name in where)
+        assert here.episode_seeds.tolist() == there.episode_seeds.tolist()
         for stream in here.specification.streams:
             assert (here.read(stream.name) == there.read(stream.name)).all()
 
@@ -123,11 +131,10 @@ def test_a_node_that_cannot_take_part_is_named_before_anything_begins(local, tra
     with pytest.raises(ValueError, match="No module named 'planted': install the same packages on every node"):
         scripted.Elsewhere(local, partial(load_task, "planted:REACH"))
     with pytest.raises(ValueError, match="cannot take part: the engine is onnx there and eager here: install"):
-        local.check(partial(load, "toys:REACH"), lambda _: ["the engine is onnx there and eager here"])
-
-
-def load(name):
-    return scripted.Demonstrating(partial(load_task, name))
+        local.check(
+            partial(scripted.Demonstrating, partial(load_task, "toys:REACH")),
+            lambda _: ["the engine is onnx there and eager here"],
+        )
 
 
 @pytest.mark.slow
@@ -174,8 +181,11 @@ def test_an_address_where_no_cluster_answers_is_named_within_seconds(recede, tmp
         if answer is None:
             server.close()
         else:
-            threading.Thread(target=say, args=(server, answer)).start()
+            speaker = threading.Thread(target=say, args=(server, answer))
+            speaker.start()
         result = recede("collect", "task=toys:REACH", f"out={tmp_path / 'out'}", f"cluster={address}")
+        if answer is not None:
+            speaker.join()
     assert result.status == 2
     assert f"cluster={address}: no Ray cluster answers there within 0.5 s" in result.line
     assert "cluster=local" in result.line
@@ -184,7 +194,7 @@ def test_an_address_where_no_cluster_answers_is_named_within_seconds(recede, tmp
 
 def say(server, answer):
     """Say this to whoever connects, and wait until they hang up."""
-    with server.accept()[0] as connection:
+    with server.accept()[0] as connection, contextlib.suppress(ConnectionError):
         connection.sendall(answer)
         while connection.recv(100):
             pass
