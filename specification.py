@@ -420,6 +420,15 @@ class Specification:
             sentences.append(f"control_dt is {self.control_dt} s on one side and {other.control_dt} s on the other")
         return sentences
 
+    def with_kinds(self, other: Specification) -> Specification:
+        """The specification with the kinds of the other one in the streams that state none here."""
+        kinds = {stream.name: stream.kinds for stream in other.streams}
+
+        def stated(stream: Stream) -> Stream:
+            return stream if stream.kinds else replace(stream, kinds=kinds.get(stream.name, ()))
+
+        return replace(self, observations=tuple(map(stated, self.observations)), action=stated(self.action))
+
     def to_json(self) -> dict[str, Any]:
         """Dictionaries, lists, strings and numbers; `from_json` is the inverse."""
         return asdict(self)

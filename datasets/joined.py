@@ -16,9 +16,11 @@ from .facts import EpisodeFacts
 class Joined(Demonstrations):
     """The episodes of several demonstrations in turn. Their streams are matched by name, in the order of the first.
 
+    What the dimensions of a stream are (`Stream.kinds`) is what those say that say it; older stores do not.
+
     remedy: what to do about streams that differ.
 
-    Raises ValueError if there are none, or if they have other streams than the first.
+    Raises ValueError if there are none, or if they have other streams than the first, or other kinds than one before.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class Joined(Demonstrations):
                     f"{part.path} must have the streams of {self.path}, whose are named first: "
                     f"{'; '.join(differences)}: {remedy}"
                 )
+            self.specification = self.specification.with_kinds(part.specification)
         self._ends = np.cumsum([part.num_steps for part in parts], dtype=np.int64)
         starts = self._ends - [part.num_steps for part in parts]
         self.episode_ends = np.concatenate(

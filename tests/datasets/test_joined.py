@@ -66,3 +66,22 @@ def test_a_stream_that_one_of_them_lacks_is_refused(make_store, change, words):
     other = make_store("other", [], specification=replace(SPECIFICATION, **change))
     with pytest.raises(ValueError, match=words):
         Joined([one, other])
+
+
+def test_kinds_are_those_that_any_part_states_and_others_are_refused(make_store):
+    def kinds_of_gripper(kinds):
+        gripper = replace(SPECIFICATION.observations[0], kinds=kinds)
+        return replace(SPECIFICATION, observations=(gripper, *SPECIFICATION.observations[1:]))
+
+    silent = make_store("silent", range(1))
+    stated = make_store("stated", range(1), specification=kinds_of_gripper("axis_angle"))
+    other = make_store("other", range(1), specification=kinds_of_gripper("roll_pitch_yaw"))
+    for parts in ([silent, stated], [stated, silent], [silent, silent, stated]):
+        joined = Joined(parts)
+        assert joined.stream("gripper").kinds == ("axis_angle",) * 3
+        check_demonstrations(joined)
+    for parts in ([stated, other], [silent, stated, other], [stated, silent, other]):
+        with pytest.raises(
+            ValueError, match=r"other must have .*gripper: kinds is \('axis_angle'.* and \('roll_pitch_"
+        ):
+            Joined(parts)
