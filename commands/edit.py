@@ -25,13 +25,14 @@ MOST_NAMED = 10
 
 
 def run(config: EditConfig) -> None:
-    """Make the new store, and print what was kept, dropped and cut."""
+    """Make the new stores, and print what was kept, dropped and cut."""
     from ..datasets.copying import copy
     from ..datasets.image_codec import check_compression
     from ..datasets.joined import Joined
     from ..datasets.opening import open_demonstrations
+    from ..datasets.selection import divided
 
-    _check_out(config)
+    _check_outs(config)
     if config.images is not None:
         check_compression(config.images)
     task = load_task(config.task) if config.task else None
@@ -41,23 +42,45 @@ def run(config: EditConfig) -> None:
     parts = [part for part, _ in pairs]
     edited = Joined(parts, remedy="use rename= or observe= so that they agree, or leave one out")
     _check_actions(edited)
-    provenance = _provenance(config, opened, parts)
-    copy(edited, Path(config.out), images=_images(config, opened[0]), provenance=provenance)
+    new = [edited] if config.split is None else divided(edited, config.shares or config.split, seed=config.seed)
+    provenances = _provenances(config, opened, parts)
+    missing = _missing(config, provenances)
+    for out, part, provenance in zip(config.outs, new, provenances, strict=True):
+        if out in missing:
+            copy(part, Path(out), images=_images(config, opened[0]), provenance=provenance)
     print("\n".join(line for _, lines in pairs for line in lines))
-    print(
-        f"{len(edited)} episodes, {edited.num_steps} steps in {config.out}: every stream was read back and is what was "
-        "to be written"
-    )
+    for out, part in zip(config.outs, new, strict=True):
+        print(
+            f"{len(part)} episodes, {part.num_steps} steps in {out}: every stream was read back and is what was to be "
+            "written"
+        )
 
 
-def _check_out(config: EditConfig) -> None:
-    """Raises ValueError unless the new store can be written, and is none of the sources."""
-    out = Path(config.out)
-    if out.resolve() in [Path(source).resolve() for source in config.sources]:
-        raise ValueError(f"out={out} is a source, and no store is edited in place: give another out=")
-    if out.exists() or out.is_symlink():
-        raise ValueError(f"out={out} exists already: give another out=")
-    check_writable(out.parent)
+def _check_outs(config: EditConfig) -> None:
+    """Raises ValueError unless the new stores can be written, and are none of the sources."""
+    outs = [Path(out) for out in config.outs]
+    for out in outs:
+        if out.resolve() in [Path(source).resolve() for source in config.sources]:
+            raise ValueError(f"out={out} is a source, and no store is edited in place: give another out=")
+        check_writable(out.parent)
+    if all(out.exists() or out.is_symlink() for out in outs):
+        raise ValueError(f"out={outs[0]} exists already: give another out=")
+
+
+def _missing(config: EditConfig, provenances: Sequence[dict[str, Any]]) -> list[str]:
+    """The stores that are yet to be made: a division that was interrupted has made some of them.
+
+    Raises ValueError if there is another thing in the place of one.
+    """
+    from ..datasets.store import DemonstrationStore
+
+    missing = list[str]()
+    for out, provenance in zip(config.outs, provenances, strict=True):
+        if not Path(out).exists():
+            missing.append(out)
+        elif not (Path(out) / "zarr.json").is_file() or DemonstrationStore.open(out).provenance != provenance:
+            raise ValueError(f"out={out} exists already, and is not of this command: give another out=")
+    return missing
 
 
 def _edited(config: EditConfig, whole: Demonstrations) -> tuple[Demonstrations, list[str]]:
@@ -125,16 +148,17 @@ def _check_actions(edited: Demonstrations) -> None:
 
 def _images(config: EditConfig, first: Demonstrations) -> str:
     """The compression of images in the new store."""
+    from ..datasets.image_codec import LOSSY
     from ..datasets.store import DemonstrationStore
 
     images = config.images or (first.images if isinstance(first, DemonstrationStore) else "zstd")
-    return "png" if config.images is None and images == "jpeg" else images
+    return "png" if config.images is None and images in LOSSY else images
 
 
-def _provenance(
+def _provenances(
     config: EditConfig, opened: Sequence[Demonstrations], parts: Sequence[Demonstrations]
-) -> dict[str, Any]:
-    """What the new store is made of. A source that was made of others brings its own provenance."""
+) -> list[dict[str, Any]]:
+    """What each new store is made of. A source that was made of others brings its own provenance."""
     from ..datasets.copying import source_digest
 
     sources = list[dict[str, Any]]()
@@ -142,4 +166,6 @@ def _provenance(
         source = {"path": str(whole.path), "sha256": source_digest(whole), "episodes": len(part)}
         earlier = getattr(whole, "provenance", None)
         sources.append(source if earlier is None else {**source, "provenance": earlier})
-    return {"command": command_line("edit", config), "version": __version__, "sources": sources}
+    whole = {"command": command_line("edit", config), "version": __version__, "sources": sources}
+    count = len(config.outs)
+    return [whole | ({"part": f"{number} of {count}"} if count > 1 else {}) for number in range(1, count + 1)]

@@ -103,6 +103,17 @@ def _at_most(config: object, name: str, most: float) -> None:
         raise ValueError(f"{name} must be at most {most:.10g}, got {getattr(config, name)}: choose a smaller one")
 
 
+def read_shares(name: str, text: str) -> list[float]:
+    """The shares in a text such as [0.9,0.1]. Raises ValueError unless they are two or more above 0 that sum to 1."""
+    try:
+        shares = [float(part) for part in text.strip("[]").split(",")]
+    except ValueError:
+        shares = []
+    if len(shares) < 2 or not all(value > 0 for value in shares) or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"{name} must be two or more shares that sum to 1, as [0.9,0.1], got {text}: correct them")
+    return shares
+
+
 def check_randomise(config: Any) -> None:
     """Raises ValueError if the field `randomise` names something twice, or what cannot be randomised."""
     for name in config.randomise:

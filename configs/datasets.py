@@ -20,8 +20,10 @@ from .checks import (
     one_or_several,
     pair,
     positive,
+    read_shares,
     step_condition,
 )
+from .notation import typed
 from .packages import CommandConfig
 
 
@@ -40,7 +42,7 @@ class CollectConfig(CommandConfig):
     randomise: list[str] = field(default_factory=list)
     """What differs in the world of each episode, by its seed: any of mass, friction, colour, camera and light."""
     images: str = "zstd"
-    """Compression of images in a new store: zstd and png are lossless, jpeg is not."""
+    """Compression of images in a new store: zstd and png are lossless, jpeg and h264 are not."""
 
     def __post_init__(self) -> None:
         positive(self, "episodes", most=MOST_EPISODES)
@@ -208,8 +210,14 @@ class EditConfig(CommandConfig):
 
     source: PathNames
     """Folder of a demonstration store, or several as [a,b]: their episodes in turn."""
-    out: PathName
-    """Folder of the new store, which must not exist. It grows as NAME.unfinished.zarr and is renamed when complete."""
+    out: PathNames
+    """Folder of the new store, which must not exist. It grows as NAME.unfinished.zarr and is renamed when complete.
+With split, the folders of all new stores, as [a,b]."""
+    split: str | None = None
+    """How the episodes are divided among several new stores: shares, as [0.9,0.1], drawn by the seed; or a condition as
+for episodes, which those in the first of two stores fulfil. null makes one store."""
+    seed: int = 0
+    """Seed of the shares."""
     task: str | None = None
     """Task that replay buffers of Diffusion Policy show. Stores need none."""
 
@@ -234,13 +242,14 @@ dimensions of vectors. Each run of such steps becomes an episode. null keeps all
     resize: dict[str, Any] = field(default_factory=dict)
     """New sizes of images in pixels, as {front: [96,96]}: stream, height and width."""
     images: str | None = None
-    """Compression of images: zstd and png are lossless, jpeg is not. null is that of the first source, and png if that
-is jpeg, which would lose again."""
+    """Compression of images: zstd and png are lossless, jpeg and h264 are not. null is that of the first source, and
+png if that would lose again."""
 
     def __post_init__(self) -> None:
-        self.source = one_or_several("source", self.source)
+        self.source, self.out = one_or_several("source", self.source), one_or_several("out", self.out)
         condition(self, "episodes")
         step_condition(self, "steps")
+        self._check_split()
         if self.observe is not None and not self.observe:
             raise ValueError("observe must name a stream or more, got []: leave it out to keep all")
         for name, new in self.rename.items():
@@ -251,10 +260,37 @@ is jpeg, which would lose again."""
         for name, size in self.resize.items():
             check_image_size(f"resize.{name}", size)
 
+    def _check_split(self) -> None:
+        not_negative(self, "seed", most=LARGEST_SEED)
+        shares = self.shares
+        if self.seed and shares is None:
+            raise ValueError("seed draws the shares of split=[0.9,0.1]: leave it out, or give shares")
+        if shares is None:
+            condition(self, "split")
+        count = len(shares) if shares is not None else 1 if self.split is None else 2
+        if len(self.outs) != count:
+            raise ValueError(
+                f"out must name {count} for split={typed(self.split)}, got {typed(self.out)}: write "
+                "split=[0.9,0.1] out=[train.zarr,test.zarr], or one store without split"
+            )
+
+    @property
+    def shares(self) -> list[float] | None:
+        """The shares of the new stores; None if there is one, or if a condition divides the episodes.
+
+        Raises ValueError unless they are numbers above 0 that sum to 1.
+        """
+        return None if self.split is None or not self.split.startswith("[") else read_shares("split", self.split)
+
     @property
     def sources(self) -> list[str]:
         """The folders, in turn."""
         return self.source if isinstance(self.source, list) else [self.source]
+
+    @property
+    def outs(self) -> list[str]:
+        """The folders of the new stores, in turn."""
+        return self.out if isinstance(self.out, list) else [self.out]
 
 
 WRITTEN = ("lerobot",)
@@ -287,7 +323,7 @@ class ConvertConfig(CommandConfig):
     episodes: str | None = None
     """Which episodes to convert, as in "outcome=success". null converts all."""
     images: str = "png"
-    """Compression of images: zstd and png are lossless, jpeg is not."""
+    """Compression of images: zstd and png are lossless, jpeg and h264 are not."""
     verify: bool = False
     """Compare an earlier conversion in out with its source, and write nothing."""
 

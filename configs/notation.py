@@ -18,7 +18,10 @@ def command_line(command: str, config: Any) -> str:
     >>> command_line("evaluate", EvaluateConfig(run="runs/my run", episodes=200))
     "recede evaluate 'run=runs/my run' episodes=200"
     """
-    arguments = (argument for key, value in changed(config).items() for argument in _arguments(key, value))
+    defaults = {field.name: default_of(field) for field in fields(config)}
+    arguments = (
+        argument for key, value in changed(config).items() for argument in _arguments(key, value, defaults[key])
+    )
     return shlex.join(["recede", command, *arguments])
 
 
@@ -47,8 +50,11 @@ def default_of(field: Any) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def _arguments(key: str, value: Any) -> list[str]:
-    """The arguments that set one field: `key=value`, or for a component `slot=name` and then each of its fields."""
+def _arguments(key: str, value: Any, default: Any = MISSING) -> list[str]:
+    """The arguments that set one field: `key=value`, or for a component `slot=name` and then each of its fields.
+
+    Of any other group, the fields that differ from the default.
+    """
     if key in MANY:
         options = (_arguments(f"{key}.{name}", option) for name, option in value.items())
         return [f"{key}=[{','.join(value)}]", *(argument for option in options for argument in option)]
@@ -58,7 +64,10 @@ def _arguments(key: str, value: Any) -> list[str]:
     if not is_dataclass(value):
         return [f"{key}={typed(describe(value))}"]
     named = [f"{slot}={name}" for name, option in CHOICES.get(slot, {}).items() if type(value) is option]
-    parts = (_arguments(f"{key}.{field.name}", getattr(value, field.name)) for field in fields(value))
+    names = [field.name for field in fields(value)]
+    if not named and type(value) is type(default):
+        names = [name for name in names if getattr(value, name) != getattr(default, name)]
+    parts = (_arguments(f"{key}.{name}", getattr(value, name)) for name in names)
     return named + [argument for part in parts for argument in part]
 
 

@@ -38,7 +38,7 @@ class RecordConfig(CommandConfig):
     action: str = COMMANDED
     """What the actions of the steps are: commanded, after safety, or input, where the input was."""
     images: str = "zstd"
-    """Compression of images in a new store: zstd and png are lossless, jpeg is not."""
+    """Compression of images in a new store: zstd and png are lossless, jpeg and h264 are not."""
 
     "Input and robot"
 

@@ -4,7 +4,7 @@ The copy grows in a store beside the new one, `NAME.unfinished.zarr` for `NAME.z
 renamed at the end. A copy that was interrupted goes on behind its last episode, if its provenance is the same.
 
 Every episode, also one of an earlier process, is read back, and every stream compared by its SHA-256 with what was to
-be written. Images in JPEG are compared with what JPEG makes of them.
+be written. Images in JPEG or H.264 are compared with what that makes of them.
 
 Memory: `PIECE_BYTES`, a file of images for each camera, and the facts of all episodes. Cost: a pass over the
 demonstrations, one over the copy, and the commit of each episode.
@@ -27,7 +27,7 @@ from ..files import LOCK, exclusive, rename_folder
 from .demonstrations import Demonstrations
 from .facts import UNKNOWN, EpisodeFacts
 from .fingerprint import vector_digests
-from .image_codec import as_jpeg
+from .image_codec import as_stored, frames_of_chunk
 from .store import DemonstrationStore
 
 PIECE_BYTES = 2**25
@@ -128,13 +128,15 @@ def _copied(
     demonstrations: Demonstrations, index: int, facts: EpisodeFacts, store: DemonstrationStore, *, images: str
 ) -> dict[str, str]:
     """Append an episode to the store, if it is not there; returns the digest of each stream as it must come back."""
-    hashes = {stream.name: hashlib.sha256() for stream in demonstrations.specification.streams}
-    lossy = {stream.name for stream in demonstrations.specification.streams if stream.is_image and images == "jpeg"}
+    streams = {stream.name: stream for stream in demonstrations.specification.streams}
+    hashes = {name: hashlib.sha256() for name in streams}
+    frames = max((frames_of_chunk(stream, images) for stream in streams.values() if stream.is_image), default=1)
     with ExitStack() as stack:
         writer = stack.enter_context(store.begin()) if index == len(store) else None
-        for piece in pieces(demonstrations, index):
+        for piece in pieces(demonstrations, index, frames=frames):
             for name, rows in piece.items():
-                hashes[name].update(np.ascontiguousarray(as_jpeg(rows) if name in lossy else rows).data)
+                kept = as_stored(rows, streams[name], images) if streams[name].is_image else rows
+                hashes[name].update(np.ascontiguousarray(kept).data)
             if writer is not None:
                 writer.add(piece)
         if writer is not None:
@@ -165,11 +167,11 @@ def _check_episodes(store: DemonstrationStore, demonstrations: Demonstrations, f
             )
 
 
-def pieces(demonstrations: Demonstrations, index: int) -> Iterator[dict[str, NDArray[Any]]]:
-    """An episode in pieces of `PIECE_BYTES` or of a step: name -> (L, *shape)."""
+def pieces(demonstrations: Demonstrations, index: int, *, frames: int = 1) -> Iterator[dict[str, NDArray[Any]]]:
+    """An episode in pieces of `PIECE_BYTES` or of `frames` steps, multiples of `frames`: name -> (L, *shape)."""
     streams = demonstrations.specification.streams
     step_bytes = sum(stream.size * np.dtype(stream.dtype).itemsize for stream in streams)
-    (first, stop), rows = demonstrations.bounds(index), max(PIECE_BYTES // step_bytes, 1)
+    (first, stop), rows = demonstrations.bounds(index), max(PIECE_BYTES // (frames * step_bytes), 1) * frames
     for start in range(first, stop, rows):
         yield {stream.name: demonstrations.read(stream.name, start, min(start + rows, stop)) for stream in streams}
 
@@ -183,7 +185,8 @@ def origin(provenance: Mapping[str, Any]) -> list[str]:
     if not provenance:
         return []
     sources: Any = provenance.get("sources")
-    lines = [f"made by {provenance.get('command')} (recede {provenance.get('version')})"]
+    part = f", part {provenance['part']}" if "part" in provenance else ""
+    lines = [f"made by {provenance.get('command')} (recede {provenance.get('version')}{part})"]
     for source in sources if isinstance(sources, list) else []:
         entries = {"path": "unknown", "sha256": "unknown", "episodes": "unknown"}
         entries |= source if isinstance(source, dict) else {}

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import video_codec
 from .arrays import ZarrArray, extend, file_rows
 from .facts import UNKNOWN, EpisodeFacts
+from .image_codec import is_video
 
 
 class EpisodeWriter:
@@ -18,7 +20,7 @@ class EpisodeWriter:
 
     It is discarded at the end of its context unless it is kept.
 
-    arrays: of the streams that are no context. start: the first step. check: returns steps in the dtypes of the
+    arrays: of the streams that are no context. starts: the first row in each. check: returns steps in the dtypes of the
     streams, or raises ValueError. commit: commits the written rows and the context, see `keep`. shorten: deletes
     uncommitted rows. lock: keeps other writers out until it is closed.
     """
@@ -26,14 +28,14 @@ class EpisodeWriter:
     def __init__(
         self,
         arrays: Mapping[str, ZarrArray],
-        start: int,
+        starts: Mapping[str, int],
         *,
         check: Callable[[Mapping[str, NDArray[Any]]], dict[str, NDArray[Any]]],
         commit: Callable[[int, Mapping[str, NDArray[Any]], int, EpisodeFacts], int],
         shorten: Callable[[], None],
         lock: ExitStack,
     ) -> None:
-        self._arrays, self._start, self._lock = arrays, start, lock
+        self._arrays, self._starts, self._lock = arrays, starts, lock
         self._check, self._commit, self._shorten = check, commit, shorten
         self._waiting: dict[str, list[NDArray[Any]]] = {name: [] for name in arrays}
         self._written = dict.fromkeys(arrays, 0)
@@ -67,8 +69,8 @@ class EpisodeWriter:
         self.num_steps += len(rows["action"])
         for name, values in rows.items():
             self._waiting[name].append(values)
-            place, size = self._start + self._written[name], file_rows(self._arrays[name])
-            self._write(name, (self._start + self.num_steps) // size * size - place)
+            start, size = self._starts[name], file_rows(self._arrays[name])
+            self._write(name, (start + self.num_steps) // size * size - start - self._written[name])
 
     def keep(self, *, seed: int = -1, facts: EpisodeFacts = UNKNOWN) -> int:
         """Write the rest and commit the episode; returns its index. The arguments are those of `append`.
@@ -77,8 +79,10 @@ class EpisodeWriter:
         """
         if not self.num_steps:
             raise ValueError("an episode must have at least one step: add steps, or discard it")
-        for name in self._arrays:
-            self._write(name, self.num_steps - self._written[name])
+        for name, array in self._arrays.items():
+            if is_video(array):
+                self._fill(name, array.chunks[0])
+            self._write(name, sum(map(len, self._waiting[name])))
         index = self._commit(self.num_steps, self._context, seed, facts)
         self._is_over = True
         self._lock.close()
@@ -88,10 +92,15 @@ class EpisodeWriter:
         """Leave the episode out. Does nothing after `keep`."""
         self.__exit__(None, None, None)
 
+    def _fill(self, name: str, frames: int) -> None:
+        """Let the waiting images fill their last group: the next episode begins another, so none is encoded again."""
+        if images := self._waiting[name]:
+            self._waiting[name] = [video_codec.padded(np.concatenate(images), frames)]
+
     def _write(self, name: str, count: int) -> None:
         """Write that many waiting rows of a stream, if it is above 0."""
         if count > 0:
             rows = np.concatenate(self._waiting[name])
-            extend(self._arrays[name], self._start + self._written[name], rows[:count])
+            extend(self._arrays[name], self._starts[name] + self._written[name], rows[:count])
             self._waiting[name] = [rows[count:]] if count < len(rows) else []
             self._written[name] += count

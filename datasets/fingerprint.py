@@ -10,7 +10,8 @@ import numpy as np
 
 from .demonstrations import Demonstrations
 
-STEPS_AT_ONCE = 100_000
+BYTES_AT_ONCE = 2**26
+"""Vectors are read in pieces of whole episodes of at most so many bytes, or one episode at a time."""
 
 DIGITS = 16
 """Hexadecimal digits of a digest: it tells episodes apart, and proves nothing against forgery."""
@@ -29,7 +30,8 @@ def vector_digests(demonstrations: Demonstrations) -> list[str]:
             for content in hashes[:1]:
                 content.update(np.ascontiguousarray(demonstrations.read(stream.name, 0, 1)).data)
             continue
-        for episodes in _groups(demonstrations):
+        row_bytes = stream.size * np.dtype(stream.dtype).itemsize
+        for episodes in _groups(demonstrations, most=BYTES_AT_ONCE // row_bytes):
             first, last = demonstrations.bounds(episodes[0])[0], demonstrations.bounds(episodes[-1])[1]
             rows = np.ascontiguousarray(demonstrations.read(stream.name, first, last))
             for episode in episodes:
@@ -55,11 +57,11 @@ def stream_digests(demonstrations: Demonstrations, streams: Mapping[str, Any], n
     return [content.hexdigest()[:DIGITS] for content in hashes]
 
 
-def _groups(demonstrations: Demonstrations) -> Iterator[list[int]]:
-    """Consecutive episodes of about `STEPS_AT_ONCE` steps in all, or a single longer one."""
+def _groups(demonstrations: Demonstrations, *, most: int) -> Iterator[list[int]]:
+    """Consecutive episodes of at most `most` steps in all, or a single longer one."""
     group, steps = list[int](), 0
     for episode, length in enumerate(demonstrations.episode_lengths.tolist()):
-        if group and steps + length > STEPS_AT_ONCE:
+        if group and steps + length > most:
             yield group
             group, steps = [], 0
         group.append(episode)

@@ -1,4 +1,4 @@
-"""A zarr codec that stores images as PNG or JPEG, so that camera recordings fit on a disk.
+"""A zarr codec that stores images as PNG, JPEG or H.264, so that camera recordings fit on a disk.
 
 zarr finds the codec by its name, `recede.image`, once this package is installed.
 """
@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 from zarr.abc.codec import ArrayBytesCodec
 from zarr.core.common import parse_named_configuration
 
 from ..specification import Stream
+from . import video_codec
 
 if TYPE_CHECKING:
     from zarr.core.array_spec import ArraySpec
@@ -23,27 +25,32 @@ if TYPE_CHECKING:
 
 NAME = "recede.image"
 
-CHANNELS = {"png": (1, 2, 3, 4), "jpeg": (1, 3)}
+CHANNELS = {"png": (1, 2, 3, 4), "jpeg": (1, 3), "h264": (1, 3)}
 """How many channels an image of each format may have."""
 
-LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65_500}
+LONGEST_SIDE = {"png": 2**31 - 1, "jpeg": 65_500, "h264": 8192}
 """The most pixels of a side."""
 
-IMAGE_COMPRESSIONS = ("zstd", "png", "jpeg")
-"""How the images of a store may be compressed; only JPEG is lossy."""
+IMAGE_COMPRESSIONS = ("zstd", "png", "jpeg", "h264")
+"""How the images of a store may be compressed."""
+
+LOSSY = ("jpeg", "h264")
+"""Those that change images."""
 
 JPEG_QUALITY = 95
 """JPEG is lossy: at this quality an image of 96 x 96 pixels changes by about one level on average."""
 
 
 def check_compression(images: str) -> None:
-    """Raises ValueError unless it is one of `IMAGE_COMPRESSIONS`."""
+    """Raises ValueError unless it is one of `IMAGE_COMPRESSIONS`, and what it needs is installed."""
     if images not in IMAGE_COMPRESSIONS:
         raise ValueError(f"images must be one of {', '.join(IMAGE_COMPRESSIONS)}, got {images!r}")
+    if images == "h264":
+        video_codec.require_av()
 
 
 def check_image(stream: Stream, compression: str, path: Path) -> None:
-    """Raise ValueError if the images of a stream do not fit into PNG or JPEG files. path: of their store."""
+    """Raise ValueError if a compression other than zstd cannot hold the images of a stream. path: of their store."""
     channels, longest = CHANNELS[compression], LONGEST_SIDE[compression]
     if stream.shape[2] not in channels or max(stream.shape[:2]) > longest:
         raise ValueError(
@@ -52,16 +59,32 @@ def check_image(stream: Stream, compression: str, path: Path) -> None:
         )
 
 
+def frames_of_chunk(stream: Stream, compression: str) -> int:
+    """How many images of a stream are compressed as one. Context has one image an episode, so it stands alone."""
+    return 1 if compression != "h264" or stream.context else video_codec.group_frames(stream.size)
+
+
+def is_video(array: zarr.Array[Any]) -> bool:
+    """Whether an array holds images in H.264."""
+    return isinstance(array.serializer, ImageCodec) and array.serializer.format == "h264"
+
+
 @dataclass(frozen=True)
 class ImageCodec(ArrayBytesCodec):
-    """Encode one uint8 image (1, H, W, C) as one file. See `CHANNELS` for C; 2 and 4 have an alpha channel.
+    """Encode uint8 images (K, H, W, C) as one file. See `CHANNELS` for C; 2 and 4 have an alpha channel.
 
-    format: "png", which is lossless, or "jpeg", which is not.
+    format: "png", which is lossless, "jpeg", which is not, for one image; "h264", which is not, for one or several.
+
+    Raises ValueError for another format.
     """
 
     is_fixed_size: ClassVar[bool] = False  # type: ignore[misc]
 
-    format: Literal["png", "jpeg"]
+    format: Literal["png", "jpeg", "h264"]
+
+    def __post_init__(self) -> None:
+        if self.format not in CHANNELS:
+            raise ValueError(f"the format of {NAME} must be one of {', '.join(CHANNELS)}, got {self.format!r}")
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ImageCodec:
@@ -78,26 +101,32 @@ class ImageCodec(ArrayBytesCodec):
         raise NotImplementedError
 
     async def _decode_single(self, chunk_data: Buffer, chunk_spec: ArraySpec) -> NDBuffer:
+        content, shape = chunk_data.to_bytes(), chunk_spec.shape
+        images = video_codec.decode(content, shape) if self.format == "h264" else self._image(content, shape)
+        return chunk_spec.prototype.nd_buffer.from_ndarray_like(images)  # type: ignore[arg-type]
+
+    def _image(self, content: bytes, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+        """The image (1, H, W, C) in a file. Raises ValueError if there is none of this shape."""
         from PIL.JpegImagePlugin import JpegImageFile
         from PIL.PngImagePlugin import PngImageFile
 
-        height, width, channels = chunk_spec.shape[1:]
+        height, width, channels = shape[1:]
         expected = (width, height), {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}.get(channels)
         try:
             # Opening reads only the header. `Image.open` would warn of large images before their size can be checked.
             reader = PngImageFile if self.format == "png" else JpegImageFile
-            with reader(io.BytesIO(chunk_data.to_bytes())) as picture:
+            with reader(io.BytesIO(content)) as picture:
                 if (picture.size, picture.mode) != expected:
                     raise ValueError(f"the image must be {expected}, got {(picture.size, picture.mode)}")
-                image: Any = np.asarray(picture)
+                image = np.asarray(picture)
         except (OSError, SyntaxError) as error:
             raise ValueError(f"not a {self.format} image: {error}") from error
-        return chunk_spec.prototype.nd_buffer.from_ndarray_like(image.reshape(chunk_spec.shape))
+        return image.reshape(shape)
 
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
-
-        image = np.asarray(chunk_data.as_ndarray_like())[0]
-        return chunk_spec.prototype.buffer.from_bytes(_file(image, self.format))
+        images = np.asarray(chunk_data.as_ndarray_like())
+        content = video_codec.encode(images) if self.format == "h264" else _file(images[0], self.format)
+        return chunk_spec.prototype.buffer.from_bytes(content)
 
 
 def _file(image: NDArray[np.uint8], format: str) -> bytes:
@@ -109,6 +138,13 @@ def _file(image: NDArray[np.uint8], format: str) -> bytes:
     options: dict[str, Any] = {"quality": JPEG_QUALITY, "subsampling": 0} if format == "jpeg" else {}
     picture.save(file, format=format, **options)
     return file.getvalue()
+
+
+def as_stored(images: NDArray[np.uint8], stream: Stream, compression: str) -> NDArray[np.uint8]:
+    """Images (L, H, W, C) of a stream, the first ones of an episode or of a later chunk, as they come back."""
+    if compression == "h264":
+        return video_codec.as_video(images, frames_of_chunk(stream, compression))
+    return as_jpeg(images) if compression == "jpeg" else images
 
 
 def as_jpeg(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ from .demonstrations import Demonstrations
 from .faults import IMAGE_EPISODES, faults, wraps
 from .findings import Fault, Finding, grouped, merged, together
 from .normalisation import lost_decimals, resolve_floor, still_dimensions
+from .selection import Selected
 from .statistics import Statistics, statistics
 
 JUMP = 0.5
@@ -19,6 +20,9 @@ JUMP = 0.5
 
 USUAL = 0.5
 """Jumps in this share of the episodes or more are no fault: a gripper, for example, snaps open and shut."""
+
+NUMBERS_JUDGED = 2**24
+"""Most numbers that `worst` judges, of all vectors: it holds several copies of them."""
 
 
 def summarise(demonstrations: Demonstrations) -> list[str]:
@@ -88,8 +92,13 @@ def looks(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list[Fa
 def worst(demonstrations: Demonstrations) -> str:
     """The widest fault of the vectors and how many others there are, in a sentence; empty if there is none.
 
-    What has a share of 0 is left out: a training names still and coarse dimensions itself. Images are not read.
+    What has a share of 0 is left out: a training names still and coarse dimensions itself. Images are not read. Beyond
+    `NUMBERS_JUDGED` the vectors of evenly spread episodes alone are, so that memory does not grow with the data.
     """
+    size = sum(stream.size for stream in demonstrations.specification.streams if not stream.is_image)
+    most = max(NUMBERS_JUDGED * len(demonstrations) // max(demonstrations.num_steps * size, 1), 1)
+    if most < len(demonstrations):
+        demonstrations = Selected(demonstrations, evenly_spaced(len(demonstrations), most))
     lines = [*_step_faults(demonstrations), *faults(demonstrations, images=False)]
     lines = sorted([fault for fault in lines if fault.share], key=lambda fault: -fault.share)
     if not lines:

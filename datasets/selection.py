@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,30 @@ class Selected(Demonstrations):
             else:
                 ranges.append([first, last])
         return ranges
+
+
+def divided(demonstrations: Demonstrations, split: Sequence[float] | str, *, seed: int) -> list[Demonstrations]:
+    """The episodes in several parts, each in their order there.
+
+    split: the share of each part, which sum to 1, drawn by the seed and rounded to whole episodes; or a condition of
+    `datasets.filters`, which the episodes of the first of two parts fulfil.
+
+    Raises ValueError if it is no condition, or if a part would have no episode.
+    """
+    count = len(demonstrations)
+    if isinstance(split, str):
+        chosen = select(parse(split, "split"), facts_of_episodes(demonstrations), str(demonstrations.path))
+        parts = [chosen, sorted({*range(count)}.difference(chosen))]
+    else:
+        ends = np.rint(np.cumsum([0, *split]) * count).astype(int).tolist()
+        order = np.random.default_rng(seed).permutation(count).tolist()
+        parts = [sorted(order[start:end]) for start, end in pairwise(ends)]
+    if [] in parts:
+        raise ValueError(
+            f"split={split} leaves part {parts.index([]) + 1} of {count} episodes without any: give another split, or "
+            "leave it out"
+        )
+    return [Selected(demonstrations, part) for part in parts]
 
 
 def facts_of_episodes(demonstrations: Demonstrations) -> list[dict[str, Any]]:

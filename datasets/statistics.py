@@ -10,7 +10,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from .demonstrations import Demonstrations
+from .demonstrations import Demonstrations, check_finite
 
 NUMBERS_AT_ONCE = 2**22
 """Data are read in pieces of at most this many numbers (32 MB in float64), or of a single step if it is larger."""
@@ -55,6 +55,15 @@ def summary(rows: Rows, name: str) -> Statistics:
         count += len(piece)
     mean = total / count
     return Statistics(low, high, mean + shift, np.sqrt(np.maximum(squares / count - mean**2, 0)))
+
+
+def require_finite(demonstrations: Demonstrations, place: str) -> None:
+    """Raise ValueError if a vector holds NaN or infinity. place: of the demonstrations, for the message."""
+    for stream in demonstrations.specification.streams:
+        first, is_float = 0, np.dtype(stream.dtype).kind == "f"
+        for rows in _pieces(demonstrations, stream.name, range(len(demonstrations) if is_float else 0)):
+            check_finite(rows, stream, place, first)
+            first += len(rows)
 
 
 def quantiles(

@@ -5,6 +5,7 @@ The layout, with N steps of all n episodes in turn:
     attributes["recede"]   {"format": 1, "specification": {...}, "num_episodes": n}; with "provenance": {...} if the
                            store was made of others (`datasets.copying`)
     data/<stream>          (N, *shape of a step), in the stream's dtype; the action is one of the streams
+                           (of images in H.264, each episode begins with a new chunk, and its last image fills that up)
     context/<stream>       (n, *shape of a step) instead, if the stream is context: it is the same in all steps
     meta/episode_ends      (n,) int64: the first step after each episode
     meta/episode_seeds     (n,) int64: the seed of each episode, or -1 if it is unknown
@@ -27,7 +28,8 @@ their rows are read. Stores of the same layout in zarr v2 are read as well. Thei
 that is missing, truncated or impossible to decompress is detected.
 
 Images (uint8, H x W x C) are compressed one by one, in files of up to `SHARD_BYTES` before compression: a window of two
-images decompresses two images. zstd and PNG are lossless, JPEG is not.
+images decompresses two images. In H.264 they are compressed in groups that decode alone (`video_codec`). zstd and PNG
+are lossless, JPEG and H.264 are not.
 
 Cost: an append rewrites the last chunk file of each stream (at most about 1 MB; for images 8 MB, which are not
 compressed again), the last 64 KB of the facts, and their descriptions, and reads 16 bytes an episode, so its time
@@ -60,7 +62,6 @@ from ..specification import Specification, Stream, nearest
 from .arrays import (
     ZarrArray,
     check_length,
-    enclosing_store,
     extend,
     files_digest,
     open_array,
@@ -68,13 +69,12 @@ from .arrays import (
     read_rows,
     require_chunks,
 )
+from .commit import attributes, read_commit
 from .demonstrations import Demonstrations, cast_rows, check_context, check_episode_ends
 from .episode_writer import EpisodeWriter
 from .facts import UNKNOWN, EpisodeFacts
-from .image_codec import ImageCodec, check_compression, check_image
-
-FORMAT = 1
-"""Version of the layout above."""
+from .image_codec import ImageCodec, check_compression, check_image, frames_of_chunk, is_video
+from .video_codec import require_av
 
 CHUNK_BYTES = 2**20
 """Largest chunk before compression, unless a single step is larger."""
@@ -161,7 +161,7 @@ class DemonstrationStore(Demonstrations):
         stream = self.stream(name)
         start, stop = self.step_range(start, stop)
         if not stream.context:
-            return self._rows(stream, start, stop)
+            return (self._frames if self._is_video(stream) else self._rows)(stream, start, stop)
         episodes = self.episode_of(np.arange(start, stop))
         first, last = (int(episodes[0]), int(episodes[-1]) + 1) if len(episodes) else (0, 0)
         return self._rows(stream, first, last)[episodes - first]
@@ -172,18 +172,44 @@ class DemonstrationStore(Demonstrations):
         array, num_rows = self._arrays[name], self._num_rows(stream)
         require_chunks(array, 0, num_rows)
         digest = files_digest(array, num_rows)
-        return f"{digest} of {hashlib.sha256(self.episode_ends.tobytes()).hexdigest()}" if stream.context else digest
+        ends = hashlib.sha256(self.episode_ends.tobytes()).hexdigest()
+        return f"{digest} of {ends}" if stream.context or self._is_video(stream) else digest
 
     @property
     def images(self) -> str:
-        """The compression of the first image stream: zstd, png or jpeg; zstd if there is none."""
+        """The compression of the first image stream, one of `image_codec.IMAGE_COMPRESSIONS`; zstd if there is none."""
         arrays = [self._arrays[stream.name] for stream in self.specification.streams if stream.is_image]
         serializer = arrays[0].serializer if arrays else None
         return serializer.format if isinstance(serializer, ImageCodec) else "zstd"
 
     def _num_rows(self, stream: Stream) -> int:
         """Number of committed rows of the array of a stream."""
-        return len(self) if stream.context else self.num_steps
+        if stream.context:
+            return len(self)
+        return int(self._group_starts(stream)[-1]) if self._is_video(stream) else self.num_steps
+
+    def _is_video(self, stream: Stream) -> bool:
+        return stream.is_image and is_video(self._arrays[stream.name])
+
+    def _group_starts(self, stream: Stream) -> NDArray[np.int64]:
+        """(n + 1,): the row of each episode's first image in H.264, and the one after all of them."""
+        frames = self._arrays[stream.name].chunks[0]
+        return np.concatenate([[0], np.cumsum(-(-self.episode_lengths // frames) * frames)])
+
+    def _frames(self, stream: Stream, start: int, stop: int) -> NDArray[Any]:
+        """Steps start .. stop of images in H.264. Raises ValueError, naming the episode, if a group is damaged."""
+        require_av()
+        pieces, starts = [np.empty((0, *stream.shape), np.uint8)], self._group_starts(stream)
+        while start < stop:
+            episode = int(self.episode_of(start))
+            first, end = self.bounds(episode)
+            row, count = int(starts[episode]) + start - first, min(stop, end) - start
+            try:
+                pieces.append(self._rows(stream, row, row + count))
+            except ValueError as error:
+                raise ValueError(f"episode {episode}, stream {stream.name!r}: {error}") from error
+            start += count
+        return np.concatenate(pieces)
 
     def _rows(self, stream: Stream, start: int, stop: int) -> NDArray[Any]:
         array = self._arrays[stream.name]
@@ -220,9 +246,10 @@ class DemonstrationStore(Demonstrations):
         """
         with ExitStack() as undo:
             undo.enter_context(self._locked())
+            streams = [stream for stream in self.specification.streams if not stream.context]
             return EpisodeWriter(
-                {stream.name: self._arrays[stream.name] for stream in self.specification.streams if not stream.context},
-                self.num_steps,
+                {stream.name: self._arrays[stream.name] for stream in streams},
+                {stream.name: self._num_rows(stream) for stream in streams},
                 check=self._checked,
                 commit=self._commit,
                 shorten=self._shorten,
@@ -318,7 +345,7 @@ class DemonstrationStore(Demonstrations):
 
     def _show(self, ends: NDArray[np.int64], seeds: NDArray[np.int64]) -> None:
         """Replace the one file that says how many episodes there are."""
-        self._group.attrs["recede"] = _attributes(self.specification, len(ends), self.provenance)
+        self._group.attrs["recede"] = attributes(self.specification, len(ends), self.provenance)
         self.episode_ends, self.episode_seeds, self._facts = ends, seeds, None
 
     def _shorten(self) -> None:
@@ -363,7 +390,7 @@ class DemonstrationStore(Demonstrations):
         """Read the last commit and open every array, for reading ("r") or also for writing ("r+")."""
         self._facts: Sequence[EpisodeFacts] | None = None
         self._group = open_group(self.path, mode)
-        self.specification, num_episodes, self.provenance = _read_commit(self._group, self.path)
+        self.specification, num_episodes, self.provenance = read_commit(self._group, self.path)
         self.episode_ends = self._meta(_ENDS, num_episodes)
         self.episode_seeds = self._meta(_SEEDS, num_episodes)
         check_episode_ends(self.episode_ends, f"{self.path}: {_ENDS}")
@@ -415,7 +442,7 @@ def _build(path: Path, specification: Specification, images: str, provenance: Ma
     for key in (_ENDS, _SEEDS):
         _create_array(group, key, (), "int64")
     _create_facts(group)
-    group.attrs["recede"] = _attributes(specification, 0, provenance)
+    group.attrs["recede"] = attributes(specification, 0, provenance)
 
 
 # zstd's checksum does not cover the unused bits of its header; crc32c covers all of it.
@@ -443,52 +470,14 @@ def _create_facts(group: zarr.Group) -> None:
 
 def _create_images(group: zarr.Group, stream: Stream, compression: str) -> None:
     is_zstd = compression == "zstd"
+    frames = frames_of_chunk(stream, compression)
     group.create_array(
         _key(stream),
         shape=(0, *stream.shape),
-        chunks=(1, *stream.shape),
-        shards=(min(SHARD_FRAMES, max(1, SHARD_BYTES // stream.size)), *stream.shape),
+        chunks=(frames, *stream.shape),
+        shards=(frames * (min(SHARD_FRAMES, max(1, SHARD_BYTES // stream.size)) // frames or 1), *stream.shape),
         dtype=stream.dtype,
         serializer="auto" if is_zstd else ImageCodec(compression),  # type: ignore[arg-type]
         compressors=_CHECKED_ZSTD if is_zstd else [Crc32cCodec()],
         fill_value=0,
     )
-
-
-def _attributes(
-    specification: Specification, num_episodes: int, provenance: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    more = {} if provenance is None else {"provenance": provenance}
-    return {"format": FORMAT, "specification": specification.to_json(), "num_episodes": num_episodes, **more}
-
-
-def _read_commit(group: zarr.Group, path: Path) -> tuple[Specification, int, dict[str, Any] | None]:
-    """The specification, the number of committed episodes and the provenance, from the root attributes."""
-    entry: Any = group.attrs.asdict().get("recede")
-    if entry is None:
-        remedy = enclosing_store(path) or (
-            "if it is a replay buffer in the layout of Diffusion Policy (data/, meta/episode_ends), name its task with "
-            "task="
-        )
-        raise ValueError(f"{path}: a zarr group, but not a demonstration store (no attribute 'recede'): {remedy}")
-    attributes: dict[str, Any] = entry if isinstance(entry, dict) else {}
-    if attributes.get("format") != FORMAT:
-        raise ValueError(
-            f"{path}: attribute 'recede.format' must be {FORMAT}, got {attributes.get('format')}: "
-            "read the store with the version of recede that wrote it"
-        )
-    num_episodes = attributes.get("num_episodes")
-    if not isinstance(num_episodes, int) or num_episodes < 0:
-        raise ValueError(
-            f"{path}: attribute 'recede.num_episodes' must be a count, got {num_episodes!r}: "
-            "restore zarr.json from a copy"
-        )
-    try:
-        specification = Specification.from_json(attributes.get("specification", {}))
-    except ValueError as error:
-        raise ValueError(
-            f"{path}: attribute 'recede.specification' must describe streams that policies take, but {error}: record "
-            "the episodes into a new store of such streams, or restore zarr.json from a copy if it was damaged"
-        ) from error
-    provenance = attributes.get("provenance")
-    return specification, num_episodes, provenance if isinstance(provenance, dict) else None

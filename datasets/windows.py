@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..specification import Horizons, Stream
+from ..specification import Horizons
 from .demonstrations import Demonstrations
-from .image_cache import cache_folder, choose_place, decode_images
+from .image_cache import cache_folder, choose_places, decode_stream
 
 
 class Batch(NamedTuple):
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
 
 
 class Windows:
-    """All windows of some demonstrations, with the streams held on one device.
+    """All windows of some demonstrations, with the streams held on one device, or mapped from files.
 
     An episode of L steps has one window for each current step c = 0 ... L - Ta. It holds the steps c - To + 1 to
     c - To + Tp, so the executed steps are never padding. Steps before the first or after the last step of the episode
@@ -36,11 +36,11 @@ class Windows:
     dimension whose stream has `hold="zero"`. Only the To observed steps of the observations are gathered.
 
     Memory grows with the steps of the demonstrations and not with Tp x W, because a window is three numbers and no
-    copy. The time of a batch grows with its size.
+    copy: 24 bytes a window if the streams are mapped. The time of a batch grows with its size.
 
     device: of the streams and the batches.
     image_cache: where decoded images are kept: "device", "mapped" from a file, or "auto", which maps the images that
-    do not fit on the device (see `datasets.image_cache`).
+    do not fit on the device. Vectors that do not fit there are mapped too (see `datasets.image_cache`).
     """
 
     def __init__(
@@ -52,18 +52,13 @@ class Windows:
         image_cache: str = "auto",
     ) -> None:
         self.horizons, self.device = horizons, torch.device(device)
-        place = choose_place(demonstrations, device=self.device, place=image_cache)
-
-        def load(stream: Stream) -> Tensor:
-            if stream.is_image and len(demonstrations):
-                cache = cache_folder()
-                return decode_images(demonstrations, stream, device=self.device, place=place, cache=cache)
-            rows = demonstrations.read(stream.name)
-            if rows.dtype.kind == "u" and rows.dtype.itemsize > 1:  # torch hardly computes with these
-                rows = rows.astype(np.result_type(rows.dtype, np.float32))
-            return torch.from_numpy(rows).to(self.device)
-
-        self.streams = {stream.name: load(stream) for stream in demonstrations.specification.streams}
+        places, cache = choose_places(demonstrations, device=self.device, place=image_cache), cache_folder()
+        self.streams = {
+            stream.name: decode_stream(
+                demonstrations, stream, device=self.device, place=places[stream.name], cache=cache
+            )
+            for stream in demonstrations.specification.streams
+        }
         bounds = [demonstrations.bounds(episode) for episode in range(len(demonstrations))]
         self._bounds = np.array(bounds, dtype=np.int64).reshape(-1, 2)  # (n, 2)
         self.offsets = torch.arange(horizons.prediction, device=device) + 1 - horizons.observation

@@ -9,11 +9,12 @@ from importlib import metadata
 import numpy as np
 
 from ..configs.notation import shown
-from ..datasets.demonstrations import Demonstrations, check_finite
+from ..datasets.demonstrations import Demonstrations
 from ..datasets.inspection import looks, summarise
 from ..datasets.judging import SLOW
 from ..datasets.normalisation import fit_ranges
 from ..datasets.opening import open_demonstrations
+from ..datasets.statistics import require_finite
 from ..envs.catalogue import load_task
 from .report import Facts, Finding
 
@@ -92,9 +93,7 @@ def _versions(demonstrations: Demonstrations, facts: Facts) -> Iterator[Finding]
 def _trainable(demonstrations: Demonstrations) -> Iterator[Finding]:
     """Whether a training would refuse the data."""
     try:
-        for stream in demonstrations.specification.streams:
-            if np.dtype(stream.dtype).kind == "f":
-                check_finite(demonstrations.read(stream.name), stream, str(demonstrations.path))
+        require_finite(demonstrations, str(demonstrations.path))
         fit_ranges(demonstrations, range(len(demonstrations)), {})
     except ValueError as error:
         yield Finding("problem", f"a training refuses it: {error}", "do what it says, and look again")

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..datasets.memory import free_memory
 from ..envs.faults import one_line
 from ..policy.engines.interface import num_threads
 from .report import Facts, Finding
@@ -67,16 +68,6 @@ def _cores(facts: Facts) -> Iterator[Finding]:
             if not threads
             else f"{allowed:g} cores, OMP_NUM_THREADS={threads}",
         )
-
-
-def free_memory() -> float | None:
-    """Bytes that this process may still take; None if the system does not say."""
-    lines = _lines(Path("/proc/meminfo"))
-    free = [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
-    most, used = (_lines(Path("/sys/fs/cgroup", name)) for name in ("memory.max", "memory.current"))
-    if most and used and most[0].isdigit():
-        free.append(int(most[0]) - int(used[0]))
-    return min(free) if free else None
 
 
 def _lines(path: Path) -> list[str]:

@@ -57,6 +57,17 @@ TINY = {
     "guidance": {"SIDE_WIDTHS": (0.02,)},
     "hands": {},
     "inference": {"CHANNELS": (16, 32), "STEPS": 2, "ENGINES": ("eager",), "SECONDS": 0},
+    "large": {
+        "EPISODES": 6,
+        "LENGTH": 12,
+        "IMAGE": (96, 96, 3),
+        "VECTOR": 8,
+        "TRAINING": (
+            *("device=cpu", "steps=1", "batch_size=2", "warmup=0", "log_every=1", "policy.network.channels=[8,16]"),
+            *("policy.network.time_size=8", "policy/encoder=resnet", "policy.encoder.crop=[48,48]"),
+            "validate_every=1",
+        ),
+    },
     "modes": {"NUM_DEMONSTRATIONS": 12, "NUM_SAMPLES": 2},
     "recording": {"EPISODES": 2, "STEPS": 4},
     "serving": {"ROUNDS": 3},
@@ -73,7 +84,13 @@ TINY = {
         "EVALUATION": ("videos=0", "workers=0", "sampler.num_steps=1"),
     },
     "ways": {"SECONDS": 0},
-    "windows": {"SIZES": {"low-dimensional": (3, 100), "image": (2, 60)}, "SECONDS": 0},
+    "windows": {
+        "SIZES": {"low-dimensional": (3, 100), "image": (2, 60)},
+        "SECONDS": 0,
+        "GROWING_SECONDS": 0,
+        "FILMED": (1, 20),
+        "READS": 2,
+    },
 }
 """Benchmark -> its constants that a test makes small."""
 
@@ -147,8 +164,17 @@ def test_training(run):
 
 def test_windows(run):
     rows = run("windows")
-    assert len([name for name in rows if name.startswith("low-dimensional")]) == 4
-    assert len([name for name in rows if name.startswith("image")]) == 6
+    assert len([name for name in rows if name.startswith("low-dimensional")]) == 15
+    assert len([name for name in rows if name.startswith("image")]) == 20
+    assert rows["png, mean change of a pixel"] == 0 < rows["h264, mean change of a pixel"] < 4
+    assert rows["h264, an image of 96 x 96"] < rows["jpeg, an image of 96 x 96"] < rows["png, an image of 96 x 96"]
+
+
+@pytest.mark.slow
+def test_large(run, tmp_path):
+    rows = run("large", tmp_path)
+    assert 0 < rows["memory without a file"] < rows["limit"]
+    assert rows["store on disk"] < rows["decoded demonstrations"]
 
 
 def test_recording(run):

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..configs.training import TrainConfig
-from ..datasets.demonstrations import Demonstrations, check_finite
+from ..datasets.demonstrations import Demonstrations
 from ..datasets.inspection import worst
 from ..datasets.joined import Joined
 from ..datasets.observing import Observing, Worded
 from ..datasets.opening import open_demonstrations
 from ..datasets.selection import Selected
+from ..datasets.statistics import require_finite
 from ..datasets.windows import Windows
 from ..envs.task import Task
 from ..policy.encoders.text import TextEncoder
@@ -153,7 +154,5 @@ def _open_checked(dataset: str, task: Task | None, config: TrainConfig, encoder:
         demonstrations = Worded(demonstrations, encoder, digest=encoder.digest)
     if not len(demonstrations):
         raise ValueError(f"{dataset} must hold demonstrations to train on, got a store without episodes")
-    for stream in demonstrations.specification.streams:
-        if np.dtype(stream.dtype).kind == "f":  # other programs write without checking
-            check_finite(demonstrations.read(stream.name), stream, dataset)
+    require_finite(demonstrations, dataset)  # other programs write without checking
     return demonstrations

@@ -81,6 +81,43 @@ def test_stores_follow_one_another_and_an_edited_one_grows_like_any_other(recede
     assert DemonstrationStore.open("b.zarr").provenance == new.provenance
 
 
+def test_a_store_is_divided_by_shares_or_by_a_condition(recede, reaches, tmp_path):
+    result = recede("edit", reaches, "out=[a.zarr,b.zarr,c.zarr]", "split=[0.6,0.25,0.15]", "seed=3")
+    assert result.status == 0, result.err
+    parts = [DemonstrationStore.open(f"{name}.zarr") for name in "abc"]
+    assert [len(part) for part in parts] == [12, 5, 3]
+    assert "5 episodes, " in result.out
+    seeds = [part.episode_seeds.tolist() for part in parts]
+    whole = DemonstrationStore.open(reaches)
+    assert sorted(number for own in seeds for number in own) == sorted(whole.episode_seeds.tolist())
+    assert all(own == sorted(own) for own in seeds)  # in their order in the source
+    assert seeds[0] != list(range(12))
+    command = f"recede edit source={reaches} 'out=[a.zarr,b.zarr,c.zarr]' 'split=[0.6,0.25,0.15]' seed=3"
+    assert [part.provenance["command"] for part in parts] == [command] * 3
+    assert [part.provenance["part"] for part in parts] == ["1 of 3", "2 of 3", "3 of 3"]
+    assert "part 2 of 3)" in recede("inspect", "b.zarr").out
+    before = {path: path.read_bytes() for path in files(tmp_path / "a.zarr")}
+    (tmp_path / "b.zarr").rename("kept.zarr")  # as if it had been interrupted there
+    again = [argument.strip("'") for argument in command.split()[2:]]
+    assert recede("edit", *again).status == 0
+    assert {path: path.read_bytes() for path in files(tmp_path / "a.zarr")} == before
+    for one, other in zip(files(tmp_path / "kept.zarr"), files(tmp_path / "b.zarr"), strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    assert recede("edit", reaches, "out=[d.zarr,e.zarr]", "split=[0.6,0.4]").status == 0
+    first = DemonstrationStore.open("d.zarr").episode_seeds.tolist()
+    assert first != seeds[0]  # by another seed
+    assert recede("edit", reaches, "out=[f.zarr,g.zarr]", "split=seed<5").status == 0
+    assert DemonstrationStore.open("f.zarr").episode_seeds.tolist() == list(range(5))
+    assert DemonstrationStore.open("g.zarr").episode_seeds.tolist() == list(range(5, 20))
+
+
+def test_a_command_that_is_noted_has_only_what_was_set(recede, reaches):
+    result = recede("edit", reaches, "out=a.zarr", "relabel.task=tidy up", "relabel.episodes=episode<2")
+    assert result.status == 0, result.err
+    command = DemonstrationStore.open("a.zarr").provenance["command"]
+    assert command == f"recede edit source={reaches} out=a.zarr 'relabel.task=tidy up' 'relabel.episodes=episode<2'"
+
+
 @pytest.mark.slow
 def test_a_killed_edit_goes_on_where_it_was_and_ends_as_if_nothing_had_happened(recede, nursery, reaches, tmp_path):
     partial = tmp_path / "new.unfinished.zarr"
@@ -139,6 +176,22 @@ def test_an_unfinished_store_has_one_writer(recede, reaches, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (
+            ["split=[0.9,0.2]", "out=[a,b]"],
+            "two or more shares that sum to 1, as [0.9,0.1], got [0.9,0.2]",
+        ),
+        (["split=[1]"], "split must be two or more shares that sum to 1"),
+        (["split=[0.9,x]", "out=[a,b]"], "split must be two or more shares that sum to 1"),
+        (["split=[0.9,0.1]"], "out must name 2 for split=[0.9,0.1], got new.zarr: write split=[0.9,0.1] out=[train"),
+        (["out=[a,b]"], "out must name 1 for split=null, got "),
+        (["split=[0.99,0.01]", "out=[a,b]"], "leaves part 2 of 20 episodes without any: give another split"),
+        (["split=seed>=0", "out=[a,b]"], "leaves part 2 of 20 episodes without any"),
+        (["split=seed<0", "out=[a,b]"], "no episode of 20 fulfils"),
+        (["split=sed<3", "out=[a,b]"], "did you mean 'seed'?"),
+        (["split=[0.5,0.5]", "out=[there,b]"], "out=there exists already, and is not of this command: give another"),
+        (["split=seed<3", "out=[other.zarr,b]"], "out=other.zarr exists already, and is not of this command"),
+        (["split=seed<3", "out=[{reaches},b]"], "is a source, and no store is edited in place"),
+        (["seed=3"], "seed draws the shares of split=[0.9,0.1]: leave it out"),
         (["out={reaches}"], "is a source, and no store is edited in place: give another out="),
         (["out=there"], "out=there exists already: give another out="),
         (["out={reaches}/new.zarr"], "is a store: give another out="),
@@ -156,7 +209,7 @@ def test_an_unfinished_store_has_one_writer(recede, reaches, tmp_path):
         (["resize.position=[8,8]"], "resize.position needs images, got float32[2]"),
         (["resize.position=[8]"], "resize.position must be a height and a width in pixels, [h,w]"),
         (["resize.position=[0,8]"], "resize.position must be a height and a width in pixels, [h,w]"),
-        (["images=webp"], "images must be one of zstd, png, jpeg, got 'webp'"),
+        (["images=webp"], "images must be one of zstd, png, jpeg, h264, got 'webp'"),
         (["relabel.outcome=succes"], "relabel.outcome must be one of success, failure, unknown, got 'succes': did you"),
         (["relabel.episodes=steps>1"], "relabel.episodes chooses who gets a fact, and there is none"),
         (["relabel.task=x", "relabel.episodes=steps<1"], "fulfils episodes='steps<1'"),

@@ -99,7 +99,7 @@ def test_facts_of_an_append_that_was_not_committed_are_nobodys(recorded, monkeyp
     longer = EpisodeFacts(outcome="failure", sentence="x" * 300)
     for facts in (HAND, UNKNOWN):
         with monkeypatch.context() as patch:
-            patch.setattr(store_module, "_attributes", fail)
+            patch.setattr(store_module, "attributes", fail)
             with pytest.raises(OSError, match="no space"):
                 appended(recorded, longer)
         assert DemonstrationStore.open(recorded).episode_facts[-1] != longer

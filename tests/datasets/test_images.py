@@ -16,8 +16,8 @@ import zarr
 from PIL import Image
 from recede.datasets import image_cache
 from recede.datasets.formats.replay_buffer import ReplayBuffer
-from recede.datasets.image_cache import decode_images
-from recede.datasets.image_codec import IMAGE_COMPRESSIONS, ImageCodec
+from recede.datasets.image_cache import decode_stream
+from recede.datasets.image_codec import IMAGE_COMPRESSIONS, LOSSY, ImageCodec
 from recede.datasets.mirror import Mirrored
 from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import Windows
@@ -58,7 +58,7 @@ def recorded(tmp_path):
 
 @pytest.mark.parametrize("images", IMAGE_COMPRESSIONS)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_zstd_and_png_are_lossless_and_jpeg_is_close(tmp_path, images, channels):
+def test_zstd_and_png_are_lossless_and_the_others_are_close(tmp_path, images, channels):
     specification = Specification((Stream("camera", (12, 16, channels), "uint8"),), Stream("action", (2,)), 0.1)
     store = DemonstrationStore.create(tmp_path / "demos", specification, images=images)
     episodes = [
@@ -69,13 +69,20 @@ def test_zstd_and_png_are_lossless_and_jpeg_is_close(tmp_path, images, channels)
     store = DemonstrationStore.open(tmp_path / "demos")
     for index, streams in enumerate(episodes):
         error = np.abs(store.episode(index)["camera"].astype(int) - streams["camera"])
-        assert error.max() <= (8 if images == "jpeg" else 0)
-        assert error.mean() <= (1.5 if images == "jpeg" else 0)
+        assert error.max() <= (16 if images in LOSSY else 0)
+        assert error.mean() <= (2 if images in LOSSY else 0)
 
 
 @pytest.mark.parametrize(
     ("shape", "images"),
-    [((12, 16, 4), "jpeg"), ((12, 16, 2), "jpeg"), ((12, 16, 5), "png"), ((70_000, 2, 3), "jpeg")],
+    [
+        ((12, 16, 4), "jpeg"),
+        ((12, 16, 4), "h264"),
+        ((8200, 2, 3), "h264"),
+        ((12, 16, 2), "jpeg"),
+        ((12, 16, 5), "png"),
+        ((70_000, 2, 3), "jpeg"),
+    ],
 )
 def test_images_that_a_compression_cannot_hold_are_refused_when_the_store_is_made(tmp_path, shape, images):
     specification = Specification((Stream("camera", shape, "uint8"),), Stream("action", (2,)), 0.1)
@@ -95,8 +102,9 @@ def test_images_of_more_or_fewer_channels_are_recorded_and_read(tmp_path, channe
     np.testing.assert_array_equal(store.read("camera"), frames)
 
 
-def test_a_later_append_does_not_recompress_earlier_images(tmp_path):
-    store = DemonstrationStore.create(tmp_path / "demos", SPECIFICATION, images="jpeg")
+@pytest.mark.parametrize("images", LOSSY)
+def test_a_later_append_does_not_recompress_earlier_images(tmp_path, images):
+    store = DemonstrationStore.create(tmp_path / "demos", SPECIFICATION, images=images)
     store.append(episode(0))
     first = store.episode(0)["scene"]
     for seed in range(1, 6):
@@ -104,7 +112,7 @@ def test_a_later_append_does_not_recompress_earlier_images(tmp_path):
     np.testing.assert_array_equal(DemonstrationStore.open(store.path).episode(0)["scene"], first)
 
 
-@pytest.mark.parametrize(("images", "most"), [("zstd", 1.02), ("png", 0.7), ("jpeg", 0.4)])
+@pytest.mark.parametrize(("images", "most"), [("zstd", 1.02), ("png", 0.7), ("jpeg", 0.4), ("h264", 0.03)])
 def test_compressed_images_are_small(tmp_path, images, most):
     specification = Specification((Stream("camera", (96, 96, 3), "uint8"),), Stream("action", (2,)), 0.1)
     store = DemonstrationStore.create(tmp_path / "demos", specification, images=images)
@@ -154,18 +162,28 @@ def test_mapped_images_equal_those_on_the_device(recorded, tmp_path, monkeypatch
 
 def test_images_are_mapped_if_the_device_has_no_room(recorded, tmp_path, monkeypatch):
     monkeypatch.setenv("RECEDE_CACHE", str(tmp_path / "cache"))
-    whole = recorded.num_steps * sum(stream.size for stream in recorded.specification.streams if stream.is_image)
+    streams = recorded.specification.streams
+    sizes = {stream.name: recorded.num_steps * stream.size * np.dtype(stream.dtype).itemsize for stream in streams}
+    whole, vectors = sum(sizes.values()), sizes["state"] + sizes["action"]
     monkeypatch.setattr(image_cache, "free_memory", lambda device: whole / image_cache.RESIDENT_SHARE)
     Windows(recorded, HORIZONS)
     assert not (tmp_path / "cache").exists()
     monkeypatch.setattr(image_cache, "free_memory", lambda device: (whole - 1) / image_cache.RESIDENT_SHARE)
     Windows(recorded, HORIZONS)
     assert sorted(file.name for file in (tmp_path / "cache").rglob("*.npy")) == ["scene.npy", "wrist.npy"]
+    expected = Windows(recorded, HORIZONS, image_cache="device")
+    monkeypatch.setattr(image_cache, "free_memory", lambda device: (vectors - 1) / image_cache.RESIDENT_SHARE)
+    assert image_cache.choose_places(recorded, device=CPU, place="device") == dict.fromkeys(sizes, "device")
+    mapped = Windows(recorded, HORIZONS)
+    assert len([*(tmp_path / "cache").rglob("*.npy")]) == 4
+    for one, other in zip(mapped.batch(torch.arange(9)), expected.batch(torch.arange(9)), strict=True):
+        pairs = [(one[name], other[name]) for name in one] if isinstance(one, dict) else [(one, other)]
+        assert all(torch.equal(*pair) and pair[0].dtype == pair[1].dtype for pair in pairs)
 
 
 def test_decoded_images_are_reused_until_the_store_grows(recorded, tmp_path):
     def load():
-        return decode_images(recorded, recorded.stream("scene"), device=CPU, place="mapped", cache=tmp_path / "cache")
+        return decode_stream(recorded, recorded.stream("scene"), device=CPU, place="mapped", cache=tmp_path / "cache")
 
     load()
     (file,) = (tmp_path / "cache").rglob("*.npy")
@@ -186,7 +204,7 @@ def test_decoded_images_of_another_length_are_decoded_again(recorded, tmp_path):
 
 
 def mapped(demonstrations, cache):
-    return decode_images(demonstrations, demonstrations.stream("scene"), device=CPU, place="mapped", cache=cache)
+    return decode_stream(demonstrations, demonstrations.stream("scene"), device=CPU, place="mapped", cache=cache)
 
 
 @pytest.mark.parametrize("images", IMAGE_COMPRESSIONS)
@@ -261,13 +279,13 @@ def test_a_cache_folder_that_cannot_be_made_names_its_variable(recorded, tmp_pat
 
 def test_another_store_at_the_same_path_is_decoded_again(recorded, tmp_path):
     cache = tmp_path / "cache"
-    before = decode_images(recorded, recorded.stream("scene"), device=CPU, place="mapped", cache=cache).clone()
+    before = decode_stream(recorded, recorded.stream("scene"), device=CPU, place="mapped", cache=cache).clone()
     shutil.rmtree(recorded.path)
     time.sleep(0.01)
     other = DemonstrationStore.create(recorded.path, SPECIFICATION)
     for seed in range(10, 13):
         other.append(episode(seed))
-    after = decode_images(other, other.stream("scene"), device=CPU, place="mapped", cache=cache)
+    after = decode_stream(other, other.stream("scene"), device=CPU, place="mapped", cache=cache)
     assert not torch.equal(before, after)
     assert torch.equal(after, torch.from_numpy(other.read("scene")))
 
@@ -279,7 +297,7 @@ def test_images_are_decoded_in_pieces(recorded, monkeypatch):
     monkeypatch.setattr(
         recorded, "read", lambda name, start, stop: sizes.append(stop - start) or read(name, start, stop)
     )
-    images = decode_images(recorded, recorded.stream("scene"), device=CPU, place="device", cache=recorded.path)
+    images = decode_stream(recorded, recorded.stream("scene"), device=CPU, place="device", cache=recorded.path)
     assert sizes == [5, 5, 5, 5, 5, 2]
     assert torch.equal(images, torch.from_numpy(read("scene")))
 
@@ -295,7 +313,7 @@ def test_a_full_disk_leaves_no_incomplete_cache(recorded, tmp_path, monkeypatch)
 
     monkeypatch.setattr(image_cache, "_decoded_pieces", Full(image_cache._decoded_pieces))
     with pytest.raises(OSError, match=r"27 .*'scene'.*No space left.*RECEDE_CACHE"):
-        decode_images(recorded, recorded.stream("scene"), device=CPU, place="mapped", cache=tmp_path / "cache")
+        decode_stream(recorded, recorded.stream("scene"), device=CPU, place="mapped", cache=tmp_path / "cache")
     assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
 
 

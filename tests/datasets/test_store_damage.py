@@ -20,7 +20,7 @@ def read_array_of(file, store):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recorded", ["zstd", "png", "jpeg"], indirect=True)
+@pytest.mark.parametrize("recorded", ["zstd", "png", "jpeg", "h264"], indirect=True)
 def test_a_flipped_bit_or_a_cut_of_any_chunk_file_is_detected(recorded):
     chunks = chunk_files(recorded)
     assert {file.relative_to(recorded).parts[1] for file in chunks} == {

@@ -105,6 +105,7 @@ def test_velocities_are_zero_beyond_the_ends_of_an_episode():
     """Dimension 0 is a position, and dimension 1 a velocity, which must not be repeated."""
     specification = Specification((Stream("state", (1,)),), Stream("action", (2,), hold=("last", "zero")), 0.1)
     demonstrations = InMemory([9, 5, 7], specification)
+    demonstrations.rows["state"] = demonstrations.rows["state"][:, :1]
     demonstrations.rows["action"] = np.stack([np.arange(21), np.arange(21) + 100], axis=1).astype("float32")
     windows = Windows(demonstrations, Horizons(2, 4, 2)).of([1])
     batch = everything(windows)

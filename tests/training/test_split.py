@@ -91,11 +91,11 @@ def test_digests_depend_on_lengths_and_values_and_not_on_other_episodes(reaches,
     assert vector_digests(joined)[0] not in digests
 
 
-@pytest.mark.parametrize("steps", [1, 60, 10_000])
-def test_digests_do_not_depend_on_how_many_steps_are_read_at_once(reaches, monkeypatch, steps):
+@pytest.mark.parametrize("size", [1, 500, 10**6])
+def test_digests_do_not_depend_on_how_much_is_read_at_once(reaches, monkeypatch, size):
     store = DemonstrationStore.open(reaches)
     expected = vector_digests(store)
-    monkeypatch.setattr("recede.datasets.fingerprint.STEPS_AT_ONCE", steps)
+    monkeypatch.setattr("recede.datasets.fingerprint.BYTES_AT_ONCE", size)
     assert vector_digests(store) == expected
 
 
