@@ -31,7 +31,7 @@ SEEN = 5
 TRAINING = (
     *("device=cpu", "steps=12", "batch_size=8", "warmup=0", "held_out=0.02", "log_every=4", "validate_every=12"),
     *("save_every=12", "policy.network.channels=[16,32]", "policy.network.time_size=16"),
-    *("policy/encoder=resnet", "policy.encoder.crop=[84,84]", "policy.encoder.features=16"),
+    *("policy/encoder=resnet", "policy.encoder.crop=[48,48]", "policy.encoder.features=16"),
 )
 
 PROGRAM = """

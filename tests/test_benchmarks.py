@@ -65,8 +65,8 @@ TINY = {
         "VECTOR": 8,
         "TRAINING": (
             *("device=cpu", "steps=1", "batch_size=2", "warmup=0", "log_every=1", "policy.network.channels=[8,16]"),
-            *("policy.network.time_size=8", "policy/encoder=resnet", "policy.encoder.crop=[32,32]"),
-            "validate_every=0",
+            *("policy.network.time_size=8", "policy/encoder=resnet", "policy.encoder.crop=[48,48]"),
+            "validate_every=1",
         ),
     },
     "modes": {"NUM_DEMONSTRATIONS": 12, "NUM_SAMPLES": 2},
