@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parents[1] / "examples"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 SAYS = {
     "comparing": r"difference [+-]\d+ points \(95 % interval .*decided after 30 episodes: ",
-    "two_ways": r"\d\d chunks pass on the left, \d\d on the right, \d hit the obstacle",
+    "two_ways": r"\d+ chunks pass on the left, \d+ on the right, \d+ hit the obstacle",
 }
 """Notebook -> what it prints in the end, and what it is about."""
 
