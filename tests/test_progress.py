@@ -64,9 +64,9 @@ def test_bytes_are_shown_in_their_unit_and_a_total_may_be_unknown(capsys):
     for total in (3_000_000, None):
         with Progress(total, "download", unit="MB", scale=1e6) as shown:
             shown.advance(1_500_000)
-    known, _, unknown, end = lines_of(capsys)
-    assert known == "download: 1.5 of 3.0 MB, 50 %, ? left"
-    assert (unknown, end) == ("download: 1.5 MB", "download: 1.5 MB, in ?")
+    with_total, _, without, end = lines_of(capsys)
+    assert with_total == "download: 1.5 of 3.0 MB, 50 %, ? left"
+    assert (without, end) == ("download: 1.5 MB", "download: 1.5 MB, in ?")
 
 
 def test_nothing_appears_for_what_is_short_hidden_or_not_begun(capsys):

@@ -16,7 +16,11 @@ def test_the_demo_records_trains_evaluates_and_reports(tmp_path):
     command = [sys.executable, "-m", "recede", "demo", f"out={out}", *sizes]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert ran.returncode == 0, ran.stderr
-    assert f"report: {out / 'report.html'}" in ran.stdout
+    assert ran.stdout.splitlines()[-2:] == [
+        f"report: {out / 'report.html'}",
+        f"next: recede evaluate {out / 'diffusion'} episodes=200",
+    ]
+    assert [line[:5] for line in ran.stdout.splitlines() if line[:1] == "["] == [f"[{step}/4]" for step in (1, 2, 3, 4)]
 
     assert len(DemonstrationStore.open(out / "demonstrations.zarr")) == 6
     evaluation = json.loads((out / "evaluation.json").read_text())
