@@ -22,10 +22,10 @@ CONFIG = TrainConfig(
     ],
 )
 def test_what_is_due(step, stopped_by, due):
-    found = Due.after(step, CONFIG, 95, stopped_by=stopped_by)
+    outcome = Due.after(step, CONFIG, 95, stopped_by=stopped_by)
     words = ("logged", "validated", "evaluated", "saved", "last")
-    assert " ".join(word for word in words if getattr(found, f"is_{word}")) == due
-    assert (found.step, found.stopped_by) == (step, stopped_by)
+    assert " ".join(word for word in words if getattr(outcome, f"is_{word}")) == due
+    assert (outcome.step, outcome.stopped_by) == (step, stopped_by)
 
 
 def test_nothing_is_evaluated_unless_that_is_chosen():
