@@ -259,12 +259,12 @@ def propose(dataset: ForeignDataset, *, rate: float | None = None) -> dict[str, 
 
 
 def _proposed(kind: Any, column: Column) -> Any:
-    limits = {"low": _one_or_all(column.low), "high": _one_or_all(column.high)}
+    limits = {"low": _one_if_equal(column.low), "high": _one_if_equal(column.high)}
     words = {"units": list(column.units), "labels": list(column.labels), "kinds": list(column.kinds)}
     return kind(key=column.key, **words, **limits)
 
 
-def _one_or_all(values: Sequence[float]) -> float | list[float]:
+def _one_if_equal(values: Sequence[float]) -> float | list[float]:
     """One number if all are equal."""
     return values[0] if len(set(values)) == 1 else list(values)
 
@@ -324,17 +324,17 @@ def _stream(name: str, mapped: StreamMapping, dataset: ForeignDataset) -> Stream
         name,
         shape,
         mapped.dtype or stored,
-        units=_several(mapped.units),
+        units=_as_tuple(mapped.units),
         labels=tuple(mapped.labels),
-        low=_several(mapped.low),
-        high=_several(mapped.high),
+        low=_as_tuple(mapped.low),
+        high=_as_tuple(mapped.high),
         hold=hold,
-        kinds=_several(mapped.kinds),
+        kinds=_as_tuple(mapped.kinds),
         context=mapped.context,
     )
 
 
-def _several(value: Any) -> Any:
+def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 

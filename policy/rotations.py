@@ -205,5 +205,5 @@ def _to_axis_angle(matrix: Any) -> Any:
     square = (vector * vector).sum(-1)[..., None]
     is_small = square < SMALL**2 / 4
     sine = lib.sqrt(lib.where(is_small, square * 0 + 1, square))
-    factor = lib.where(is_small, (2 + square / 3) / w.clip(0.5), 2 * lib.arctan2(sine, w) / sine)
+    factor = lib.where(is_small, 2 + square / 3, 2 * lib.arctan2(sine, w) / sine)
     return factor * vector

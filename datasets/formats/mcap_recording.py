@@ -67,6 +67,11 @@ class Topic:
     """Messages no newer than one before them, which are left out."""
 
     @property
+    def instants(self) -> array[int]:
+        """When each message was taken by the clock of the topic, ns. Empty after the pass."""
+        return self.stamped if self.clock == HEADER else self.logged
+
+    @property
     def type(self) -> str:
         """The type of its messages, such as "sensor_msgs/msg/JointState"; empty if it has no schema."""
         name = self.schema.name if self.schema else ""
@@ -107,11 +112,13 @@ class Recording:
         self._places: dict[str, array[int]] = {}
         for path in self.files:
             self._index(path)
-        self.begin = min((min(_instants(topic)) for topic in self.topics.values() if topic.logged), default=0)
+        noted = [topic for topic in self.topics.values() if topic.logged]
+        for topic in noted:
+            topic.clock = LOG if 0 in topic.stamped else HEADER  # 0 is a time that nobody has set
+        self.begin = min((min(topic.instants) for topic in noted), default=0)
         """The first time in the recording, ns."""
-        for topic in self.topics.values():
-            if topic.logged:
-                self._order(topic)
+        for topic in noted:
+            self._order(topic)
 
     def message(self, topic: str, index: int) -> tuple[bytes, str]:
         """The payload of a message, and its place for messages. Raises ValueError if the file has changed."""
@@ -197,7 +204,7 @@ class Recording:
         """Sort the messages of a topic by the times that they are recorded at, and leave out those out of turn."""
         logged = np.frombuffer(topic.logged, np.int64)
         order = np.argsort(logged, kind="stable")
-        logged, taken = logged[order], np.frombuffer(_instants(topic), np.int64)[order]
+        logged, taken = logged[order], np.frombuffer(topic.instants, np.int64)[order]
         places = np.frombuffer(self._places.pop(topic.name), np.int64)[order]
         newest = np.maximum.accumulate(taken)
         if (back := (newest - taken).max() / NANOSECONDS) > CLOCK_STEP_S:
@@ -214,12 +221,6 @@ class Recording:
 
 
 _REMEDY = "restore it from a copy, or rescue what is whole with mcap recover FILE -o NEW"
-
-
-def _instants(topic: Topic) -> array[int]:
-    """The times of a topic, ns: those of the headers, unless one is 0 because nobody has set it."""
-    topic.clock = LOG if 0 in topic.stamped else HEADER
-    return topic.stamped if topic.clock == HEADER else topic.logged
 
 
 def _stamp(payload: bytes) -> int:

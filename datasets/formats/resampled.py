@@ -203,10 +203,10 @@ class Resampled(ForeignDataset):
         """Steps start .. stop of a column: (stop - start, *shape). Raises the errors of the data set."""
         part = self._parts[episode]
         times, moments = self._times[key, part.episode], self._moments(part, start, stop)
-        rule, (earlier, later, share) = self._rule(key), _around(times, moments)
+        rule, (earlier, later, share) = self._rule(key), _neighbours(times, moments)
         if rule != INTERPOLATED:
-            return self._picked(key, part.episode, _alone(rule, times, moments))
-        rows = self._picked(key, part.episode, np.concatenate([earlier, later]))
+            return self._rows_at(key, part.episode, _readings_of(rule, times, moments))
+        rows = self._rows_at(key, part.episode, np.concatenate([earlier, later]))
         before, after = rows[: len(moments)], rows[len(moments) :]
         shape, share = (len(moments), *rows.shape[1:]), share.astype(rows.dtype)[:, None]
         before, after = before.reshape(len(moments), -1), after.reshape(len(moments), -1)
@@ -220,7 +220,7 @@ class Resampled(ForeignDataset):
             values[:, index] = _between_angles(before[:, index], after[:, index], share[:, 0])
         return values.reshape(shape)
 
-    def _picked(self, key: str, episode: int, index: NDArray[np.int64]) -> NDArray[Any]:
+    def _rows_at(self, key: str, episode: int, index: NDArray[np.int64]) -> NDArray[Any]:
         """These rows of a column of the data set, of which neighbours are read at once."""
         column = self.column(key)
         if not len(index):
@@ -234,9 +234,9 @@ class Resampled(ForeignDataset):
     def _use(self, key: str, part: _Part) -> Use:
         """How a part uses the readings of a column."""
         times, moments, rule = self._times[key, part.episode], self._moments(part, 0, part.steps), self._rule(key)
-        earlier, later, _ = _around(times, moments)
+        earlier, later, _ = _neighbours(times, moments)
         if rule != INTERPOLATED:
-            earlier = later = _alone(rule, times, moments)
+            earlier = later = _readings_of(rule, times, moments)
         distance = np.minimum(np.abs(moments - times[earlier]), np.abs(moments - times[later]))
         first, last = int(earlier[0]), int(later[-1])
         used = np.unique(np.concatenate([earlier, later]))
@@ -338,7 +338,7 @@ def _between(holes: Iterable[tuple[float, float, str]], begin: float, end: float
     return [*free, (at, end)] if at < end else free
 
 
-def _around(
+def _neighbours(
     times: NDArray[np.float64], moments: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """The readings before and after each moment, which are one if a reading serves alone, and the share of the way."""
@@ -349,11 +349,11 @@ def _around(
     return earlier, later, np.where(span > 0, share, 1.0)
 
 
-def _alone(rule: str, times: NDArray[np.float64], moments: NDArray[np.float64]) -> NDArray[np.int64]:
+def _readings_of(rule: str, times: NDArray[np.float64], moments: NDArray[np.float64]) -> NDArray[np.int64]:
     """The reading of each moment, if it is not interpolated."""
     if rule == HELD:
         return np.maximum(np.searchsorted(times, moments + EQUAL_S, side="right") - 1, 0)
-    earlier, later, share = _around(times, moments)
+    earlier, later, share = _neighbours(times, moments)
     return np.where(share > 0.5, later, earlier)
 
 

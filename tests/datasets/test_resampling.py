@@ -171,7 +171,7 @@ def test_kinds_say_what_is_a_quaternion_and_what_an_angle():
     content = mapping_of(source, rate=20).to_json()
     kinds = ["number", "angle", *["quaternion_wxyz"] * 4, "angle", "number"]
     content["observations"] = {"tool": {"key": ["base", "hand"], "kinds": kinds}}
-    dataset = Resampled(source, DatasetMapping.from_json(content, "here"))
+    dataset = Resampled(source, DatasetMapping.from_json(content | {"rate": 40}, "here"))
     rows, moments = steps(dataset)
     expected = 2 + 2 * moments
     np.testing.assert_allclose(rows["hand"][:, 0], (expected + np.pi) % (2 * np.pi) - np.pi, atol=1e-9)

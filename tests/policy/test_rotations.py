@@ -71,6 +71,13 @@ def test_canonical_numbers_are_those_of_scipy() -> None:
     np.testing.assert_allclose(from_matrix("axis_angle", matrix), by_scipy("axis_angle", matrix), atol=1e-12)
 
 
+def test_tiny_turns_are_as_exact_as_large_ones() -> None:
+    vector = np.array([0.6, 0, -0.8]) * np.array([[0], [1e-9], [1e-5], [9e-4], [1.1e-3]])
+    expected = Rotation.from_rotvec(vector).as_matrix()
+    np.testing.assert_allclose(to_matrix("axis_angle", vector), expected, atol=1e-14)
+    np.testing.assert_allclose(from_matrix("axis_angle", expected), vector, atol=1e-14)
+
+
 def test_both_signs_and_every_length_of_a_quaternion_are_one_rotation() -> None:
     quaternion = np.random.default_rng(3).standard_normal((100, 4))
     matrix = to_matrix("quaternion_wxyz", quaternion)
