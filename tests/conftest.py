@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hydra.core.config_store import ConfigStore
 
+# Hydra copies its whole table of configurations for each composition, a quarter of its time, and changes none of them.
+ConfigStore.__deepcopy__ = lambda self, memo: self
 os.environ["OMP_NUM_THREADS"] = "1"  # small tensors are slower with more, and resumed runs must have the same number
 # Commands under test inherit what a shell ignores for what it runs behind it.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)

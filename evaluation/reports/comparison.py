@@ -54,7 +54,8 @@ names the settings that differ.
   widened to include the interval over episodes. It needs {MIN_TRAININGS} trainings: with fewer, two rows may differ by
   their seeds alone.
 - Parameters are those of the whole policy. Training time is the mean over trainings. Latency is the median time of one
-  prediction for one robot, averaged over trainings. Compare times only if the machines were alike and idle.
+  prediction for one robot, averaged over trainings. Compare times only if the machines were alike and idle. Times are
+  left out if a processor was not noted.
 """
 
 
@@ -200,10 +201,10 @@ def differences(recipes: Mapping[str, Result]) -> dict[str, str]:
 
 def document(results: Sequence[Result], *, command: str) -> str:
     """A page with the table, the command that wrote it, and the meaning of its numbers."""
-    processors = sorted({result.get("processor", "a processor that was not noted") for result in results})
+    processors = sorted({result["processor"] for result in results if "processor" in result})
+    measured = f"- Latency was measured on {'; '.join(processors)}.\n" if processors else ""
     return (
-        f"# Results\n\nWritten by `{command}` from {len(results)} evaluations.\n\n{table(results)}\n{LEGEND}"
-        f"- Latency was measured on {'; '.join(processors)}.\n"
+        f"# Results\n\nWritten by `{command}` from {len(results)} evaluations.\n\n{table(results)}\n{LEGEND}{measured}"
     )
 
 
@@ -255,7 +256,9 @@ def outcome_cells(group: Sequence[Result]) -> list[str]:
     successes, scores = np.concatenate(outcomes).T
     rates, means = np.array([pairs.mean(axis=0) for pairs in outcomes]).T
     of_rate, of_score = wilson(int(successes.sum()), len(successes)), bootstrap(scores.tolist())
-    seconds = [result["training_s"] for result in group if result["training_s"] is not None]
+    timed = group if all("processor" in result for result in group) else ()
+    seconds = [result["training_s"] for result in timed if result["training_s"] is not None]
+    latencies = [result["latency"]["p50_ms"] for result in timed]
     broken = {
         (result["training_seed"], result["seed"], fault["seed"])
         for result in group
@@ -270,7 +273,7 @@ def outcome_cells(group: Sequence[Result]) -> list[str]:
         _few(trainings) or _number(means.mean(), over_trainings(means.tolist(), of_score)),
         f"{group[0]['num_parameters'] / 1e6:.1f} M",
         f"{np.mean(seconds):.0f} s" if seconds else "-",
-        f"{np.mean([result['latency']['p50_ms'] for result in group]):.1f} ms",
+        f"{np.mean(latencies):.1f} ms" if latencies else "-",
     ]
 
 

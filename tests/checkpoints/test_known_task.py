@@ -107,7 +107,7 @@ def test_the_task_that_a_server_names_is_not_imported(recede, trained, marker, t
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "exported"])
+@pytest.mark.parametrize("kind", ["checkpoint", pytest.param("exported", marks=pytest.mark.slow)])
 def test_a_policy_is_served_without_its_task(recede, policies, marker, monkeypatch, kind):
     async def run(self, host, port, *, ready, stop):
         ready("ws://127.0.0.1:1")

@@ -81,6 +81,7 @@ def test_stores_follow_one_another_and_an_edited_one_grows_like_any_other(recede
     assert DemonstrationStore.open("b.zarr").provenance == new.provenance
 
 
+@pytest.mark.slow
 def test_a_killed_edit_goes_on_where_it_was_and_ends_as_if_nothing_had_happened(recede, nursery, reaches, tmp_path):
     partial = tmp_path / "new.unfinished.zarr"
     command = ["edit", reaches, "out=new.zarr", "episodes=episode<6", "steps=step>=1"]

@@ -53,6 +53,7 @@ def test_without_demonstrations_there_is_no_distance(recede, trained, tmp_path):
     assert (tmp_path / "monitors" / "monitors.json").is_file()
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_keeps_its_numbers(recede, monitored, trained, reaches, tmp_path, monkeypatch):
     from recede.evaluation.journal import Journal
 

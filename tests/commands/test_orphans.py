@@ -24,7 +24,9 @@ def descendants(pid):
     ("arguments", "number", "word"),
     [
         (["evaluate", "task=toys:REACH", "episodes=100000", "workers=2", "videos=0", "device=cpu"], 2, b"[1-9]/100000"),
-        (["control", "robot.task=toys:REACH", "episodes=1000"], 3, b"seed 100000"),
+        pytest.param(
+            *(["control", "robot.task=toys:REACH", "episodes=1000"], 3, b"seed 100000"), marks=pytest.mark.slow
+        ),
     ],
     ids=["evaluate", "control"],
 )

@@ -281,6 +281,7 @@ def test_what_a_folder_says_of_imports_imports_nothing(trained, recede, tmp_path
     assert "my_parts" not in sys.modules
 
 
+@pytest.mark.slow
 def test_an_exported_folder_needs_its_package_for_its_sampler_alone(exported, tmp_path):
     """Its network and its encoder are in the graphs."""
     engine = library.load_engine(exported)
@@ -296,6 +297,7 @@ def test_an_exported_folder_needs_its_package_for_its_sampler_alone(exported, tm
     np.testing.assert_allclose(chunk, expected.numpy(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_foreign_sampler_of_an_exported_folder_is_named(exported, tmp_path):
     folder = shutil.copytree(exported, tmp_path / "folder")
     path = folder / "engine.json"

@@ -61,6 +61,7 @@ def test_outcomes_do_not_depend_on_how_many_run_at_once(policy, outcomes, num_pa
     assert roll(policy, num_parallel=num_parallel) == outcomes
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_episodes(policy, outcomes, monkeypatch):
     alive, most = weakref.WeakSet(), []
 

@@ -149,7 +149,9 @@ class Engines:
         return getattr(self, name).predict(self.observation, self.noise, guidance)
 
 
-@pytest.fixture(scope="module", params=[VECTORS, IMAGES], ids=["vectors", "images"])
+@pytest.fixture(
+    scope="module", params=[VECTORS, pytest.param(IMAGES, marks=pytest.mark.slow)], ids=["vectors", "images"]
+)
 def engines(request, tmp_path_factory):
     return Engines(tmp_path_factory.mktemp("engine"), request.param)
 

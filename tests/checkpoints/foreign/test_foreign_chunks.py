@@ -211,10 +211,8 @@ def test_an_image_policy_of_lerobot_predicts_the_same(
 # --- exported
 
 
-@pytest.mark.parametrize(
-    ("kind", "sampler"),
-    [("transformer", "reference_ddim"), pytest.param("unet1d", "reference", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "sampler"), [("transformer", "reference_ddim"), ("unet1d", "reference")])
 def test_an_imported_policy_predicts_the_same_without_pytorch(tmp_path, kind, sampler):
     policy, _ = imported(tmp_path, state_dict(kind), f"policy/sampler={sampler}", "policy.sampler.num_steps=10")
     assert main(["export", str(tmp_path / "imported"), f"out={tmp_path / 'exported'}", "engine=onnx"]) == 0

@@ -45,6 +45,7 @@ def result(
         "success": success,
         "score": [float(value) for value in success] if score is None else score,
         "num_parameters": 4_560_000,
+        "processor": "A",
         "training_s": training_s,
         "latency": {"p50_ms": p50},
     }
@@ -324,9 +325,11 @@ def test_a_damaged_line_is_named(recede, tmp_path):
 
 def test_a_page_explains_its_numbers():
     page = document([result(success=[True, False])], command="recede compare runs")
-    assert page.endswith("measured on a processor that was not noted.\n")
     named = [result(success=[True], seed=seed) | {"processor": name} for seed, name in enumerate("BAB")]
     assert document(named, command="recede compare runs").endswith("measured on A; B.\n")
+    old = {name: value for name, value in result(success=[True]).items() if name != "processor"}
+    assert [row[name] for row in rows([old]) for name in ("training time", "latency")] == ["-", "-"]
+    assert "measured on" not in document([old], command="recede compare runs")
     assert "Written by `recede compare runs` from 1 evaluations." in page
     for promise in ("Wilson", "with a score of 0 and one of 1 added", "Student's t", "It needs 3 trainings"):
         assert promise in page

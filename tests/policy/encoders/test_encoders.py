@@ -234,6 +234,7 @@ def test_a_policy_learns_what_only_the_image_shows():
 # --- in a training
 
 
+@pytest.mark.slow
 def test_a_killed_training_on_images_ends_bit_for_bit_the_same(filmed, tmp_path, recede, monkeypatch):
     plain = loop.learning_rate
     for name in ("whole", "resumed"):
