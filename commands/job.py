@@ -1,7 +1,7 @@
-"""`python -m recede.commands.job PID COMMAND ...`: a job of a sweep, which ends with the process that started it.
+"""`python -m recede.commands.job COMMAND ...`: a job of a sweep, which ends with the process that started it.
 
-A launcher may end its processes at once and without a word, as joblib does if the sweep is killed. The job then gets
-SIGTERM, so a training saves a checkpoint.
+The input of the job is a pipe that its launcher holds. When the pipe ends, because the sweep is stopped or because the
+launcher is dead, the job gets one SIGTERM, so a training saves a checkpoint.
 """
 
 from __future__ import annotations
@@ -10,26 +10,21 @@ import os
 import signal
 import sys
 import threading
-import time
-
-POLL_S = 0.25
-"""How often the job looks for its parent."""
 
 
-def end_with(parent: int) -> None:
-    """Send SIGTERM to this process once its parent is another one: that of a dead parent."""
-    while os.getppid() == parent:
-        time.sleep(POLL_S)
+def end_with_input() -> None:
+    """Send SIGTERM to this process at the end of its input."""
+    while os.read(0, 4096):
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> int:
     """Run the command of the arguments; returns its exit status."""
-    parent, *arguments = sys.argv[1:]
-    threading.Thread(target=end_with, args=(int(parent),), name="end with parent", daemon=True).start()
+    threading.Thread(target=end_with_input, name="end with input", daemon=True).start()
     from .main import main
 
-    return main(arguments)
+    return main(sys.argv[1:])
 
 
 if __name__ == "__main__":

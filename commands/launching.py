@@ -83,11 +83,11 @@ def check_launcher(launcher: Sequence[str]) -> None:
         options = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
         if name not in options:
             raise ValueError(f"hydra/launcher cannot be {name!r}: {nearest(name, sorted({*options, *PACKAGES}))}")
-        known = [key for key in _composed([f"hydra/launcher={name}"]).hydra.launcher if key != "_target_"]
+        keys = [key for key in _composed([f"hydra/launcher={name}"]).hydra.launcher if key != "_target_"]
     for argument in launcher:
         key = argument.partition("=")[0].removeprefix("hydra.launcher.")
-        if argument.startswith("hydra.launcher.") and key.partition(".")[0] not in known:
-            raise ValueError(f"hydra/launcher={name} has no key {key!r}: {nearest(key, known)}")
+        if argument.startswith("hydra.launcher.") and key.partition(".")[0] not in keys:
+            raise ValueError(f"hydra/launcher={name} has no key {key!r}: {nearest(key, keys)}")
 
 
 def launch(command: str, jobs: Sequence[Job], folder: Path, launcher: Sequence[str]) -> tuple[int, list[JobFailed]]:
@@ -261,29 +261,34 @@ class Runner:
         if self._must_end():
             return
         log, command = log_of(self.folder, number), self.commands[number]
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which then stops the jobs
         with log.open("ab") as output:
             output.write(f"$ {command}\n".encode())
             output.flush()
-            job = "-P", "-m", "recede.commands.job", str(os.getpid())
-            arguments = [sys.executable, *job, *shlex.split(command)[1:]]
+            arguments = [sys.executable, "-P", "-m", "recede.commands.job", *shlex.split(command)[1:]]
             process = subprocess.Popen(
-                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=self.current
+                arguments,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.current,
+                start_new_session=True,  # no signal of a terminal reaches it
             )
-            try:
-                status = self._wait(process)
-            except BaseException:  # whatever ends this process, as a queue that wants the machine back
-                process.terminate()
-                process.wait()
-                raise
+            status = self._wait(process)
         _note(self.folder, number, command, status)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> int:
-        """The exit status of the job, which is asked to end, once, as soon as it must."""
-        while not self._must_end():
-            with suppress(subprocess.TimeoutExpired):
-                return process.wait(POLL_S)
-        process.terminate()
-        return process.wait()
+        """The exit status of the job, whose input is closed when it must end, or whatever else ends this process."""
+        try:
+            while not self._must_end():
+                with suppress(subprocess.TimeoutExpired):
+                    return process.wait(POLL_S)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait()
+        return process.returncode
 
     def _must_end(self) -> bool:
         return stop_file(self.folder).exists() or (self.sweep is not None and not _lives(self.sweep))

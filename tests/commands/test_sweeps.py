@@ -52,7 +52,10 @@ TRAIN = ["train", "dataset=d", "out=sweep", "-m"]
         ([*TRAIN, "learning_rate=1e-3,0.001"], "learning_rate has the value 0.001 twice"),
         ([*TRAIN, "dataset=d,[d]"], "job 0 (dataset=d) and job 1 (dataset=['d']) are the same"),
         (["train", "dataset=d", "seed=1,2", "-m", "hydra/launcher=basic"], "a sweep needs out=FOLDER"),
-        (["doctor", "a,b", "-m", "hydra/launcher=basic"], "`recede doctor` has no out= to write to"),
+        (
+            ["replay", "task=reach,pusht", "dataset=d", "-m", "hydra/launcher=basic"],
+            "`recede replay` has no out=",
+        ),
     ],
 )
 def test_an_impossible_sweep_is_refused_before_anything_starts(recede, empty_folder, arguments, message):
