@@ -55,6 +55,7 @@ def overview() -> str:
             "A text is taken as typed, and ~ at the beginning of a path is your home.",
             "With -m, a command runs once with each of the values key=a,b, in a numbered folder in out=FOLDER.",
             "A comma within one of these values is typed as \\,",
+            "hydra/launcher=joblib runs these jobs side by side.",
             "",
             *wrap(ENDINGS, WIDTH),
         ]

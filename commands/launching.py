@@ -20,15 +20,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..configs.notation import command_line, quoted
 from ..realtime import Interrupted, on_signals
 from ..specification import nearest
 from .composition import JobFailed
-
-if TYPE_CHECKING:
-    from .sweeping import Job
 
 PACKAGES = {
     "joblib": ("hydra_joblib_launcher", "'recede[sweeps]'"),
@@ -42,10 +39,32 @@ HERE = ("basic", "joblib", "submitit_local")
 """Launchers whose jobs run on this machine, and end with the sweep."""
 
 POLL_S = 0.25
-"""How often a job looks whether it must end."""
+"""How often it is asked whether a job must end."""
 
 _QUIET = ("hydra/job_logging=none", "hydra/hydra_logging=none", "hydra.output_subdir=null", "hydra.sweep.subdir=logs")
 """What keeps Hydra from files and messages of its own."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One combination of values."""
+
+    number: int
+    """Its number, and the name of its folder."""
+    values: Mapping[str, str]
+    """The value of each key that differs between jobs."""
+    config: Any
+    """Its configuration, or the error of its values."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it.
+
+        >>> Job(3, {"seed": "1", "policy": "regression"}, None).name
+        'job 3 (seed=1, policy=regression)'
+        """
+        values = ", ".join(f"{key}={value}" for key, value in self.values.items())
+        return f"job {self.number} ({values})" if values else f"job {self.number}"
 
 
 def check_launcher(launcher: Sequence[str]) -> None:
@@ -64,11 +83,11 @@ def check_launcher(launcher: Sequence[str]) -> None:
         options = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
         if name not in options:
             raise ValueError(f"hydra/launcher cannot be {name!r}: {nearest(name, sorted({*options, *PACKAGES}))}")
-        known = [key for key in _composed([f"hydra/launcher={name}"]).hydra.launcher if key != "_target_"]
+        keys = [key for key in _composed([f"hydra/launcher={name}"]).hydra.launcher if key != "_target_"]
     for argument in launcher:
         key = argument.partition("=")[0].removeprefix("hydra.launcher.")
-        if argument.startswith("hydra.launcher.") and key.partition(".")[0] not in known:
-            raise ValueError(f"hydra/launcher={name} has no key {key!r}: {nearest(key, known)}")
+        if argument.startswith("hydra.launcher.") and key.partition(".")[0] not in keys:
+            raise ValueError(f"hydra/launcher={name} has no key {key!r}: {nearest(key, keys)}")
 
 
 def launch(command: str, jobs: Sequence[Job], folder: Path, launcher: Sequence[str]) -> tuple[int, list[JobFailed]]:
@@ -125,12 +144,12 @@ def _reason(command: str, folder: Path, number: int, status: int | None) -> str:
     """Why a job failed, and where its log is."""
     log = log_of(folder, number)
     printed = re.split("[\r\n]+", log.read_text(errors="replace").strip()) if log.exists() else [""]
-    told = printed[-1].removeprefix(f"recede {command}: ")
+    reason = printed[-1].removeprefix(f"recede {command}: ")
     if status is None:
-        told = "it was not run to its end"
+        reason = "it was not run to its end"
     elif status < 0:
-        told = f"it was ended by {signal.Signals(-status).name}"
-    return f"{told} (its log: {log})"
+        reason = f"it was ended by {signal.Signals(-status).name}"
+    return f"{reason} (its log: {log})"
 
 
 # --- the plug-in
@@ -242,28 +261,34 @@ class Runner:
         if self._must_end():
             return
         log, command = log_of(self.folder, number), self.commands[number]
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep, which then stops the jobs
         with log.open("ab") as output:
             output.write(f"$ {command}\n".encode())
             output.flush()
-            arguments = [sys.executable, "-P", "-m", "recede", *shlex.split(command)[1:]]
+            arguments = [sys.executable, "-P", "-m", "recede.commands.job", *shlex.split(command)[1:]]
             process = subprocess.Popen(
-                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=self.current
+                arguments,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.current,
+                start_new_session=True,  # no signal of a terminal reaches it
             )
-            try:
-                status = self._wait(process)
-            except BaseException:  # whatever ends this process, as a queue that wants the machine back
-                process.terminate()
-                process.wait()
-                raise
+            status = self._wait(process)
         _note(self.folder, number, command, status)
 
     def _wait(self, process: subprocess.Popen[bytes]) -> int:
-        """The exit status of the job, which is asked to end, once, as soon as it must."""
-        while not self._must_end():
-            with suppress(subprocess.TimeoutExpired):
-                return process.wait(POLL_S)
-        process.terminate()
-        return process.wait()
+        """The exit status of the job, whose input is closed when it must end, or whatever else ends this process."""
+        try:
+            while not self._must_end():
+                with suppress(subprocess.TimeoutExpired):
+                    return process.wait(POLL_S)
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait()
+        return process.returncode
 
     def _must_end(self) -> bool:
         return stop_file(self.folder).exists() or (self.sweep is not None and not _lives(self.sweep))

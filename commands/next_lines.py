@@ -72,7 +72,7 @@ def print_compare(command: str, configs: Sequence[Any], folder: Path) -> None:
         if None in tasks or len(tasks) > 1:
             return
         (task,), runs = tasks, [config.out for config in configs]
-        known = None if task in TASKS else task
-        print(f"next: {shown('evaluate', *runs, task=known, imports=configs[0].imports)}")
+        own = None if task in TASKS else task
+        print(f"next: {shown('evaluate', *runs, task=own, imports=configs[0].imports)}")
     if command in ("train", "evaluate"):
         print(f"{'then' if command == 'train' else 'next'}: {shown('compare', str(folder))}")

@@ -6,8 +6,7 @@ repeated: a job keeps the number that `sweep.json` notes for its values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +15,8 @@ from ..configs.packages import import_packages
 from ..configs.texts import home
 from .composition import JobFailed, compose_each, run_of
 from .grammar import is_for_launcher, read, requested_imports, swept
-from .launching import check_launcher, launch
+from .launching import Job, check_launcher, launch
 from .next_lines import print_compare
-
-
-@dataclass(frozen=True)
-class Job:
-    """One combination of values."""
-
-    number: int
-    """Its number, and the name of its folder."""
-    values: Mapping[str, str]
-    """The value of each key that differs between jobs."""
-    config: Any
-    """Its configuration, or the error of its values."""
-
-    @property
-    def name(self) -> str:
-        """What messages call it.
-
-        >>> Job(3, {"seed": "1", "policy": "regression"}, None).name
-        'job 3 (seed=1, policy=regression)'
-        """
-        values = ", ".join(f"{key}={value}" for key, value in self.values.items())
-        return f"job {self.number} ({values})" if values else f"job {self.number}"
 
 
 def sweep(command: str, arguments: Sequence[str]) -> int:
@@ -126,7 +103,9 @@ def _numbered(command: str, jobs: Sequence[Job], folder: Path) -> list[Job]:
     from ..evaluation.sweeps import Sweep, read_sweep, write_sweep
 
     keys = tuple(jobs[0].values)
-    before = read_sweep(folder) or Sweep(command, keys)
+    before = read_sweep(folder)
+    if before is None or not any((folder / str(number)).exists() for number in before.jobs):  # nothing is there yet
+        before = Sweep(command, keys)
     if (before.command, set(before.keys)) != (command, set(keys)):
         raise ValueError(
             f"{folder} holds a sweep of `recede {before.command}` over {_listed(before.keys)}, this one is of `recede "

@@ -56,13 +56,13 @@ def find_rows(folder: Path, sweep: Sweep) -> tuple[list[Row], list[int]]:
     Raises FileNotFoundError if no job has an evaluation, and what `find_one` raises.
     """
     places = {number: folder / str(number) for number in sorted(sweep.jobs)}
-    found = {number: find_one(place) for number, place in places.items() if (place / "evaluation.json").is_file()}
-    missing = [number for number in places if number not in found]
-    if not found:
+    results = {number: find_one(place) for number, place in places.items() if (place / "evaluation.json").is_file()}
+    missing = [number for number in places if number not in results]
+    if not results:
         command = shown("evaluate", *map(str, places.values()))
         raise FileNotFoundError(f"{folder}: no job of this sweep has an evaluation.json: run `{command}` first")
     groups: dict[tuple[str, ...], list[Result]] = {}
-    for number, result in found.items():
+    for number, result in results.items():
         groups.setdefault(tuple(_others(sweep, number).values()), []).append(result)
     keys = [key for key in sweep.keys if key != POOLED]
     return [Row(dict(zip(keys, values, strict=True)), results) for values, results in groups.items()], missing
@@ -226,12 +226,13 @@ def _draw_line(axes: Any, line: Sequence[Row], places: Sequence[float], *, name:
     axes.plot(places, rates, color=colour, marker="o", markersize=4, lw=1.2, label=name)
     for place, row in zip(places, line, strict=True):
         outcomes = [*outcomes_of(row.results).values()]
-        each = [float(pairs[:, 0].mean()) for pairs in outcomes]
+        rate_of_each = [float(pairs[:, 0].mean()) for pairs in outcomes]
         successes = np.concatenate(outcomes)[:, 0]
         low, high = over_episodes = wilson(int(successes.sum()), len(successes))
         axes.vlines(place, 100 * low, 100 * high, color=colour, lw=3, alpha=0.5)
-        if len(each) >= MIN_TRAININGS:
-            low, high = over_trainings(each, over_episodes)
+        if len(rate_of_each) >= MIN_TRAININGS:
+            low, high = over_trainings(rate_of_each, over_episodes)
             axes.vlines(place, 100 * low, 100 * high, color=colour, lw=0.8)
-        if len(each) > 1:
-            axes.plot([place] * len(each), [100 * rate for rate in each], "o", color=colour, markersize=3, alpha=0.35)
+        if len(outcomes) > 1:
+            for rate in rate_of_each:
+                axes.plot(place, 100 * rate, "o", color=colour, markersize=3, alpha=0.35)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from recede.checkpoints.runs import checkpoint_steps
-from recede.commands.launching import PACKAGES
+from recede.commands.launching import PACKAGES, check_launcher
 from recede.evaluation.sweeps import read_sweep
 from recede.files import exclusive
 from waiting import until
@@ -52,7 +52,10 @@ TRAIN = ["train", "dataset=d", "out=sweep", "-m"]
         ([*TRAIN, "learning_rate=1e-3,0.001"], "learning_rate has the value 0.001 twice"),
         ([*TRAIN, "dataset=d,[d]"], "job 0 (dataset=d) and job 1 (dataset=['d']) are the same"),
         (["train", "dataset=d", "seed=1,2", "-m", "hydra/launcher=basic"], "a sweep needs out=FOLDER"),
-        (["doctor", "a,b", "-m", "hydra/launcher=basic"], "`recede doctor` has no out= to write to"),
+        (
+            ["replay", "task=reach,pusht", "dataset=d", "-m", "hydra/launcher=basic"],
+            "`recede replay` has no out=",
+        ),
     ],
 )
 def test_an_impossible_sweep_is_refused_before_anything_starts(recede, empty_folder, arguments, message):
@@ -120,6 +123,14 @@ def test_joblib_runs_jobs_of_which_one_fails(recede, joblib, empty_folder, reach
     assert "next: recede evaluate sweep/0 sweep/1 task=toys:REACH\nthen: recede compare sweep\n" in again.out
 
 
+def test_a_job_of_slurm_is_composed(submitit):
+    """It is not submitted: the plug-in of a cluster without Slurm has nobody to submit to."""
+    resources = ["hydra.launcher.partition=gpu", "hydra.launcher.gpus_per_node=1", "hydra.launcher.timeout_min=600"]
+    check_launcher(["hydra/launcher=submitit_slurm", *resources])
+    with pytest.raises(ValueError, match="has no key 'partitions': did you mean 'partition'"):
+        check_launcher(["hydra/launcher=submitit_slurm", "hydra.launcher.partitions=gpu"])
+
+
 @pytest.mark.slow
 def test_submitit_runs_jobs_here(recede, submitit, empty_folder, reaches, small):
     result = recede(*command(reaches, small, "seed=1,2", "hydra/launcher=submitit_local"))
@@ -132,27 +143,26 @@ def test_submitit_runs_jobs_here(recede, submitit, empty_folder, reaches, small)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
 def test_an_interrupted_sweep_goes_on(recede, joblib, empty_folder, reaches, small, number):
     """Ctrl-C reaches every process of the terminal; SIGKILL reaches the sweep alone, and its jobs see that it died."""
-    arguments = ["seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1", f"save_every={STEPS}"]
-    typed = command(reaches, small, *arguments, steps=STEPS)
+    arguments = ["seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"save_every={STEPS}"]
+    runs = [empty_folder / "sweep/0", empty_folder / "sweep/1"]
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "recede", *typed],
+        [sys.executable, "-P", "-m", "recede", *command(reaches, small, *arguments, steps=STEPS)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
-    until(lambda: (empty_folder / "sweep/0/metrics.jsonl").exists(), 120)
+    until(lambda: all((run / "metrics.jsonl").exists() for run in runs), 300)
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     output = process.communicate()[0]
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), output
     if number != signal.SIGKILL:
         assert "stopped: 0 of 2 jobs are done: repeat the command to go on" in output.splitlines()[-1]
-    until(lambda: checkpoint_steps(empty_folder / "sweep/0"), 60)
-    until(lambda: not (empty_folder / "sweep/0/.lock").exists(), 60)
-    (saved,) = checkpoint_steps(empty_folder / "sweep/0")
-    assert 0 < saved < STEPS
-    assert not (empty_folder / "sweep/1").exists()
-    again = recede(*command(reaches, small, *arguments, steps=saved + 2))  # of fewer steps, to be quick
+    until(lambda: all(checkpoint_steps(run) and not (run / ".lock").exists() for run in runs), 300)
+    saved = [checkpoint_steps(run)[-1] for run in runs]
+    assert 0 < max(saved) < STEPS
+    again = recede(*command(reaches, small, *arguments, steps=max(saved) + 2))  # of fewer steps, to be quick
     assert again.status == 0, again.err
-    assert f"job 0 (seed=1): resumes after step {saved}" in again.out
-    assert checkpoint_steps(empty_folder / "sweep/0")[-1] == checkpoint_steps(empty_folder / "sweep/1")[-1] == saved + 2
+    for job, run in enumerate(runs):
+        assert f"job {job} (seed={job + 1}): resumes after step {saved[job]}\n" in again.out
+        assert checkpoint_steps(run)[-1] == max(saved) + 2
