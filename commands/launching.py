@@ -3,7 +3,7 @@
 The plug-in carries one number to each process that it starts: that of the job. The process runs the command line of
 the job as a process of its own, so a job that is killed takes no other one with it. In the folder of the sweep,
 `logs/N.txt` holds what job N printed, and `logs/N.json` how it ended. While the file `logs/stop` exists, no job begins,
-and those that run are asked to end: an interrupted training saves a checkpoint first.
+and those that run are asked to end.
 """
 
 from __future__ import annotations
