@@ -394,7 +394,8 @@ def main() -> None:
     """Measure both, and print the table; or do what one program is to do."""
     if sys.argv[1:] and sys.argv[1].startswith("task="):
         described = json.loads(sys.argv[1].removeprefix("task="))
-        work(Task(**described | {"recipe": Recipe(**described["recipe"])}))
+        recipe = Recipe(**described.pop("recipe"))
+        work(Task(**described, recipe=recipe))
         return
     path, rows = output(sys.argv[1:]), list[Row]()
     print(f"threads: {torch.get_num_threads()}, instructions: {torch.backends.cpu.get_cpu_capability()}")

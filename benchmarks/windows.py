@@ -30,10 +30,9 @@ from recede.benchmarks.measure import Row, best_rate, output, report
 from recede.configs.augmentation import AugmentationConfig
 from recede.datasets.augmentation import Augmentation
 from recede.datasets.demonstrations import Demonstrations
-from recede.datasets.image_cache import decode_stream
 from recede.datasets.image_codec import IMAGE_COMPRESSIONS
 from recede.datasets.store import DemonstrationStore
-from recede.datasets.windows import Windows
+from recede.datasets.windows import Loaded, Windows
 from recede.specification import Horizons, Specification, Stream
 from torch.utils.data import DataLoader, Dataset
 
@@ -153,11 +152,8 @@ def compare(name: str, demonstrations: InMemory, batch_size: int) -> list[Row]:
 
 def mapped(windows: Windows, demonstrations: Demonstrations, folder: Path) -> Windows:
     """The same windows, with every stream mapped from a file."""
-    other, device = copy(windows), torch.device("cpu")
-    other.streams = {
-        stream.name: decode_stream(demonstrations, stream, device=device, place="mapped", cache=folder)
-        for stream in demonstrations.specification.streams
-    }
+    other, names = copy(windows), [stream.name for stream in demonstrations.specification.streams]
+    other.loaded = Loaded(demonstrations, torch.device("cpu"), dict.fromkeys(names, "mapped"), folder)
     return other
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -30,21 +31,22 @@ class Batch(NamedTuple):
 
 
 @dataclass
-class _Loaded:
+class Loaded:
     """The streams of demonstrations, which are read, and images decoded, when they are first needed."""
 
     demonstrations: Demonstrations
     device: torch.device
     places: Mapping[str, str]
-    """Stream name -> where its rows are kept."""
+    """Stream name -> where its rows are kept; see `choose_places`."""
+    cache: Path
+    """The folder of mapped files."""
 
     @cached_property
     def streams(self) -> dict[str, Tensor]:
         """Stream name -> (N, *shape)."""
-        cache = cache_folder()
         return {
             stream.name: decode_stream(
-                self.demonstrations, stream, device=self.device, place=self.places[stream.name], cache=cache
+                self.demonstrations, stream, device=self.device, place=self.places[stream.name], cache=self.cache
             )
             for stream in self.demonstrations.specification.streams
         }
@@ -77,7 +79,7 @@ class Windows:
     ) -> None:
         self.horizons, self.device = horizons, torch.device(device)
         places = choose_places(demonstrations, device=self.device, place=image_cache)
-        self._loaded = _Loaded(demonstrations, self.device, places)  # by all selections together
+        self.loaded = Loaded(demonstrations, self.device, places, cache_folder())  # by all selections together
         bounds = [demonstrations.bounds(episode) for episode in range(len(demonstrations))]
         self._bounds = np.array(bounds, dtype=np.int64).reshape(-1, 2)  # (n, 2)
         self.offsets = torch.arange(horizons.prediction, device=device) + 1 - horizons.observation
@@ -88,7 +90,7 @@ class Windows:
     @property
     def streams(self) -> dict[str, Tensor]:
         """Stream name -> its values in all steps of the demonstrations (N, *shape)."""
-        return self._loaded.streams
+        return self.loaded.streams
 
     def of(self, episodes: Sequence[int]) -> Windows:
         """The windows of some episodes; they share the streams."""

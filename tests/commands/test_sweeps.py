@@ -140,10 +140,10 @@ def test_submitit_runs_jobs_here(recede, submitit, empty_folder, reaches, small)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL], ids=["SIGKILL"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
 def test_an_interrupted_sweep_goes_on(recede, joblib, empty_folder, reaches, small, number):
-    """SIGKILL reaches the sweep alone, and its jobs see that it died."""
-    arguments = ["seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"save_every={STEPS}"]
+    """Ctrl-C is of the whole terminal. SIGKILL reaches the sweep alone, and its jobs see that it died."""
+    arguments = ["seed=1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"save_every={STEPS}", "log_every=1"]
     runs = [empty_folder / "sweep/0", empty_folder / "sweep/1"]
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "recede", *command(reaches, small, *arguments, steps=STEPS)],
@@ -152,7 +152,8 @@ def test_an_interrupted_sweep_goes_on(recede, joblib, empty_folder, reaches, sma
         text=True,
         start_new_session=True,
     )
-    until(lambda: all((run / "metrics.jsonl").exists() for run in runs), 300)
+    logs = [run / "metrics.jsonl" for run in runs]
+    until(lambda: all(log.exists() and log.stat().st_size for log in logs), 300)  # the training has begun
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     output = process.communicate()[0]
     assert process.returncode == (-number if number == signal.SIGKILL else 128 + number), output

@@ -202,8 +202,11 @@ class Long(Demonstrations):
     """Black images that nobody keeps."""
 
     specification = Specification((Stream("top", (512, 512, 3), "uint8"),), Stream("action", (2,)), control_dt=0.1)
-    episode_facts = (EpisodeFacts(), EpisodeFacts())
     path = Path("long")
+
+    @property
+    def episode_facts(self):
+        return (EpisodeFacts(), EpisodeFacts())
 
     def __init__(self, steps):
         self.episode_ends, self.episode_seeds = np.array([10, steps]), np.array([-1, -1])
@@ -213,7 +216,7 @@ class Long(Demonstrations):
 
     def read(self, name, start=0, stop=None):
         stream = self.stream(name)
-        return np.zeros((stop - start, *stream.shape), stream.dtype)
+        return np.zeros(((stop or self.num_steps) - start, *stream.shape), stream.dtype)
 
 
 def test_a_copy_takes_the_memory_of_a_few_pieces_however_long_an_episode_is(tmp_path):
