@@ -17,18 +17,9 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 SPIN_S = 1e-3
 """Sleeping is no more exact than this on a common operating system; the rest is waited for awake."""
-
-
-def interpolated(earlier: NDArray[Any], later: NDArray[Any], share: Any) -> NDArray[Any]:
-    """The values a share of the way from earlier to later readings of floats, in their dtype.
-
-    share: of one pair of readings, or (n, 1) in the dtype of n pairs (n, D). Both round alike.
-    """
-    return (earlier + share * (later - earlier)).astype(later.dtype)
 
 
 class Clock(Protocol):

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from ..realtime import interpolated
+from ..interpolation import Interpolation
 from ..robots.interface import TOLERANCE_S, Reading
 from ..specification import Specification, Stream
 
@@ -37,6 +37,7 @@ class Alignment:
 
     def __init__(self, specification: Specification) -> None:
         self.streams = {stream.name: stream for stream in specification.observations}
+        self._interpolation = {name: Interpolation.of(stream.kinds) for name, stream in self.streams.items()}
         self._limits = {stream.name: _limits(stream) for stream in specification.observations if stream.low}
         self._readings: dict[str, deque[Reading]] = {name: deque() for name in self.streams}
 
@@ -105,9 +106,10 @@ class Alignment:
     def at(self, moment: float) -> Observed:
         """The value of every stream at that moment, s: vectors of floats are interpolated, all else is the nearest.
 
-        Before its first and after its last reading, a stream has the value of that reading.
+        Angles and quaternions, by the kinds of the stream, take the shorter way. Before its first and after its last
+        reading, a stream has the value of that reading.
         """
-        return {name: _value(readings, moment) for name, readings in self._readings.items()}
+        return {name: _value(readings, moment, self._interpolation[name]) for name, readings in self._readings.items()}
 
     def num_readings(self, name: str) -> int:
         """Number of readings that are kept of a stream."""
@@ -119,12 +121,13 @@ def _limits(stream: Stream) -> tuple[NDArray[Any], NDArray[Any]]:
     return low - SLACK * (high - low), high + SLACK * (high - low)
 
 
-def _value(readings: deque[Reading], moment: float) -> NDArray[Any]:
+def _value(readings: deque[Reading], moment: float, interpolation: Interpolation) -> NDArray[Any]:
     after = min(bisect_left(readings, moment, key=lambda reading: reading.time), len(readings) - 1)
     later, earlier = readings[after], readings[max(after - 1, 0)]
     if moment >= later.time or earlier is later:
         return later.value
     share = (moment - earlier.time) / (later.time - earlier.time)
     if later.value.ndim == 1 and np.issubdtype(later.value.dtype, np.floating):
-        return interpolated(earlier.value, later.value, share)
+        shares = np.full((1, 1), share, later.value.dtype)
+        return interpolation.between(earlier.value[None], later.value[None], shares)[0]
     return later.value if share > 0.5 else earlier.value

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...realtime import interpolated
+from ...interpolation import Interpolation
 from ..facts import EpisodeFacts
 from ..mapping import DatasetMapping
 from .interface import ForeignDataset
@@ -51,9 +51,6 @@ EQUAL_S = 1e-9
 
 SAME_RATE = 0.05
 """Differences are taken over as they are if their rate differs from that of the steps by at most this share."""
-
-ANGLES = ("angle", "roll_pitch_yaw")
-"""Kinds whose dimensions are angles modulo a turn, beside `euler_AAA_BBB`."""
 
 _QUATERNION = ("qx", "qy", "qz", "qw")
 
@@ -113,7 +110,7 @@ class Resampled(ForeignDataset):
         self.action_meaning, self._dataset, self._mapping = dataset.action_meaning, dataset, mapping
         self._held = set() if mapping.action.is_next else set(mapping.action.keys)
         episodes, keys = range(len(dataset.episode_lengths)), _keys(mapping)
-        self._turning = {key: _turning(key, mapping, dataset) for key in keys}
+        self._interpolation = {key: _interpolation(key, mapping, dataset) for key in keys}
         self._times = {(key, episode): self._checked_times(key, episode) for episode in episodes for key in keys}
         self._holes, self._num_short = dict[int, list[tuple[float, float, str]]](), 0
         self._parts = [part for episode in episodes for part in self._split(episode, keys)]
@@ -207,17 +204,8 @@ class Resampled(ForeignDataset):
         if rule != INTERPOLATED:
             return self._rows_at(key, part.episode, _readings_of(rule, times, moments))
         rows = self._rows_at(key, part.episode, np.concatenate([earlier, later]))
-        before, after = rows[: len(moments)], rows[len(moments) :]
-        shape, share = (len(moments), *rows.shape[1:]), share.astype(rows.dtype)[:, None]
-        before, after = before.reshape(len(moments), -1), after.reshape(len(moments), -1)
-        quaternions, angles = self._turning[key]
-        for first in quaternions:
-            _take_shorter_way(before[:, first : first + 4], after[:, first : first + 4])
-        values = interpolated(before, after, share)
-        for first in quaternions:
-            _normalise(values[:, first : first + 4], earlier != later)
-        for index in angles:
-            values[:, index] = _between_angles(before[:, index], after[:, index], share[:, 0])
+        shape, pairs = (len(moments), *rows.shape[1:]), rows.reshape(2, len(moments), -1)
+        values = self._interpolation[key].between(*pairs, share.astype(rows.dtype)[:, None])
         return values.reshape(shape)
 
     def _rows_at(self, key: str, episode: int, index: NDArray[np.int64]) -> NDArray[Any]:
@@ -357,26 +345,14 @@ def _readings_of(rule: str, times: NDArray[np.float64], moments: NDArray[np.floa
     return np.where(share > 0.5, later, earlier)
 
 
-def _turning(key: str, mapping: DatasetMapping, dataset: ForeignDataset) -> tuple[list[int], list[int]]:
-    """The first dimensions of the quaternions in a column, and its angles."""
+def _interpolation(key: str, mapping: DatasetMapping, dataset: ForeignDataset) -> Interpolation:
+    """That of a column, by the kinds of the mapping or by the names of its dimensions."""
     column = dataset.column(key)
     for stream, mapped in zip(mapping.specification(dataset).streams, mapping.streams.values(), strict=True):
-        if key not in mapped.keys or not stream.kinds:
-            continue
-        begin = sum(math.prod(dataset.column(other).shape) for other in mapped.keys[: mapped.keys.index(key)])
-        own = list(enumerate(stream.kinds[begin : begin + math.prod(column.shape)]))
-        quaternions = [index for index, kind in own if kind.startswith("quaternion")]
-        return quaternions[::4], [index for index, kind in own if kind in ANGLES or kind.startswith("euler")]
-    return _quaternions(column.labels), []
-
-
-def _between_angles(before: NDArray[Any], after: NDArray[Any], share: NDArray[Any]) -> NDArray[Any]:
-    """Angles (n,) a share of the shorter way round, in the turn of the readings: from -pi on, or from 0 on."""
-    turns = np.round((after - before) / (2 * math.pi))
-    values = before + share * (after - 2 * math.pi * turns - before)
-    least = np.where(np.maximum(before, after) > math.pi, 0.0, -math.pi)
-    wrapped = values - 2 * math.pi * np.floor((values - least) / (2 * math.pi))
-    return np.where(turns == 0, values, wrapped).astype(after.dtype)
+        if key in mapped.keys and stream.kinds:
+            begin = sum(math.prod(dataset.column(other).shape) for other in mapped.keys[: mapped.keys.index(key)])
+            return Interpolation.of(stream.kinds[begin : begin + math.prod(column.shape)])
+    return Interpolation(quaternions=tuple(_quaternions(column.labels)))
 
 
 def _quaternions(labels: Sequence[str]) -> list[int]:
@@ -390,14 +366,3 @@ def _quaternions(labels: Sequence[str]) -> list[int]:
         for first in range(len(labels) - 3)
         if all(label.endswith(end) for label, end in zip(labels[first : first + 4], _QUATERNION, strict=True))
     ]
-
-
-def _take_shorter_way(before: NDArray[Any], after: NDArray[Any]) -> None:
-    """Change the sign of quaternions (n, 4) that would be reached the long way: q and -q are one rotation."""
-    after[(before * after).sum(axis=1) < 0] *= -1
-
-
-def _normalise(values: NDArray[Any], rows: NDArray[np.bool_]) -> None:
-    """Normalise those rows of quaternions (n, 4) in place."""
-    norms = np.linalg.norm(values[rows].astype(np.float64), axis=1, keepdims=True)
-    values[rows] = values[rows] / np.where(norms > 0, norms, 1)

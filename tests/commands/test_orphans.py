@@ -23,7 +23,7 @@ def descendants(pid):
     ("arguments", "number", "file"),
     [
         (["evaluate", "task=toys:REACH", "episodes=100000", "workers=2", "videos=0"], 2, "episodes.jsonl"),
-        pytest.param(*(["control", "robot.task=toys:REACH", "episodes=1000"], 3, ""), marks=pytest.mark.slow),
+        pytest.param(*(["control", "robot.task=toys:REACH", "episodes=1000"], 3, "ticks.zarr"), marks=pytest.mark.slow),
     ],
     ids=["evaluate", "control"],
 )
