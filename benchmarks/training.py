@@ -281,9 +281,9 @@ class PlainPolicy(nn.Module):
             KERNEL_SIZES[0], action_size=STATE.action.size, conditioning_size=size, channels=channels
         )
 
-    def forward(self, observed: Tensor, action: Tensor) -> Tensor:
+    def forward(self, observed: dict[str, Tensor], action: Tensor) -> Tensor:
         """Observations (B, To, ...) and chunks (B, Tp, Da), both from 0 to 100 but for images -> the loss, ()."""
-        conditioning = observed / 50 - 1 if self.images is None else self.images({"image": observed})
+        conditioning = observed["state"] / 50 - 1 if self.images is None else self.images(observed)
         chunk, noise, t = action / 50 - 1, torch.randn_like(action), torch.rand(len(action))
         noisy = (1 - t[:, None, None]) * chunk + t[:, None, None] * noise
         return F.mse_loss(self.network(noisy, 1000 * t, conditioning), chunk)

@@ -21,7 +21,7 @@ from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,11 +30,12 @@ from recede.benchmarks.measure import Row, best_rate, output, report
 from recede.configs.augmentation import AugmentationConfig
 from recede.datasets.augmentation import Augmentation
 from recede.datasets.demonstrations import Demonstrations
-from recede.datasets.image_codec import IMAGE_COMPRESSIONS
-from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import Loaded, Windows
 from recede.specification import Horizons, Specification, Stream
 from torch.utils.data import DataLoader, Dataset
+
+if TYPE_CHECKING:
+    from recede.datasets.store import DemonstrationStore
 
 SECONDS = 3.0
 """How long epochs of one kind are repeated."""
@@ -216,6 +217,9 @@ def filmed_episode(seed: int, length: int) -> NDArray[np.uint8]:
 
 def compressed() -> list[Row]:
     """The size of an image, and how fast images and windows are read, for each compression."""
+    from recede.datasets.image_codec import IMAGE_COMPRESSIONS  # a bare machine with a GPU has no zarr
+    from recede.datasets.store import DemonstrationStore
+
     episodes, length = FILMED
     rows, films = list[Row](), [filmed_episode(seed, length) for seed in range(episodes)]
     for images in IMAGE_COMPRESSIONS:

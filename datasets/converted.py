@@ -23,7 +23,7 @@ from .mapping import MAKERS, DatasetMapping, StreamMapping, image_shape, is_chan
 def as_json(value: Any) -> Any:
     """A value of a file of another library as JSON: NaN and infinity become texts, and half a letter a question mark.
 
-    >>> as_json({"rate": float("nan"), "task": "lift \ud83d"})
+    >>> as_json({"rate": float("nan"), "task": "lift \\ud83d"})
     {'rate': 'NaN', 'task': 'lift ?'}
     """
     return json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"), parse_constant=str)

@@ -13,15 +13,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..configs.training import TrainConfig
 from ..policy.interface import Lesson
 from ..policy.networks import cpu_training
-from .gradients import recompute_images
-from .parts import draw_parts
-from .prepared import Prepared
-
-ROWS = 2
-"""Windows whose FLOPs are counted. A norm over the batch would refuse one."""
 
 
 class Peak(NamedTuple):
@@ -78,16 +71,3 @@ def loss_flops(policy: Any, lesson: Lesson) -> int:
     with FlopCounterMode(display=False) as counter, cpu_training.left_out(), sdpa_kernel(SDPBackend.MATH):
         torch.autograd.grad(policy.loss(lesson).mean(), learned, allow_unused=True)
     return counter.get_total_flops()
-
-
-def window_flops(prepared: Prepared, average: Any) -> float:
-    """FLOPs of an update, for each window of its batch. average: see `Lesson.average`."""
-    config: TrainConfig = prepared.config
-    indices, generator = torch.zeros(ROWS * config.accumulate, dtype=torch.int64), torch.Generator(prepared.device)
-    [part, *_] = draw_parts(prepared, average, indices, 0, generator)
-    if not config.gradient_checkpointing:
-        return loss_flops(prepared.policy, part.lesson) / ROWS
-    recompute_images(prepared.policy, is_on=False)
-    count = loss_flops(prepared.policy, part.lesson)
-    recompute_images(prepared.policy, is_on=True)
-    return count / ROWS

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..policy.denoising.coupling import optimal
 from ..policy.interface import Lesson, Policy
-from .gradients import Part
+from .flops import loss_flops
+from .gradients import Part, recompute_images
 from .order import mix_seeds
 from .prepared import Prepared
 from .processes import ALONE, Processes
+
+ROWS = 2
+"""Windows whose FLOPs are counted. A norm over the batch would refuse one."""
 
 
 def draw_parts(
@@ -48,3 +54,16 @@ def draw_parts(
         own = (~batch.is_padding).sum() if config.mask_padding else len(batch.action)
         parts.append(Part(lesson, batch.is_padding, own / counted))
     return parts
+
+
+def window_flops(prepared: Prepared, average: Any) -> float:
+    """FLOPs of an update, for each window of its batch. average: see `Lesson.average`."""
+    config = prepared.config
+    indices, generator = torch.zeros(ROWS * config.accumulate, dtype=torch.int64), torch.Generator(prepared.device)
+    [part, *_] = draw_parts(prepared, average, indices, 0, generator)
+    if not config.gradient_checkpointing:
+        return loss_flops(prepared.policy, part.lesson) / ROWS
+    recompute_images(prepared.policy, is_on=False)
+    count = loss_flops(prepared.policy, part.lesson)
+    recompute_images(prepared.policy, is_on=True)
+    return count / ROWS

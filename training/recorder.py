@@ -13,8 +13,9 @@ from ..configs.training import TrainConfig
 from ..evaluation.evaluate import choice_scores
 from ..evaluation.reports.learning import write_training_page
 from .advice import setting
-from .flops import peak, window_flops
+from .flops import peak
 from .measures import Meter, action_error, held_out_bits, peak_memory
+from .parts import window_flops
 from .prepared import Prepared
 from .processes import ALONE, Processes
 from .resuming import begun_manifest, values_beyond

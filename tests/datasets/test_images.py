@@ -175,6 +175,7 @@ def test_images_are_mapped_if_the_device_has_no_room(recorded, tmp_path, monkeyp
     monkeypatch.setattr(image_cache, "free_memory", lambda device: (vectors - 1) / image_cache.RESIDENT_SHARE)
     assert image_cache.choose_places(recorded, device=CPU, place="device") == dict.fromkeys(sizes, "device")
     mapped = Windows(recorded, HORIZONS)
+    assert mapped.streams
     assert len([*(tmp_path / "cache").rglob("*.npy")]) == 4
     for one, other in zip(mapped.batch(torch.arange(9)), expected.batch(torch.arange(9)), strict=True):
         pairs = [(one[name], other[name]) for name in one] if isinstance(one, dict) else [(one, other)]

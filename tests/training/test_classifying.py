@@ -43,7 +43,7 @@ def trained(folder, recede):
 def test_it_tells_the_ways_apart_and_guides(folder, trained):
     assert trained.status == 0, trained.err
     assert "accuracy in held-out episodes, little noise: 100 %" in trained.out
-    assert f"guidance.folder={folder / 'up'}" in trained.out
+    assert f"classifier: {folder / 'up'}" in trained.out
     policy, _ = load_policy(folder / "run")
     engine, classifier = EagerEngine(policy), Classifier.load(folder / "up", policy)
     noise = np.random.default_rng(0).normal(size=(1, 50, *policy.noise_shape[1:])).astype(np.float32)

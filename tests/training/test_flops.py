@@ -8,8 +8,9 @@ from recede.configs.components.policies import DiffusionConfig
 from recede.configs.training import TrainConfig
 from recede.policy.networks import cpu_training
 from recede.training import flops
-from recede.training.flops import PEAKS, peak, window_flops
+from recede.training.flops import PEAKS, peak
 from recede.training.loop import prepare
+from recede.training.parts import window_flops
 from torch import nn
 
 

@@ -54,6 +54,8 @@ def test_paths_devices_logs_and_seeds_are_not_part_of_a_recipe(reaches, tmp_path
         "device": "auto",
         "capture": False,
         "accumulate": 2,
+        "gradient_checkpointing": True,
+        "compile": False,  # they exclude each other
         "image_cache": "device",
         "tensorboard": True,
         "imports": ["toys"],

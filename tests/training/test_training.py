@@ -290,7 +290,8 @@ def test_an_objective_learns_from_a_teacher_and_an_average(reaches, tmp_path, mo
     teacher, manifest = load_policy(tmp_path / "teacher")
     for name, value in OBJECTIVE.lessons[0].teacher.state_dict().items():
         assert torch.equal(value, teacher.state_dict()[name])
-    assert [lesson.progress.item() for lesson in OBJECTIVE.lessons] == pytest.approx([0, 1 / 3, 2 / 3])
+    *lessons, _ = OBJECTIVE.lessons  # the operations of the last one were counted
+    assert [lesson.progress.item() for lesson in lessons] == pytest.approx([0, 1 / 3, 2 / 3])
     assert all(lesson.average is OBJECTIVE.lessons[0].average for lesson in OBJECTIVE.lessons)
     assert not any(name.startswith("teacher") for name in load_policy(checkpoint_folder)[0].state_dict())
     recipe = read_manifest(checkpoint_folder)["training"]

@@ -29,12 +29,12 @@ from recede.configs.components.encoders import LowdimEncoderConfig, ResNetEncode
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig, HorizonsConfig, RegressionConfig
 from recede.configs.training import TrainConfig
-from recede.datasets import normalisation
+from recede.datasets import normalisation, statistics
 from recede.policy.encoders.images import centre_crop
 from recede.policy.encoders.observation import ObservationEncoder
 from recede.policy.normalizer import Normalizer
 from recede.specification import Stream
-from recede.training import loop, sources
+from recede.training import loop
 
 # --- observations
 
@@ -257,10 +257,12 @@ def test_a_killed_training_on_images_ends_bit_for_bit_the_same(filmed, tmp_path,
 
 def test_training_uses_augmented_images_and_computes_no_statistics_of_them(filmed, tmp_path, monkeypatch):
     counted, sizes = [], []
-    plain, check = normalisation.rows_of, sources.check_finite
+    plain, check = normalisation.rows_of, statistics.check_finite
     monkeypatch.setattr(normalisation, "rows_of", lambda d, name, e: counted.append(name) or plain(d, name, e))
     monkeypatch.setattr(
-        sources, "check_finite", lambda rows, stream, path: counted.append(stream.name) or check(rows, stream, path)
+        statistics,
+        "check_finite",
+        lambda rows, stream, *at: counted.append(stream.name) or check(rows, stream, *at),
     )
     config = TrainConfig(
         dataset=str(filmed),
@@ -280,8 +282,8 @@ def test_training_uses_augmented_images_and_computes_no_statistics_of_them(filme
     )
     loop.train(config)
     assert sorted(set(counted)) == ["action", "state"]
-    assert sizes[:3] == [(14, 12, 3)] * 3
-    assert set(sizes[3:]) == {(24, 32, 3)}  # the held-out error is of whole images
+    assert sizes[:4] == [(14, 12, 3)] * 4  # three updates, and the windows whose operations are counted
+    assert set(sizes[4:]) == {(24, 32, 3)}  # the held-out error is of whole images
 
 
 def test_a_store_with_images_needs_an_encoder_of_images(filmed, tmp_path, recede):
