@@ -204,8 +204,8 @@ class Resampled(ForeignDataset):
         if rule != INTERPOLATED:
             return self._rows_at(key, part.episode, _readings_of(rule, times, moments))
         rows = self._rows_at(key, part.episode, np.concatenate([earlier, later]))
-        shape, pairs = (len(moments), *rows.shape[1:]), rows.reshape(2, len(moments), -1)
-        values = self._interpolation[key].between(*pairs, share.astype(rows.dtype)[:, None])
+        shape, (before, after) = (len(moments), *rows.shape[1:]), rows.reshape(2, len(moments), -1)
+        values = self._interpolation[key].between(before, after, share.astype(rows.dtype)[:, None])
         return values.reshape(shape)
 
     def _rows_at(self, key: str, episode: int, index: NDArray[np.int64]) -> NDArray[Any]:
