@@ -277,6 +277,8 @@ class Runner:
             )
             status = self._wait(process)
         _note(self.folder, number, command, status)
+        if self._is_orphan():
+            os._exit(0)  # else the process of the launcher waits for jobs that nobody sends any more
 
     def _wait(self, process: subprocess.Popen[bytes]) -> int:
         """The exit status of the job, whose input is closed when it must end, or whatever else ends this process."""
@@ -291,7 +293,10 @@ class Runner:
         return process.returncode
 
     def _must_end(self) -> bool:
-        return stop_file(self.folder).exists() or (self.sweep is not None and not _lives(self.sweep))
+        return stop_file(self.folder).exists() or self._is_orphan()
+
+    def _is_orphan(self) -> bool:
+        return self.sweep is not None and not _lives(self.sweep)
 
 
 def log_of(folder: Path, number: int) -> Path:
@@ -305,13 +310,14 @@ def stop_file(folder: Path) -> Path:
 
 
 def _lives(process: int) -> bool:
+    """Whether a process runs. One that was killed keeps its number until its parent has asked how it ended."""
     try:
         os.kill(process, 0)
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except (PermissionError, FileNotFoundError):  # it is another user's, or the system has no /proc
         return True
-    return True
 
 
 def _note(folder: Path, number: int, command: str, status: int) -> None:
