@@ -21,7 +21,7 @@ GROUP_BYTES = 2**25
 """Largest group before compression, unless a single image is larger."""
 
 ENCODER, QUALITY = "libx264rgb", "18"
-"""The constant rate factor of x264, at which an image of Push-T (96 x 96) changes by 0.3 levels on average."""
+"""The constant rate factor of x264. `benchmarks/windows.py` prints what it changes, beside the size."""
 
 
 def require_av() -> Any:
