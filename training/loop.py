@@ -39,7 +39,7 @@ from ..policy.interface import Policy
 from ..policy.normalizer import Normalizer
 from ..progress import Progress
 from ..realtime import Interrupted, ReportedElsewhere
-from ..specification import WORDS, Horizons
+from ..specification import ABSENT, WORDS, Horizons
 from .advice import Facts, as_stored, choice_lines, choose, setting
 from .ema import EMA
 from .gradients import compile_loss, recompute_images, update_of
@@ -284,9 +284,10 @@ def _initial_weights(config: TrainConfig, policy: Any, begun: dict[str, Any] | N
 
 def _methods(config: TrainConfig) -> dict[str, Normalisation]:
     """Stream -> how it is normalised, if not by the default."""
-    # Sentences that training does not have may lie beyond the range of those that it has.
-    words = {WORDS: NormalisationConfig(kind="identity")} if config.text_encoder else {}
-    return {name: normalisation.build() for name, normalisation in (words | config.normalisation).items()}
+    # Sentences that training does not have may lie beyond the range of those that it has, and 1 says "absent".
+    kept = [*([WORDS] if config.text_encoder else []), *([ABSENT] if config.missing else [])]
+    methods = dict.fromkeys(kept, NormalisationConfig(kind="identity")) | config.normalisation
+    return {name: normalisation.build() for name, normalisation in methods.items()}
 
 
 def _split(
