@@ -26,7 +26,7 @@ from ..configs.notation import describe
 from ..configs.training import TrainConfig
 from ..datasets.demonstrations import Demonstrations
 from ..datasets.findings import grouped
-from ..datasets.fingerprint import stream_digests, vector_digests
+from ..datasets.fingerprint import kept_stream_digests, stream_digests, vector_digests
 from ..datasets.mirror import Mirrored
 from ..datasets.normalisation import Normalisation, Range, fit_ranges, lost_decimals
 from ..datasets.windows import Windows
@@ -248,7 +248,11 @@ def _checked_digests(
     begun: dict[str, Any] | None,
 ) -> list[str]:
     """A digest of all that is read of each episode. Raises ValueError if the run that goes on has read another."""
-    digests = stream_digests(demonstrations, windows.streams, len(sources.demonstrations))
+    loaded, count = windows.loaded, len(sources.demonstrations)
+    if "mapped" in loaded.places.values():
+        digests = kept_stream_digests(demonstrations, loaded.streams, count, cache=loaded.cache)
+    else:
+        digests = stream_digests(demonstrations, loaded.streams, count)
     if begun is not None:
         check_episodes(config, begun, digests, what="images", pieces=sources.pieces)
     return digests
