@@ -323,10 +323,11 @@ def _notes(sources: Sources, policy: Any, ranges: dict[str, Range], split: Split
         origin = "as by init_from" if split.is_kept else "anew, because init_from was not trained on them"
         notes.append(f"held out: {len(split.held_out)} of {num_episodes} episodes, {origin}")
     elif len(split.held_out) != round(num_episodes * (share := split.origin["held_out"])) and not split.is_kept:
-        rule = "at least one is" if split.held_out else "a single one is never"
         scope = " of each dataset" if len(sources.pieces) > 1 else ""
+        rule = f"at least one episode{scope} is" if split.held_out else "a single episode is never"
         notes.append(
-            f"held out: {len(split.held_out)} of {num_episodes} episodes for held_out={share:g}: {rule}{scope}"
+            f"held out: {len(split.held_out)} of {num_episodes} episodes, although held_out={share:g}, because {rule} "
+            "held out"
         )
     return notes
 
