@@ -208,8 +208,6 @@ def test_a_mapping_that_names_a_topic_of_another_type_is_refused(tmp_path):
     mapping = DatasetMapping.from_json(content, "m.yaml")
     words = r"note\.key: /note cannot be a stream, because std_msgs/msg/String is not read"
     with pytest.raises(ValueError, match=words):
-        ValueError, match=r"note\.key: /note cannot be a stream, because std_msgs/msg/String is not read"
-    ):
         evened(dataset, mapping)
 
 
