@@ -92,7 +92,7 @@ class TableWorlds(Worlds):
             for name in values:
                 values[name][index] = rows[name]
         if self._models is not None:
-            self._models[index] = copy.copy(env.model)
+            self._models[index] = copy.copy(self._batch.model)  # which the environment has changed
         self._steps[index] = 0
 
     def _step(self, ids: Array) -> None:

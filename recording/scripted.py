@@ -65,9 +65,7 @@ class _Stores:
             self._successes.append_many(waiting)
         elif waiting:
             if self._failures is None:
-                self._failures = DemonstrationStore.create(
-                    self.failures_path, self._specification, images=self._images
-                )
+                self._failures = DemonstrationStore.create(self.failures_path, self._specification, images=self._images)
             self._failures.append_many(waiting)
 
 
@@ -111,7 +109,12 @@ def collect(
     running = RunningEnv(task.make, task.specification, max_steps=task.max_steps)
     with exclusive(path, "being recorded"), closing(running) as env:
         stores = _Stores(path, task, images=images)
-        seed, faults, is_working, versions = max(first_seed - 1, stores.last_seed), list[Fault](), False, versions_here()
+        seed, faults, is_working, versions = (
+            max(first_seed - 1, stores.last_seed),
+            list[Fault](),
+            False,
+            versions_here(),
+        )
         ready, first_unready = dict[int, Demonstrated](), seed + 1
         several = elsewhere or (None if task.make_batch is None else partial(demonstrate_at_once, task))
         most = 1 if several is None else most_at_once(task) if elsewhere is None else elsewhere.most

@@ -52,7 +52,7 @@ TINY = {
         "ONE_BY_ONE": 1,
         "IMAGE_EPISODES": 1,
         "CHANNELS": (8, 16),
-        "ENCODER": {"width": 8, "stages": 1, "keypoints": 4},
+        "ENCODER": {"width": 16, "stages": 1, "keypoints": 4},
         "SECONDS": 0,
     },
     "few_steps": {

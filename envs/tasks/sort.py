@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from typing import Any, ClassVar, NamedTuple
 
@@ -175,6 +174,4 @@ def phase(state: Observation) -> str:
 
 
 SORT, SORT_IMAGE = table_tasks("sort", Sort, SortExpert, phase)
-SORT_REWORDED = replace(
-    SORT, name="sort_reworded", make=SortReworded, make_batch=BatchOf(table_worlds, SortReworded)
-)
+SORT_REWORDED = replace(SORT, name="sort_reworded", make=SortReworded, make_batch=BatchOf(table_worlds, SortReworded))

@@ -133,7 +133,7 @@ def test_outcomes_of_a_policy_that_sees_are_those_of_environments(monkeypatch, d
     monkeypatch.setattr(Reach, "max_steps", 20)
     task = randomised(replace(load_task("reach_image"), max_steps=20), ["mass", "colour", "camera", "light"])
     torch.manual_seed(0)
-    encoder = ResNetEncoderConfig(width=8, stages=1, keypoints=4, features=8)
+    encoder = ResNetEncoderConfig(width=16, stages=1, keypoints=4, features=8)
     network = UNet1dConfig(channels=[8, 16], time_size=8)
     config = DiffusionConfig(encoder=encoder, network=network, sampler=DDIMConfig(num_steps=1))
     streams = [stream for stream in task.specification.streams if not stream.is_image]
