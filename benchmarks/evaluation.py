@@ -137,7 +137,7 @@ def overlap(name: str) -> list[Row]:
     draws, *shape = engine.noise_shape
     predict = partial(engine.predict, observation, np.zeros((draws, ROWS, *shape), np.float32))
     with ThreadPoolExecutor(1) as pool:  # a renderer belongs to one thread
-        env = pool.submit(task.make).result()
+        env: Any = pool.submit(task.make).result()
         pool.submit(env.reset, seed=0).result()
 
         def draw() -> None:

@@ -51,8 +51,9 @@ def disturbed(task: Task, kind: str, severity: float) -> Task:
             raise ValueError(f"the environment of task {task.name!r} has no method disturb, so {kind} cannot be tried")
     make = partial(_make, task.make, specification, kind, severity)
     batch = task.make_batch
-    is_batched = kind in OF_EPISODES and isinstance(batch, BatchOf)  # else one world at a time is disturbed
-    return replace(task, make=make, make_batch=BatchOf(batch.worlds, make) if is_batched else None)
+    if kind not in OF_EPISODES or not isinstance(batch, BatchOf):
+        return replace(task, make=make, make_batch=None)  # one world at a time is disturbed
+    return replace(task, make=make, make_batch=replace(batch, make=make))
 
 
 def randomised(task: Task, names: Sequence[str]) -> Task:
