@@ -241,6 +241,12 @@ class TableTask(gymnasium.Env[Any, Any]):
         """Positions of the hand after `actions` (T, Da) in the image: (T, 2) columns and rows."""
         return self._cameras.pixels("scene", self._robot.points(np.asarray(actions)), self.render_size)
 
+    def pixels_in(self, stream: str, actions: ArrayLike) -> NDArray[np.float64] | None:
+        """The same in the images of a stream; None for a camera on the robot, which moves."""
+        if stream in self.robot.cameras:
+            return None
+        return self._cameras.pixels(stream, self._robot.points(np.asarray(actions)), IMAGE_SIZE)
+
     def disturb(self, kind: str, severity: float, random: np.random.Generator) -> None:
         """Push the hands (N) in the next step; or move the cameras (m), or change light, masses, frictions or colours
         by a share, from the next reset on.
