@@ -61,6 +61,15 @@ def test_the_index_names_every_page() -> None:
     assert {page.name for page in (ROOT / "docs").glob("*.md")} <= named | {index.name}
 
 
+LONG = {"LOG.md", "commands.md", "python.md", "your_data.md", "your_parts.md"}
+"""The log, the generated reference, and two pages that list what they hold: formats, and a package whole."""
+
+
+def test_a_page_is_short() -> None:
+    lengths = {page.name: len(page.read_text().splitlines()) for page in (ROOT / "docs").glob("*.md")}
+    assert not {name: length for name, length in lengths.items() if length > 200 and name not in LONG}
+
+
 def test_the_citation_names_the_version() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
