@@ -260,8 +260,7 @@ class TableTask(gymnasium.Env[Any, Any]):
             model.body_inertia[loose] = share[:, None] * self._usual["inertia"][loose]
             mujoco.mj_setConst(model, self._ahead)
         elif kind == "friction":
-            shares = 1 + severity * random.uniform(-1, 1, (model.ngeom, 1))
-            model.geom_friction[:] = shares * self._usual["friction"]
+            model.geom_friction[:] = (1 + severity * random.uniform(-1, 1, (model.ngeom, 1))) * self._usual["friction"]
         elif kind == "colour":
             shift = severity * random.uniform(-1, 1, (model.nmat, 3))
             model.mat_rgba[:, :3] = np.clip(self._usual["colour"] + shift, 0, 1)
@@ -274,6 +273,11 @@ class TableTask(gymnasium.Env[Any, Any]):
     def close(self) -> None:
         """Close the renderers; a later `render` opens new ones."""
         self._cameras.close()
+
+    @property
+    def model(self) -> Any:
+        """The model of MuJoCo."""
+        return self._model
 
     def controls(self, positions: Array, actions: Array) -> Array:
         """The controls (..., Du) of actions (..., Da), within the limits of their stream, at positions (..., nq)."""
