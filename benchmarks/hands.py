@@ -1,6 +1,8 @@
 """Hands that record `pick_place` by the page of `recede record`, in a real Chromium: how often they succeed.
 
-    python benchmarks/hands.py STORE EPISODES [json=FILE]
+    python benchmarks/hands.py STORE EPISODES [task=pick_place_arm] [json=FILE]
+
+With `pick_place_arm` they move the hand of a six-joint arm, whose joints follow by inverse kinematics (`mink`).
 
 They do what a person does: press keys, drag in the picture with the mouse, and look at what the page shows. They read
 the positions as numbers, because they cannot interpret pictures. A success is kept, and a failure discarded. Runs in
@@ -28,8 +30,28 @@ from numpy.typing import NDArray
 from recede.benchmarks.measure import Row, output, report
 from recede.evaluation.intervals import wilson
 
-RANGES = {"z": 0.074, "yaw": 2.4, "opening": 0.08}
-"""What the hands know of the ranges of the keys, in m and rad."""
+
+@dataclass(frozen=True)
+class Task:
+    """What the hands know of a task."""
+
+    height: float
+    """Range of the keys of the height, m."""
+    across: tuple[float, float]
+    """How far before and behind the wall their way turns, at least and at most, m."""
+    along: tuple[float, float]
+    """How far from the middle of the wall it turns, at least and at most, m."""
+
+    @property
+    def ranges(self) -> dict[str, float]:
+        """Ranges of the keys, m and rad."""
+        return {"z": self.height, "yaw": 2.4, "opening": 0.08}
+
+
+TASKS = {
+    "pick_place": Task(height=0.074, across=(0.06, 0.12), along=(0.165, 0.19)),
+    "pick_place_arm": Task(height=0.104, across=(0.04, 0.06), along=(0.12, 0.135)),
+}
 
 NEAR = {"z": 0.003, "yaw": 0.06, "opening": 0.004}
 """How near to the goal is near enough."""
@@ -174,12 +196,12 @@ class Plan:
     """Whether the cube lies on the target."""
 
     @classmethod
-    def draw(cls, rng: np.random.Generator) -> Plan:
+    def draw(cls, rng: np.random.Generator, task: Task) -> Plan:
         """As a person does: now by this side, now by that."""
         return cls(
             side=float(rng.choice([-1.0, 1.0])),
             height=float(rng.uniform(0.068, 0.078)),
-            corner=(float(rng.uniform(0.06, 0.12)), float(rng.uniform(0.165, 0.19))),
+            corner=(float(rng.uniform(*task.across)), float(rng.uniform(*task.along))),
         )
 
     def goal(self, look: Look, now: float) -> tuple[NDArray[np.float64], float, float, float | None]:
@@ -228,8 +250,8 @@ class Keys:
     Where a press has led is on the page `LAG_S` later, and the next press mends what is left.
     """
 
-    def __init__(self, speed: float) -> None:
-        self._speed = speed
+    def __init__(self, speed: float, ranges: Mapping[str, float]) -> None:
+        self._speed, self._ranges = speed, ranges
         self._presses = dict[str, tuple[str, float]]()  # axis -> the key, and until when it is held
 
     def held(self, look: Look, goals: Mapping[str, float | None], now: float) -> set[str]:
@@ -241,13 +263,13 @@ class Keys:
             if goal is None or (now < until and name != f"{axis} {sign}"):
                 self._presses[axis] = name, min(until, now)
             elif abs(gap) > NEAR[axis] and now > until + LAG_S:
-                self._presses[axis] = f"{axis} {sign}", now + abs(gap) / RANGES[axis] / self._speed
+                self._presses[axis] = f"{axis} {sign}", now + abs(gap) / self._ranges[axis] / self._speed
         return {name for name, until in self._presses.values() if now < until}
 
 
-def drive(screen: Screen, plan: Plan) -> Iterator[Look]:
-    """Drive one episode to its end; yields every look."""
-    keys, before = Keys(SLOWEST + SPEED * (FASTEST_KEYS - SLOWEST)), time.monotonic()
+def drive(screen: Screen, plan: Plan, ranges: Mapping[str, float]) -> Iterator[Look]:
+    """Drive one episode to its end; yields every look. ranges: of the keys, m and rad."""
+    keys, before = Keys(SLOWEST + SPEED * (FASTEST_KEYS - SLOWEST), ranges), time.monotonic()
     while (look := screen.look()).phase == "Recording":
         yield look
         now = time.monotonic()
@@ -266,9 +288,9 @@ def drive(screen: Screen, plan: Plan) -> Iterator[Look]:
 
 
 @contextmanager
-def recording(store: Path, episodes: int) -> Generator[str]:
+def recording(store: Path, episodes: int, task: str) -> Generator[str]:
     """Run `recede record`; the address of its page."""
-    command = [sys.executable, "-P", "-m", "recede", "record", "task=pick_place", f"out={store}", "input=browser"]
+    command = [sys.executable, "-P", "-m", "recede", "record", f"task={task}", f"out={store}", "input=browser"]
     command += ["input.port=0", f"episodes={episodes}", "operator=hands"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
         assert process.stdout is not None
@@ -306,10 +328,10 @@ def opened(address: str) -> Generator[Any]:
         yield page
 
 
-def record(store: Path, episodes: int, *, seed: int = 0) -> tuple[list[bool], list[Look]]:
+def record(store: Path, episodes: int, task: str, *, seed: int = 0) -> tuple[list[bool], list[Look]]:
     """Record until the store has so many episodes: whether each attempt succeeded, and every look while driving."""
     rng, outcomes, looks = np.random.default_rng(seed), list[bool](), list[Look]()
-    with recording(store, episodes) as address, opened(address) as page:
+    with recording(store, episodes, task) as address, opened(address) as page:
         screen, is_ready = Screen(page), False
         while (look := screen.look()).phase != "Stopped":
             if look.phase == "Ready" and look.values:
@@ -319,7 +341,7 @@ def record(store: Path, episodes: int, *, seed: int = 0) -> tuple[list[bool], li
                 page.keyboard.press("Enter")
                 screen.wait_while("Ready")
             elif look.phase == "Recording":
-                looks += drive(screen, Plan.draw(rng))
+                looks += drive(screen, Plan.draw(rng, TASKS[task]), TASKS[task].ranges)
             elif look.phase == "Ended":
                 outcomes.append("success" in look.hint)
                 page.keyboard.press("Enter" if outcomes[-1] else "Backspace")
@@ -332,9 +354,14 @@ def record(store: Path, episodes: int, *, seed: int = 0) -> tuple[list[bool], li
 def main() -> None:
     """Record, print the table, and write it to `json=FILE`."""
     store, episodes, *rest = sys.argv[1:]
+    task = "pick_place"
+    if rest and rest[0].startswith("task="):
+        task = rest.pop(0).removeprefix("task=")
+    if task not in TASKS:
+        raise SystemExit(f"the hands know the tasks {', '.join(TASKS)}, not {task}")
     path = output(rest)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    outcomes, looks = record(Path(store), int(episodes))
+    outcomes, looks = record(Path(store), int(episodes), task)
     low, high = wilson(sum(outcomes), len(outcomes))
     rates, ages = [look.rate for look in looks], [look.age for look in looks]
     rows = [
