@@ -182,12 +182,11 @@ def on_device(name: str) -> list[Row]:
 
 def main() -> None:
     """Measure every number of worlds and print the table."""
-    first, rest = sys.argv[1:2], sys.argv[2:]
-    if first and first[0].startswith("device="):
-        path = output(rest)
-        report(on_device(first[0].removeprefix("device=")), path)
+    places = [argument.removeprefix("device=") for argument in sys.argv[1:] if argument.startswith("device=")]
+    path, rows = output([argument for argument in sys.argv[1:] if not argument.startswith("device=")]), list[Row]()
+    if places:
+        report(on_device(places[0]), path)
         return
-    path, rows = output(sys.argv[1:]), list[Row]()
     for count in WORLDS:
         measured = rates(count)
         for name, rate in measured.items():

@@ -22,6 +22,8 @@ from ..envs.tabletop import TableTask
 from ..envs.task import Task
 from .device_arrays import DeviceArray
 
+SCENES = ("reach.xml", "pick_place.xml", "stack.xml")
+"""The scenes whose physics have been compared with those of MuJoCo; others are refused until they are."""
 CONTACTS, CONSTRAINTS = 64, 256
 """The contacts and the rows of constraints that a world has room for."""
 FARTHEST = 1e10
@@ -56,7 +58,7 @@ class WarpTable:
 
     device: of torch. contacts, constraints: what each world has room for.
 
-    Raises what `check_offered` raises.
+    Raises ValueError if MuJoCo Warp lacks what the scene needs, and what `check_offered` raises.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class WarpTable:
         self._count, self._device = count, torch.empty(0, device=device).device  # with its index
         self._warp, self._physics = packages()
         with self._warp.ScopedDevice(str(self._device)):  # a stream of its own, because torch's cannot be captured
-            self._model = self._physics.put_model(self._env.model)
+            self._model = self._put_model(task.name)
             self._model.opt.warn_overflow = False  # `Reading.fault` says it
             self._data = self._physics.make_data(self._env.model, nworld=count, nconmax=contacts, njmax=constraints)
             self._physics.step(self._model, self._data)  # compiles what is not in the cache
@@ -126,6 +128,15 @@ class WarpTable:
         has_diverged = ~(moving.abs() < FARTHEST).all(1)  # also if it is no number
         return (self._overflow.tensor & ~self._rough) | has_diverged * DIVERGED
 
+    def _put_model(self, name: str) -> Any:
+        try:
+            return self._physics.put_model(self._env.model)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"simulation=warp does not offer task {name!r}, because MuJoCo Warp lacks what it needs ({error}): "
+                "leave simulation out"
+            ) from error
+
     def _captured(self) -> Any:
         """The CUDA graph of a control step."""
         with self._warp.ScopedCapture() as capture:
@@ -159,6 +170,8 @@ def check_offered(task: Task, device: torch.device) -> TableTask:
         reason = "nothing renders on the device"
     elif issubclass(env.robot, PoseArm):
         reason = "its inverse kinematics (mink) run on the CPU"
+    elif env.scene not in SCENES:
+        reason = f"the physics have been compared with those of MuJoCo only in {', '.join(SCENES)}"
     elif device.type not in ("cpu", "cuda"):
         raise ValueError(f"simulation=warp needs a CPU or an NVIDIA GPU, got device={device}: choose cpu or cuda")
     if reason:
