@@ -220,7 +220,7 @@ def test_worlds_go_as_those_of_mujoco(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BOUNDS)
 def test_experts_succeed_as_often_as_in_mujoco(name):
-    task, seeds = load_task(name), range(100, 116)
+    task, seeds = load_task(name), range(100, 108)
     outcomes = rolled(task, Experts(task, seeds), seeds)
     assert [outcome.fault for outcome in outcomes] == [None] * len(seeds)
     there, here = sum(outcome.success for outcome in outcomes), sum(alone(task, seed) for seed in seeds)
