@@ -22,7 +22,7 @@ from ..envs.tabletop import TableTask
 from ..envs.task import Task
 from .device_arrays import DeviceArray
 
-SCENES = ("reach.xml", "pick_place.xml", "stack.xml")
+SCENES = ("reach.xml", "pick_place.xml")
 """The scenes whose physics have been compared with those of MuJoCo; others are refused until they are."""
 CONTACTS, CONSTRAINTS = 64, 256
 """The contacts and the rows of constraints that a world has room for."""
