@@ -13,6 +13,7 @@ import torch
 from evaluations import WORLD, write
 from recede.configs.evaluation import EvaluateConfig
 from recede.envs.catalogue import load_task
+from recede.envs.physics import mujoco
 from recede.envs.tasks.reach import Reach
 from recede.evaluation.intervals import difference
 from recede.evaluation.on_device import OnDevice
@@ -240,9 +241,9 @@ def test_a_scene_that_warp_cannot_simulate_is_refused():
 
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
-            self.model.opt.noslip_iterations = 1
+            self.model.opt.solver = mujoco.mjtSolver.mjSOL_PGS
 
-    with pytest.raises(ValueError, match=r"does not offer task 'reach', because .*noslip.*: leave simulation out"):
+    with pytest.raises(ValueError, match=r"does not offer task 'reach', because .*PGS.*: leave simulation out"):
         WarpTable(replace(load_task("reach"), make=Planned), 1, CPU)
 
 
