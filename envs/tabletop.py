@@ -279,6 +279,11 @@ class TableTask(gymnasium.Env[Any, Any]):
         """Close the renderers; a later `render` opens new ones."""
         self._cameras.close()
 
+    @property
+    def model(self) -> Any:
+        """The model of MuJoCo."""
+        return self._model
+
     def controls(self, positions: Array, actions: Array) -> Array:
         """The controls (..., Du) of actions (..., Da), within the limits of their stream, at positions (..., nq)."""
         return self._robot.controls(positions, limited(actions, self._limits.low, self._limits.high))
