@@ -121,6 +121,9 @@ KINDS = ("position", "angle", "cosine_sine", "gripper", "number", *ROTATIONS)
 WORDS = "words"
 """The name of a context stream that holds a sentence, as a text encoder embeds it."""
 
+ABSENT = "absent_streams"
+"""The name of a stream whose labels are those of observations that may be absent: 1 where one is, and 0 elsewhere."""
+
 VECTOR_LIMIT = 2**20
 """Most dimensions of a vector."""
 
@@ -396,6 +399,13 @@ class Specification:
     def context(self) -> tuple[Stream, ...]:
         """The observations that say what an episode asks for."""
         return tuple(stream for stream in self.observations if stream.context)
+
+    @property
+    def may_be_absent(self) -> tuple[Stream, ...]:
+        """The observations that may be absent, in the order of the labels of `ABSENT`; none without such a stream."""
+        streams = {stream.name: stream for stream in self.observations}
+        labels = streams[ABSENT].labels if ABSENT in streams else ()
+        return tuple(streams[name] for name in labels if name in streams)
 
     def without(self, names: Collection[str]) -> Specification:
         """The specification without some of its observations."""

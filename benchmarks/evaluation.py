@@ -3,108 +3,173 @@
     python benchmarks/evaluation.py [json=FILE]
 
 The policy is the default U-Net with DDIM of 10 steps, without training, so its episodes run to their last step. Each
-way is divided into physics, prediction and the rest: readings, executions, histories and checks. Both have the same
-outcomes.
+way is divided into physics, rendering, prediction and the rest: readings, executions, histories and checks. Both have
+the same outcomes. `one by one` runs one episode after the other, and a few of them alone. The command is `recede
+evaluate` with as many episodes of such a policy. Of the task with images, rendering and prediction are also measured in
+turn and at once: what would be gained at most if one half of the episodes were rendered while the policy plans for the
+other half.
 """
 
 from __future__ import annotations
 
 import sys
-import time
-from collections import defaultdict
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from recede.benchmarks.measure import Row, output, report
+from recede.benchmarks.measure import Parts, Row, interleaved_medians, output, recede, report
+from recede.configs.components.encoders import ResNetEncoderConfig
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig
 from recede.envs.catalogue import load_task
-from recede.envs.physics import mujoco
+from recede.envs.physics import Cameras, mujoco
 from recede.envs.task import Task
-from recede.evaluation.rollout import rollout
+from recede.evaluation.rollout import ROWS, rollout
 from recede.execution.receding import RecedingHorizon
+from recede.policy.diffusion import DiffusionPolicy
+from recede.policy.engines.eager import as_engine
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons
 
 TASK = "pick_place"
 EPISODES, TURNS = 500, 5
 """All episodes of each way, and the turns that they take."""
+ONE_BY_ONE = 10
+"""The episodes one after the other."""
+IMAGE_EPISODES = 16
+"""The episodes of the task with images; one turn."""
 CHANNELS = (64, 128, 256)
-
-
-@contextmanager
-def timed(owner: Any, name: str, times: dict[str, float], part: str) -> Generator[None]:
-    """Add the seconds of a method to those of a part, as long as the context lasts."""
-    original = getattr(owner, name)
-
-    def method(*arguments: Any, **options: Any) -> Any:
-        began = time.perf_counter()
-        try:
-            return original(*arguments, **options)
-        finally:
-            times[part] += time.perf_counter() - began
-
-    setattr(owner, name, method)
-    try:
-        yield
-    finally:
-        setattr(owner, name, original)
+ENCODER: dict[str, Any] = {}
+SECONDS = 20.0
+"""Seconds in which rendering and prediction take turns."""
+PARTS = ("physics", "rendering", "prediction")
 
 
 def default_policy(task: Task) -> Any:
     """The default policy of a task before its training."""
     torch.manual_seed(0)
-    ranges = {stream.name: (np.array(stream.low), np.array(stream.high)) for stream in task.specification.streams}
-    config = DiffusionConfig(network=UNet1dConfig(channels=list(CHANNELS)))
+    streams = [stream for stream in task.specification.streams if not stream.is_image]
+    ranges = {stream.name: (np.array(stream.low), np.array(stream.high)) for stream in streams}
+    has_images = len(streams) < len(task.specification.streams)
+    encoder: dict[str, Any] = {"encoder": ResNetEncoderConfig(**ENCODER)} if has_images else {}
+    config = DiffusionConfig(network=UNet1dConfig(channels=list(CHANNELS)), **encoder)
     return config.build(task.specification, Horizons(), Normalizer(task.specification, ranges)).eval()
 
 
-def measure(run: Callable[[], Any], policy: Any, times: dict[str, float]) -> Any:
-    """Run episodes, and add to the seconds of each part and of all."""
-    began = time.perf_counter()
-    with (
-        timed(import_module("mujoco.batch").Batch, "step", times, "physics"),
-        timed(mujoco, "mj_step", times, "physics"),
-        timed(policy, "predict", times, "prediction"),
-    ):
-        outcomes = run()
-    times["all"] += time.perf_counter() - began
-    return outcomes
+def methods(policy: Any) -> list[tuple[Any, str, str]]:
+    """The methods that are the parts of an evaluation."""
+    batch = import_module("mujoco.batch").Batch
+    physics = [(batch, "step", "physics"), (mujoco, "mj_step", "physics")]
+    return [*physics, (Cameras, "picture", "rendering"), (policy, "predict", "prediction")]
+
+
+def measure(task: Task, policy: Any, seeds: Sequence[int], parts: Parts, *, num_parallel: int = 64) -> list[Any]:
+    """The outcomes of episodes; adds to the seconds of the parts."""
+    execution = partial(RecedingHorizon, policy.horizons)
+    with parts.timed(methods(policy)):
+        return rollout(policy, task, seeds, execution=execution, num_parallel=num_parallel, progress=False)
+
+
+def compared(name: str, *, episodes: int, turns: int) -> list[Row]:
+    """Let both ways take turns; their parts, and what the worlds gain."""
+    task = load_task(name)
+    policy, ways = default_policy(task), {"environments": replace(task, make_batch=None), "worlds": task}
+    parts = {way: Parts() for way in ways}
+    size = episodes // turns
+    for first in range(0, size * turns, size):
+        outcomes = [measure(ways[way], policy, range(first, first + size), parts[way]) for way in ways]
+        assert outcomes[0] == outcomes[1], "both ways have the same outcomes"
+    rows = list[Row]()
+    for way in ways:
+        rows += parts[way].rows(f"{name}, {way}", PARTS)
+        rate = size * turns / parts[way].seconds["all"]
+        rows.append({"name": f"{name}, {way}, episodes", "value": rate, "unit": "1/s"})
+    before, ours = (parts[way].seconds for way in ways)
+    least = sum(ours[part] for part in PARTS)
+    ratios = {
+        "environments / worlds, all": before["all"] / ours["all"],
+        "environments / worlds, without prediction": (before["all"] - before["prediction"])
+        / (ours["all"] - ours["prediction"]),
+        "worlds / physics, rendering and prediction": ours["all"] / least,
+    }
+    return rows + [{"name": f"{name}, {what}", "value": ratio, "unit": "x"} for what, ratio in ratios.items()]
+
+
+def one_by_one() -> list[Row]:
+    """A few episodes, one after the other in one environment."""
+    task, parts = replace(load_task(TASK), make_batch=None), Parts()
+    measure(task, default_policy(task), range(ONE_BY_ONE), parts, num_parallel=1)
+    rate = ONE_BY_ONE / parts.seconds["all"]
+    return [
+        *parts.rows(f"{TASK}, one by one", PARTS),
+        {"name": f"{TASK}, one by one, episodes", "value": rate, "unit": "1/s"},
+    ]
+
+
+def command(folder: Path) -> list[Row]:
+    """All of the command, which also opens the policy, measures its latency and writes the report."""
+    demonstrations, run, parts = folder / "demonstrations.zarr", folder / "run", Parts()
+    recede("collect", f"task={TASK}", "episodes=2", f"out={demonstrations}")
+    channels = f"policy.network.channels={list(CHANNELS)}".replace(" ", "")
+    options = ("steps=1", "device=cpu", "horizons.observation=2", channels)
+    recede("train", f"task={TASK}", f"dataset={demonstrations}", f"out={run}", *options)
+    with parts.timed(methods(DiffusionPolicy)):
+        recede("evaluate", str(run), f"episodes={EPISODES}", "videos=0", "device=cpu")
+    rate = EPISODES / parts.seconds["all"]
+    return [
+        *parts.rows(f"{TASK}, the command", PARTS),
+        {"name": f"{TASK}, the command, episodes", "value": rate, "unit": "1/s"},
+    ]
+
+
+def overlap(name: str) -> list[Row]:
+    """Seconds to draw all images that one prediction of `ROWS` rows needs, and to predict, in turn and at once."""
+    task = load_task(name)
+    engine, steps = as_engine(default_policy(task)), Horizons().observation
+    observation = {s.name: np.zeros((ROWS, steps, *s.shape), s.dtype) for s in task.specification.observations}
+    draws, *shape = engine.noise_shape
+    predict = partial(engine.predict, observation, np.zeros((draws, ROWS, *shape), np.float32))
+    with ThreadPoolExecutor(1) as pool:  # a renderer belongs to one thread
+        env: Any = pool.submit(task.make).result()
+        pool.submit(env.reset, seed=0).result()
+
+        def draw() -> None:
+            for _ in range(ROWS * steps):
+                env.images({})
+
+        def in_turn() -> None:
+            pool.submit(draw).result()
+            predict()
+
+        def at_once() -> None:
+            drawing = pool.submit(draw)
+            predict()
+            drawing.result()
+
+        works: list[Callable[[], object]] = [lambda: pool.submit(draw).result(), predict, in_turn, at_once]
+        seconds = interleaved_medians(works, seconds=SECONDS)
+        pool.submit(env.close).result()
+    names = ("rendering", "prediction", "rendering, then prediction", "rendering and prediction at once")
+    return [
+        {"name": f"{name}, {ROWS} rows, {what}", "value": 1e3 * value, "unit": "ms"}
+        for what, value in zip(names, seconds, strict=True)
+    ]
 
 
 def main() -> None:
-    """Let both ways take turns, and print the table."""
-    path, task = output(sys.argv[1:]), load_task(TASK)
-    policy = default_policy(task)
-    ways = {"environments": replace(task, make_batch=None), "worlds": task}
-    times: dict[str, defaultdict[str, float]] = {name: defaultdict(float) for name in ways}
-    execution = partial(RecedingHorizon, policy.horizons)
-    size = EPISODES // TURNS
-    for first in range(0, size * TURNS, size):
-        seeds, outcomes = range(first, first + size), list[Any]()
-        for name, way in ways.items():
-            run = partial(rollout, policy, way, seeds, execution=execution, progress=False)
-            outcomes.append(measure(run, policy, times[name]))
-        assert outcomes[0] == outcomes[1], "both ways have the same outcomes"
-    rows = list[Row]()
-    for name, parts in times.items():
-        parts["the rest"] = parts["all"] - parts["physics"] - parts["prediction"]
-        for part in ("physics", "prediction", "the rest"):
-            rows.append({"name": f"{name}, {part}", "value": parts[part], "unit": "s"})
-        rows.append({"name": f"{name}, episodes", "value": size * TURNS / parts["all"], "unit": "1/s"})
-    ours, before = times["worlds"], times["environments"]
-    rest = {name: parts["all"] - parts["prediction"] for name, parts in times.items()}
-    rows.append({"name": "environments / worlds, all", "value": before["all"] / ours["all"], "unit": "x"})
-    without = rest["environments"] / rest["worlds"]
-    rows.append({"name": "environments / worlds, without prediction", "value": without, "unit": "x"})
-    least = ours["physics"] + ours["prediction"]
-    rows.append({"name": "worlds / physics and prediction", "value": ours["all"] / least, "unit": "x"})
+    """Measure and print the table."""
+    path, images = output(sys.argv[1:]), f"{TASK}_image"
+    rows = [*compared(TASK, episodes=EPISODES, turns=TURNS), *one_by_one()]
+    rows += [*compared(images, episodes=IMAGE_EPISODES, turns=1), *overlap(images)]
+    with tempfile.TemporaryDirectory() as folder:
+        rows += command(Path(folder))
     report(rows, path)
 
 

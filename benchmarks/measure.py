@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from recede.policy.device import device, processor
 
@@ -58,6 +60,45 @@ def interleaved_medians(works: Sequence[Callable[[], object]], *, seconds: float
             work()
             times.append(time.perf_counter() - began)
     return [median(times) for times in taken]
+
+
+class Parts:
+    """Seconds of the parts of a work, and of `all` of it. They add up over several works."""
+
+    def __init__(self) -> None:
+        self.seconds = defaultdict[str, float](float)
+
+    @contextmanager
+    def timed(self, methods: Sequence[tuple[Any, str, str]]) -> Generator[None]:
+        """Measure all that happens meanwhile; methods: an owner, the name of its method, and the part that this is.
+
+        Parts must not call one another.
+        """
+        before, began = [(owner, name, getattr(owner, name)) for owner, name, _ in methods], time.perf_counter()
+        for (owner, name, original), (_, _, part) in zip(before, methods, strict=True):
+            setattr(owner, name, self._method(original, part))
+        try:
+            yield
+        finally:
+            for owner, name, original in before:
+                setattr(owner, name, original)
+            self.seconds["all"] += time.perf_counter() - began
+
+    def _method(self, original: Callable[..., Any], part: str) -> Callable[..., Any]:
+        def method(*arguments: Any, **options: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return original(*arguments, **options)
+            finally:
+                self.seconds[part] += time.perf_counter() - began
+
+        return method
+
+    def rows(self, name: str, parts: Sequence[str]) -> list[Row]:
+        """A row for each part, and for the rest."""
+        seconds = {part: self.seconds[part] for part in parts}
+        seconds["the rest"] = self.seconds["all"] - sum(seconds.values())
+        return [{"name": f"{name}, {part}", "value": value, "unit": "s"} for part, value in seconds.items()]
 
 
 def recede(command: str, *arguments: str) -> None:

@@ -37,7 +37,10 @@ def export(config: ExportConfig) -> EngineChoice:
     policy, trials = check_exportable(loaded), None
     if config.dataset is not None:
         demonstrations = open_demonstrations(
-            config.dataset, load_task(config.task) if config.task else None, episodes=config.episodes
+            config.dataset,
+            load_task(config.task) if config.task else None,
+            episodes=config.episodes,
+            can_lack=bool(policy.specification.may_be_absent),
         )
         trials = recorded_trials(demonstrations, policy, config.dataset)
     engines = list(FORMATS) if config.engine == "auto" else [config.engine]

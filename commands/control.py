@@ -14,6 +14,7 @@ import numpy as np
 
 from ..configs.deployment import ControlConfig
 from ..configs.notation import command_line, describe
+from ..policy.inputs import absent_streams, absent_values
 from ..policy.requests import Request, batch
 from ..specification import WORDS, Horizons, Specification
 from .hands import build_hands, facts_of
@@ -62,9 +63,10 @@ def run(config: ControlConfig) -> None:
 def _check_fits(robot: Specification, policy: Specification, config: ControlConfig) -> None:
     """Raise ValueError, naming every difference, if the policy was trained for another robot.
 
-    The robot may have more streams than the policy observes.
+    The robot may have more streams than the policy observes, and may lack those that may be absent.
     """
     stated = {*config.context, *([] if config.words is None else [WORDS])}
+    stated |= absent_values(policy, {stream.name for stream in robot.observations} | stated).keys()
     observed = {stream.name for stream in policy.observations} - stated
     others = {stream.name for stream in robot.observations} - observed
     offered = robot.without(others) if len(others) < len(robot.observations) else robot
@@ -151,7 +153,7 @@ def _start_policy(
     if config.is_remote:
         return start(connect, config.run, description["specification"], description["horizons"])
     needs_gradient = any(guide.needs_gradient for request in rehearsal for guide in request.guidance)
-    return start(_load, config, needs_gradient)
+    return start(_load, config, needs_gradient, frozenset(stream.name for stream in robot.observations))
 
 
 class _Predicting:
@@ -176,16 +178,20 @@ class _Predicting:
         return replace(request, history={name: request.history[name] for name in names})
 
 
-def _load(config: ControlConfig, needs_gradient: bool) -> Predict:
+def _load(config: ControlConfig, needs_gradient: bool, offered: frozenset[str]) -> Predict:
     """Load the engine, in the process of the policy, which has one thread.
 
-    needs_gradient: whether guidance needs one, which only eager has.
+    needs_gradient: whether guidance needs one, which only eager has. offered: the names of what the robot observes.
     """
     from ..checkpoints.opening import open_chosen
     from ..configs.packages import import_packages
+    from ..policy.engines.wrapping import without_absent
 
     import_packages(config.imports)  # this process has its own tables of choices
-    engine = open_chosen(config, is_for_robots=not needs_gradient).engine
+    opened = open_chosen(config, is_for_robots=not needs_gradient).engine
+    if absent := absent_streams(opened.specification, offered):
+        print(f"absent, which the policy knows: {', '.join(stream.name for stream in absent)}", flush=True)
+    engine = without_absent(opened, offered)
     return _Predicting(engine, seed=config.seed, alarm=None if config.on_lost is None else _alarm(config, engine))
 
 

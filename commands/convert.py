@@ -197,7 +197,7 @@ def _guesses(mapping: DatasetMapping) -> list[str]:
 
 def _proof(out: Path) -> Path:
     """The file of the proof of a conversion: beside the store, because nothing else is written among demonstrations."""
-    return out.with_name(f"{out.stem}.conversion.json")
+    return out.with_name(f"{out.name}.conversion.json")
 
 
 def _write_proof(

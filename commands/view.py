@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ..datasets.demonstrations import Demonstrations
     from ..envs.task import Task
     from ..evaluation.viewing.foresight import Foresight
+    from ..evaluation.viewing.projection import Projection
     from ..evaluation.viewing.scene import Scene
     from ..evaluation.viewing.showing import Showing
 
@@ -79,15 +80,25 @@ def _open(config: ViewConfig) -> Showing:
                 f"dataset={config.dataset} is for a policy, and {source} holds none: leave it out, or name a run"
             )
         demonstrations = _demonstrations([config.source], task, config)
-        scene, remarks = _scene(config, task or _usual(demonstrations.episode_facts[0].task), demonstrations)
-        return Showing(demonstrations=demonstrations, name=source.name, scene=scene, remarks=remarks)
+        usual = task or _usual(demonstrations.episode_facts[0].task)
+        scene, remarks = _scene(config, usual, demonstrations)
+        projection, _ = _projection(usual, demonstrations)
+        return Showing(
+            demonstrations=demonstrations, name=source.name, scene=scene, projection=projection, remarks=remarks
+        )
     manifest = read_description(source, config.checkpoint)
     usual = task or _usual(manifest["task"])
     demonstrations = _demonstrations(_datasets(config, manifest), usual, config)
     scene, remarks = _scene(config, usual, demonstrations)
-    foresight = _foresight(config, demonstrations, manifest)
-    name = f"{source.name} on {demonstrations.path.name}"
-    return Showing(demonstrations=demonstrations, name=name, scene=scene, foresight=foresight, remarks=remarks)
+    projection, unknown = _projection(usual, demonstrations)
+    return Showing(
+        demonstrations=demonstrations,
+        name=f"{source.name} on {demonstrations.path.name}",
+        scene=scene,
+        foresight=_foresight(config, demonstrations, manifest),
+        projection=projection,
+        remarks=[*remarks, *unknown],
+    )
 
 
 def _datasets(config: ViewConfig, manifest: Mapping[str, Any]) -> list[str]:
@@ -130,6 +141,23 @@ def _scene(config: ViewConfig, task: Task | None, demonstrations: Demonstrations
         return Scene(task, demonstrations), []
     except ValueError as error:
         return None, [f"no scene: {error}"]
+
+
+def _projection(task: Task | None, demonstrations: Demonstrations) -> tuple[Projection | None, list[str]]:
+    """Where actions are in the images of the cameras, and what to say of those in which nobody knows it."""
+    from ..evaluation.viewing.projection import Projection
+
+    images = [stream.name for stream in demonstrations.specification.observations if stream.is_image]
+    if task is None:
+        why = "no task says where actions are in them; name one with task="
+        return None, [f"no fan over {', '.join(images)}: {why}"] if images else []
+    try:
+        projection = Projection(task, demonstrations)
+    except (ValueError, ImportError) as error:
+        return None, [f"no fan over {', '.join(images)}: {error}"] if images else []
+    unknown = [name for name in images if name not in projection.cameras]
+    why = f"the camera moves, or the task {task.name!r} does not say where actions are in them"
+    return projection, [f"no fan over {', '.join(unknown)}: {why}"] if unknown else []
 
 
 def _foresight(config: ViewConfig, demonstrations: Demonstrations, manifest: Mapping[str, Any]) -> Foresight:

@@ -342,6 +342,8 @@ class ConvertConfig(CommandConfig):
         positive(self, "rate", most=10_000)
         if self.verify and self.out is None:
             raise ValueError("verify=true compares a store with its source: give the store as out=")
+        if self.verify and self.images != "png":
+            raise ValueError(f"verify=true writes no images, got images={self.images}: leave it out")
         if self.to is None:
             if self.video:
                 raise ValueError("video=true is for a data set of another library: add to=lerobot, or leave it out")

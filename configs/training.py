@@ -50,6 +50,9 @@ the same streams."""
     weights: list[float] | None = None
     """For each of several datasets, its share of the windows that are drawn: with [1,2] every third is of the first,
 however many windows each has. null draws every window equally often."""
+    missing: str | None = None
+    """mask trains on several datasets of which some lack an observation: where it is absent, the policy learns that it
+is, and nothing from it. null refuses such datasets."""
     episodes: str | None = None
     """Which of its episodes, as in "outcome=success and operator!=script"; of each, if there are several datasets. null
 takes all."""
@@ -173,6 +176,10 @@ says so and goes on without it."""
         not_negative(self, "weight_decay", most=1000)
         positive(self, "ema_power", most=10)
         not_negative(self, "seed", most=LARGEST_SEED)
+        if self.missing not in (None, "mask"):
+            raise ValueError(f"missing must be mask or null, got {self.missing!r}")
+        if self.missing is not None and len(self.datasets) == 1:
+            raise ValueError("missing=mask needs several datasets, of which one lacks a stream, got one: leave it out")
         condition(self, "episodes")
         if self.observe is not None and not self.observe:
             raise ValueError("observe must name a stream or more, got []: leave it out to see all of the dataset")

@@ -47,8 +47,8 @@ class Recording(NamedTuple):
     """The vectors of demonstrations, and where episodes begin."""
 
     demonstrations: Demonstrations
-    rows: dict[str, NDArray[np.float64]]
-    """Stream name -> (N, D), for every vector whose numbers are finite."""
+    rows: dict[str, NDArray[Any]]
+    """Stream name -> (N, D) in its dtype, for every vector whose numbers are finite."""
     is_first: NDArray[np.bool_]
     """(N,): whether a step is the first of its episode."""
 
@@ -56,15 +56,19 @@ class Recording(NamedTuple):
     def of(cls, demonstrations: Demonstrations) -> Recording:
         """Read the vectors of demonstrations, which must have an episode."""
         streams = [stream for stream in demonstrations.specification.streams if len(stream.shape) == 1]
-        rows = {stream.name: demonstrations.read(stream.name).astype(np.float64) for stream in streams}
+        rows = {stream.name: demonstrations.read(stream.name) for stream in streams}
         is_first = np.zeros(demonstrations.num_steps, dtype=bool)
         is_first[[0, *demonstrations.episode_ends[:-1]]] = True
         return cls(demonstrations, {n: values for n, values in rows.items() if np.isfinite(values).all()}, is_first)
 
+    def values(self, name: str) -> NDArray[np.float64]:
+        """The rows of a stream as numbers to compute with (N, D); a copy, so of one stream at a time."""
+        return self.rows[name].astype(np.float64)
+
     def moved(self) -> NDArray[np.bool_]:
         """(N,): whether any vector has moved since the step before."""
         moved = np.zeros(len(self.is_first), dtype=bool)
-        for values in self.rows.values():
+        for values in map(self.values, self.rows):
             moved[1:] |= (np.abs(np.diff(values, axis=0)) > MOTION * np.maximum(np.ptp(values, axis=0), 1e-12)).any(1)
         return moved & ~self.is_first
 
@@ -116,7 +120,7 @@ def _vector_faults(recording: Recording, stream: Stream, idle: NDArray[np.bool_]
     yield from repeats
     yield from _unchanging(recording, stream)
     yield from merged(_dimension_findings(recording, stream, idle, is_saturation_sought=not repeats))
-    values = recording.rows[stream.name]
+    values = recording.values(stream.name)
     for index in range(stream.size - 3):
         is_flip = _flips(values[:, index : index + 4], recording.is_first)
         if is_flip.any():
@@ -129,7 +133,7 @@ def _vector_faults(recording: Recording, stream: Stream, idle: NDArray[np.bool_]
 
 def _unchanging(recording: Recording, stream: Stream) -> Iterator[Fault]:
     """Dimensions that differ between episodes, and change in none: share 0, because a goal is no fault."""
-    values, is_inner = recording.rows[stream.name], ~recording.is_first[1:]
+    values, is_inner = recording.values(stream.name), ~recording.is_first[1:]
     is_changed = (np.diff(values, axis=0)[is_inner] != 0).any(axis=0)
     indices = np.flatnonzero(~is_changed & (np.ptp(values, axis=0) > 0)).tolist()
     if indices and is_inner.any():
@@ -140,7 +144,7 @@ def _unchanging(recording: Recording, stream: Stream) -> Iterator[Fault]:
 def _dimension_findings(
     recording: Recording, stream: Stream, idle: NDArray[np.bool_], *, is_saturation_sought: bool
 ) -> Iterator[Finding]:
-    values = recording.rows[stream.name]
+    values = recording.values(stream.name)
     for index in range(stream.size):
         units = stream.units[index] if stream.units else ""
         is_wrap = wraps(values[:, index], recording.is_first, units)
@@ -151,7 +155,7 @@ def _dimension_findings(
                 "store its sine and cosine, or unwrap it within each episode (np.unwrap)",
             )
         if is_saturation_sought:
-            yield from _saturation(recording, stream, index, idle)
+            yield from _saturation(recording, stream, index, values[:, index], idle)
 
 
 def _share_of_episodes(recording: Recording, wrong: NDArray[np.bool_]) -> float:
@@ -167,12 +171,14 @@ def _flips(values: NDArray[np.float64], is_first: NDArray[np.bool_]) -> NDArray[
     return flips & ~is_first
 
 
-def _saturation(recording: Recording, stream: Stream, index: int, idle: NDArray[np.bool_]) -> Iterator[Finding]:
+def _saturation(
+    recording: Recording, stream: Stream, index: int, values: NDArray[np.float64], idle: NDArray[np.bool_]
+) -> Iterator[Finding]:
     """A dimension that runs into its limit at some speed and stays there, unless it is a switch.
 
-    A command may go to any value and stay there, so an action is cut off at the limits of its stream alone.
+    A command may go to any value and stay there, so an action is cut off at the limits of its stream alone. values: of
+    the dimension (N,).
     """
-    values = recording.rows[stream.name][:, index]
     if len(np.unique(values[:: max(len(values) // 5000, 1)])) <= FEW:
         return
     ends = (values.min(), values.max())
@@ -211,7 +217,7 @@ def _is_natural(stream: Stream, index: int, end: float, limit: float) -> bool:
 
 def _repeats(recording: Recording, stream: Stream) -> Iterator[Fault]:
     """A sensor that is slower than the control rate, or that freezes while other streams move."""
-    values, is_first = recording.rows[stream.name], recording.is_first
+    values, is_first = recording.values(stream.name), recording.is_first
     is_same = np.zeros(len(values), dtype=bool)
     is_same[1:] = (values[1:] == values[:-1]).all(axis=1)
     is_same &= ~is_first
@@ -258,15 +264,16 @@ def _frozen(recording: Recording, stream: Stream, is_same: NDArray[np.bool_]) ->
     shares = [is_same[start + 1 : stop].mean() for start, stop in bounds if stop > start + 1]
     if not shares or min(shares) > 0.05:
         return frozen
-    others = [values for name, values in recording.rows.items() if name != stream.name]
-    spans = [np.maximum(np.ptp(values, axis=0), 1e-12) for values in others]
+    others = [name for name in recording.rows if name != stream.name]
+    spans = [np.maximum(np.ptp(recording.values(name), axis=0), 1e-12) for name in others]
     for start, stop in bounds:
         for begin, end in _runs(is_same[start:stop]):
             is_whole = begin <= 1 and end == stop - start
             if end - begin < LONG or (begin <= 1 and not is_whole):
                 continue
             part = slice(start + begin, start + end)
-            moved = [(np.ptp(values[part], axis=0) / span).max() for values, span in zip(others, spans, strict=True)]
+            parts = [recording.rows[name][part].astype(np.float64) for name in others]
+            moved = [(np.ptp(values, axis=0) / span).max() for values, span in zip(parts, spans, strict=True)]
             if max(moved, default=0.0) > 0.1:
                 frozen[part] = True
     return frozen
@@ -282,7 +289,7 @@ def _idle(recording: Recording) -> NDArray[np.bool_]:
     """(N,): the steps of stretches in which no vector moves. Halves of `IDLE_S` are compared by their extremes."""
     demonstrations = recording.demonstrations
     half = max(int(IDLE_S / demonstrations.specification.control_dt / 2), LONG // 4)
-    spans = {name: np.ptp(values, axis=0) for name, values in recording.rows.items()}
+    spans = {name: np.ptp(recording.values(name), axis=0) for name in recording.rows}
     moving = [name for name, span in spans.items() if span.any()]
     idle = np.zeros(len(recording.is_first), dtype=bool)
     for episode in range(len(demonstrations)):
@@ -292,7 +299,7 @@ def _idle(recording: Recording) -> NDArray[np.bool_]:
             continue
         is_idle = np.ones(len(edges) - 1, dtype=bool)
         for name in moving:
-            part = recording.rows[name][start : edges[-1] + half]
+            part = recording.rows[name][start : edges[-1] + half].astype(np.float64)
             low, high = (ufunc.reduceat(part, edges - start, axis=0) for ufunc in (np.minimum, np.maximum))
             reach = np.maximum(high[1:], high[:-1]) - np.minimum(low[1:], low[:-1])
             is_idle &= (reach <= MOTION * spans[name]).all(axis=1)
@@ -382,7 +389,7 @@ def _shade(frame: NDArray[np.uint8]) -> str:
 
 def _moves(recording: Recording, start: int, stop: int) -> bool:
     """Whether any vector moves by a tenth of its range between two steps."""
-    for values in recording.rows.values():
+    for values in map(recording.values, recording.rows):
         span = np.ptp(values, axis=0)
         if (np.ptp(values[start:stop], axis=0) > 0.1 * np.maximum(span, 1e-12)).any():
             return True

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..files import read_json_with_digest, write_json_with_digest
 from .demonstrations import Demonstrations
 
 BYTES_AT_ONCE = 2**26
@@ -55,6 +58,27 @@ def stream_digests(demonstrations: Demonstrations, streams: Mapping[str, Any], n
             content.update(name.encode())
             content.update(np.ascontiguousarray(values[start:stop].cpu()).data)
     return [content.hexdigest()[:DIGITS] for content in hashes]
+
+
+def kept_stream_digests(
+    demonstrations: Demonstrations, streams: Mapping[str, Any], num_episodes: int, *, cache: Path
+) -> list[str]:
+    """`stream_digests`, kept in the folder `cache` under a digest of what the streams are decoded from.
+
+    Later calls read the compressed streams alone, which are several times smaller than the decoded ones.
+    """
+    contents = [(stream.name, demonstrations.content(stream.name)) for stream in demonstrations.specification.streams]
+    if None in dict(contents).values():
+        return stream_digests(demonstrations, streams, num_episodes)
+    decisive = repr((contents, demonstrations.episode_ends.tolist(), num_episodes))
+    path = cache / hashlib.sha256(decisive.encode()).hexdigest()[:24] / "episodes.json"
+    with suppress(OSError, ValueError, KeyError):  # absent, or damaged
+        return read_json_with_digest(path, "delete it")["sha256"]
+    digests = stream_digests(demonstrations, streams, num_episodes)
+    with suppress(OSError):  # a cache that cannot be written is no fault
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json_with_digest(path, {"sha256": digests})
+    return digests
 
 
 def _groups(demonstrations: Demonstrations, *, most: int) -> Iterator[list[int]]:

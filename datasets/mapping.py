@@ -279,7 +279,7 @@ def _unused(name: str, key: str, others: Iterable[str]) -> str:
 def _unusable(column: Column) -> str:
     """Why no stream can hold a column; empty if one can."""
     if column.dtype not in DTYPES:
-        return f"{column.dtype} is no number"
+        return f"{column.dtype} is no number" if column.role in (OBSERVATION, ACTION) else column.role
     if _is_image(column):
         return ""
     if len(column.shape) > 1 and math.prod(column.shape) > LARGEST_VECTOR:
@@ -363,10 +363,23 @@ def _wrapped(text: str) -> list[str]:
 
 
 def read_mapping(path: Path) -> Any:
-    """The content of a mapping's file. Raises ValueError if it is no YAML, FileNotFoundError if it does not exist."""
+    """The content of a mapping's file.
+
+    Raises ValueError if it is no YAML or has an entry twice, and FileNotFoundError if it does not exist.
+    """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Refuses an entry that stands twice, of which YAML takes the last."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [key.value for key, _ in node.value]
+            if twice := [key for key, _ in node.value if keys.count(key.value) > 1]:
+                place = f"{path}, line {twice[-1].start_mark.line + 1}"
+                raise ValueError(f"{place}: the entry {twice[-1].value!r} stands twice: rename one of them")
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path} must be a mapping in YAML: {error}") from error

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..specification import WORDS
+from ..specification import ABSENT, WORDS
 from .code_digest import code_digest
 from .demonstrations import Demonstrations, cast_unclipped
 from .facts import EpisodeFacts
@@ -18,7 +18,7 @@ class Mirrored(Demonstrations):
     """The demonstrations, followed by their mirror images in the same order: episode n + i mirrors episode i.
 
     mirror: for each stream, a function from its rows (T, ...) to their mirror images. Without one for `WORDS`, the
-    sentence of an episode is that of its mirror image too.
+    sentence of an episode is that of its mirror image too, and so it is with what is absent.
 
     Raises ValueError if a stream has no mirror.
     """
@@ -27,7 +27,7 @@ class Mirrored(Demonstrations):
         self, demonstrations: Demonstrations, mirror: Mapping[str, Callable[[NDArray[Any]], NDArray[Any]]]
     ) -> None:
         self.path, self.specification = demonstrations.path, demonstrations.specification
-        mirror = {WORDS: np.positive, **mirror}
+        mirror = {WORDS: np.positive, ABSENT: np.positive, **mirror}
         if missing := [stream.name for stream in self.specification.streams if stream.name not in mirror]:
             raise ValueError(f"{self.path}: a mirror must have an entry for every stream, {missing} are missing")
         ends = demonstrations.episode_ends

@@ -1,4 +1,4 @@
-"""Demonstrations as a policy observes them: some of their streams, and their sentences as a stream."""
+"""Demonstrations as a policy observes them: some of their streams, those of others, and their sentences as a stream."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..specification import WORDS, Specification, Stream, nearest
+from ..specification import ABSENT, WORDS, Specification, Stream, nearest
 from .demonstrations import Demonstrations
 from .facts import EpisodeFacts
 
@@ -60,12 +60,102 @@ class Observing(Observed):
         self.specification = whole.without(streams.keys() - set(names))
 
 
+class Masked(Observed):
+    """The episodes with every stream of `streams`, which may be absent, and with the stream `ABSENT` behind them.
+
+    A stream that they lack has rows of zeros, from which a policy learns nothing, because `ABSENT` says so.
+
+    Raises ValueError if there is a stream of the name `ABSENT` already.
+    """
+
+    def __init__(self, demonstrations: Demonstrations, streams: Sequence[Stream]) -> None:
+        super().__init__(demonstrations)
+        whole = demonstrations.specification
+        own = {stream.name for stream in whole.observations}
+        if ABSENT in own:
+            raise ValueError(f"{self.path}: there is a stream {ABSENT!r} already: leave it out with observe=")
+        lacking = [stream for stream in streams if stream.name not in own]
+        self._lacking = {stream.name for stream in lacking}
+        self._flags = np.array([stream.name in self._lacking for stream in streams], np.float32)
+        flags = Stream(ABSENT, self._flags.shape, labels=tuple(stream.name for stream in streams))
+        self.specification = replace(whole, observations=(*whole.observations, *lacking, flags))
+
+    def content(self, name: str) -> str | None:
+        """A digest of the stream; None if there is none."""
+        if self.stream(name).name in (*self._lacking, ABSENT):
+            return f"absent {self._flags.tolist()} in {self.num_steps} steps"
+        return super().content(name)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Steps start .. stop of a stream, over all episodes in turn: (stop - start, *shape).
+
+        Raises ValueError if the stream or a step does not exist.
+        """
+        stream = self.stream(name)
+        if name not in (*self._lacking, ABSENT):
+            return super().read(name, start, stop)
+        start, stop = self.step_range(start, stop)
+        if name == ABSENT:
+            return np.tile(self._flags, (stop - start, 1))
+        return np.zeros((stop - start, *stream.shape), stream.dtype)
+
+
+def masked(parts: Sequence[Demonstrations]) -> list[Masked]:
+    """Each of several demonstrations with the observations of all of them.
+
+    Raises ValueError if none of them lacks a stream of another one.
+    """
+    streams = dict[str, Stream]()
+    for part in parts:
+        for stream in part.specification.observations:
+            streams.setdefault(stream.name, stream)
+    own = [{stream.name for stream in part.specification.observations} for part in parts]
+    lacking = [stream for name, stream in streams.items() if any(name not in names for names in own)]
+    if not lacking:
+        paths = " and ".join(str(part.path) for part in parts)
+        raise ValueError(f"missing=mask needs a dataset that lacks a stream, but {paths} have the same: leave it out")
+    return [Masked(part, lacking) for part in parts]
+
+
+def holding(demonstrations: Demonstrations, name: str, episodes: Sequence[int]) -> Sequence[int]:
+    """Those of the episodes in which a stream is not absent."""
+    names = [stream.name for stream in demonstrations.specification.may_be_absent]
+    if name not in names:
+        return episodes
+    starts = [demonstrations.bounds(episode)[0] for episode in episodes]
+    return [
+        episode
+        for episode, start in zip(episodes, starts, strict=True)
+        if not demonstrations.read(ABSENT, start, start + 1)[0, names.index(name)]
+    ]
+
+
+def as_recorded(demonstrations: Demonstrations) -> Demonstrations:
+    """The episodes without `ABSENT`, and without the streams that are absent in all of them."""
+    specification, everything = demonstrations.specification, range(len(demonstrations))
+    absent = {s.name for s in specification.may_be_absent if not holding(demonstrations, s.name, everything)} | {ABSENT}
+    names = [stream.name for stream in specification.observations]
+    kept = [name for name in names if name not in absent]
+    return demonstrations if kept == names else Observing(demonstrations, kept)
+
+
+def to_observe(demonstrations: Demonstrations, specification: Specification) -> list[str]:
+    """The observations of a policy that demonstrations must have: all but sentences, and what is absent and may be."""
+    own = {stream.name for stream in demonstrations.specification.observations}
+    others = {WORDS, ABSENT, *(stream.name for stream in specification.may_be_absent if stream.name not in own)}
+    return [stream.name for stream in specification.observations if stream.name not in others]
+
+
 def as_observed(demonstrations: Demonstrations, specification: Specification) -> Demonstrations:
-    """The episodes with those of their observations that a policy observes; as they are if it observes all or none."""
+    """The episodes with those of their observations that a policy observes; as they are if it observes all or none.
+
+    What may be absent for the policy, and is absent here, is masked.
+    """
     names = {stream.name for stream in specification.observations}
     own = [stream.name for stream in demonstrations.specification.observations]
     kept = [name for name in own if name in names]
-    return demonstrations if len(kept) in (0, len(own)) else Observing(demonstrations, kept)
+    observed = demonstrations if len(kept) in (0, len(own)) else Observing(demonstrations, kept)
+    return Masked(observed, streams) if (streams := specification.may_be_absent) else observed
 
 
 class Worded(Observed):

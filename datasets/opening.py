@@ -29,24 +29,29 @@ class TaskData(Protocol):
 
 
 def open_demonstrations(
-    path: str | Path, task: TaskData | None = None, *, episodes: str | None = None
+    path: str | Path, task: TaskData | None = None, *, episodes: str | None = None, can_lack: bool = False
 ) -> Demonstrations:
     """Open a Recede store, or a replay buffer that is read through the task's sources.
 
     task: the task that the demonstrations show. A Recede store can be opened without one, because it describes itself.
-    episodes: a condition of `datasets.filters` that chooses among them; None for all.
+    episodes: a condition of `datasets.filters` that chooses among them; None for all. can_lack: whether a store may
+    lack observations of the task.
 
     Raises the errors of `DemonstrationStore.open` and `ReplayBuffer`, and ValueError if the specifications of the store
     and the task differ, or if the condition chooses no episode.
     """
-    return selected(_open(path, task), episodes)
+    return selected(_open(path, task, can_lack=can_lack), episodes)
 
 
-def _open(path: str | Path, task: TaskData | None) -> Demonstrations:
+def _open(path: str | Path, task: TaskData | None, *, can_lack: bool) -> Demonstrations:
     if task is not None and task.sources and "recede" not in open_group(path).attrs:
         return ReplayBuffer(path, task.specification, task.sources)
     store = DemonstrationStore.open(path)
-    if task is not None and (differences := store.specification.differences(task.specification)):
+    if task is None:
+        return store
+    own, streams = ({s.name for s in one.specification.observations} for one in (store, task))
+    needed = task.specification.without(streams - own) if can_lack and streams & own else task.specification
+    if differences := store.specification.differences(needed):
         raise ValueError(
             f"{path}: the store must have the specification of the task (that of the store is named first): "
             + "; ".join(differences)

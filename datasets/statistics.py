@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .demonstrations import Demonstrations, check_finite
+from .observing import holding
 
 NUMBERS_AT_ONCE = 2**22
 """Data are read in pieces of at most this many numbers (32 MB in float64), or of a single step if it is larger."""
@@ -31,8 +32,8 @@ class Statistics:
 
 
 def rows_of(demonstrations: Demonstrations, name: str, episodes: Sequence[int]) -> Rows:
-    """All steps of `episodes` of a stream."""
-    return partial(_pieces, demonstrations, name, episodes)
+    """All steps of a stream in those of `episodes` in which it is not absent; in all of them if it is in all."""
+    return partial(_pieces, demonstrations, name, holding(demonstrations, name, episodes) or episodes)
 
 
 def statistics(demonstrations: Demonstrations, name: str, episodes: Sequence[int]) -> Statistics:

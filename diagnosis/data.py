@@ -13,19 +13,21 @@ from ..datasets.demonstrations import Demonstrations
 from ..datasets.inspection import looks, summarise
 from ..datasets.judging import SLOW
 from ..datasets.normalisation import fit_ranges
+from ..datasets.observing import as_recorded
 from ..datasets.opening import open_demonstrations
 from ..datasets.statistics import require_finite
 from ..envs.catalogue import load_task
 from .report import Facts, Finding
 
 
-def opened(path: str, task: str | None, episodes: str | None) -> Demonstrations:
+def opened(path: str, task: str | None, episodes: str | None, *, can_lack: bool = False) -> Demonstrations:
     """Demonstrations, as `recede train` opens them. Raises the errors of `open_demonstrations`."""
-    return open_demonstrations(path, load_task(task) if task else None, episodes=episodes)
+    return open_demonstrations(path, load_task(task) if task else None, episodes=episodes, can_lack=can_lack)
 
 
 def look_at_data(demonstrations: Demonstrations, facts: Facts) -> Iterator[Finding]:
     """Specification, rates, and what is wrong in streams and in episodes, in short."""
+    demonstrations = as_recorded(demonstrations)
     specification, count = demonstrations.specification, len(demonstrations)
     facts |= {
         "specification": specification.to_json(),

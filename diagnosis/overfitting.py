@@ -23,11 +23,11 @@ from ..configs.components.policies import DiffusionConfig, HorizonsConfig
 from ..configs.notation import policy_config
 from ..configs.training import TrainConfig
 from ..datasets.demonstrations import Demonstrations
-from ..datasets.observing import Observing
+from ..datasets.observing import Observing, to_observe
 from ..datasets.selection import Selected
 from ..files import read_json_with_digest, scratch_folder
 from ..policy.engines.eager import EagerEngine
-from ..specification import WORDS, Specification
+from ..specification import Specification
 from ..training.loop import train
 from ..training.resuming import REMEDY
 from .errors import Errors, in_words, measure_errors, of_dimensions
@@ -110,15 +110,15 @@ def _configuration(sources: Sources, episode: int, *, steps: int, device: str, o
         "image_cache": "device",
     }
     if sources.run is not None:
-        return TrainConfig(**common | _settings_of(sources.run))
+        return TrainConfig(**common | _settings_of(sources.run, sources.demonstrations))
     policy = DiffusionConfig(network=UNet1dConfig(channels=CHANNELS))
     if any(stream.is_image for stream in streams):
         policy.encoder = ResNetEncoderConfig(width=32, stages=3)
     return TrainConfig(**common, policy=policy)
 
 
-def _settings_of(run: str) -> dict[str, Any]:
-    """The settings of a run that decide what it can learn."""
+def _settings_of(run: str, demonstrations: Demonstrations) -> dict[str, Any]:
+    """The settings of a run that decide what it can learn of these demonstrations."""
     from ..configs.augmentation import AugmentationConfig
 
     policy, manifest = load_policy(run)
@@ -130,7 +130,7 @@ def _settings_of(run: str) -> dict[str, Any]:
     horizons = policy.horizons
     return kept | {
         "policy": policy_config(manifest["policy"]),
-        "observe": [stream.name for stream in policy.specification.observations if stream.name != WORDS],
+        "observe": to_observe(demonstrations, policy.specification),
         "horizons": HorizonsConfig(
             observation=horizons.observation, prediction=horizons.prediction, action=horizons.action
         ),

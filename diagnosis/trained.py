@@ -17,7 +17,7 @@ from ..configs.packages import import_packages
 from ..datasets.demonstrations import Demonstrations
 from ..datasets.findings import together
 from ..datasets.fingerprint import vector_digests
-from ..datasets.observing import Observing, Worded
+from ..datasets.observing import Masked, Observing, Worded, as_recorded, to_observe
 from ..datasets.selection import Selected
 from ..envs.catalogue import TASKS
 from ..evaluation.reports.demonstrations import Visible, draw_visible
@@ -85,7 +85,8 @@ def open_trained(run: str, *, dataset: str | None, task: str | None, episodes: s
         absence = f"its demonstrations are not here ({place})" if place else "it names no demonstrations"
         return Trained(policy, manifest, None, None, absence)
     name = task or (manifest["task"] if manifest["task"] in TASKS else None)
-    observed = _observed(policy, manifest, opened(place, name, episodes))
+    can_lack = bool(policy.specification.may_be_absent)
+    observed = _observed(policy, manifest, opened(place, name, episodes, can_lack=can_lack))
     return Trained(policy, manifest, observed, (place, name))
 
 
@@ -97,8 +98,9 @@ def _noted(manifest: Mapping[str, Any]) -> str | None:
 
 def _observed(policy: Policy, manifest: Mapping[str, Any], demonstrations: Demonstrations) -> Demonstrations:
     """The demonstrations with the streams of the policy. Raises ValueError if they have others."""
-    names = [stream.name for stream in policy.specification.observations if stream.name != WORDS]
-    observed: Demonstrations = Observing(demonstrations, names)
+    observed: Demonstrations = Observing(demonstrations, to_observe(demonstrations, policy.specification))
+    if streams := policy.specification.may_be_absent:
+        observed = Masked(observed, streams)
     if (text := text_encoder_of(manifest, None)) is not None:
         observed = Worded(observed, text, digest=text.digest)
     if differences := observed.specification.differences(policy.specification):
@@ -144,6 +146,7 @@ def _still(normalizer: Normalizer, streams: Sequence[Stream], facts: Facts) -> I
 def look_at_ranges(normalizer: Normalizer, demonstrations: Demonstrations, facts: Facts) -> Iterator[Finding]:
     """Values beyond the ranges of the policy, and dimensions that stopped moving."""
     facts["share beyond the range"], close, count = {}, list[str](), 0
+    demonstrations = as_recorded(demonstrations)
     for stream in demonstrations.specification.streams:
         if stream.is_image or stream.name == WORDS:
             continue

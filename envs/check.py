@@ -316,6 +316,7 @@ class _Check:
             )
             self.lines["pictures"] = f"{image.shape[1]} x {image.shape[0]} pixels"
             self._pixels(env.unwrapped)
+            self._pixels_in(env.unwrapped)
             self._preview(env, image.shape)
 
     def _preview(self, env: Any, shape: tuple[int, ...]) -> None:
@@ -349,6 +350,18 @@ class _Check:
             points.shape == (len(actions), 2) and np.isfinite(points).all(),
             f"pixels(actions) must return (T, 2) finite columns and rows for actions (T, Da), got {kind(points)}",
         )
+
+    def _pixels_in(self, env: Any) -> None:
+        """Actions have finite pixels in the images of each camera of which the environment knows them."""
+        pixels_in, actions = getattr(env, "pixels_in", None), self.actions(self.num_steps)
+        for stream in self.task.specification.observations:
+            if pixels_in is None or not stream.is_image or (points := pixels_in(stream.name, actions)) is None:
+                continue
+            _require(
+                np.shape(points) == (len(actions), 2) and np.isfinite(points).all(),
+                f"pixels_in({stream.name!r}, actions) must return None, or (T, 2) finite columns and rows for actions "
+                f"(T, Da), got {kind(points)}",
+            )
 
     def make(self, **options: Any) -> gymnasium.Env[Any, Any]:
         """An environment of the task."""

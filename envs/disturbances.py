@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..specification import Specification, Stream, nearest
 from .disturbance_kinds import KINDS, PUSH_SHARE, RANDOMISED
 from .task import Task
+from .vector import BatchOf
 
 OF_EPISODES = RANDOMISED
 OF_THE_WORLD = ("push", *OF_EPISODES)
@@ -49,7 +50,10 @@ def disturbed(task: Task, kind: str, severity: float) -> Task:
         if not has_it:
             raise ValueError(f"the environment of task {task.name!r} has no method disturb, so {kind} cannot be tried")
     make = partial(_make, task.make, specification, kind, severity)
-    return replace(task, make=make, make_batch=None)  # one world at a time is disturbed
+    batch = task.make_batch
+    if kind not in OF_EPISODES or not isinstance(batch, BatchOf):
+        return replace(task, make=make, make_batch=None)  # one world at a time is disturbed
+    return replace(task, make=make, make_batch=replace(batch, make=make))
 
 
 def randomised(task: Task, names: Sequence[str]) -> Task:

@@ -66,7 +66,8 @@ class GymnasiumAdapter(gymnasium.Env[Any, Any]):
     `np_random`. If the inner environment has a `preview`, the adapter has it too.
 
     env: the inner environment, made with the desired render mode and without a shorter time limit.
-    pixels: from actions (T, Da) to where they point in the rendered image, (T, 2) columns and rows.
+    pixels: from actions (T, Da) to where they point in the rendered image, (T, 2) columns and rows. pixels_in: from the
+        name of a stream of images and actions to where they point there, or to None if its camera moves.
     """
 
     def __init__(
@@ -78,13 +79,14 @@ class GymnasiumAdapter(gymnasium.Env[Any, Any]):
         judge: Judge,
         max_steps: int,
         pixels: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
+        pixels_in: Callable[[str, NDArray[Any]], NDArray[Any] | None] | None = None,
     ) -> None:
         self.env, self.specification, self.max_steps = env, specification, max_steps
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": 1 / specification.control_dt}
         self.render_mode = env.render_mode
         self.observation_space = gymnasium.spaces.Dict({s.name: box(s) for s in specification.observations})
         self.action_space = self._action_box = box(specification.action)
-        self._observe, self._judge, self._pixels = observe, judge, pixels
+        self._observe, self._judge, self._pixels, self._pixels_in = observe, judge, pixels, pixels_in
         self._steps = 0
 
     def reset(
@@ -127,6 +129,10 @@ class GymnasiumAdapter(gymnasium.Env[Any, Any]):
                 "actions cannot be drawn, because the adapter does not know where they point: give it pixels=..."
             )
         return self._pixels(actions)
+
+    def pixels_in(self, stream: str, actions: NDArray[Any]) -> NDArray[Any] | None:
+        """Where the actions (T, Da) point in the images of a stream: (T, 2) columns and rows; None if it is unknown."""
+        return None if self._pixels_in is None else self._pixels_in(stream, actions)
 
     @property
     def preview(self) -> Callable[[ArrayLike, float], Any] | None:

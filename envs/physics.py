@@ -21,6 +21,12 @@ from numpy.typing import ArrayLike, NDArray
 QUICK_SHADOWS = 512
 """Side length of the shadow map of a quick image, in pixels."""
 
+POSES = (
+    *("geom_xpos", "geom_xmat", "site_xpos", "site_xmat"),
+    *("cam_xpos", "cam_xmat", "light_xpos", "light_xdir"),
+)
+"""What an image shows of a simulation: these fields of its data."""
+
 REQUESTED = os.environ.get("MUJOCO_GL", "")
 """The renderer that the user asked for; empty leaves the choice to us."""
 
@@ -115,11 +121,19 @@ class Cameras:
         self._renderers: dict[tuple[int, bool], Any] = {}  # image size, is_quick -> renderer
 
     def picture(
-        self, data: Any, camera: str, size: int, *, is_shaded: bool = False, is_quick: bool = False
+        self,
+        data: Any,
+        camera: str,
+        size: int,
+        *,
+        model: Any = None,
+        is_shaded: bool = False,
+        is_quick: bool = False,
     ) -> NDArray[np.uint8]:
         """The image of a camera, (size, size, 3) uint8. Without a GPU, shadows take most of the time.
 
-        is_quick: with rougher edges and shadows, in a quarter of the time.
+        model: its light and colours are shown; None for those of the model of the cameras. is_quick: with rougher edges
+        and shadows, in a quarter of the time.
 
         Raises OSError, with the remedy, if this machine cannot render.
         """
@@ -127,7 +141,11 @@ class Cameras:
             self._renderers[size, is_quick] = _open_renderer(self._model, size, is_quick=is_quick)
         renderer = self._renderers[size, is_quick]
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = is_shaded
-        renderer.update_scene(data, camera=camera)
+        model, view = self._model if model is None else model, mujoco.MjvCamera()
+        view.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        view.fixedcamid = mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_CAMERA, camera)
+        shown = mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, view, shown, renderer.scene)
         return renderer.render()
 
     def pixels(self, camera: str, positions: ArrayLike, size: int) -> NDArray[np.float64]:

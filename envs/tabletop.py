@@ -13,7 +13,7 @@ Shapes: K cubes and blocks, M marks, T positions.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -32,15 +32,15 @@ from .physics import (
     Cameras,
     batch_module,
     check_physics,
-    failure,
     mujoco,
     num_processors,
     position_indices,
     velocity_indices,
 )
 from .table_streams import IMAGE_SIZE, Things, specification, with_cameras
+from .table_worlds import table_worlds
 from .task import Expert, Observation, Task
-from .vector import LoopedWorlds, Rows, Worlds
+from .vector import BatchOf
 
 CUBE_HALF = 0.02
 """Half the side of a cube (m)."""
@@ -241,6 +241,10 @@ class TableTask(gymnasium.Env[Any, Any]):
         """Positions of the hand after `actions` (T, Da) in the image: (T, 2) columns and rows."""
         return self._cameras.pixels("scene", self._robot.points(np.asarray(actions)), self.render_size)
 
+    def pixels_in(self, stream: str, actions: ArrayLike) -> NDArray[np.float64] | None:
+        """The same in the images of a stream, which show the scene; None for a camera on the robot, which moves."""
+        return None if stream in self.robot.cameras else self.pixels(actions) * (IMAGE_SIZE / self.render_size)
+
     def disturb(self, kind: str, severity: float, random: np.random.Generator) -> None:
         """Push the hands (N) in the next step; or move the cameras (m), or change light, masses, frictions or colours
         by a share, from the next reset on.
@@ -275,6 +279,11 @@ class TableTask(gymnasium.Env[Any, Any]):
         """Close the renderers; a later `render` opens new ones."""
         self._cameras.close()
 
+    @property
+    def model(self) -> Any:
+        """The model of MuJoCo."""
+        return self._model
+
     def controls(self, positions: Array, actions: Array) -> Array:
         """The controls (..., Du) of actions (..., Da), within the limits of their stream, at positions (..., nq)."""
         return self._robot.controls(positions, limited(actions, self._limits.low, self._limits.high))
@@ -288,6 +297,15 @@ class TableTask(gymnasium.Env[Any, Any]):
         assert self._whole is not None, "it has been reset"
         mujoco.mj_getState(self._model, self._data, row, mujoco.mjtState.mjSTATE_INTEGRATION)
         return self._fixed, self._whole
+
+    def images(self, poses: Mapping[str, Array], model: Any = None) -> dict[str, NDArray[np.uint8]]:
+        """The images that are observed where the fields `POSES` of the data have these values.
+
+        model: its light and colours are shown; None for those of this environment.
+        """
+        for name, values in poses.items():
+            getattr(self._ahead, name)[:] = values
+        return self._images(self._ahead, model)
 
     def read(self, positions: Array, marks: Array, fixed: Observation) -> dict[str, NDArray[np.float32]]:
         """Every stream, from positions (..., nq), mocap positions (..., M, 3) and the streams that stay as they are."""
@@ -339,13 +357,12 @@ class TableTask(gymnasium.Env[Any, Any]):
         mujoco.mj_forward(self._model, data)
 
     def _observe(self, state: Observation) -> dict[str, Array]:
-        cameras = self.robot.cameras
-        return {
-            stream.name: self._cameras.picture(self._data, cameras.get(stream.name, stream.name), IMAGE_SIZE)
-            if stream.is_image
-            else state[stream.name]
-            for stream in self.specification.observations
-        }
+        values = {**state, **self._images(self._data)}
+        return {stream.name: values[stream.name] for stream in self.specification.observations}
+
+    def _images(self, data: Any, model: Any = None) -> dict[str, NDArray[np.uint8]]:
+        names, cameras = (s.name for s in self.specification.observations if s.is_image), self.robot.cameras
+        return {name: self._cameras.picture(data, cameras.get(name, name), IMAGE_SIZE, model=model) for name in names}
 
     def _state(self) -> dict[str, NDArray[np.float32]]:
         return self.read(self._data.qpos, self._data.mocap_pos, self._fixed)
@@ -353,102 +370,6 @@ class TableTask(gymnasium.Env[Any, Any]):
     def _info(self, state: Observation, whole: Array) -> dict[str, Any]:
         success, score = self.judge(state, self._data.qvel, whole)
         return {"success": bool(success), "score": float(score), "state": state, "sentence": self.sentence(state)}
-
-
-class TableWorlds(Worlds):
-    """Many worlds of a task on a table in one `mujoco.batch.Batch`, which steps them on all processors.
-
-    An environment of the task resets each world, and reads and judges all of them.
-    """
-
-    def __init__(self, made: type[TableTask], count: int) -> None:
-        super().__init__(made.streams, count)
-        self._env = made()
-        self._batch = batch = self._env.simulations(count)
-        names = ("qpos", "mocap_pos", "qvel", "ctrl")
-        self._positions, self._marks, self._velocities, self._controls = (batch.bind(name) for name in names)
-        self._fixed = {stream.name: np.zeros((count, *stream.shape)) for stream in made.things.fixed}
-        self._generators: list[np.random.Generator | None] = [None] * count
-        self._sentences, self._errors = np.full(count, "", object), np.full(count, None, object)
-        self._has_failed = np.zeros(count, bool)
-        self._whole, self._score, self._steps = np.zeros(count), np.zeros(count), np.zeros(count, int)
-
-    def begin(self, ids: Array, seeds: Sequence[int | None]) -> tuple[Rows, dict[str, Any]]:
-        """See `Worlds.begin`."""
-        self._batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)  # the warning counters too
-        self._errors[ids], self._has_failed[ids] = None, False
-        for index, seed in zip(ids, seeds, strict=True):
-            try:
-                self._begin(index, seed)
-            except Exception as error:
-                self._fail(index, error)
-        observation, info, self._score[ids] = self._judged(ids)
-        return observation, info
-
-    def advance(self, ids: Array, actions: Array) -> tuple[Rows, Array, Array, Array, dict[str, Any]]:
-        """See `Worlds.advance`."""
-        if not self._whole[ids].all():
-            raise gymnasium.error.ResetNeeded("reset every world before its first step")
-        self._controls[ids] = self._env.controls(self._positions[ids], actions)
-        going = ids[~self._has_failed[ids]]
-        self._steps[going] += 1
-        self._step(going)
-        observation, info, score = self._judged(ids)
-        rewards, self._score[ids] = score - self._score[ids], score
-        has_failed = self._has_failed[ids]
-        rewards[has_failed] = 0.0
-        truncated = (self._steps[ids] >= self._env.max_steps) & ~info["success"] | has_failed
-        return observation, rewards, info["success"].copy(), truncated, info
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """Close the environment that judges."""
-        self._env.close()
-
-    def _begin(self, index: int, seed: int | None) -> None:
-        env = self._env
-        if seed is None:
-            env.np_random = self._generators[index] or np.random.default_rng()
-        try:
-            self._sentences[index] = env.reset(seed=seed)[1]["sentence"]
-        finally:
-            self._generators[index] = env.np_random
-        fixed, self._whole[index] = env.start(self._batch.state[index])
-        for name, values in self._fixed.items():
-            values[index] = fixed[name]
-        self._steps[index] = 0
-
-    def _step(self, ids: Array) -> None:
-        """Step some worlds, and note the errors of those that fail."""
-        try:
-            self._batch.step(ids, nstep=self._env.substeps)
-        except RuntimeError:
-            failed = ids[self._batch.status[ids] != 0]
-            if not len(failed):
-                raise
-            for index in failed:  # as `mj_step` fails; the others took their step
-                self._fail(index, mujoco.FatalError(self._batch.error(index)))
-        counts = self._batch.warning[ids, :, 1]  # of each kind: the last information, and the number
-        for row in np.flatnonzero(counts.any(-1)):
-            self._fail(ids[row], failure(counts[row], int(self._steps[ids[row]])))
-
-    def _fail(self, index: int, error: Exception) -> None:
-        self._errors[index], self._has_failed[index] = error, True
-
-    def _judged(self, ids: Array) -> tuple[Rows, dict[str, Any], Array]:
-        """The observations, infos and scores of some worlds."""
-        env, fixed = self._env, {name: values[ids] for name, values in self._fixed.items()}
-        state = env.read(self._positions[ids], self._marks[ids], fixed)
-        success, score = env.judge(state, self._velocities[ids], self._whole[ids])
-        has_failed = self._has_failed[ids]
-        success[has_failed], score[has_failed] = False, 0.0
-        info = {"success": success, "score": score, "state": state}
-        info |= {"sentence": self._sentences[ids], "error": self._errors[ids]}
-        return {stream.name: state[stream.name] for stream in self.specification.observations}, info, score
-
-
-def table_worlds(made: type[TableTask], count: int) -> Worlds:
-    """So many worlds of a task, in a batch if MuJoCo has one."""
-    return LoopedWorlds(made, made.streams, count) if batch_module() is None else TableWorlds(made, count)
 
 
 def table_tasks(
@@ -474,13 +395,14 @@ def table_tasks(
         restore=_restore,
         mirror={stream.name: _mirror(stream) for stream in streams.streams} if has_mirror else None,
         position=made.robot.position,
-        make_batch=partial(table_worlds, made),
+        make_batch=BatchOf(table_worlds, made),
         phase=phase,
     )
     images = with_cameras(made.robot, made.things)
     make = partial(made, specification=images)
+    batch = BatchOf(table_worlds, make)
     return task, replace(
-        task, name=f"{name}_image", specification=images, make=make, restore=None, mirror=None, make_batch=None
+        task, name=f"{name}_image", specification=images, make=make, restore=None, mirror=None, make_batch=batch
     )
 
 

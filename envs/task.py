@@ -18,7 +18,8 @@ Every task keeps the same promises; `recede.envs.check.check_task` checks all of
   that is commanded its `position` stays there.
 - With `render_mode="rgb_array"`, `render()` returns an (H, W, 3) uint8 image, or raises OSError if this machine cannot
   render. If there is a method `pixels(actions)`, it returns where the actions (T, Da) point in that image: (T, 2)
-  columns and rows.
+  columns and rows. `pixels_in(stream, actions)` returns the same for the images of a stream, or None if its camera
+  moves.
 - If there is a `phase`, it names a phase in any state of any episode.
 - If there is a method `preview(action, share)`, it returns such an image of the scene after that share of a control
   step with the action (Da,), and changes nothing. People drive by it: it is called 30 times a second beside the

@@ -1,8 +1,9 @@
 """Many worlds of one task in one process, each equal to the environment of the task to the last bit.
 
 `Worlds` is a `gymnasium.vector.VectorEnv` that can also begin and advance some of its worlds alone. The tasks on a
-table step theirs on all processors at once (`recede.envs.tabletop.TableWorlds`); `LoopedWorlds` steps the
-environments of any task one after the other. `Task.make_batch` makes the worlds of a task.
+table step theirs on all processors at once (`recede.envs.table_worlds.TableWorlds`); `LoopedWorlds` steps the
+environments of any task one after the other. `Task.make_batch` makes the worlds of a task. If it
+is a `BatchOf`, it also makes those of the randomised task.
 
 Shapes: N worlds, n of them in a call; Da size of the action.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 import gymnasium
@@ -36,6 +38,8 @@ class Worlds(VectorEnv[Any, Any, Any]):
     the environment would have raised. Such a world is truncated, without success and with a score of 0; it stays so
     until it is reset, and the others go on.
 
+    `is_looked_at` (N,) may be set before a step: a world for which it is false may return older images.
+
     A subclass fills `begin` and `advance`. They never change an array that they have returned.
     """
 
@@ -45,6 +49,7 @@ class Worlds(VectorEnv[Any, Any, Any]):
         if count < 1:
             raise ValueError(f"there must be at least 1 world, got {count}")
         self.specification, self.num_envs = specification, count
+        self.is_looked_at = np.ones(count, bool)
         spaces = gymnasium.spaces.Dict({stream.name: box(stream) for stream in specification.observations})
         self.single_observation_space, self.single_action_space = spaces, box(specification.action)
         self.observation_space = batch_space(self.single_observation_space, count)
@@ -186,6 +191,20 @@ class LoopedWorlds(Worlds):
         if all("state" in one for one in infos):
             info["state"] = {name: np.stack([one["state"][name] for one in infos]) for name in infos[0]["state"]}
         return {name: values[ids] for name, values in self._observations.items()}, info
+
+
+@dataclass(frozen=True)
+class BatchOf:
+    """A `Task.make_batch` whose worlds equal the environments of any `make`, also if a wrapper changes their resets."""
+
+    worlds: Callable[[Callable[..., Any], int], Worlds]
+    """Makes the worlds, from what makes an environment and their count."""
+    make: Callable[..., Any]
+    """Makes an environment."""
+
+    def __call__(self, count: int) -> Worlds:
+        """So many worlds."""
+        return self.worlds(self.make, count)
 
 
 def objects(values: Iterable[Any]) -> NDArray[Any]:

@@ -13,7 +13,7 @@ import torch
 from ..checkpoints.opening import load_policy, text_encoder_of
 from ..configs.evaluation import EvaluateConfig
 from ..datasets.demonstrations import Demonstrations
-from ..datasets.observing import Worded
+from ..datasets.observing import Worded, as_observed
 from ..datasets.opening import open_demonstrations
 from ..envs.task import Task
 from ..files import whole_folder
@@ -47,7 +47,9 @@ def make_monitor(config: EvaluateConfig, engine: Engine, task: Task) -> Monitor:
     loaded, manifest = load_policy(config.run, which=config.checkpoint, device=device_of(config.device))
     policy, features = check_diffusion(loaded), None
     if config.dataset is not None:
-        demonstrations = open_demonstrations(config.dataset, task)
+        can_lack = bool(policy.specification.may_be_absent)
+        demonstrations = open_demonstrations(config.dataset, task, can_lack=can_lack)
+        demonstrations = as_observed(demonstrations, policy.specification)
         if WORDS in (stream.name for stream in policy.specification.observations):
             text = text_encoder_of(manifest, config.text_encoder)
             assert text is not None

@@ -27,6 +27,8 @@ from ..envs.task import Task
 from ..execution.interface import Execution
 from ..policy.encoders.text import TextEncoder
 from ..policy.engines.interface import Engine
+from ..policy.engines.wrapping import without_absent
+from ..policy.inputs import absent_streams
 from ..policy.monitor import Monitor
 from ..version import __version__
 from . import journal as journals
@@ -212,14 +214,23 @@ class Subject:
     @cached_property
     def world(self) -> dict[str, Any]:
         """What the episodes depend on beside the policy; see `world.world`."""
-        return world(self.task)
+        return world(self.task, simulation=self.config.simulation)
 
     @cached_property
     def elsewhere(self) -> Callable[[Filmed], Roll] | None:
-        """Rolls its episodes out on the cluster that its configuration names, if it does; see `rollout`.
+        """Rolls its episodes out on the device or the cluster that its configuration names, if it does; see `rollout`.
 
-        Raises ValueError unless every node of it opens the same policy in the same world, and what `joined` raises.
+        Raises ValueError unless every node of a cluster opens the same policy in the same world, and what `OnDevice`
+        and `joined` raise.
         """
+        if self.config.simulation == "warp":
+            from .on_device import OnDevice
+
+            how = self.how
+            roll = OnDevice(
+                self.policy.engine, self.task, execution=how["execution"], seed=how["seed"], embed=how["embed"]
+            )
+            return lambda _: roll
         if self.config.cluster is None:
             return None
         cluster = joined(self.config.cluster, self.config.workers)
@@ -304,13 +315,21 @@ def subject_of(config: EvaluateConfig) -> Subject:
     task = randomised(task, config.randomise)
     for kind, (severity,) in config.disturb.items():
         task = disturbed(task, kind, severity)
-    policy = open_subject(config)
+    policy = _fitted(open_subject(config), task)
     delay = delay_steps(delay_ms, task.specification.control_dt)
     execution_of(execution, policy.engine, delay=delay)()
     text = None if config.words is not None else text_encoder_of(policy.manifest, config.text_encoder)
     subject = Subject(config, policy, task, text)
     subject.elsewhere  # noqa: B018 - it raises
     return subject
+
+
+def _fitted(policy: OpenedPolicy, task: Task) -> OpenedPolicy:
+    """The policy without those of its observations that may be absent, and that the task lacks; prints them."""
+    engine, offered = policy.engine, {stream.name for stream in task.specification.observations}
+    if absent := absent_streams(engine.specification, offered):
+        print(f"absent in {task.name}, which the policy knows: {', '.join(stream.name for stream in absent)}")
+    return replace(policy, engine=without_absent(engine, offered))
 
 
 class Acting:

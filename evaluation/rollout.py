@@ -26,6 +26,7 @@ from ..envs.task import Task, check_picklable
 from ..execution.interface import Execution
 from ..policy.engines.eager import as_engine
 from ..policy.engines.interface import Engine
+from ..policy.engines.wrapping import without_absent
 from ..policy.interface import Policy
 from ..policy.requests import History, Request, batch
 from ..progress import Progress
@@ -137,7 +138,7 @@ def rolling(
     monitor: Monitoring | None = None,
 ) -> Generator[Roll]:
     """What rolls episodes out here, at most `most` at once; see `rollout` for the other arguments and the errors."""
-    engine = as_engine(policy)
+    engine = without_absent(as_engine(policy), {stream.name for stream in task.specification.observations})
     arena = partial(
         Arena,
         task.make,

@@ -41,8 +41,10 @@ class View:
         return {WORDS: self.embed(sentence)}
 
     def __call__(self, observation: Observation, whole: Observation) -> Observation:
-        """What the policy observes in a step. whole: what it observes of the whole episode."""
-        return {**{name: observation[name] for name in self.names}, **whole}
+        """What the policy observes in a step, without the images that are missing. whole: what it observes of the whole
+        episode.
+        """
+        return {**{name: observation[name] for name in self.names if name in observation}, **whole}
 
 
 def view_of(task: Task, specification: Specification, *, embed: Embed | None = None) -> View:

@@ -78,11 +78,12 @@ class WorldsArena:
                 seeds = self._sorted(seeds)
                 self._during = "reset()"
                 observation, info = self._worlds.begin(self._ids(seeds), seeds)
-                self._take(seeds, Running.begin, observation, info, answers)
+                self._take(seeds, Running.begin, observation, info, answers, dict.fromkeys(seeds, True))
 
     def _step(self, seeds: Sequence[int], answers: dict[int, Request | Outcome]) -> bool:
         """Take a step in every episode that has no request; returns whether there was one."""
         actions: dict[int, NDArray[Any]] = {}
+        looks = dict[int, bool]()
         for seed in self._sorted(seeds):
             _, episode = self._running[seed]
             try:
@@ -94,18 +95,17 @@ class WorldsArena:
                 episode.progress.num_steps += 1
                 if not np.isfinite(action).all():
                     raise PromiseError(f"an action must be finite numbers, got {action}", stream="action")
-                actions[seed] = action
+                actions[seed], looks[seed] = action, episode.execution.looks_next
             except Exception as error:  # whatever it is, it is no reason to lose the other episodes
                 self._end(seed, episode.broken(error), answers)
         if not actions:
             return False
         assert self._worlds is not None
-        self._during = "step()"
+        self._during, ids = "step()", self._ids(actions)
+        self._worlds.is_looked_at[ids] = list(looks.values())
         with exits_are_errors():
-            observation, _, terminated, truncated, info = self._worlds.advance(
-                self._ids(actions), np.stack(list(actions.values()))
-            )
-        self._take(list(actions), Running.observe, observation, info, answers)
+            observation, _, terminated, truncated, info = self._worlds.advance(ids, np.stack(list(actions.values())))
+        self._take(list(actions), Running.observe, observation, info, answers, looks)
         for row, seed in enumerate(actions):
             if seed not in self._running:
                 continue
@@ -127,10 +127,12 @@ class WorldsArena:
         observation: Mapping[str, NDArray[Any]],
         info: Mapping[str, Any],
         answers: dict[int, Request | Outcome],
+        looks: Mapping[int, bool],
     ) -> None:
-        """Pass the rows of a call to their episodes."""
+        """Pass the rows of a call to their episodes. looks: whether an episode looks at the images."""
         specification = self._alone.specification
         are_whole = _are_whole(specification, observation, info, len(seeds))
+        vectors = [stream.name for stream in specification.observations if not stream.is_image]
         for row, seed in enumerate(seeds):
             _, episode = self._running[seed]
             during = episode.progress.during
@@ -146,7 +148,7 @@ class WorldsArena:
                     if "sentence" in info:
                         results["sentence"] = info["sentence"][row]
                     results["state"] = {name: rows[row] for name, rows in info.get("state", {}).items()}
-                take(episode, values, results)
+                take(episode, values if looks[seed] else {name: values[name] for name in vectors}, results)
             except Exception as error:
                 self._end(seed, episode.broken(error), answers)
 
@@ -188,6 +190,6 @@ def _are_whole(
     return all(
         observation[stream.name].shape == (count, *stream.shape)
         and observation[stream.name].dtype == stream.dtype
-        and np.isfinite(observation[stream.name]).all()
+        and (stream.is_image or np.isfinite(observation[stream.name]).all())
         for stream in specification.observations
     ) and bool(((score >= 0) & (score <= 1)).all() and success.dtype == bool)

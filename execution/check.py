@@ -146,17 +146,23 @@ class _Drive:
     """Steps by which the robot lags behind its chunk, because it stood still until the chunk arrived."""
     is_still: bool = True
     """Whether nothing was planned at the last request."""
+    looks: bool = True
+    """Whether the image of the step is not another one."""
 
     def take(self, step: int) -> None:
         """Take one control step as the control loop does."""
         commanded = (
             self.actions[-1].copy() if step % 2 else None
         )  # the planned action, passed explicitly in every second step
-        self.execution.observe(_observation(step), commanded=commanded)
+        observation = _observation(step)
+        if not self.looks:
+            observation["image"][...] = 99
+        self.execution.observe(observation, commanded=commanded)
         if self.requested_at is not None and step - self.requested_at >= self.case.delay:
             self._accept(step)
         self._request(step)
         self._act(step)
+        self.looks = self.execution.looks_next
 
     def _request(self, step: int) -> None:
         is_under_way, is_planned = self.requested_at is not None, len(self.execution.planned) > 0
@@ -215,7 +221,7 @@ def _check_request(case: _Case, step: int, request: Request) -> None:
             isinstance(history, np.ndarray) and history.dtype == expected.dtype and np.array_equal(history, expected),
             step,
             f"must request a chunk from the last {len(steps)} observations as they were, got other values of {name!r}",
-            "inherit observe and request",
+            "inherit observe and request, and let looks_next be true before these steps",
         )
     if step == 0:
         case.require(not request.guidance, step, "must not guide the first chunk", "guide a chunk by a plan alone")

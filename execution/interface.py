@@ -151,6 +151,11 @@ class Execution(ABC):
         """The actions that are planned from the current step on (n, Da); empty once the plan has run out."""
         return self._plan[self._now - self._plan_begin :]
 
+    @property
+    def looks_next(self) -> bool:
+        """Whether a request may hold the images of the next step. If not, they need not be rendered."""
+        return True
+
     @abstractmethod
     def _is_due(self) -> bool:
         """Whether to request a chunk in this step."""

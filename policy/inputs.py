@@ -1,11 +1,14 @@
-"""Checks of the inputs of a prediction, for tensors and numpy arrays alike."""
+"""Checks of the inputs of a prediction, for tensors and numpy arrays alike; and what stands for absent ones."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from ..specification import Horizons, Specification, nearest
+import numpy as np
+from numpy.typing import NDArray
+
+from ..specification import ABSENT, Horizons, Specification, Stream, nearest
 
 
 def check_observation(
@@ -38,6 +41,18 @@ def check_observation(
             raise ValueError(
                 f"observation {stream.name!r} must have shape (B, {', '.join(map(str, expected))}), got {shape}"
             )
+
+
+def absent_streams(specification: Specification, offered: Collection[str]) -> list[Stream]:
+    """The observations of a policy that may be absent, and are not among those of the names `offered`."""
+    return [stream for stream in specification.may_be_absent if stream.name not in offered]
+
+
+def absent_values(specification: Specification, offered: Collection[str]) -> dict[str, NDArray[Any]]:
+    """Stream name -> the value of a step, of `absent_streams` and of `ABSENT`; empty if nothing may be absent."""
+    values = {stream.name: np.zeros(stream.shape, stream.dtype) for stream in absent_streams(specification, offered)}
+    flags = next((stream for stream in specification.observations if stream.name == ABSENT), None)
+    return {} if flags is None else values | {ABSENT: np.array([name in values for name in flags.labels], np.float32)}
 
 
 def num_rows(observation: Mapping[str, Any]) -> int:

@@ -33,7 +33,7 @@ from ..files import interpreting
 from ..specification import nearest
 from .diffusion import DiffusionPolicy
 from .engines.interface import Engine
-from .engines.wrapping import InstructedEngine
+from .engines.wrapping import WrappingEngine
 from .interface import Observation
 from .likelihood import bound_terms
 from .requests import Request, batch
@@ -211,7 +211,7 @@ class Monitor:
 
     def _observed(self, requests: Sequence[Request]) -> Observation:
         observation, _ = batch(requests)
-        whole = self.engine.whole(observation) if isinstance(self.engine, InstructedEngine) else observation
+        whole = self.engine.whole(observation) if isinstance(self.engine, WrappingEngine) else observation
         return _on(self._device, {name: torch.from_numpy(np.asarray(values)) for name, values in whole.items()})
 
 

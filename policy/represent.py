@@ -66,7 +66,7 @@ def represent(specification: Specification, choices: Choices) -> Representation:
     """The representation of a specification.
 
     Raises ValueError, before anything is computed, if the action cannot be learned so: if nobody says what its
-    dimensions are, or to which observation they refer.
+    dimensions are, or to which observation they refer, or if that may be absent.
     """
     action = specification.action
     parts = {
@@ -78,10 +78,17 @@ def represent(specification: Specification, choices: Choices) -> Representation:
     referring = [block for block in blocks if modes[block.start] != "absolute"]
     sources = _sources(specification, choices, referring)
     parts["action"] = _merged([_commanded(action, block, modes[block.start], sources, choices) for block in blocks])
-    return Representation(
+    representation = Representation(
         specification,
         {name: tuple(own) for name, own in parts.items() if any(not _is_plain(part) for part in own)},
     )
+    may_be_absent = {stream.name for stream in specification.may_be_absent}
+    if absent := [name for name in representation.reference_streams if name in may_be_absent]:
+        raise ValueError(
+            f"the action refers to the observation {absent[0]!r}, which one of the datasets lacks: name another one "
+            "with policy.representation.reference=, or choose policy/representation=absolute"
+        )
+    return representation
 
 
 def _is_plain(part: Part) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cluster import Cluster, Lost
+from ..datasets.episode_writer import NewEpisode
 from ..datasets.facts import EpisodeFacts, versions_here
 from ..datasets.store import DemonstrationStore
 from ..envs.faults import Fault, RunningEnv, summary
@@ -24,10 +25,48 @@ from .stores import open_existing, open_or_create
 
 WORLDS = 64
 """The most episodes that run at once."""
+MOST_BYTES = 2**28
+"""The most bytes of the episodes that run at once, unless one has more."""
 SHARE = 16
 """The most episodes that run at once in one process of a cluster."""
 MOST_FAULTS = 3
 """The episodes that may break off before the first one that does not."""
+
+
+class _Stores:
+    """The store of successes, and that of failures beside it. Episodes are written in their order, several at once.
+
+    path: of the successes, whose store exists. images: see `DemonstrationStore.create`.
+    """
+
+    def __init__(self, path: Path, task: Task, *, images: str) -> None:
+        self._specification, self._images = task.specification, images
+        self._successes = DemonstrationStore.open(path)  # as the last process left it
+        self._successes.remove_leftovers()
+        self.failures_path = path.with_name(f"{path.stem}-failures{path.suffix}")
+        self._failures = open_existing(self.failures_path, task.specification, of=repr(task.name))
+        self._waiting, self._are_successes = list[NewEpisode](), True
+        opened = [self._successes, *([] if self._failures is None else [self._failures])]
+        self.last_seed = max((int(seed) for store in opened for seed in store.episode_seeds), default=-1)
+        self.num_successes, self.num_failures = len(opened[0]), sum(map(len, opened[1:]))
+
+    def add(self, episode: NewEpisode, *, success: bool) -> None:
+        """Add an episode, which may wait for others of its kind before it is written."""
+        if success != self._are_successes:
+            self.write()
+        self._are_successes = success
+        self._waiting.append(episode)
+        self.num_successes, self.num_failures = self.num_successes + success, self.num_failures + (not success)
+
+    def write(self) -> None:
+        """Write the episodes that wait."""
+        waiting, self._waiting = self._waiting, []
+        if waiting and self._are_successes:
+            self._successes.append_many(waiting)
+        elif waiting:
+            if self._failures is None:
+                self._failures = DemonstrationStore.create(self.failures_path, self._specification, images=self._images)
+            self._failures.append_many(waiting)
 
 
 class Collected(NamedTuple):
@@ -66,26 +105,27 @@ def collect(
         raise ValueError(
             f"task {task.name!r} has no scripted expert to record: download or record demonstrations of it"
         )
-    failures_path = path.with_name(f"{path.stem}-failures{path.suffix}")
     open_or_create(path, task.specification, images=images, of=repr(task.name))
     running = RunningEnv(task.make, task.specification, max_steps=task.max_steps)
     with exclusive(path, "being recorded"), closing(running) as env:
-        store = DemonstrationStore.open(path)  # as the last process left it
-        store.remove_leftovers()
-        failures = open_existing(failures_path, task.specification, of=repr(task.name))
-        used = [int(seed) for opened in (store, failures) if opened is not None for seed in opened.episode_seeds]
-        seed, faults, is_working, versions = max([first_seed - 1, *used]), list[Fault](), False, versions_here()
+        stores = _Stores(path, task, images=images)
+        seed, faults, is_working, versions = (
+            max(first_seed - 1, stores.last_seed),
+            list[Fault](),
+            False,
+            versions_here(),
+        )
         ready, first_unready = dict[int, Demonstrated](), seed + 1
         several = elsewhere or (None if task.make_batch is None else partial(demonstrate_at_once, task))
-        most = WORLDS if elsewhere is None else elsewhere.most
-        with Progress(episodes, f"collect {task.name}", unit="episodes", done=len(store)) as progress:
-            while len(store) < episodes:
+        most = 1 if several is None else most_at_once(task) if elsewhere is None else elsewhere.most
+        with Progress(episodes, f"collect {task.name}", unit="episodes", done=stores.num_successes) as progress:
+            while stores.num_successes < episodes:
                 seed += 1
-                if several is not None and seed >= first_unready:
-                    first_unready = seed + min(most, episodes - len(store))
-                    ready = several(range(seed, first_unready))
+                if seed >= first_unready:
+                    first_unready = seed + min(most, episodes - stores.num_successes)
+                    ready = {} if several is None else several(range(seed, first_unready))
                 try:
-                    streams, success, sentence, own = ready.get(seed) or demonstrate(task, env, seed)
+                    streams, success, sentence, own = ready.pop(seed, None) or demonstrate(task, env, seed)
                 except Exception as error:  # whatever it is, it is no reason to stop recording
                     faults.append(env.fault(error))
                     env.close()  # its state is unknown
@@ -105,20 +145,19 @@ def collect(
                     versions=versions,
                     notes={**own, **(notes or {})},
                 )
-                if success:
-                    store.append(streams, seed=seed, facts=facts)
-                else:
-                    if failures is None:
-                        failures = DemonstrationStore.create(failures_path, task.specification, images=images)
-                    failures.append(streams, seed=seed, facts=facts)
-                num_failures = len(faults) + (0 if failures is None else len(failures))
+                stores.add(NewEpisode(streams, seed, facts), success=success)
+                if seed + 1 == first_unready:
+                    stores.write()
+                num_failures = len(faults) + stores.num_failures
                 progress.advance(int(success), text=f"{num_failures} failures" if num_failures else None)
-                if num_failures > len(store) + 10:
+                if num_failures > stores.num_successes + 10:
+                    stores.write()
                     raise ValueError(
-                        f"the expert of {task.name!r} fails more often than not, see {failures_path}"
+                        f"the expert of {task.name!r} fails more often than not, see {stores.failures_path}"
                         + (f"; {len(faults)} episodes broke off: {summary(faults)}" if faults else "")
                     )
-    return Collected(len(store), 0 if failures is None else len(failures), failures_path, faults)
+            stores.write()
+    return Collected(stores.num_successes, stores.num_failures, stores.failures_path, faults)
 
 
 class Demonstrated(NamedTuple):
@@ -166,35 +205,50 @@ def demonstrate_at_once(task: Task, seeds: Sequence[int]) -> dict[int, Demonstra
     """
     assert task.expert is not None
     assert task.make_batch is not None
-    demonstrated: dict[int, Demonstrated] = {}
+    demonstrated, streams = dict[int, Demonstrated](), task.specification.streams
+    rows = {s.name: np.zeros((len(seeds), task.max_steps, *s.shape), s.dtype) for s in streams}
     with contextlib.suppress(Exception), closing(task.make_batch(len(seeds))) as worlds:
         experts, ids = [task.expert(seed) for seed in seeds], np.arange(len(seeds))
-        steps: list[list[dict[str, Any]]] = [[] for _ in seeds]
         observation, info = worlds.begin(ids, seeds)
         is_over = np.zeros(len(seeds), bool)
-        for _ in range(task.max_steps + 1):
-            actions: dict[int, NDArray[Any]] = {}
+        for step in range(task.max_steps + 1):
+            actions: dict[int, NDArray[Any]] = {}  # row -> action
             for row, index in enumerate(ids.tolist()):
                 if info["error"][row] is not None:
                     continue
                 if is_over[row]:
                     sentence = info["sentence"][row] if "sentence" in info else ""
-                    success = bool(info["success"][row])
                     demonstrated[seeds[index]] = Demonstrated(
-                        _stacked(task, steps[index]), success, str(sentence), _notes(experts[index])
+                        {name: values[index, :step] for name, values in rows.items()},
+                        bool(info["success"][row]),
+                        str(sentence),
+                        _notes(experts[index]),
                     )
                     continue
                 with contextlib.suppress(Exception):
-                    state = {name: rows[row] for name, rows in info["state"].items()}
-                    actions[index] = _respond(task, experts[index], state)
-                    observed = {name: rows[row] for name, rows in observation.items()}
-                    steps[index].append({**observed, "action": actions[index]})
-            ids = np.array(list(actions), np.intp)
-            if actions:
-                taken = np.stack(list(actions.values()))
-                observation, _, terminated, truncated, info = worlds.advance(ids, taken)
-                is_over = terminated | truncated
-    return {seed: one for seed, one in demonstrated.items() if all(np.isfinite(v).all() for v in one.streams.values())}
+                    state = {name: values[row] for name, values in info["state"].items()}
+                    actions[row] = _respond(task, experts[index], state)
+            if not actions or step == task.max_steps:
+                break
+            going, taken = list(actions), np.stack(list(actions.values()))
+            ids = ids[going]
+            for stream in task.specification.observations:
+                rows[stream.name][ids, step] = observation[stream.name][going]
+            rows["action"][ids, step] = taken
+            observation, _, terminated, truncated, info = worlds.advance(ids, taken)
+            is_over = terminated | truncated
+    vectors = [stream.name for stream in streams if not stream.is_image]
+    return {
+        seed: episode
+        for seed, episode in demonstrated.items()
+        if all(np.isfinite(episode.streams[name]).all() for name in vectors)
+    }
+
+
+def most_at_once(task: Task) -> int:
+    """The most episodes of a task that run at once, whose longest fit into `MOST_BYTES`."""
+    step = sum(stream.size * np.dtype(stream.dtype).itemsize for stream in task.specification.streams)
+    return int(np.clip(MOST_BYTES // (step * task.max_steps), 1, WORLDS))
 
 
 class Demonstrating:

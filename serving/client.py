@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..policy.inputs import absent_values
 from ..policy.requests import Request
 from ..specification import Horizons, Specification, interface_from_json
 from .wire import PROTOCOL, TOKEN, Message, pack, read_token, require, unpack
@@ -71,13 +72,16 @@ class RemotePolicy:
         self.task, self.specification, self.horizons = hello["task"], hello["specification"], hello["horizons"]
 
     def __call__(self, request: Request) -> NDArray[Any]:
-        """Predict a chunk (Tp, Da). The request may have more streams than the policy observes.
+        """Predict a chunk (Tp, Da). The request may have more streams than the policy observes, and lack what may be
+        absent.
 
         Raises ValueError if the server refuses the request, or serves another policy by now, and ConnectionError if the
         parent process has ended.
         """
         self._number += 1
-        observation = {stream.name: request.history[stream.name] for stream in self.specification.observations}
+        absent = absent_values(self.specification, request.history)
+        history = request.history | {name: np.stack([row] * self.horizons.observation) for name, row in absent.items()}
+        observation = {stream.name: history[stream.name] for stream in self.specification.observations}
         message = {"kind": "infer", "number": self._number, "observation": observation}
         if (prefix := request.prefix) is not None:
             message["prefix"] = {name: np.asarray(values, np.float32) for name, values in prefix.arrays.items()} | {

@@ -31,6 +31,7 @@ TINY = {
         "EVALUATION": ("videos=0", "workers=0", "sampler.num_steps=1"),
         "OPTIONS": ("steps=2", "device=cpu", "policy.network.time_size=8"),
     },
+    "collecting": {"EPISODES": 4, "TURNS": 2, "ONE_BY_ONE": 2},
     "corrections": {
         "DEMONSTRATIONS": 2,
         "EPISODES": 1,
@@ -45,7 +46,15 @@ TINY = {
     },
     "coupling": {"SIZES": (8,), "SECONDS": 0},
     "denoising": {"SIZES": {"tiny": (16, 32)}, "SECONDS": 0},
-    "evaluation": {"EPISODES": 2, "TURNS": 1, "CHANNELS": (8, 16)},
+    "evaluation": {
+        "EPISODES": 2,
+        "TURNS": 1,
+        "ONE_BY_ONE": 1,
+        "IMAGE_EPISODES": 1,
+        "CHANNELS": (8, 16),
+        "ENCODER": {"width": 16, "stages": 1, "keypoints": 4},
+        "SECONDS": 0,
+    },
     "few_steps": {
         "DEMONSTRATIONS": 4,
         "SEEDS": 2,
@@ -270,11 +279,19 @@ def test_simulation(run):
 
 
 @pytest.mark.slow
+def test_collecting(run):
+    rows = run("collecting")
+    assert len(rows) == 2 * 5 + 1
+    assert all(value > 0 for value in rows.values())
+
+
+@pytest.mark.slow
 def test_evaluation(run):
     rows = run("evaluation")
-    assert len(rows) == 2 * 4 + 3
-    assert all(value > 0 for value in rows.values())
-    assert rows["worlds / physics and prediction"] > 1
+    assert len(rows) == 2 * (2 * 5 + 3) + 5 + 4 + 5
+    ways = ("environments", "worlds", "one by one", "the command")
+    assert {name for name, value in rows.items() if value <= 0} == {f"pick_place, {way}, rendering" for way in ways}
+    assert rows["pick_place, worlds / physics, rendering and prediction"] > 1
 
 
 def test_serving(run):
@@ -305,6 +322,7 @@ def test_ways(run, trained, tmp_path):
     assert imageio.imread(tmp_path / "ways.png").ndim == 3
 
 
+@pytest.mark.slow
 def test_modes(run, trained):
     rows = run("modes", trained)
     assert len(rows) == 6

@@ -26,7 +26,7 @@ from ..configs.notation import describe
 from ..configs.training import TrainConfig
 from ..datasets.demonstrations import Demonstrations
 from ..datasets.findings import grouped
-from ..datasets.fingerprint import stream_digests, vector_digests
+from ..datasets.fingerprint import kept_stream_digests, stream_digests, vector_digests
 from ..datasets.mirror import Mirrored
 from ..datasets.normalisation import Normalisation, Range, fit_ranges, lost_decimals
 from ..datasets.windows import Windows
@@ -39,7 +39,7 @@ from ..policy.interface import Policy
 from ..policy.normalizer import Normalizer
 from ..progress import Progress
 from ..realtime import Interrupted, ReportedElsewhere
-from ..specification import WORDS, Horizons
+from ..specification import ABSENT, WORDS, Horizons
 from .advice import Facts, as_stored, choice_lines, choose, setting
 from .ema import EMA
 from .gradients import compile_loss, recompute_images, update_of
@@ -248,7 +248,11 @@ def _checked_digests(
     begun: dict[str, Any] | None,
 ) -> list[str]:
     """A digest of all that is read of each episode. Raises ValueError if the run that goes on has read another."""
-    digests = stream_digests(demonstrations, windows.streams, len(sources.demonstrations))
+    loaded, count = windows.loaded, len(sources.demonstrations)
+    if "mapped" in loaded.places.values():
+        digests = kept_stream_digests(demonstrations, loaded.streams, count, cache=loaded.cache)
+    else:
+        digests = stream_digests(demonstrations, loaded.streams, count)
     if begun is not None:
         check_episodes(config, begun, digests, what="images", pieces=sources.pieces)
     return digests
@@ -284,9 +288,10 @@ def _initial_weights(config: TrainConfig, policy: Any, begun: dict[str, Any] | N
 
 def _methods(config: TrainConfig) -> dict[str, Normalisation]:
     """Stream -> how it is normalised, if not by the default."""
-    # Sentences that training does not have may lie beyond the range of those that it has.
-    words = {WORDS: NormalisationConfig(kind="identity")} if config.text_encoder else {}
-    return {name: normalisation.build() for name, normalisation in (words | config.normalisation).items()}
+    # Sentences that training does not have may lie beyond the range of those that it has, and 1 says "absent".
+    kept = [*([WORDS] if config.text_encoder else []), *([ABSENT] if config.missing else [])]
+    methods = dict.fromkeys(kept, NormalisationConfig(kind="identity")) | config.normalisation
+    return {name: normalisation.build() for name, normalisation in methods.items()}
 
 
 def _split(
@@ -318,10 +323,11 @@ def _notes(sources: Sources, policy: Any, ranges: dict[str, Range], split: Split
         origin = "as by init_from" if split.is_kept else "anew, because init_from was not trained on them"
         notes.append(f"held out: {len(split.held_out)} of {num_episodes} episodes, {origin}")
     elif len(split.held_out) != round(num_episodes * (share := split.origin["held_out"])) and not split.is_kept:
-        rule = "at least one is" if split.held_out else "a single one is never"
         scope = " of each dataset" if len(sources.pieces) > 1 else ""
+        rule = f"at least one episode{scope} is" if split.held_out else "a single episode is never"
         notes.append(
-            f"held out: {len(split.held_out)} of {num_episodes} episodes for held_out={share:g}: {rule}{scope}"
+            f"held out: {len(split.held_out)} of {num_episodes} episodes, although held_out={share:g}, because {rule} "
+            "held out"
         )
     return notes
 

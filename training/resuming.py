@@ -20,6 +20,7 @@ from ..configs.notation import describe, typed
 from ..configs.training import BY_CONTENT, FREE, TrainConfig
 from ..datasets.demonstrations import Demonstrations
 from ..datasets.normalisation import TOLERANCE
+from ..datasets.observing import holding
 from ..datasets.windows import Windows
 from ..envs.catalogue import TASKS
 from ..files import interpreting, read_json_with_digest
@@ -240,13 +241,12 @@ def values_beyond(
     windows: they hold the streams of the demonstrations.
     """
     notes: list[str] = []
-    steps = slice(demonstrations.bounds(episodes[0])[0], demonstrations.bounds(episodes[-1])[1])
     for stream in demonstrations.specification.streams:
-        if stream.is_image:
+        held = holding(demonstrations, stream.name, episodes)
+        if stream.is_image or not held:
             continue
-        for label, share, (least, largest), (low, high) in beyond(
-            normalizer, stream, windows.streams[stream.name][steps]
-        ):
+        rows = torch.cat([windows.streams[stream.name][slice(*demonstrations.bounds(episode))] for episode in held])
+        for label, share, (least, largest), (low, high) in beyond(normalizer, stream, rows):
             notes.append(
                 f"beyond: {label} is in [{least:g}, {largest:g}] in the added episodes, and {share:.1%} of their steps "
                 f"lie beyond the range [{low:g}, {high:g}] of the run, which stays"

@@ -16,13 +16,14 @@ from ..configs.training import TrainConfig
 from ..datasets.demonstrations import Demonstrations
 from ..datasets.inspection import worst
 from ..datasets.joined import Joined
-from ..datasets.observing import Observing, Worded
+from ..datasets.observing import Observing, Worded, masked
 from ..datasets.opening import open_demonstrations
 from ..datasets.selection import Selected
 from ..datasets.statistics import require_finite
 from ..datasets.windows import Windows
 from ..envs.task import Task
 from ..policy.encoders.text import TextEncoder
+from ..specification import nearest
 from .order import Mix, mixed
 
 Pieces: TypeAlias = list[list[int]]
@@ -61,10 +62,14 @@ def open_sources(
     """Open and check the datasets. begun: the manifest of the run that goes on. encoder: embeds the sentences.
 
     Raises ValueError if a dataset has no episodes, values that are not finite, other streams than the first, or fewer
-    episodes than the run knows.
+    episodes than the run knows. With `missing=mask` it may lack an observation.
     """
-    opened = [_open_checked(dataset, task, config, encoder) for dataset in config.datasets]
+    is_masked = config.missing == "mask"
+    whole = [open_demonstrations(one, task, episodes=config.episodes, can_lack=is_masked) for one in config.datasets]
+    observe = [_observed_names(config, demonstrations, whole) for demonstrations in whole]
+    opened = [_checked(*one, encoder) for one in zip(config.datasets, whole, observe, strict=True)]
     looks = [f"looks wrong: {text}" for demonstrations in opened if (text := worst(demonstrations))]
+    opened = _with_all_streams(config, opened)
     counts = [len(demonstrations) for demonstrations in opened]
     before = [] if begun is None else known_pieces(begun)
     if len(opened) == 1:
@@ -142,14 +147,53 @@ def episode_name(config: TrainConfig, pieces: Pieces, episode: int) -> str:
     return f"episode {int((datasets[:episode] == dataset).sum())} of {config.datasets[dataset]}"
 
 
-def _open_checked(dataset: str, task: Task | None, config: TrainConfig, encoder: TextEncoder | None) -> Demonstrations:
-    """The demonstrations at `dataset`, or those that a condition chooses, with the streams that the policy sees.
+def _with_all_streams(config: TrainConfig, opened: Sequence[Demonstrations]) -> list[Demonstrations]:
+    """Each of the datasets with the observations of all, masked where it lacks one.
+
+    Raises ValueError if one lacks any and `missing` does not allow it.
+    """
+    if config.missing == "mask":
+        return list(masked(opened))
+    names = [_names(demonstrations) for demonstrations in opened]
+    for dataset, own in zip(config.datasets, names, strict=True):
+        for other, others in zip(config.datasets, names, strict=True):
+            if lacking := sorted(others - own):
+                raise ValueError(
+                    f"{dataset} lacks the observation {lacking[0]!r} of {other}: give missing=mask to train on both, "
+                    "or leave the stream out with observe="
+                )
+    return list(opened)
+
+
+def _names(demonstrations: Demonstrations) -> set[str]:
+    return {stream.name for stream in demonstrations.specification.observations}
+
+
+def _observed_names(
+    config: TrainConfig, demonstrations: Demonstrations, whole: Sequence[Demonstrations]
+) -> list[str] | None:
+    """The observations of a dataset that the policy sees; None for all. whole: all datasets.
+
+    Raises ValueError if some may lack, and no dataset has a stream of `observe`.
+    """
+    if config.observe is None or config.missing is None:
+        return config.observe
+    everything = set[str]().union(*map(_names, whole))
+    for name in config.observe:
+        if name not in everything:
+            raise ValueError(f"{config.place} have no observation {name!r}: {nearest(name, everything)}")
+    return [name for name in config.observe if name in _names(demonstrations)] or config.observe
+
+
+def _checked(
+    dataset: str, demonstrations: Demonstrations, observe: list[str] | None, encoder: TextEncoder | None
+) -> Demonstrations:
+    """Demonstrations with the streams that the policy sees. dataset: where they are.
 
     Raises ValueError if there are none, or if a number is not finite.
     """
-    demonstrations = open_demonstrations(dataset, task, episodes=config.episodes)
-    if config.observe is not None:
-        demonstrations = Observing(demonstrations, config.observe)
+    if observe is not None:
+        demonstrations = Observing(demonstrations, observe)
     if encoder is not None:
         demonstrations = Worded(demonstrations, encoder, digest=encoder.digest)
     if not len(demonstrations):

@@ -54,10 +54,10 @@ class Hand:
         turn = goal[3] - gripper[3]
         misalignment = np.hypot(*(goal[:2] - gripper[:2])) + 0.05 * abs(turn) + max(0.0, goal[4] - 0.02 - gripper[4])
         height = min(goal[2] + 3 * max(0.0, misalignment - 0.008), self._travel_height)
-        share = np.clip(1.3 - (height - gripper[2]) / 0.03, 0.0, 1.0)  # first up, then sideways
+        share = min(max(1.3 - (height - gripper[2]) / 0.03, 0.0), 1.0)  # first up, then sideways
         step = share * limited(toward - gripper[:2], self.lead)
-        rise = np.clip(height - gripper[2], -self.lead, self.lead)
-        return np.array([*gripper[:2] + step, gripper[2] + rise, gripper[3] + np.clip(turn, -0.15, 0.15), goal[4]])
+        rise, turn = min(max(height - gripper[2], -self.lead), self.lead), min(max(turn, -0.15), 0.15)
+        return np.array([*gripper[:2] + step, gripper[2] + rise, gripper[3] + turn, goal[4]])
 
 
 def facing(cube: Vector, favourite: float, others: Sequence[Vector] = ()) -> float:

@@ -33,6 +33,7 @@ class PickPlaceExpert:
         self._hand = Hand(random)
         self._fork = random.uniform((-fork - 0.005, -0.005), (-fork + 0.005, 0.005))
         self._corner = random.uniform((0.03, wall + 0.07), (0.05, wall + 0.09))
+        self._routes: dict[tuple[float, ...], tuple[Vector, Vector, Vector]] = {}
         self.notes = {"side": "left" if self._side > 0 else "right"}
 
     def __call__(self, observation: Observation) -> NDArray[np.float32]:
@@ -52,12 +53,19 @@ class PickPlaceExpert:
         """The point (2,) of the route that is `LOOKAHEAD` beyond the point nearest to `position`."""
         is_beside = abs(position[0]) < 0.06 and abs(position[1]) > self._wall
         side = np.sign(position[1]) if is_beside else self._side
-        x, y = self._corner
-        route = np.array([(-0.3, 0.0), self._fork, (-x, side * y), (x, side * y), target])
-        starts, legs = route[:-1], np.diff(route, axis=0)
-        lengths = np.linalg.norm(legs, axis=1)
+        if (key := (side, *target)) not in self._routes:
+            self._routes[key] = self._route(side, target)
+        route, legs, lengths = self._routes[key]
+        starts = route[:-1]
         along = np.clip(((position - starts) * legs).sum(1) / lengths**2, 0.0, 1.0)  # nearest point of each leg
         nearest = int(np.argmin(np.linalg.norm(starts + along[:, None] * legs - position, axis=1)))
         ends = np.cumsum(lengths)
         distance = ends[nearest] - lengths[nearest] + along[nearest] * lengths[nearest] + LOOKAHEAD
         return np.array([np.interp(distance, [0.0, *ends], axis) for axis in route.T])
+
+    def _route(self, side: float, target: Vector) -> tuple[Vector, Vector, Vector]:
+        """The points (5, 2) of the way by one side of the wall, the legs (4, 2) between them and their lengths (4,)."""
+        x, y = self._corner
+        route = np.array([(-0.3, 0.0), self._fork, (-x, side * y), (x, side * y), target])
+        legs = np.diff(route, axis=0)
+        return route, legs, np.linalg.norm(legs, axis=1)

@@ -249,6 +249,12 @@ def _pixels(render_size: int, actions: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(actions, dtype=np.float64) * (render_size / BOARD)
 
 
+def _pixels_in(stream: str, actions: NDArray[Any]) -> NDArray[np.float64]:
+    """In the images of the only camera."""
+    del stream
+    return _pixels(IMAGE_SIZE, actions)
+
+
 def _make(
     specification: Specification,
     readings: tuple[Reading, ...],
@@ -271,6 +277,7 @@ def _make(
         judge=_judge,
         max_steps=MAX_STEPS,
         pixels=partial(_pixels, render_size),
+        pixels_in=_pixels_in,
     )
 
 

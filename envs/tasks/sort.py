@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 from ...specification import Stream
 from ..experts.sort import SortExpert
 from ..table_streams import Things
+from ..table_worlds import table_worlds
 from ..tabletop import (
     CUBE_HALF,
     WITHDRAWN,
@@ -23,9 +23,9 @@ from ..tabletop import (
     draw_apart,
     holds,
     table_tasks,
-    table_worlds,
 )
 from ..task import Observation
+from ..vector import BatchOf
 
 CUBES, MARKS = ("orange", "blue"), ("teal", "red")
 GOALS = tuple(product(CUBES, MARKS))
@@ -174,4 +174,4 @@ def phase(state: Observation) -> str:
 
 
 SORT, SORT_IMAGE = table_tasks("sort", Sort, SortExpert, phase)
-SORT_REWORDED = replace(SORT, name="sort_reworded", make=SortReworded, make_batch=partial(table_worlds, SortReworded))
+SORT_REWORDED = replace(SORT, name="sort_reworded", make=SortReworded, make_batch=BatchOf(table_worlds, SortReworded))

@@ -27,12 +27,13 @@ from ...specification import Stream
 
 if TYPE_CHECKING:  # neither torch nor a simulation is loaded for demonstrations alone
     from .foresight import Foresight
+    from .projection import Projection
     from .scene import Scene
 
 Answer: TypeAlias = dict[str, Any]
 
 AHEAD = 16
-"""So many recorded actions are drawn over the picture of the scene, from its step on."""
+"""So many recorded actions are drawn over the pictures of scene and cameras, from their step on."""
 
 LISTED = ("outcome", "task", "sentence", "operator", "input", "seed")
 """Facts that the list of episodes shows; the rest is shown with an episode."""
@@ -82,6 +83,8 @@ class Showing:
     """What the page is called."""
     scene: Scene | None = None
     foresight: Foresight | None = None
+    projection: Projection | None = None
+    """Knows where actions are in the images of cameras."""
     pictures: Pictures = Pictures()
     """How large pictures are."""
     remarks: Sequence[str] = ()
@@ -156,12 +159,13 @@ class Showing:
         }
 
     def images(self, index: int, step: int) -> Answer:
-        """A picture of each image stream in a step."""
+        """A picture of each image stream in a step, and where the recorded actions from there on point in it."""
         place = self._place(index, step)
         streams = [stream for stream in self.demonstrations.specification.observations if stream.is_image]
         read = {stream.name: self.demonstrations.read(stream.name, place, place + 1)[0] for stream in streams}
         pictures = {name: self.pictures.address(image) for name, image in read.items()}
-        return {"kind": "images", "episode": index, "step": step, "pictures": pictures}
+        ahead = {} if self.projection is None else self._over(self._ahead(index, place)[None])
+        return {"kind": "images", "episode": index, "step": step, "pictures": pictures, "ahead": ahead}
 
     def show_scene(self, index: int, step: int) -> Answer:
         """A picture of the scene in a step, and where the recorded actions from there on point in it, as shares."""
@@ -172,8 +176,7 @@ class Showing:
         image = self.scene.picture(index, step)
         if image is None:
             return answer | {"fault": self.scene.fault}
-        last = min(place + AHEAD, self.demonstrations.bounds(index)[1])
-        points = self.scene.points(self.demonstrations.read("action", place, last)[None])
+        points = self.scene.points(self._ahead(index, place)[None])
         return answer | {
             "picture": self.pictures.address(image),
             "ahead": None if points is None else encoded(points),
@@ -181,7 +184,7 @@ class Showing:
         }
 
     def fan(self, index: int, step: int) -> Answer:
-        """What the policy would do in a step: sampled chunks (N, Tp, Da), and as shares of the picture (N, Tp, 2)."""
+        """What the policy would do in a step: sampled chunks (N, Tp, Da), and as shares of pictures (N, Tp, 2)."""
         self._place(index, step)
         answer: Answer = {"kind": "fan", "episode": index, "step": step}
         if self.foresight is None:
@@ -192,7 +195,17 @@ class Showing:
             "count": len(chunks),
             "chunks": encoded(chunks),
             "points": None if points is None else encoded(points),
+            "over": self._over(chunks),
         }
+
+    def _ahead(self, index: int, place: int) -> NDArray[Any]:
+        """The recorded actions of an episode from a step on, at most `AHEAD` of them."""
+        return self.demonstrations.read("action", place, min(place + AHEAD, self.demonstrations.bounds(index)[1]))
+
+    def _over(self, chunks: NDArray[Any]) -> dict[str, str]:
+        """Camera -> actions (N, T, Da) as shares of its pictures (N, T, 2)."""
+        points = {} if self.projection is None else self.projection.points(chunks)
+        return {name: encoded(shares) for name, shares in points.items()}
 
     def _place(self, index: int, step: int) -> int:
         """A step of an episode, counted over all episodes in turn. Raises ValueError if it does not exist."""

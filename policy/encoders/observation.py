@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...specification import Horizons, Specification, Stream
+from ...specification import ABSENT, Horizons, Specification, Stream
 from .images import ImageEncoder, centre_crop
 
 MakeCamera: TypeAlias = Callable[[int, tuple[int, int]], ImageEncoder]
@@ -48,6 +48,9 @@ class ObservationEncoder(nn.Module):
     filled with zeros up to `CONTEXT_SIZE`. If a vector is 1 in the place of a label and 0 elsewhere, its projection is
     a learned embedding of the label.
 
+    Where `ABSENT` says that a stream is absent, 0 stands for its vector or its features, and for context the token that
+    is learned for unknown context. `ABSENT` itself is one of the vectors, so the policy can tell.
+
     hidden: sizes of the layers of an MLP over all vectors together, the last of them the size of its output; without
     layers, the vectors stay as they are. cameras: how images are encoded; without them, the encoder takes no images.
 
@@ -71,6 +74,7 @@ class ObservationEncoder(nn.Module):
         _check(images, vectors, cameras)
         self.images = [stream.name for stream in images]
         self.vectors = [stream.name for stream in vectors if not stream.context]
+        self.may_be_absent = [stream.name for stream in specification.may_be_absent]
         sizes = [sum(stream.size for stream in vectors if not stream.context), *(hidden if self.vectors else ())]
         self.mlp = _mlp(sizes)
         encoders = _encoders(images, cameras) if cameras else []
@@ -87,14 +91,21 @@ class ObservationEncoder(nn.Module):
 
     def forward(self, observation: Mapping[str, Tensor]) -> Tensor:
         """Normalised vectors (B, To, D) and images, uint8 (B, To, H, W, C) -> (B, Nc + To, Dc)."""
-        features = {name: self._features(index, observation[name]) for index, name in enumerate(self.images)}
+        features = {
+            name: self._present(name, observation, self._features(index, observation[name]))
+            for index, name in enumerate(self.images)
+        }
         pieces: list[Tensor] = []
         if self.vectors:
-            pieces.append(self.mlp(torch.cat([observation[name] for name in self.vectors], dim=-1)))
+            vectors = [self._present(name, observation, observation[name]) for name in self.vectors]
+            pieces.append(self.mlp(torch.cat(vectors, dim=-1)))
         if not self.num_context:
             return torch.cat([*pieces, *features.values()], dim=-1)
         steps = torch.cat([*pieces, *(x for name, x in features.items() if name not in self.context)], dim=-1)
-        context = [project(features.get(name, observation[name])[:, -1]) for name, project in self.context.items()]
+        context = [
+            self._known(name, observation, project(features.get(name, observation[name])[:, -1]), unknown)
+            for (name, project), unknown in zip(self.context.items(), self.unknown, strict=True)
+        ]
         padded = F.pad(steps, (0, self.conditioning_shape[1] - steps.shape[-1]))
         return torch.cat([torch.stack(context, dim=1), padded], dim=1)
 
@@ -102,6 +113,22 @@ class ObservationEncoder(nn.Module):
         """The conditioning (B, Nc + To, Dc) with the learned tokens for unknown context in some rows (B,)."""
         context, steps = conditioning.split([self.num_context, conditioning.shape[1] - self.num_context], dim=1)
         return torch.cat([torch.where(is_unknown[:, None, None], self.unknown, context), steps], dim=1)
+
+    def _absent(self, name: str, observation: Mapping[str, Tensor]) -> Tensor:
+        """Where a stream that may be absent is absent, (B, To, 1): 1 there, and 0 elsewhere."""
+        place = self.may_be_absent.index(name)
+        return observation[ABSENT][..., place : place + 1]
+
+    def _present(self, name: str, observation: Mapping[str, Tensor], values: Tensor) -> Tensor:
+        """Numbers of a stream (B, To, n), 0 where it is absent."""
+        return values * (1 - self._absent(name, observation)) if name in self.may_be_absent else values
+
+    def _known(self, name: str, observation: Mapping[str, Tensor], token: Tensor, unknown: Tensor) -> Tensor:
+        """The token (B, Dc) of a context stream, that of unknown context (Dc,) where it is absent."""
+        if name not in self.may_be_absent:
+            return token
+        absent = self._absent(name, observation)[:, -1]
+        return token * (1 - absent) + unknown * absent
 
     def _features(self, index: int, images: Tensor) -> Tensor:
         """The features of the images with this index: (B, To, H, W, C) -> (B, To, number of features)."""

@@ -1,8 +1,8 @@
-"""Engines around another engine: with guidance of their own, or with context of their own."""
+"""Engines around another engine: with guidance of their own, or with streams that always have the same values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...specification import nearest
 from ..denoising.guidance import Guidance
-from ..inputs import num_rows
+from ..inputs import absent_values, num_rows
 from .interface import Arrays, Engine, check_without_gradient
 
 
@@ -27,6 +27,10 @@ class WrappingEngine:
     def noise_shape(self) -> tuple[int, int, int]:
         """(draws, L, Dz) of one prediction; see `Engine.noise_shape`."""
         return self.engine.noise_shape
+
+    def whole(self, observation: Arrays) -> Arrays:
+        """What the innermost engine observes."""
+        return self.engine.whole(observation) if isinstance(self.engine, WrappingEngine) else observation
 
 
 class GuidedEngine(WrappingEngine):
@@ -48,34 +52,52 @@ class GuidedEngine(WrappingEngine):
         return self.engine.predict(observation, noise, (*self.guidance, *guidance))
 
 
-class InstructedEngine(WrappingEngine):
+class FixedEngine(WrappingEngine):
+    """An engine some of whose streams always have the same values. It observes the others.
+
+    values: stream name -> the value of a step.
+    """
+
+    def __init__(self, engine: Engine, values: Mapping[str, NDArray[Any]]) -> None:
+        super().__init__(engine)
+        self._values = values
+        self.specification = engine.specification.without(values)
+
+    def whole(self, observation: Arrays) -> Arrays:
+        """What the innermost engine observes: the engine's own values in place of those of the observation."""
+        return super().whole(self._with_own(observation))
+
+    def predict(self, observation: Arrays, noise: NDArray[Any], guidance: Sequence[Guidance] = ()) -> NDArray[Any]:
+        """An action chunk in units; see `Engine.predict`. Streams of which the engine has values are ignored."""
+        return self.engine.predict(self._with_own(observation), noise, guidance)
+
+    def _with_own(self, observation: Arrays) -> Arrays:
+        steps = num_rows(observation), self.horizons.observation
+        own = {name: np.tile(value, (*steps, *(1 for _ in value.shape))) for name, value in self._values.items()}
+        return {**observation, **own}
+
+
+class InstructedEngine(FixedEngine):
     """An engine whose context, or a part of it, is always the same, such as the one goal of a robot.
 
-    It observes the other streams. context: stream name -> its value.
+    context: stream name -> its value.
 
     Raises ValueError for a stream that is no context, or a value of another shape.
     """
 
     def __init__(self, engine: Engine, context: Mapping[str, Any]) -> None:
-        super().__init__(engine)
         streams = {stream.name: stream for stream in engine.specification.context}
-        self._values = dict[str, NDArray[Any]]()
+        values = dict[str, NDArray[Any]]()
         for name, value in context.items():
             if name not in streams:
                 raise ValueError(f"context.{name} must be context of the policy: {nearest(name, streams)}")
-            self._values[name] = streams[name].cast(value)
-            if self._values[name].shape != streams[name].shape:
-                raise ValueError(
-                    f"context.{name} must have the shape {streams[name].shape}, got {self._values[name].shape}"
-                )
-        self.specification = engine.specification.without(context)
+            values[name] = streams[name].cast(value)
+            if values[name].shape != streams[name].shape:
+                raise ValueError(f"context.{name} must have the shape {streams[name].shape}, got {values[name].shape}")
+        super().__init__(engine, values)
 
-    def whole(self, observation: Arrays) -> Arrays:
-        """An observation with the engine's own context, in place of its own if it has one."""
-        steps = num_rows(observation), self.horizons.observation
-        own = {name: np.tile(value, (*steps, *(1 for _ in value.shape))) for name, value in self._values.items()}
-        return {**observation, **own}
 
-    def predict(self, observation: Arrays, noise: NDArray[Any], guidance: Sequence[Guidance] = ()) -> NDArray[Any]:
-        """An action chunk in units; see `Engine.predict`. The context of the observation, if it has one, is ignored."""
-        return self.engine.predict(self.whole(observation), noise, guidance)
+def without_absent(engine: Engine, offered: Collection[str]) -> Engine:
+    """The engine for those who offer observations of these names: what may be absent, and they lack, is absent."""
+    values = absent_values(engine.specification, offered)
+    return FixedEngine(engine, values) if values else engine

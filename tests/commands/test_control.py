@@ -37,9 +37,9 @@ def test_only_robots_get_the_faster_engine_of_a_gpu(trained, monkeypatch):
 
     monkeypatch.setattr(making, "make_engine", note)
     monkeypatch.setattr(asyncio, "run", stop)
-    control._load(ControlConfig(run=str(trained)), False)
+    control._load(ControlConfig(run=str(trained)), False, frozenset())
     serve.run(ServeConfig(run=str(trained)))
-    control._load(ControlConfig(run=str(trained)), True)
+    control._load(ControlConfig(run=str(trained)), True, frozenset())
     open_subject(EvaluateConfig(run=str(trained)))
     assert names == [None, None, "eager", "eager"]
 

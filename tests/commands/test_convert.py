@@ -14,6 +14,7 @@ import pytest
 from foreign_data import rows, write_npz
 from lerobot_data import write_v3
 from mcap_data import in_turn, joints, write
+from recede.commands import convert
 from recede.datasets.store import DemonstrationStore
 from stores import files
 
@@ -45,16 +46,22 @@ def test_a_stranger_describes_edits_converts_and_verifies(recede, arrays):
     assert store.specification.control_dt == 0.05
     assert store.images == "png"
     assert store.provenance["mapping"]["observations"]["joints"]["key"] == "qpos"
-    proof = json.loads(Path("a.conversion.json").read_text())
+    proof = json.loads(Path("a.zarr.conversion.json").read_text())
     assert [entry["source"] for entry in proof["episodes"]] == ["episode_8.npz", "episode_9.npz", "episode_10.npz"]
     assert [entry["steps"] for entry in proof["episodes"]] == [7, 5, 9]
     assert set(proof["episodes"][0]["sha256"]) == {"joints", "gripper", "image", "action"}
-    assert "proof: a.conversion.json, and its first and last frames: a.conversion.png" in result.out
-    assert Path("a.conversion.png").stat().st_size > 1000
+    assert "proof: a.zarr.conversion.json, and its first and last frames: a.zarr.conversion.png" in result.out
+    assert Path("a.zarr.conversion.png").stat().st_size > 1000
     result = recede("convert", "arrays", "out=a.zarr", "verify=true")
     assert result.status == 0, result.err
     assert "verified: 3 episodes of a.zarr hold in 4 streams exactly what arrays holds" in result.out
     assert "made by recede convert source=arrays out=a.zarr mapping=m.yaml" in recede("inspect", "a.zarr").out
+    refused = recede("convert", "arrays", "out=a.zarr", "verify=true", "images=jpeg")
+    assert "verify=true writes no images, got images=jpeg: leave it out" in refused.line
+
+
+def test_stores_whose_names_differ_by_an_ending_have_proofs_of_their_own():
+    assert len({convert._proof(Path("data", name)) for name in ("a", "a.zarr", "a.b")}) == 3
 
 
 def test_a_recording_with_times_is_resampled_and_what_that_did_is_printed(recede, tmp_path):
@@ -73,7 +80,7 @@ def test_a_recording_with_times_is_resampled_and_what_that_did_is_printed(recede
     assert "/joint_states.position: interpolated, " in result.out
     store = DemonstrationStore.open("run.zarr")
     np.testing.assert_allclose(store.episode(1)["joint_states_position"][:, 1], 4 + np.arange(20) / 10, atol=1e-6)
-    proof = json.loads(Path("run.conversion.json").read_text())
+    proof = json.loads(Path("run.zarr.conversion.json").read_text())
     assert [entry["source"] for entry in proof["episodes"]] == ["run.mcap part 1", "run.mcap part 2"]
     assert recede("convert", "run.mcap", "out=run.zarr", "verify=true").status == 0
 
@@ -134,6 +141,16 @@ def test_a_killed_conversion_goes_on_and_ends_as_if_nothing_had_happened(recede,
     assert one == other
 
 
+def test_a_full_disk_leaves_nothing_that_looks_whole(nursery, arrays, tmp_path):
+    status, output = nursery.run("convert", "arrays", "out=a.zarr", "rate=10", folder=tmp_path, limit=3_000)
+    assert status == 2, output
+    assert "a.unfinished.zarr" in output.splitlines()[-1]
+    assert "(File too large)" in output.splitlines()[-1]
+    assert {path.name for path in tmp_path.iterdir()} == {"arrays", "a.unfinished.zarr"}
+    status, output = nursery.run("convert", "arrays", "out=a.zarr", "rate=10", folder=tmp_path)
+    assert status == 0, output
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -144,6 +161,7 @@ def test_a_killed_conversion_goes_on_and_ends_as_if_nothing_had_happened(recede,
         (["out=a.zarr", "mapping=none.yaml"], "none.yaml"),
         (["out=a.zarr", "mapping=m.yaml"], "m.yaml must be a mapping in YAML"),
         (["out=a.zarr", "mapping=list.yaml"], "list.yaml must hold entries, got ['a']"),
+        (["out=a.zarr", "mapping=twice.yaml"], "twice.yaml, line 4: the entry 'arm' stands twice: rename one of them"),
         (["out=a.zarr", "rate=10", "episodes=steps>99"], "no episode of 3 fulfils"),
         (["out=a.zarr", "rate=10", "images=webp"], "images must be one of zstd, png, jpeg"),
         (["verify=true"], "give the store as out="),
@@ -159,6 +177,7 @@ def test_bad_input_is_one_line_before_anything_is_written(recede, reaches, array
     Path("mine.zarr").symlink_to(reaches)
     Path("m.yaml").write_text("a: [")
     Path("list.yaml").write_text("[a]")
+    Path("twice.yaml").write_text("rate: 10\nobservations:\n  arm: {key: qpos}\n  arm: {key: gripper}\n")
     before = sorted(tmp_path.rglob("*"))
     result = recede("convert", "source=arrays", *arguments)
     assert words in result.line

@@ -120,6 +120,21 @@ def test_the_digest_of_a_source_covers_every_byte(tmp_path):
     assert len(digests) == 3
 
 
+def test_keys_of_one_name_get_the_whole_key_as_their_name(tmp_path):
+    arrays = rows(0, 5)
+    np.savez(
+        tmp_path / "0.npz", **{"arm": arrays["qpos"], "observation.arm": 2 * arrays["qpos"], "action": arrays["action"]}
+    )
+    dataset = open_foreign(tmp_path)
+    proposal = propose(dataset, rate=10)
+    assert {name: entry["key"] for name, entry in proposal["observations"].items()} == {
+        "arm": "arm",
+        "observation_arm": "observation.arm",
+    }
+    converted = Converted(dataset, DatasetMapping.from_json(proposal, "m.yaml"))
+    np.testing.assert_array_equal(converted.read("observation_arm"), 2 * converted.read("arm"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from recede.datasets import check
 from recede.datasets import store as store_module
+from recede.datasets.episode_writer import NewEpisode
+from recede.datasets.facts import UNKNOWN, EpisodeFacts
 from recede.datasets.store import DemonstrationStore
 from recede.specification import DTYPES, Specification, Stream
 from stores import SPECIFICATION, assert_episodes, make_episode
@@ -72,6 +74,29 @@ def test_a_store_passes_check_demonstrations(tmp_path, small_chunks, monkeypatch
         episode = make_episode(seed, length)
         store.append(episode | {"gripper": episode["gripper"].clip(-0.5, 0.5)}, seed=seed)
     assert check.check_demonstrations(DemonstrationStore.open(store.path)).startswith("3 episodes, 57 steps")
+
+
+@pytest.mark.parametrize("images", ["zstd", "png"])
+def test_episodes_that_are_appended_at_once_are_those_appended_one_by_one(tmp_path, small_chunks, images):
+    notes = [UNKNOWN, EpisodeFacts(operator="one"), UNKNOWN, EpisodeFacts(sentence="two"), UNKNOWN]
+    lengths = enumerate([10, 40, 1, 7, 16])
+    episodes = [NewEpisode(make_episode(seed, length), seed, notes[seed]) for seed, length in lengths]
+    at_once, alone = (DemonstrationStore.create(tmp_path / name, SPECIFICATION, images=images) for name in "ab")
+    assert [at_once.append_many(episodes[:1]), at_once.append_many(episodes[1:])] == [0, 4]
+    for streams, seed, facts in episodes:
+        alone.append(streams, seed=seed, facts=facts)
+    for store in (at_once, DemonstrationStore.open(at_once.path)):
+        assert store.episode_ends.tolist() == alone.episode_ends.tolist()
+        assert store.episode_seeds.tolist() == list(range(5))
+        assert list(store.episode_facts) == notes
+        assert all(store.content(s.name) == alone.content(s.name) for s in SPECIFICATION.streams)
+
+
+def test_if_one_of_many_episodes_is_refused_none_is_appended(tmp_path):
+    store = DemonstrationStore.create(tmp_path / "demos", SPECIFICATION)
+    with pytest.raises(ValueError, match="must hold every stream"):
+        store.append_many([NewEpisode(make_episode(0, 5)), NewEpisode({})])
+    assert len(DemonstrationStore.open(store.path)) == 0
 
 
 def test_a_new_store_is_empty_and_an_unknown_seed_is_minus_one(tmp_path):

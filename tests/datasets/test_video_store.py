@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from recede.datasets import video_codec
 from recede.datasets.check import check_demonstrations
 from recede.datasets.copying import copy, verify
+from recede.datasets.episode_writer import NewEpisode
 from recede.datasets.image_codec import as_stored
 from recede.datasets.store import DemonstrationStore
 from recede.datasets.video_codec import as_video, decode, encode
@@ -96,6 +97,14 @@ def test_steps_that_come_one_by_one_are_those_of_an_append(store, tmp_path, monk
     other.append(episode(1, LENGTHS[1]), seed=1)
     np.testing.assert_array_equal(other.read("camera"), store.read("camera", 0, 41))
     assert len(files(other.path / "data/camera/c")) == 4  # 40 images and 1, in groups of 16
+
+
+def test_episodes_that_are_appended_at_once_are_those_of_as_many_appends(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("recede.datasets.store.SHARD_FRAMES", 20)  # a file is one group
+    other = DemonstrationStore.create(tmp_path / "demos.zarr", SPECIFICATION, images="h264")
+    assert other.append_many([NewEpisode(episode(*one), one[0]) for one in enumerate(LENGTHS)]) == len(LENGTHS) - 1
+    for name in ("camera", "grey", "goal", "action"):
+        np.testing.assert_array_equal(DemonstrationStore.open(other.path).read(name), store.read(name))
 
 
 def test_a_copy_is_what_the_encoder_makes_of_its_source(tmp_path, store, monkeypatch):

@@ -294,3 +294,45 @@ def test_a_broken_promise_of_a_task_is_named(name):
     task, message = TASKS[name]
     with pytest.raises(ValueError, match=message):
         check_task(task)
+
+
+EYE = Stream("eye", (8, 8, 3), "uint8")
+SEEN = replace(SPECIFICATION, observations=(*SPECIFICATION.observations, EYE))
+
+
+class Eyed(Whole):
+    """A task with a camera in whose images `points` knows where actions are."""
+
+    def __init__(self, render_mode=None, *, points):
+        super().__init__(render_mode)
+        self.observation_space = gymnasium.spaces.Dict({stream.name: box(stream) for stream in SEEN.observations})
+        self.points = points
+
+    def _observe(self):
+        observation, info = super()._observe()
+        return observation | {"eye": np.zeros(EYE.shape, np.uint8)}, info
+
+    def pixels_in(self, stream, actions):
+        return self.points(actions)
+
+
+def scaled(actions):
+    return 4 + 4 * actions
+
+
+def unknown(actions):
+    return None
+
+
+def first(actions):
+    return actions[0]
+
+
+@pytest.mark.parametrize("points", [scaled, unknown, first])
+def test_points_in_the_images_of_a_camera_are_finite_or_none(points):
+    task = replace(REACH, specification=SEEN, make=partial(Eyed, points=points))
+    if points is not first:
+        check_task(task)
+        return
+    with pytest.raises(ValueError, match=r"pixels_in\('eye', actions\) must return None, or \(T, 2\) finite"):
+        check_task(task)

@@ -160,3 +160,10 @@ def test_the_space_of_a_stream_without_limits_is_that_of_its_dtype():
     assert (image.low.min(), image.high.max(), image.dtype) == (0, 255, np.uint8)
     assert not box(Stream("force", (2,))).is_bounded()
     assert box(ACTION) == gymnasium.spaces.Box(-2, 2, (1,))
+
+
+def test_pixels_in_a_stream_are_those_of_the_given_function_or_unknown():
+    actions = np.array([[1.0], [2.0]])
+    env = pendulum(pixels_in=lambda stream, rows: np.repeat(rows, 2, axis=1) * len(stream))
+    np.testing.assert_array_equal(env.pixels_in("eye", actions), [[3, 3], [6, 6]])
+    assert pendulum().pixels_in("eye", actions) is None

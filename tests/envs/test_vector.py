@@ -11,12 +11,14 @@ import toys
 from recede.envs import physics
 from recede.envs.catalogue import TASKS, load_task
 from recede.envs.check import check_task
+from recede.envs.disturbances import RANDOMISED, disturbed, randomised
 from recede.envs.physics import mujoco
-from recede.envs.tabletop import TableWorlds, table_worlds
+from recede.envs.table_worlds import TableWorlds, table_worlds
 from recede.envs.tasks.reach import Reach
 from recede.envs.vector import LoopedWorlds
 
 BATCHED = [name for name in TASKS if not name.startswith("pusht") and not name.endswith("_image")]
+IMAGES = [f"{name}_image" for name in BATCHED if f"{name}_image" in TASKS]
 
 
 class Twins:
@@ -94,6 +96,79 @@ def test_every_world_equals_its_environment(name, way):
         twins.assert_equal(observation, info, *results)
         num_ended += results[1].sum()
     assert num_ended or name != "reach"
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("reach_image", []),
+        ("pick_place_image", RANDOMISED),
+        ("stack", ["mass", "friction"]),
+        *(pytest.param(name, RANDOMISED, marks=pytest.mark.slow) for name in IMAGES if "_arm" not in name),
+    ],
+)
+def test_worlds_with_images_and_models_of_their_own_equal_environments(name, kinds):
+    """Some begin again in the middle. A world that nobody looks at keeps its images."""
+    task, count = randomised(load_task(name), kinds), 2
+    worlds, twins = task.make_batch(count), Twins(task, count)
+    assert isinstance(worlds, TableWorlds)
+    expert = task.expert(0)
+    observation, info = worlds.reset(seed=30)
+    for index in range(count):
+        twins.reset(index, 30 + index)
+    twins.assert_equal(observation, info)
+    for step in range(10):
+        if step in (3, 6):
+            seeds = [0, 7] if step == 3 else None
+            observation, info = worlds.reset(seed=seeds, options=mask(count, 1))
+            twins.reset(1, seeds and seeds[1])
+            twins.assert_equal(observation, info)
+        actions = np.stack([expert(row[1]["state"]) for row in twins.rows])
+        observation, *results, info = worlds.step(actions)
+        for index, action in enumerate(actions):
+            twins.step(index, action)
+        twins.assert_equal(observation, info, *results)
+    for env in (worlds, *twins.envs):
+        env.close()
+
+
+def test_only_worlds_that_are_looked_at_are_drawn():
+    task = load_task("reach_image")
+    worlds, env = task.make_batch(2), task.make()
+    before, _ = worlds.reset(seed=4)
+    env.reset(seed=5)
+    worlds.is_looked_at[0] = False
+    for _ in range(2):
+        after = worlds.step(np.zeros((2, 5)))[0]
+        expected = env.step(np.zeros(5))[0]
+    for name in ("scene", "wrist"):
+        assert np.array_equal(after[name][0], before[name][0])
+        assert np.array_equal(after[name][1], expected[name])
+        assert not np.array_equal(after[name][1], before[name][1])
+    worlds.close()
+    env.close()
+
+
+def test_worlds_that_are_disturbed_in_every_step_are_no_batch():
+    assert disturbed(load_task("stack"), "push", 1.0).make_batch is None
+    assert disturbed(disturbed(load_task("stack"), "push", 1.0), "mass", 0.5).make_batch is None
+
+
+class Unlit(Reach):
+    """A task whose images cannot be drawn after its reset."""
+
+    def images(self, poses, model=None):
+        raise OSError("no light")
+
+
+def test_a_world_whose_image_fails_is_reported():
+    worlds = table_worlds(partial(Unlit, specification=load_task("reach_image").specification), 2)
+    worlds.reset(seed=0)
+    worlds.is_looked_at[0] = False
+    *_, truncated, info = worlds.step(np.zeros((2, 5)))
+    assert [type(error) for error in info["error"]] == [type(None), OSError]
+    assert truncated.tolist() == [False, True]
+    worlds.close()
 
 
 def test_some_worlds_advance_alone(make_worlds):

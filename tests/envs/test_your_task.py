@@ -1,4 +1,4 @@
-"""Every block of docs/your_task.md runs, in order, in a folder of its own."""
+"""Every block of docs/your_task.md and of docs/your_scene.md runs, in order, in a folder of its own."""
 
 import re
 import shlex
@@ -10,7 +10,7 @@ import recede as library
 from recede.datasets.store import DemonstrationStore
 from recede.envs.gymnasium_task import Words
 
-DOCUMENT = (Path(library.__file__).parent / "docs" / "your_task.md").read_text()
+ID, MJCF = ((Path(library.__file__).parent / "docs" / page).read_text() for page in ("your_task.md", "your_scene.md"))
 FILE = re.compile(r"(?:#|<!--) ([\w/]+\.(?:py|yaml|xml))")
 QUICK = {
     "collect": ["episodes=3"],
@@ -48,9 +48,6 @@ def walked(text, recede, small):
                 results.append((arguments[1], recede(*arguments[1:], *more)))
                 assert results[-1][1].status == 0, (line, results[-1][1].err)
     return names, results
-
-
-ID, MJCF = DOCUMENT.split("## A task from your own MJCF")
 
 
 @pytest.mark.slow

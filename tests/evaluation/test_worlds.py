@@ -11,9 +11,12 @@ import torch
 import toys
 from recede.checkpoints.opening import load_policy
 from recede.configs.components.denoising import DDIMConfig
+from recede.configs.components.encoders import ResNetEncoderConfig
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig
 from recede.envs.catalogue import load_task
+from recede.envs.disturbances import randomised
+from recede.envs.tasks.reach import Reach
 from recede.envs.vector import LoopedWorlds
 from recede.evaluation.rollout import rollout
 from recede.execution.guided import RealTimeChunking
@@ -103,6 +106,46 @@ def test_outcomes_in_a_batch_of_mujoco_are_those_of_environments(name):
     config = DiffusionConfig(network=UNet1dConfig(channels=[8, 16], time_size=8), sampler=DDIMConfig(num_steps=1))
     policy = config.build(task.specification, Horizons(), Normalizer(task.specification, ranges)).eval()
     assert recorded(policy, task, num_parallel=2) == recorded(policy, replace(task, make_batch=None))
+
+
+class Requested(RecedingHorizon):
+    """Notes all that it plans from."""
+
+    rows: ClassVar[list] = []
+
+    def request(self):
+        request = super().request()
+        if request is not None:
+            self.rows.append({name: values.tobytes() for name, values in request.history.items()})
+        return request
+
+
+def requested(policy, task, **options):
+    """The outcomes of three episodes, and all that chunks were predicted from."""
+    Requested.rows = []
+    outcomes = roll(policy, SEEDS[:3], task=task, execution=Requested, **options)
+    return outcomes, sorted(map(str, Requested.rows))
+
+
+@pytest.mark.parametrize("delay", [0, 3])
+def test_outcomes_of_a_policy_that_sees_are_those_of_environments(monkeypatch, delay):
+    """Also in worlds that differ. Only those images are drawn that a chunk is predicted from."""
+    monkeypatch.setattr(Reach, "max_steps", 20)
+    task = randomised(replace(load_task("reach_image"), max_steps=20), ["mass", "colour", "camera", "light"])
+    torch.manual_seed(0)
+    encoder = ResNetEncoderConfig(width=16, stages=1, keypoints=4, features=8)
+    network = UNet1dConfig(channels=[8, 16], time_size=8)
+    config = DiffusionConfig(encoder=encoder, network=network, sampler=DDIMConfig(num_steps=1))
+    streams = [stream for stream in task.specification.streams if not stream.is_image]
+    ranges = {stream.name: (np.array(stream.low), np.array(stream.high)) for stream in streams}
+    policy = config.build(task.specification, Horizons(), Normalizer(task.specification, ranges)).eval()
+    in_environments = requested(policy, replace(task, make_batch=None), delay=delay)
+    drawn, draw = [], Reach.images
+    monkeypatch.setattr(Reach, "images", lambda *arguments: drawn.append(1) or draw(*arguments))
+    assert requested(policy, task, num_parallel=2, delay=delay) == in_environments
+    outcomes, requests = in_environments
+    steps = sum(outcome.num_steps for outcome in outcomes)
+    assert len(requests) < len(drawn) < steps if delay else len(drawn) == 2 * (len(requests) - 3)
 
 
 class Refused:

@@ -184,6 +184,7 @@ BROKEN = {
     "not finite": ({"_prefix": guided(actions=lambda rows: rows * np.nan)}, "finite actions"),
     "weights": ({"_prefix": guided(weights=lambda rows: 2 * rows)}, "weights in .*2"),
     "remembers": ({"_join": joined(remembering)}, "forget the last episode"),
+    "looks away": ({"looks_next": property(lambda self: False)}, "as they were.*'image'.*looks_next"),
 }
 
 

@@ -42,3 +42,30 @@ def test_a_robot_that_waits_for_a_chunk_does_not_keep_its_last_velocity():
     requests, actions = run(execution, 8, delay=3, answer=lambda _, __: np.ones((3, 2)))
     assert request_steps(requests) == [0, 2, 7]
     assert actions == [(1, 1), (1, 1), (1, 0), (1, 0), (1, 0), (1, 1), (1, 1), (1, 0)]
+
+
+@pytest.mark.parametrize("horizons", HORIZONS, ids=str)
+def test_it_looks_at_the_steps_that_a_request_holds(horizons):
+    execution, chunk, looks = RecedingHorizon(horizons), np.zeros((horizons.prediction, 1)), [True]
+    for step in range(17):
+        execution.observe({"state": np.zeros(1)})
+        if execution.request() is not None:
+            assert all(looks[max(step + 1 - horizons.observation, 0) :])
+            execution.accept(chunk)
+        looks.append(execution.looks_next)
+    assert sum(looks[1:17]) <= 16 * min(horizons.observation / horizons.action, 1) + horizons.observation
+
+
+class Impatient(RecedingHorizon):
+    """Plans in every step."""
+
+    def _is_due(self):
+        return True
+
+
+def test_an_execution_that_plans_at_other_times_looks_at_every_step():
+    execution = Impatient(Horizons(1, 8, 8))
+    execution.observe({"state": np.zeros(1)})
+    execution.request()
+    execution.accept(np.zeros((8, 1)))
+    assert execution.looks_next

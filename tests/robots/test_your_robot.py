@@ -1,4 +1,4 @@
-"""The driver in docs/your_robot.md is a robot, and every block of the document runs."""
+"""The driver in docs/your_robot.md is a robot, and every block of the pages about robots runs, in their order."""
 
 import re
 import sys
@@ -14,8 +14,8 @@ from recede.datasets.store import DemonstrationStore
 from recede.realtime import MonotonicClock
 from recede.robots.check import check_robot
 
-DOCUMENT = (Path(recede.__file__).parent / "docs" / "your_robot.md").read_text()
-BLOCKS = re.findall(r"```python\n(.*?)```", DOCUMENT, re.DOTALL)
+PAGES = [Path(recede.__file__).parent / "docs" / name for name in ("your_robot.md", "safety.md", "so_arm.md")]
+BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
 DELAY_S = 0.05
 
 
@@ -56,7 +56,7 @@ class Hand:
 
 @pytest.fixture
 def shown(tmp_path, monkeypatch, capsys):
-    """The names that the blocks of the document define, run in order, and their output."""
+    """The names that the blocks of the pages define, run in order, and their output."""
     emulated = EmulatedBus({number: Servo(number) for number in range(1, 7)})
     monkeypatch.setattr("recede.robots.feetech.bus.SILENCE_S", 0.06)  # for a busy machine
     monkeypatch.setitem(sys.modules, "slide", types.SimpleNamespace(Axis=Axis))
@@ -125,7 +125,9 @@ def test_the_driver_of_the_document_is_lost_after_any_error(monkeypatch, error):
 
 
 def test_the_document_shows_what_the_check_prints():
-    (shown,) = re.findall(r"```\n(.*?)```", DOCUMENT.split("## Limits")[0].split("Otherwise it prints")[1], re.DOTALL)
+    (shown,) = re.findall(
+        r"```\n(.*?)```", PAGES[0].read_text().split("## Control it")[0].split("Otherwise it prints")[1], re.DOTALL
+    )
     assert [line.split()[0] for line in shown.splitlines()] == [
         "60", "joints", "read()", "position()", "command()", "stop()", "all", "by",
     ]  # fmt: skip

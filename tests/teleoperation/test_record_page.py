@@ -1,4 +1,4 @@
-"""The page about recording: its input is one, and its keys are those of the console."""
+"""The pages about recording: their input is one, and their keys are those of the console."""
 
 import re
 from pathlib import Path
@@ -13,11 +13,11 @@ from recede.robots.interface import Reading
 from recede.teleoperation.interface import ORDERS
 from toys import REACH
 
-PAGE = (Path(recede.__file__).parent / "docs" / "record.md").read_text()
+DOCUMENTS = Path(recede.__file__).parent / "docs"
 
 
 def test_the_input_of_the_page_keeps_its_promises_and_is_a_choice(monkeypatch, capsys):
-    first, second = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    first, second = re.findall(r"```python\n(.*?)```", (DOCUMENTS / "inputs.md").read_text(), re.DOTALL)
     monkeypatch.setattr("recede.realtime.MonotonicClock", VirtualClock)
     names = {"__name__": "my_hands"}
     try:
@@ -34,8 +34,9 @@ def test_the_input_of_the_page_keeps_its_promises_and_is_a_choice(monkeypatch, c
 
 
 def test_the_page_lists_every_input():
+    page = (DOCUMENTS / "record.md").read_text()
     for name in INPUTS:
-        assert re.search(rf"^\| `{name}` \|", PAGE, re.MULTILINE)
+        assert re.search(rf"^\| `{name}` \|", page, re.MULTILINE)
 
 
 def test_every_key_gives_orders_and_the_rest_is_left_to_the_input():

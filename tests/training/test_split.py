@@ -156,8 +156,8 @@ def test_a_training_keeps_the_split_of_init_from(tmp_path, reaches, capsys):
 @pytest.mark.parametrize(
     ("episodes", "held_out", "note"),
     [
-        (2, 0.02, "held out: 1 of 2 episodes for held_out=0.02: at least one is"),
-        (1, 0.6, "held out: 0 of 1 episodes for held_out=0.6: a single one is never"),
+        (2, 0.02, "held out: 1 of 2 episodes, although held_out=0.02, because at least one episode is held out"),
+        (1, 0.6, "held out: 0 of 1 episodes, although held_out=0.6, because a single episode is never held out"),
         (6, 0.5, None),
         (6, 0.0, None),
         (1, 0.02, None),

@@ -29,9 +29,16 @@ class Oracle:
         return np.stack([ways, ways + 0.1 * episode], axis=2).astype(np.float32)
 
 
+class Still:
+    """A camera that stands still."""
+
+    def points(self, chunks):
+        return {"camera": 0.5 + chunks / 2}
+
+
 @pytest.fixture(scope="module")
 def showing(seen_store):
-    return Showing(demonstrations=seen_store, name=ATTACK, foresight=Oracle(), remarks=[ATTACK])
+    return Showing(demonstrations=seen_store, name=ATTACK, foresight=Oracle(), projection=Still(), remarks=[ATTACK])
 
 
 @pytest.fixture(scope="module")
@@ -139,10 +146,14 @@ def test_the_fan_is_drawn_when_the_cursor_rests_and_goes_when_it_moves(page):
     page.keyboard.press("ArrowRight")
     shows(page, "fan && fan.step === 1")
     assert chunks.count() == 6
+    veil = "name => figureOf(name).querySelector('canvas').getContext('2d').getImageData(0, 0, 1, 1).data[3] > 0"
+    shows(page, f"({veil})('camera')")  # the picture is darker below a fan
+    assert not page.evaluate(veil, "depth")
     page.locator("#ask input").uncheck()
     page.keyboard.press("ArrowRight")
     page.wait_for_timeout(400)
     assert chunks.count() == 0
+    assert not page.evaluate(veil, "camera")
 
 
 def test_the_line_of_a_long_episode_keeps_its_extremes(page):
