@@ -138,7 +138,7 @@ def from_lerobot(config: ImportCheckpointConfig, settings: dict[str, Any]) -> tu
 
 
 def specification_of(config: ImportCheckpointConfig, foreign: Foreign) -> Specification:
-    """The task's specification with its observations in the order of `streams`, or that of the weights."""
+    """The task's specification with the observations of `streams`, in their order, or that of the weights."""
     if (config.task is None) == (config.control_dt is None):
         raise ValueError(f"give either task= or control_dt=, got task={config.task} and control_dt={config.control_dt}")
     if config.control_dt is not None:
@@ -151,12 +151,13 @@ def specification_of(config: ImportCheckpointConfig, foreign: Foreign) -> Specif
     names = config.streams or list(streams)
     num_images = sum(stream.is_image for stream in task.observations)
     is_ambiguous = max(num_images, len(streams) - num_images) > 1
-    if sorted(names) != sorted(streams) or (is_ambiguous and not config.streams):
+    is_wrong = not streams.keys() >= set(names) or len(set(names)) < len(names)
+    if is_wrong or (is_ambiguous and not config.streams):
         wrong = next((name for name in names if name not in streams), "")
         remedy = nearest(wrong, streams) if config.streams else f"give them, as in streams=[{','.join(streams)}]"
         raise ValueError(
-            f"streams must be the observations of {config.task}, in the order in which the policy concatenates them, "
-            f"got {config.streams}: {remedy}"
+            f"streams must be the observations of {config.task} that the policy takes, once each, in the order in which "
+            f"it concatenates them, got {config.streams}: {remedy}"
         )
     specification = Specification(tuple(streams[name] for name in names), task.action, task.control_dt)
     check_sizes(specification, foreign)

@@ -82,27 +82,28 @@ def test_one_number_may_scale_all_dimensions(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_streams_of_a_task_take_the_place_of_the_observation(tmp_path):
-    """In the order of `streams`: the policy sees the same numbers under other names."""
-    shapes = unet_layout(global_size=8)
+@pytest.mark.parametrize("streams", [("target", "position"), ("position",)])
+def test_the_streams_of_a_task_take_the_place_of_the_observation(tmp_path, streams):
+    """In the order of `streams`, all or some: the policy sees the same numbers under other names."""
+    size = 2 * len(streams)
+    shapes = unet_layout(global_size=2 * size)
     weights = {f"model.{name}": tensor for name, tensor in random(shapes).items()}
-    for name, width in (("obs", 4), ("action", 2)):
+    for name, width in (("obs", size), ("action", 2)):
         ramp = torch.arange(1, width + 1).float()
         parameters = {"scale": 1 / ramp, "offset": ramp / 10, "input_stats.min": 0 * ramp, "input_stats.max": ramp}
         weights |= {f"normalizer.params_dict.{name}.{part}": value for part, value in parameters.items()}
     torch.save(weights, tmp_path / "weights.pt")
     common = ["import-checkpoint", str(tmp_path / "weights.pt"), *HORIZONS]
     assert main([*common, f"out={tmp_path / 'a'}", "control_dt=0.1"]) == 0
-    assert main([*common, f"out={tmp_path / 'b'}", "task=toys:REACH", "streams=[target,position]"]) == 0
+    assert main([*common, f"out={tmp_path / 'b'}", "task=toys:REACH", f"streams=[{','.join(streams)}]"]) == 0
     plain, (named, manifest) = load_policy(tmp_path / "a")[0], load_policy(tmp_path / "b")
     generator = torch.Generator().manual_seed(0)
     num_draws = plain.noise_shape[0]
-    observation = torch.rand(3, 2, 4, generator=generator)
+    observation = torch.rand(3, 2, size, generator=generator)
     noise = torch.randn(num_draws, 3, STEPS, 2, generator=generator)
-    target, position = observation.split(2, dim=2)
-    conditioning = named.encode({"position": position, "target": target})
-    assert torch.equal(conditioning, plain.encode({"obs": observation}))
-    chunk = named.predict({"position": position, "target": target}, noise)
+    parts = dict(zip(streams, observation.split(2, dim=2), strict=True))
+    assert torch.equal(named.encode(parts), plain.encode({"obs": observation}))
+    chunk = named.predict(parts, noise)
     assert torch.equal(chunk, plain.predict({"obs": observation}, noise))
     assert manifest["task"] == "toys:REACH"
     evaluation = ["task=toys:REACH", "episodes=1", "videos=0", f"out={tmp_path / 'results'}"]
@@ -265,6 +266,7 @@ def test_observations_that_would_be_clipped_are_refused(tmp_path, capsys):
         (["control_dt=null"], "give either task= or control_dt="),
         (["task=toys:REACH", "control_dt=null"], "got []: give them, as in streams=[position,target]"),
         (["task=toys:REACH", "control_dt=null", "streams=[targt,position]"], "did you mean 'target'?"),
+        (["task=toys:REACH", "control_dt=null", "streams=[target,target]"], "once each"),
         (["task=toys:REACH", "control_dt=null", "streams=[target,position]"], "must take 4 numbers a step"),
     ],
 )
