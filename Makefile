@@ -5,7 +5,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-EXTRAS := pusht,tensorboard,vit,onnx,openvino,serve,arm,arm_ik,lerobot,hdf5,mcap,sweeps,ray,docs,dev
+EXTRAS := pusht,tensorboard,vit,onnx,openvino,serve,arm,arm_ik,warp,lerobot,hdf5,mcap,sweeps,ray,docs,dev
 TORCH := $(shell sed -n 's/^torch==//p' constraints.txt)
 DEBIAN := libegl1 libgl1-mesa-dri libgl1 libglib2.0-0
 

@@ -1,11 +1,15 @@
 """Control steps per second of one environment and of many worlds, in four ways, beside the limit of raw physics.
 
     python benchmarks/simulation.py [json=FILE]
+    python benchmarks/simulation.py device=cuda [json=FILE]
 
 The ways take turns with the same actions, so a busy machine slows all alike, and the worlds of all are in the same
 states. The limit is `mujoco.batch` alone: controls are written, and nothing is read. Each way is also made and reset in
 a process of its own, which says how long it takes and how much memory it needs. AsyncVectorEnv has a process for each
 world, so it is measured with at most `PROCESSES`.
+
+With device=, it measures closed-loop episodes per second in MuJoCo Warp instead, whose physics, observations and policy
+(the default one, before its training) stay on that device. They run to their last step; kernels are compiled before.
 """
 
 from __future__ import annotations
@@ -22,13 +26,20 @@ from typing import Any
 
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+from recede.benchmarks.evaluation import default_policy
 from recede.benchmarks.measure import Row, interleaved_medians, output, report
 from recede.envs.catalogue import load_task
 from recede.envs.tasks.pick_place import PickPlace
+from recede.evaluation.on_device import OnDevice
+from recede.execution.receding import RecedingHorizon
+from recede.policy.device import device
+from recede.policy.engines.eager import EagerEngine
 
 TASK = "pick_place"
 WORLDS = (1, 16, 64, 256, 1024)
 PROCESSES = 64
+ON_DEVICE = {"cuda": (64, 256, 1024, 4096), "cpu": (16,)}
+"""Device -> the numbers of episodes that run at once on it."""
 SECONDS = 10.0
 """Seconds in which the ways take turns, for each number of worlds, and then ours and the limit alone."""
 SHARE = "worlds / mujoco.batch"
@@ -153,9 +164,29 @@ def in_new_process(work: Callable[[], Any]) -> Any:
         return pool.submit(work).result()
 
 
+def on_device(name: str) -> list[Row]:
+    """Closed-loop episodes per second on a device, from the second batch of each number of worlds."""
+    task, place, rows = load_task(TASK), device(name), list[Row]()
+    policy = default_policy(task).to(place)
+    for count in ON_DEVICE[place.type]:
+        roll = OnDevice(EagerEngine(policy), task, execution=partial(RecedingHorizon, policy.horizons))
+        outcomes = roll(range(2 * count), count)
+        for _ in range(count):
+            next(outcomes)
+        began = time.perf_counter()
+        assert all(outcome.fault is None for outcome in outcomes)
+        seconds = time.perf_counter() - began
+        rows.append({"name": f"{count}, warp on {name}, episodes", "value": count / seconds, "unit": "1/s"})
+    return rows
+
+
 def main() -> None:
     """Measure every number of worlds and print the table."""
-    path, rows = output(sys.argv[1:]), list[Row]()
+    places = [argument.removeprefix("device=") for argument in sys.argv[1:] if argument.startswith("device=")]
+    path, rows = output([argument for argument in sys.argv[1:] if not argument.startswith("device=")]), list[Row]()
+    if places:
+        report(on_device(places[0]), path)
+        return
     for count in WORLDS:
         measured = rates(count)
         for name, rate in measured.items():

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
 from importlib import import_module
 from traceback import format_list
 from typing import Any
@@ -67,7 +70,7 @@ def compose_each(command: str, arguments: Sequence[str]) -> list[Any]:
 
     register()
     result = list[Any]()
-    with initialize_config_module("recede.configs", job_name=command, version_base="1.3"):
+    with _without_its_own(), initialize_config_module("recede.configs", job_name=command, version_base="1.3"):
         for number, overrides in enumerate(jobs(command, arguments)):
             composed = compose(command, overrides)
             try:
@@ -79,6 +82,29 @@ def compose_each(command: str, arguments: Sequence[str]) -> list[Any]:
                 configuration.out = f"{configuration.out}/{number}"
             result.append(configuration)
     return result
+
+
+@contextmanager
+def _without_its_own() -> Generator[None]:
+    """Keep Hydra from composing its ten configurations for logs, sweeps and help too, of which no command reads any."""
+    from hydra.core.config_store import ConfigStore
+
+    bare, table = _bare_node(), ConfigStore.instance().repo["hydra"]
+    whole = table["config.yaml"]
+    table["config.yaml"] = replace(whole, node=bare)
+    try:
+        yield
+    finally:
+        table["config.yaml"] = whole  # a launcher of sweeps needs it
+
+
+@cache
+def _bare_node() -> Any:
+    """Hydra's configuration of itself, which chooses no others."""
+    from hydra.conf import HydraConf
+    from omegaconf import OmegaConf
+
+    return OmegaConf.structured(HydraConf(defaults=[]))
 
 
 def explain(error: BaseException, command: str) -> str | None:

@@ -21,6 +21,11 @@ STOPPED = (
     "a number that was fixed before."
 )
 
+NOT_REPRODUCIBLE = (
+    "The episodes are not reproducible bit for bit: once more, some may end otherwise. recede compare pairs them with "
+    "no others."
+)
+
 Place: TypeAlias = tuple[EvaluateConfig, Path]
 """What names one policy, and the folder of its results."""
 
@@ -103,6 +108,8 @@ def _evaluate(config: EvaluateConfig, out: Path) -> None:
 
     measurement = measure(config)
     print(measurement.evaluation)
+    if config.simulation != EvaluateConfig.simulation:
+        print(NOT_REPRODUCIBLE)
     if measurement.foretelling is not None:
         print("", table(measurement.foretelling), *shortage(measurement.foretelling), "", sep="\n")
     command = _write(measurement, config, out)
@@ -154,11 +161,12 @@ def _write(measurement: Measurement, config: EvaluateConfig, out: Path) -> str:
     from ..evaluation.writing import write_results
 
     again = partial(shown, "evaluate", config.run, task=config.task, imports=config.imports)
+    alike = {} if config.simulation == EvaluateConfig.simulation else {"simulation": config.simulation}
     next_steps = [
         *_film_of_worst(measurement, config, out),
         *_control_that_holds(measurement, config, out),
-        (again(episodes=_more(config.episodes)), "a narrower interval"),
-        (again(first_seed=200_000), "other unseen seeds"),
+        (again(episodes=_more(config.episodes), **alike), "a narrower interval"),
+        (again(first_seed=200_000, **alike), "other unseen seeds"),
         (again(delay_ms=[0, 200], execution=["receding", "rtc"]), "with late chunks"),
     ]
     write_results(
@@ -195,7 +203,7 @@ def _film_of_worst(measurement: Measurement, config: EvaluateConfig, out: Path) 
     from ..evaluation.worst import worst
 
     (first,) = worst(measurement.evaluation.outcomes, most=1)
-    if first.success or first.frames or measurement.undrawn:
+    if first.success or first.frames or measurement.undrawn or config.simulation != EvaluateConfig.simulation:
         return []
     alone = replace(config, first_seed=first.seed, episodes=1, videos=1, out=str(out / f"episode-{first.seed}"))
     return [(command_line("evaluate", alone), "a film of the worst episode")]

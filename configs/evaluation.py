@@ -26,7 +26,24 @@ from .checks import (
 )
 from .choices import accept_none
 from .components.executions import RecedingConfig, check_executions
+from .notation import changed
 from .packages import CommandConfig
+
+SIMULATIONS = ("mujoco", "warp")
+"""What may simulate the episodes."""
+
+NOT_ON_DEVICE = {
+    "workers": "whose worlds are in one process",
+    "cluster": "whose worlds are in one process",
+    "randomise": "whose worlds share one model",
+    "disturb": "whose worlds share one model",
+    "monitors": "whose chunks stay on the device",
+    "guidance": "whose policy predicts alone",
+    "context": "whose context is that of the task",
+    "words": "whose words are those of the task",
+    "delay_ms": "whose policy answers at once",
+}
+"""Option of `EvaluateConfig` -> why simulation=warp does not offer it."""
 
 
 @dataclass(kw_only=True)
@@ -78,6 +95,9 @@ cluster=, processes of the cluster that each roll out episodes with the policy; 
 null rolls them out in this process."""
     parallel: int = 64
     """Episodes that run at once; their observations are predicted in one batch. With cluster=, in each process."""
+    simulation: str = "mujoco"
+    """What simulates the episodes: mujoco, or warp. MuJoCo Warp keeps physics, observations and policy on one device, a
+CPU or an NVIDIA GPU. Nothing is filmed then, and episodes are not reproducible bit for bit."""
 
     until: str | None = None
     """decided rolls out two policies until one of them succeeds more often beyond chance, or until they differ by less
@@ -142,6 +162,7 @@ null leaves it out."""
         if self.disturb and (len(self.runs) > 1 or len(self.execution) * len(self.delays) > 1):
             raise ValueError("disturb is for one policy with one execution and one delay: evaluate them one by one")
         self._check_monitors()
+        self._check_simulation()
         positive(self, "most", most=MOST_EPISODES)
         share(self, "indifference")
         if self.until not in (None, "decided"):
@@ -162,6 +183,27 @@ null leaves it out."""
                 "monitors=true is for one policy with one execution and one delay, undisturbed: evaluate them one by "
                 "one, and disturbed with randomise="
             )
+
+    def _check_simulation(self) -> None:
+        if self.simulation not in SIMULATIONS:
+            raise ValueError(
+                f"simulation must be one of {', '.join(SIMULATIONS)}, got {self.simulation!r}: "
+                + nearest(self.simulation, SIMULATIONS)
+            )
+        if self.simulation == "mujoco":
+            return
+        if refused := [name for name in NOT_ON_DEVICE if name in changed(self)]:
+            raise ValueError(
+                f"{refused[0]}= is not for simulation={self.simulation}, {NOT_ON_DEVICE[refused[0]]}: leave one out"
+            )
+        if not all(isinstance(one, RecedingConfig) for one in self.execution.values()):
+            raise ValueError(f"simulation={self.simulation} stops for each chunk: leave execution out, or it")
+        if len(self.runs) > 1:
+            raise ValueError(
+                f"simulation={self.simulation} is not reproducible bit for bit, so policies cannot be compared in the "
+                "same episodes: evaluate them one by one"
+            )
+        self.videos = 0
 
     @property
     def runs(self) -> list[str]:

@@ -22,7 +22,7 @@ ACTIONS = (COMMANDED, INPUT)
 """What the actions of a recording are, `notes.action`: what was commanded, after safety, or where the input was."""
 
 RELEVANT = (
-    *("numpy", "gymnasium", "mujoco", "pymunk"),
+    *("numpy", "gymnasium", "mujoco", "mujoco_warp", "pymunk"),
     *("gym_pusht", "gym_aloha", "dm_control", "gymnasium_robotics", "metaworld"),
 )
 """Packages whose versions decide what a simulation does, and are noted if they are loaded."""

@@ -285,7 +285,7 @@ def _unused(name: str, key: str, others: Iterable[str]) -> str:
 def _unusable(column: Column) -> str:
     """Why no stream can hold a column; empty if one can."""
     if column.dtype not in DTYPES:
-        return f"{column.dtype} is no number"
+        return f"{column.dtype} is no number" if column.role in (OBSERVATION, ACTION) else column.role
     if _is_image(column):
         return ""
     if len(column.shape) > 1 and math.prod(column.shape) > LARGEST_VECTOR:

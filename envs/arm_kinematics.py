@@ -26,7 +26,7 @@ SHOULDER, UPPER, FORE, HAND = 0.17, 0.185, 0.215, 0.13
 
 def forward(joints: Array) -> tuple[Array, Array]:
     """Position (..., 3) and orientation (..., 3) of the hand at the joints (..., 6) in rad."""
-    pan, lift, elbow, flex, side, turn = np.moveaxis(np.asarray(joints, np.float64), -1, 0)
+    pan, lift, elbow, flex, side, turn = np.moveaxis(joints.astype(np.float64), -1, 0)
     fore, tilt = lift + elbow, lift + elbow + flex - np.pi
     x = UPPER * np.sin(lift) + FORE * np.sin(fore) - HAND * np.sin(tilt) * np.cos(side)
     y = HAND * np.sin(side)

@@ -77,3 +77,8 @@ class Manipulator:
 def limited(values: ArrayLike, low: Array, high: Array) -> Array:
     """The values within the limits."""
     return np.minimum(np.maximum(values, low), high)
+
+
+def none_of(flags: Any) -> bool:
+    """Whether no flag is true, to save work for arrays; never of a device, whose answer would be waited for."""
+    return isinstance(flags, np.ndarray | np.generic) and not np.count_nonzero(flags)

@@ -242,10 +242,8 @@ class TableTask(gymnasium.Env[Any, Any]):
         return self._cameras.pixels("scene", self._robot.points(np.asarray(actions)), self.render_size)
 
     def pixels_in(self, stream: str, actions: ArrayLike) -> NDArray[np.float64] | None:
-        """The same in the images of a stream; None for a camera on the robot, which moves."""
-        if stream in self.robot.cameras:
-            return None
-        return self._cameras.pixels(stream, self._robot.points(np.asarray(actions)), IMAGE_SIZE)
+        """The same in the images of a stream, which show the scene; None for a camera on the robot, which moves."""
+        return None if stream in self.robot.cameras else self.pixels(actions) * (IMAGE_SIZE / self.render_size)
 
     def disturb(self, kind: str, severity: float, random: np.random.Generator) -> None:
         """Push the hands (N) in the next step; or move the cameras (m), or change light, masses, frictions or colours
@@ -280,6 +278,11 @@ class TableTask(gymnasium.Env[Any, Any]):
     def close(self) -> None:
         """Close the renderers; a later `render` opens new ones."""
         self._cameras.close()
+
+    @property
+    def model(self) -> Any:
+        """The model of MuJoCo."""
+        return self._model
 
     def controls(self, positions: Array, actions: Array) -> Array:
         """The controls (..., Du) of actions (..., Da), within the limits of their stream, at positions (..., nq)."""

@@ -214,14 +214,23 @@ class Subject:
     @cached_property
     def world(self) -> dict[str, Any]:
         """What the episodes depend on beside the policy; see `world.world`."""
-        return world(self.task)
+        return world(self.task, simulation=self.config.simulation)
 
     @cached_property
     def elsewhere(self) -> Callable[[Filmed], Roll] | None:
-        """Rolls its episodes out on the cluster that its configuration names, if it does; see `rollout`.
+        """Rolls its episodes out on the device or the cluster that its configuration names, if it does; see `rollout`.
 
-        Raises ValueError unless every node of it opens the same policy in the same world, and what `joined` raises.
+        Raises ValueError unless every node of a cluster opens the same policy in the same world, and what `OnDevice`
+        and `joined` raise.
         """
+        if self.config.simulation == "warp":
+            from .on_device import OnDevice
+
+            how = self.how
+            roll = OnDevice(
+                self.policy.engine, self.task, execution=how["execution"], seed=how["seed"], embed=how["embed"]
+            )
+            return lambda _: roll
         if self.config.cluster is None:
             return None
         cluster = joined(self.config.cluster, self.config.workers)

@@ -9,9 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from ..configs.evaluation import EvaluateConfig
 from ..datasets.facts import versions_here
 from ..envs.faults import RunningEnv
 from ..envs.task import Task
+
+MUJOCO = EvaluateConfig.simulation
+"""What simulates unless another simulation is named; results that name none are from it."""
 
 PROBE_STEPS = 10
 """Control steps of the probe. They are few, so that processors which round otherwise end in the same place."""
@@ -25,8 +29,10 @@ NOT_SIMULATED = {"python", "recede", "numpy"}
 """Packages whose versions do not change a simulation; the probe would show it if they did."""
 
 
-def world(task: Task) -> dict[str, Any]:
+def world(task: Task, *, simulation: str = MUJOCO) -> dict[str, Any]:
     """The content of "world" in `evaluation.json`.
+
+    simulation: what simulates it, as `EvaluateConfig.simulation`.
 
     probe: stream -> what is observed after a few random actions in the episode of seed 0; the mean of an image. It is
     the content of the task, whatever file that lies in. None if the environment fails on the way.
@@ -38,6 +44,8 @@ def world(task: Task) -> dict[str, Any]:
         "action": {name: value for name, value in asdict(task.specification.action).items() if name != "hold"},
         "versions": {name: value for name, value in versions_here().items() if name not in NOT_SIMULATED},
         "probe": probe,
+        "simulation": simulation,
+        "is_reproducible": simulation == MUJOCO,
     }
 
 
@@ -63,6 +71,15 @@ def _probe(task: Task) -> dict[str, list[float]] | None:
 def _numbers(values: np.ndarray) -> list[float]:
     values = values.astype(np.float64)
     return (values.mean(axis=(0, 1)) if values.ndim == 3 else values).ravel().tolist()
+
+
+def check_reproducible(path: str, noted: Mapping[str, Any]) -> None:
+    """Raise ValueError if the results in `path` have no pairs in other results. noted: their world."""
+    if (simulation := noted.get("simulation", MUJOCO)) != MUJOCO:
+        raise ValueError(
+            f"{path} was simulated by {simulation}, which is not reproducible bit for bit, so its episodes have no "
+            f"pairs elsewhere: evaluate that policy with simulation={MUJOCO} to compare it"
+        )
 
 
 def world_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """What several test files share: small demonstrations, small trained runs, and the command line in many ways."""
 
 import contextlib
+import gc
 import io
 import json
 import os
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hydra.core.config_store import ConfigStore
 
 # Hydra copies its whole table of configurations for each composition, a quarter of its time, and changes none of them.
@@ -20,6 +22,13 @@ os.environ["OMP_NUM_THREADS"] = "1"  # small tensors are slower with more, and r
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.append(str(Path(__file__).parent / "helpers"))  # `task=toys:REACH` is there; worker processes inherit it
+
+
+def pytest_collection_finish():
+    """Keep all that is imported by now out of the garbage collector, which would look through it again and again."""
+    gc.collect()
+    gc.freeze()
+
 
 SMALL = [
     *("policy.network.channels=[16,32]", "policy.network.time_size=16", "batch_size=32", "device=cpu"),
@@ -70,20 +79,37 @@ def small():
     return SMALL
 
 
+def once(tmp_path_factory, name, make):
+    """A path of this name, which the first process of the tests makes and the others read. make: called with it."""
+    base = tmp_path_factory.getbasetemp()
+    path = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "once" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_made = Path(f"{path.parent}.made")
+    with FileLock(f"{path.parent}.lock"):
+        if not is_made.exists():
+            make(path)
+            is_made.touch()
+    return path
+
+
 @pytest.fixture(scope="session")
 def demonstrations(tmp_path_factory):
     """Six episodes of `pick_place`, read only."""
-    path = tmp_path_factory.mktemp("pick_place") / "demos.zarr"
-    assert recede("collect", "task=pick_place", f"out={path}", "episodes=6").status == 0
-    return path
+
+    def make(path):
+        assert recede("collect", "task=pick_place", f"out={path}", "episodes=6").status == 0
+
+    return once(tmp_path_factory, "pick_place/demos.zarr", make)
 
 
 @pytest.fixture(scope="session")
 def reaches(tmp_path_factory):
     """Twenty episodes of `toys.REACH`, read only."""
-    path = tmp_path_factory.mktemp("reach") / "demos.zarr"
-    assert recede("collect", "task=toys:REACH", f"out={path}", "episodes=20").status == 0
-    return path
+
+    def make(path):
+        assert recede("collect", "task=toys:REACH", f"out={path}", "episodes=20").status == 0
+
+    return once(tmp_path_factory, "reach/demos.zarr", make)
 
 
 @pytest.fixture(scope="session")
@@ -106,15 +132,19 @@ def filmed(tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, reaches):
     """A diffusion policy of `toys.REACH` that reaches sometimes, read only."""
-    out = tmp_path_factory.mktemp("trained") / "run"
     steps = ["steps=200", "warmup=10", "learning_rate=4e-3", "save_every=50", "log_every=25"]
-    result = recede("train", "task=toys:REACH", f"dataset={reaches}", f"out={out}", *SMALL, *steps)
-    assert result.status == 0, result.err
-    return out
+
+    def make(out):
+        result = recede("train", "task=toys:REACH", f"dataset={reaches}", f"out={out}", *SMALL, *steps)
+        assert result.status == 0, result.err
+
+    return once(tmp_path_factory, "trained/run", make)
 
 
 NURSERY = """
 import json, os, resource, sys
+
+import hydra, torch._dynamo, zarr
 
 import recede.training.loop
 from recede.commands.main import main
@@ -126,6 +156,7 @@ for line in sys.stdin:
         status = 1
         try:
             os.chdir(order["folder"])
+            sys.path[:] = order["path"]
             if order["limit"]:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (order["limit"], resource.RLIM_INFINITY))
             status = main(order["arguments"])
@@ -142,6 +173,7 @@ class Nursery:
     """Processes that run a command each, forked from one that has imported everything: a start takes milliseconds."""
 
     def __init__(self):
+        self._child = 0
         self._mother = subprocess.Popen(
             [sys.executable, "-c", NURSERY],
             stdin=subprocess.PIPE,
@@ -154,9 +186,14 @@ class Nursery:
 
     def start(self, *arguments, folder=".", limit=0):
         """Start a command and return its process id. limit: the largest size of a file, in bytes; 0 for none."""
-        order = {"arguments": [str(argument) for argument in arguments], "folder": str(folder), "limit": limit}
-        self._mother.stdin.write(json.dumps(order) + "\n")
-        return int(self._mother.stdout.readline())
+        if self._child:  # a test that failed has left it
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._child, signal.SIGKILL)
+            self.wait()
+        order = {"arguments": [str(argument) for argument in arguments], "folder": str(Path(folder).absolute())}
+        self._mother.stdin.write(json.dumps(order | {"path": sys.path, "limit": limit}) + "\n")
+        self._child = int(self._mother.stdout.readline())
+        return self._child
 
     def wait(self):
         """The exit status of the command (negative for a signal) and all that it printed."""
@@ -166,6 +203,7 @@ class Nursery:
             assert line, "the mother of the processes has died"
             output += line
         output, _, status = output.partition("\0")
+        self._child = 0
         return int(status), output
 
     def run(self, *arguments, **options):
@@ -179,7 +217,7 @@ class Nursery:
         self._mother.stdout.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def nursery():
     opened = Nursery()
     yield opened

@@ -322,6 +322,7 @@ def test_ways(run, trained, tmp_path):
     assert imageio.imread(tmp_path / "ways.png").ndim == 3
 
 
+@pytest.mark.slow
 def test_modes(run, trained):
     rows = run("modes", trained)
     assert len(rows) == 6

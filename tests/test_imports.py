@@ -9,6 +9,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
 
@@ -66,6 +68,7 @@ def test_the_proofs_on_a_gpu_need_few_packages() -> None:
     assert first_to_load(absent, ["recede.benchmarks.gpu"]) == {}
 
 
+@pytest.mark.slow
 def test_the_watch_sees_torch() -> None:
     module = "recede.policy.denoising.schedule"
     assert first_to_load(["torch"], ["recede", module]) == {"torch": module}

@@ -53,6 +53,7 @@ class Loaded(HTMLParser):
 
 
 @needs_mkdocs
+@pytest.mark.slow
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     pages = [*site.rglob("*.html")]
     assert {"index.html", "docs/start.html", "docs/commands.html", "docs/python.html"} <= {

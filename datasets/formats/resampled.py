@@ -85,11 +85,13 @@ class _Part:
 def evened(dataset: ForeignDataset, mapping: DatasetMapping) -> ForeignDataset:
     """The data set with the even steps of a mapping: itself if it has them already, or if its columns have no times.
 
-    Raises ValueError if a column does not exist, and the errors of `Resampled`.
+    Raises ValueError if a column does not exist or cannot become its stream, and the errors of `Resampled`.
     """
     keys = [dataset.column(key).key for key in _keys(mapping)]
-    is_even = mapping.kind != dataset.kind or dataset.rate == mapping.rate
-    return dataset if is_even or all(dataset.times(key, 0) is None for key in keys) else Resampled(dataset, mapping)
+    if mapping.kind != dataset.kind or dataset.rate == mapping.rate:
+        return dataset
+    mapping.specification(dataset)  # names columns that are not read, and have no times
+    return dataset if all(dataset.times(key, 0) is None for key in keys) else Resampled(dataset, mapping)
 
 
 def _keys(mapping: DatasetMapping) -> list[str]:

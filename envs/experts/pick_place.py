@@ -64,7 +64,7 @@ class PickPlaceExpert:
         return np.array([np.interp(distance, [0.0, *ends], axis) for axis in route.T])
 
     def _route(self, side: float, target: Vector) -> tuple[Vector, Vector, Vector]:
-        """The points (5, 2) of the way by one side of the wall, the legs (4, 2) between them, and their lengths (4,)."""
+        """The points (5, 2) of the way by one side of the wall, the legs (4, 2) between them and their lengths (4,)."""
         x, y = self._corner
         route = np.array([(-0.3, 0.0), self._fork, (-x, side * y), (x, side * y), target])
         legs = np.diff(route, axis=0)

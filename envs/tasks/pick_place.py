@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ..arm import Arm, PoseArm
 from ..experts.arm import by_joints, by_pose
 from ..experts.pick_place import PickPlaceExpert
+from ..manipulator import none_of
 from ..table_streams import Things
 from ..tabletop import CUBE_HALF, WITHDRAWN, Array, TableTask, cube_at, distance, holds, plane, table_tasks
 from ..task import Observation
@@ -43,7 +44,7 @@ def remaining_distance(
     (x, y), (target_x, target_y) = plane(cube), plane(target)
     straight = np.hypot(target_x - x, target_y - y).astype(np.float64)
     is_across = x * target_x < 0
-    if not np.count_nonzero(is_across):  # for speed alone, as in `is_solved`
+    if none_of(is_across):  # for speed alone, as in `is_solved`
         return straight
     crossing = y + (target_y - y) * abs(x) / (abs(x) + abs(target_x))
     (x, y), (target_x, target_y) = plane(cube.astype(np.float64)), plane(target.astype(np.float64))
@@ -93,7 +94,7 @@ class PickPlace(TableTask):
         """The cube rests on the mark, and the gripper has withdrawn."""
         cube = state["cube"]
         is_on_mark = distance(cube, state["target"]) <= TARGET_TOLERANCE
-        if not np.count_nonzero(is_on_mark):
+        if none_of(is_on_mark):
             return is_on_mark
         is_on_table = np.abs(cube[..., 2].astype(np.float64) - CUBE_HALF) < 0.003
         return is_on_mark & is_on_table & (state["gripper"][..., 2] >= WITHDRAWN) & self.rests(velocities)[..., 0]

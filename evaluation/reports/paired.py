@@ -11,7 +11,7 @@ import numpy as np
 
 from ..intervals import bootstrap, wilson
 from ..pairs import LEVEL, Pairs, holm, letters, pairs_needed
-from ..world import world_differences
+from ..world import check_reproducible, world_differences
 from .comparison import Result, find_evaluations
 from .page import markdown_table
 
@@ -38,9 +38,11 @@ def find_one(source: Path) -> Result:
 def paired(one: Result, other: Result) -> tuple[Pairs, list[int]]:
     """The episodes that two evaluations share, and their seeds in ascending order.
 
-    Raises ValueError if their worlds differ, or if they share no episode.
+    Raises ValueError if their worlds differ or are not reproducible, or if they share no episode.
     """
     names = f"{one['path']} and {other['path']}"
+    for result in (one, other):
+        check_reproducible(result["path"], result["world"])
     if differences := world_differences(one["world"], other["world"]):
         raise ValueError(f"{names} were not measured in the same world: {'; '.join(differences)}; evaluate one again")
     outcomes = [dict(zip(result["seeds"], _outcomes(result), strict=True)) for result in (one, other)]

@@ -348,13 +348,21 @@ def test_damaged_checkpoints_are_not_evaluated(recede, tmp_path, run, damage, wo
         assert word in line
 
 
-@pytest.mark.parametrize(("damage", "words"), [*BOTH, *RESUME_ONLY])
-def test_damaged_checkpoints_are_not_resumed(recede, tmp_path, run, reaches, small, damage, words):
+@pytest.fixture
+def resuming(run, reaches, small):
+    """The command that resumes the run."""
     steps = ["steps=200", "warmup=10", "learning_rate=4e-3", "save_every=50", "log_every=25"]
-    command = ["train", "task=toys:REACH", f"dataset={reaches}", f"out={run}", *small, *steps]
-    assert recede(*command).status == 0  # it is done
+    return ["train", "task=toys:REACH", f"dataset={reaches}", f"out={run}", *small, *steps]
+
+
+def test_the_undamaged_checkpoint_is_accepted(recede, resuming):
+    assert recede(*resuming).status == 0  # it is done
+
+
+@pytest.mark.parametrize(("damage", "words"), [*BOTH, *RESUME_ONLY])
+def test_damaged_checkpoints_are_not_resumed(recede, tmp_path, run, resuming, damage, words):
     damage(run)
-    line = refused(recede, tmp_path, *command)
+    line = refused(recede, tmp_path, *resuming)
     assert str(run) in line
     for word in words:
         assert word in line

@@ -85,7 +85,10 @@ def test_the_broken_promise_is_one_line(recede, arguments, message):
     assert re.search(message, result.err), result.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+SLOW = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGTERM, signal.SIGHUP)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, *SLOW])
 def test_a_signal_stops_the_robot(number):
     command = [
         sys.executable,

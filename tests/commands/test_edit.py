@@ -173,6 +173,17 @@ def test_an_unfinished_store_has_one_writer(recede, reaches, tmp_path):
     assert recede(*command).status == 0
 
 
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """A folder of stores that do not fit together, read only."""
+    folder = tmp_path_factory.mktemp("others")
+    (folder / "there").mkdir()
+    make(folder / "other.zarr")
+    make(folder / "input.zarr", facts=EpisodeFacts(notes={"action": "input"}))
+    DemonstrationStore.create(folder / "empty.zarr", FOREIGN)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -222,13 +233,10 @@ def test_an_unfinished_store_has_one_writer(recede, reaches, tmp_path):
         (["source=empty.zarr"], "empty.zarr has no episodes to edit"),
     ],
 )
-def test_bad_input_is_one_line_before_anything_is_written(recede, reaches, tmp_path, arguments, words):
-    Path("there").mkdir()
-    make("other.zarr")
-    make("input.zarr", facts=EpisodeFacts(notes={"action": "input"}))
-    DemonstrationStore.create("empty.zarr", FOREIGN)
-    before = sorted(tmp_path.rglob("*"))
+def test_bad_input_is_one_line_before_anything_is_written(recede, reaches, others, monkeypatch, arguments, words):
+    monkeypatch.chdir(others)
+    before = sorted(others.rglob("*"))
     result = recede("edit", f"source={reaches}", "out=new.zarr", *(text.format(reaches=reaches) for text in arguments))
     assert words in result.line
     assert not result.out
-    assert sorted(tmp_path.rglob("*")) == before
+    assert sorted(others.rglob("*")) == before

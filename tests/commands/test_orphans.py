@@ -23,11 +23,12 @@ def descendants(pid):
     ("arguments", "number", "file"),
     [
         (["evaluate", "task=toys:REACH", "episodes=100000", "workers=2", "videos=0"], 2, "episodes.jsonl"),
-        pytest.param(*(["control", "robot.task=toys:REACH", "episodes=1000"], 3, "ticks.zarr"), marks=pytest.mark.slow),
+        (["control", "robot.task=toys:REACH", "episodes=1000"], 3, "ticks.zarr"),
     ],
     ids=["evaluate", "control"],
 )
-@pytest.mark.parametrize("is_early", [pytest.param(True, marks=pytest.mark.slow), False], ids=["starting", "running"])
+@pytest.mark.slow
+@pytest.mark.parametrize("is_early", [True, False], ids=["starting", "running"])
 def test_no_process_outlives_a_command_that_is_killed(trained, tmp_path, arguments, number, file, is_early):
     command, *options = arguments
     process = subprocess.Popen(

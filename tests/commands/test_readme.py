@@ -33,10 +33,11 @@ def lines_of_shell():
 
 
 def shown():
-    """The arguments of every `recede ...` in a code block or between backticks, but for those with an ellipsis.
+    """The arguments of every `recede ...` in a code block or between backticks, once, but for those with an ellipsis.
 
     Those with a package of one's own are run by tests/test_open_tables.py.
     """
+    places = {}
     for document in DOCUMENTS:
         if document.name in (
             "commands.md",
@@ -55,10 +56,11 @@ def shown():
                 arguments = arguments[arguments.index("recede") :]
             left_out = {"...", "<command>", "--help", "-m", "imports=[my_parts]"}
             if arguments[:1] == ["recede"] and not left_out & set(arguments):
-                yield pytest.param(arguments[1:], id=f"{document.name}: {' '.join(arguments[1:])}")
+                places.setdefault(tuple(arguments[1:]), document.name)
+    return [pytest.param(typed, id=f"{name}: {' '.join(typed)}") for typed, name in places.items()]
 
 
-@pytest.mark.parametrize("arguments", list(shown()))
+@pytest.mark.parametrize("arguments", shown())
 def test_a_command_that_is_shown_is_understood(arguments):
     command, *rest = arguments
     assert command in COMMANDS

@@ -81,8 +81,17 @@ def test_every_value_comes_back_not_only_the_defaults():
     assert policy_config(json.loads(json.dumps(describe(config)))) == config
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
-@pytest.mark.parametrize(("slot", "name"), [(slot, name) for policy, slot, name in PARTS if policy == "diffusion"])
+CHOSEN = [(slot, name) for policy, slot, name in PARTS if policy == "diffusion"]
+
+
+@pytest.mark.parametrize(
+    ("slot", "name", "prediction"),
+    [
+        pytest.param(slot, name, kind, marks=[] if kind == "v" or slot == "policy/schedule" else [pytest.mark.slow])
+        for slot, name in CHOSEN
+        for kind in PREDICTIONS
+    ],
+)
 def test_every_choice_builds_a_policy_that_predicts(slot, name, prediction):
     small = {"network": UNet1dConfig(channels=[8, 16], time_size=8)}
     few = {"sampler": DDIMConfig(num_steps=1)} if name == "progressive" else {}

@@ -21,6 +21,7 @@ from recede.execution.overlapping import AsyncReplace
 from recede.realtime import VirtualClock
 from recede.robots.interface import Reading
 from recede.specification import Specification, Stream
+from representatives import representatives
 
 SMALL = Specification((Stream("place", (1,), "float64"),), Stream("action", (1,), "float64", low=-1, high=1), 0.1)
 
@@ -205,7 +206,7 @@ def test_the_log_of_a_killed_loop_is_kept(tmp_path):
     assert (len(demonstrations), demonstrations.num_steps, ticks.num_steps) == (1, 10, 100)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", representatives([signal.SIGINT, signal.SIGTERM, signal.SIGHUP], signal.SIGTERM))
 def test_a_signal_that_ends_the_loop_does_not_end_the_process_that_writes(tmp_path, number):
     with open_log(tmp_path, SMALL) as run:
         run.begin(5)

@@ -31,9 +31,18 @@ def test_readings_are_kept_while_another_stream_is_silent():
 OVERLAPPING = ("async_replace", "crossfade", "rtc", "temporal_ensemble")
 
 
-@pytest.mark.parametrize("execution", OVERLAPPING)
+LATE = [(0.0, 0.0), (0.17, 0.0), (0.0, 0.1), (0.12, 0.085)]
+
+
+@pytest.mark.parametrize(
+    ("execution", "sensor", "actuation"),
+    [
+        pytest.param(name, *late, marks=[] if name == "async_replace" or all(late) else [pytest.mark.slow])
+        for name in OVERLAPPING
+        for late in LATE
+    ],
+)
 @pytest.mark.parametrize("inference", [0.0, 0.13, 0.4])
-@pytest.mark.parametrize(("sensor", "actuation"), [(0.0, 0.0), (0.17, 0.0), (0.0, 0.1), (0.12, 0.085)])
 def test_an_action_takes_effect_at_its_planned_moment(execution, inference, sensor, actuation):
     """However late observations, chunks and commands are, the command of now is the plan for now."""
     clock = VirtualClock(7.0)
@@ -56,7 +65,7 @@ def test_an_action_takes_effect_at_its_planned_moment(execution, inference, sens
 
 
 @pytest.mark.parametrize("rate", [20.0, 100.0])
-@pytest.mark.parametrize(("sensor", "actuation"), [(0.0, 0.0), (0.17, 0.0), (0.0, 0.1), (0.12, 0.085)])
+@pytest.mark.parametrize(("sensor", "actuation"), LATE)
 def test_a_request_holds_the_safe_commands_of_past_steps(sensor, actuation, rate):
     """The plan is faster than the limits allow, so the commands in effect at past steps differ from the plan."""
     clock, checked = VirtualClock(), []

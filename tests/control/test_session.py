@@ -136,8 +136,18 @@ def test_an_episode_that_fails_is_recorded_and_ends_the_session(tmp_path):
     assert robot.calls[-2:] == ["stop", "close"]
 
 
-@pytest.mark.parametrize("name", ["start", "read", "position", "command", "stop"])
-@pytest.mark.parametrize("error", [ZeroDivisionError("by zero"), ValueError("a broken frame"), KeyError("place")])
+CALLS = ["start", "read", "position", "command", "stop"]
+ERRORS = [ZeroDivisionError("by zero"), ValueError("a broken frame"), KeyError("place")]
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        pytest.param(name, error, marks=[pytest.mark.slow] if (place - kind) % len(ERRORS) else [])
+        for place, name in enumerate(CALLS)
+        for kind, error in enumerate(ERRORS)
+    ],
+)
 def test_any_error_of_a_driver_ends_the_episode_and_is_named(tmp_path, monkeypatch, name, error):
     robot = Startable(VirtualClock())
     run, _ = session(robot, iter([Policy(robot.clock)]), tmp_path)

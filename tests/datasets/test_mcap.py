@@ -16,7 +16,8 @@ from recede.datasets.formats import mcap_recording
 from recede.datasets.formats.mcap import Mcap
 from recede.datasets.formats.mcap_recording import HEADER, LOG
 from recede.datasets.formats.recognising import open_foreign
-from recede.datasets.mapping import propose
+from recede.datasets.formats.resampled import evened
+from recede.datasets.mapping import DatasetMapping, propose
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (4, 24, 20, 3), dtype=np.uint8)
@@ -197,6 +198,17 @@ def test_the_proposal_takes_commands_for_the_action_and_says_what_is_left_out(tm
     assert content["left_out"]["/note"] == "std_msgs/msg/String is not read"
     assert content["left_out"]["/quiet"] == "run.mcap has no message of it"
     assert "16UC1" in content["left_out"]["/depth"]
+
+
+def test_a_mapping_that_names_a_topic_of_another_type_is_refused(tmp_path):
+    others = messages("/note", "std_msgs/msg/String", lambda i, _: Message(data="x"))
+    dataset = open_foreign(write(tmp_path / "run.mcap", in_turn(STATES, COMMANDS, others)))
+    content = propose(dataset, rate=20)
+    content["observations"]["note"] = {"key": "/note"}
+    mapping = DatasetMapping.from_json(content, "m.yaml")
+    words = r"note\.key: /note cannot be a stream, because std_msgs/msg/String is not read"
+    with pytest.raises(ValueError, match=words):
+        evened(dataset, mapping)
 
 
 def test_commands_of_velocity_are_proposed_as_such(tmp_path):

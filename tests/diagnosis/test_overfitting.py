@@ -34,8 +34,8 @@ def test_the_verdict_is_against_the_mean_action(error, severity, words):
     assert severity == "ok" or "steps=600" in finding.remedy
 
 
-def test_a_run_is_trained_again_with_its_own_settings(trained):
-    settings = settings_of(str(trained))
+def test_a_run_is_trained_again_with_its_own_settings(trained, reaches):
+    settings = settings_of(str(trained), DemonstrationStore.open(reaches))
     assert settings["policy"].network.channels == [16, 32]
     assert settings["learning_rate"] == 4e-3
     assert (settings["horizons"].prediction, settings["observe"]) == (16, ["position", "target"])

@@ -24,6 +24,7 @@ from recede.evaluation.intervals import NUM_RESAMPLES, bootstrap, over_trainings
 from recede.evaluation.results import measure
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons
+from representatives import representatives
 
 Z = 1.959963984540054  # the 97.5 % quantile of the standard normal distribution
 
@@ -79,7 +80,7 @@ def bootstraps(samples):
     return low, high
 
 
-@pytest.mark.parametrize("episodes", [20, 50, 200])
+@pytest.mark.parametrize("episodes", [20, pytest.param(50, marks=pytest.mark.slow), 200])
 @pytest.mark.parametrize("name", SCORES)
 def test_the_interval_of_a_mean_covers_it_in_95_of_100_evaluations(name, episodes):
     """Also if most samples of 20 episodes show no failure at all; percentiles of the scores alone cover 34 % there."""
@@ -131,7 +132,15 @@ def test_scores_outside_0_and_1_have_no_interval(scores, shown):
         bootstrap(scores)
 
 
-@pytest.mark.parametrize(("mean", "spread"), [(0.4, 0.1), (0.9, 0.05), (0.97, 0.02), (0.4, 0.0)])
+@pytest.mark.parametrize(
+    ("mean", "spread"),
+    [
+        (0.4, 0.1),
+        pytest.param(0.9, 0.05, marks=pytest.mark.slow),
+        (0.97, 0.02),
+        pytest.param(0.4, 0.0, marks=pytest.mark.slow),
+    ],
+)
 def test_the_interval_over_trainings_covers_what_a_recipe_achieves(mean, spread):
     """Three trainings whose true rates differ by this standard deviation, 50 episodes of each."""
     random = np.random.default_rng(0)
@@ -267,7 +276,11 @@ def test_changes_replace_single_values_of_a_choice():
 
 
 @pytest.mark.parametrize(
-    "form", ["sampler.options={timestep_spacing:leading}", "sampler.options.timestep_spacing=leading"]
+    "form",
+    representatives(
+        ["sampler.options={timestep_spacing:leading}", "sampler.options.timestep_spacing=leading"],
+        "sampler.options.timestep_spacing=leading",
+    ),
 )
 def test_a_scheduler_of_diffusers_takes_options(recede, trained, tmp_path, form):
     options = ["task=toys:REACH", "episodes=1", "videos=0", f"out={tmp_path}", "device=cpu"]

@@ -1,6 +1,6 @@
 """Context reaches a policy as tokens of its own, may be unknown, and classifier-free guidance weighs it."""
 
-from functools import partial
+from functools import cached_property, partial
 
 import cameras
 import numpy as np
@@ -139,11 +139,14 @@ class Engines:
     """The eager and the exported engine of a policy."""
 
     def __init__(self, folder, specification):
-        policy = policy_of(specification)
-        write_onnx(policy, folder)
-        self.policy, self.eager = policy, EagerEngine(policy)
-        self.onnx = exported_engine(policy, open_session("onnx", folder))
-        self.observation, self.noise = observation_of(specification), noise_of(policy)
+        self.policy, self.folder = policy_of(specification), folder
+        self.eager = EagerEngine(self.policy)
+        self.observation, self.noise = observation_of(specification), noise_of(self.policy)
+
+    @cached_property
+    def onnx(self):
+        write_onnx(self.policy, self.folder)
+        return exported_engine(self.policy, open_session("onnx", self.folder))
 
     def predict(self, name, *guidance):
         return getattr(self, name).predict(self.observation, self.noise, guidance)
@@ -156,7 +159,7 @@ def engines(request, tmp_path_factory):
     return Engines(tmp_path_factory.mktemp("engine"), request.param)
 
 
-@pytest.mark.parametrize("name", ["eager", "onnx"])
+@pytest.mark.parametrize("name", ["eager", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_weight_one_is_the_policy_and_weight_zero_never_sees_the_context(engines, name):
     usual = engines.predict(name)
     assert np.array_equal(engines.predict(name, ClassifierFree(1.0)), usual)
@@ -167,6 +170,7 @@ def test_weight_one_is_the_policy_and_weight_zero_never_sees_the_context(engines
     assert np.array_equal(engine.predict(changed, engines.noise, [ClassifierFree(0.0)]), blind)
 
 
+@pytest.mark.slow  # of the export
 @pytest.mark.parametrize("weight", [0.0, 0.5, 3.0])
 def test_exported_graphs_guide_as_pytorch_does_also_with_a_prefix(engines, weight):
     actions = np.zeros((5, 6, 2), np.float32)

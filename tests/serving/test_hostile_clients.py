@@ -21,6 +21,7 @@ from policy_server import (
 )
 from recede.serving import server
 from recede.serving.server import max_size
+from representatives import representatives
 from websockets.exceptions import ConnectionClosed
 
 
@@ -83,7 +84,13 @@ def impatient(monkeypatch):
     monkeypatch.setattr(logging.getLogger("websockets.server"), "disabled", False)
 
 
-@pytest.mark.parametrize("name", HOSTILE)
+QUICK = (
+    *("random bytes", "half a request", "a huge header", "no upgrade", "no frames", "a frame of 2^63 bytes"),
+    *("a message in too many pieces", "an unmasked frame", "a close without end"),
+)
+
+
+@pytest.mark.parametrize("name", representatives(HOSTILE, *QUICK))
 def test_a_hostile_client_is_disconnected_and_harms_nobody(engine, impatient, name, caplog):
     with serve(engine, seed=5) as (address, _), open_session(address) as (honest, hello):
         drawn = noise(engine, 5, hello["session"])

@@ -135,6 +135,7 @@ def assert_learns_the_same(recede, dataset, tmp_path, *options):
             torch.testing.assert_close(compiled[key], x, rtol=1e-4, atol=1e-5, msg=key)
 
 
+@pytest.mark.slow
 def test_a_traced_training_learns_the_same(recede, reaches, tmp_path, compile_with):
     traced = []
 

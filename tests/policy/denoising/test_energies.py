@@ -103,11 +103,11 @@ def near(width):
     ("schedule", "correlation", "std", "exact"),
     [
         ("cosine", "ar", 1.0, True),
-        ("flow", "ar", 0.3, True),
-        ("cosine", "rbf", 0.3, True),
+        pytest.param("flow", "ar", 0.3, True, marks=pytest.mark.slow),
+        pytest.param("cosine", "rbf", 0.3, True, marks=pytest.mark.slow),
         ("flow", "rbf", 1.0, True),
         ("cosine", "independent", 0.3, False),
-        ("flow", "independent", 1.0, False),
+        pytest.param("flow", "independent", 1.0, False, marks=pytest.mark.slow),
     ],
 )
 def test_samples_have_the_law_of_the_posterior(schedule, correlation, std, exact):

@@ -20,6 +20,7 @@ from recede.policy.engines.eager import EagerEngine
 from recede.policy.engines.making import make_engine
 from recede.policy.engines.wrapping import GuidedEngine
 from recede.serving.inference import Inference
+from representatives import representatives
 from simulated_gpu import CaptureError, SimulatedGPU, place
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU would be hidden by the simulated one")
@@ -53,7 +54,7 @@ def assert_replays(engine, policy, options=None, rows=2, *, eager=None):
     assert np.array_equal(chunks[0], chunks[2])
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", representatives(POLICIES, "unet1d", "regression", "images"))
 def test_a_captured_policy_answers_every_question_it_is_asked(name):
     policy = ready(POLICIES[name])
     with SimulatedGPU() as gpu:
@@ -65,7 +66,7 @@ def test_a_captured_policy_answers_every_question_it_is_asked(name):
             replies(engine, policy, [0], PREFIXES["gradient"])
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", representatives(SAMPLERS, "ddpm", "heun"))
 def test_every_sampler_is_captured(name):
     policy = ready(partial(sampled_by, SAMPLERS[name]))
     with SimulatedGPU():

@@ -13,9 +13,10 @@ from recede.policy.engines.interface import ENGINES
 from recede.policy.engines.making import make_engine
 from recede.policy.engines.pieces import action_affine
 from recede.policy.engines.wrapping import GuidedEngine
+from representatives import representatives
 
 
-@pytest.fixture(params=POLICIES)
+@pytest.fixture(params=representatives(POLICIES, "unet1d", "transformer", "images"))
 def name(request):
     return request.param
 

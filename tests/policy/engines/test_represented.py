@@ -59,6 +59,7 @@ def engines(workshop, policies):
     return {mode: [workshop.engine("represented", name, policies[mode]) for name in GRAPHS] for mode in MODES}
 
 
+@pytest.mark.slow  # of the export
 @pytest.mark.parametrize("mode", MODES)
 def test_engines_in_numpy_agree_also_with_a_plan(engines, policies, mode):
     policy, weights = policies[mode], np.tile(np.array([1, 1, 0.5, 0, 0, 0], np.float32), (ROWS, 1))
@@ -94,6 +95,7 @@ def test_energies_see_units_and_pull_through_the_representation(policies, mode):
     assert guided[..., 0].mean() < free[..., 0].mean() - 0.05
 
 
+@pytest.mark.slow  # of the export
 def test_energies_without_pytorch_are_refused(engines, policies):
     energies = Energies((HalfSpace((0.1,) * 7, (1.0, *[0.0] * 6), 0.0),), exact=False)
     with pytest.raises(ValueError, match="energies need the gradient of the representation"):
