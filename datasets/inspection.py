@@ -170,7 +170,7 @@ def _dimension_faults(
         return  # still, and reported as such
     if units == "rad" and span > MOST_RADIANS:
         where = f"from {values.min():.4g} to {values.max():.4g} rad, {span / (2 * np.pi):.0f} turns"
-        yield 1.0, "goes", where, "are these degrees? Convert them, or give units deg"
+        yield 1.0, "is spread", where, "are these degrees? Convert them, or give units deg"
     is_start = np.zeros(len(values), dtype=bool)
     is_start[[0, *demonstrations.episode_ends[:-1]]] = True
     is_jump = (np.abs(np.diff(values, prepend=values[0])) > JUMP * span) & ~is_start & ~wraps(values, is_start, units)
