@@ -36,8 +36,8 @@ UNBOUNDED = 1e6
 def import_checkpoint(config: ImportCheckpointConfig) -> Path:
     """Write a checkpoint of the policy in `config.source`, whole or not at all; returns its folder, `config.out`.
 
-    Raises FileExistsError if the folder exists. Raises ValueError if the policy cannot be imported, with the names that
-    differ and the remedy.
+    Raises FileExistsError if that folder exists, and FileNotFoundError if the source does not. Raises ValueError if the
+    policy cannot be imported, with the names that differ and the remedy.
     """
     from ..files import interpreting, whole_folder
     from ..policy.normalizer import Normalizer
@@ -50,6 +50,10 @@ def import_checkpoint(config: ImportCheckpointConfig) -> Path:
     source, out = Path(config.source), Path(config.out)
     if out.exists():
         raise FileExistsError(f"{out} exists already: give another out=, or remove it")
+    if not source.exists():
+        raise FileNotFoundError(
+            f"there is no file or folder {source}: download the published files first; source is a path on this machine"
+        )
     if not isinstance(config.policy, DiffusionConfig):
         raise ValueError(f"policy must be a diffusion policy, got {describe(config.policy)['choice']}")
     if config.policy.encoder != LowdimEncoderConfig():
@@ -149,9 +153,10 @@ def specification_of(config: ImportCheckpointConfig, foreign: Foreign) -> Specif
     is_ambiguous = max(num_images, len(streams) - num_images) > 1
     if sorted(names) != sorted(streams) or (is_ambiguous and not config.streams):
         wrong = next((name for name in names if name not in streams), "")
+        remedy = nearest(wrong, streams) if config.streams else f"give them, as in streams=[{','.join(streams)}]"
         raise ValueError(
             f"streams must be the observations of {config.task}, in the order in which the policy concatenates them, "
-            f"got {config.streams}: {nearest(wrong, streams)}"
+            f"got {config.streams}: {remedy}"
         )
     specification = Specification(tuple(streams[name] for name in names), task.action, task.control_dt)
     check_sizes(specification, foreign)

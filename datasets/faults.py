@@ -192,7 +192,7 @@ def _saturation(
     is_command = stream.name == recording.demonstrations.specification.action.name
     limits = np.array([stream.low, stream.high])[:, index] if stream.low else (-np.inf, np.inf)
     for end, limit, is_at in zip(ends, limits, at, strict=True):
-        if is_command and not np.isclose(end, limit):
+        if (is_command and not np.isclose(end, limit)) or _is_natural(stream, index, end, limit):
             continue
         was_at = np.concatenate([[False], is_at[:-1]]) & ~recording.is_first
         stays = is_at & was_at & ~idle
@@ -205,6 +205,14 @@ def _saturation(
                 f"at {end:g} in {is_at.mean():.1%} of the steps, {recording.where(stays)}",
                 "record it with a wider range, or leave these episodes out",
             )
+
+
+def _is_natural(stream: Stream, index: int, end: float, limit: float) -> bool:
+    """Whether nothing lies beyond this end: a cosine ends at 1, and a gripper that is open at its limit."""
+    kind = stream.kinds[index] if stream.kinds else "number"
+    return (kind == "cosine_sine" and bool(np.isclose(abs(end), 1))) or (
+        kind == "gripper" and bool(np.isclose(end, limit))
+    )
 
 
 def _repeats(recording: Recording, stream: Stream) -> Iterator[Fault]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ def read_state_dict(path: Path, *, remedy: str) -> dict[str, Tensor]:
             weights: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
+    except pickle.UnpicklingError:  # torch's reason is its advice to trust the file
+        raise ValueError(f"{path} must hold tensors by name and nothing that runs code: {remedy}") from None
     except Exception as error:  # bytes that are no pickle can fail in any way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} must hold tensors by name and nothing that runs code ({reason}): {remedy}") from None

@@ -125,11 +125,13 @@ def lerobot_settings(path: Path) -> dict[str, Any]:
     """The content of a config.json. Raises ValueError if it is not of a diffusion policy that can be imported."""
     config = read_json(path)
     missing = [key for key in SETTINGS if key not in config]
-    if config.get("type") != "diffusion" or missing:
+    if config.get("type") != "diffusion":
         raise ValueError(
-            f"{path} must be of LeRobot's policy of type 'diffusion', got type {config.get('type')!r} without "
-            f"{missing}: save it again with a newer version of LeRobot"
+            f"{path} must be of LeRobot's policy of type 'diffusion', got type {config.get('type')!r}: no other type "
+            'can be imported; if it is a diffusion policy, add "type": "diffusion"'
         )
+    if missing:
+        raise ValueError(f"{path} must hold {missing}: save the policy again with a newer version of LeRobot")
     unknown = sorted(config["input_features"].keys() - OBSERVATIONS.keys() - images_of(config).keys())
     if unknown:
         raise ValueError(f"{path}: only {sorted(OBSERVATIONS)} and images can be imported, got {unknown} too")

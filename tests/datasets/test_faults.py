@@ -229,6 +229,25 @@ def test_a_command_that_stays_at_a_value_is_cut_off_at_its_limits_alone(limits, 
         assert texts(demonstrations) == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "end", "is_fault"),
+    [("gripper", 0.8, False), ("gripper", 0.7, True), ("cosine_sine", 1.0, False), ("cosine_sine", 0.8, True)],
+)
+def test_a_gripper_at_its_limit_and_a_cosine_at_1_are_not_cut_off(kind, end, is_fault):
+    demonstrations = make()
+    joints = demonstrations.rows["joints"]
+    joints[:, :2] /= 1.2 if kind == "cosine_sine" else 1.0
+    joints[:, 0] = np.minimum(joints[:, 0] * 1.3, end)
+    limit = 0.8 if kind == "gripper" else 9.0
+    stream = Stream("joints", (3,), units="rad", kinds=(kind, kind, "angle"), low=(-9.0,) * 3, high=(limit, 9.0, 9.0))
+    others = demonstrations.specification.observations[1:]
+    demonstrations.specification = replace(demonstrations.specification, observations=(stream, *others))
+    if is_fault:
+        one_of(demonstrations, f"joints[0] is cut off at {end:g} in", "range")
+    else:
+        assert texts(demonstrations) == []
+
+
 @pytest.mark.parametrize(("gain", "words"), [(3.0, "at 255"), (-3.0, "at 0")])
 def test_images_that_are_cut_off_are_named(gain, words):
     demonstrations = make()

@@ -195,9 +195,21 @@ def test_files_that_hold_more_than_tensors_are_refused_and_run_nothing(tmp_path,
         message = refused(capsys, path, f"out={tmp_path / 'imported'}", "control_dt=0.1")
         assert str(path) in message, path
         assert "must hold tensors by name" in message, path
+        assert "only if you trust" not in message, path
         assert not trace.exists(), path
         assert "torch.save(payload['state_dicts']['ema_model'], 'weights.pt')" in message, path
     assert not (tmp_path / "imported").exists()
+
+
+def test_a_missing_source_and_a_config_without_a_key_are_refused(tmp_path, capsys):
+    message = refused(capsys, tmp_path / "policy", f"out={tmp_path / 'imported'}", "control_dt=0.1")
+    assert f"there is no file or folder {tmp_path / 'policy'}" in message
+    folder = lerobot_folder(tmp_path / "lerobot")
+    settings = json.loads((folder / "config.json").read_text())
+    del settings["n_groups"]
+    (folder / "config.json").write_text(json.dumps(settings))
+    message = refused(capsys, folder, f"out={tmp_path / 'imported'}", "control_dt=0.1")
+    assert "must hold ['n_groups']: save the policy again" in message
 
 
 def edit(weights, drop=(), add=(), rename=("", "")):
@@ -251,7 +263,7 @@ def test_observations_that_would_be_clipped_are_refused(tmp_path, capsys):
         (["policy=regression"], "policy must be a diffusion policy, got regression"),
         (["task=toys:REACH"], "give either task= or control_dt="),
         (["control_dt=null"], "give either task= or control_dt="),
-        (["task=toys:REACH", "control_dt=null"], "streams must be the observations of toys:REACH"),
+        (["task=toys:REACH", "control_dt=null"], "got []: give them, as in streams=[position,target]"),
         (["task=toys:REACH", "control_dt=null", "streams=[targt,position]"], "did you mean 'target'?"),
         (["task=toys:REACH", "control_dt=null", "streams=[target,position]"], "must take 4 numbers a step"),
     ],
@@ -266,7 +278,7 @@ def test_options_that_do_not_fit_the_weights_are_refused(tmp_path, capsys, argum
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"type": "act"}, "of type 'diffusion', got type 'act'"),
+        ({"type": "act"}, "of type 'diffusion', got type 'act': no other type can be imported"),
         ({"input_features": {"observation.effort": {"type": "STATE", "shape": [3]}}}, "got ['observation.effort'] too"),
         ({"n_groups": 4}, "n_groups must be 8"),
         ({"use_film_scale_modulation": False}, "use_film_scale_modulation true"),
