@@ -43,7 +43,7 @@ def run(config: CollectConfig) -> None:
             f"{summary(collected.faults)}"
         )
     if collected.successes:
-        print_train(config.task, config.out, config.imports)
+        print_train(config.task, config.out, config.imports, task.specification)
 
 
 def _task(config: CollectConfig) -> Task:

@@ -54,9 +54,12 @@ def run(config: ControlConfig) -> None:
             if session.records:
                 _report(config, description["task"], session)
         if num := sum(record["reason"] == STOPPED for record in session.records):
+            stopped = [record for record in session.records if record["reason"] == STOPPED]
+            refused = next((record["refused"] for record in reversed(stopped) if "refused" in record), "")
             raise ValueError(
                 f"{num} of {len(session.records)} episodes were stopped for safety: {out / 'report.html'} shows which "
                 "limit or which silence stopped the robot"
+                + (f"; the last reading that was not acted on was of {refused}" if refused else "")
             )
 
 

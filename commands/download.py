@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..configs.datasets import DownloadConfig
+from ..envs.catalogue import load_task
 from .next_lines import print_train
 
 
@@ -15,4 +16,4 @@ def run(config: DownloadConfig) -> None:
     path = Path(config.out or f"data/{config.name}.zarr")
     published = download(config.name, path, url=config.url)
     print(f"{path}: {published.source}")
-    print_train(config.name, str(path), config.imports)
+    print_train(config.name, str(path), config.imports, load_task(config.name).specification)

@@ -51,7 +51,9 @@ def run(config: InspectConfig) -> None:
             draw_augmented(demonstrations, config.augmentation.build(crop), augmented, seed=config.seed)
             print(f"augmented: {augmented}")
         if _can_be_trained_on(demonstrations):
-            print_train(config.task or _usual_task(demonstrations), config.dataset, config.imports)
+            print_train(
+                config.task or _usual_task(demonstrations), config.dataset, config.imports, demonstrations.specification
+            )
 
 
 def _can_be_trained_on(demonstrations: Demonstrations) -> bool:

@@ -12,19 +12,21 @@ from typing import Any
 
 from ..configs.notation import shown
 from ..envs.catalogue import TASKS
+from ..specification import Specification
+
+CROP = 84
+"""Pixels of the crop in `preset=cpu` and `preset=gpu`."""
 
 _IS_PRINTED = ContextVar("whether next commands are printed", default=True)
 
 
 def run_name(task: str) -> str:
-    """What a run of a task is called: the task as typed, or the last word of a gymnasium id.
+    """What a run of a task is called: the last word of the task as typed.
 
     >>> [run_name(task) for task in ("reach", "toys:REACH", "gymnasium:gym_pusht:gym_pusht/PushT-v0@{dt: 0.1}")]
-    ['reach', 'toys:REACH', 'PushT-v0']
+    ['reach', 'REACH', 'PushT-v0']
     """
-    from ..envs.gymnasium_task import PREFIX
-
-    return re.split("[:/]", task.partition("@")[0])[-1] if task.startswith(PREFIX) else task
+    return re.split("[:/]", task.partition("@")[0])[-1]
 
 
 @contextmanager
@@ -43,12 +45,26 @@ def print_next(command: str) -> None:
         print(f"next: {command}", flush=True)
 
 
-def print_train(task: str | None, dataset: str, imports: list[str]) -> None:
-    """How to train on demonstrations, in a new run folder, which has the name of the task or else that of the store."""
+def print_train(task: str | None, dataset: str, imports: list[str], specification: Specification) -> None:
+    """How to train on demonstrations, in a new run folder, which has the name of the task or else that of the store.
+
+    specification: of the demonstrations; images need an encoder, and a crop that fits into them.
+    """
     name = run_name(task) if task else Path(dataset).resolve().name.removesuffix(".zarr")
     folders = (f"runs/{name}{f'-{number}' if number > 1 else ''}" for number in count(1))
     out = next(folder for folder in folders if not Path(folder).exists())
-    print_next(shown("train", task=task, dataset=dataset, out=out, imports=imports))
+    print_next(shown("train", task=task, dataset=dataset, out=out, **_for_images(specification), imports=imports))
+
+
+def _for_images(specification: Specification) -> dict[str, Any]:
+    """The settings that a training on images needs."""
+    sides = [side for stream in specification.observations if stream.is_image for side in stream.shape[:2]]
+    if not sides:
+        return {}
+    from ..policy.device import device
+
+    settings: dict[str, Any] = {"preset": "cpu" if device("auto").type == "cpu" else "gpu"}
+    return settings | ({"policy.encoder.crop": 2 * [7 * min(sides) // 8]} if min(sides) < CROP else {})
 
 
 def print_evaluate(folder: str, task: str | None, imports: list[str], **settings: str) -> None:

@@ -60,4 +60,4 @@ def run(config: RecordConfig) -> None:
         count = len(DemonstrationStore.open(path))
         print(f"{count} demonstrations in {config.out}, {session.num_kept} of them new")
     if count and isinstance(robot, SimulatedRobot):
-        print_train(config.task, config.out, config.imports)
+        print_train(config.task, config.out, config.imports, robot.specification)

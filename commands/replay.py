@@ -37,7 +37,7 @@ def run(config: ReplayConfig) -> None:
         _print_deviations(task, replays)
     if faults:
         raise ValueError(f"{len(faults)} of {len(results)} episodes broke off: {summary(faults)}")
-    print_train(config.task, config.dataset, config.imports)
+    print_train(config.task, config.dataset, config.imports, task.specification)
 
 
 def _print_deviations(task: Task, replays: Sequence[Replayed]) -> None:

@@ -125,8 +125,9 @@ at the new last update."""
     """Largest share of themselves that the averaged weights keep in an update. null is chosen from the steps."""
     mask_padding: bool = False
     """Leave steps beyond the ends of an episode out of the loss."""
-    precision: str = "fp32"
-    """fp32, or bf16 for matrix products in 16 bits (NVIDIA since 2020, Intel with AMX). Weights stay in fp32."""
+    precision: str | None = "fp32"
+    """fp32, or bf16 for matrix products in 16 bits (NVIDIA since 2020, Intel with AMX). Weights stay in fp32. null is
+    bf16 where that is fast, else fp32."""
     device: str = "auto"
     """Device of torch, such as cpu or cuda:0. auto takes a GPU if there is one."""
     capture: bool = True
@@ -190,7 +191,7 @@ says so and goes on without it."""
             raise ValueError(f"only must be interventions or null, got {self.only!r}")
         if self.data not in ("same", "grown"):
             raise ValueError(f"data must be same or grown, got {self.data!r}")
-        if self.precision not in ("fp32", "bf16"):
+        if self.precision not in ("fp32", "bf16", None):
             raise ValueError(f"precision must be fp32 or bf16, got {self.precision!r}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(

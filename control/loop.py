@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..realtime import Clock
-from ..robots.interface import Queueing, Robot, call_robot
+from ..robots.interface import Answer, Queueing, Robot, call_robot
 from .alignment import Alignment
 from .safety import Event, Safety
 
@@ -111,6 +111,8 @@ class Summary:
     """Name of an `Event` -> ticks in which it occurred."""
     reason: str = ""
     """Why the run ended."""
+    refused: str = ""
+    """The last reading that was not acted on, and why."""
 
     def count(self, tick: Tick, *, is_late: bool) -> None:
         """Count a tick."""
@@ -188,6 +190,7 @@ class Controller:
         self.summary = Summary()
         self._commanded = Commanded()
         self._rest_at = math.inf
+        self._slowest = 0.0, ""
 
     def run(self, is_over: Callable[[], bool], *, brakes: Callable[[], str] = lambda: "") -> Summary:
         """Control the robot until `is_over`, or until it has braked to rest; then stop it.
@@ -199,7 +202,7 @@ class Controller:
         and ConnectionError if the robot is lost or its driver fails. Nothing more is commanded then.
         """
         try:
-            call_robot(self.robot.start)
+            self._call(self.robot.start)
             self._wait_for_streams()
             self.lead.begin(
                 Situation(
@@ -216,7 +219,8 @@ class Controller:
                 self.clock.sleep_until(scheduled)
                 now = self.clock.now()
                 if not 0 <= now - last <= LARGEST_GAP_S:
-                    raise ValueError(f"the clock must go on evenly, but moved by {now - last:.3g} s between two ticks")
+                    raise ValueError(self._gap(now - last))
+                self._slowest = 0.0, ""
                 if not self.safety.is_stopped and (reason := brakes()):
                     self.summary.reason = reason
                     self.safety.stop()
@@ -233,8 +237,25 @@ class Controller:
             with suppress(Exception):  # the error that came first is raised
                 self.robot.stop()
             raise
-        call_robot(self.robot.stop)
+        self._call(self.robot.stop)
         return self.summary
+
+    def _call(self, method: Callable[..., Answer], *arguments: Any) -> Answer:
+        """`call_robot`; the slowest call since the last tick is kept."""
+        begin = self.clock.now()
+        answer = call_robot(method, *arguments)
+        self._slowest = max(self._slowest, (self.clock.now() - begin, getattr(method, "__name__", "call")))
+        return answer
+
+    def _gap(self, seconds: float) -> str:
+        """What is wrong if so much time lies between two ticks."""
+        taken, name = self._slowest
+        if taken > LARGEST_GAP_S / 2:
+            return (
+                f"the robot's {name}() must return at once, but took {taken:.3g} s: let a thread of the driver wait "
+                "for the hardware (recede check measures each call)"
+            )
+        return f"the clock must go on evenly, but moved by {seconds:.3g} s between two ticks"
 
     def _is_at_rest(self) -> bool:
         """Whether the robot is stopped, and its last commands have taken effect."""
@@ -248,7 +269,7 @@ class Controller:
         until, refused = self.clock.now() + self.start_s, dict[str, str]()
         while True:
             refused |= self._read()
-            position = call_robot(self.robot.position)
+            position = self._call(self.robot.position)
             if not self.alignment.missing and position is not None:
                 self.safety.begin(position)
                 return
@@ -264,23 +285,24 @@ class Controller:
         """Read all streams; the name of a stream whose reading is refused -> why."""
         refused = dict[str, str]()
         if isinstance(self.robot, Queueing):  # what a late tick has missed
-            for name, readings in call_robot(self.robot.unread).items():
+            for name, readings in self._call(self.robot.unread).items():
                 for reading in readings:
                     refused |= self.alignment.add({name: reading}, self.clock.now())
-        readings = call_robot(self.robot.read)
+        readings = self._call(self.robot.read)
         return refused | self.alignment.add(readings, self.clock.now())
 
     def _tick(self, now: float, scheduled: float) -> None:
-        is_bad = bool(self._read())
+        if refused := self._read():
+            self.summary.refused = "; ".join(f"{name!r}: {why}" for name, why in refused.items())
         age = self.clock.now() - self.alignment.time  # a reading may be newer than the begin of the tick
         with np.errstate(all="ignore"):  # a target may hold any numbers, which safety checks
             target = self.lead.target(now)
             command, events = self.safety(target.position, age_s=age, is_slow=target.is_lost)
-        if is_bad:
+        if refused:
             events |= Event.BAD_READING
         if target.is_lost:
             events |= Event.LOST
-        call_robot(self.robot.command, command, now)
+        self._call(self.robot.command, command, now)
         self._commanded.add(now + self.robot.actuation_delay, command)
         late, (_, chunk_s, seam, is_led, doubt, _) = self.clock.now() - scheduled, target
         tick = Tick(now, late, age, command, int(events), chunk_s, seam, is_led, doubt)

@@ -138,7 +138,7 @@ class Session:
             record.update(demonstrations=log.end(self._outcome or judged), unlogged=log.num_dropped)
         except OSError as error:
             failures.append(error)
-        print(", ".join(f"{key} {value}" for key, value in record.items()))
+        print(", ".join(f"{key} {value}" for key, value in record.items() if value is not None))
         if failures:
             raise failures[0] if len(failures) == 1 else ExceptionGroup("the run and its log failed", failures)
 
@@ -232,4 +232,5 @@ def episode_record(seed: int, simulation: SimulatedRobot | None, summary: Summar
         "chunks": summary.num_chunks,
         "chunk_ms": round(1e3 * float(np.median(summary.chunk_s)), 1) if summary.chunk_s else None,
         "events": dict(summary.events),
+        **({"refused": summary.refused} if summary.refused else {}),
     }

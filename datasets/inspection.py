@@ -21,6 +21,9 @@ JUMP = 0.5
 USUAL = 0.5
 """Jumps in this share of the episodes or more are no fault: a gripper, for example, snaps open and shut."""
 
+MOST_RADIANS = 25.0
+"""A joint whose radians span more than this, four turns, is probably in degrees."""
+
 NUMBERS_JUDGED = 2**24
 """Most numbers that `worst` judges, of all vectors: it holds several copies of them."""
 
@@ -31,16 +34,18 @@ def summarise(demonstrations: Demonstrations) -> list[str]:
     if not len(steps):
         return ["no episodes yet"]
     dt = demonstrations.specification.control_dt
-    lines = [
+    rows = list[tuple[str, str]]()
+    for stream in demonstrations.specification.streams:
+        episodes = evenly_spaced(len(steps), IMAGE_EPISODES) if stream.is_image else range(len(steps))
+        rows += _table_rows(stream, statistics(demonstrations, stream.name, episodes))
+    width = max(23, *(len(name) for name, _ in rows))
+    return [
         f"{len(steps)} episodes, {steps.sum()} steps of {dt:g} s ({steps.sum() * dt / 60:.1f} min)",
         f"episode length: min {steps.min()}, median {np.median(steps):g}, max {steps.max()} steps",
         "",
-        f"{'stream':<24}{'units':<8}{'min':>11}{'mean':>11}{'max':>11}{'std':>11}   {'limits':<16}kind",
+        f"{'stream':<{width}} {'units':<8}{'min':>11}{'mean':>11}{'max':>11}{'std':>11}   {'limits':<16}kind",
+        *(f"{name:<{width}} {cells}" for name, cells in rows),
     ]
-    for stream in demonstrations.specification.streams:
-        episodes = evenly_spaced(len(steps), IMAGE_EPISODES) if stream.is_image else range(len(steps))
-        lines += _table_rows(stream, statistics(demonstrations, stream.name, episodes))
-    return lines
 
 
 def evenly_spaced(count: int, most: int) -> list[int]:
@@ -48,11 +53,13 @@ def evenly_spaced(count: int, most: int) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(most, count)).astype(int)).tolist()
 
 
-def _table_rows(stream: Stream, values: Statistics) -> list[str]:
+def _table_rows(stream: Stream, values: Statistics) -> list[tuple[str, str]]:
+    """The rows of a stream: what stands in the first column, and the rest."""
     if len(stream.shape) != 1:
         title = f"{stream.name} {stream.dtype}{list(stream.shape)}"
         note = f"   of at most {IMAGE_EPISODES} episodes" if stream.is_image else ""
-        return [f"{title:<32}{values.low.min():>11.4g}{values.mean.mean():>11.4g}{values.high.max():>11.4g}{note}"]
+        low, mean, high = values.low.min(), values.mean.mean(), values.high.max()
+        return [(title, f"{'':<8}{low:>11.4g}{mean:>11.4g}{high:>11.4g}{note}")]
     rows: dict[str, list[int]] = {}  # equal rows are one: constant dimensions, as a rule
     bounds = np.array([stream.low, stream.high])
     for index in range(stream.size):
@@ -62,7 +69,7 @@ def _table_rows(stream: Stream, values: Statistics) -> list[str]:
         cells = "".join(f"{column[index]:>11.4g}" for column in columns)
         kind = stream.kinds[index] if stream.kinds else ""
         rows.setdefault(f"{units:<8}{cells}   {limits:<15} {kind}".rstrip(), []).append(index)
-    return [f"{together(stream, indices):<23} {row}" for row, indices in rows.items()]
+    return [(together(stream, indices), row) for row, indices in rows.items()]
 
 
 def warnings(demonstrations: Demonstrations, *, action_horizon: int = 8) -> list[str]:
@@ -161,6 +168,9 @@ def _dimension_faults(
             yield float(is_outside.mean()), "is outside its limits", where, ""
     if (span := np.ptp(values)) <= floor:
         return  # still, and reported as such
+    if units == "rad" and span > MOST_RADIANS:
+        where = f"from {values.min():.4g} to {values.max():.4g} rad, {span / (2 * np.pi):.0f} turns"
+        yield 1.0, "is spread", where, "are these degrees? Convert them, or give units deg"
     is_start = np.zeros(len(values), dtype=bool)
     is_start[[0, *demonstrations.episode_ends[:-1]]] = True
     is_jump = (np.abs(np.diff(values, prepend=values[0])) > JUMP * span) & ~is_start & ~wraps(values, is_start, units)

@@ -221,7 +221,7 @@ class _Judge(NamedTuple):
                 (np.nan_to_num(film.repeats) >= REPEATS) & ~is_frozen,
             )
         dt, lag = self.demonstrations.specification.control_dt, film.delays.usual
-        if abs(lag) >= LATE:
+        if film.delays.is_shifted:
             yield Remark(
                 "Late camera" if lag > 0 else "Early camera",
                 f"{film.camera} {'follows' if lag > 0 else 'leads'} the other observations by {abs(lag) * dt:.3g} s",

@@ -144,6 +144,12 @@ class DatasetMapping:
         for name, stream in self.streams.items():
             if UNSET in stream.keys:
                 raise ValueError(f"{name}.key must name a column, and none is an obvious choice: edit the mapping")
+        for name, stream in self.observations.items():
+            if not self.action.is_next and (shared := sorted(set(stream.keys) & set(self.action.keys))):
+                raise ValueError(
+                    f"observations.{name} must not be {shared[0]}, which is the action: a policy would read its answer "
+                    f"there: remove {name}, or write meaning: next if the column is what the robot measured"
+                )
 
     @property
     def streams(self) -> dict[str, StreamMapping]:

@@ -282,6 +282,15 @@ class Delays:
         steps = self.steps
         return float(np.nanmedian(steps)) if np.isfinite(steps).sum() >= FEW else np.nan
 
+    @property
+    def is_shifted(self) -> bool:
+        """Whether the usual delay is `LATE` steps or more, and fits clearly better than none."""
+        if not abs(self.usual) >= LATE:
+            return False
+        curves = self.curves[np.isfinite(self.steps)]
+        gain = curves.max(axis=1) - curves[:, self.curves.shape[1] // 2]
+        return bool(np.median(gain) >= CLEAR / 2)
+
     def unusual(self) -> NDArray[np.bool_]:
         """(n,): whether a delay differs from the usual one by `LATE` steps or more, and fits clearly better."""
         if np.isnan(self.usual):

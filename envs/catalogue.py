@@ -8,6 +8,10 @@ opens an id either.
 
 from __future__ import annotations
 
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from ..specification import nearest
@@ -53,8 +57,6 @@ def load_task(name: str) -> Task:
     Only for names that the user gave; use `known_task` for all others. Raises ValueError for an unknown name, if the
     location holds no task, or if the environment of the id cannot be one.
     """
-    from importlib import import_module
-
     from .gymnasium_task import PREFIX, open_gymnasium
     from .task import Task
 
@@ -69,10 +71,21 @@ def load_task(name: str) -> Task:
     if isinstance(entry, Task):
         return entry
     module, constant = entry.split(":", 1)
-    task = getattr(import_module(module), constant, None)
+    task = getattr(imported_module(module, f"task={name}"), constant, None)
     if not isinstance(task, Task):
         raise ValueError(f"task={name} must be a Task of recede.envs.task, but {module} has {task!r} as {constant!r}")
     return task
+
+
+def imported_module(module: str, owner: str) -> ModuleType:
+    """Import a module that the user named in `owner`, for messages. Raises ValueError if its package is not there."""
+    package = module.partition(".")[0]
+    if package not in sys.modules and find_spec(package) is None:
+        raise ValueError(
+            f"{owner}: no module named {package!r}: install it, or put its folder on PYTHONPATH (the current folder is "
+            "not searched)"
+        )
+    return import_module(module)
 
 
 def known_task(name: Any, *, key: str) -> Task:

@@ -139,7 +139,10 @@ class Words:
         """
         from omegaconf import OmegaConf
 
-        source = text if text.startswith("{") else Path(text).expanduser().read_text()
+        is_file = not text.startswith("{")
+        if is_file and not Path(text).expanduser().is_file():
+            raise ValueError(f"there is no mapping {text}: check its path, or type it in its place, @{{key: value}}")
+        source = Path(text).expanduser().read_text() if is_file else text
         try:
             content = OmegaConf.to_container(OmegaConf.create(source), resolve=False)
         except Exception as error:  # of the parser, which has errors of its own
@@ -149,7 +152,9 @@ class Words:
         keys = [entry.name for entry in fields(cls)]
         for key in content:
             if key not in keys:
-                raise ValueError(f"{text} has no key {key!r}: {nearest(str(key), keys)}")
+                colon = str(key).partition(":")[0]
+                remedy = f"write a space behind {colon}:" if colon in keys else nearest(str(key), keys)
+                raise ValueError(f"{text} has no key {key!r}: {remedy}")
         return cls(**{str(key): value for key, value in content.items()})
 
 
@@ -221,7 +226,8 @@ def _explained(what: str) -> Generator[None]:
         if own_frames(error):
             raise
         is_unknown = isinstance(error, gymnasium.error.UnregisteredEnv | ModuleNotFoundError)
-        hint = f" (an id of a package is {PREFIX}package:ID, and the package must be installed)" if is_unknown else ""
+        hint = f" (an id of a package is {PREFIX}package:ID; the package must be installed, or lie in PYTHONPATH)"
+        hint = hint if is_unknown else ""
         (*_, last) = traceback.extract_tb(error.__traceback__)
         place = "" if str(error) else f" at {last.filename}:{last.lineno}"
         raise ValueError(f"{what}: {type(error).__name__}{place}: {error}{hint}".rstrip(": ")) from error

@@ -36,11 +36,22 @@ def processor(device: torch.device) -> str:
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    path = Path("/proc/cpuinfo")  # of Linux
-    lines = path.read_text() if path.exists() else ""
-    about = dict(re.findall(r"^(.+?)\s*: (.*)$", lines.partition("\n\n")[0], re.MULTILINE))
+    about = _cpu()
     name = about.get("model name", platform.processor() or platform.machine())
     if "model" in about:
         name += f" (family {about['cpu family']}, model {about['model']})"
     matrices = " and AMX" if "amx_tile" in about.get("flags", "") else ""
     return f"{name}, {torch.backends.cpu.get_cpu_capability()}{matrices}, {torch.get_num_threads()} threads"
+
+
+def is_bf16_fast(device: torch.device) -> bool:
+    """Whether matrix products in 16 bits are faster than in 32. A CPU without instructions for them is much slower."""
+    instructions = _cpu().get("flags", "").split()
+    return device.type != "cpu" or not {"amx_bf16", "avx512_bf16"}.isdisjoint(instructions)
+
+
+def _cpu() -> dict[str, str]:
+    """What Linux says of the first processor; empty on other systems."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text() if path.exists() else ""
+    return dict(re.findall(r"^(.+?)\s*: (.*)$", lines.partition("\n\n")[0], re.MULTILINE))

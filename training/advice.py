@@ -204,6 +204,15 @@ def _ema_maximum(config: Any, facts: Facts) -> Choice:
     return Choice(maximum, f"the weights are averaged over {1 / (1 - maximum):.0f} updates, about a tenth of all")
 
 
+def _precision(config: Any, facts: Facts) -> Choice:
+    from ..policy.device import device, is_bf16_fast
+
+    del facts
+    if is_bf16_fast(device(config.device)):
+        return Choice("bf16", "matrix products in 16 bits are fast here")
+    return Choice("fp32", "this processor has no instructions for products in 16 bits")
+
+
 RULES: dict[str, Callable[[Any, Facts], Choice]] = {
     "horizons.observation": _observation,
     "horizons.action": _action,
@@ -212,5 +221,6 @@ RULES: dict[str, Callable[[Any, Facts], Choice]] = {
     "batch_size": _batch_size,
     "steps": _steps,
     "ema_maximum": _ema_maximum,
+    "precision": _precision,
 }
 """Key -> the rule that chooses its value if it is null, in an order in which each needs only those before it."""

@@ -6,13 +6,12 @@ import contextlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...envs.catalogue import known_task, load_task
-from ...specification import Specification
+from ...envs.catalogue import imported_module, known_task, load_task
+from ...specification import Specification, nearest
 from ..checks import LARGEST_SEED, LONGEST_MS, PathName, not_negative, positive
 
 if TYPE_CHECKING:
@@ -174,9 +173,12 @@ class DriverConfig:
         module, colon, name = self.make.partition(":")
         if not colon or module.startswith("."):
             raise ValueError(f"robot.make must be package.module:function, got {self.make!r}")
-        make = getattr(import_module(module), name, None)
+        imported = imported_module(module, f"robot.make={self.make}")
+        make = getattr(imported, name, None)
         if not callable(make):
-            raise ValueError(f"robot.make={self.make} must be a function, but {module} has {make!r} as {name!r}")
+            has = f"{make!r} as {name!r}" if hasattr(imported, name) else f"no {name!r}"
+            functions = [key for key, value in vars(imported).items() if inspect.isfunction(value)]
+            raise ValueError(f"robot.make must be a function, but {module} has {has}: {nearest(name, functions)}")
         try:
             with contextlib.suppress(ValueError):  # of what has no signature
                 inspect.signature(make).bind(rate=rate)

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .interface import ACTION, OBSERVATION, Column, ForeignDataset
-from .numpy_files import ACTIONS, natural
+from .numpy_files import is_action, natural
 
 EPISODES = ("episode", "episode_index", "episode_id", "episode_number", "demo", "trajectory", "trial")
 """Columns that number the episodes of a file."""
@@ -137,7 +137,7 @@ class CsvFiles(ForeignDataset):
         parts = tuple(name.removeprefix(f"{key}.") for name in names)
         has_labels = all(name.startswith(f"{key}.") for name in names) and not any(map(str.isdecimal, parts))
         shape = (len(indices),) if len(indices) > 1 else ()
-        role = ACTION if key.lower() in ACTIONS else OBSERVATION
+        role = ACTION if is_action(key) else OBSERVATION
         return Column(key, shape, "float64", labels=parts if has_labels else (), role=role)
 
     def read(self, key: str, episode: int, start: int, stop: int) -> NDArray[Any]:

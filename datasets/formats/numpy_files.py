@@ -31,6 +31,15 @@ ACTIONS = ("action", "actions", "act")
 """Names of columns that are proposed as the action."""
 
 
+def is_action(key: str) -> bool:
+    """Whether a column is proposed as the action: by its name, or by the first part of it.
+
+    >>> [is_action(key) for key in ("action", "action.joints", "Actions/arm", "reaction")]
+    [True, True, True, False]
+    """
+    return re.split("[./]", key.lower())[0] in ACTIONS
+
+
 class NumpyFiles(ForeignDataset):
     """A folder of episodes in numpy's formats, in the order of their names, numbers in them counting as numbers."""
 
@@ -52,7 +61,7 @@ class NumpyFiles(ForeignDataset):
         for episode, header in zip(self._episodes, headers, strict=True):
             _check_alike(episode, header, self._episodes[0], headers[0])
         self.columns = tuple(
-            Column(key, shape[1:], dtype, role=ACTION if key in ACTIONS else OBSERVATION)
+            Column(key, shape[1:], dtype, role=ACTION if is_action(key) else OBSERVATION)
             for key, (shape, dtype) in headers[0].items()
         )
 

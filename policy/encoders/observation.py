@@ -194,7 +194,8 @@ def _check(images: Sequence[Stream], vectors: Sequence[Stream], cameras: Cameras
         if crop and (crop[0] > stream.shape[0] or crop[1] > stream.shape[1]):
             raise ValueError(
                 f"the crop must fit into stream {stream.name!r}, whose images are {stream.shape[0]} x "
-                f"{stream.shape[1]} pixels, got {crop[0]} x {crop[1]} (height x width)"
+                f"{stream.shape[1]} pixels, got {crop[0]} x {crop[1]} (height x width): give a smaller one, such as "
+                f"policy.encoder.crop=[{7 * stream.shape[0] // 8},{7 * stream.shape[1] // 8}]"
             )
     channels = {stream.shape[2] for stream in images}
     if cameras and cameras.is_shared and len(channels) > 1:

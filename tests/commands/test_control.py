@@ -272,6 +272,11 @@ def test_an_exported_policy_controls_a_robot_without_torch(recede, trained, tmp_
         (["robot=driver"], "robot.make=..."),
         (["robot=driver", "robot.make=toys"], "package.module:function, got 'toys'"),
         (["robot=driver", "robot.make=toys:NO_TASK"], "toys has 3"),
+        (["robot=driver", "robot.make=toys:make_robt"], "toys has no 'make_robt': did you mean 'make_robot'?"),
+        (
+            ["robot=driver", "robot.make=not_there:make"],
+            "no module named 'not_there': install it, or put its folder on",
+        ),
         (["robot=driver", "robot.make=..toys:make_robot"], "package.module:function, got '..toys:make_robot'"),
         (["robot=driver", "robot.make=os:getcwd"], "os:getcwd must be a function that takes rate="),
         (["robot=driver", "robot.make=builtins:dict"], "a dict has no specification, rate"),

@@ -55,6 +55,10 @@ def test_a_stranger_describes_edits_converts_and_verifies(recede, arrays):
     result = recede("convert", "arrays", "out=a.zarr", "verify=true")
     assert result.status == 0, result.err
     assert "verified: 3 episodes of a.zarr hold in 4 streams exactly what arrays holds" in result.out
+    assert recede("convert", "arrays", "mapping=m.yaml", "out=a.zarr", "verify=true").status == 0
+    Path("other.yaml").write_text(Path("m.yaml").read_text().replace("rad", "deg"))
+    refused = recede("convert", "arrays", "mapping=other.yaml", "out=a.zarr", "verify=true")
+    assert "a.zarr was made by another mapping than other.yaml holds now" in refused.line
     assert "made by recede convert source=arrays out=a.zarr mapping=m.yaml" in recede("inspect", "a.zarr").out
     refused = recede("convert", "arrays", "out=a.zarr", "verify=true", "images=jpeg")
     assert "verify=true writes no images, got images=jpeg: leave it out" in refused.line

@@ -355,6 +355,23 @@ def test_no_hostile_reading_is_acted_on_or_hides_a_right_one(hostile):
         assert alignment.at(now + 1)["place"].tolist() == right.tolist()
 
 
+@pytest.mark.parametrize("name", ["read", "command"])
+def test_a_driver_that_waits_is_named(name):
+    clock, robot = (clock := VirtualClock()), Ideal(clock)
+    method = getattr(robot, name)
+
+    def waiting(*arguments):
+        if 1 <= clock.now() < 1.5:
+            clock.sleep_until(clock.now() + 2)
+        return method(*arguments)
+
+    waiting.__name__ = name
+    setattr(robot, name, waiting)
+    with pytest.raises(ValueError, match=rf"the robot's {name}\(\) must return at once, but took 2 s"):
+        control(robot, Delayed(clock, line), clock)
+    assert robot.is_stopped
+
+
 class Faulty(Ideal):
     """A robot whose place is `change`d in every reading from 1 s to `until`."""
 
@@ -401,7 +418,9 @@ def test_a_bad_reading_is_counted_and_its_stream_grows_stale_and_comes_back(name
 def test_a_sensor_that_stays_bad_stops_the_robot(name):
     clock = VirtualClock()
     robot, safety = Faulty(clock, FAULTS[name], until=np.inf), Safety(FREE, 0.01, stale_s=0.3, patience_s=0.5)
-    assert control(robot, Delayed(clock, line), clock, safety=safety, seconds=9.0).reason == "stopped for safety"
+    summary = control(robot, Delayed(clock, line), clock, safety=safety, seconds=9.0)
+    assert summary.reason == "stopped for safety"
+    assert summary.refused.startswith("'place': it")
     assert clock.now() == pytest.approx(1.8, abs=0.05)
 
 

@@ -153,6 +153,7 @@ def test_keys_of_one_name_get_the_whole_key_as_their_name(tmp_path):
         ({"action": {"key": "action", "meaning": ["next", "target"]}}, "write it alone"),
         ({"action": {"key": "action", "of": "robott"}}, "did you mean 'robot'"),
         ({"action": {"key": UNSET}}, "action.key must name a column"),
+        ({"action": {"key": "qpos"}}, "observations.qpos must not be qpos, which is the action"),
     ],
 )
 def test_a_wrong_mapping_is_refused_with_its_entry(dataset, change, message):

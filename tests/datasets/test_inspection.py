@@ -237,3 +237,13 @@ def test_a_picture_is_drawn(sound, tmp_path, damage):
     picture = imageio.v3.imread(tmp_path / "demos.png")
     assert min(picture.shape[:2]) > 200
     assert len(np.unique(picture.reshape(-1, picture.shape[2]), axis=0)) > 50
+
+
+@pytest.mark.parametrize(("units", "is_named"), [("rad", True), ("deg", False)])
+def test_radians_over_many_turns_may_be_degrees(tmp_path, units, is_named):
+    specification = Specification((Stream("joints", (1,), units=units),), Stream("action", (1,)), control_dt=0.1)
+    store = DemonstrationStore.create(tmp_path / "store.zarr", specification)
+    for begin in (-60.0, -50.0):
+        rows = np.linspace(begin, 60, 40, dtype=np.float32)[:, None]
+        store.append({"joints": rows, "action": rows})
+    assert ("are these degrees?" in "".join(warnings(store))) == is_named

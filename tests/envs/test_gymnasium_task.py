@@ -123,6 +123,8 @@ REFUSED = {
     "gymnasium:toy_ids:toy/Channels-v0": "camera is Box(0, 255, (3, 48, 48), uint8) ... channels come first",
     "gymnasium:toy_ids:toy/Rech-v0": "gymnasium cannot make it: NameNotFound ... Did you mean: `Reach`",
     "gymnasium:no_such:toy/Reach-v0": "ModuleNotFoundError: No module named 'no_such' ... must be installed",
+    f"gymnasium:{ID}@no.yaml": "there is no mapping no.yaml: check its path",
+    f"gymnasium:{ID}@{{dt:0.1}}": "has no key 'dt:0.1': write a space behind dt:",
     f"gymnasium:{ID}": f"success, as info.KEY, 'reward >= 1' or terminated ({ENTRIES})",
     "gymnasium:Pendulum-v1": f"{PERIODS}; success, as",
     f"gymnasium:{ID}@{{success: info.sovled}}": f"success is info.sovled, but {ENTRIES}",

@@ -11,6 +11,7 @@ from recede.configs.components.policies import DiffusionConfig, HorizonsConfig, 
 from recede.configs.training import TrainConfig
 from recede.datasets.store import DemonstrationStore
 from recede.files import read_json
+from recede.policy import device
 from recede.specification import Specification, Stream
 from recede.training.advice import RULES, Facts, as_stored, choose, setting, with_setting
 from recede.training.loop import prepare, train
@@ -23,13 +24,24 @@ def config(**settings):
     return TrainConfig(dataset="data", out="run", **settings)
 
 
+BY_DEFAULT = [key for key in RULES if key != "precision"]
+"""precision is null in preset=cpu alone."""
+
+
 def chosen(facts=FEW, **settings):
     return {key: choice.value for key, choice in choose(config(**settings), facts)[1].items()}
 
 
 def test_every_rule_is_for_a_setting_that_is_null_by_default():
-    assert all(setting(config(), key) is None for key in RULES)
-    assert list(chosen()) == list(RULES)
+    assert all(setting(config(), key) is None for key in BY_DEFAULT)
+    assert list(chosen()) == BY_DEFAULT
+
+
+@pytest.mark.parametrize(("flags", "precision"), [("avx2 amx_bf16", "bf16"), ("avx2 avx512f", "fp32")])
+def test_precision_follows_the_instructions_of_the_processor(monkeypatch, flags, precision):
+    monkeypatch.setattr(device, "_cpu", lambda: {"flags": flags})
+    assert chosen(precision=None, device="cpu")["precision"] == precision
+    assert "precision" not in chosen(precision="bf16", device="cpu")
 
 
 def test_the_rules_for_few_windows_of_vectors():
@@ -103,7 +115,7 @@ def test_a_choice_is_printed_and_kept_in_the_run(reaches, tmp_path, capsys):
     train(TrainConfig(dataset=str(reaches), out=str(tmp_path / "run"), **options))
     out = capsys.readouterr().out
     stored = read_json(tmp_path / "run" / "config.json")
-    assert {*stored["chosen"]} == {*RULES} - {"policy.network.channels", "batch_size", "steps"}
+    assert {*stored["chosen"]} == {*BY_DEFAULT} - {"policy.network.channels", "batch_size", "steps"}
     for key, reason in stored["chosen"].items():
         assert f"{key}=" in out
         assert reason in out
