@@ -140,7 +140,7 @@ def test_impossible_comparisons_are_refused(recede, arguments, words):
 
 def test_policies_of_different_worlds_do_not_meet(recede, policies, monkeypatch, tmp_path):
     worlds = iter([WORLD, WORLD | {"control_dt": 9.0}])
-    monkeypatch.setattr("recede.evaluation.results.world", lambda task: next(worlds))
+    monkeypatch.setattr("recede.evaluation.results.world", lambda task, **_: next(worlds))
     refused = recede("evaluate", *policies, *OPTIONS, f"out={tmp_path / 'out'}")
     assert refused.status == 2
     assert "do not act in the same world: control_dt is" in refused.line
