@@ -62,7 +62,7 @@ def load_task(name: str) -> Task:
 
     if name not in TASKS and name.startswith(PREFIX):
         return open_gymnasium(name)
-    if name not in TASKS and (":" not in name or name.startswith(".")):  # no package is there to be relative to
+    if name not in TASKS and (":" not in name or name.startswith((".", ":"))):  # no package is there to be relative to
         raise ValueError(
             "task must be package.module:CONSTANT, gymnasium:ID or one that recede or a package in imports= knows, "
             f"got {name!r}: {nearest(name, TASKS)}"

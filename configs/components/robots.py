@@ -171,7 +171,7 @@ class DriverConfig:
     def build(self, described: Mapping[str, Any], *, rate: float) -> Robot:
         """For `rate` commands per second. Raises ValueError unless the function exists and makes a `Robot`."""
         module, colon, name = self.make.partition(":")
-        if not colon or module.startswith("."):
+        if not (module and colon) or module.startswith("."):
             raise ValueError(f"robot.make must be package.module:function, got {self.make!r}")
         imported = imported_module(module, f"robot.make={self.make}")
         make = getattr(imported, name, None)
