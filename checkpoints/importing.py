@@ -156,8 +156,8 @@ def specification_of(config: ImportCheckpointConfig, foreign: Foreign) -> Specif
         wrong = next((name for name in names if name not in streams), "")
         remedy = nearest(wrong, streams) if config.streams else f"give them, as in streams=[{','.join(streams)}]"
         raise ValueError(
-            f"streams must be the observations of {config.task} that the policy takes, once each, in the order in which "
-            f"it concatenates them, got {config.streams}: {remedy}"
+            f"streams must be the observations of {config.task} that the policy takes, once each, in the order in "
+            f"which it concatenates them, got {config.streams}: {remedy}"
         )
     specification = Specification(tuple(streams[name] for name in names), task.action, task.control_dt)
     check_sizes(specification, foreign)

@@ -36,7 +36,7 @@ class ImportCheckpointConfig(CommandConfig):
     task: str | None = None
     """Task that the policy was trained for. null needs control_dt."""
     streams: list[str] = field(default_factory=list)
-    """The task's observations that the policy takes, in the order of its input. Needed if there are several of a kind."""
+    """Observations of the task that the policy takes, in the order of its input. Needed if it has several of a kind."""
     control_dt: float | None = None
     """Control period in seconds. null takes the period of the task."""
     horizons: HorizonsConfig = field(default_factory=HorizonsConfig)
