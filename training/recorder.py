@@ -108,7 +108,7 @@ class Recorder:
         speed = (step - self._logged) * min(setting(config, "batch_size"), len(self.prepared.windows)) / seconds
         if self._window_flops is None:
             self._window_flops = window_flops(self.prepared, average)
-        tflops, highest = 1e-12 * speed * self._window_flops, peak(device, config.precision)
+        tflops, highest = 1e-12 * speed * self._window_flops, peak(device, setting(config, "precision"))
         self.write(
             step=step,
             learning_rate=rate,
