@@ -53,6 +53,8 @@ def mapping_of(dataset, *, rate, longest_hole=0.5, **action):
     """The proposal for a data set, as a mapping."""
     content = propose(dataset, rate=rate) | {"longest_hole": longest_hole}
     content["action"] |= action
+    for column in action.get("key", ()):
+        content["observations"].pop(column, None)  # the action is no observation
     return DatasetMapping.from_json(content, "the proposal")
 
 
