@@ -61,6 +61,11 @@ def test_the_index_names_every_page() -> None:
     assert {page.name for page in (ROOT / "docs").glob("*.md")} <= named | {index.name}
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_no_mark_of_a_merge_is_left(document: Path) -> None:
+    assert not re.findall(r"^(?:<{7}|={7}|>{7})(?: .*)?$", document.read_text(), flags=re.M)
+
+
 LONG = {"LOG.md", "commands.md", "python.md", "your_data.md", "your_parts.md"}
 """The log, the generated reference, and two pages that list what they hold: formats, and a package whole."""
 
