@@ -29,24 +29,25 @@ PLANTED = "from toys import REACH\n"
 """A module in the folder in which the cluster was begun; nobody asked for code from there."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def local(tmp_path_factory):
-    """A local cluster of two workers, whose processes find what this one finds."""
+    """A local cluster of two workers, whose processes find what this one finds: one for all tests of a process."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("needs the extra: pip install 'recede[ray]'")
     folder, before = tmp_path_factory.mktemp("began"), Path.cwd()
     (folder / "planted.py").write_text(PLANTED)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:  # they are as they were once the cluster runs
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))
         for name in ("AUTH_MODE", "AUTH_TOKEN", "ENABLE_WINDOWS_OR_OSX_CLUSTER", "USAGE_STATS_ENABLED"):
-            patch.setenv(f"RAY_{name}", "")  # they are as they were in the end
+            patch.setenv(f"RAY_{name}", "")
         os.chdir(folder)
         try:
-            yield cluster.joined("local", 2)
+            joined = cluster.joined("local", 2)
         finally:
             os.chdir(before)
-            __import__("ray").shutdown()
-            cluster.joined.cache_clear()
+    yield joined
+    __import__("ray").shutdown()
+    cluster.joined.cache_clear()
 
 
 def descendants(pid):
