@@ -31,7 +31,7 @@ PLANTED = "from toys import REACH\n"
 
 @pytest.fixture(scope="session")
 def local(tmp_path_factory):
-    """A local cluster of two workers, whose processes find what this one finds: one for all tests of a process."""
+    """A local cluster of two workers for all tests of a process, whose processes find what this one finds."""
     if importlib.util.find_spec("ray") is None:
         pytest.skip("needs the extra: pip install 'recede[ray]'")
     folder, before = tmp_path_factory.mktemp("began"), Path.cwd()
