@@ -129,7 +129,7 @@ def test_a_node_that_cannot_take_part_is_named_before_anything_begins(local, tra
     there = replace(one, config=replace(one.config, cluster="local", workers=2))
     with pytest.raises(ValueError, match=rf"node 127\.0\.0\.1 .* cannot take part: .*{run}.*the same paths"):
         there.elsewhere  # noqa: B018 - it raises
-    with pytest.raises(ValueError, match="no module named 'planted'.* install the same packages on every node"):
+    with pytest.raises(ValueError, match=r"no module named 'planted'.* install the same packages on every node"):
         scripted.Elsewhere(local, partial(load_task, "planted:REACH"))
     with pytest.raises(ValueError, match="cannot take part: the engine is onnx there and eager here: install"):
         local.check(
