@@ -1,13 +1,16 @@
-"""Closed-loop episodes of an evaluation, in the worlds of the task and in an environment for each, in turn.
+"""Closed-loop episodes of an evaluation, as today and in the older way, in turn.
 
     python benchmarks/evaluation.py [json=FILE]
 
+Today an evaluation runs in the worlds of the task, and predicts on all processors. The older way is all that the
+library had before: an environment for each of 64 episodes, stepped one after the other on one thread, which also
+predicts all due chunks at once, by torch's own layers. `one by one` runs a few episodes after one another in that way.
+
 The policy is the default U-Net with DDIM of 10 steps, without training, so its episodes run to their last step. Each
-way is divided into physics, rendering, prediction and the rest: readings, executions, histories and checks. Both have
-the same outcomes. `one by one` runs one episode after the other, and a few of them alone. The command is `recede
-evaluate` with as many episodes of such a policy. Of the task with images, rendering and prediction are also measured in
-turn and at once: what would be gained at most if one half of the episodes were rendered while the policy plans for the
-other half.
+way is divided into physics, rendering, prediction and the rest: readings, executions, histories and checks. The scores
+of both differ by rounding. The command is `recede evaluate` with as many episodes of such a policy. Of the task with
+images, rendering and prediction are also measured in turn and at once: what would be gained at most if one half of the
+episodes were rendered while the policy plans for the other half.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from recede.benchmarks.measure import Parts, Row, interleaved_medians, output, recede, report
 from recede.configs.components.encoders import ResNetEncoderConfig
 from recede.configs.components.networks import UNet1dConfig
@@ -33,8 +37,10 @@ from recede.envs.physics import Cameras, mujoco
 from recede.envs.task import Task
 from recede.evaluation.rollout import ROWS, rollout
 from recede.execution.receding import RecedingHorizon
-from recede.policy.diffusion import DiffusionPolicy
-from recede.policy.engines.eager import as_engine
+from recede.policy.denoising.guidance import Guidance
+from recede.policy.engines.eager import EagerEngine, as_engine
+from recede.policy.engines.interface import Arrays, Engine
+from recede.policy.networks import cpu_training
 from recede.policy.normalizer import Normalizer
 from recede.specification import Horizons
 
@@ -63,29 +69,51 @@ def default_policy(task: Task) -> Any:
     return config.build(task.specification, Horizons(), Normalizer(task.specification, ranges)).eval()
 
 
-def methods(policy: Any) -> list[tuple[Any, str, str]]:
-    """The methods that are the parts of an evaluation."""
-    batch = import_module("mujoco.batch").Batch
+class OlderEngine(EagerEngine):
+    """PyTorch by its own layers, on one thread."""
+
+    name = "older"
+
+    def predict(self, observation: Arrays, noise: NDArray[Any], guidance: Sequence[Guidance] = ()) -> NDArray[Any]:
+        """See `Engine.predict`."""
+        count = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with cpu_training.left_out():
+                return super().predict(observation, noise, guidance)
+        finally:
+            torch.set_num_threads(count)
+
+
+def methods() -> list[tuple[Any, str, str]]:
+    """The methods that are the parts of an evaluation; prediction begins and ends on the thread that steps."""
+    batch, today = import_module("mujoco.batch").Batch, import_module("recede.evaluation.rollout")
     physics = [(batch, "step", "physics"), (mujoco, "mj_step", "physics")]
-    return [*physics, (Cameras, "picture", "rendering"), (policy, "predict", "prediction")]
+    prediction = [(OlderEngine, "predict", "prediction"), (today, "_in_threads", "prediction")]
+    return [*physics, (Cameras, "picture", "rendering"), *prediction]
 
 
-def measure(task: Task, policy: Any, seeds: Sequence[int], parts: Parts, *, num_parallel: int = 64) -> list[Any]:
+def measure(task: Task, engine: Engine, seeds: Sequence[int], parts: Parts, *, num_parallel: int = 64) -> list[Any]:
     """The outcomes of episodes; adds to the seconds of the parts."""
-    execution = partial(RecedingHorizon, policy.horizons)
-    with parts.timed(methods(policy)):
-        return rollout(policy, task, seeds, execution=execution, num_parallel=num_parallel, progress=False)
+    execution = partial(RecedingHorizon, engine.horizons)
+    with parts.timed(methods()):
+        return rollout(engine, task, seeds, execution=execution, num_parallel=num_parallel, progress=False)
 
 
 def compared(name: str, *, episodes: int, turns: int) -> list[Row]:
-    """Let both ways take turns; their parts, and what the worlds gain."""
+    """Let both ways take turns; their parts, and what is gained."""
     task = load_task(name)
-    policy, ways = default_policy(task), {"environments": replace(task, make_batch=None), "worlds": task}
+    policy = default_policy(task)
+    ways = {
+        "the older way": (replace(task, make_batch=None), OlderEngine(policy)),
+        "today": (task, EagerEngine(policy)),
+    }
     parts = {way: Parts() for way in ways}
     size = episodes // turns
     for first in range(0, size * turns, size):
-        outcomes = [measure(ways[way], policy, range(first, first + size), parts[way]) for way in ways]
-        assert outcomes[0] == outcomes[1], "both ways have the same outcomes"
+        outcomes = [measure(*ways[way], range(first, first + size), parts[way]) for way in ways]
+        lengths = [[outcome.num_steps for outcome in some] for some in outcomes]
+        assert lengths[0] == lengths[1], "both ways take as many steps"
     rows = list[Row]()
     for way in ways:
         rows += parts[way].rows(f"{name}, {way}", PARTS)
@@ -94,18 +122,18 @@ def compared(name: str, *, episodes: int, turns: int) -> list[Row]:
     before, ours = (parts[way].seconds for way in ways)
     least = sum(ours[part] for part in PARTS)
     ratios = {
-        "environments / worlds, all": before["all"] / ours["all"],
-        "environments / worlds, without prediction": (before["all"] - before["prediction"])
+        "the older way / today, all": before["all"] / ours["all"],
+        "the older way / today, without prediction": (before["all"] - before["prediction"])
         / (ours["all"] - ours["prediction"]),
-        "worlds / physics, rendering and prediction": ours["all"] / least,
+        "today / its physics, rendering and prediction": ours["all"] / least,
     }
     return rows + [{"name": f"{name}, {what}", "value": ratio, "unit": "x"} for what, ratio in ratios.items()]
 
 
 def one_by_one() -> list[Row]:
-    """A few episodes, one after the other in one environment."""
+    """A few episodes, one after the other in one environment, in the older way."""
     task, parts = replace(load_task(TASK), make_batch=None), Parts()
-    measure(task, default_policy(task), range(ONE_BY_ONE), parts, num_parallel=1)
+    measure(task, OlderEngine(default_policy(task)), range(ONE_BY_ONE), parts, num_parallel=1)
     rate = ONE_BY_ONE / parts.seconds["all"]
     return [
         *parts.rows(f"{TASK}, one by one", PARTS),
@@ -120,7 +148,7 @@ def command(folder: Path) -> list[Row]:
     channels = f"policy.network.channels={list(CHANNELS)}".replace(" ", "")
     options = ("steps=1", "device=cpu", "horizons.observation=2", channels)
     recede("train", f"task={TASK}", f"dataset={demonstrations}", f"out={run}", *options)
-    with parts.timed(methods(DiffusionPolicy)):
+    with parts.timed(methods()):
         recede("evaluate", str(run), f"episodes={EPISODES}", "videos=0", "device=cpu")
     rate = EPISODES / parts.seconds["all"]
     return [
@@ -170,6 +198,9 @@ def main() -> None:
     rows += [*compared(images, episodes=IMAGE_EPISODES, turns=1), *overlap(images)]
     with tempfile.TemporaryDirectory() as folder:
         rows += command(Path(folder))
+    rates = {row["name"]: row["value"] for row in rows if row["unit"] == "1/s"}
+    ratio = rates[f"{TASK}, the command, episodes"] / rates[f"{TASK}, the older way, episodes"]
+    rows.append({"name": f"{TASK}, the older way / the command", "value": ratio, "unit": "x"})
     report(rows, path)
 
 

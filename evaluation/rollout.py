@@ -3,7 +3,8 @@
 An episode's outcome depends on its seed alone, not on the other episodes or the number of processes. Each episode draws
 its own noise. Batches are padded to a multiple of `ROWS`, so that a row's result does not depend on the number of rows
 (checked by `tests/evaluation/test_rollout.py`). The libraries of a GPU choose other ways for other multiples, so there
-every batch has just `GPU_ROWS` rows.
+every batch has just `GPU_ROWS` rows. The eager engine predicts `ROWS` rows at a time on a CPU, each on one of as many
+threads as torch has, so a row's result does not depend on the number of threads either.
 
 Cost: one prediction for all episodes that need a chunk. Environments step in `workers` processes in parallel, or all at
 once if the task has worlds (`Task.make_batch`). Memory grows with `num_parallel`, not with the number of episodes.
@@ -13,9 +14,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, nullcontext
+from contextvars import copy_context
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -37,7 +40,7 @@ from .workers import Workers
 from .worlds import WorldsArena
 
 ROWS = 16
-"""Batches are padded to a multiple of this many rows."""
+"""Batches are padded to a multiple of this many rows; the eager engine predicts as many at a time."""
 
 GPU_ROWS = EvaluateConfig.parallel
 """The rows of every batch on a GPU."""
@@ -249,19 +252,39 @@ def predict(
     monitor: Monitoring | None = None,
 ) -> list[Predicted]:
     """A chunk for each request, with noise from its own generator. Requests of one kind form a batch."""
-    is_on_gpu = getattr(engine, "device", torch.device("cpu")).type != "cpu"
-    multiple, most = (GPU_ROWS, GPU_ROWS) if is_on_gpu else (ROWS, len(requests))
+    is_on_gpu, is_eager = getattr(engine, "device", torch.device("cpu")).type != "cpu", engine.name == "eager"
+    multiple = GPU_ROWS if is_on_gpu else ROWS
+    noise = [torch.randn(engine.noise_shape, generator=generator).numpy() for generator in generators]
+    batches = list(_batches(requests, multiple if is_on_gpu or is_eager else len(requests)))
+    padded = [indices + indices[:1] * (-len(indices) % multiple) for indices in batches]
+
+    def chunks_of(rows: Sequence[int]) -> np.ndarray:
+        observation, guidance = batch([requests[row] for row in rows])
+        return engine.predict(observation, np.stack([noise[row] for row in rows], axis=1), guidance)
+
     answers: dict[int, Predicted] = {}
-    for indices in _batches(requests, most):
-        rows = indices + indices[:1] * (-len(indices) % multiple)
-        drawn = {index: torch.randn(engine.noise_shape, generator=generators[index]).numpy() for index in indices}
-        padded = [requests[row] for row in rows]
-        observation, guidance = batch(padded)
-        chunks = engine.predict(observation, np.stack([drawn[row] for row in rows], axis=1), guidance)
-        numbers = {} if monitor is None else monitor(padded, chunks)
+    predicted = map(chunks_of, padded) if is_on_gpu or not is_eager else _in_threads(chunks_of, padded)
+    for indices, rows, chunks in zip(batches, padded, predicted, strict=True):
+        numbers = {} if monitor is None else monitor([requests[row] for row in rows], chunks)
         for place, index in enumerate(indices):  # drops the padding
             answers[index] = Predicted(chunks[place], {name: float(row[place]) for name, row in numbers.items()})
     return [answers[index] for index in range(len(requests))]
+
+
+def _in_threads(work: Callable[[Sequence[int]], np.ndarray], items: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """The results of a work for some items, each computed on one of as many threads as torch has."""
+    count = torch.get_num_threads()
+    futures = [_threads(count).submit(copy_context().run, work, item) for item in items]
+    try:
+        return [future.result() for future in futures]
+    finally:
+        torch.set_num_threads(count)  # of threads that begin later, which those of the pool have changed
+
+
+@cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    """Threads that share no work of torch with others. They stay, because its libraries keep memory for each."""
+    return ThreadPoolExecutor(count, "predict", torch.set_num_threads, (1,))
 
 
 def sample_chunks(engine: Engine, history: History, *, count: int, seed: int) -> np.ndarray:

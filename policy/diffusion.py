@@ -21,6 +21,7 @@ from .denoising.prediction import Prediction, estimate
 from .denoising.sampling import Sampler
 from .inputs import check_observation
 from .interface import Encoder, Lesson, Network, Objective, Observation
+from .networks.cpu_inference import predicting
 from .normalizer import Normalizer
 from .representation import Representation, RepresentedActions
 from .space import NormalisedActions
@@ -201,4 +202,5 @@ class DiffusionPolicy(nn.Module):
             partial(self._blind, conditioning),
             observation,
         )
-        return space.decode(sample(sampling, noise, sampler=self.sampler, guidance=guidance))
+        with predicting():
+            return space.decode(sample(sampling, noise, sampler=self.sampler, guidance=guidance))

@@ -17,7 +17,10 @@ from .transfer import upload
 
 
 class EagerEngine:
-    """A policy on its device, which takes and returns arrays of numpy. See `Engine`."""
+    """A policy on its device, which takes and returns arrays of numpy. See `Engine`.
+
+    Several threads may use it at once, as an evaluation on a CPU does.
+    """
 
     name, precision = "eager", "fp32"
 

@@ -33,7 +33,10 @@ FORMATS = {"onnx": "onnx", "openvino": "openvino", "openvino_fp32": "openvino"}
 
 
 class Engine(Protocol):
-    """A trained policy, ready to predict. Only one thread may use it at a time. `check_engine` tests an engine."""
+    """A trained policy, ready to predict. `check_engine` tests an engine.
+
+    Only one thread may use it at a time, unless its name is "eager".
+    """
 
     name: str
     """One of `ENGINES`, or a name of your own."""

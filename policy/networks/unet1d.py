@@ -15,21 +15,40 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from . import cpu_training
+from . import cpu_inference, cpu_training
 from .embedding import TimeEmbedding
 
 
 class Convolution(nn.Conv1d):
-    """A convolution that keeps the number of steps: (B, C_in, T) -> (B, C_out, T)."""
+    """A convolution that keeps the number of steps, or every `stride` of them: (B, C_in, T) -> (B, C_out, T / stride).
 
-    def __init__(self, channels_in: int, channels_out: int, kernel_size: int) -> None:
-        super().__init__(channels_in, channels_out, kernel_size, padding=kernel_size // 2)
+    T is a multiple of the stride.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, kernel_size: int, *, stride: int = 1) -> None:
+        super().__init__(channels_in, channels_out, kernel_size, stride=stride, padding=kernel_size // 2)
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve (B, C_in, T)."""
-        if self.training and self.bias is not None and cpu_training.serves(input):
+        (stride,) = self.stride
+        if self.bias is not None and cpu_inference.serves(input):
+            return cpu_inference.convolve(input, self.weight, self.bias, stride=stride)
+        if self.training and self.bias is not None and stride == 1 and cpu_training.serves(input):
             return cpu_training.convolve(input, self.weight, self.bias)
         return super().forward(input)
+
+
+class Upsample(nn.ConvTranspose1d):
+    """Twice as many steps: (B, C, T) -> (B, C, 2 T)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, 4, stride=2, padding=1)
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Upsample (B, C, T)."""
+        if self.bias is not None and output_size is None and cpu_inference.serves(input):
+            return cpu_inference.upsample(input, self.weight, self.bias)
+        return super().forward(input, output_size)
 
 
 class NormMish(nn.GroupNorm):
@@ -37,6 +56,8 @@ class NormMish(nn.GroupNorm):
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalise (B, C, T)."""
+        if cpu_inference.serves(input):
+            return cpu_inference.normalise_mish(input, self.num_groups, self.weight, self.bias, self.eps)
         if self.training and cpu_training.serves(input):
             return cpu_training.normalise_mish(input, self.num_groups, self.weight, self.bias, self.eps)
         return F.mish(super().forward(input))
@@ -105,12 +126,12 @@ class UNet1d(nn.Module):
         self.stride = 2 ** (len(channels) - 1)
         widths = [action_size, *channels]
         self.down = nn.ModuleList(nn.ModuleList([block(a, b), block(b, b)]) for a, b in pairwise(widths))
-        self.downsample = nn.ModuleList(nn.Conv1d(width, width, 3, stride=2, padding=1) for width in channels[:-1])
+        self.downsample = nn.ModuleList(Convolution(width, width, 3, stride=2) for width in channels[:-1])
         self.middle = nn.ModuleList(block(channels[-1], channels[-1]) for _ in range(2))
         # Each level on the way up also takes the output of the way down at its resolution, hence twice the channels.
         ascending = list(pairwise(reversed(channels)))
         self.up = nn.ModuleList(nn.ModuleList([block(2 * a, b), block(b, b)]) for a, b in ascending)
-        self.upsample = nn.ModuleList(nn.ConvTranspose1d(b, b, 4, stride=2, padding=1) for _, b in ascending)
+        self.upsample = nn.ModuleList(Upsample(b) for _, b in ascending)
         self.head = nn.Sequential(
             convolution(channels[0], channels[0], kernel_size, groups), Convolution(channels[0], action_size, 1)
         )

@@ -3,8 +3,10 @@
 import random
 import re
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from threading import current_thread
 
 import numpy as np
 import pytest
@@ -22,7 +24,7 @@ from recede.evaluation.rollout import ROWS, latency, noise_generator, predict, r
 from recede.execution.guided import RealTimeChunking, WarmStart
 from recede.execution.overlapping import AsyncReplace
 from recede.execution.receding import RecedingHorizon
-from recede.policy.engines.eager import as_engine
+from recede.policy.engines.eager import EagerEngine, as_engine
 from recede.policy.normalizer import Normalizer
 from recede.policy.requests import Request
 from recede.specification import Horizons, Specification, Stream
@@ -205,18 +207,42 @@ def test_a_row_of_a_larger_network_does_not_depend_on_the_number_of_rows(num_thr
         torch.set_num_threads(before)
 
 
-def test_every_prediction_has_a_multiple_of_the_rows(policy, monkeypatch):
-    counts = []
-    original = policy.predict
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_every_prediction_has_as_many_rows_and_one_thread(policy, outcomes, monkeypatch, num_threads):
+    calls, original, before = [], policy.predict, torch.get_num_threads()
 
     def counted(observation, noise, guidance):
-        counts.append(noise.shape[1])
+        calls.append((noise.shape[1], torch.get_num_threads(), current_thread().name))
         return original(observation, noise, guidance)
 
     monkeypatch.setattr(policy, "predict", counted)
-    roll(policy, SEEDS[:19])
-    assert counts[0] == 2 * ROWS
-    assert all(count % ROWS == 0 for count in counts)
+    torch.set_num_threads(num_threads)
+    try:
+        assert roll(policy, SEEDS[:19]) == outcomes[:19]
+        assert torch.get_num_threads() == num_threads
+        with ThreadPoolExecutor(1) as pool:  # a thread that begins later
+            assert pool.submit(torch.get_num_threads).result() == num_threads
+    finally:
+        torch.set_num_threads(before)
+    assert len(calls) > 2
+    assert {call[:2] for call in calls} == {(ROWS, 1)}
+    assert 1 <= len({name for _, _, name in calls}) <= num_threads
+
+
+def test_another_engine_predicts_all_rows_on_the_thread_that_asks(policy):
+    """Only the eager engine may be used by several threads."""
+    calls = []
+
+    class Other(EagerEngine):
+        name = "other"
+
+        def predict(self, observation, noise, guidance=()):
+            calls.append((noise.shape[1], current_thread()))
+            return super().predict(observation, noise, guidance)
+
+    roll(Other(policy), SEEDS[:19])
+    assert calls[0] == (2 * ROWS, current_thread())
+    assert all(count % ROWS == 0 and thread is current_thread() for count, thread in calls)
 
 
 def test_an_environment_is_never_stepped_after_its_end(policy):

@@ -62,7 +62,7 @@ def test_a_mish_of_large_numbers_and_a_norm_far_from_zero_keep_their_digits():
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
 
-def test_a_network_trains_by_these_layers_and_predicts_by_those_of_torch(monkeypatch):
+def test_a_network_trains_by_these_layers_and_is_validated_by_those_of_torch(monkeypatch):
     torch.manual_seed(0)
     network = UNet1d(
         action_size=3, conditioning_shape=(2, 5), channels=(16, 24), kernel_size=5, groups=4, time_size=8, hidden=()
