@@ -22,8 +22,6 @@ from ..envs.tabletop import TableTask
 from ..envs.task import Task
 from .device_arrays import DeviceArray
 
-SCENES = ("reach.xml", "pick_place.xml")
-"""The scenes whose physics have been compared with those of MuJoCo; others are refused until they are."""
 CONTACTS, CONSTRAINTS = 64, 256
 """The contacts and the rows of constraints that a world has room for."""
 FARTHEST = 1e10
@@ -76,7 +74,7 @@ class WarpTable:
         with self._warp.ScopedDevice(str(self._device)):  # a stream of its own, because torch's cannot be captured
             self._model = self._put_model(task.name)
             self._model.opt.warn_overflow = False  # `Reading.fault` says it
-            self._model.opt.disableflags |= int(self._physics.DisableBit.NATIVECCD)  # boxes collide as in MuJoCo
+            self._model.opt.disableflags |= int(self._physics.DisableBit.NATIVECCD)  # boxes touch where MuJoCo says
             self._data = self._physics.make_data(self._env.model, nworld=count, nconmax=contacts, njmax=constraints)
             self._physics.step(self._model, self._data)  # compiles what is not in the cache
             self._graph = self._captured()
@@ -165,8 +163,6 @@ def check_offered(task: Task, device: torch.device) -> TableTask:
         reason = "nothing renders on the device"
     elif issubclass(env.robot, PoseArm):
         reason = "its inverse kinematics (mink) run on the CPU"
-    elif env.scene not in SCENES:
-        reason = f"the physics have been compared with those of MuJoCo only in {', '.join(SCENES)}"
     elif device.type not in ("cpu", "cuda"):
         raise ValueError(f"simulation=warp needs a CPU or an NVIDIA GPU, got device={device}: choose cpu or cuda")
     if reason:
