@@ -6,7 +6,6 @@ import torch
 from recede.envs.catalogue import TASKS, load_task
 from recede.evaluation.device_arrays import DeviceArray
 
-COUNT = 24
 ARMS = {name for name in TASKS if "_arm" in name and "joints" not in name}
 STATES = [name for name in TASKS if not name.startswith("pusht") and not name.endswith("_image") and name not in ARMS]
 
@@ -15,33 +14,36 @@ def on_device(values):
     return DeviceArray(torch.tensor(values))
 
 
+def visited(task):
+    """Of all steps of an expert's episode: positions, marks, velocities, the streams that stay, and the way to go."""
+    env, expert, is_over, rows = task.make(), task.expert(0), False, []
+    _, info = env.reset(seed=0)
+    fixed, whole = env.start(np.zeros(env.simulations(1).state.shape[1]))
+    while not is_over:
+        rows.append([np.copy(getattr(env._data, name)) for name in ("qpos", "mocap_pos", "qvel")])
+        _, _, terminated, truncated, info = env.step(expert(info["state"]))
+        is_over = terminated or truncated
+    rows.append([getattr(env._data, name) for name in ("qpos", "mocap_pos", "qvel")])
+    streams = {name: np.stack([values] * len(rows)) for name, values in fixed.items()}
+    return env, *(np.stack(parts) for parts in zip(*rows, strict=True)), streams, np.full(len(rows), whole)
+
+
 @pytest.mark.parametrize("name", STATES)
 def test_every_task_reads_and_judges_tensors_as_arrays(name):
-    """Of worlds at their resets, near them, and near success."""
-    env = load_task(name).make()
-    random, rows, fixed, wholes = np.random.default_rng(0), [], [], []
-    for seed in range(COUNT):
-        env.reset(seed=seed)
-        streams, whole = env.start(np.zeros(4096)[: env.simulations(1).state.shape[1]])
-        rows.append((env._data.qpos.copy(), env._data.mocap_pos.copy()))
-        fixed.append(streams)
-        wholes.append(whole)
-    positions, marks = (np.stack(parts) for parts in zip(*rows, strict=True))
-    streams = {key: np.stack([one[key] for one in fixed]) for key in fixed[0]}
-    positions[COUNT // 2 :] += 0.01 * random.standard_normal(positions[COUNT // 2 :].shape)
-    if env._cubes and env._marks:  # every third cube on its mark
-        positions[::3, env._cube[:2]] = marks[::3, 0, :2]
-    velocities = 0.02 * random.standard_normal((COUNT, env.model.nv)) * (np.arange(COUNT) % 2)[:, None]
-    state = env.read(positions, marks, streams)
-    judged = env.judge(state, velocities, np.array(wholes))
-    there = env.read(on_device(positions), on_device(marks), {key: on_device(one) for key, one in streams.items()})
+    """Of worlds on the whole way of an expert from a reset to its success."""
+    env, positions, marks, velocities, fixed, whole = visited(load_task(name))
+    state = env.read(positions, marks, fixed)
+    success, score = env.judge(state, velocities, whole)
+    assert success.tolist() == [False] * (len(success) - 1) + [True]
+    assert len(np.unique(score)) > len(score) / 4
+    there = env.read(on_device(positions), on_device(marks), {key: on_device(one) for key, one in fixed.items()})
     for key, values in state.items():
         np.testing.assert_allclose(there[key].tensor.numpy(), values, rtol=0, atol=1e-6)
     again = {key: on_device(values) for key, values in state.items()}
-    success, score = env.judge(again, on_device(velocities), on_device(np.array(wholes)))
-    np.testing.assert_array_equal(success.tensor.numpy(), judged[0])
-    np.testing.assert_allclose(score.tensor.numpy(), judged[1], rtol=0, atol=1e-6)
-    actions = random.uniform(-2, 2, (COUNT, *env.streams.action.shape)).astype(np.float32)
+    judged = env.judge(again, on_device(velocities), on_device(whole))
+    np.testing.assert_array_equal(judged[0].tensor.numpy(), success)
+    np.testing.assert_allclose(judged[1].tensor.numpy(), score, rtol=0, atol=1e-6)
+    actions = np.random.default_rng(0).uniform(-2, 2, (len(positions), *env.streams.action.shape)).astype(np.float32)
     controls = env.controls(on_device(positions), on_device(actions))
     np.testing.assert_allclose(controls.tensor.numpy(), env.controls(positions, actions), rtol=0, atol=1e-6)
 

@@ -56,7 +56,6 @@ def test_nothing_is_filmed():
         ("reach_image", "nothing renders on the device"),
         ("reach_arm", r"mink.* run on the CPU"),
         ("toys:REACH", "no task on a table"),
-        ("drawer", "compared with those of MuJoCo only in reach"),
     ],
 )
 def test_tasks_that_are_not_offered_are_refused_with_the_reason(name, words):
@@ -127,6 +126,23 @@ class Proportional:
         return torch.cat([place, gripper[:, -1, 3:]], dim=-1)[:, None].repeat(1, 5, 1)
 
 
+class Experts:
+    """A policy whose rows are the experts of so many episodes."""
+
+    noise_shape, horizons = (0, 1, 1), HORIZONS
+
+    def __init__(self, task, seeds):
+        self.specification = task.specification
+        self._experts = [task.expert(seed) for seed in seeds]
+
+    def predict(self, observation, noise, guidance=()):
+        rows = [
+            {name: values[row, -1].numpy() for name, values in observation.items()} for row in range(noise.shape[1])
+        ]
+        actions = [expert(row) for expert, row in zip(self._experts, rows, strict=True)]
+        return torch.tensor(np.stack(actions))[:, None]
+
+
 def test_episodes_on_a_device_are_those_of_a_rollout(monkeypatch):
     """Policy, history, noise and judgement; more episodes than worlds, of which one breaks off, and two repeat."""
     monkeypatch.setattr("recede.evaluation.on_device.WarpTable", Table)
@@ -147,6 +163,25 @@ def test_episodes_on_a_device_are_those_of_a_rollout(monkeypatch):
         assert one.final_score == pytest.approx(other.final_score, abs=1e-5)
 
 
+def test_the_goal_of_each_episode_reaches_the_policy(monkeypatch):
+    monkeypatch.setattr("recede.evaluation.on_device.WarpTable", Table)
+    monkeypatch.setattr("recede.evaluation.on_device.check_offered", lambda *_: None)
+    task, seeds, goals = replace(load_task("sort"), max_steps=3), range(5), []
+
+    class Asked(Experts):
+        """Experts, which notes the goals that it observes."""
+
+        def predict(self, observation, noise, guidance=()):
+            goals.append(observation["goal"][:, -1].numpy())
+            return super().predict(observation, noise)
+
+    list(OnDevice(EagerEngine(Asked(task, seeds)), task, execution=partial(RecedingHorizon, HORIZONS))(seeds, 5))
+    env = task.make()
+    drawn = np.stack([env.reset(seed=seed)[0]["goal"] for seed in seeds])
+    assert len(np.unique(drawn, axis=0)) > 1
+    np.testing.assert_array_equal(goals, [drawn] * 3)
+
+
 def test_another_execution_or_engine_is_refused():
     task, policy = load_task("reach"), Proportional()
     engine = EagerEngine(policy)
@@ -156,30 +191,42 @@ def test_another_execution_or_engine_is_refused():
         OnDevice(SimpleNamespace(name="onnx"), task, execution=partial(RecedingHorizon, policy.horizons))
 
 
-# --- with MuJoCo Warp, whose kernels take minutes to compile on a new machine
+# --- with MuJoCo Warp, whose kernels take minutes to compile on a new machine, and then seconds to load
 
 needs_warp = pytest.mark.skipif(
     importlib.util.find_spec("mujoco_warp") is None, reason="needs the extra: pip install 'recede[warp]'"
 )
-BOUNDS = {"reach": 1e-5, "pick_place": 2e-3}
-"""Task -> the largest difference of a stream within 50 control steps; that of cubes is in the cosine of four yaws."""
+BOUNDS = {
+    "reach": (1e-5, 1e-5),
+    "reach_arm_joints": (1e-5, 1e-5),
+    "pick_place": (5e-5, 5e-5),
+    "stack": (5e-5, 5e-5),
+    "sort": (5e-5, 5e-5),
+    "drawer": (5e-5, 5e-5),
+    "pick_place_arm_joints": (5e-4, 2e-3),
+    "transfer": (5e-4, 2e-3),
+    "peg_insertion": (2e-3, 1e-2),
+    "push_t": (3e-3, 0.1),
+}
+"""Task -> the largest differences within 50 control steps: of positions and angles (m, rad); of cosines and sines."""
 
 
-class Experts:
-    """A policy whose rows are the experts of so many episodes."""
+@pytest.fixture(scope="module", params=BOUNDS)
+def worlds(request):
+    """A task, and eight worlds of it on the device, which load their kernels once for the tests that use them."""
+    task = load_task(request.param)
+    return task, WarpTable(task, 8, CPU)
 
-    noise_shape, horizons = (0, 1, 1), HORIZONS
 
-    def __init__(self, task, seeds):
-        self.specification = task.specification
-        self._experts = [task.expert(seed) for seed in seeds]
-
-    def predict(self, observation, noise, guidance=()):
-        rows = [
-            {name: values[row, -1].numpy() for name, values in observation.items()} for row in range(noise.shape[1])
-        ]
-        actions = [expert(row) for expert, row in zip(self._experts, rows, strict=True)]
-        return torch.tensor(np.stack(actions))[:, None]
+def departure(task, state, other):
+    """The largest differences of two states, as in `BOUNDS`."""
+    off = [0.0, 0.0]
+    for stream in task.specification.observations:
+        gaps = np.abs(state[stream.name] - other[stream.name]).reshape(-1, stream.size).max(0)
+        for label, gap in zip(stream.labels, gaps, strict=True):
+            kind = label.startswith(("cos_", "sin_"))
+            off[kind] = max(off[kind], gap)
+    return np.array(off)
 
 
 def rolled(task, policy, seeds, **options):
@@ -199,29 +246,45 @@ def alone(task, seed):
 
 @needs_warp
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BOUNDS)
-def test_worlds_go_as_those_of_mujoco(name):
+def test_worlds_go_as_those_of_mujoco(worlds):
     """The same actions from the same states: 50 control steps of experts."""
-    task, count = load_task(name), 4
-    table, worlds = WarpTable(task, count, CPU), task.make_batch(count)
+    task, table = worlds
+    batch = task.make_batch(8)
     table.begin(lambda env, index: env.reset(seed=index))
-    _, info = worlds.reset(seed=0)
-    experts = [task.expert(seed) for seed in range(count)]
+    _, info = batch.reset(seed=0)
+    experts = [task.expert(seed) for seed in range(8)]
     for _ in range(50):
-        states = [{key: rows[index] for key, rows in info["state"].items()} for index in range(count)]
+        states = [{key: rows[index] for key, rows in info["state"].items()} for index in range(8)]
         actions = np.stack([expert(state) for expert, state in zip(experts, states, strict=True)])
-        *_, info = worlds.step(actions)
+        *_, info = batch.step(actions)
         reading = table.advance(torch.tensor(actions))
         assert not reading.fault.any()
-        for key, values in info["state"].items():
-            np.testing.assert_allclose(reading.state[key].numpy(), values, rtol=0, atol=BOUNDS[name], err_msg=key)
+        off = departure(task, info["state"], {name: values.numpy() for name, values in reading.state.items()})
+        assert (off <= BOUNDS[task.name]).all(), off
+
+
+@pytest.mark.slow
+def test_mujoco_departs_from_itself_as_far_if_its_solver_stops_as_early():
+    """Why a pushed block has wide bounds: MuJoCo Warp stops its solver at a tolerance of 1e-6, MuJoCo at 1e-8."""
+    task, off = load_task("push_t"), np.zeros(2)
+    for seed in range(8):
+        envs, expert = [task.make() for _ in range(2)], task.expert(seed)
+        envs[1].model.opt.tolerance = 1e-6
+        states = [env.reset(seed=seed)[1]["state"] for env in envs]
+        for _ in range(50):
+            action = expert(states[0])
+            states = [env.step(action)[4]["state"] for env in envs]
+            off = np.maximum(off, departure(task, *states))
+    assert (np.array(BOUNDS["push_t"]) / 5 < off).all()
+    assert (off <= BOUNDS["push_t"]).all()
 
 
 @needs_warp
 @pytest.mark.slow
-@pytest.mark.parametrize("name", BOUNDS)
-def test_experts_succeed_as_often_as_in_mujoco(name):
-    task, seeds = load_task(name), range(100, 108)
+def test_experts_succeed_as_often_as_in_mujoco(worlds, monkeypatch):
+    task, table = worlds
+    monkeypatch.setattr("recede.evaluation.on_device.WarpTable", lambda *_: table)
+    seeds = range(100, 108)
     outcomes = rolled(task, Experts(task, seeds), seeds)
     assert [outcome.fault for outcome in outcomes] == [None] * len(seeds)
     there, here = sum(outcome.success for outcome in outcomes), sum(alone(task, seed) for seed in seeds)
