@@ -1,8 +1,10 @@
-"""Hands that record `pick_place` by the page of `recede record`, in a real Chromium: how often they succeed.
+"""Hands that record a task by the page of `recede record`, in a real Chromium: how often they succeed, and how long it
+takes.
 
-    python benchmarks/hands.py STORE EPISODES [task=pick_place_arm] [json=FILE]
+    python benchmarks/hands.py STORE EPISODES [task=reach] [json=FILE]
 
-With `pick_place_arm` they move the hand of a six-joint arm, whose joints follow by inverse kinematics (`mink`).
+They carry the cube of `pick_place`, or bring the gripper to the ball of `reach`. With `pick_place_arm` they move the
+hand of a six-joint arm, whose joints follow by inverse kinematics (`mink`).
 
 They do what a person does: press keys, drag in the picture with the mouse, and look at what the page shows. They read
 the positions as numbers, because they cannot interpret pictures. A success is kept, and a failure discarded. Runs in
@@ -18,40 +20,18 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from recede.benchmarks.measure import Row, output, report
 from recede.evaluation.intervals import wilson
-
-
-@dataclass(frozen=True)
-class Task:
-    """What the hands know of a task."""
-
-    height: float
-    """Range of the keys of the height, m."""
-    across: tuple[float, float]
-    """How far before and behind the wall their way turns, at least and at most, m."""
-    along: tuple[float, float]
-    """How far from the middle of the wall it turns, at least and at most, m."""
-
-    @property
-    def ranges(self) -> dict[str, float]:
-        """Ranges of the keys, m and rad."""
-        return {"z": self.height, "yaw": 2.4, "opening": 0.08}
-
-
-TASKS = {
-    "pick_place": Task(height=0.074, across=(0.06, 0.12), along=(0.165, 0.19)),
-    "pick_place_arm": Task(height=0.104, across=(0.04, 0.06), along=(0.12, 0.135)),
-}
 
 NEAR = {"z": 0.003, "yaw": 0.06, "opening": 0.004}
 """How near to the goal is near enough."""
@@ -178,9 +158,33 @@ class Screen:
             self._place = None
 
 
+Goal: TypeAlias = tuple[NDArray[np.float64], float, float | None, float | None]
+"""Where the gripper should be: (x, y) and z, m; yaw, rad; the opening of the fingers, m. None leaves it as it is."""
+
+
+class Plan(Protocol):
+    """What the hands intend in one episode."""
+
+    def goal(self, look: Look, now: float) -> Goal:
+        """Where the gripper should be. now: the time, s."""
+        ...
+
+
+class Reach:
+    """The gripper goes to the ball, straight in the plane while keys mend its height."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        del rng
+
+    def goal(self, look: Look, now: float) -> Goal:
+        """The ball."""
+        del now
+        return look.of("target", "x", "y"), look.values["target"]["z"], None, None
+
+
 @dataclass
-class Plan:
-    """What the hands intend in one episode: reach, close, lift, carry, lower, open and rise."""
+class Carry:
+    """Reach the cube, close, lift, carry, lower, open and rise."""
 
     side: float
     """The end of the wall to carry the cube round: 1 or -1 along y."""
@@ -196,16 +200,20 @@ class Plan:
     """Whether the cube lies on the target."""
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, task: Task) -> Plan:
-        """As a person does: now by this side, now by that."""
+    def draw(cls, rng: np.random.Generator, *, across: tuple[float, float], along: tuple[float, float]) -> Carry:
+        """As a person does: now by this side, now by that.
+
+        across: how far before and behind the wall their way turns, at least and at most, m. along: the same from the
+        middle of the wall.
+        """
         return cls(
             side=float(rng.choice([-1.0, 1.0])),
             height=float(rng.uniform(0.068, 0.078)),
-            corner=(float(rng.uniform(*task.across)), float(rng.uniform(*task.along))),
+            corner=(float(rng.uniform(*across)), float(rng.uniform(*along))),
         )
 
-    def goal(self, look: Look, now: float) -> tuple[NDArray[np.float64], float, float, float | None]:
-        """Where the gripper should be: (x, y), z, yaw, and the opening of the fingers."""
+    def goal(self, look: Look, now: float) -> Goal:
+        """The next part of the way."""
         gripper, z = look.of("gripper", "x", "y"), look.values["gripper"]["z"]
         opening = look.values["gripper"]["opening"]
         cube, target = look.of("cube", "x", "y", "z"), look.of("target", "x", "y")
@@ -230,9 +238,7 @@ class Plan:
         height = self.height if misaligned and not is_between else 0.02
         return cube[:2], height, yaw, 0.0 if is_between else 0.08
 
-    def _carried(
-        self, gripper: NDArray[np.float64], z: float, cube_z: float, target: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], float, float, float | None]:
+    def _carried(self, gripper: NDArray[np.float64], z: float, cube_z: float, target: NDArray[np.float64]) -> Goal:
         """The goal while the cube is held: up, round the wall, and down onto the target."""
         x, y = self.corner
         route = [np.array([-x, self.side * y]), np.array([x, self.side * y]), target]
@@ -242,6 +248,28 @@ class Plan:
         if self.passed == 2 and away < 0.01:
             return goal, z - cube_z + 0.0195, 0.0, None
         return (goal if z > self.height - 0.02 else gripper), self.height, 0.0, None
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the hands know of a task."""
+
+    height: float
+    """Range of the keys of the height, m."""
+    plan: Callable[[np.random.Generator], Plan]
+    """Draws what they intend in an episode."""
+
+    @property
+    def ranges(self) -> dict[str, float]:
+        """Ranges of the keys, m and rad."""
+        return {"z": self.height, "yaw": 2.4, "opening": 0.08}
+
+
+TASKS = {
+    "reach": Task(height=0.094, plan=Reach),
+    "pick_place": Task(height=0.074, plan=partial(Carry.draw, across=(0.06, 0.12), along=(0.165, 0.19))),
+    "pick_place_arm": Task(height=0.104, plan=partial(Carry.draw, across=(0.04, 0.06), along=(0.12, 0.135))),
+}
 
 
 class Keys:
@@ -341,7 +369,7 @@ def record(store: Path, episodes: int, task: str, *, seed: int = 0) -> tuple[lis
                 page.keyboard.press("Enter")
                 screen.wait_while("Ready")
             elif look.phase == "Recording":
-                looks += drive(screen, Plan.draw(rng, TASKS[task]), TASKS[task].ranges)
+                looks += drive(screen, TASKS[task].plan(rng), TASKS[task].ranges)
             elif look.phase == "Ended":
                 outcomes.append("success" in look.hint)
                 page.keyboard.press("Enter" if outcomes[-1] else "Backspace")
@@ -361,12 +389,15 @@ def main() -> None:
         raise SystemExit(f"the hands know the tasks {', '.join(TASKS)}, not {task}")
     path = output(rest)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    begin = time.monotonic()
     outcomes, looks = record(Path(store), int(episodes), task)
+    minutes = (time.monotonic() - begin) / 60
     low, high = wilson(sum(outcomes), len(outcomes))
     rates, ages = [look.rate for look in looks], [look.age for look in looks]
     rows = [
         Row(name="attempts", value=len(outcomes), unit="episodes"),
         Row(name="success", value=100 * sum(outcomes) / len(outcomes), unit=f"% [{100 * low:.0f}, {100 * high:.0f}]"),
+        Row(name="from the command to its end", value=minutes, unit="minutes"),
         Row(name="pictures on the page, median", value=median(rates), unit="a second"),
         Row(name="pictures on the page, slowest 5 %", value=float(np.quantile(rates, 0.05)), unit="a second"),
         Row(name="age of a picture, median", value=median(ages), unit="ms"),

@@ -216,7 +216,10 @@ def _is_natural(stream: Stream, index: int, end: float, limit: float) -> bool:
 
 
 def _repeats(recording: Recording, stream: Stream) -> Iterator[Fault]:
-    """A sensor that is slower than the control rate, or that freezes while other streams move."""
+    """A sensor that is slower than the control rate, or that freezes while other streams move.
+
+    Until it moves for the first time in an episode, its repeats say nothing: hands take a moment to begin.
+    """
     values, is_first = recording.values(stream.name), recording.is_first
     is_same = np.zeros(len(values), dtype=bool)
     is_same[1:] = (values[1:] == values[:-1]).all(axis=1)
@@ -225,18 +228,21 @@ def _repeats(recording: Recording, stream: Stream) -> Iterator[Fault]:
     if not is_change.any() or len(np.unique(values[is_change], axis=0)) <= FEW:
         return
     after, before = np.append(is_same[1:], False), np.concatenate([[False], is_same[:-1]])
-    inner = ~is_first & ~np.append(is_first[1:], True)
+    num_changes = np.cumsum(is_change)
+    is_moved = num_changes > num_changes[is_first][np.cumsum(is_first) - 1]
+    inner = is_moved & ~np.append(is_first[1:], True)
     lonely_changes = (is_change & after & before)[is_change & inner].mean() if (is_change & inner).any() else 0.0
     lonely_repeats = (is_same & ~after & ~before)[is_same & inner].mean() if (is_same & inner).any() else 0.0
-    share = float(is_same[~is_first].mean())
+    share = float(is_same[is_moved].mean())
     sizes = np.abs(np.diff(values, axis=0))
     is_coarse = all(_is_coarse(column[is_change[1:]]) for column in sizes.T)
     is_slow = (share >= 0.3 and lonely_changes >= 0.5) or (share >= 0.1 and lonely_repeats >= 0.5)
     if is_slow and not is_coarse:
+        where = recording.where(is_same & is_moved)
         yield Fault(
             share,
-            f"{stream.name} repeats its last value in {share:.0%} of the steps, {recording.where(is_same)}: its "
-            "sensor is slower than the control rate, so record at its rate, or interpolate it",
+            f"{stream.name} repeats its last value in {share:.0%} of the steps, {where}: its sensor is "
+            "slower than the control rate, so record at its rate, or interpolate it",
         )
         return
     is_frozen = _frozen(recording, stream, is_same)

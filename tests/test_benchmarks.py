@@ -16,6 +16,7 @@ from recede.benchmarks import advice, gpu, hands, modes, proving, tasks, trainin
 from recede.benchmarks.gpu import PROOFS
 from recede.datasets.store import DemonstrationStore
 from recede.envs.tasks.pick_place import PICK_PLACE
+from recede.envs.tasks.reach import REACH
 from recede.evaluation.replay import replay
 from recede.policy.encoders.text import TextEncoder
 from recede.training.processes import ALONE
@@ -226,13 +227,14 @@ def test_recording(run):
 
 @pytest.mark.slow
 @pytest.mark.skipif(hands.browser_path() is None, reason="needs a browser to drive: apt-get install chromium")
-def test_hands(run, tmp_path):
+@pytest.mark.parametrize("task", [PICK_PLACE, REACH], ids=lambda task: task.name)
+def test_hands(task, run, tmp_path):
     pytest.importorskip("playwright", reason="needs the package playwright: pip install playwright")
     store = tmp_path / "hands.zarr"
-    rows = run("hands", store, 1)
+    rows = run("hands", store, 1, f"task={task.name}")
     assert rows["success"] == 100 / rows["attempts"]
     assert rows["pictures on the page, median"] > 0
-    (replayed,) = replay(PICK_PLACE, DemonstrationStore.open(store))
+    (replayed,) = replay(task, DemonstrationStore.open(store))
     assert replayed.success
 
 

@@ -158,6 +158,15 @@ def test_a_sensor_that_repeats_every_third_step_is_named():
     assert one_of(demonstrations, "joints repeats its last value in").share == pytest.approx(1 / 3, abs=0.03)
 
 
+def test_hands_may_take_a_moment_to_begin():
+    demonstrations = make()
+    for episode in range(len(demonstrations)):
+        rows = demonstrations.part("action", episode)
+        rows[:5] = rows[0]
+        rows[20:61:10] = rows[19:60:10]
+    assert not [text for text in texts(demonstrations) if "repeats its last" in text]
+
+
 @pytest.mark.parametrize("number", [1, 2, 6])
 def test_sensors_that_freeze_are_named(number):
     demonstrations = make()
