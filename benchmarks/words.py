@@ -31,9 +31,8 @@ from recede.policy.encoders.text import TextEncoder
 DEMONSTRATIONS, EPISODES, FIRST_SEED = 2000, 200, 600_000
 """Demonstrations, and the episodes of each evaluation with the seed of the first one."""
 TRAINING: tuple[str, ...] = (
-    *("mirror=true", "batch_size=128", "steps=10000", "validate_every=2500", "save_every=1000"),
-    *("horizons.prediction=8", "horizons.action=8", "policy.network.channels=[32,64,128]"),
-    "policy.network.hidden=[256,256]",
+    *("mirror=true", "batch_size=128", "steps=13000", "validate_every=1000", "save_every=1000"),
+    *("policy.network.channels=[32,64,128]", "policy.network.hidden=[256,256]"),
 )
 """More arguments of the training."""
 EVALUATION: tuple[str, ...] = ("videos=0",)

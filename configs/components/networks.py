@@ -43,8 +43,8 @@ class UNet1dConfig(NetworkConfig):
     time_size: int = 128
     """Size of the embedding of the noise level."""
     hidden: list[int] = field(default_factory=list)
-    """Sizes of the layers that the observations and the context pass before FiLM. [] has none; [256,256] helps a policy
-whose goal or sentence decides which of its other numbers count."""
+    """Sizes of the layers that the observations and the context pass before FiLM; each multiplies two linear maps.
+[] has none; [256,256] helps a policy whose goal or sentence decides which of its other numbers count."""
 
     def __post_init__(self) -> None:
         if self.channels is not None:

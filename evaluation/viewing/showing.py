@@ -149,6 +149,7 @@ class Showing:
             "vectors": {stream.name: encoded(one.read(stream.name)) for stream in vectors},
             "led": _intervals(is_led),
             "is_noted": "led" in facts.notes,
+            "is_recorded": "action" in facts.notes,  # `recede record` says what an action is; there no policy led
             "idle": idle_steps(one)[0].tolist(),
             "facts": [
                 [name, _shortened(value)]

@@ -68,6 +68,22 @@ def convolution(channels_in: int, channels_out: int, kernel_size: int, num_group
     return nn.Sequential(Convolution(channels_in, channels_out, kernel_size), NormMish(num_groups, channels_out))
 
 
+class Product(nn.Module):
+    """The elementwise product of two linear layers: a goal or a sentence decides what the other numbers do.
+
+    It is the bilinear gated linear unit (Dauphin et al. 2017, Shazeer 2020).
+    """
+
+    def __init__(self, size_in: int, size_out: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(size_in, 2 * size_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, size_in) -> (B, size_out)."""
+        value, gate = self.linear(x).chunk(2, dim=-1)
+        return value * gate
+
+
 class ResidualBlock(nn.Module):
     """Two convolutions beside a skip connection, with FiLM between them (Perez et al. 2018)."""
 
@@ -92,10 +108,11 @@ class UNet1d(nn.Module):
 
     FiLM is a linear layer after an elementwise non-linearity, so it is the sum of a half for the time and a half for
     the conditioning. One matrix holds the halves of all blocks, in the order in which the blocks run. Without hidden
-    layers, the half for the conditioning is a sum over its numbers: none of them decides what another one does.
+    layers, the half for the conditioning is a sum over its numbers: none of them decides what another one does. Hidden
+    layers multiply them (`Product`).
 
     conditioning_shape: (S, Dc). channels: channels of each level, multiples of `groups`, the finest level first.
-    kernel_size: odd. groups: number of groups of each group norm. time_size: E. hidden: sizes of the layers that the
+    kernel_size: odd. groups: number of groups of each group norm. time_size: E. hidden: sizes of the products that the
     conditioning passes before FiLM.
 
     Raises ValueError if a size is impossible.
@@ -140,7 +157,7 @@ class UNet1d(nn.Module):
         num_film = sum(self._film_sizes)
         self.time = nn.Sequential(TimeEmbedding(time_size), nn.Mish(), nn.Linear(time_size, num_film))
         sizes = [math.prod(conditioning_shape), *hidden]
-        layers = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.Mish())] or [nn.Mish()]
+        layers = [Product(a, b) for a, b in pairwise(sizes)] or [nn.Mish()]
         self.conditioning = nn.Sequential(nn.Flatten(), *layers, nn.Linear(sizes[-1], num_film, bias=False))
 
     def _blocks(self) -> list[ResidualBlock]:

@@ -53,11 +53,18 @@ def test_an_episode_has_its_vectors_to_the_last_bit(showing, seen_store):
 def test_an_episode_says_who_led_it_and_where_nothing_moves(showing):
     first, second = showing.episode(0), showing.episode(1)
     assert (first["led"], first["is_noted"]) == ([[0, 30]], False)
-    assert (second["led"], second["is_noted"]) == (LED, True)
+    assert (second["led"], second["is_noted"], second["is_recorded"]) == (LED, True, False)
     assert first["idle"] == [11, 0]  # the action of step 11 is the first that moves
     assert ["outcome", "success"] in first["facts"]
     assert ["seed", "7"] in first["facts"]
     assert [name for name, _ in showing.episode(3)["facts"]] == ["outcome", "steps", "seconds"]
+
+
+def test_nobody_but_the_hands_led_a_recording(tmp_path):
+    store = DemonstrationStore.create(tmp_path / "x.zarr", SPECIFICATION)
+    store.append(streams(0), facts=EpisodeFacts(notes={"led": LED, "action": "commanded"}))
+    answer = Showing(demonstrations=store, name="x").episode(0)
+    assert (answer["led"], answer["is_recorded"]) == (LED, True)
 
 
 def test_a_damaged_note_is_said_and_the_episode_is_shown(tmp_path):

@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from recede.policy.networks.embedding import TimeEmbedding
-from recede.policy.networks.unet1d import UNet1d
+from recede.policy.networks.unet1d import Product, UNet1d
 from torch.nn import functional as F
 
 
@@ -53,6 +53,12 @@ def mixed(network):
 def test_only_hidden_layers_let_a_goal_decide_what_another_number_does():
     assert mixed(small()) < 1e-6
     assert mixed(small(hidden=(16,))) > 1e-3
+
+
+def test_a_hidden_layer_is_the_product_of_two_linear_maps():
+    layer, x = Product(3, 2).double(), torch.randn(4, 3, dtype=torch.float64)
+    (value, gate), (offset, threshold) = layer.linear.weight.split(2), layer.linear.bias.split(2)
+    torch.testing.assert_close(layer(x), (x @ value.T + offset) * (x @ gate.T + threshold), rtol=0, atol=1e-12)
 
 
 def published(weights, noisy, t, conditioning, *, levels, groups, time_size):
