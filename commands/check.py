@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Mapping
-from contextlib import ExitStack, closing
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from threading import current_thread, main_thread
+from types import FrameType
 from typing import Any, Protocol
 
 from ..configs.components.robots import SimulatedRobotConfig
 from ..configs.deployment import CheckConfig
+from ..robots.interface import Robot
 from ..specification import Specification
 
 
@@ -19,6 +24,45 @@ class RobotChoice(Protocol):
     rate: float
     seconds: float
     max_call_ms: float
+
+
+LONGEST_S = 120.0
+"""Seconds beyond the check itself after which a driver counts as blocked: a robot may drive home first."""
+
+
+@contextmanager
+def limited(seconds: float) -> Generator[None]:
+    """Raise TimeoutError in what runs inside if it takes longer, in s, naming the line that has not returned.
+
+    The line is interrupted by SIGALRM, so this works in the main thread, and on a line that signals can interrupt.
+    """
+
+    def stop(_: int, frame: FrameType | None) -> None:
+        while frame is not None and Path(frame.f_code.co_filename).is_relative_to(Path(signal.__file__).parent):
+            frame = frame.f_back  # to the line of the driver that called the library of Python, or a package
+        place = f", at {frame.f_code.co_filename}, line {frame.f_lineno}" if frame is not None else ""
+        raise TimeoutError(f"the driver has not returned after {seconds:g} s{place}: give its calls a time limit")
+
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextmanager
+def _closing(robot: Robot) -> Generator[None]:
+    """Close the robot at the end, and wait for that no longer than for anything else."""
+    try:
+        yield
+    finally:
+        with limited(LONGEST_S):
+            robot.close()
 
 
 def run(config: CheckConfig) -> None:
@@ -40,12 +84,10 @@ def check_chosen(config: RobotChoice, described: Mapping[str, Any]) -> tuple[str
     from ..realtime import MonotonicClock
     from ..robots.check import check_robot
 
-    robot, is_simulated = (
-        config.robot.build(described, rate=config.rate),
-        isinstance(config.robot, SimulatedRobotConfig),
-    )
-    with ExitStack() as stack:
-        stack.enter_context(closing(robot))
+    is_simulated = isinstance(config.robot, SimulatedRobotConfig)
+    with limited(LONGEST_S):
+        robot = config.robot.build(described, rate=config.rate)
+    with _closing(robot):
         print(
             f"the {'simulated robot' if is_simulated else 'robot'} will be switched on, commanded to stay where it is, "
             f"and stopped, which takes about {2 * config.seconds:g} s"
@@ -58,5 +100,6 @@ def check_chosen(config: RobotChoice, described: Mapping[str, Any]) -> tuple[str
                 print("Enter begins, Ctrl-C stops the robot", flush=True)
                 if not sys.stdin.readline():
                     raise KeyboardInterrupt
-        report = check_robot(robot, MonotonicClock(), seconds=config.seconds, max_call_s=config.max_call_ms / 1e3)
+        with limited(LONGEST_S + 2 * config.seconds):
+            report = check_robot(robot, MonotonicClock(), seconds=config.seconds, max_call_s=config.max_call_ms / 1e3)
     return report, robot.specification

@@ -47,6 +47,7 @@ def _describe(config: ConvertConfig, dataset: ForeignDataset) -> None:
         mapping = _mapping(config, dataset)
         dataset = evened(dataset, mapping)
         converted = _converted(dataset, mapping, config.episodes)
+        _warn_of_units(mapping)
         print(f"{file} makes {len(converted)} episodes, {converted.num_steps} steps, of these streams:")
         print("\n".join(_streams(converted)))
         _print_resampling(dataset, float(mapping.rate))
@@ -109,14 +110,33 @@ def _streams(converted: Demonstrations) -> list[str]:
 
 def _mapping(config: ConvertConfig, dataset: ForeignDataset) -> DatasetMapping:
     """The mapping of the file, or the proposal. Raises ValueError if it is impossible."""
-    from ..datasets.mapping import DatasetMapping, propose, read_mapping
+    from ..datasets.mapping import UNSET, DatasetMapping, propose, read_mapping
 
     if config.mapping is None:
+        proposal = propose(dataset, rate=config.rate)
         hint = f"see {shown('convert', config.source, mapping='FILE')}"
-        return DatasetMapping.from_json(propose(dataset, rate=config.rate), f"the mapping of {dataset.path} ({hint})")
+        hint += ", or give rate=" if proposal["rate"] == UNSET else ""
+        return DatasetMapping.from_json(proposal, f"the mapping of {dataset.path} ({hint})")
     if config.rate is not None:
         raise ValueError("rate is for a mapping that is proposed: write it to the file, and leave out rate=")
+    if not Path(config.mapping).exists():
+        remedy = f"write the proposal there with {shown('convert', config.source, mapping=config.mapping)}"
+        raise FileNotFoundError(f"mapping={config.mapping} does not exist: check the path, or {remedy}")
     return DatasetMapping.from_json(read_mapping(Path(config.mapping)), config.mapping)
+
+
+def _warn_of_units(mapping: DatasetMapping) -> None:
+    """Name the units that are none of the usual ones; they are kept, because others exist."""
+    from ..datasets.copying import printable
+    from ..datasets.mapping import UNITS
+
+    for name, units in mapping.unknown_units.items():
+        print(
+            printable(
+                f"warning: {name} has the units {', '.join(units)}, which recede does not know; they are kept as they "
+                f"are: if that is a slip, write one of {', '.join(UNITS)}"
+            )
+        )
 
 
 def _print_resampling(dataset: ForeignDataset, rate: float) -> None:
@@ -158,6 +178,7 @@ def _convert(config: ConvertConfig, dataset: ForeignDataset) -> None:
     if config.mapping is None and dataset.noted_mapping is None:
         print(f"nobody has said how {dataset.path} is to be read, so this is guessed:")
         print("\n".join(_guesses(mapping)))
+    _warn_of_units(mapping)
     _print_resampling(dataset, float(mapping.rate))
     source = {
         "path": str(dataset.path),

@@ -148,7 +148,8 @@ def _overfitting(config: DoctorConfig, trained: Trained | None, report: Report, 
         return
     else:
         (path, task), run = trained.source, config.path
-    sources = Sources(path, task, opened(path, task, config.episodes), run)
+    can_lack = trained is not None and bool(trained.policy.specification.may_be_absent)
+    sources = Sources(path, task, opened(path, task, config.episodes, can_lack=can_lack), run)
     yield from look_at_overfitting(sources, facts, steps=config.steps, device=config.device)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..evaluation.viewing.projection import Projection
     from ..evaluation.viewing.scene import Scene
     from ..evaluation.viewing.showing import Showing
+    from ..specification import Stream
 
 HOST = "127.0.0.1"
 """Where the page is served: to this machine alone."""
@@ -88,7 +89,8 @@ def _open(config: ViewConfig) -> Showing:
         )
     manifest = read_description(source, config.checkpoint)
     usual = task or _usual(manifest["task"])
-    demonstrations = _demonstrations(_datasets(config, manifest), usual, config)
+    may_be_absent = manifest["specification"].may_be_absent
+    demonstrations = _demonstrations(_datasets(config, manifest), usual, config, may_be_absent)
     scene, remarks = _scene(config, usual, demonstrations)
     projection, unknown = _projection(usual, demonstrations)
     return Showing(
@@ -113,13 +115,22 @@ def _datasets(config: ViewConfig, manifest: Mapping[str, Any]) -> list[str]:
     return folders
 
 
-def _demonstrations(folders: Sequence[str], task: Task | None, config: ViewConfig) -> Demonstrations:
-    """The episodes of the folders in turn, which the condition chooses in each. Raises ValueError if there are none."""
+def _demonstrations(
+    folders: Sequence[str], task: Task | None, config: ViewConfig, may_be_absent: Sequence[Stream] = ()
+) -> Demonstrations:
+    """The episodes of the folders in turn, which the condition chooses in each. Raises ValueError if there are none.
+
+    may_be_absent: streams that some of the folders may lack; several folders are then masked.
+    """
     from ..datasets.joined import Joined
+    from ..datasets.observing import Masked
     from ..datasets.opening import open_demonstrations
 
     shown = task if task is not None and (config.task is not None or task.sources) else None
-    parts = [open_demonstrations(folder, shown, episodes=config.episodes) for folder in folders]
+    can_lack = bool(may_be_absent)
+    parts = [open_demonstrations(folder, shown, episodes=config.episodes, can_lack=can_lack) for folder in folders]
+    if may_be_absent and len(parts) > 1:
+        parts = [Masked(part, may_be_absent) for part in parts]
     demonstrations = parts[0] if len(parts) == 1 else Joined(parts, remedy="name one of them with dataset=")
     if not len(demonstrations):
         raise ValueError(f"{folders[0]} has no episodes to see: record some first")

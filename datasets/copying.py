@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -67,7 +68,8 @@ def copy(
     images: the compression of images. provenance: what decides the copy, as JSON.
 
     Raises ValueError if the unfinished copy there is another one, if another process writes it, or if what is read back
-    is not what was to be written; FileExistsError if `path` exists; and the errors of `DemonstrationStore.append`.
+    is not what was to be written; FileExistsError if `path` exists; and the errors of `DemonstrationStore.append`,
+    after which nothing is left.
     """
     partial, facts = unfinished(path), demonstrations.episode_facts
     _begin(demonstrations, partial, images=images, provenance=provenance)
@@ -79,7 +81,12 @@ def copy(
         digests = list[dict[str, str]]()
         try:
             for index in watched(range(len(demonstrations)), "copy", unit="episodes"):
-                digests.append(_copied(demonstrations, index, facts[index], store, images=images))
+                try:
+                    digests.append(_copied(demonstrations, index, facts[index], store, images=images))
+                except ValueError as error:  # other data or another choice make another copy, so this one is of no use
+                    shutil.rmtree(partial)
+                    number = demonstrations.episode_numbers[index]
+                    raise ValueError(f'{error} (episodes="episode!={number}" leaves it out)') from error
                 if wrong := _differing(store, index, digests[-1]):
                     raise ValueError(
                         f"{store.path}: stream {wrong[0]!r} of episode {index} does not come back as it was to be "

@@ -26,6 +26,12 @@ MAKERS = {"robot": COMMANDED, "leader": INPUT}
 UNSET = "???"
 """Stands for what the data set does not say and a person must write."""
 
+UNITS = (
+    *("m", "cm", "mm", "rad", "deg", "s", "ms", "Hz", "m/s", "mm/s", "rad/s", "deg/s", "rpm", "m/s^2", "rad/s^2"),
+    *("N", "Nm", "kg", "g", "A", "mA", "V", "W", "K", "C", "Pa", "bar", "px", "1", "%"),
+)
+"""Units that are no slip of the pen. A conversion keeps others too, and warns of them."""
+
 LARGEST_VECTOR = 1024
 """Arrays of more values a step are proposed as vectors only if they are flat."""
 
@@ -35,7 +41,7 @@ EXPLANATIONS = {
     "longest_hole": "Seconds without a reading; a longer hole splits the episode. Data sets without times have none.",
     "observations": (
         "What a policy may observe, by the names of its streams. key: the column, or several [a, b] in turn. units: "
-        "m, rad, s, px or 1, one or one a dimension. labels: names of the dimensions. low, high: limits. "
+        "m, rad, deg, px, 1 or others, one or one a dimension. labels: names of the dimensions. low, high: limits. "
         "kinds: what each dimension is, such as position, quaternion_xyzw or gripper (docs/representations.md). "
         "context: true for a goal, which is the same in a whole episode. dtype: float64 is stored as float32 "
         "unless you say so."
@@ -66,6 +72,7 @@ class StreamMapping:
     def __post_init__(self) -> None:
         if not self.keys or not _are_texts(self.keys):
             raise ValueError(f"key must be the name of a column, or a list of names, got {self.key!r}")
+        object.__setattr__(self, "units", _with_one(self.units))  # YAML reads the unit 1 as a number
         for name in ("units", "labels", "kinds"):
             value = getattr(self, name)
             if not (isinstance(value, str) and name != "labels") and not _are_texts(value):
@@ -81,6 +88,13 @@ class StreamMapping:
     def keys(self) -> list[Any]:
         """The columns, in turn."""
         return self.key if isinstance(self.key, list) else [self.key]
+
+
+def _with_one(units: Any) -> Any:
+    """Units in which the number 1 is a text."""
+    if isinstance(units, list):
+        return [_with_one(unit) for unit in units]
+    return "1" if isinstance(units, int) and not isinstance(units, bool) and units == 1 else units
 
 
 def _are_texts(value: Any) -> bool:
@@ -121,7 +135,7 @@ class DatasetMapping:
     def __post_init__(self) -> None:
         if self.rate == UNSET:
             raise ValueError(
-                "rate must be the steps a second, which the data set does not say: write rate: 10, or give rate=10"
+                "rate must be the steps a second, which the data set does not say: write it, as in rate: 10"
             )
         for name in ("rate", "longest_hole"):
             value = getattr(self, name)
@@ -155,6 +169,16 @@ class DatasetMapping:
     def streams(self) -> dict[str, StreamMapping]:
         """Stream -> where it comes from, the action last."""
         return {**self.observations, "action": self.action}
+
+    @property
+    def unknown_units(self) -> dict[str, list[str]]:
+        """Stream -> its units that are not among `UNITS`, each once. Streams without any are left out."""
+        units = {
+            name: [mapped.units] if isinstance(mapped.units, str) else mapped.units
+            for name, mapped in self.streams.items()
+        }
+        unknown = {name: sorted({unit for unit in all_ if unit and unit not in UNITS}) for name, all_ in units.items()}
+        return {name: strange for name, strange in unknown.items() if strange}
 
     def specification(self, dataset: ForeignDataset) -> Specification:
         """The streams of a data set under this mapping.

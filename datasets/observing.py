@@ -149,13 +149,14 @@ def to_observe(demonstrations: Demonstrations, specification: Specification) -> 
 def as_observed(demonstrations: Demonstrations, specification: Specification) -> Demonstrations:
     """The episodes with those of their observations that a policy observes; as they are if it observes all or none.
 
-    What may be absent for the policy, and is absent here, is masked.
+    What may be absent for the policy, and is absent here, is masked, unless it is already.
     """
     names = {stream.name for stream in specification.observations}
     own = [stream.name for stream in demonstrations.specification.observations]
     kept = [name for name in own if name in names]
     observed = demonstrations if len(kept) in (0, len(own)) else Observing(demonstrations, kept)
-    return Masked(observed, streams) if (streams := specification.may_be_absent) else observed
+    streams = specification.may_be_absent
+    return Masked(observed, streams) if streams and ABSENT not in own else observed
 
 
 class Worded(Observed):

@@ -43,8 +43,13 @@ def open_demonstrations(
     return selected(_open(path, task, can_lack=can_lack), episodes)
 
 
+def is_store(path: str | Path) -> bool:
+    """Whether a folder is a Recede store, which describes itself, and not a replay buffer that needs a task."""
+    return "recede" in open_group(path).attrs
+
+
 def _open(path: str | Path, task: TaskData | None, *, can_lack: bool) -> Demonstrations:
-    if task is not None and task.sources and "recede" not in open_group(path).attrs:
+    if task is not None and task.sources and not is_store(path):
         return ReplayBuffer(path, task.specification, task.sources)
     store = DemonstrationStore.open(path)
     if task is None:

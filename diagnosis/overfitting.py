@@ -24,6 +24,7 @@ from ..configs.notation import policy_config
 from ..configs.training import TrainConfig
 from ..datasets.demonstrations import Demonstrations
 from ..datasets.observing import Observing, to_observe
+from ..datasets.opening import is_store
 from ..datasets.selection import Selected
 from ..files import read_json_with_digest, scratch_folder
 from ..policy.engines.eager import EagerEngine
@@ -96,7 +97,7 @@ def _configuration(sources: Sources, episode: int, *, steps: int, device: str, o
     streams = sources.demonstrations.specification.observations
     common: dict[str, Any] = {
         "dataset": sources.path,
-        "task": sources.task,
+        "task": None if is_store(sources.path) else sources.task,  # a store may lack streams of the task
         "episodes": f"episode={episode}",
         "out": out,
         "steps": steps,

@@ -66,8 +66,8 @@ def test_no_mark_of_a_merge_is_left(document: Path) -> None:
     assert not re.findall(r"^(?:<{7}|={7}|>{7})(?: .*)?$", document.read_text(), flags=re.M)
 
 
-LONG = {"LOG.md", "commands.md", "python.md", "your_data.md", "your_parts.md"}
-"""The log, the generated reference, and two pages that list what they hold: formats, and a package whole."""
+LONG = {"LOG.md", "commands.md", "python.md", "your_parts.md"}
+"""The log, the generated reference, and a page that holds a package whole."""
 
 
 def test_a_page_is_short() -> None:

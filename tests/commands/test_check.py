@@ -5,10 +5,12 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import toys
+from recede.commands import check
 from recede.realtime import MonotonicClock
 from recede.robots.simulation import Simulation
 
@@ -50,6 +52,25 @@ def failing(rate):
 
 def noting(rate):
     return Noting(toys.REACH, MonotonicClock(), rate=rate)
+
+
+class Blocking(Simulation):
+    """A robot that never answers."""
+
+    def read(self):
+        threading.Event().wait()
+
+
+def blocking(rate):
+    return Blocking(toys.REACH, MonotonicClock(), rate=rate)
+
+
+def test_a_driver_that_blocks_is_stopped_at_a_limit_and_named(recede, monkeypatch):
+    monkeypatch.setattr(check, "LONGEST_S", 0.3)
+    result = recede("check", "robot=driver", f"robot.make={__name__}:blocking", *BUSY)
+    assert result.status == 2
+    assert f"the driver has not returned after 0.7 s, at {__file__}, line " in result.err
+    assert "give its calls a time limit" in result.err
 
 
 def test_a_robot_that_keeps_its_promises_gets_one_sentence(recede):

@@ -29,6 +29,30 @@ def arrays(tmp_path):
     return write_npz(tmp_path / "arrays")
 
 
+def test_a_value_that_is_not_finite_names_its_episode_and_leaves_nothing(recede, arrays, tmp_path):
+    episode = dict(np.load(arrays / "episode_9.npz"))
+    episode["qpos"][2, 1] = np.nan
+    np.savez(arrays / "episode_9.npz", **episode)
+    error = recede("convert", "arrays", "out=a.zarr", "rate=10").err.splitlines()[-1]
+    assert "episode_9.npz: stream 'qpos', step 2" in error
+    assert error.endswith('(episodes="episode!=1" leaves it out)')
+    assert {path.name for path in tmp_path.iterdir()} == {"arrays"}
+    result = recede("convert", "arrays", "out=a.zarr", "rate=10", "episodes=episode!=1")
+    assert result.status == 0, result.err
+
+
+def test_units_that_nobody_knows_are_kept_with_a_warning_and_one_may_be_a_number(recede, arrays):
+    recede("convert", "arrays", "mapping=m.yaml", "rate=10")
+    proposed = Path("m.yaml").read_text()
+    Path("m.yaml").write_text(proposed.replace("units: []", "units: [rad, banana, 1]", 1))
+    result = recede("convert", "arrays", "out=a.zarr", "mapping=m.yaml")
+    assert result.status == 0, result.err
+    assert "warning: qpos has the units banana, which recede does not know" in result.out
+    assert DemonstrationStore.open("a.zarr").stream("qpos").units == ("rad", "banana", "1")
+    Path("m.yaml").write_text(proposed.replace("units: []", "units: 1", 1))
+    assert "warning" not in recede("convert", "arrays", "out=b.zarr", "mapping=m.yaml").out
+
+
 def test_a_stranger_describes_edits_converts_and_verifies(recede, arrays):
     result = recede("convert", "arrays", "mapping=m.yaml")
     assert result.status == 0, result.err
@@ -162,7 +186,7 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(nursery, arrays, tmp_path):
         (["out=a.zarr"], "rate must be the steps a second, which the data set does not say"),
         (["out=a.zarr", "rate=0"], "rate must be above 0"),
         (["out=a.zarr", "rate=10", "mapping=m.yaml"], "rate is for a mapping that is proposed"),
-        (["out=a.zarr", "mapping=none.yaml"], "none.yaml"),
+        (["out=a.zarr", "mapping=none.yaml"], "write the proposal there with recede convert arrays mapping=none.yaml"),
         (["out=a.zarr", "mapping=m.yaml"], "m.yaml must be a mapping in YAML"),
         (["out=a.zarr", "mapping=list.yaml"], "list.yaml must hold entries, got ['a']"),
         (["out=a.zarr", "mapping=twice.yaml"], "twice.yaml, line 4: the entry 'arm' stands twice: rename one of them"),

@@ -116,6 +116,19 @@ def test_a_run_of_several_datasets_shows_the_chosen_episodes_of_each(recede, tra
     assert [row["number"] for row in content(page)[0]["episodes"]] == [3, 3]
 
 
+def test_a_run_whose_stores_lack_streams_of_each_other_shows_both(recede, tmp_path, reaches):
+    other = tmp_path / "other.zarr"
+    assert recede("edit", reaches, f"out={other}", "observe=[position]").status == 0
+    run, page = tmp_path / "run", tmp_path / "page.html"
+    small = ["policy.network.channels=[16,32]", "steps=1", "batch_size=4", "device=cpu"]
+    stores = f"dataset=[{reaches},{other}]"
+    result = recede("train", "task=toys:REACH", stores, "missing=mask", f"out={run}", *small)
+    assert result.status == 0, result.err
+    result = recede("view", run, f"out={page}", "episodes=episode=3", "samples=1", "device=cpu")
+    assert result.status == 0, result.err
+    assert [row["number"] for row in content(page)[0]["episodes"]] == [3, 3]
+
+
 def test_without_websockets_only_a_page_to_send_can_be_made(recede, reaches, tmp_path, monkeypatch):
     monkeypatch.setattr(view_module, "find_spec", no_websockets)
     assert "pip install 'recede[record]'" in recede("view", reaches).line
