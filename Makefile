@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test quick slow check docs setup gpu test-adapters constraints clean
+.PHONY: help demo test quick slow examples check docs setup gpu test-adapters constraints clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -32,6 +32,9 @@ quick: setup ## run these tests alone
 
 slow: setup ## run the other tests: whole trainings, every moment of a kill, every task
 	$(BIN)/python -m pytest tests --numprocesses auto --dist worksteal -m slow
+
+examples: setup ## run the programs and the notebooks of examples/, in two minutes
+	$(BIN)/python -m pytest tests/test_examples.py tests/test_notebooks.py --numprocesses auto --dist worksteal
 
 check: setup ## lint, format and types
 	$(BIN)/ruff check

@@ -28,13 +28,13 @@ for name, policy in {
         dataset=str(folder / "reach.zarr"),
         out=str(folder / name),
         policy=policy,
-        steps=200,
-        warmup=20,
+        steps=100,
+        warmup=10,
         learning_rate=4e-3,
     )
     trained, _ = recede.load_policy(recede.train(config))
     # The same seeds, so each episode is a pair: the ball and the gripper begin in the same places.
-    evaluations[name] = recede.evaluate(trained, task, episodes=40, first_seed=300_000)
+    evaluations[name] = recede.evaluate(trained, task, episodes=30, first_seed=300_000)
     print(f"{name}: {evaluations[name]}")
 
 first, second = ([outcome.success for outcome in one.outcomes] for one in evaluations.values())

@@ -44,8 +44,8 @@ config = recede.TrainConfig(
     dataset=str(folder / "reach.zarr"),
     out=str(folder / "run"),
     policy=DiffusionConfig(network=UNet1dConfig(channels=[16, 32], time_size=16)),
-    steps=200,
-    warmup=20,
+    steps=100,
+    warmup=10,
     learning_rate=4e-3,
 )
 policy, _ = recede.load_policy(recede.train(config))

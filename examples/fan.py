@@ -22,8 +22,8 @@ config = recede.TrainConfig(
     dataset=str(folder / "reach.zarr"),
     out=str(folder / "run"),
     policy=DiffusionConfig(network=UNet1dConfig(channels=[16, 32], time_size=16)),
-    steps=300,
-    warmup=30,
+    steps=150,
+    warmup=15,
     learning_rate=4e-3,
 )
 policy, _ = recede.load_policy(recede.train(config))

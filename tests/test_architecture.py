@@ -6,6 +6,7 @@ import ast
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -64,9 +65,14 @@ def floor(module: tuple[str, ...]) -> int:
     return floors[0]
 
 
+@cache
+def nodes(source: str) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(source)))
+
+
 def imports(importer: tuple[str, ...], source: str) -> Iterator[tuple[str, ...]]:
     """The modules of the package that `importer` imports, wherever in the file it does."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.ImportFrom) and node.level:
             base = importer[: len(importer) - node.level] + tuple((node.module or "").split(".") if node.module else ())
             for alias in node.names:
@@ -112,7 +118,7 @@ def test_the_rules_know_right_from_wrong() -> None:
 def test_imports_inside_the_package_are_relative(module: tuple[str, ...]) -> None:
     own = {"recede"} | {name[0] for name in SOURCES}
     absolute: list[str] = []
-    for node in ast.walk(ast.parse(SOURCES[module])):
+    for node in nodes(SOURCES[module]):
         if isinstance(node, ast.ImportFrom) and not node.level:
             absolute.append(node.module or "")
         elif isinstance(node, ast.Import):

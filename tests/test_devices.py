@@ -395,7 +395,10 @@ TRAINING_FAULTS = {
 """Name -> owner, attribute and replacement; and the error, with a word of its message."""
 
 
-@pytest.mark.parametrize("name", TRAINING_FAULTS)
+QUICK = set(TRAINING_FAULTS) - {"a download in each step"}  # a loss read in each step is one, too
+
+
+@pytest.mark.parametrize("name", representatives(TRAINING_FAULTS, *QUICK))
 def test_a_fault_in_training_is_caught(train, monkeypatch, name):
     owner, attribute, replacement, error, message = TRAINING_FAULTS[name]
     with SimulatedGPU() as gpu, monkeypatch.context() as patch:

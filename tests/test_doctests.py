@@ -26,6 +26,8 @@ def test_recede_is_this_folder() -> None:
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = importlib.import_module(name)
+    if ">>>" not in Path(str(module.__file__)).read_text():
+        return  # to look for examples takes longer than to load a module
     monkeypatch.chdir(tmp_path)
     assert doctest.testmod(module).failed == 0
     assert not list(tmp_path.iterdir()), "an example leaves files behind"

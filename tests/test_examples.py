@@ -1,4 +1,4 @@
-"""Every example is short, complete, listed, and runs to its end in a folder of its own."""
+"""Every example is short, complete, listed, and runs to its end in a folder of its own: `make examples`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from recede.configs.choices import CHOICES
 
 FOLDER = Path(__file__).parents[1] / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.py"))
-QUICK = {"custom_robot", "custom_task", "read_store"}
 SAYS = {
     "compare": r"mean scores differ by [+-]0\.\d{3}",
     "control_loop": r"episode 100002: \d+ steps, \d+ chunks",
@@ -25,7 +24,7 @@ SAYS = {
     "custom_task": r"10 demonstrations",
     "fan": r"fan\.png",
     "read_store": r"a table of \d+ rows and 17 columns",
-    "train": r"over 20 episodes",
+    "train": r"over 10 episodes",
 }
 """Example -> what it prints in the end."""
 
@@ -40,10 +39,8 @@ def choices() -> Iterator[None]:
         options.update(before[slot])
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, id=path.stem, marks=[] if path.stem in QUICK else pytest.mark.slow) for path in EXAMPLES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs(path, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", [str(path), str(tmp_path)])
     runpy.run_path(str(path), run_name="__main__")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,9 @@ def names(source: str) -> set[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_a_name_says_what_it_names(path: Path) -> None:
-    empty = names((ROOT / path).read_text()) & EMPTY
+    source = (ROOT / path).read_text()
+    empty = EMPTY & set(re.findall(r"\w+", source))  # few files hold such a word at all: the others are not parsed
+    empty = empty and empty & names(source)
     assert not empty, f"{path}: {sorted(empty)} say nothing of the thing: name the stream, the match, the reading, ..."
 
 

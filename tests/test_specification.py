@@ -105,7 +105,7 @@ def test_unknown_kinds_differ_from_none() -> None:
     assert "kinds is" in new.differences(other)[0]
 
 
-@settings(deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(specifications())
 def test_a_specification_survives_json(spec: Specification) -> None:
     back = Specification.from_json(json.loads(json.dumps(spec.to_json(), allow_nan=False)))
@@ -114,7 +114,7 @@ def test_a_specification_survives_json(spec: Specification) -> None:
     assert back.differences(spec) == []
 
 
-@settings(deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(specifications(), specifications())
 def test_only_equal_specifications_have_no_differences(first: Specification, second: Specification) -> None:
     by_name = lambda spec: sorted(spec.streams, key=lambda stream: stream.name)  # noqa: E731
@@ -123,7 +123,7 @@ def test_only_equal_specifications_have_no_differences(first: Specification, sec
     assert len(first.differences(second)) == len(second.differences(first))
 
 
-@settings(deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(specifications(), st.randoms(use_true_random=False))
 def test_the_order_of_observations_is_no_difference(spec: Specification, random: Any) -> None:
     shuffled = random.sample(spec.observations, len(spec.observations))

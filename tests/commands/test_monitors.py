@@ -83,7 +83,7 @@ def records(out):
     return json.loads((out / "control.json").read_text())["episodes"]
 
 
-CONTROL = ["robot.task=toys:REACH", "rate=50", "episodes=1", "false_alarms=0.3"]
+CONTROL = ["robot.task=toys:REACH", "rate=50", "episodes=1", "engine=eager", "false_alarms=0.3"]
 
 
 @pytest.mark.slow
@@ -105,7 +105,7 @@ def test_an_alarm_ends_the_episode(recede, trained, tmp_path, largest, reason):
 
 def test_a_policy_that_stands_still_ends_the_episode(recede, trained, tmp_path):
     """The toy stands at its target; the simulation judges when it is over, whichever is first."""
-    options = [*CONTROL[:3], "end_when_still=0.05", f"out={tmp_path / 'out'}"]
+    options = [*CONTROL[:4], "end_when_still=0.05", f"out={tmp_path / 'out'}"]
     assert recede("control", trained, *options).status == 0
     assert {episode["reason"] for episode in records(tmp_path / "out")} <= {STILL, "over"}
 
@@ -120,7 +120,7 @@ def test_a_policy_that_stands_still_ends_the_episode(recede, trained, tmp_path):
     ],
 )
 def test_bad_input_of_control_is_one_line(recede, trained, tmp_path, options, message):
-    result = recede("control", trained, *CONTROL[:3], *options, f"out={tmp_path / 'out'}")
+    result = recede("control", trained, *CONTROL[:4], *options, f"out={tmp_path / 'out'}")
     assert result.status == 2
     assert message in result.last
 
@@ -136,7 +136,7 @@ def test_a_monitor_of_control_must_be_calibrated(recede, monitored, trained, tmp
     result = recede("control", trained, *CONTROL, "on_lost=stop", "monitor=elapsed", place, f"out={tmp_path / 'a'}")
     assert "there is no monitor 'elapsed': choose from" in result.last
     few = ["false_alarms=0.01", "on_lost=stop", place]
-    result = recede("control", trained, *CONTROL[:3], *few, f"out={tmp_path / 'b'}")
+    result = recede("control", trained, *CONTROL[:4], *few, f"out={tmp_path / 'b'}")
     assert "false_alarms=0.01 needs monitors that 99 successful episodes calibrated, got" in result.last
 
 

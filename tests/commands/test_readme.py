@@ -68,6 +68,21 @@ def test_a_command_that_is_shown_is_understood(arguments):
         return
     (config,), _ = compose(command, rest)
     assert type(config) is COMMANDS[command].config
+
+
+def longest():
+    """The longest line that is shown of each command; those of the others are slow, as most of them repeat its keys."""
+    quick = {parameter.values[0][0]: parameter for parameter in sorted(shown(), key=lambda one: len(one.values[0]))}
+    marks = {parameter.id: [] for parameter in quick.values()}
+    return [pytest.param(*one.values, id=one.id, marks=marks.get(one.id, pytest.mark.slow)) for one in shown()]
+
+
+@pytest.mark.parametrize("arguments", longest())
+def test_a_configuration_is_written_as_the_command_that_it_comes_from(arguments):
+    command, *rest = arguments
+    if not rest:  # named, not typed
+        return
+    (config,), _ = compose(command, rest)
     assert compose(command, shlex.split(command_line(command, config))[2:]) == ([config], [])
 
 

@@ -10,10 +10,9 @@ import pytest
 import recede
 import torch
 import toys
-from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
+from recede.commands.composition import compose
 from recede.configs.choices import CHOICES
-from recede.configs.commands import COMMANDS, register
+from recede.configs.commands import COMMANDS
 from recede.configs.components.denoising import DDIMConfig, DDPMConfig, DiffusersSamplerConfig, RectifiedFlowConfig
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig, HorizonsConfig
@@ -113,29 +112,32 @@ def test_every_choice_builds_a_policy_that_predicts(slot, name, prediction):
     assert bool(chunk.isfinite().all())
 
 
+def composed(command, overrides):
+    """The configuration that the command line composes."""
+    (config,), failures = compose(command, overrides)
+    assert not failures
+    return config
+
+
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_command_composes_to_its_configuration(command):
-    register()
     config = COMMANDS[command].config
     required = {key: value for key, value in REQUIRED.items() if is_required(config, key)}
     required |= {"robot": "simulated"} if command == "check" else {}  # it checks a robot or a task
-    with initialize_config_module("recede.configs", version_base="1.3"):
-        composed = OmegaConf.to_object(compose(command, [f"{key}={quoted(value)}" for key, value in required.items()]))
+    result = composed(command, [f"{key}={value}" for key, value in required.items()])
     parts = {
         "import-checkpoint": "policy",
         "check": "robot",
         "record": "input",
     }  # commands without a default for a part
-    chosen = {parts[command]: getattr(composed, parts[command])} if command in parts else {}
-    assert composed == config(**required | chosen)
+    chosen = {parts[command]: getattr(result, parts[command])} if command in parts else {}
+    assert result == config(**required | chosen)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.rglob("*.yaml")), ids=lambda path: str(path.relative_to(FOLDER)))
 def test_every_preset_composes_to_real_objects(path):
-    register()
     group, name = path.parent.relative_to(FOLDER), path.stem
-    with initialize_config_module("recede.configs", version_base="1.3"):
-        config = OmegaConf.to_object(compose("train", [f"{group}={name}", "dataset=d.zarr", "out=runs/x"]))
+    config = composed("train", [f"{group}={name}", "dataset=d.zarr", "out=runs/x"])
     assert type(config) is TrainConfig
     assert type(config.policy) is DiffusionConfig
     assert all(is_dataclass(getattr(config.policy, slot.split("/")[1])) for slot in slots_of(type(config.policy)))
@@ -143,18 +145,14 @@ def test_every_preset_composes_to_real_objects(path):
 
 
 def test_a_foreign_policy_is_read_as_the_reference_unless_one_says_otherwise():
-    register()
-    with initialize_config_module("recede.configs", version_base="1.3"):
-        config = OmegaConf.to_object(compose("import-checkpoint", ["source=w.pt", "out=o"]))
+    config = composed("import-checkpoint", ["source=w.pt", "out=o"])
     assert config.policy == DiffusionConfig(prediction="epsilon", sampler=DDPMConfig(spacing="leading"))
 
 
 def test_the_reference_is_as_published():
     """Chi et al. 2023, appendix: DDPM in 100 steps; AdamW at 1e-4 after 500 steps, without clipping."""
-    register()
-    with initialize_config_module("recede.configs", version_base="1.3"):
-        policy = OmegaConf.to_object(compose("train", ["policy=reference", "dataset=d", "out=o"])).policy
-        recipe = OmegaConf.to_object(compose("train", ["preset=reference", "dataset=d", "out=o"]))
+    policy = composed("train", ["policy=reference", "dataset=d", "out=o"]).policy
+    recipe = composed("train", ["preset=reference", "dataset=d", "out=o"])
     published = DiffusionConfig(prediction="epsilon", sampler=DDPMConfig(spacing="leading"))
     assert policy == recipe.policy == published
     assert policy.sampler.num_steps == policy.schedule.num_times == 100
@@ -165,9 +163,7 @@ def test_the_reference_is_as_published():
 
 
 def test_a_flow_is_a_diffusion_policy_on_the_straight_path():
-    register()
-    with initialize_config_module("recede.configs", version_base="1.3"):
-        config = OmegaConf.to_object(compose("train", ["policy=flow", "dataset=d", "out=o"]))
+    config = composed("train", ["policy=flow", "dataset=d", "out=o"])
     assert config.policy == DiffusionConfig(
         schedule=RectifiedFlowConfig(), prediction="velocity", sampler=DDIMConfig(num_steps=4)
     )
@@ -175,10 +171,8 @@ def test_a_flow_is_a_diffusion_policy_on_the_straight_path():
 
 @pytest.mark.parametrize(("policy", "slot", "name"), PARTS)
 def test_every_choice_can_be_chosen(policy, slot, name):
-    register()
-    with initialize_config_module("recede.configs", version_base="1.3"):
-        overrides = [f"policy={policy}", f"{slot}={name}", "dataset=d", "out=o"]
-        config = OmegaConf.to_object(compose("train", overrides))
+    overrides = [f"policy={policy}", f"{slot}={name}", "dataset=d", "out=o"]
+    config = composed("train", overrides)
     assert getattr(config.policy, slot.split("/")[1]) == CHOICES[slot][name]()
 
 
@@ -188,11 +182,6 @@ def test_every_command_has_a_module_and_a_key_for_its_bare_argument():
     assert {command.replace("-", "_") for command in COMMANDS} == modules
     for command in COMMANDS.values():
         assert command.positional is None or command.positional in command.config.__dataclass_fields__
-
-
-def quoted(value):
-    """A value as the grammar of Hydra has it."""
-    return f"'{value}'" if "=" in value else value
 
 
 def is_required(config, key):

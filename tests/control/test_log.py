@@ -34,7 +34,7 @@ def open_log(folder, specification=SPECIFICATION, **options):
     return closing(RunLog(folder, specification, **{"rate": 100.0, "actuation_delay": 0.0} | options))
 
 
-@pytest.mark.parametrize(("sensor", "actuation"), [(0.0, 0.0), (0.12, 0.085)])
+@pytest.mark.parametrize(("sensor", "actuation"), [pytest.param(0.0, 0.0, marks=pytest.mark.slow), (0.12, 0.085)])
 def test_a_run_becomes_evenly_spaced_demonstrations_with_the_commands_in_force(tmp_path, sensor, actuation):
     clock = VirtualClock(3.0)
     robot = Ideal(clock, sensor_delay=sensor, actuation_delay=actuation, camera_dt=0.03)
@@ -278,7 +278,7 @@ def test_a_log_that_cannot_be_created_leaves_nothing_behind(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [TICKS]
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.25])
+@pytest.mark.parametrize("delay", representatives([0.0, 0.25], 0.25))
 def test_the_facts_name_the_steps_whose_command_followed_a_person(tmp_path, monkeypatch, delay):
     """In three parts, each with its own count of steps; only the last one has the outcome of the episode."""
     monkeypatch.setattr(log, "PART", 10)

@@ -123,9 +123,10 @@ FACTS = [
 ]
 
 
-@pytest.fixture
-def four(tmp_path):
-    store = DemonstrationStore.create(tmp_path / "four", SPECIFICATION)
+@pytest.fixture(scope="module")
+def four(tmp_path_factory):
+    """Four episodes with these facts, read only."""
+    store = DemonstrationStore.create(tmp_path_factory.mktemp("filters") / "four", SPECIFICATION)
     for index, facts in enumerate(FACTS):
         episode = make_episode(index, 4 + index)
         store.append(episode | {"gripper": episode["gripper"].clip(-0.5, 0.5)}, seed=index - 1, facts=facts)

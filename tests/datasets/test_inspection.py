@@ -9,6 +9,7 @@ from recede.datasets.inspection import summarise, warnings
 from recede.datasets.store import DemonstrationStore
 from recede.evaluation.reports.demonstrations import draw_demonstrations
 from recede.specification import Specification, Stream
+from representatives import representatives
 
 SPECIFICATION = Specification(
     (
@@ -227,7 +228,7 @@ def test_a_store_without_episodes_is_described(tmp_path):
     assert warnings(empty) == []
 
 
-@pytest.mark.parametrize("damage", [None, np.nan])
+@pytest.mark.parametrize("damage", representatives([None, np.nan], np.nan))
 def test_a_picture_is_drawn(sound, tmp_path, damage):
     import imageio.v3
 

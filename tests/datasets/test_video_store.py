@@ -71,7 +71,7 @@ def test_a_store_of_video_keeps_every_promise(store, expected):
 
 
 @given(st.lists(st.tuples(st.integers(0, sum(LENGTHS)), st.integers(0, sum(LENGTHS))), min_size=1, max_size=6))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_images_are_read_in_any_order(store, expected, ranges):
     for one, other in ranges:
         start, stop = sorted((one, other))
@@ -111,7 +111,7 @@ def test_a_copy_is_what_the_encoder_makes_of_its_source(tmp_path, store, monkeyp
     source = DemonstrationStore.create(tmp_path / "source.zarr", SPECIFICATION)
     for seed, length in enumerate(LENGTHS):
         source.append(episode(seed, length), seed=seed)
-    monkeypatch.setattr("recede.datasets.copying.PIECE_BYTES", 1)
+    monkeypatch.setattr("recede.datasets.copying.PIECE_BYTES", 5 * CAMERA.size)  # pieces end within groups
     digests = copy(source, tmp_path / "copy.zarr", images="h264", provenance={})
     copied = DemonstrationStore.open(tmp_path / "copy.zarr")
     assert verify(source, copied) == digests
@@ -137,7 +137,7 @@ def test_a_damaged_group_is_named_with_its_episode_and_stream(tmp_path):
     (file,) = files(store.path / "data/camera/c")
     intact, rng = file.read_bytes(), np.random.default_rng(0)
     first = intact.index(b"\x00\x00\x00\x01")
-    for place in [first, first + 7, *rng.integers(first, first + 200, 10).tolist()]:
+    for place in [first, first + 7, *rng.integers(first, first + 200, 4).tolist()]:
         content = bytearray(intact)
         content[place] ^= 1 << int(rng.integers(8))
         file.write_bytes(content)

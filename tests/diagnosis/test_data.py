@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from recede.datasets.episode_writer import NewEpisode
 from recede.datasets.facts import EpisodeFacts
 from recede.datasets.store import DemonstrationStore
 from recede.diagnosis.data import look_at_data
@@ -16,6 +17,7 @@ SPECIFICATION = Specification(
 
 def store_of(path, *, frozen=False, still=False, rate=None, episodes=6):
     store, rng = DemonstrationStore.create(path, SPECIFICATION), np.random.default_rng(0)
+    new = []
     for seed in range(episodes):
         joint = np.cumsum(rng.uniform(0.01, 0.03, (40, 2)), axis=0).astype("float32") + seed
         front = rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
@@ -23,7 +25,9 @@ def store_of(path, *, frozen=False, still=False, rate=None, episodes=6):
             front[:] = front[0]
         rows = {"joint": joint, "front": front, "action": np.zeros_like(joint) if still else joint}
         facts = EpisodeFacts() if rate is None else EpisodeFacts(rates={"front": rate})
-        store.append(rows, seed=seed, facts=facts)
+        new.append(NewEpisode(rows, seed, facts))
+    if new:
+        store.append_many(new)
     return store
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 import toys
 from recede.configs.components.encoders import ResNetEncoderConfig
+from recede.datasets.episode_writer import NewEpisode
 from recede.datasets.store import DemonstrationStore
 from recede.diagnosis.errors import Errors, of_dimensions
 from recede.diagnosis.trained import (
@@ -30,8 +31,7 @@ def changed(path, store, change):
     """The episodes of a store with other values, with limits that allow them."""
     whole = DemonstrationStore.open(store)
     copy = DemonstrationStore.create(path, whole.specification)
-    for index in range(len(whole)):
-        copy.append(change(whole.episode(index)))
+    copy.append_many([NewEpisode(change(whole.episode(index))) for index in range(len(whole))])
     return copy
 
 

@@ -16,21 +16,20 @@ from recede.envs.physics import mujoco
 from recede.envs.tasks.pick_place import PICK_PLACE
 from recede.recording.scripted import demonstrate
 
-EXAMPLES = {"pick_place_image", "pusht_image", "pick_place_arm", "reach_arm_joints"}
+EXAMPLES = {"pusht_image", "pick_place_arm", "reach_arm_joints"}
 """The tasks with images, and the tasks of one arm, that the quick tests run in full.
 
 The code of the others is the same, and images and arms take time.
 """
 
-NAMES = [
-    pytest.param(
-        name, marks=[pytest.mark.slow] if ("_image" in name or "_arm" in name) and name not in EXAMPLES else []
-    )
-    for name in TASKS
-]
+
+def marked(names, *examples):
+    """The names as parameters: variants of other tasks are slow, but for these examples."""
+    variants = {name for name in names if "_image" in name or "_arm" in name or name == "sort_reworded"}
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in variants - {*examples} else []) for name in names]
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=marked(TASKS, *EXAMPLES))
 def task(request):
     return ready(request.param)
 
@@ -150,13 +149,14 @@ def test_a_reset_without_seed_draws_another_start(env):
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda env: pickle.loads(pickle.dumps(env))])
+@pytest.mark.parametrize("task", marked(TASKS, *EXAMPLES, "pick_place_image"), indirect=True)
 def test_a_copy_in_mid_episode_continues_identically(task, env, copied):
-    actions = random_actions(task, 30)
+    actions = random_actions(task, 15)
     env.reset(seed=2)
-    steps_of(env, actions[:10])
+    steps_of(env, actions[:5])
     twin = copied(env)
-    ahead = steps_of(twin, actions[10:])
-    assert steps_of(env, actions[10:]) == ahead  # nor has the twin's progress touched the original
+    ahead = steps_of(twin, actions[5:])
+    assert steps_of(env, actions[5:]) == ahead  # nor has the twin's progress touched the original
     (after, _), (twin_after, _) = env.reset(), twin.reset()
     for name in after:
         np.testing.assert_array_equal(after[name], twin_after[name])
@@ -240,7 +240,8 @@ def test_the_image_shows_the_scene_and_where_actions_point(task, camera):
     assert np.any(camera.render() != image)
 
 
-SCRIPTED = [name for name in TASKS if not name.startswith("pusht") and not name.endswith("_image")]
+PLAIN = [name for name in TASKS if not name.endswith("_image")]
+SCRIPTED = [name for name in PLAIN if not name.startswith("pusht")]
 """The tasks with an expert; what it does depends on no image."""
 
 
@@ -263,7 +264,7 @@ def outcomes(task, seeds, *, noise=0.0):
     return successes
 
 
-@pytest.mark.parametrize("name", SCRIPTED)
+@pytest.mark.parametrize("name", marked(SCRIPTED, *EXAMPLES))
 def test_the_expert_succeeds(name):
     assert all(outcomes(ready(name), range(100, 102)))
     assert all(outcomes(ready(name), range(104, 106), noise=0.003))
@@ -293,7 +294,7 @@ def extremes(low, high, random):
 
 @pytest.mark.parametrize("kind", ["held still", "random", "extreme"])
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", [name for name in TASKS if not name.endswith("_image")])
+@pytest.mark.parametrize("name", marked(PLAIN))  # it is judged in the same way with every robot
 def test_nothing_is_won_without_skill(name, kind, seed):
     task = ready(name)
     env, (low, high) = task.make(), limits(task.specification.action)
@@ -309,7 +310,7 @@ def test_nothing_is_won_without_skill(name, kind, seed):
 
 
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", [name for name in TASKS if not name.endswith("_image")])
+@pytest.mark.parametrize("name", marked(PLAIN, *EXAMPLES))
 def test_the_physics_bear_extreme_actions(name, count):
     """A warning of MuJoCo is a FloatingPointError of the step."""
     task = ready(name)
@@ -321,7 +322,7 @@ def test_the_physics_bear_extreme_actions(name, count):
             assert np.isfinite(observation[stream.name]).all()
 
 
-@pytest.mark.parametrize("name", SCRIPTED)
+@pytest.mark.parametrize("name", marked(SCRIPTED, *EXAMPLES))
 def test_recorded_actions_lead_to_the_recorded_observations(name):
     task = ready(name)
     streams, is_success, sentence, _ = demonstrate(task, RunningEnv(task.make, task.specification), 5)
@@ -337,11 +338,7 @@ def test_recorded_actions_lead_to_the_recorded_observations(name):
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name in EXAMPLES else [pytest.mark.slow])
-        for name in (f"{scripted}_image" for scripted in SCRIPTED)
-        if name in TASKS
-    ],
+    marked([f"{name}_image" for name in SCRIPTED if f"{name}_image" in TASKS], "pick_place_image"),
 )
 def test_a_task_with_images_is_the_same_task(name):
     """It is judged by the same state, and its images differ between starts."""
@@ -375,7 +372,7 @@ deepest contact of all experts is 1.7 mm. At rest it is below 1 mm.
 """
 
 
-@pytest.mark.parametrize("name", SCRIPTED)
+@pytest.mark.parametrize("name", marked(SCRIPTED, *EXAMPLES))
 def test_bodies_hardly_penetrate_while_the_expert_acts(name):
     task = ready(name)
     env, expert, deepest, is_over = task.make(), task.expert(1), 0.0, False

@@ -68,7 +68,17 @@ def make_worlds(request):
     return partial(made_worlds, request.param)
 
 
-@pytest.mark.parametrize(("name", "way"), [*((name, "batch") for name in BATCHED), ("reach", "loop"), ("sort", "loop")])
+VARIANTS = {"pick_place_arm_joints", "reach_arm", "sort_reworded"}
+"""Tasks of the code of others that the quick tests run."""
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        *(pytest.param(name, "batch", marks=[pytest.mark.slow] if name in VARIANTS else []) for name in BATCHED),
+        *(("reach", "loop"), ("sort", "loop")),
+    ],
+)
 def test_every_world_equals_its_environment(name, way):
     """Experts act; some worlds begin again in the middle, with a seed and without, and others go on after their end."""
     if "_arm" in name and "joints" not in name:

@@ -85,7 +85,7 @@ def bootstraps(samples):
 def test_the_interval_of_a_mean_covers_it_in_95_of_100_evaluations(name, episodes):
     """Also if most samples of 20 episodes show no failure at all; percentiles of the scores alone cover 34 % there."""
     draw, mean = SCORES[name]
-    samples = draw(np.random.default_rng(episodes), (2_000, episodes))
+    samples = draw(np.random.default_rng(episodes), (1_000, episodes))
     low, high = bootstraps(samples)
     error = math.sqrt(0.05 * 0.95 / len(samples))  # of a share of misses that is 0.05
     assert np.mean(low > mean) + np.mean(high < mean) <= 0.05 + 2 * error
@@ -144,7 +144,7 @@ def test_scores_outside_0_and_1_have_no_interval(scores, shown):
 def test_the_interval_over_trainings_covers_what_a_recipe_achieves(mean, spread):
     """Three trainings whose true rates differ by this standard deviation, 50 episodes of each."""
     random = np.random.default_rng(0)
-    rates = np.clip(random.normal(mean, spread, (1_000, 3)), 0, 1)
+    rates = np.clip(random.normal(mean, spread, (500, 3)), 0, 1)
     successes = random.binomial(50, rates)
     over_episodes = [wilson(int(total), 150) for total in successes.sum(axis=1)]
     intervals = [over_trainings(training / 50, inner) for training, inner in zip(successes, over_episodes, strict=True)]

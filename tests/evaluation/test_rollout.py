@@ -28,6 +28,7 @@ from recede.policy.engines.eager import EagerEngine, as_engine
 from recede.policy.normalizer import Normalizer
 from recede.policy.requests import Request
 from recede.specification import Horizons, Specification, Stream
+from representatives import representatives
 
 SEEDS = range(100_000, 100_024)
 UNET = UNet1dConfig(channels=[16, 32], time_size=16)
@@ -35,7 +36,7 @@ UNET = UNet1dConfig(channels=[16, 32], time_size=16)
 
 @pytest.fixture(scope="module")
 def policy(trained):
-    return load_policy(trained)[0]
+    return load_policy(trained, sampler={"num_steps": 3})[0]
 
 
 def roll(policy, seeds=SEEDS, *, task=toys.REACH, execution=RecedingHorizon, filmed=(), **options):
@@ -82,7 +83,7 @@ def test_memory_does_not_grow_with_the_number_of_episodes(policy, outcomes, monk
     assert max(most) <= 4
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", representatives([1, 2], 2))
 def test_outcomes_do_not_depend_on_the_processes(policy, outcomes, workers):
     assert roll(policy, workers=workers) == outcomes
 
@@ -253,7 +254,7 @@ def test_an_environment_is_never_stepped_after_its_end(policy):
         env.step(env.position)
     with pytest.raises(AssertionError, match="a finished environment was stepped again"):
         env.step(env.position)
-    lengths = {outcome.num_steps for outcome in roll(policy, range(60))}
+    lengths = {outcome.num_steps for outcome in roll(policy, range(30))}
     assert max(lengths) == toys.MAX_STEPS
     assert any(length % policy.horizons.action for length in lengths)
 
@@ -304,7 +305,7 @@ def test_an_environment_of_the_old_gym_is_named(policy, kind, remedy):
     assert remedy in fault.message
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", representatives([0, 1], 1))
 def test_a_filmed_episode_shows_its_success(policy, outcomes, workers):
     winner = next(outcome for outcome in outcomes if outcome.success)
     loser = next(outcome for outcome in outcomes if not outcome.success)
@@ -391,7 +392,7 @@ def test_a_process_that_dies_takes_only_the_guilty_episode_with_it(policy, outco
     assert dead.fault.message == "the process ended with exit status 7, and again when the episode ran alone"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", representatives([1, 2], 1))
 def test_the_episodes_of_a_process_that_crashes_once_are_run_again(policy, outcomes, tmp_path, workers):
     """With two processes the episode that crashes is alone in its own."""
     mark = tmp_path / "crashed"
@@ -474,7 +475,7 @@ def last_of(requests, chunks):
     return {"x": np.array([request.history["position"][-1, 0] for request in requests], np.float64)}
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", representatives([0, 1], 1))
 def test_every_chunk_of_an_episode_is_monitored(policy, outcomes, workers):
     watched = roll(policy, SEEDS, workers=workers, monitor=last_of)
     assert [replace(outcome, monitors={}) for outcome in watched] == outcomes

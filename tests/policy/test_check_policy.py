@@ -13,12 +13,14 @@ from recede.policy.check import check_policy
 from recede.policy.diffusion import DiffusionPolicy
 from torch import nn
 
+small = partial(diffusion, channels=(8,))
+
 
 def changed(**members):
     """A function that makes a diffusion policy with these members replaced."""
 
     def make():
-        policy = diffusion()
+        policy = small()
         policy.__class__ = type("Changed", (DiffusionPolicy,), members)
         return policy
 
@@ -56,7 +58,7 @@ def extended(extend):
     """extend: changes a new policy."""
 
     def make():
-        policy = diffusion()
+        policy = small()
         extend(policy)
         return policy
 

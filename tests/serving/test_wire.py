@@ -24,7 +24,7 @@ def swapped(name):
     )
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(DTYPES).flatmap(swapped))
 def test_every_array_comes_back(value):
     array = roundtrip(value)
@@ -52,7 +52,7 @@ plain = st.recursive(
 )
 
 
-@settings(deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(plain)
 def test_names_numbers_lists_and_maps_come_back(value):
     assert roundtrip(value) == value
@@ -68,7 +68,7 @@ def is_message_or_error(data):
     assert isinstance(message["kind"], str)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=300))
 def test_arbitrary_bytes_are_a_message_or_one_error(data):
     is_message_or_error(data)
@@ -77,7 +77,7 @@ def test_arbitrary_bytes_are_a_message_or_one_error(data):
 WHOLE = pack({"kind": "infer", "number": 7, "observation": {"state": np.arange(6.0).reshape(2, 3)}, "prefix": None})
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), max_size=4), st.integers(0, len(WHOLE)))
 def test_a_damaged_message_is_a_message_or_one_error(changes, length):
     data = bytearray(WHOLE)

@@ -6,6 +6,7 @@ import re
 import numpy as np
 import pytest
 from recede.checkpoints.opening import load_policy
+from recede.datasets.episode_writer import NewEpisode
 from recede.datasets.facts import EpisodeFacts
 from recede.datasets.store import DemonstrationStore
 from recede.policy.classifier import Classifier
@@ -22,12 +23,14 @@ def folder(tmp_path_factory, recede):
     folder = tmp_path_factory.mktemp("classifying")
     specification = Specification((Stream("state", (1,)),), Stream("action", (1,)), control_dt=0.1)
     store, random = DemonstrationStore.create(folder / "demos", specification), np.random.default_rng(0)
+    episodes = []
     for episode in range(NUM_EPISODES):
         sign = 1 if episode % 2 else -1
         action = sign * (0.5 + 0.1 * random.normal(size=(STEPS, 1)).astype(np.float32))
         state = 0.1 * random.normal(size=(STEPS, 1)).astype(np.float32)
         facts = EpisodeFacts(notes={"way": "up" if sign > 0 else "down"})
-        store.append({"state": state, "action": action}, facts=facts)
+        episodes.append(NewEpisode({"state": state, "action": action}, facts=facts))
+    store.append_many(episodes)
     options = [f"dataset={folder / 'demos'}", f"out={folder / 'run'}", "steps=150", "learning_rate=5e-3", *SMALL]
     assert recede("train", *options, "batch_size=64").status == 0
     return folder

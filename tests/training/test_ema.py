@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from diffusers.training_utils import EMAModel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recede.training.ema import EMA
@@ -46,6 +45,8 @@ def test_the_decay_reaches_the_maximum():
 
 def published(parameters):
     """The average of diffusers, configured as in Diffusion Policy."""
+    from diffusers.training_utils import EMAModel  # seconds of imports, which the collection need not pay
+
     return EMAModel(parameters, decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=0.75)
 
 

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from recede.checkpoints.opening import load_policy
+from representatives import representatives
 
 TASK = "task=toys:REACH"
 STEPS = ("policy/objective=progressive", "policy.objective.num_steps=2", "policy.sampler.num_steps=2")
@@ -72,7 +73,7 @@ def test_a_distilled_policy_teaches_and_takes_the_steps_that_it_has_learned(trai
     assert re.search("learns the 2 steps of sampler=ddim .* choose sampler.num_steps=2", result.line)
 
 
-@pytest.mark.parametrize("execution", ["rtc", "warm_start"])
+@pytest.mark.parametrize("execution", representatives(["rtc", "warm_start"], "rtc"))
 def test_prefixes_serve_distilled_policies(train, recede, execution):
     _, run = train()
     result = recede("evaluate", run, TASK, "episodes=2", "videos=0", "workers=0", f"execution={execution}")

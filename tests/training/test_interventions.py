@@ -7,6 +7,7 @@ import toys
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import HorizonsConfig, RegressionConfig
 from recede.configs.training import TrainConfig
+from recede.datasets.episode_writer import NewEpisode
 from recede.datasets.facts import EpisodeFacts
 from recede.datasets.led import led_steps
 from recede.datasets.store import DemonstrationStore
@@ -22,7 +23,7 @@ def corrected(tmp_path):
 
     def make(led=LED, name="corrected.zarr"):
         store = DemonstrationStore.create(tmp_path / name, toys.SPECIFICATION)
-        rng = np.random.default_rng(0)
+        rng, episodes = np.random.default_rng(0), []
         for intervals in led:
             streams = {
                 stream.name: rng.uniform(-0.5, 0.5, (25, *stream.shape)).astype(stream.dtype)
@@ -32,7 +33,8 @@ def corrected(tmp_path):
             for begin, end in intervals or []:
                 action[begin:end] = 0.5
             facts = EpisodeFacts(notes={} if intervals is None else {"led": intervals})
-            store.append(streams | {"action": action}, facts=facts)
+            episodes.append(NewEpisode(streams | {"action": action}, facts=facts))
+        store.append_many(episodes)
         return store.path
 
     return make

@@ -20,6 +20,7 @@ from recede.configs.components.representations import RelativeConfig
 from recede.configs.deployment import ControlConfig
 from recede.configs.evaluation import EvaluateConfig
 from recede.configs.training import TrainConfig
+from recede.datasets.episode_writer import NewEpisode
 from recede.datasets.facts import EpisodeFacts
 from recede.datasets.normalisation import fit_ranges
 from recede.datasets.observing import Masked, as_observed, as_recorded
@@ -46,7 +47,7 @@ STEPS = 10
 
 def make(path, specification, episodes=3, seed=0):
     """A store of random episodes. Its targets lie in [0.2, 0.4], so zeros would widen their range."""
-    store = DemonstrationStore.create(path, specification)
+    store, new = DemonstrationStore.create(path, specification), []
     for index in range(episodes):
         rng = np.random.default_rng([seed, index])
         streams = {
@@ -55,7 +56,8 @@ def make(path, specification, episodes=3, seed=0):
             else rng.uniform(0.2, 0.4, (STEPS, *stream.shape)).astype(stream.dtype)
             for stream in specification.streams
         }
-        store.append(streams, facts=EpisodeFacts())
+        new.append(NewEpisode(streams, facts=EpisodeFacts()))
+    store.append_many(new)
     return store
 
 

@@ -47,10 +47,10 @@ def wait_for(condition, *, seconds=120.0):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, nursery, demonstrations, small):
+def uninterrupted(tmp_path_factory, recede, demonstrations, small):
     out = tmp_path_factory.mktemp("uninterrupted") / "run"
-    status, output = nursery.run(*arguments(demonstrations, small, out))
-    assert status == 0, output
+    result = recede(*arguments(demonstrations, small, out))
+    assert result.status == 0, result.err
     return out
 
 
@@ -152,11 +152,11 @@ def test_a_signal_between_the_check_and_the_save_is_not_lost(tmp_path, demonstra
     assert f"stopped and saved after step 20 of {STEPS}" in result.err
 
 
-def test_a_finished_training_is_not_changed(nursery, demonstrations, small, uninterrupted):
+def test_a_finished_training_is_not_changed(recede, demonstrations, small, uninterrupted):
     before = {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
-    status, output = nursery.run(*arguments(demonstrations, small, uninterrupted))
-    assert status == 0
-    assert f"nothing to do, trained already: {checkpoint_of_step(uninterrupted, STEPS)}" in output
+    result = recede(*arguments(demonstrations, small, uninterrupted))
+    assert result.status == 0, result.err
+    assert f"nothing to do, trained already: {checkpoint_of_step(uninterrupted, STEPS)}" in result.out
     assert {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()} == before
 
 
@@ -261,10 +261,15 @@ def test_a_full_disk_costs_no_checkpoint(tmp_path, nursery, demonstrations, smal
     assert_equal_runs(out, uninterrupted)
 
 
-def test_a_disk_that_is_full_from_the_start_leaves_no_folder(tmp_path, nursery, demonstrations, small):
-    status, output = nursery.run(*arguments(demonstrations, small, tmp_path / "run"), limit=512)
-    assert status == 2
-    assert "config.json could not be written" in output.splitlines()[-1]
+def test_a_disk_that_is_full_from_the_start_leaves_no_folder(tmp_path, recede, demonstrations, small):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, before[1]))
+    try:
+        result = recede(*arguments(demonstrations, small, tmp_path / "run"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert result.status == 2
+    assert "config.json could not be written" in result.last
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,6 +16,7 @@ from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig, HorizonsConfig, RegressionConfig
 from recede.configs.notation import describe
 from recede.configs.training import BY_CONTENT, FREE, TrainConfig
+from recede.datasets.episode_writer import NewEpisode
 from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import split_episodes
 from recede.files import read_json, write_json_with_digest
@@ -43,11 +44,13 @@ def recorded(path, source, episodes, *, scale=1.0, changed=()):
 
 
 def append(store, source, episodes, *, scale=1.0, changed=()):
+    new = list[NewEpisode]()
     for index in episodes:
         episode = {name: values * np.float32(scale) for name, values in source.episode(index).items()}
         if index in changed:
             episode["position"] = episode["position"] + np.float32(1e-3)
-        store.append(episode)
+        new.append(NewEpisode(episode))
+    store.append_many(new)
 
 
 @pytest.fixture(scope="module")

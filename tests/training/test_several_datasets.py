@@ -13,6 +13,7 @@ from recede.commands.composition import compose
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import HorizonsConfig, RegressionConfig
 from recede.configs.training import TrainConfig
+from recede.datasets.episode_writer import NewEpisode
 from recede.datasets.facts import EpisodeFacts
 from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import Windows, split_episodes
@@ -40,6 +41,7 @@ def make(tmp_path):
         path = tmp_path / f"{name}.zarr"
         store = DemonstrationStore.open(path) if path.exists() else None
         store = store or DemonstrationStore.create(path, toys.SPECIFICATION)
+        facts, new = EpisodeFacts(notes={} if led is None else {"led": led}), []
         for index in range(episodes):
             rng = np.random.default_rng([seed, index])
             streams = {
@@ -47,7 +49,8 @@ def make(tmp_path):
                 for stream in toys.SPECIFICATION.observations
             }
             action = value + rng.uniform(-0.01, 0.01, (STEPS, 2)).astype(np.float32)
-            store.append(streams | {"action": action}, facts=EpisodeFacts(notes={} if led is None else {"led": led}))
+            new.append(NewEpisode(streams | {"action": action}, facts=facts))
+        store.append_many(new)
         return path
 
     return make

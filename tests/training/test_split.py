@@ -8,6 +8,7 @@ from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import RegressionConfig
 from recede.configs.normalisation import NormalisationConfig
 from recede.configs.training import TrainConfig
+from recede.datasets.episode_writer import NewEpisode
 from recede.datasets.fingerprint import vector_digests
 from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import split_episodes
@@ -20,8 +21,9 @@ def grown(source, path, *, episodes=range(20), added=0, scale=1.0):
     """A copy with some of the episodes, scaled, followed by added ones."""
     store = DemonstrationStore.open(source)
     copied = DemonstrationStore.create(path, store.specification)
-    for index in [*episodes, *range(added)]:
-        copied.append({name: values * np.float32(scale) for name, values in store.episode(index).items()})
+    chosen = [store.episode(index) for index in [*episodes, *range(added)]]
+    scaled = [{name: values * np.float32(scale) for name, values in episode.items()} for episode in chosen]
+    copied.append_many([NewEpisode(episode) for episode in scaled])
     return copied
 
 

@@ -17,6 +17,7 @@ from recede.configs.choices import CHOICES
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig, RegressionConfig
 from recede.configs.training import TrainConfig
+from recede.datasets.episode_writer import NewEpisode
 from recede.datasets.store import DemonstrationStore
 from recede.datasets.windows import Windows
 from recede.evaluation.evaluate import CHOICE_SEED, evaluate
@@ -433,8 +434,8 @@ def test_init_from_starts_with_the_weights_of_another_run(tmp_path, trained, rea
 def test_init_from_keeps_its_own_normalizer(tmp_path, trained, reaches):
     store = DemonstrationStore.open(reaches)
     copied = DemonstrationStore.create(tmp_path / "half.zarr", store.specification)
-    for index in range(len(store)):
-        copied.append({name: values / 2 for name, values in store.episode(index).items()})
+    halves = [{name: values / 2 for name, values in store.episode(index).items()} for index in range(len(store))]
+    copied.append_many([NewEpisode(episode) for episode in halves])
     from recede.configs.components.policies import DiffusionConfig
 
     network = UNet1dConfig(channels=[16, 32], time_size=16)
@@ -463,8 +464,7 @@ def with_rows(source, path, **rows):
     """A copy of a store with some rows changed by a writer that checks nothing: name=(step, value)."""
     store = DemonstrationStore.open(source)
     copied = DemonstrationStore.create(path, store.specification)
-    for index in range(len(store)):
-        copied.append(store.episode(index))
+    copied.append_many([NewEpisode(store.episode(index)) for index in range(len(store))])
     for name, (step, value) in rows.items():
         zarr.open_group(path, mode="r+")[f"data/{name}"][step] = value
     return path

@@ -14,6 +14,7 @@ from recede.configs.components.denoising import (
     LogNormalTimesConfig,
     UniformTimesConfig,
 )
+from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig
 from recede.policy.denoising import prediction, schedule
 from recede.policy.denoising.levels import spaced
@@ -61,7 +62,8 @@ def test_every_sampler_of_the_schedule_of_edm_draws_a_gaussian(name):
 @pytest.mark.parametrize("times", [UniformTimesConfig(), LogNormalTimesConfig(), BetaTimesConfig()])
 @pytest.mark.parametrize("name", ["karras", "rectified_flow"])
 def test_every_prediction_works_with_the_schedule_and_the_times_or_is_refused(name, times, kind):
-    config = DiffusionConfig(schedule=CHOICES["policy/schedule"][name](), times=times, prediction=kind)
+    network = UNet1dConfig(channels=[8, 16], time_size=8)
+    config = DiffusionConfig(schedule=CHOICES["policy/schedule"][name](), times=times, prediction=kind, network=network)
     arguments = SPECIFICATION, HORIZONS, Normalizer(SPECIFICATION, RANGES)
     if (name, kind) == ("rectified_flow", "epsilon"):  # also if the last level is hardly ever drawn
         with pytest.raises(ValueError, match=r"at time 99 .* choose another policy.prediction"):
