@@ -25,6 +25,7 @@ from recede.datasets.facts import EpisodeFacts
 from recede.datasets.normalisation import fit_ranges
 from recede.datasets.observing import Masked, as_observed, as_recorded
 from recede.datasets.store import DemonstrationStore
+from recede.diagnosis.overfitting import Sources, look_at_overfitting
 from recede.diagnosis.trained import open_trained
 from recede.evaluation.results import subject_of
 from recede.policy.engines.eager import EagerEngine
@@ -230,6 +231,13 @@ def test_a_doctor_looks_at_what_there_is(run, stores):
     assert trained.demonstrations.specification.differences(trained.policy.specification) == []
     assert as_recorded(trained.demonstrations).specification == LESS
     assert as_recorded(as_observed(stores[0], trained.policy.specification)).specification == WHOLE
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_doctor_trains_such_a_run_on_an_episode_of_either_store(run, stores, index):
+    sources = Sources(str(stores[index].path), "toys:REACH", stores[index], str(run))
+    finding, *_ = look_at_overfitting(sources, {}, steps=2, device="cpu")
+    assert "after 2 steps on episode 0 alone" in finding.what
 
 
 # --- refusals
