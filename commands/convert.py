@@ -256,13 +256,16 @@ def _verify(config: ConvertConfig, dataset: ForeignDataset) -> None:
     from ..datasets.mapping import DatasetMapping
     from ..datasets.store import DemonstrationStore
 
-    if settings := [name for name in ("rate", "episodes") if getattr(config, name) is not None]:
-        raise ValueError(f"verify=true takes the rate and the episodes that the store keeps: leave out {settings[0]}=")
     store = DemonstrationStore.open(str(config.out))
     provenance = store.provenance or {}
     if "mapping" not in provenance:
         raise ValueError(f"{store.path} was not made by recede convert: convert the data set into another out=")
     mapping = DatasetMapping.from_json(provenance["mapping"], f"the mapping that {store.path} keeps")
+    for name, kept in (("rate", mapping.rate), ("episodes", provenance.get("episodes"))):
+        if getattr(config, name) not in (None, kept):
+            raise ValueError(
+                f"{store.path} was made with {name}={kept}, got {name}={getattr(config, name)}: leave out {name}="
+            )
     if config.mapping is not None and _mapping(config, dataset) != mapping:
         raise ValueError(
             f"{store.path} was made by another mapping than {config.mapping} holds now: leave out mapping= to compare "
