@@ -24,7 +24,7 @@ SAYS = {
     "custom_task": r"10 demonstrations",
     "fan": r"fan\.png",
     "read_store": r"a table of \d+ rows and 17 columns",
-    "train": r"over 10 episodes",
+    "train": r"over 20 episodes",
 }
 """Example -> what it prints in the end."""
 
