@@ -59,6 +59,7 @@ class Blocking(Simulation):
 
     def read(self):
         threading.Event().wait()
+        return super().read()
 
 
 def blocking(rate):
