@@ -88,22 +88,10 @@ class Sort(TableTask):
             "on the {mark}, {verb} the {cube}",
             "{verb} the {cube} so that it is on the {mark}",
             "the {mark} is where you {verb} the {cube}",
-            "find the {cube} and {verb} it on the {mark}",
-            "your next job: {verb} the {cube} onto the {mark}, then stop",
-            "the {cube} has to end up on the {mark}, go and {verb} it",
-            "if nothing is in the way, {verb} the {cube} on top of the {mark}",
-            "as soon as you are ready, {verb} the {cube} onto the {mark}",
-            "only the {cube} belongs on the {mark}, {verb} it",
         ),
-        verbs=(
-            *("put", "place", "move", "bring", "shift", "drop"),
-            *("set", "lay", "position", "deposit", "transfer", "get", "relocate", "haul"),
-        ),
-        things=("cube", "block", "item", "brick", "toy", "thing", "part", "shape", "chunk", "lump"),
-        places=(
-            *("mark", "spot", "circle", "area", "zone", "field"),
-            *("region", "location", "goal", "pad", "site", "ring", "place"),
-        ),
+        verbs=("put", "place", "move", "bring", "shift", "drop"),
+        things=("cube", "block", "item", "brick", "toy"),
+        places=("mark", "spot", "circle", "area", "zone", "field"),
     )
     """What the sentences are made of."""
     _words: Sequence[int] = PLAIN
