@@ -39,11 +39,11 @@ def predicting() -> Generator[None]:
 
 
 def serves(x: Tensor) -> bool:
-    """Whether these layers compute what follows from x: in a prediction on a CPU, without gradients.
+    """Whether these layers compute what follows from x: in a prediction on a CPU, with gradients of x or without.
 
     They do not where those for training are left out.
     """
-    return _IS_PREDICTING.get() and not torch.is_grad_enabled() and cpu_training.serves(x)
+    return _IS_PREDICTING.get() and cpu_training.serves(x)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1) -> Tensor:
@@ -78,8 +78,8 @@ def normalise_mish(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps
     if len(x) == 1:
         return F.mish(normal)
     sigmoid = normal.sigmoid()
-    product = (2 - sigmoid).mul_(sigmoid)
-    return product.div_(2 - product).mul_(normal)
+    product = (2 - sigmoid) * sigmoid
+    return product / (2 - product) * normal
 
 
 def _kernels(weight: Tensor) -> Tensor:

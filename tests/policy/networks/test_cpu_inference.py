@@ -139,8 +139,25 @@ def test_every_convolution_and_norm_of_a_prediction_is_of_these_layers(monkeypat
     made(*inputs)
     with predicting(), cpu_training.left_out():
         assert torch.equal(made(*inputs), by_torch)
-    with predicting(), torch.enable_grad():
-        assert torch.equal(made(*inputs), by_torch)
+
+
+def gradient(made, inputs):
+    """The output, and the gradient of its sum of squares with respect to the noisy chunk."""
+    noisy = inputs[0].clone().requires_grad_()
+    with torch.enable_grad():
+        out = made(noisy, *inputs[1:])
+        return out.detach(), *torch.autograd.grad(out.square().sum(), noisy)
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_prediction_has_the_same_numbers_where_guidance_takes_gradients(batch):
+    made, inputs = network(), (*tensors((batch, 7, 3)), torch.rand(batch).double(), *tensors((batch, 2, 5)))
+    with predicting():
+        with torch.no_grad():
+            predicted = made(*inputs)
+        out, own = gradient(made, inputs)
+    assert torch.equal(out, predicted)
+    torch.testing.assert_close(own, gradient(made, inputs)[1])
 
 
 def test_a_policy_predicts_by_these_layers_and_learns_without_them(monkeypatch):
