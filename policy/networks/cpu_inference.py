@@ -24,6 +24,9 @@ from . import cpu_training
 
 _IS_PREDICTING = ContextVar("_IS_PREDICTING", default=False)
 
+FEWEST = 8
+"""Rows from which on these layers are faster, for small and large networks, on one thread and on two."""
+
 _ordered = WeakTensorKeyDictionary()
 """A weight -> what tells that it has changed, and its numbers in the order in which they are multiplied."""
 
@@ -41,9 +44,10 @@ def predicting() -> Generator[None]:
 def serves(x: Tensor) -> bool:
     """Whether these layers compute what follows from x: in a prediction on a CPU, with gradients of x or without.
 
-    They do not where those for training are left out.
+    They do not where those for training are left out, nor for fewer than `FEWEST` rows: a robot's chunk takes longer by
+    their larger number of operations, and by torch's threads within each.
     """
-    return _IS_PREDICTING.get() and cpu_training.serves(x)
+    return _IS_PREDICTING.get() and len(x) >= FEWEST and cpu_training.serves(x)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1) -> Tensor:
@@ -71,12 +75,9 @@ def upsample(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def normalise_mish(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """What `F.mish(F.group_norm(...))` computes: (B, C, T), (C,), (C,) -> (B, C, T).
 
-    Mish as in `cpu_training`, with one exponential. torch's takes three times as long, but a single pass, so it is the
-    faster one for a single row.
+    Mish as in `cpu_training`, with one exponential. torch's takes three times as long.
     """
     normal = F.group_norm(x.unsqueeze(2), num_groups, weight, bias, eps).squeeze(2)  # images may have channels last
-    if len(x) == 1:
-        return F.mish(normal)
     sigmoid = normal.sigmoid()
     product = (2 - sigmoid) * sigmoid
     return product / (2 - product) * normal
