@@ -1,19 +1,20 @@
-"""Policies of one and two steps beside their teacher and plain controls, in the same episodes of `pick_place`.
+"""Policies of one and two steps beside their teacher and plain controls, in the same episodes of a task.
 
-    python benchmarks/few_steps.py FOLDER [json=FILE]
+    python benchmarks/few_steps.py FOLDER [task=pick_place|pusht] [json=FILE]
 
 Everything is a `recede` command, which is printed before it runs; one that was interrupted goes on where it stopped.
-All policies have one network and learn from the same demonstrations. Each acts in the same `SEEDS`
-episodes, which nothing else has used. A row is a policy with a number of steps: its success, the difference from the
-teacher's in the same episodes, how its chunks part at the wall (see `benchmarks/modes.py`), and the median time of a
-chunk for one robot in PyTorch. All take turns, so that a busy machine slows all alike. There is one training of each,
-so the intervals are over episodes alone.
+All policies have one network and learn from the same demonstrations: scripted ones of `pick_place`, or the published
+ones of Push-T. Each acts in the same `SEEDS` episodes, which nothing else has used. A row is a policy with a number of
+steps: its success, the difference from the teacher's in the same episodes, and the median time of a chunk for one
+robot in PyTorch. All take turns, so that a busy machine slows all alike. Of `pick_place` it also says how the chunks
+part at the wall (see `benchmarks/modes.py`). There is one training of each, so the intervals are over episodes alone.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from recede.evaluation.intervals import wilson
 from recede.evaluation.pairs import bonett_price
 from recede.files import read_json
 
-TASK, DEMONSTRATIONS, SEEDS, FIRST_SEED = "pick_place", 150, 500, 700_000
+SEEDS, FIRST_SEED = 500, 700_000
 TRAINING: tuple[str, ...] = ("save_every=1000000", "validate_every=500")
 """More arguments of every training."""
 EVALUATION: tuple[str, ...] = ("videos=0",)
@@ -50,30 +51,60 @@ POLICIES: dict[str, tuple[tuple[str, ...], tuple[int, ...]]] = {
     "progressive": (("warmup=20", *distilled(1)), (1,)),
 }
 """Name -> arguments of its training, and the numbers of steps that it is measured with."""
-UPDATES = {TEACHER: 1000, "flow": 800, "regression": 500, "progressive-2": 100, "progressive": 120}
-"""Name -> updates of its training."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """The demonstrations of a task, and how much the policies learn from them."""
+
+    demonstrations: tuple[str, ...]
+    """Arguments of the command that makes the store, without `out`."""
+    updates: Mapping[str, int]
+    """Name of a policy -> updates of its training."""
+    training: tuple[str, ...] = ()
+    """More arguments of every training."""
+
+
+SETTINGS = {
+    "pick_place": Setting(
+        ("collect", "task=pick_place", "episodes=150"),
+        {TEACHER: 1000, "flow": 800, "regression": 500, "progressive-2": 100, "progressive": 120},
+    ),
+    "pusht": Setting(
+        ("download", "pusht"),
+        {TEACHER: 3400, "flow": 3400, "regression": 3400, "progressive-2": 340, "progressive": 340},
+        ("mirror=true", "policy.network.kernel_size=3"),
+    ),
+}
+"""Task -> its setting."""
 
 
 def main() -> None:
-    """Record, train and evaluate; prints a table."""
+    """Make the demonstrations, train and evaluate; prints a table."""
     folder, *rest = sys.argv[1:]
+    task = "pick_place"
+    if rest and rest[0].startswith("task="):
+        task = rest.pop(0).removeprefix("task=")
+    if task not in SETTINGS:
+        raise SystemExit(f"task={task}: choose one of {', '.join(SETTINGS)}")
     path = output(rest)
-    report(list(rows(Path(folder))), path)
+    report(list(rows(Path(folder), task)), path)
 
 
-def rows(folder: Path) -> Iterator[Row]:
+def rows(folder: Path, task: str) -> Iterator[Row]:
     """The measurements of each policy with each number of steps."""
+    command, *arguments = SETTINGS[task].demonstrations
     data = folder / "demonstrations.zarr"
     if not data.exists():
-        recede("collect", f"task={TASK}", f"episodes={DEMONSTRATIONS}", f"out={data}")
+        recede(command, *arguments, f"out={data}")
     for name in POLICIES:
-        train(folder, name, data)
+        train(folder, name, task, data)
     chosen = {
         f"{name}, {count} steps" if count else name: (folder / name, {"num_steps": count} if count else None)
         for name, (_, counts) in POLICIES.items()
         for count in counts or (0,)
     }
-    evaluations = {label: evaluated(label, *choice) for label, choice in chosen.items()}
+    evaluations = {label: evaluated(label, task, *choice) for label, choice in chosen.items()}
     teacher = next(iter(evaluations.values()))
     for label, evaluation in evaluations.items():
         low, high = (100 * bound for bound in wilson(sum(evaluation["success"]), SEEDS))
@@ -83,25 +114,26 @@ def rows(folder: Path) -> Iterator[Row]:
         low, high = (100 * bound for bound in bonett_price(*only, SEEDS))
         difference = 100 * (only[0] - only[1]) / SEEDS
         yield Row(name=f"{label}, beyond the teacher", value=difference, unit=f"points [{low:+.1f}, {high:+.1f}]")
-    yield from modes(chosen)
+    if task == "pick_place":
+        yield from modes(chosen)
     yield from times(chosen)
 
 
-def train(folder: Path, name: str, data: Path) -> None:
+def train(folder: Path, name: str, task: str, data: Path) -> None:
     """Train a policy, or go on with its training."""
-    teacher = folder / TEACHER
+    setting, teacher = SETTINGS[task], folder / TEACHER
     arguments = [f"{key}={teacher}" if key in ("teacher", "init_from") else key for key in POLICIES[name][0]]
-    places = [f"task={TASK}", f"dataset={data}", f"out={folder / name}"]
-    recede("train", *places, f"steps={UPDATES[name]}", *arguments, *TRAINING)
+    places = [f"task={task}", f"dataset={data}", f"out={folder / name}"]
+    recede("train", *places, f"steps={setting.updates[name]}", *setting.training, *arguments, *TRAINING)
 
 
-def evaluated(label: str, policy: Path, sampler: dict[str, Any] | None) -> dict[str, Any]:
+def evaluated(label: str, task: str, policy: Path, sampler: dict[str, Any] | None) -> dict[str, Any]:
     """The content of `evaluation.json` of a policy with this number of steps."""
     out = policy.parent / f"evaluation-{label.replace(', ', '-').replace(' ', '-')}"
     if not (out / "evaluation.json").exists():
         changes = [f"sampler.{key}={value}" for key, value in (sampler or {}).items()]
         seeds = [f"episodes={SEEDS}", f"first_seed={FIRST_SEED}", f"out={out}"]
-        recede("evaluate", str(policy), f"task={TASK}", *seeds, *changes, *EVALUATION)
+        recede("evaluate", str(policy), f"task={task}", *seeds, *changes, *EVALUATION)
     return read_json(out / "evaluation.json")
 
 

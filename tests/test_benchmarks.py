@@ -13,6 +13,7 @@ import imageio.v2 as imageio
 import pytest
 import torch
 from recede.benchmarks import advice, gpu, hands, modes, proving, tasks, training, words
+from recede.benchmarks.few_steps import POLICIES, Setting
 from recede.benchmarks.gpu import PROOFS
 from recede.datasets.store import DemonstrationStore
 from recede.envs.tasks.pick_place import PICK_PLACE
@@ -57,9 +58,10 @@ TINY = {
         "SECONDS": 0,
     },
     "few_steps": {
-        "DEMONSTRATIONS": 4,
         "SEEDS": 2,
-        "UPDATES": dict.fromkeys(("diffusion", "flow", "regression", "progressive-2", "progressive"), 2),
+        "SETTINGS": {
+            "pick_place": Setting(("collect", "task=pick_place", "episodes=4"), dict.fromkeys(POLICIES, 2)),
+        },
         "TRAINING": ("device=cpu", "batch_size=4", "policy.network.channels=[8,16]", "policy.network.time_size=8"),
         "EVALUATION": ("videos=0", "workers=0"),
         "SECONDS": 0,
@@ -166,10 +168,13 @@ def test_denoising(run):
     assert list(run("denoising")) == [f"tiny, {name}" for name in names]
 
 
-def test_training(run):
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_training(run, monkeypatch, is_fast):
+    monkeypatch.setattr(training, "is_bf16_fast", lambda device: is_fast)
+    others = "plain loop", "layers of torch", *(["ours in bf16"] if is_fast else [])
     rows = run("training")
     assert [name for name in rows if name.endswith("/ ours")] == [
-        f"kernels of {size}, {who} / ours" for size in (5, 3) for who in ("plain loop", "layers of torch")
+        f"kernels of {size}, {who} / ours" for size in (5, 3) for who in others
     ]
 
 
