@@ -32,7 +32,7 @@ DEMONSTRATIONS, EPISODES, FIRST_SEED = 2000, 200, 600_000
 """Demonstrations, and the episodes of each evaluation with the seed of the first one."""
 TRAINING: tuple[str, ...] = (
     *("mirror=true", "batch_size=128", "steps=13000", "validate_every=1000", "save_every=1000"),
-    *("policy.network.channels=[32,64,128]", "policy.network.hidden=[256,256]"),
+    *("policy.network.channels=[32,64,128]", "policy.network.hidden=[256,256]", "augmentation.words=0.2"),
 )
 """More arguments of the training."""
 EVALUATION: tuple[str, ...] = ("videos=0",)

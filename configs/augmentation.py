@@ -1,4 +1,4 @@
-"""Random changes to images in training."""
+"""Random changes to images and embedded sentences in training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class AugmentationConfig:
-    """Random changes to the images of a training batch, all off by default; see `datasets.augmentation`."""
+    """Random changes to a training batch, all off by default; see `datasets.augmentation`."""
 
     rotation: float = 0.0
     """Largest rotation about the centre, in degrees, either way."""
@@ -23,9 +23,11 @@ class AugmentationConfig:
     """Contrast is multiplied by a factor between 1 - contrast and 1 + contrast."""
     saturation: float = 0.0
     """Saturation is multiplied by a factor between 1 - saturation and 1 + saturation."""
+    words: float = 0.0
+    """Standard deviation of noise on embedded sentences, whose largest number is 1 or -1, against other words."""
 
     def __post_init__(self) -> None:
-        if any((self.rotation, self.brightness, self.contrast, self.saturation)):  # else torch need not load
+        if any(values(self).values()):  # else torch need not load
             self.build(None)
 
     def build(self, crop: tuple[int, int] | None) -> Augmentation:

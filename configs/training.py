@@ -203,6 +203,11 @@ says so and goes on without it."""
                 "compile=true and gradient_checkpointing=true exclude each other, because the compiler decides itself "
                 "what to compute again: leave out one of them"
             )
+        if self.augmentation.words and self.text_encoder is None:
+            raise ValueError(
+                f"augmentation.words={self.augmentation.words} is noise on embedded sentences, and none are observed: "
+                "give text_encoder=, or leave it out"
+            )
         if self.evaluate_every and self.task is None:
             raise ValueError(f"evaluate_every={self.evaluate_every} needs a task to evaluate in: give task=")
 

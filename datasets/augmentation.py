@@ -1,7 +1,9 @@
-"""Random augmentation of the images in a batch, drawn for each sample and computed on the device of the images.
+"""Random augmentation of a batch, drawn for each sample and computed on the device of the batch.
 
 All images of a sample and camera are changed alike, so motion is preserved; samples and cameras are changed
-independently. The order is rotation, crop, colour: the crop removes part of the border that a rotation fills in.
+independently. The order is rotation, crop, colour: the crop removes part of the border that a rotation fills in. An
+embedded sentence gets noise: without it, training says nothing about directions in which its own sentences do not
+differ, and other words may lead anywhere there.
 
 Cost: proportional to the pixels of the batch. The crop copies them; colours take about ten times as long as the crop
 and a rotation twenty times (`benchmarks/windows.py`).
@@ -21,6 +23,8 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor
 
+from ..specification import WORDS
+
 LUMA = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in brightness (ITU-R BT.601)."""
 
@@ -30,9 +34,9 @@ ALL = slice(None)
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """The augmentation of every image stream of a batch.
+    """The augmentation of every image stream of a batch, and of its embedded sentences.
 
-    Raises ValueError for an angle outside [0, 180], and for a share outside [0, 1].
+    Raises ValueError for an angle outside [0, 180], for a share outside [0, 1], and for negative noise.
     """
 
     crop: tuple[int, int] | None
@@ -45,8 +49,12 @@ class Augmentation:
     """Contrast is multiplied by a factor between 1 - contrast and 1 + contrast."""
     saturation: float
     """Saturation is multiplied by a factor between 1 - saturation and 1 + saturation."""
+    words: float
+    """Standard deviation of the noise on each number of an embedded sentence."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.words < math.inf:
+            raise ValueError(f"words must be a standard deviation of at least 0, got {self.words}")
         if not 0 <= self.rotation <= 180:
             raise ValueError(f"rotation must be between 0 and 180 degrees, got {self.rotation}")
         for name in ("brightness", "contrast", "saturation"):
@@ -61,17 +69,23 @@ class Augmentation:
         rows: slice = ALL,
         size: int | None = None,
     ) -> dict[str, Tensor]:
-        """Augment the images (B, To, H, W, C) of an observation; all other streams are returned unchanged.
+        """Augment images (B, To, H, W, C) and sentences (B, To, E) of an observation; others are returned unchanged.
 
-        Streams of uint8 with five dimensions are images. The generator must be on the device of the images.
+        Streams of uint8 with five dimensions are images. The generator must be on the device of the streams.
 
         rows, size: if the samples are only some rows of a batch of `size` samples, which rows. They are then changed as
         the whole batch would change them.
         """
-        return {
-            name: self._augment(x, generator, rows, size) if x.dtype == torch.uint8 and x.ndim == 5 else x
+        changed = {
+            name: self._augment(x, generator, rows, size)
             for name, x in observation.items()
+            if x.dtype == torch.uint8 and x.ndim == 5
         }
+        if self.words and WORDS in observation:
+            x = observation[WORDS]  # the same sentence in all steps, so the same noise
+            noise = torch.randn(size or len(x), 1, x.shape[2], generator=generator, device=x.device)
+            changed[WORDS] = x + self.words * noise[rows]
+        return {**observation, **changed}
 
     def _augment(self, images: Tensor, generator: torch.Generator, rows: slice, size: int | None) -> Tensor:
         if self.rotation:

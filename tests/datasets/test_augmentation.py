@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 import torch
 from recede.configs.augmentation import AugmentationConfig
+from recede.configs.components.policies import DiffusionConfig
 from recede.configs.datasets import InspectConfig
+from recede.configs.training import TrainConfig
 from recede.datasets.augmentation import LUMA, Augmentation, crop, random_crop, recolour, rotate
 from recede.datasets.store import DemonstrationStore
 from recede.evaluation.reports.demonstrations import draw_augmented
 from recede.specification import Specification, Stream
 
 SCENE, WRIST = Stream("scene", (12, 16, 3), "uint8"), Stream("wrist", (10, 8, 1), "uint8")
-EVERYTHING = {"rotation": 20.0, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
+PICTURES = {"rotation": 20.0, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
+EVERYTHING = PICTURES | {"words": 0.1}
 
 
 def augmentation_of(crop=None, **changes):
@@ -33,7 +36,7 @@ def images_are_equal(images):
     return torch.equal(images[:, 0], images[:, 1])
 
 
-@pytest.mark.parametrize("change", [{name: most} for name, most in EVERYTHING.items()] + [EVERYTHING, {"crop": (9, 9)}])
+@pytest.mark.parametrize("change", [{name: most} for name, most in PICTURES.items()] + [EVERYTHING, {"crop": (9, 9)}])
 def test_every_augmentation_changes_pixels_differently_for_each_sample(change):
     same = pictures(12, 16, 3, batch=1).expand(6, -1, -1, -1, -1)
     augmented = augmentation_of(**change)({"scene": same}, generator())["scene"]
@@ -81,6 +84,20 @@ def test_cameras_of_different_size_are_drawn_independently():
     corners = {name: x[:, 0, 0, 0, 0] for name, x in augmented.items()}
     assert not torch.equal(corners["scene"], corners["other"])
     assert corners["wrist"].unique().tolist() == sorted(20 * top + left for top in range(3) for left in range(3))
+
+
+def test_a_sentence_gets_noise_of_its_own_that_is_the_same_in_all_steps():
+    words = torch.rand(500, 1, 12, generator=generator()).expand(-1, 3, -1)
+    observation = {"words": words, "state": torch.rand(500, 3, 2)}
+    augmented = augmentation_of(words=0.3)(observation, generator())
+    assert augmented["state"] is observation["state"]
+    noise = augmented["words"] - words
+    torch.testing.assert_close(noise, noise[:, :1].expand_as(noise))
+    assert abs(noise.mean()) < 0.02
+    assert noise.std() == pytest.approx(0.3, rel=0.05)
+    some = {name: x[100:300] for name, x in observation.items()}
+    part = augmentation_of(words=0.3)(some, generator(), rows=slice(100, 300), size=500)
+    assert torch.equal(part["words"], augmented["words"][100:300])
 
 
 # --- crops
@@ -210,6 +227,8 @@ def test_factors_are_drawn_up_to_their_bounds(monkeypatch, name, index):
         ({"rotation": -1}, "rotation.*180.*-1"),
         ({"brightness": 1.5}, r"brightness.*1\.5"),
         ({"saturation": float("nan")}, "saturation.*nan"),
+        ({"words": -0.1}, r"words.*-0\.1"),
+        ({"words": float("nan")}, "words.*nan"),
     ],
 )
 def test_impossible_values_are_refused(options, message):
@@ -217,6 +236,18 @@ def test_impossible_values_are_refused(options, message):
         augmentation_of(**options)
     with pytest.raises(ValueError, match=message):
         AugmentationConfig(**options)
+
+
+def test_noise_on_sentences_needs_sentences():
+    options = {
+        "dataset": "data",
+        "out": "run",
+        "policy": DiffusionConfig(),
+        "augmentation": AugmentationConfig(words=0.2),
+    }
+    assert TrainConfig(**options, text_encoder="encoder").augmentation.words == 0.2
+    with pytest.raises(ValueError, match=r"augmentation\.words=0\.2.*give text_encoder="):
+        TrainConfig(**options)
 
 
 def test_the_configuration_has_every_field_except_the_crop():
