@@ -241,6 +241,8 @@ class DemonstrationStore(Demonstrations):
 
         It takes little longer than to append one of them, and much less than to append each alone.
         """
+        if not episodes:
+            raise ValueError(f"{self.path}: there must be an episode to append, got none")
         for episode in episodes:
             self._checked(episode.streams)
         *others, last = episodes

@@ -27,15 +27,15 @@ DAMAGE = (
 )
 """Errors of numpy and zipfile about damaged files."""
 
-ACTIONS = ("action", "actions", "act")
+ACTIONS = ("action", "actions", "act", "command", "commands", "cmd")
 """Names of columns that are proposed as the action."""
 
 
 def is_action(key: str) -> bool:
     """Whether a column is proposed as the action: by its name, or by the first part of it.
 
-    >>> [is_action(key) for key in ("action", "action.joints", "Actions/arm", "reaction")]
-    [True, True, True, False]
+    >>> [is_action(key) for key in ("action", "action.joints", "Actions/arm", "cmd", "reaction")]
+    [True, True, True, True, False]
     """
     return re.split("[./]", key.lower())[0] in ACTIONS
 

@@ -38,4 +38,6 @@ def open_foreign(path: str | Path) -> ForeignDataset:
         kind: type[ForeignDataset] = getattr(import_module(f".{module}", __package__), name)
         if kind.recognises(path):
             return kind(path)
+    if any(path.glob("data/chunk-*")):
+        raise ValueError(f"{path} seems to be a data set of LeRobot without its meta/info.json: copy that folder too")
     raise ValueError(f"{path} is no data set that is read: these are {READ}; name the folder itself, not one above it")

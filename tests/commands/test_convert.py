@@ -200,10 +200,12 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(nursery, arrays, tmp_path):
         (["out=mine.zarr", "verify=true"], "was not made by recede convert"),
         (["source=nowhere", "out=a.zarr"], "nowhere does not exist: check the path"),
         (["source=there", "out=a.zarr"], "there is no data set that is read"),
+        (["source=half", "out=a.zarr"], "half seems to be a data set of LeRobot without its meta/info.json"),
     ],
 )
 def test_bad_input_is_one_line_before_anything_is_written(recede, reaches, arrays, tmp_path, arguments, words):
     Path("there").mkdir()
+    Path("half/data/chunk-000").mkdir(parents=True)
     Path("mine.zarr").symlink_to(reaches)
     Path("m.yaml").write_text("a: [")
     Path("list.yaml").write_text("[a]")

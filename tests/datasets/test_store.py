@@ -96,6 +96,8 @@ def test_if_one_of_many_episodes_is_refused_none_is_appended(tmp_path):
     store = DemonstrationStore.create(tmp_path / "demos", SPECIFICATION)
     with pytest.raises(ValueError, match="must hold every stream"):
         store.append_many([NewEpisode(make_episode(0, 5)), NewEpisode({})])
+    with pytest.raises(ValueError, match="there must be an episode to append, got none"):
+        store.append_many([])
     assert len(DemonstrationStore.open(store.path)) == 0
 
 
