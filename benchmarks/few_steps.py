@@ -6,8 +6,9 @@ Everything is a `recede` command, which is printed before it runs; one that was 
 All policies have one network and learn from the same demonstrations: scripted ones of `pick_place`, or the published
 ones of Push-T. Each acts in the same `SEEDS` episodes, which nothing else has used. A row is a policy with a number of
 steps: its success, the difference from the teacher's in the same episodes, and the median time of a chunk for one
-robot in PyTorch. All take turns, so that a busy machine slows all alike. Of `pick_place` it also says how the chunks
-part at the wall (see `benchmarks/modes.py`). There is one training of each, so the intervals are over episodes alone.
+robot by each engine. All take turns, so that a busy machine slows all alike. Of `pick_place` it also says how the
+chunks part at the wall (see `benchmarks/modes.py`). There is one training of each, so the intervals are over episodes
+alone.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from recede.benchmarks.measure import Row, interleaved_medians, output, recede, report
 from recede.benchmarks.modes import measures, sampled, windows
-from recede.checkpoints.opening import open_policy
+from recede.checkpoints.opening import load_policy, open_policy
 from recede.evaluation.intervals import wilson
 from recede.evaluation.pairs import bonett_price
 from recede.files import read_json
+from recede.policy.engines import interface
+from recede.policy.engines.making import choose_engine
 
 SEEDS, FIRST_SEED = 500, 700_000
 TRAINING: tuple[str, ...] = ("save_every=1000000", "validate_every=500")
@@ -34,6 +38,7 @@ EVALUATION: tuple[str, ...] = ("videos=0",)
 """More arguments of every evaluation."""
 SECONDS = 30.0
 """How long all policies take turns for the time of a chunk."""
+ENGINES: tuple[str, ...] = tuple(interface.ENGINES)
 TEACHER = "diffusion"
 
 
@@ -151,16 +156,20 @@ def modes(chosen: dict[str, tuple[Path, Any]]) -> Iterator[Row]:
 
 
 def times(chosen: dict[str, tuple[Path, Any]]) -> Iterator[Row]:
-    """The time of a chunk for one robot."""
-    works = list[Any]()
-    for policy, sampler in chosen.values():
-        engine = open_policy(policy, sampler=sampler).engine
-        draws, *chunk = engine.noise_shape
-        streams = engine.specification.observations
-        shapes = {stream.name: (1, engine.horizons.observation, *stream.shape) for stream in streams}
-        observation = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-        works.append(partial(engine.predict, observation, np.zeros((draws, 1, *chunk), np.float32)))
-    for label, seconds in zip(chosen, interleaved_medians(works, seconds=SECONDS), strict=True):
+    """The time of a chunk for one robot, by each engine of this machine that agrees with PyTorch."""
+    labels, works = list[str](), list[Any]()
+    with TemporaryDirectory() as scratch:
+        for number, (label, (folder, sampler)) in enumerate(chosen.items()):
+            policy, _ = load_policy(folder, sampler=sampler)
+            draws, *chunk = policy.noise_shape
+            streams, num_steps = policy.specification.observations, policy.horizons.observation
+            observation = {stream.name: np.zeros((1, num_steps, *stream.shape), np.float32) for stream in streams}
+            noise = np.zeros((draws, 1, *chunk), np.float32)
+            for engine in choose_engine(policy, ENGINES, Path(scratch) / str(number)).engines:
+                labels.append(f"{label}, {engine.name} ({engine.precision})")
+                works.append(partial(engine.predict, observation, noise))
+        medians = interleaved_medians(works, seconds=SECONDS)
+    for label, seconds in zip(labels, medians, strict=True):
         yield Row(name=f"{label}, time of a chunk", value=1e3 * seconds, unit="ms")
 
 

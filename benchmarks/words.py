@@ -28,11 +28,11 @@ from recede.evaluation.intervals import wilson
 from recede.files import read_json
 from recede.policy.encoders.text import TextEncoder
 
-DEMONSTRATIONS, EPISODES, FIRST_SEED = 2000, 200, 600_000
+DEMONSTRATIONS, EPISODES, FIRST_SEED = 2000, 200, 900_000
 """Demonstrations, and the episodes of each evaluation with the seed of the first one."""
 TRAINING: tuple[str, ...] = (
-    *("mirror=true", "batch_size=128", "steps=13000", "validate_every=1000", "save_every=1000"),
-    *("policy.network.channels=[32,64,128]", "policy.network.hidden=[256,256]", "augmentation.words=0.2"),
+    *("mirror=true", "batch_size=128", "steps=16000", "validate_every=1000", "save_every=1000"),
+    *("policy.network.channels=[32,64,128]", "policy.network.hidden=[256,256]", "augmentation.words=0.35"),
 )
 """More arguments of the training."""
 EVALUATION: tuple[str, ...] = ("videos=0",)

@@ -59,6 +59,7 @@ TINY = {
     },
     "few_steps": {
         "SEEDS": 2,
+        "ENGINES": ("eager",),
         "SETTINGS": {
             "pick_place": Setting(("collect", "task=pick_place", "episodes=4"), dict.fromkeys(POLICIES, 2)),
         },
