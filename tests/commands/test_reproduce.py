@@ -64,7 +64,7 @@ def test_a_recipe_runs_whole_and_only_once(recede, write, monkeypatch):
     assert content["figures"][0]["verdict"] == "agrees"
     assert again.out.splitlines()[-2:] == ["verdicts: new/reproduction.json", "next: recede compare new"]
     assert first.out.count("next: ") == 1  # those of its steps would not run outside of its folder
-    assert "toy" in recede("compare", "new").out
+    assert "| reach |" in recede("compare", "new").out
     assert sorted(path.name for path in Path().iterdir()) == ["new", "toy.yaml"]
     write(steps=[*STEPS[:2], STEPS[2] + " seed=1"])
     assert "out=FOLDER" in recede("reproduce", "toy.yaml", "out=new").last
