@@ -59,6 +59,11 @@ def run(config: EvaluateConfig) -> None:
             _evaluate(*places[0])
 
 
+def folders(config: EvaluateConfig) -> list[Path]:
+    """The folders in which the command writes an `evaluation.json`."""
+    return [out / name for one, out in _places(config) for name in (one.parts if len(config.runs) == 1 else ["."])]
+
+
 def _places(config: EvaluateConfig) -> list[Place]:
     if len(config.runs) == 1:
         return [(config, Path(config.out or config.run))]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 from collections.abc import Sequence
-from contextlib import chdir
-from importlib import import_module
+from contextlib import chdir, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,11 @@ from ..configs.commands import COMMANDS
 from ..configs.notation import shown
 from ..configs.reproducing import ReproduceConfig
 from ..configs.texts import text_of
-from ..envs.catalogue import TASKS
+from ..envs.catalogue import TASKS, load_task
+from ..realtime import Interrupted
 from ..specification import nearest
-from .composition import compose
+from .composition import compose, run_of
+from .evaluate import folders
 from .grammar import is_sweep, read
 from .next_lines import no_next_lines, print_next
 
@@ -30,19 +32,25 @@ ALLOWED = ("demo", "collect", "download", "edit", "train", "train-classifier", "
 def run(config: ReproduceConfig) -> None:
     """Run the steps that are not done yet in `out`, print each verdict, and write all to `reproduction.json`.
 
-    Raises ValueError, before anything runs, if a step is not a possible command or reaches out of the folder, or if the
-    folder holds another recipe; and in the end, if a figure is lower than the published one.
+    Raises ValueError, before anything runs, if a step is not a possible command or reaches out of the folder, if no
+    step evaluates a figure in its number of episodes, or if the folder holds another recipe; and in the end, if a
+    figure is lower than the published one. Raises ImportError or OSError, before anything runs, if a task needs what is
+    not installed.
     """
     from ..evaluation.recipes import read_recipe
     from ..files import check_writable, exclusive
 
     recipe = read_recipe(config.recipe)
     commands = [_composed(step) for step in recipe.steps]
+    _check_figures(recipe, commands)
     folder = Path(config.out or f"runs/reproduce/{recipe.name}")
     check_writable(folder)
-    print(f"{recipe.name}: {recipe.summary}; published with {recipe.processor}, {recipe.time}")
+    print(f"{recipe.name}, in {folder}: {recipe.summary}\npublished: {recipe.published}")
+    print(f"processor: {recipe.processor}; time: {recipe.time}")
     with exclusive(folder, "being reproduced"), chdir(folder), no_next_lines():
-        _run_steps(recipe, commands)
+        done = _done(recipe)
+        _check_tasks(commands[len(done) :])
+        _run_steps(recipe, commands, done)
         verdicts = _judged(recipe)
     print(*verdicts, sep="\n")
     print(f"verdicts: {folder / 'reproduction.json'}")
@@ -67,10 +75,12 @@ def _composed(step: str) -> tuple[str, Any]:
 
 
 def _check_value(command: str, key: str, value: str) -> None:
-    """Raises ValueError if a value imports code, or names a file outside of the folder of the recipe."""
+    """Raises ValueError if a value imports code, names a cluster, or a file outside of the folder of the recipe."""
     text = text_of(COMMANDS[command].config, key)
     if key == "imports":
         raise ValueError("a recipe cannot import a package: name it on the command line, imports=[...]")
+    if key == "cluster":
+        raise ValueError("a recipe cannot name a cluster: its steps run in this process")
     if key == "task" and value not in TASKS:
         raise ValueError(f"a recipe may only name a task that recede knows, got task={value}: {nearest(value, TASKS)}")
     if text is not None and text.is_path and any(_leaves(path) for path in re.split(r"[\[\],'\"]", value)):
@@ -82,18 +92,53 @@ def _leaves(path: str) -> bool:
     return path.startswith(("/", "~")) or ".." in Path(path).parts
 
 
-def _run_steps(recipe: Recipe, commands: Sequence[tuple[str, Any]]) -> None:
-    """Run the steps that are not noted as done in the current folder."""
+def _check_figures(recipe: Recipe, commands: Sequence[tuple[str, Any]]) -> None:
+    """Raises ValueError if no step evaluates what a figure names, or if it measures another number of episodes."""
+    evaluated = dict[Path, int | None]()
+    """Folder of an evaluation -> its number of episodes; None if only the evaluation will say."""
+    for command, config in commands:
+        if command == "evaluate":
+            evaluated |= dict.fromkeys(folders(config), config.episodes if config.until is None else None)
+        elif command == "demo":
+            evaluated[Path(config.out)] = config.evaluate_episodes
+    for figure in recipe.figures:
+        missing = [folder for folder in figure.evaluations if Path(folder) not in evaluated]
+        if missing:
+            raise ValueError(
+                f"{figure.name}: no step evaluates {missing[0]}: {nearest(missing[0], map(str, evaluated))}"
+            )
+        counts = [evaluated[Path(folder)] for folder in figure.evaluations]
+        planned = sum(count or 0 for count in counts)
+        if None not in counts and planned != figure.episodes:
+            raise ValueError(
+                f"{figure.name}: {figure.episodes} episodes were published, and the steps measure {planned}"
+            )
+
+
+def _check_tasks(commands: Sequence[tuple[str, Any]]) -> None:
+    """Begin an episode of each task of the steps. Raises ImportError or OSError if it needs what is not installed."""
+    for name in sorted({task for _, config in commands if (task := getattr(config, "task", None))}):
+        with closing(load_task(name).make()) as env:
+            env.reset(seed=0)
+
+
+def _run_steps(recipe: Recipe, commands: Sequence[tuple[str, Any]], done: list[str]) -> None:
+    """Run the steps that are not noted as done in the current folder. Raises Interrupted after a signal."""
     from ..files import write_json_with_digest
 
-    done = _done(recipe)
     for number, (step, (command, config)) in enumerate(zip(recipe.steps, commands, strict=True), start=1):
         heading = f"[{number}/{len(commands)}] recede {step}"
         if number <= len(done):
             print(f"{heading}: done before")
             continue
         print(heading, flush=True)
-        import_module(f".{command.replace('-', '_')}", __package__).run(config)
+        try:
+            run_of(command)(config)
+        except KeyboardInterrupt as interrupt:
+            text = str(interrupt) or "interrupted"  # a training says what it saved, and to repeat the command
+            remedy = "" if "repeat the command" in text else ": repeat the command to resume"
+            where = f"in step {number} of {len(commands)}, {text}{remedy}"
+            raise Interrupted(getattr(interrupt, "number", signal.SIGINT), where) from None
         done.append(step)
         write_json_with_digest(Path("reproduction.json"), {"recipe": recipe.name, "done": done})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -219,6 +220,27 @@ null leaves it out."""
             for ms in self.delays
         ]
         return [replace(self, **change) for change in changes]  # pyright: ignore[reportReturnType]
+
+    @property
+    def parts(self) -> Mapping[str, EvaluateConfig]:
+        """Name -> each evaluation of one policy. Several are each written to a folder of their name; one is ".".
+
+        If disturbances are given, the first part is undisturbed.
+        """
+        if self.disturb:
+            undisturbed: EvaluateConfig = replace(self, disturb={})  # pyright: ignore[reportAssignmentType]
+            parts = {"undisturbed": undisturbed}
+            for kind, severities in self.disturb.items():
+                for severity in severities:
+                    change = (
+                        {"delay_ms": severity, "disturb": {}} if kind == "delay" else {"disturb": {kind: [severity]}}
+                    )
+                    parts[f"{kind}-{severity:g}"] = replace(self, **change)  # pyright: ignore[reportArgumentType]
+            return parts
+        pairs = self.pairs
+        if len(pairs) == 1:
+            return {".": pairs[0]}
+        return {f"{next(iter(pair.execution))}-{pair.delays[0]:g}ms": pair for pair in pairs}
 
     @property
     def delays(self) -> list[float]:

@@ -27,8 +27,7 @@ def measure_all(config: EvaluateConfig, out: Path) -> list[Result]:
         (execution,), (delay_ms,) = pair.execution.values(), pair.delays
         delay = delay_steps(delay_ms, subject.engine.specification.control_dt)
         execution.build(subject.engine.horizons, delay=delay)
-    names = [f"{next(iter(pair.execution))}-{pair.delays[0]:g}ms" for pair in config.pairs]
-    results = measure_each(dict(zip(names, config.pairs, strict=True)), out)
+    results = measure_each(config.parts, out)
     write_bytes(out / "delays.png", draw_delays(results))
     write_text(out / "delays.md", document(results, command=command_line("evaluate", config)))
     return results

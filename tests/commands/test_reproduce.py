@@ -2,16 +2,19 @@
 
 import json
 import re
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import toys
 import yaml
-from recede.commands import train
-from recede.commands.reproduce import _composed
+from recede.commands import collect, train
+from recede.commands.reproduce import _check_figures, _composed
 from recede.envs.catalogue import TASKS
 from recede.evaluation.intervals import wilson
 from recede.evaluation.recipes import FOLDER, Figure, Verdict, read_recipe, recipe_names
+from recede.realtime import Interrupted
 
 DOCUMENT = (FOLDER.parent / "docs/recipes.md").read_text()
 STEPS = [
@@ -47,12 +50,8 @@ def write(tmp_path, monkeypatch, small):
 @pytest.mark.slow
 def test_a_recipe_runs_whole_and_only_once(recede, write, monkeypatch):
     write()
-
-    def interrupted(config):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as stopped:
-        stopped.setattr(train, "run", interrupted)
+        stopped.setattr(train, "run", _interrupt)
         assert recede("reproduce", "toy.yaml", "out=new").status == 130
     first = recede("reproduce", "toy.yaml", "out=new")
     assert first.status == 0, first.err
@@ -65,7 +64,7 @@ def test_a_recipe_runs_whole_and_only_once(recede, write, monkeypatch):
     assert content["figures"][0]["verdict"] == "agrees"
     assert again.out.splitlines()[-2:] == ["verdicts: new/reproduction.json", "next: recede compare new"]
     assert first.out.count("next: ") == 1  # those of its steps would not run outside of its folder
-    assert "toy" in recede("compare", "new").out
+    assert "| reach |" in recede("compare", "new").out
     assert sorted(path.name for path in Path().iterdir()) == ["new", "toy.yaml"]
     write(steps=[*STEPS[:2], STEPS[2] + " seed=1"])
     assert "out=FOLDER" in recede("reproduce", "toy.yaml", "out=new").last
@@ -75,8 +74,60 @@ def test_a_figure_that_is_not_reached_is_an_error(recede, write):
     write(steps=[*STEPS[:2], STEPS[2].replace("episodes=2", "episodes=20")], successes=20, episodes=20)
     result = recede("reproduce", "toy.yaml", "out=new")
     assert (result.status, "lower than published: it reaches" in result.last) == (2, True)
-    write(steps=[*STEPS[:2], STEPS[2].replace("episodes=2", "episodes=20")], successes=20, episodes=21)
-    assert "21 episodes were published, and 20 measured" in recede("reproduce", "toy.yaml", "out=new").last
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"episodes": 21}, "21 episodes were published, and the steps measure 2"),
+        ({"steps": [*STEPS[:2], STEPS[2] + " out=runs/reached"]}, "runs/reach: did you mean 'runs/reached'?"),
+        ({"steps": [*STEPS[:2], STEPS[2] + " delay_ms=[0,100]"]}, "did you mean 'runs/reach/receding-0ms'?"),
+        ({"steps": [*STEPS[:2], STEPS[2] + " disturb.delay=[100]"]}, "no step evaluates runs/reach"),
+        ({"steps": [*STEPS[:2], "evaluate runs/reach runs/other out=runs/both"]}, "no step evaluates runs/reach"),
+        ({"steps": STEPS[:2]}, "there are none to choose from"),
+    ],
+)
+def test_a_figure_that_no_step_evaluates_is_refused_before_anything_runs(recede, write, changes, words):
+    write(**changes)
+    result = recede("reproduce", "toy.yaml", "out=new")
+    assert (result.status, words in result.line) == (2, True), result.err
+    assert not Path("new").exists()
+
+
+def test_an_evaluation_that_decides_when_it_stops_is_counted_afterwards(recede, write, monkeypatch):
+    write(steps=[*STEPS[:2], "evaluate runs/reach runs/other until=decided"], successes=0, episodes=7)
+    monkeypatch.setattr(collect, "run", _interrupt)
+    assert recede("reproduce", "toy.yaml", "out=new").status == 130
+
+
+def test_a_task_that_needs_what_is_not_installed_is_named_before_anything_runs(recede, write, monkeypatch):
+    def make(**_):
+        raise ImportError("the toy needs a package: pip install 'recede[toys]'")
+
+    write()
+    monkeypatch.setitem(TASKS, "reach", replace(toys.REACH, make=make))
+    assert "pip install 'recede[toys]'" in recede("reproduce", "toy.yaml", "out=new").last
+    assert not Path("new").exists()
+
+
+def test_an_interruption_names_the_step_and_what_to_do(recede, write, monkeypatch):
+    write()
+    monkeypatch.setattr(collect, "run", _interrupt)
+    result = recede("reproduce", "toy.yaml", "out=new")
+    assert result.status == 130
+    assert result.last == "recede reproduce: in step 1 of 3, interrupted: repeat the command to resume"
+
+    def stop(config):
+        raise Interrupted(signal.SIGTERM, "saved after step 1: repeat the command to resume")
+
+    monkeypatch.setattr(collect, "run", stop)
+    result = recede("reproduce", "toy.yaml", "out=new")
+    assert result.status == 128 + signal.SIGTERM
+    assert result.last == "recede reproduce: in step 1 of 3, saved after step 1: repeat the command to resume"
+
+
+def _interrupt(config):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
@@ -88,6 +139,7 @@ def test_a_figure_that_is_not_reached_is_an_error(recede, write):
         ("train task=reach dataset=a out=b imports=[os]", "on the command line"),
         ("evaluate runs/reach task=os:path", "a task that recede knows"),
         ("evaluate runs/reach task=gymnasium:Reacher-v5", "a task that recede knows"),
+        ("evaluate runs/reach cluster=10.0.0.1:6379", "cannot name a cluster"),
         ("collect task=reach out=../a.zarr", "without .."),
         ("collect task=reach out=/tmp/a.zarr", "without .."),
         ("train task=reach dataset=[a,~/b] out=c", "without .."),
@@ -135,17 +187,17 @@ def test_a_figure_agrees_unless_chance_does_not_explain_the_difference(successes
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_of_ours_can_run_and_its_figures_are_those_of_its_page(name):
     recipe = read_recipe(name)
-    for step in recipe.steps:
-        _composed(step)
+    _check_figures(recipe, [_composed(step) for step in recipe.steps])
     page = " ".join((FOLDER.parent / recipe.published).read_text().split())
     (row,) = re.findall(rf"^\| `{name}` \|.*", DOCUMENT, re.MULTILINE)
     assert f"{recipe.figures[0].successes} of {recipe.figures[0].episodes}" in row
     for figure in recipe.figures:
         low, high = map(round, (100 * bound for bound in wilson(figure.successes, figure.episodes)))
         rate, bounds = 100 * figure.successes / figure.episodes, f"[{figure.interval[0]}, {figure.interval[1]}]"
+        rounded = {f"{rate:.0f}", f"{rate + 1e-9:.0f}"}  # pages round a half to the even or up
         forms = (
             f"{low} to {high} %)",
             f"{rate:.1f} {bounds}",
-            f"{rate:.0f} % [{low}, {high}]",
+            *(f"{text} % [{low}, {high}]" for text in rounded),
         )
         assert any(form in page for form in forms), f"{recipe.published} does not show {figure}"
