@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test quick slow examples check docs setup gpu test-adapters constraints clean
+.PHONY: help demo test quick slow examples check lint docs setup gpu test-adapters constraints clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 22
@@ -25,10 +25,18 @@ help: ## say what there is
 demo: $(VENV)/base $(VENV)/rendering ## record, train, evaluate and report on the embedded task: runs/demo/report.html
 	$(BIN)/recede demo
 
-test: check quick ## set up, lint, check types, run the tests that take seconds at most
+QUICK := $(BIN)/python -m pytest tests --numprocesses auto --dist worksteal -m "not slow"
+
+# Pyright uses one core for minutes: it runs while the tests run, in a process group of its own that ends as a whole.
+test: lint ## set up, lint, check types, run the tests that take seconds at most
+	@mkdir -p build; set -m; nice -n 3 $(BIN)/pyright >build/pyright.txt 2>&1 </dev/null & pyright=$$!; set +m; \
+	trap 'kill -- -$$pyright 2>/dev/null' EXIT; trap 'exit 130' INT TERM; \
+	tests=0; $(QUICK) || tests=$$?; \
+	types=0; wait $$pyright || types=$$?; \
+	echo "Types:"; cat build/pyright.txt; exit $$((tests ? tests : types))
 
 quick: setup ## run these tests alone
-	$(BIN)/python -m pytest tests --numprocesses auto --dist worksteal -m "not slow"
+	$(QUICK)
 
 slow: setup ## run the other tests: whole trainings, every moment of a kill, every task
 	$(BIN)/python -m pytest tests --numprocesses auto --dist worksteal -m slow
@@ -36,10 +44,12 @@ slow: setup ## run the other tests: whole trainings, every moment of a kill, eve
 examples: setup ## run the programs and the notebooks of examples/, in two minutes
 	$(BIN)/python -m pytest tests/test_examples.py tests/test_notebooks.py --numprocesses auto --dist worksteal
 
-check: setup ## lint, format and types
+check: lint ## lint, format and types
+	$(BIN)/pyright
+
+lint: setup
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pyright
 
 docs: setup ## the documents as a site that needs no network: build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/site/mkdocs.yml

@@ -6,8 +6,6 @@ import ast
 import re
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0][0] != ".")
 EMPTY = {"found", "each", "told", "said", "seen", "wanted", "asked", "given", "known"}
@@ -21,12 +19,16 @@ def names(source: str) -> set[str]:
     return stored | {node.arg for node in tree if isinstance(node, ast.arg)}
 
 
-@pytest.mark.parametrize("path", FILES, ids=str)
-def test_a_name_says_what_it_names(path: Path) -> None:
+def empty_names(path: Path) -> set[str]:
     source = (ROOT / path).read_text()
     empty = EMPTY & set(re.findall(r"\w+", source))  # few files hold such a word at all: the others are not parsed
-    empty = empty and empty & names(source)
-    assert not empty, f"{path}: {sorted(empty)} say nothing of the thing: name the stream, the match, the reading, ..."
+    return empty and empty & names(source)
+
+
+def test_a_name_says_what_it_names() -> None:
+    assert Path("tests/test_language.py") in FILES
+    wrong = {str(path): sorted(empty) for path in FILES if (empty := empty_names(path))}
+    assert not wrong, "these say nothing of the thing: name the stream, the match, the reading, ..."
 
 
 def test_the_rule_sees_empty_names() -> None:

@@ -42,13 +42,13 @@ def test_every_network_choice_is_tested():
     assert NETWORKS.keys() - {"hidden"} == CHOICES["policy/network"].keys()
 
 
-@pytest.mark.parametrize("steps", range(1, MAX_STEPS + 1))
 @pytest.mark.parametrize("batch", representatives([1, 3], 3))
-def test_a_chunk_of_any_length_keeps_its_shape(network, batch, steps):
-    with torch.no_grad():
-        output = network(*inputs(batch, steps))
-    assert output.shape == (batch, steps, 3)
-    assert output.isfinite().all()
+def test_a_chunk_of_any_length_keeps_its_shape(network, batch):
+    for steps in range(1, MAX_STEPS + 1):
+        with torch.no_grad():
+            output = network(*inputs(batch, steps))
+        assert output.shape == (batch, steps, 3)
+        assert output.isfinite().all(), steps
 
 
 def test_the_three_pieces_are_the_whole_network(network):

@@ -33,12 +33,13 @@ def inputs(batch, steps, dtype=torch.float32):
 
 
 @pytest.mark.parametrize("channels", [(16,), (16, 24), (16, 24, 32), (16, 24, 32, 24)])
-@pytest.mark.parametrize("steps", range(1, 21))
-def test_a_chunk_of_any_length_keeps_its_shape(channels, steps):
-    with torch.no_grad():
-        output = small(channels)(*inputs(2, steps))
-    assert output.shape == (2, steps, 3)
-    assert output.isfinite().all()
+def test_a_chunk_of_any_length_keeps_its_shape(channels):
+    network = small(channels)
+    for steps in range(1, 21):
+        with torch.no_grad():
+            output = network(*inputs(2, steps))
+        assert output.shape == (2, steps, 3)
+        assert output.isfinite().all(), steps
 
 
 def mixed(network):
