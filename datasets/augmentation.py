@@ -36,7 +36,7 @@ ALL = slice(None)
 class Augmentation:
     """The augmentation of every image stream of a batch, and of its embedded sentences.
 
-    Raises ValueError for an angle outside [0, 180], for a share outside [0, 1], and for negative noise.
+    Raises ValueError for an angle outside [0, 180], for a share outside [0, 1], and for noise outside [0, 10].
     """
 
     crop: tuple[int, int] | None
@@ -53,8 +53,8 @@ class Augmentation:
     """Standard deviation of the noise on each number of an embedded sentence."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.words < math.inf:
-            raise ValueError(f"words must be a standard deviation of at least 0, got {self.words}")
+        if not 0 <= self.words <= 10:
+            raise ValueError(f"words must be a standard deviation between 0 and 10, got {self.words}")
         if not 0 <= self.rotation <= 180:
             raise ValueError(f"rotation must be between 0 and 180 degrees, got {self.rotation}")
         for name in ("brightness", "contrast", "saturation"):
