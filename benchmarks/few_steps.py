@@ -77,7 +77,7 @@ SETTINGS = {
     ),
     "pusht": Setting(
         ("download", "pusht"),
-        {TEACHER: 3400, "flow": 3400, "regression": 3400, "progressive-2": 200, "progressive": 340},
+        {TEACHER: 3400, "flow": 3400, "regression": 3400, "progressive-2": 450, "progressive": 340},
         ("mirror=true", "policy.network.kernel_size=3"),
     ),
 }
