@@ -30,6 +30,7 @@ from recede.evaluation.pairs import bonett_price
 from recede.files import read_json
 from recede.policy.engines import interface
 from recede.policy.engines.making import choose_engine
+from recede.policy.engines.pieces import check_diffusion
 
 SEEDS, FIRST_SEED = 500, 700_000
 TRAINING: tuple[str, ...] = ("save_every=1000000", "validate_every=500")
@@ -165,7 +166,7 @@ def times(chosen: dict[str, tuple[Path, Any]]) -> Iterator[Row]:
             streams, num_steps = policy.specification.observations, policy.horizons.observation
             observation = {stream.name: np.zeros((1, num_steps, *stream.shape), np.float32) for stream in streams}
             noise = np.zeros((draws, 1, *chunk), np.float32)
-            for engine in choose_engine(policy, ENGINES, Path(scratch) / str(number)).engines:
+            for engine in choose_engine(check_diffusion(policy), ENGINES, Path(scratch) / str(number)).engines:
                 labels.append(f"{label}, {engine.name} ({engine.precision})")
                 works.append(partial(engine.predict, observation, noise))
         medians = interleaved_medians(works, seconds=SECONDS)

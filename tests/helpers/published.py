@@ -228,6 +228,8 @@ def camera_weights(prefix="", *, seed=0, cells=(2, 3), **options):
     for name, tensor in weights.items():
         if name.endswith("running_var") or (tensor.ndim == 1 and name.endswith("weight")):
             weights[name] = 0.5 + tensor.abs()
+        elif tensor.ndim == 4:  # as they begin: of larger ones scores reach 1e11, and rounding decides their softmax
+            weights[name] = tensor / tensor.std() * tensor[0].numel() ** -0.5
     y, x = (torch.linspace(-1, 1, count) for count in cells)
     weights[f"{prefix}pool.pos_grid"] = torch.cartesian_prod(y, x).flip(1)
     return weights
