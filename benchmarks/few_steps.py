@@ -40,6 +40,7 @@ EVALUATION: tuple[str, ...] = ("videos=0",)
 SECONDS = 30.0
 """How long all policies take turns for the time of a chunk."""
 ENGINES: tuple[str, ...] = tuple(interface.ENGINES)
+"""Engines that are tried; those of other machines are left out."""
 TEACHER = "diffusion"
 
 
