@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def check_sizes(size: int, num_heads: int, num_layers: int) -> None:
@@ -22,3 +24,25 @@ def split_heads(x: Tensor, num_heads: int) -> Tensor:
 def join_heads(x: Tensor) -> Tensor:
     """(B, H, T, E / H) -> (B, T, E)."""
     return rearrange(x, "b h t e -> b t (h e)")
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    visible: Tensor | None = None,
+    causal: bool = False,
+    dropout: float = 0,
+) -> Tensor:
+    """Scaled dot-product attention of heads: (B, H, T, E / H) and twice (B, H, S, E / H) -> (B, H, T, E / H).
+
+    visible: what each query sees (T, S); None for all. causal: each token sees itself and the earlier ones.
+
+    Under autocast on a CPU it computes in float32: torch's gradient of attention in bfloat16 takes six times as long
+    there for the few tokens of a chunk, half of a training step.
+    """
+    if query.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout, is_causal=causal)
+    with torch.autocast("cpu", enabled=False):
+        return attend(query.float(), key.float(), value.float(), visible=visible, causal=causal, dropout=dropout)

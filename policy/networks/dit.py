@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import check_sizes, join_heads, split_heads
+from .attention import attend, check_sizes, join_heads, split_heads
 from .embedding import TimeEmbedding
 
 
@@ -48,7 +48,7 @@ class ModulatedBlock(nn.Module):
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.chunk(6, dim=-1)
         projected = self.query_key_value(modulated(x, shift, scale)).chunk(3, dim=-1)
         query, key, value = (split_heads(part, self.num_heads) for part in projected)
-        attended = F.scaled_dot_product_attention(turn(query, rotation), turn(key, rotation), value)
+        attended = attend(turn(query, rotation), turn(key, rotation), value)
         x = torch.addcmul(x, gate, self.output(join_heads(attended)))
         hidden = F.gelu(self.expand(modulated(x, mlp_shift, mlp_scale)), approximate="tanh")
         return torch.addcmul(x, mlp_gate, self.contract(hidden))

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import check_sizes, join_heads, split_heads
+from .attention import attend, check_sizes, join_heads, split_heads
 from .embedding import Sinusoids
 
 POSITION_STD = 0.3
@@ -45,10 +45,10 @@ class DecoderBlock(nn.Module):
         dropout = self.dropout if self.training else 0.0
         before_self, before_cross, before_mlp = self.norms
         own = [split_heads(part, self.num_heads) for part in self.query_key_value(before_self(x)).chunk(3, dim=-1)]
-        attended = F.scaled_dot_product_attention(*own, dropout_p=dropout, is_causal=visible is not None)
+        attended = attend(*own, causal=visible is not None, dropout=dropout)
         x = x + self._drop(self.self_output(join_heads(attended)))
         query = split_heads(self.query(before_cross(x)), self.num_heads)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
+        attended = attend(query, key, value, visible=visible, dropout=dropout)
         x = x + self._drop(self.cross_output(join_heads(attended)))
         hidden = self._drop(F.gelu(self.expand(before_mlp(x))))
         return x + self._drop(self.contract(hidden))
