@@ -92,9 +92,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "ours": {},
     "ours, gradient checkpointing": {"gradient_checkpointing": True},
     "ours, compiled": {"compile": True},
+    "ours, muon": {"optimizer": "muon"},
 }
-"""Way -> further options of `recede train`. The last two are measured in one process, each with one of the recipes."""
-ONLY = {"ours, gradient checkpointing": "images", "ours, compiled": "vectors"}
+"""Way -> further options of `recede train`. The last three are measured in one process, each with one of the recipes."""
+ONLY = {"ours, gradient checkpointing": "images", "ours, compiled": "vectors", "ours, muon": "vectors"}
 TURNS = 2
 """How often each program runs."""
 

@@ -109,6 +109,8 @@ at the new last update."""
     """Compute the blocks of the image encoders again in the backward pass: less memory and more time."""
     draws: int = 1
     """Noises drawn for each window; its observation is encoded once."""
+    optimizer: str = "adamw"
+    """adamw; or muon, which brings weight matrices along in all directions at once, and takes longer for an update."""
     learning_rate: float = 1e-3
     """Peak learning rate, reached after warmup. It then falls to 0 along a cosine."""
     warmup: int = 200
@@ -191,6 +193,8 @@ says so and goes on without it."""
             raise ValueError(f"only must be interventions or null, got {self.only!r}")
         if self.data not in ("same", "grown"):
             raise ValueError(f"data must be same or grown, got {self.data!r}")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"optimizer must be adamw or muon, got {self.optimizer!r}")
         if self.precision not in ("fp32", "bf16", None):
             raise ValueError(f"precision must be fp32 or bf16, got {self.precision!r}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):

@@ -45,6 +45,7 @@ from .ema import EMA
 from .gradients import compile_loss, recompute_images, update_of
 from .interventions import only_led, who_led
 from .measures import Meter, is_finite, metrics_writer
+from .muon import optimizer_of
 from .order import Order, mix_seeds
 from .parameters import parameter_groups
 from .parts import draw_parts
@@ -80,7 +81,7 @@ def train(config: TrainConfig, processes: Processes = ALONE) -> Path:
     processes.check_same(_shared(prepared))
     config, policy, device = prepared.config, prepared.policy, prepared.device
     groups = parameter_groups(policy, weight_decay=config.weight_decay)
-    optimizer = torch.optim.AdamW(groups, betas=(config.betas[0], config.betas[1]), fused=True)
+    optimizer = optimizer_of(config, groups)
     gradients = update_of(config, policy, device, processes)
     num_steps: int = setting(config, "steps")
     ema = EMA(policy, power=config.ema_power, maximum=setting(config, "ema_maximum"))

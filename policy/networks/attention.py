@@ -39,8 +39,7 @@ def attend(
 
     visible: what each query sees (T, S); None for all. causal: each token sees itself and the earlier ones.
 
-    Under autocast on a CPU it computes in float32: torch's gradient of attention in bfloat16 takes six times as long
-    there for the few tokens of a chunk, half of a training step.
+    Under autocast on a CPU it computes in float32: torch's gradient of attention in bfloat16 is far slower there.
     """
     if query.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout, is_causal=causal)
