@@ -3,8 +3,9 @@
 An episode's outcome depends on its seed alone, not on the other episodes or the number of processes. Each episode draws
 its own noise. Batches are padded to a multiple of `ROWS`, so that a row's result does not depend on the number of rows
 (checked by `tests/evaluation/test_rollout.py`). The libraries of a GPU choose other ways for other multiples, so there
-every batch has just `GPU_ROWS` rows. The eager engine predicts `ROWS` rows at a time on a CPU, each on one of as many
-threads as torch has, so a row's result does not depend on the number of threads either.
+every batch has just `GPU_ROWS` rows. The eager engine predicts groups of rows on a CPU, each on one of as many threads
+as torch has, so a row's result does not depend on the number of threads either. A large group takes less time a row. It
+is used if its first prediction gave every row the bits that it has among `ROWS` rows.
 
 Cost: one prediction for all episodes that need a chunk. Environments step in `workers` processes in parallel, or all at
 once if the task has worlds (`Task.make_batch`). Memory grows with `num_parallel`, not with the number of episodes.
@@ -34,13 +35,11 @@ from ..policy.interface import Policy
 from ..policy.requests import History, Request, batch
 from ..progress import Progress
 from .episode import Arena, Chunks, Filmed, Outcome
+from .groups import ROWS, groups_of, padded, pieces
 from .intervals import wilson
 from .view import Embed, view_of
 from .workers import Workers
 from .worlds import WorldsArena
-
-ROWS = 16
-"""Batches are padded to a multiple of this many rows; the eager engine predicts as many at a time."""
 
 GPU_ROWS = EvaluateConfig.parallel
 """The rows of every batch on a GPU."""
@@ -252,23 +251,32 @@ def predict(
     monitor: Monitoring | None = None,
 ) -> list[Predicted]:
     """A chunk for each request, with noise from its own generator. Requests of one kind form a batch."""
-    is_on_gpu, is_eager = getattr(engine, "device", torch.device("cpu")).type != "cpu", engine.name == "eager"
-    multiple = GPU_ROWS if is_on_gpu else ROWS
+    is_on_gpu = getattr(engine, "device", torch.device("cpu")).type != "cpu"
     noise = [torch.randn(engine.noise_shape, generator=generator).numpy() for generator in generators]
-    batches = list(_batches(requests, multiple if is_on_gpu or is_eager else len(requests)))
-    padded = [indices + indices[:1] * (-len(indices) % multiple) for indices in batches]
 
     def chunks_of(rows: Sequence[int]) -> np.ndarray:
         observation, guidance = batch([requests[row] for row in rows])
         return engine.predict(observation, np.stack([noise[row] for row in rows], axis=1), guidance)
 
+    multiple = GPU_ROWS if is_on_gpu else ROWS
+    if engine.name == "eager" and not is_on_gpu:
+        groups = groups_of(engine)
+        batches = [rows for kind in _kinds(requests) for rows in groups.divided(kind)]
+        predicted = _in_threads(lambda rows: groups.predicted(rows, chunks_of, kind=requests[rows[0]].kind), batches)
+    else:
+        batches = [rows for kind in _kinds(requests) for rows in pieces(kind, multiple if is_on_gpu else len(kind))]
+        predicted = [chunks_of(padded(rows, multiple)) for rows in batches]
     answers: dict[int, Predicted] = {}
-    predicted = map(chunks_of, padded) if is_on_gpu or not is_eager else _in_threads(chunks_of, padded)
-    for indices, rows, chunks in zip(batches, padded, predicted, strict=True):
-        numbers = {} if monitor is None else monitor([requests[row] for row in rows], chunks)
-        for place, index in enumerate(indices):  # drops the padding
-            answers[index] = Predicted(chunks[place], {name: float(row[place]) for name, row in numbers.items()})
-    return [answers[index] for index in range(len(requests))]
+    for rows, chunks in zip(batches, predicted, strict=True):
+        chunk_of, numbers = dict(zip(rows, chunks, strict=False)), dict[str, np.ndarray]()  # drops the padding
+        for piece in pieces(rows, multiple):
+            if monitor is not None:
+                some = padded(piece, multiple)
+                numbers = dict(monitor([requests[row] for row in some], np.stack([chunk_of[row] for row in some])))
+            for place, row in enumerate(piece):
+                of_row = {name: float(values[place]) for name, values in numbers.items()}
+                answers[row] = Predicted(chunk_of[row], of_row)
+    return [answers[row] for row in range(len(requests))]
 
 
 def _in_threads(work: Callable[[Sequence[int]], np.ndarray], items: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -294,14 +302,12 @@ def sample_chunks(engine: Engine, history: History, *, count: int, seed: int) ->
     return np.stack([one.chunk for one in predict(engine, [Request(history)] * count, [generator] * count)])
 
 
-def _batches(requests: Sequence[Request], most: int) -> Generator[list[int]]:
-    """The indices of at most so many requests of one kind."""
+def _kinds(requests: Sequence[Request]) -> list[list[int]]:
+    """The indices of the requests of each kind."""
     kinds: dict[Hashable, list[int]] = {}
     for index, request in enumerate(requests):
         kinds.setdefault(request.kind, []).append(index)
-    for indices in kinds.values():
-        for first in range(0, len(indices), most):
-            yield indices[first : first + most]
+    return list(kinds.values())
 
 
 def latency(engine: Engine, *, repeats: int = 50) -> dict[str, float]:

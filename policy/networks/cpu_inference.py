@@ -1,17 +1,20 @@
 """The U-Net's layers as a CPU predicts by them: one matrix product a convolution, and cheap passes over memory.
 
-They equal torch's layers but for rounding. Shapes: B batch, T steps, C channels that go in, O channels that come out, K
-steps that a convolution spans. Tensors are (B, C, T) as everywhere, but channels come last in memory: a row of C
-numbers for each (example, step). The K rows that a convolution takes then follow one another, and are copied whole
-beside those of the next step. torch's own convolution of such small arrays reaches half of the speed of a matrix
-product or less on processors with AVX2. On a GPU its kernels are faster than these.
+They equal torch's layers but for rounding. The result of a row has the same bits in a batch of any multiple of `ROWS`
+rows, so an evaluation may predict as many at once as are due (`evaluation.groups`).
+
+Shapes: B batch, T steps, C channels that go in, O channels that come out, K steps that a convolution spans. Tensors are
+(B, C, T) as everywhere, but channels come last in memory: a row of C numbers for each (example, step). The K rows that
+a convolution takes then follow one another, and are copied whole beside those of the next step. torch's own convolution
+of such small arrays reaches half of the speed of a matrix product or less on processors with AVX2. On a GPU its kernels
+are faster than these.
 
 Memory: a copy of the weights of all convolutions that have predicted, as long as they live.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -26,6 +29,13 @@ _IS_PREDICTING = ContextVar("_IS_PREDICTING", default=False)
 
 FEWEST = 8
 """Rows from which on these layers are faster, for small and large networks, on one thread and on two."""
+
+ROWS = 16
+"""Rows of a batch whose multiples give a row the same bits, on one thread."""
+
+NARROW = 64
+"""Columns from which on MKL multiplies a row in one way, however many rows there are. With AVX2, it does not for fewer
+columns, nor for so few rows as a conditioning has; these are multiplied `ROWS` examples at a time."""
 
 _ordered = WeakTensorKeyDictionary()
 """A weight -> what tells that it has changed, and its numbers in the order in which they are multiplied."""
@@ -58,14 +68,17 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1) -> Ten
     width = weight.shape[2] // 2
     rows = F.pad(x.mT, (0, 0, width, width)).contiguous() if width else x.mT
     windows = rows.unfold(1, weight.shape[2], stride).mT  # (B, T / stride, K, C)
-    out = torch.addmm(bias, windows.flatten(2).flatten(0, 1), _kernels(weight).t())
+    flat, kernels = windows.flatten(2).flatten(0, 1), _kernels(weight).t()
+    pieces = flat.split(ROWS * windows.shape[1]) if weight.shape[0] < NARROW else [flat]
+    out = _joined([torch.addmm(bias, piece, kernels) for piece in pieces])
     return out.view(*windows.shape[:2], -1).mT
 
 
 def upsample(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """What `F.conv_transpose1d` computes with stride 2 and padding 1: (B, C, T), (C, O, 4), (O,) -> (B, O, 2 T)."""
     batch_size, channels, num_steps = x.shape
-    parts = (x.mT.reshape(-1, channels) @ _kernels(weight)).view(batch_size, num_steps, 4, -1)
+    pieces = x.mT.reshape(-1, channels).split(ROWS * num_steps)
+    parts = _joined([piece @ _kernels(weight) for piece in pieces]).view(batch_size, num_steps, 4, -1)
     out = parts[:, :, 1:3] + bias  # an even and an odd step of the result for each step
     out[:, 1:, 0] += parts[:, :-1, 3]
     out[:, :-1, 1] += parts[:, 1:, 0]
@@ -81,6 +94,15 @@ def normalise_mish(x: Tensor, num_groups: int, weight: Tensor, bias: Tensor, eps
     sigmoid = normal.sigmoid()
     product = (2 - sigmoid) * sigmoid
     return product / (2 - product) * normal
+
+
+def by_rows(layers: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """What `layers` compute of (B, ...), `ROWS` rows at a time in a prediction on a CPU."""
+    return _joined([layers(piece) for piece in x.split(ROWS)]) if serves(x) else layers(x)
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def _kernels(weight: Tensor) -> Tensor:

@@ -174,7 +174,7 @@ class UNet1d(nn.Module):
 
     def condition(self, conditioning: Tensor) -> Tensor:
         """The half of every scale and shift that depends on the conditioning: (B, S, Dc) -> (B, M)."""
-        return self.conditioning(conditioning)
+        return cpu_inference.by_rows(self.conditioning, conditioning)
 
     def denoise(self, noisy: Tensor, time: Tensor, condition: Tensor) -> Tensor:
         """Noisy chunk (B, Tp, Da), both halves (B, M) -> (B, Tp, Da)."""

@@ -1,6 +1,9 @@
 """The layers by which a CPU predicts, against torch's own."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -139,6 +142,34 @@ def test_every_convolution_and_norm_of_a_prediction_is_of_these_layers(monkeypat
     made(*inputs)
     with predicting(), cpu_training.left_out():
         assert torch.equal(made(*inputs), by_torch)
+
+
+BITS = """
+import torch
+from recede.policy.networks.cpu_inference import ROWS, predicting
+from recede.policy.networks.unet1d import UNet1d
+
+torch.set_num_threads(1)
+torch.manual_seed(0)
+sizes = {"action_size": 3, "conditioning_shape": (2, 11), "kernel_size": 3, "groups": 8, "time_size": 16}
+for channels, hidden in (([32, 64, 128], []), ([64, 128, 256], [24])):
+    made = UNet1d(channels=channels, hidden=hidden, **sizes).eval()
+    noisy, conditioning, t = torch.randn(128, 16, 3), torch.randn(128, 2, 11), torch.rand(1)
+
+    def predict(rows):
+        return made.denoise(noisy[rows], made.embed(t, t).expand(len(rows), -1), made.condition(conditioning[rows]))
+
+    with torch.no_grad(), predicting():
+        few = [predict(rows) for rows in torch.arange(128).split(ROWS)]
+        assert torch.equal(predict(torch.arange(128)), torch.cat(few))
+"""
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+
+
+@pytest.mark.parametrize("held_to", [{}, AVX2], ids=["native", "avx2"])
+def test_a_row_has_the_same_bits_among_any_multiple_of_rows(held_to):
+    """MKL multiplies narrow matrices in other ways, depending on their number of rows and on the processor."""
+    subprocess.run([sys.executable, "-P", "-c", BITS], env=os.environ | held_to, check=True)
 
 
 def gradient(made, inputs):
