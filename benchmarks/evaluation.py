@@ -2,7 +2,8 @@
 
     python benchmarks/evaluation.py [json=FILE]
 
-Today an evaluation runs in the worlds of the task, and predicts on all processors. The older way is all that the
+Today an evaluation runs in the worlds of the task, and predicts on all processors: as many episodes at once as by
+default, and `MANY`. The older way is all that the
 library had before: an environment for each of 64 episodes, stepped one after the other on one thread, which also
 predicts all due chunks at once, by torch's own layers. `one by one` runs a few episodes after one another in that way.
 
@@ -32,10 +33,12 @@ from recede.benchmarks.measure import Parts, Row, interleaved_medians, output, r
 from recede.configs.components.encoders import ResNetEncoderConfig
 from recede.configs.components.networks import UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig
+from recede.configs.evaluation import EvaluateConfig
 from recede.envs.catalogue import load_task
 from recede.envs.physics import Cameras, mujoco
 from recede.envs.task import Task
-from recede.evaluation.rollout import ROWS, rollout
+from recede.evaluation.groups import ROWS
+from recede.evaluation.rollout import rollout
 from recede.execution.receding import RecedingHorizon
 from recede.policy.denoising.guidance import Guidance
 from recede.policy.engines.eager import EagerEngine, as_engine
@@ -47,6 +50,8 @@ from recede.specification import Horizons
 TASK = "pick_place"
 EPISODES, TURNS = 500, 5
 """All episodes of each way, and the turns that they take."""
+MANY = 256
+"""The episodes at once that `parallel=` asks for."""
 ONE_BY_ONE = 10
 """The episodes one after the other."""
 IMAGE_EPISODES = 16
@@ -93,41 +98,49 @@ def methods() -> list[tuple[Any, str, str]]:
     return [*physics, (Cameras, "picture", "rendering"), *prediction]
 
 
-def measure(task: Task, engine: Engine, seeds: Sequence[int], parts: Parts, *, num_parallel: int = 64) -> list[Any]:
+def measure(
+    task: Task, engine: Engine, seeds: Sequence[int], parts: Parts, *, num_parallel: int = EvaluateConfig.parallel
+) -> list[Any]:
     """The outcomes of episodes; adds to the seconds of the parts."""
     execution = partial(RecedingHorizon, engine.horizons)
     with parts.timed(methods()):
         return rollout(engine, task, seeds, execution=execution, num_parallel=num_parallel, progress=False)
 
 
-def compared(name: str, *, episodes: int, turns: int) -> list[Row]:
-    """Let both ways take turns; their parts, and what is gained."""
+def compared(name: str, *, episodes: int, turns: int, many: int | None = None) -> list[Row]:
+    """Let the ways take turns; their parts, and what is gained. many: the episodes at once of a further way."""
     task = load_task(name)
     policy = default_policy(task)
-    ways = {
-        "the older way": (replace(task, make_batch=None), OlderEngine(policy)),
-        "today": (task, EagerEngine(policy)),
+    few, engine = EvaluateConfig.parallel, EagerEngine(policy)
+    ways: dict[str, tuple[Task, Engine, int]] = {
+        "the older way": (replace(task, make_batch=None), OlderEngine(policy), few),
+        "today": (task, engine, few),
+        **({} if many is None else {f"today, parallel={many}": (task, engine, many)}),
     }
-    parts = {way: Parts() for way in ways}
+    parts, lengths = {way: Parts() for way in ways}, dict[str, list[int]]()
     size = episodes // turns
     for first in range(0, size * turns, size):
-        outcomes = [measure(*ways[way], range(first, first + size), parts[way]) for way in ways]
-        lengths = [[outcome.num_steps for outcome in some] for some in outcomes]
-        assert lengths[0] == lengths[1], "both ways take as many steps"
+        for way, (world, one, count) in ways.items():
+            outcomes = measure(world, one, range(first, first + size), parts[way], num_parallel=count)
+            lengths[way] = [outcome.num_steps for outcome in outcomes]
+        assert all(some == lengths["today"] for some in lengths.values()), "all ways take as many steps"
     rows = list[Row]()
+    before = parts["the older way"].seconds
     for way in ways:
         rows += parts[way].rows(f"{name}, {way}", PARTS)
-        rate = size * turns / parts[way].seconds["all"]
-        rows.append({"name": f"{name}, {way}, episodes", "value": rate, "unit": "1/s"})
-    before, ours = (parts[way].seconds for way in ways)
-    least = sum(ours[part] for part in PARTS)
-    ratios = {
-        "the older way / today, all": before["all"] / ours["all"],
-        "the older way / today, without prediction": (before["all"] - before["prediction"])
-        / (ours["all"] - ours["prediction"]),
-        "today / its physics, rendering and prediction": ours["all"] / least,
-    }
-    return rows + [{"name": f"{name}, {what}", "value": ratio, "unit": "x"} for what, ratio in ratios.items()]
+        rows.append(
+            {"name": f"{name}, {way}, episodes", "value": size * turns / parts[way].seconds["all"], "unit": "1/s"}
+        )
+    for way in list(ways)[1:]:
+        ours = parts[way].seconds
+        ratios = {
+            f"the older way / {way}, all": before["all"] / ours["all"],
+            f"the older way / {way}, without prediction": (before["all"] - before["prediction"])
+            / (ours["all"] - ours["prediction"]),
+            f"{way} / its physics, rendering and prediction": ours["all"] / sum(ours[part] for part in PARTS),
+        }
+        rows += [{"name": f"{name}, {what}", "value": ratio, "unit": "x"} for what, ratio in ratios.items()]
+    return rows
 
 
 def one_by_one() -> list[Row]:
@@ -194,7 +207,7 @@ def overlap(name: str) -> list[Row]:
 def main() -> None:
     """Measure and print the table."""
     path, images = output(sys.argv[1:]), f"{TASK}_image"
-    rows = [*compared(TASK, episodes=EPISODES, turns=TURNS), *one_by_one()]
+    rows = [*compared(TASK, episodes=EPISODES, turns=TURNS, many=MANY), *one_by_one()]
     rows += [*compared(images, episodes=IMAGE_EPISODES, turns=1), *overlap(images)]
     with tempfile.TemporaryDirectory() as folder:
         rows += command(Path(folder))

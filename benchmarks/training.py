@@ -94,7 +94,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "ours, compiled": {"compile": True},
     "ours, muon": {"optimizer": "muon"},
 }
-"""Way -> further options of `recede train`. The last three are measured in one process, each with one of the recipes."""
+"""Way -> further options of `recede train`. The last three are measured in one process, each with one recipe."""
 ONLY = {"ours, gradient checkpointing": "images", "ours, compiled": "vectors", "ours, muon": "vectors"}
 TURNS = 2
 """How often each program runs."""

@@ -296,10 +296,10 @@ def test_collecting(run):
 @pytest.mark.slow
 def test_evaluation(run):
     rows = run("evaluation")
-    assert len(rows) == 2 * (2 * 5 + 3) + 5 + 4 + 5
-    ways = ("environments", "worlds", "one by one", "the command")
+    assert len(rows) == 3 * 5 + 2 * 3 + 5 + 2 * 5 + 3 + 4 + 5 + 1
+    ways = ("the older way", "today", "today, parallel=256", "one by one", "the command")
     assert {name for name, value in rows.items() if value <= 0} == {f"pick_place, {way}, rendering" for way in ways}
-    assert rows["pick_place, worlds / physics, rendering and prediction"] > 1
+    assert rows["pick_place, today / its physics, rendering and prediction"] > 1
 
 
 def test_serving(run):
