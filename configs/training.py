@@ -110,7 +110,7 @@ at the new last update."""
     draws: int = 1
     """Noises drawn for each window; its observation is encoded once."""
     optimizer: str = "adamw"
-    """adamw; or muon, which brings weight matrices along in all directions at once, and takes longer for an update."""
+    """adamw; or muon, whose updates of weight matrices are orthogonal: it needs fewer of them, and each takes longer."""
     learning_rate: float = 1e-3
     """Peak learning rate, reached after warmup. It then falls to 0 along a cosine."""
     warmup: int = 200

@@ -22,7 +22,7 @@ ADAMW = 0.2
 """Root mean square of an update by AdamW. Those by Muon get it too, so one rate serves both (Liu et al. 2025)."""
 
 SMALLEST = 64
-"""Matrices with a shorter side are left to AdamW: the layers that read or write actions and observations."""
+"""Matrices with a shorter side are left to AdamW, such as those that read or write actions."""
 
 
 class Muon(torch.optim.AdamW):
