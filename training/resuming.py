@@ -7,6 +7,7 @@ every checkpoint holds digests.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +16,7 @@ from torch import Tensor
 
 from ..checkpoints.folder import read_manifest
 from ..checkpoints.runs import checkpoint_steps, read_resolved, resolve_checkpoint
-from ..configs.components.representations import AbsoluteConfig
-from ..configs.notation import describe, typed
+from ..configs.notation import default_of, describe, typed
 from ..configs.training import BY_CONTENT, FREE, TrainConfig
 from ..datasets.demonstrations import Demonstrations
 from ..datasets.normalisation import TOLERANCE
@@ -59,7 +59,8 @@ def begun_manifest(config: TrainConfig) -> dict[str, Any] | None:
     if manifest is not None:
         _check_entries(folder, manifest)
     with interpreting(folder / "config.json", REMEDY):
-        before, now = _material(stored), _material(_in_other_words(describe(config), stored, manifest))
+        before = _material(_completed(stored, config))
+        now = _material(_in_other_words(describe(config), stored, manifest))
         changes = configuration_changes(before, now)
     if manifest is not None:
         changes += _changed_weights(config, stored, manifest)
@@ -79,9 +80,19 @@ def _material(described: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that must stay as they are, of a configuration as JSON."""
     free = (*FREE, *BY_CONTENT, "steps", "chosen")
     settings = {name: value for name, value in described.items() if name not in free}
-    # Runs were once written without a representation.
-    policy = {"representation": describe(AbsoluteConfig())} | with_file_names(settings.get("policy", {}))
-    return settings | {"policy": policy}
+    return settings | {"policy": with_file_names(settings.get("policy", {}))}
+
+
+def _completed(stored: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """The settings of a run, those that its version did not offer at their defaults: it did what they say."""
+    whole = dict(stored)
+    for field in fields(config):
+        value, default = getattr(config, field.name), default_of(field)
+        if field.name not in stored:
+            whole |= {} if default is MISSING else {field.name: describe(default)}
+        elif is_dataclass(value) and isinstance(stored[field.name], Mapping):
+            whole[field.name] = _completed(stored[field.name], value)
+    return whole
 
 
 def _in_other_words(

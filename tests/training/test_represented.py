@@ -13,7 +13,6 @@ from recede.configs.components.policies import HorizonsConfig, RegressionConfig
 from recede.configs.components.representations import AbsoluteConfig, DifferenceConfig, RelativeConfig
 from recede.configs.training import TrainConfig
 from recede.datasets.store import DemonstrationStore
-from recede.files import read_json, write_json_with_digest
 from recede.training.loop import prepare, train
 from represented import POSES
 from scipy.spatial.transform import Rotation
@@ -121,15 +120,6 @@ def test_a_trained_policy_keeps_its_representation_and_its_ranges(poses, tmp_pat
     other = replace(config, steps=4, policy=replace(config.policy, representation=RelativeConfig()))
     with pytest.raises(ValueError, match=r"policy.representation.choice was difference and is relative"):
         train(other)
-
-
-def test_a_run_from_before_representations_resumes(poses, tmp_path):
-    config = configuration(poses, tmp_path / "run", AbsoluteConfig())
-    train(config)
-    stored = read_json(tmp_path / "run" / "config.json")
-    del stored["policy"]["representation"]
-    write_json_with_digest(tmp_path / "run" / "config.json", stored)
-    train(replace(config, steps=3))
 
 
 def test_initial_weights_of_another_representation_are_refused_and_other_ranges_are_named(poses, tmp_path):

@@ -261,6 +261,24 @@ def test_every_field_matters_or_is_declared_not_to(run, eight):
                 begun_manifest(other)
 
 
+def test_a_setting_that_the_version_of_a_run_did_not_offer_was_at_its_default(run, eight):
+    config, stored = configuration(eight, run), read_json(run / "config.json")
+    for group, name in (
+        (stored, "optimizer"),
+        (stored["augmentation"], "words"),
+        (stored["policy"], "representation"),
+        (stored["policy"]["network"], "groups"),
+    ):
+        del group[name]
+    write_json_with_digest(run / "config.json", stored)
+    assert begun_manifest(config) is not None
+    with pytest.raises(ValueError, match=r"\(optimizer was adamw and is muon\)"):
+        begun_manifest(replace(config, optimizer="muon"))
+    other = replace(config, policy=replace(config.policy, network=replace(config.policy.network, groups=4)))
+    with pytest.raises(ValueError, match=r"\(policy.network.groups was 8 and is 4\)"):
+        begun_manifest(other)
+
+
 def test_a_split_counts_by_what_its_words_mean(run, eight, tmp_path):
     config = configuration(eight, run)
     assert begun_manifest(replace(config, split_seed=0)) is not None
