@@ -17,13 +17,13 @@ def test_singular_values_come_near_one_and_their_vectors_stay(shape, dtype):
     left, right = (torch.linalg.qr(torch.randn(size, 64))[0] for size in shape)
     for scale in (1e-12, 1, 1e12):
         matrix = left @ torch.diag(torch.logspace(-3, 0, 64) * scale) @ right.T
-        found = (left.T @ orthogonal(matrix.to(dtype)).float() @ right).diagonal()
+        singular = (left.T @ orthogonal(matrix.to(dtype)).float() @ right).diagonal()
         large = torch.logspace(-3, 0, 64) > 0.02  # smaller ones have not yet grown to 1
-        assert found[large].min() > 0.6
-        assert (found > 0).all()
-        assert (found < 1.3).all()
-        outside = orthogonal(matrix.to(dtype)).float() - left @ torch.diag(found) @ right.T
-        assert outside.norm() < (1e-4 if dtype is torch.float32 else 0.1) * found.norm()
+        assert singular[large].min() > 0.6
+        assert (singular > 0).all()
+        assert (singular < 1.3).all()
+        outside = orthogonal(matrix.to(dtype)).float() - left @ torch.diag(singular) @ right.T
+        assert outside.norm() < (1e-4 if dtype is torch.float32 else 0.1) * singular.norm()
 
 
 def test_zeros_stay_zeros():
@@ -63,17 +63,17 @@ LARGE = {"linear.weight", "convolution.weight"}
 
 def test_adamw_changes_all_but_large_matrices():
     ours, plain = layers(), layers()
-    found = changed(ours, Muon(parameter_groups(ours, weight_decay=DECAY), betas=BETAS, dtype=torch.float32))
+    changes = changed(ours, Muon(parameter_groups(ours, weight_decay=DECAY), betas=BETAS, dtype=torch.float32))
     adamw = torch.optim.AdamW(parameter_groups(plain, weight_decay=DECAY), betas=BETAS, fused=True)
     expected = changed(plain, adamw)
-    assert {name for name in found if not torch.equal(found[name], expected[name])} == LARGE
+    assert {name for name in changes if not torch.equal(changes[name], expected[name])} == LARGE
 
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch has Muon since 2.9")
 def test_large_matrices_change_as_by_torch():
     """Torch's own Muon, which takes no convolution: here it gets the matrix of one."""
     ours, theirs = layers(), layers()
-    found = changed(ours, Muon(parameter_groups(ours, weight_decay=DECAY), betas=BETAS, dtype=torch.bfloat16))
+    changes = changed(ours, Muon(parameter_groups(ours, weight_decay=DECAY), betas=BETAS, dtype=torch.bfloat16))
     flat = {name: nn.Parameter(theirs.get_parameter(name).detach().flatten(1)) for name in LARGE}
     options = {"weight_decay": DECAY, "momentum": 0.95, "adjust_lr_fn": "match_rms_adamw"}
     optimizer, generator = torch.optim.Muon(flat.values(), lr=RATE, **options), torch.Generator().manual_seed(1)
@@ -84,7 +84,7 @@ def test_large_matrices_change_as_by_torch():
                 flat[name].grad = gradient.flatten(1)
         optimizer.step()
     for name, expected in flat.items():
-        torch.testing.assert_close(found[name].flatten(1), expected.detach(), rtol=0, atol=1e-6)
+        torch.testing.assert_close(changes[name].flatten(1), expected.detach(), rtol=0, atol=1e-6)
 
 
 def test_a_matrix_without_a_gradient_stays():
