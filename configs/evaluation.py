@@ -95,8 +95,8 @@ cluster=, processes of the cluster that each roll out episodes with the policy; 
     """Ray cluster whose CPUs roll the episodes out: local (this machine), HOST:PORT, or auto for that of RAY_ADDRESS.
 null rolls them out in this process."""
     parallel: int = 64
-    """Episodes that run at once; their observations are predicted together. On a CPU, 128 for each thread of torch take
-the least time an episode, if so many are left. With cluster=, in each process."""
+    """Episodes that run at once; their observations are predicted together. On a CPU, 128 for each thread of torch are
+fastest, if so many are left to run. With cluster=, in each process."""
     simulation: str = "mujoco"
     """What simulates the episodes: mujoco, or warp. MuJoCo Warp keeps physics, observations and policy on one device, a
 CPU or an NVIDIA GPU. Nothing is filmed then, and episodes are not reproducible bit for bit."""

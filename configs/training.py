@@ -110,7 +110,7 @@ at the new last update."""
     draws: int = 1
     """Noises drawn for each window; its observation is encoded once."""
     optimizer: str = "adamw"
-    """adamw; or muon, whose updates of weight matrices are orthogonal: it needs fewer of them, and each takes longer."""
+    """adamw; or muon, whose updates of weight matrices are orthogonal: fewer are needed, and each takes longer."""
     learning_rate: float = 1e-3
     """Peak learning rate, reached after warmup. It then falls to 0 along a cosine."""
     warmup: int = 200
@@ -118,7 +118,7 @@ at the new last update."""
     betas: list[float] = field(default_factory=lambda: [0.95, 0.999])
     """AdamW: decay rates of the means of the gradient and of its square."""
     weight_decay: float = 1e-6
-    """AdamW: weight decay."""
+    """Weight decay of weight matrices."""
     gradient_clip: float = 1.0
     """Largest norm of the gradient; a longer gradient is scaled down to it."""
     ema_power: float = 0.75

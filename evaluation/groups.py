@@ -31,15 +31,16 @@ class Groups:
         self._proven = set[tuple[Hashable, int]]()
 
     def divided(self, rows: Sequence[int]) -> Generator[Sequence[int]]:
-        """Groups of equal size, one or more for each thread of torch, then smaller ones for what is left.
+        """Groups, in rounds of a group for each thread of torch, all of one size; the last round may have fewer.
 
-        Padded to a multiple of `ROWS`, each has a power of two times `ROWS` rows.
+        Padded to a multiple of `ROWS`, each has a power of two times `ROWS` rows, and no thread has more of them than
+        if all groups had `ROWS` rows.
         """
-        size = min(self.most, ROWS * _power_of_two(math.ceil(len(rows) / ROWS) // torch.get_num_threads()))
+        threads = torch.get_num_threads()
         while rows:
-            size = min(size, ROWS * _power_of_two(math.ceil(len(rows) / ROWS)))
-            yield rows[:size]
-            rows = rows[size:]
+            size = min(self.most, ROWS * _power_of_two(math.ceil(len(rows) / ROWS) // threads))
+            yield from pieces(rows[: threads * size], size)
+            rows = rows[threads * size :]
 
     def predicted(
         self, rows: Sequence[int], chunks_of: Callable[[Sequence[int]], np.ndarray], *, kind: Hashable
@@ -59,7 +60,7 @@ class Groups:
 def groups_of(engine: Engine) -> Groups:
     """The groups of an engine, which it keeps as long as it lives.
 
-    Images take so much time each that a large group would only need more memory.
+    Images take so much time each that a large group would need more memory and gain nothing.
     """
     if engine not in _groups:
         has_images = any(stream.is_image for stream in engine.specification.observations)

@@ -297,7 +297,7 @@ def test_collecting(run):
 def test_evaluation(run):
     rows = run("evaluation")
     assert len(rows) == 3 * 5 + 2 * 3 + 5 + 2 * 5 + 3 + 4 + 5 + 1
-    ways = ("the older way", "today", "today, parallel=256", "one by one", "the command")
+    ways = ("the older way", "today", "today, parallel=250", "one by one", "the command")
     assert {name for name, value in rows.items() if value <= 0} == {f"pick_place, {way}, rendering" for way in ways}
     assert rows["pick_place, today / its physics, rendering and prediction"] > 1
 

@@ -47,7 +47,6 @@ from .interventions import only_led, who_led
 from .measures import Meter, is_finite, metrics_writer
 from .muon import optimizer_of
 from .order import Order, mix_seeds
-from .parameters import parameter_groups
 from .parts import draw_parts
 from .prepared import Prepared
 from .processes import ALONE, Processes
@@ -80,8 +79,7 @@ def train(config: TrainConfig, processes: Processes = ALONE) -> Path:
     prepared = processes.together(lambda: prepare(config, processes))
     processes.check_same(_shared(prepared))
     config, policy, device = prepared.config, prepared.policy, prepared.device
-    groups = parameter_groups(policy, weight_decay=config.weight_decay)
-    optimizer = optimizer_of(config, groups)
+    optimizer = optimizer_of(config, policy)
     gradients = update_of(config, policy, device, processes)
     num_steps: int = setting(config, "steps")
     ema = EMA(policy, power=config.ema_power, maximum=setting(config, "ema_maximum"))

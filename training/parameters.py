@@ -1,4 +1,4 @@
-"""Parameter groups of the optimiser: kind, weight decay and a factor of the learning rate for each parameter."""
+"""Parameter groups of the optimiser: weight decay and a factor of the learning rate for each parameter."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
-NO_MATRICES = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
-"""Layers whose weights are no matrices, because they do not multiply features."""
+NOT_DECAYED = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm)
+"""Layers without weight decay, because their weights do not multiply features."""
 
 TABLES = {"embed", "embedding", "embeddings", "pos", "position", "positional", "positions", "probe", "token", "tokens"}
 """Words in the names of parameters that are added to features or concatenated with them: embeddings, positions, tokens.
@@ -20,24 +20,28 @@ The probe is the query of SigLIP's attention pool.
 def parameter_groups(policy: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
     """Groups for an optimiser that hold every parameter of `policy` once, in the order of its modules.
 
-    A group's "is_matrix" is as `is_matrix` says, and its "weight_decay" is `weight_decay` or 0 accordingly. Its "scale"
-    is a factor of the learning rate: the `learning_rate_scale` of the module or of its nearest parent that has one,
-    else 1.
+    A group's "weight_decay" is `weight_decay` or 0, see `is_matrix`. Its "scale" is a factor of the learning rate: the
+    `learning_rate_scale` of the module or of its nearest parent that has one, else 1.
 
     Raises ValueError for a scale that is not positive.
     """
-    groups: dict[tuple[bool, float], dict[str, Any]] = {}
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
     grouped: set[nn.Parameter] = set()
     for module, scale in _modules(policy, "", 1.0):
         for name, parameter in module.named_parameters(recurse=False):
             if parameter in grouped:  # shared by two modules
                 continue
             grouped.add(parameter)
-            multiplies = is_matrix(module, name)
-            decay = weight_decay if multiplies else 0.0
-            group = {"params": [], "weight_decay": decay, "is_matrix": multiplies, "scale": scale}
-            groups.setdefault((multiplies, scale), group)["params"].append(parameter)
+            decay = weight_decay if is_matrix(module, name) else 0.0
+            group = groups.setdefault((decay, scale), {"params": [], "weight_decay": decay, "scale": scale})
+            group["params"].append(parameter)
     return list(groups.values())
+
+
+def matrices(policy: nn.Module) -> set[nn.Parameter]:
+    """The parameters of `policy` that are matrices; see `is_matrix`."""
+    named = ((module, name) for module in policy.modules() for name, _ in module.named_parameters(recurse=False))
+    return {module.get_parameter(name) for module, name in named if is_matrix(module, name)}
 
 
 def is_matrix(module: nn.Module, name: str) -> bool:
@@ -47,7 +51,7 @@ def is_matrix(module: nn.Module, name: str) -> bool:
     layers, convolutions and attention. Biases, norms, embeddings, positions and tokens are none, recognised by module
     type or by name. The rule therefore works for networks of other packages too.
     """
-    is_table = isinstance(module, NO_MATRICES) or bool({"bias", *TABLES} & set(name.split("_")))
+    is_table = isinstance(module, NOT_DECAYED) or bool({"bias", *TABLES} & set(name.split("_")))
     return module.get_parameter(name).ndim > 1 and not is_table
 
 

@@ -83,16 +83,20 @@ def _material(described: Mapping[str, Any]) -> dict[str, Any]:
     return settings | {"policy": with_file_names(settings.get("policy", {}))}
 
 
-def _completed(stored: Mapping[str, Any], config: Any) -> dict[str, Any]:
-    """The settings of a run, those that its version did not offer at their defaults: it did what they say."""
-    whole = dict(stored)
-    for field in fields(config):
-        value, default = getattr(config, field.name), default_of(field)
-        if field.name not in stored:
-            whole |= {} if default is MISSING else {field.name: describe(default)}
-        elif is_dataclass(value) and isinstance(stored[field.name], Mapping):
-            whole[field.name] = _completed(stored[field.name], value)
-    return whole
+def _completed(stored: Any, config: Any) -> Any:
+    """What is stored of a configuration, with the default of each setting that its version did not offer.
+
+    That version behaved as these defaults do. Another choice than that of `config` stays as it is.
+    """
+    if not isinstance(stored, Mapping):
+        return stored
+    if isinstance(config, Mapping):
+        return {name: _completed(value, config.get(name)) for name, value in stored.items()}
+    if not is_dataclass(config) or stored.get("choice") != describe(config).get("choice"):
+        return stored
+    defaults = {field.name: default_of(field) for field in fields(config)}
+    offered = {name: describe(default) for name, default in defaults.items() if default is not MISSING}
+    return offered | {name: _completed(value, getattr(config, name, None)) for name, value in stored.items()}
 
 
 def _in_other_words(

@@ -31,11 +31,14 @@ FEWEST = 8
 """Rows from which on these layers are faster, for small and large networks, on one thread and on two."""
 
 ROWS = 16
-"""Rows of a batch whose multiples give a row the same bits, on one thread."""
+"""In batches of any multiple of this many rows, a row has the same bits on one thread."""
 
 NARROW = 64
-"""Columns from which on MKL multiplies a row in one way, however many rows there are. With AVX2, it does not for fewer
-columns, nor for so few rows as a conditioning has; these are multiplied `ROWS` examples at a time."""
+"""From this many columns on, MKL computes a row of a convolution in the same way for any number of rows.
+
+With AVX2 it does not for fewer columns, nor for the few rows of a conditioning, nor for those of an upsampling. These
+are multiplied `ROWS` examples at a time.
+"""
 
 _ordered = WeakTensorKeyDictionary()
 """A weight -> what tells that it has changed, and its numbers in the order in which they are multiplied."""
@@ -77,8 +80,8 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1) -> Ten
 def upsample(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """What `F.conv_transpose1d` computes with stride 2 and padding 1: (B, C, T), (C, O, 4), (O,) -> (B, O, 2 T)."""
     batch_size, channels, num_steps = x.shape
-    pieces = x.mT.reshape(-1, channels).split(ROWS * num_steps)
-    parts = _joined([piece @ _kernels(weight) for piece in pieces]).view(batch_size, num_steps, 4, -1)
+    kernels, pieces = _kernels(weight), x.mT.reshape(-1, channels).split(ROWS * num_steps)
+    parts = _joined([piece @ kernels for piece in pieces]).view(batch_size, num_steps, 4, -1)
     out = parts[:, :, 1:3] + bias  # an even and an odd step of the result for each step
     out[:, 1:, 0] += parts[:, :-1, 3]
     out[:, :-1, 1] += parts[:, 1:, 0]

@@ -1,5 +1,7 @@
 """Groups of rows: as large as gives every row the same bits."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,9 @@ from recede.specification import Specification, Stream
         (17, 2, [16, 1]),
         (64, 2, [32, 32]),
         (64, 16, [16] * 4),
-        (100, 2, [32, 32, 32, 4]),
+        (96, 2, [32, 32, 16, 16]),
+        (100, 2, [32, 32, 16, 16, 4]),
+        (320, 4, [64] * 4 + [16] * 4),
         (120, 1, [120]),
         (500, 2, [128, 128, 128, 116]),
     ],
@@ -35,7 +39,10 @@ def test_groups_hold_every_row_once_and_have_few_sizes(count, threads, most):
         groups = list(Groups(most=most).divided(range(count)))
     assert [row for group in groups for row in group] == list(range(count))
     assert {len(padded(group, ROWS)) for group in groups} <= {16, 32, 64, 128} & set(range(most + 1))
-    assert len(groups) >= min(threads, -(-count // ROWS)) / 2
+    loads = [0] * threads  # of threads that take a group as soon as they are free
+    for group in groups:
+        loads[loads.index(min(loads))] += len(padded(group, ROWS))
+    assert max(loads) == ROWS * math.ceil(math.ceil(count / ROWS) / threads)
 
 
 class Counted:

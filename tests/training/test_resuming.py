@@ -12,7 +12,7 @@ from recede.checkpoints.folder import read_checkpoint, read_manifest
 from recede.checkpoints.runs import checkpoint_of_step, checkpoint_steps, read_metrics, resolve_checkpoint
 from recede.configs.augmentation import AugmentationConfig
 from recede.configs.components.encoders import ResNetEncoderConfig
-from recede.configs.components.networks import UNet1dConfig
+from recede.configs.components.networks import TransformerConfig, UNet1dConfig
 from recede.configs.components.policies import DiffusionConfig, HorizonsConfig, RegressionConfig
 from recede.configs.notation import describe
 from recede.configs.training import BY_CONTENT, FREE, TrainConfig
@@ -262,12 +262,14 @@ def test_every_field_matters_or_is_declared_not_to(run, eight):
 
 
 def test_a_setting_that_the_version_of_a_run_did_not_offer_was_at_its_default(run, eight):
-    config, stored = configuration(eight, run), read_json(run / "config.json")
+    config = configuration(eight, run, normalisation={"position": {"kind": "deviation"}})
+    stored = describe(config)
     for group, name in (
         (stored, "optimizer"),
         (stored["augmentation"], "words"),
         (stored["policy"], "representation"),
         (stored["policy"]["network"], "groups"),
+        (stored["normalisation"]["position"], "tail"),
     ):
         del group[name]
     write_json_with_digest(run / "config.json", stored)
@@ -276,6 +278,11 @@ def test_a_setting_that_the_version_of_a_run_did_not_offer_was_at_its_default(ru
         begun_manifest(replace(config, optimizer="muon"))
     other = replace(config, policy=replace(config.policy, network=replace(config.policy.network, groups=4)))
     with pytest.raises(ValueError, match=r"\(policy.network.groups was 8 and is 4\)"):
+        begun_manifest(other)
+    other = replace(config, policy=replace(config.policy, network=TransformerConfig()))
+    with pytest.raises(
+        ValueError, match=r"\(policy.network.choice was unet1d and is transformer; .*num_layers was null"
+    ):
         begun_manifest(other)
 
 
@@ -336,6 +343,25 @@ def test_more_steps_continue_a_run(run, eight, capsys):
     train(configuration(eight, run, steps=11))
     assert "rises from 0 to 0.0005 in 1 updates\n" in capsys.readouterr().out
     train(configuration(eight, run, steps=12, data="grown", log_every=5))  # grown by nothing
+
+
+def test_a_training_by_muon_that_is_stopped_ends_the_same(eight, tmp_path, monkeypatch):
+    network = UNet1dConfig(channels=[64], time_size=64)
+    made = [
+        configuration(eight, tmp_path / name, policy=RegressionConfig(network=network), optimizer="muon", save_every=1)
+        for name in ("whole", "stopped")
+    ]
+    train(made[0])
+    stop_after(monkeypatch, 2)
+    with pytest.raises(KeyboardInterrupt):
+        train(made[1])
+    monkeypatch.undo()
+    train(made[1])
+    assert_equal_weights(*(tmp_path / name for name in ("whole", "stopped")))
+    metrics = [line["loss"] for line in read_metrics(tmp_path / "whole") if "loss" in line]
+    adamw = replace(made[0], optimizer="adamw", out=str(tmp_path / "adamw"))
+    train(adamw)
+    assert metrics != [line["loss"] for line in read_metrics(tmp_path / "adamw") if "loss" in line]
 
 
 def test_a_continued_run_that_is_stopped_ends_the_same(run, eight, tmp_path, monkeypatch):
